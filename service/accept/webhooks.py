@@ -1,0 +1,199 @@
+"""The door: check, read, remember, answer. The only room here that touches the network.
+
+=====================  ======  =====================================================
+fact                   status  when
+=====================  ======  =====================================================
+webhook_queued         202     kept
+webhook_set_aside      202     ended, but cannot be mapped: kept for a person
+webhook_duplicate      200     kept before
+webhook_ignored        200     genuine, but no deployment ended
+webhook_rejected       4xx     the sender's fault: 400, 401, 404, 413, 422
+webhook_refused        503     ours: the store is away, or full; ``Retry-After`` says when
+=====================  ======  =====================================================
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+from typing import Protocol, assert_never
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from service.accept.events import (
+    DeploymentCompleted,
+    Duplicate,
+    Full,
+    Ignored,
+    Queued,
+    Remembered,
+    Unmappable,
+    Unreadable,
+    read_event,
+)
+from service.accept.signature import SignedRequest, Token, is_genuine
+from service.accept.sources import Source
+from service.store import Unavailable
+
+RETRY_AFTER_S = 2
+
+Remember = Callable[[DeploymentCompleted], Awaitable[Remembered]]
+SetAside = Callable[[str, str, str, bytes], Awaitable[bool]]
+
+_JSON = {"Content-Type": "application/json"}
+_PROBLEM = {"Content-Type": "application/problem+json"}
+
+
+class Log(Protocol):
+    """Where facts go: structlog's loggers fit."""
+
+    def info(self, event: str, **facts: object) -> object:
+        """Write one fact."""
+
+
+class Answer(Struct, frozen=True, omit_defaults=True):
+    """What a sender hears when all is well."""
+
+    status: str
+    job: str | None = None
+    delivery: str | None = None
+    reason: str | None = None
+
+
+class Problem(Struct, frozen=True, omit_defaults=True):
+    """What a sender hears when it is not (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    missing: tuple[str, ...] = ()
+
+
+class Webhooks:
+    """``POST /webhooks/{source}``, for the given sources.
+
+    ``remember`` keeps an event, ``set_aside`` (source, delivery, reason, body) keeps for a person
+    what cannot be mapped and tells whether it is new; both may raise Unavailable. ``clock`` gives
+    seconds since 1970. The body's cap is the application's ``client_max_size``.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        *,
+        remember: Remember,
+        set_aside: SetAside,
+        clock: Callable[[], float],
+        log: Log,
+    ) -> None:
+        self._sources = sources
+        self._remember = remember
+        self._set_aside = set_aside
+        self._clock = clock
+        self._log = log
+
+    def routes(self) -> list[web.RouteDef]:
+        """Give the routes for ``app.add_routes``."""
+        return [web.post("/webhooks/{source}", self.receive)]
+
+    async def receive(self, request: web.Request) -> web.Response:
+        """Answer one webhook: 200, 202, 400, 401, 404, 413, 422 or 503."""
+        name = request.match_info["source"]
+        source = self._sources.get(name)
+        if source is None:
+            return self._reject(ascii(name[:64]), 404, "there is no source of this name")
+        body = await self._read_body(source, request)
+        if isinstance(body, web.Response):
+            return body
+        signed = SignedRequest(request.headers, request.query, body)
+        now_s = self._clock()
+        if not is_genuine(source.schemes, secrets=source.secrets, request=signed, now_s=now_s):
+            response = self._reject(source.name, 401, "not signed with a secret of this source")
+            response.headers["WWW-Authenticate"] = _challenge(source)
+            return response
+        try:
+            return await self._keep(source, signed)
+        except Unavailable:
+            return self._refuse(source.name, "the store is away", RETRY_AFTER_S)
+
+    async def _read_body(self, source: Source, request: web.Request) -> bytes | web.Response:
+        try:
+            return await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            return self._reject(source.name, 413, "the body is too large")
+        except web.RequestPayloadError:
+            return self._reject(source.name, 400, "the body is not encoded as its headers say")
+        except OSError:
+            return self._reject(source.name, 400, "the sender hung up")
+
+    async def _keep(self, source: Source, request: SignedRequest) -> web.Response:
+        match read_event(source, request):
+            case DeploymentCompleted() as event:
+                return self._tell(event, await self._remember(event))
+            case Ignored(reason, delivery):
+                self._log.info(
+                    "webhook_ignored", source=source.name, delivery=delivery, reason=reason
+                )
+                return _answer(200, Answer("ignored", reason=reason))
+            case Unmappable(reason, missing) if source.strict:
+                return self._reject(source.name, 422, reason, missing)
+            case Unmappable() as event:
+                return await self._put_aside(source, event, request.body)
+            case Unreadable(reason):
+                return self._reject(source.name, 400, reason)
+            case never:
+                assert_never(never)
+
+    def _tell(self, event: DeploymentCompleted, remembered: Remembered) -> web.Response:
+        source, delivery = event.source, event.delivery
+        match remembered:
+            case Queued(job):
+                self._log.info("webhook_queued", source=source, delivery=delivery, job=job)
+                return _answer(202, Answer("queued", job=job, delivery=delivery))
+            case Duplicate(job):
+                self._log.info("webhook_duplicate", source=source, delivery=delivery, job=job)
+                return _answer(200, Answer("duplicate", job=job, delivery=delivery))
+            case Full(retry_after_s):
+                return self._refuse(source, "the backlog is full", retry_after_s)
+            case never:
+                assert_never(never)
+
+    async def _put_aside(self, source: Source, event: Unmappable, body: bytes) -> web.Response:
+        delivery, reason = event.delivery, event.reason
+        if await self._set_aside(source.name, delivery, reason, body):
+            self._log.info(
+                "webhook_set_aside", source=source.name, delivery=delivery, reason=reason
+            )
+            return _answer(202, Answer("set aside", reason=reason))
+        self._log.info("webhook_duplicate", source=source.name, delivery=delivery, reason=reason)
+        return _answer(200, Answer("duplicate", delivery=delivery))
+
+    def _reject(
+        self, source: str, status: int, reason: str, missing: tuple[str, ...] = ()
+    ) -> web.Response:
+        self._log.info("webhook_rejected", source=source, status=status, reason=reason)
+        return _problem(status, reason, missing)
+
+    def _refuse(self, source: str, reason: str, retry_after_s: int) -> web.Response:
+        self._log.info("webhook_refused", source=source, status=503, reason=reason)
+        response = _problem(503, reason)
+        response.headers["Retry-After"] = str(retry_after_s)
+        return response
+
+
+def _answer(status: int, answer: Answer) -> web.Response:
+    return web.Response(body=msgspec.json.encode(answer), status=status, headers=_JSON)
+
+
+def _problem(status: int, detail: str, missing: tuple[str, ...] = ()) -> web.Response:
+    problem = Problem("about:blank", HTTPStatus(status).phrase, status, detail, missing)
+    return web.Response(body=msgspec.json.encode(problem), status=status, headers=_PROBLEM)
+
+
+def _challenge(source: Source) -> str:
+    """Say what would have been accepted (RFC 9110, 11.6.1: a 401 must)."""
+    for scheme in source.schemes:
+        if isinstance(scheme, Token) and scheme.scheme is not None:
+            return f'{scheme.scheme} realm="webhooks"'
+    return 'Signature realm="webhooks"'

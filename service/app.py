@@ -1,0 +1,242 @@
+"""Where is everything made, joined and closed? Here, and nowhere else."""
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from aiohttp import web
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from service.accept.sources import Source, load_sources, native_source
+from service.accept.webhooks import Webhooks
+from service.backlog.backlog import Backlog, Terms
+from service.backlog.bell import LONGEST_BLOCK_S, Bell
+from service.enrich.budget import CALL_LIFE_MS, Budget, load_room
+from service.enrich.enricher import Caps, Enricher
+from service.enrich.launchdarkly import LaunchDarkly, open_session
+from service.enrich.verdict import Patience
+from service.log import Log
+from service.operate.health import Health, Lookout
+from service.publish.stream import OutputStream, Retention
+from service.settings import Settings, SettingsError
+from service.store import Unavailable
+from service.store.connect import REPLY_TIMEOUT_S, open_client
+from service.store.embedded import EmbeddedServer
+from service.store.group import GroupCommit
+from service.store.keys import Keys
+from service.worker import Collaborators, Manner, Worker
+
+_TRIM_EVERY_S = 60.0
+_HTTP_SHUTDOWN_S = 5.0
+
+
+class House(Struct, frozen=True, kw_only=True):
+    """What door and workers share: the settings, Redis, and what speaks with it."""
+
+    settings: Settings
+    redis_url: str
+    client: Redis
+    group: GroupCommit
+    keys: Keys
+    backlog: Backlog
+    lookout: Lookout
+    log: Log
+
+
+@asynccontextmanager
+async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
+    """Open Redis (our own server where none is named) and what is built on it.
+
+    Raises Refused when the server cannot keep our promises; one that is away is waited for.
+    """
+    async with AsyncExitStack() as stack:
+        url = settings.redis_url.reveal()
+        if not url:
+            server = EmbeddedServer(Path(settings.data_dir).expanduser())
+            url = (await stack.enter_async_context(server)).url
+        client = open_client(url, reply_timeout_s=max(REPLY_TIMEOUT_S, LONGEST_BLOCK_S + 2))
+        stack.push_async_callback(client.aclose)
+        group = GroupCommit(
+            client, durability=settings.durability, clock=time.monotonic, log=log
+        )
+        stack.push_async_callback(group.aclose)
+        try:
+            await group.connect()
+        except Unavailable as error:
+            log.warning("redis_not_there_yet", reason=str(error))
+        keys = Keys(settings.namespace)
+        yield House(
+            settings=settings,
+            redis_url=url,
+            client=client,
+            group=group,
+            keys=keys,
+            backlog=_make_backlog(settings, group, keys),
+            lookout=Lookout(group, keys=keys),
+            log=log,
+        )
+
+
+def _make_backlog(settings: Settings, group: GroupCommit, keys: Keys) -> Backlog:
+    terms = Terms(
+        lease_ms=_ms(settings.lease),
+        mark_ms=_ms(settings.delivery_retention),
+        failed_ms=_ms(settings.failed_retention),
+        call_ms=CALL_LIFE_MS,
+        limit=settings.backlog_limit,
+        share=settings.rate_share,
+    )
+    return Backlog(
+        group, keys=keys, terms=terms, room=load_room(), new_token=lambda: secrets.token_hex(8)
+    )
+
+
+def read_sources(settings: Settings, environ: Mapping[str, str]) -> dict[str, Source]:
+    """Read the sources of webhooks; raises SettingsError or accept's SourceError."""
+    presets = files("service.accept").joinpath("presets.toml").read_text(encoding="utf-8")
+    if settings.sources:
+        try:
+            text = Path(settings.sources).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"ENRICHER_SOURCES cannot be read: {error}") from None
+        return load_sources(text, presets=presets, read_secret=_secret_reader(environ))
+    if not settings.webhook_secret:
+        raise SettingsError(
+            "there is no source of webhooks: set ENRICHER_WEBHOOK_SECRET, or ENRICHER_SOURCES"
+        )
+    live = settings.webhook_secret.reveal().split()
+    return {"native": native_source(live, presets=presets)}
+
+
+class _SecretReader:
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+
+    def __call__(self, reference: str) -> str:
+        kind, _, place = reference.partition(":")
+        match kind:
+            case "env":
+                return self._environ[place]
+            case "file":
+                return Path(place).expanduser().read_text(encoding="utf-8").strip()
+            case _:
+                return reference
+
+
+def _secret_reader(environ: Mapping[str, str]) -> _SecretReader:
+    return _SecretReader(environ)
+
+
+@asynccontextmanager
+async def open_door(house: House, sources: Mapping[str, Source]) -> AsyncIterator[str]:
+    """Listen for webhooks; gives the address, and on leaving answers what is in hand."""
+    settings = house.settings
+    app = web.Application(client_max_size=settings.max_body_bytes)
+    webhooks = Webhooks(
+        sources,
+        remember=house.backlog.add,
+        set_aside=house.backlog.set_aside,
+        clock=time.time,
+        log=house.log,
+    )
+    app.add_routes(webhooks.routes())
+    Health(house.lookout, backlog_limit=settings.backlog_limit).add_to(app)
+    async with listen(app, host=settings.host, port=settings.port) as url:
+        house.log.info("door_opened", url=url, sources=sorted(sources))
+        yield url
+    house.log.info("door_closed")
+
+
+@asynccontextmanager
+async def listen(app: web.Application, *, host: str, port: int) -> AsyncIterator[str]:
+    """Serve an application; gives its address."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_HTTP_SHUTDOWN_S)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        yield f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def open_worker(house: House) -> AsyncIterator[Worker]:
+    """Work on the backlog in the background; on leaving, finish what is in hand."""
+    settings = house.settings
+    token = settings.access_token.reveal()
+    if not token:
+        raise SettingsError("LAUNCHDARKLY_ACCESS_TOKEN is not set: a worker cannot ask without it")
+    async with open_session(token, connections=settings.concurrency) as session:
+        launchdarkly = LaunchDarkly(
+            session,
+            origin=settings.launchdarkly_url,
+            max_bytes=settings.max_answer_bytes,
+            clock=time.time,
+        )
+        output = _make_output(house)
+        worker = _make_worker(house, launchdarkly, output)
+        working = asyncio.create_task(worker.run(), name="worker")
+        trimming = asyncio.create_task(_trim_now_and_then(output, house.log), name="trim")
+        house.log.info("worker_started", concurrency=settings.concurrency)
+        try:
+            yield worker
+        finally:
+            worker.stop()
+            trimming.cancel()
+            await asyncio.gather(working, trimming, return_exceptions=True)
+            house.log.info("worker_stopped")
+
+
+def _make_output(house: House) -> OutputStream:
+    settings = house.settings
+    retention = Retention(
+        marks_ms=_ms(settings.published_retention),
+        entries_ms=_ms(settings.stream_retention),
+        hard_cap=settings.stream_hard_cap,
+    )
+    return OutputStream(house.group, keys=house.keys, retention=retention)
+
+
+def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream) -> Worker:
+    settings = house.settings
+    enricher = Enricher(
+        launchdarkly,
+        Budget(
+            house.group, keys=house.keys, share=settings.rate_share, chance=random.random
+        ),
+        patience=Patience(appear_s=settings.appear_deadline, outage_s=settings.outage_deadline),
+        caps=Caps(pages=settings.max_pages, window_ms=_ms(settings.resolve_window)),
+        chance=random.random,
+    )
+    hands = Collaborators(
+        backlog=house.backlog,
+        enrich=enricher.enrich,
+        judge_accident=enricher.judge_accident,
+        append_and_settle=output.append_and_settle,
+        listen=Bell(house.client, house.keys.bell).listen,
+        clock=time.monotonic,
+        log=house.log,
+    )
+    manner = Manner(
+        concurrency=settings.concurrency, lease_s=settings.lease, grace_s=settings.grace
+    )
+    return Worker(hands, manner)
+
+
+async def _trim_now_and_then(output: OutputStream, log: Log) -> None:
+    while True:
+        dropped = await output.trim()
+        if dropped:
+            log.info("stream_trimmed", dropped=dropped)
+        await asyncio.sleep(_TRIM_EVERY_S)
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

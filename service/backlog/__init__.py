@@ -1,0 +1,1 @@
+"""DeploymentCompleted in, Ticket out: what still waits."""

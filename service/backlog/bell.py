@@ -1,0 +1,29 @@
+"""How does an idle worker wake at once? It blocks on a list, on a connection of its own."""
+
+import asyncio
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from service.store.connect import AWAY
+
+LONGEST_BLOCK_S = 4.0
+"""Must stay well under the client's reply timeout, which would cut the blocking call."""
+
+_SHORTEST_BLOCK_S = 0.005
+
+
+class Bell:
+    """Rings when a ticket became due. Missed rings cost nothing: every sleep has an end."""
+
+    def __init__(self, client: Redis, key: str) -> None:
+        self._client = client
+        self._key = key
+
+    async def listen(self, for_s: float) -> None:
+        """Sleep until it rings, at most so long; without Redis it is a plain short sleep."""
+        block_s = min(max(for_s, _SHORTEST_BLOCK_S), LONGEST_BLOCK_S)
+        try:
+            await self._client.blpop([self._key], timeout=block_s)
+        except (*AWAY, RedisError):
+            await asyncio.sleep(min(block_s, 0.5))

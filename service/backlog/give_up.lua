@@ -1,0 +1,35 @@
+-- Move a ticket to the failed ones, for a person.
+-- KEYS     1 backlog  2 tickets  3 failed  4 failures  5 calls  6 callers  7 bell
+-- ARGV     1 job  2 fence  3 generation  4 failure (msgpack)  5 how long failures are kept (ms)
+-- Returns  "given up" | "again" (a newer event came meanwhile: it is due now) | "lost"
+-- Atomic   a ticket is in the backlog or among the failed, never in both and never in neither.
+local job = ARGV[1]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+redis.call('ZREM', KEYS[5], job)
+redis.call('ZREM', KEYS[6], job)
+local score = redis.call('ZSCORE', KEYS[1], job)
+if not score and redis.call('HGET', KEYS[4], job) == ARGV[4] then
+  return 'given up' -- this very act was done before; only its reply was lost
+elseif tonumber(score or '0') ~= tonumber(ARGV[2]) then
+  return 'lost'
+end
+local stored = redis.call('HGET', KEYS[2], job)
+if stored and #stored >= 4 and struct.unpack('>I4', stored) ~= tonumber(ARGV[3]) then
+  redis.call('ZADD', KEYS[1], now, job)
+  if redis.call('LLEN', KEYS[7]) == 0 then
+    redis.call('LPUSH', KEYS[7], '1')
+    redis.call('PEXPIRE', KEYS[7], 60000)
+  end
+  return 'again'
+end
+redis.call('ZREM', KEYS[1], job)
+redis.call('HDEL', KEYS[2], job)
+redis.call('ZADD', KEYS[3], now, job)
+redis.call('HSET', KEYS[4], job, ARGV[4])
+local old = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now - tonumber(ARGV[5]), 'LIMIT', 0, 100)
+for _, name in ipairs(old) do
+  redis.call('ZREM', KEYS[3], name)
+  redis.call('HDEL', KEYS[4], name)
+end
+return 'given up'

@@ -1,0 +1,114 @@
+"""What is one deployment that waits, and its history?"""
+
+from struct import Struct as Layout
+from struct import error as LayoutError
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Struct
+
+from service.accept.events import DeploymentCompleted
+
+# Written by Lua before the ticket: generation, crashes, and when it was queued (Redis ms).
+_HEADER = Layout(">IHd")
+
+
+class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
+    """One deployment that waits. Stored as a msgpack array: new fields go to the end.
+
+    ``event_time`` is in ms, ``metadata`` JSON bytes, ``attempts`` the tries that counted,
+    ``reason`` why the last one did not end it.
+    """
+
+    source: str
+    delivery: str
+    outcome: str
+    project: str | None = None
+    environment: str | None = None
+    application: str | None = None
+    version: str | None = None
+    deployment_id: str | None = None
+    event_time: int | None = None
+    metadata: bytes | None = None
+    traceparent: str | None = None
+    attempts: int = 0
+    reason: str | None = None
+
+
+class Lease(Struct, frozen=True, kw_only=True):
+    """A ticket in hand. ``fence`` is its score in the backlog: whoever holds it may settle.
+
+    ``queued_at`` and ``now`` are Redis ms; ``crashes`` counts leases that ran out.
+    """
+
+    job: str
+    fence: float
+    generation: int
+    crashes: int
+    queued_at: int
+    now: int
+    ticket: Ticket
+
+    @property
+    def age_s(self) -> float:
+        """How long it has waited, in seconds by Redis's clock."""
+        return max(0, self.now - self.queued_at) / 1000
+
+
+class Unreadable(Struct, frozen=True, kw_only=True):
+    """A lease on something that is not a ticket: for a person to look at."""
+
+    job: str
+    fence: float
+    generation: int
+    raw: bytes
+
+
+def name_job(event: DeploymentCompleted) -> str:
+    """Name what an event asks for; equal names coalesce."""
+    if event.deployment_id is not None:
+        return f"id:{event.deployment_id}"
+    parts = (event.project, event.environment, event.application, event.version)
+    return "find:" + "/".join(quote(part or "", safe="") for part in parts)
+
+
+def write_ticket(event: DeploymentCompleted) -> Ticket:
+    """Turn an event into its ticket, not yet tried."""
+    return Ticket(
+        source=event.source,
+        delivery=event.delivery,
+        outcome=event.outcome,
+        project=event.project,
+        environment=event.environment,
+        application=event.application,
+        version=event.version,
+        deployment_id=event.deployment_id,
+        event_time=event.event_time,
+        metadata=None if event.metadata is None else bytes(event.metadata),
+        traceparent=event.traceparent,
+    )
+
+
+def encode_ticket(ticket: Ticket) -> bytes:
+    """Give the bytes that Lua stores behind its header."""
+    return msgspec.msgpack.encode(ticket)
+
+
+def read_lease(job: bytes, *, fence: bytes, stored: bytes, now: int) -> Lease | Unreadable:
+    """Read what claiming handed out."""
+    name, score = job.decode("utf-8", "replace"), float(fence)
+    try:
+        generation, crashes, queued_at = _HEADER.unpack_from(stored)
+        ticket = msgspec.msgpack.decode(memoryview(stored)[_HEADER.size :], type=Ticket)
+    except (LayoutError, msgspec.MsgspecError, UnicodeDecodeError):
+        generation = int.from_bytes(stored[:4], "big")
+        return Unreadable(job=name, fence=score, generation=generation, raw=stored)
+    return Lease(
+        job=name,
+        fence=score,
+        generation=generation,
+        crashes=crashes,
+        queued_at=int(queued_at),
+        now=now,
+        ticket=ticket,
+    )

@@ -1,0 +1,89 @@
+"""What does each command do? From settings to a running thing, until it is cancelled."""
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import msgspec
+
+from service.accept.sources import Source
+from service.app import listen, open_door, open_house, open_worker
+from service.log import Log
+from service.operate.send import Sent, send_event
+from service.operate.tail import Appended, describe_record, follow_stream
+from service.settings import Settings
+from service.simulate.options import Options
+from service.simulate.server import Simulator
+from service.store.connect import open_client
+from service.store.embedded import socket_path
+from service.store.keys import Keys
+
+
+async def serve(settings: Settings, sources: Mapping[str, Source], log: Log) -> None:
+    """Take webhooks."""
+    async with open_house(settings, log) as house, open_door(house, sources):
+        await _for_ever()
+
+
+async def work(settings: Settings, log: Log) -> None:
+    """Work on the backlog."""
+    async with open_house(settings, log) as house, open_worker(house):
+        await _for_ever()
+
+
+async def run(settings: Settings, sources: Mapping[str, Source], log: Log) -> None:
+    """Take webhooks and work on them, in one process."""
+    async with open_house(settings, log) as house, AsyncExitStack() as stack:
+        await stack.enter_async_context(open_worker(house))
+        await stack.enter_async_context(open_door(house, sources))
+        await _for_ever()
+
+
+async def simulate(options: Options, *, host: str, port: int, log: Log) -> None:
+    """Play LaunchDarkly."""
+    simulator = Simulator(options, clock=time.time, chance=random.Random(options.seed))
+    async with listen(simulator.app(), host=host, port=port) as url:
+        log.info("simulator_opened", url=url, token=options.token)
+        await _for_ever()
+
+
+async def tail(settings: Settings, *, since: str, as_json: bool) -> None:
+    """Print every record as it is appended; raises redis's errors when there is no server."""
+    async with open_client(find_redis(settings), reply_timeout_s=10) as client:
+        await client.ping()
+        async for appended in follow_stream(client, Keys(settings.namespace).enriched, since=since):
+            _print_record(appended, as_json=as_json)
+
+
+async def send(event: Mapping[str, object], *, url: str, secret: str, delivery: str) -> Sent:
+    """Sign and post one event; raises aiohttp.ClientError when nobody answers."""
+    async with aiohttp.ClientSession() as session:
+        return await send_event(
+            session, url, event, secret=secret, delivery=delivery, timestamp_s=int(time.time())
+        )
+
+
+def find_redis(settings: Settings) -> str:
+    """Give the address of the Redis named, or of our own server where none is."""
+    own = f"unix://{socket_path(Path(settings.data_dir).expanduser())}"
+    return settings.redis_url.reveal() or own
+
+
+def _print_record(appended: Appended, *, as_json: bool) -> None:
+    if as_json:
+        fields: dict[str, object] = {**appended.fields}
+        fields["data"] = msgspec.Raw(appended.fields["data"].encode())
+        line = msgspec.json.encode(fields).decode()
+    else:
+        line = f"{appended.position}  {describe_record(appended)}"
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+async def _for_ever() -> None:
+    await asyncio.Event().wait()

@@ -1,0 +1,1 @@
+"""Ticket in, Verdict out: LaunchDarkly asked, within everybody's budget."""

@@ -1,0 +1,153 @@
+"""What is a deployment, as LaunchDarkly tells it?
+
+The shapes of its OpenAPI document, read liberally: only ``id`` is needed, optional fields may be
+missing or null (the vendor admits nulls where its document says none), milliseconds may be digit
+strings, items may be null, unknown fields are ignored here and passed on untouched elsewhere.
+"""
+
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+
+Shape = TypeVar("Shape")
+
+
+class Link(Struct, frozen=True):
+    """Where a page is; ``href`` is root-relative in all that is documented."""
+
+    href: str | None = None
+
+
+class FlagReference(Struct, frozen=True, rename="camel"):
+    """How often one flag was added to and removed from the code."""
+
+    project_key: str | None = None
+    flag_key: str | None = None
+    references_added: int | None = None
+    references_removed: int | None = None
+
+
+class FlagReferences(Struct, frozen=True, rename="camel"):
+    """The flags that a change touches. Has no links: what is not here cannot be asked for."""
+
+    total_count: int | None = None
+    items: list[FlagReference | None] | None = None
+
+
+class LeadTimeStages(Struct, frozen=True, rename="camel"):
+    """How long each stage took, in ms: coding, review, wait, deploy."""
+
+    coding_duration_ms: int | None = None
+    review_duration_ms: int | None = None
+    wait_duration_ms: int | None = None
+    deploy_duration_ms: int | None = None
+    total_lead_time_ms: int | None = None
+
+
+class NestedDeployments(Struct, frozen=True, rename="camel"):
+    """The deployments that a pull request was part of; their insides stay raw."""
+
+    total_count: int | None = None
+    items: list[msgspec.Raw] | None = None
+    links: dict[str, Link | None] | None = msgspec.field(name="_links", default=None)
+
+
+class PullRequest(Struct, frozen=True, rename="camel"):
+    """One pull request of a deployment. Its ``leadTime`` is an object, a deployment's a number."""
+
+    id: str | None = None
+    external_id: str | None = None
+    title: str | None = None
+    status: str | None = None
+    author: str | None = None
+    url: str | None = None
+    create_time: int | None = None
+    merge_time: int | None = None
+    files_changed: int | None = None
+    lines_added: int | None = None
+    lines_deleted: int | None = None
+    deployments: NestedDeployments | None = None
+    flag_references: FlagReferences | None = None
+
+
+class PullRequests(Struct, frozen=True, rename="camel"):
+    """One page of pull requests, nested in a deployment or listed by itself."""
+
+    total_count: int | None = None
+    items: list[PullRequest | None] | None = None
+    links: dict[str, Link | None] | None = msgspec.field(name="_links", default=None)
+
+
+class Deployment(Struct, frozen=True, rename="camel"):
+    """One deployment; times are epoch ms. It does not name its project."""
+
+    id: str
+    application_key: str | None = None
+    application_version: str | None = None
+    environment_key: str | None = None
+    status: str | None = None
+    kind: str | None = None
+    started_at: int | None = None
+    ended_at: int | None = None
+    duration_ms: int | None = None
+    active: bool | None = None
+    archived: bool | None = None
+    number_of_contributors: int | None = None
+    number_of_pull_requests: int | None = None
+    lines_added: int | None = None
+    lines_deleted: int | None = None
+    lead_time: int | None = None
+    lead_time_stages: LeadTimeStages | None = None
+    pull_requests: PullRequests | None = None
+    flag_references: FlagReferences | None = None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Tell whether LaunchDarkly has not heard yet that it ended.
+
+        ``status`` is an open string; by mirror of the event types, ``started`` is the one known
+        value of a deployment in progress.
+        """
+        return self.status == "started" and self.ended_at is None
+
+
+class DeploymentPage(Struct, frozen=True, rename="camel"):
+    """One page of the list of deployments."""
+
+    total_count: int | None = None
+    items: list[Deployment | None] | None = None
+    links: dict[str, Link | None] | None = msgspec.field(name="_links", default=None)
+
+
+class Drift(Struct, frozen=True):
+    """An answer that is JSON but not of this shape: says where and what."""
+
+    reason: str
+
+
+class Garbage(Struct, frozen=True):
+    """An answer that is not JSON in UTF-8 at all: a proxy's page, or one cut short."""
+
+    reason: str
+
+
+def read_deployment(body: bytes) -> Deployment | Drift | Garbage:
+    """Read one deployment; a digit string is taken for its number."""
+    return _read(body, Deployment)
+
+
+def read_deployment_page(body: bytes) -> DeploymentPage | Drift | Garbage:
+    """Read one page of the list of deployments."""
+    return _read(body, DeploymentPage)
+
+
+def _read(body: bytes, shape: type[Shape]) -> Shape | Drift | Garbage:
+    try:
+        body.decode()  # fields that we skip are passed on: they must be text too
+        return msgspec.json.decode(body, type=shape, strict=False)
+    except msgspec.ValidationError as error:
+        return Drift(reason=str(error))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Garbage(reason=str(error)[:200])

@@ -1,0 +1,85 @@
+"""How is LaunchDarkly asked? One GET at a time: bare token, beta header, no redirects, a cap."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+import aiohttp
+from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from yarl import URL
+
+from service.enrich.ratelimit import read_hints
+from service.enrich.verdict import Answer, Silence
+
+REQUEST_TIMEOUT_S = 30.0
+_CONNECT_TIMEOUT_S = 5.0
+_CHUNK = 1 << 16
+
+
+class LaunchDarkly:
+    """The Engineering Insights API. ``origin`` is ``https://host``, ``clock`` epoch seconds."""
+
+    def __init__(
+        self,
+        session: ClientSession,
+        *,
+        origin: str,
+        max_bytes: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self.origin = origin.rstrip("/")
+        self._session = session
+        self._max_bytes = max_bytes
+        self._clock = clock
+
+    async def get(self, path: str, *, route: str) -> Answer | Silence:
+        """Ask for a path with its query; every failure of the network is a :class:`Silence`."""
+        try:
+            url = URL(self.origin + path, encoded=True)
+            async with self._session.get(url, allow_redirects=False) as response:
+                body = await self._read_capped(response)
+                hints = read_hints(
+                    lambda name: response.headers.getall(name, ()),
+                    route=route,
+                    now_ms=int(self._clock() * 1000),
+                )
+        except TimeoutError:
+            return Silence(reason="timed out")
+        except (aiohttp.ClientError, ValueError, OSError) as error:
+            return Silence(reason=type(error).__name__)
+        if body is None:
+            return Answer(status=response.status, body=b"", hints=hints, oversized=True)
+        return Answer(status=response.status, body=body, hints=hints)
+
+    async def _read_capped(self, response: aiohttp.ClientResponse) -> bytes | None:
+        """Read the decoded body, at most the cap: a size told in advance may be a lie."""
+        if (response.content_length or 0) > self._max_bytes:
+            return None
+        chunks, size = [], 0
+        async for chunk in response.content.iter_chunked(_CHUNK):
+            size += len(chunk)
+            if size > self._max_bytes:
+                response.close()
+                return None
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+
+def open_session(token: str, *, connections: int) -> ClientSession:
+    """Open the HTTP session: the token goes bare, and the beta header exactly once (API docs)."""
+    return ClientSession(
+        connector=TCPConnector(limit=connections, ttl_dns_cache=60),
+        timeout=ClientTimeout(total=REQUEST_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
+        cookie_jar=DummyCookieJar(),
+        headers={
+            "Authorization": token,
+            "LD-API-Version": "beta",
+            "Accept": "application/json",
+            "User-Agent": "deployment-enricher",
+        },
+        raise_for_status=False,
+    )
+
+
+def is_good(answer: Answer | Silence) -> bool:
+    """Tell whether an answer is a plain success."""
+    return isinstance(answer, Answer) and answer.status == HTTPStatus.OK and not answer.oversized

@@ -1,0 +1,92 @@
+"""Where is the next page, if there is one, and is it safe to go there?
+
+Documented ``next`` links are root-relative and carry only ``after``: not the project that the
+same API requires. So what is missing is merged in, and nothing but LaunchDarkly's own paths on
+its own host is ever followed: the link comes with our token.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
+
+from msgspec import Struct
+
+from service.enrich.deployment import Deployment, Link, NestedDeployments, PullRequests
+
+ROOT = "/api/v2/engineering-insights/"
+PAGE_SIZE = "100"  # the documented maximum
+
+Route = Literal["get", "list", "pull-requests"]
+_ROUTES: dict[str, Route] = {"deployments": "list", "pull-requests": "pull-requests"}
+_LONGEST_HREF = 4096
+# `from` defaults to seven days ago: without it a page would silently leave out what is older.
+_SINCE_EVER = {"from": "1", "limit": PAGE_SIZE}
+
+
+class Page(Struct, frozen=True):
+    """One call to make: its route (for the budget), and its path with query on our host."""
+
+    route: Route
+    path: str
+
+
+class Unsafe(Struct, frozen=True):
+    """A link that is not followed, and why."""
+
+    reason: str
+
+
+Fill = Mapping[Route, Mapping[str, str]]
+"""Which routes may be followed, and the parameters that each must not lack."""
+
+
+def fill_nested(*, project: str | None, environment: str | None) -> Fill:
+    """Give what a page of a nested collection needs; the project is known only if it was sent."""
+    known = {"projectKey": project, "environmentKey": environment}
+    shared = _SINCE_EVER | {key: value for key, value in known.items() if value is not None}
+    return {
+        "pull-requests": shared | {"expand": "deployments,flagReferences,leadTime"},
+        "list": shared | {"expand": "flagReferences"},
+    }
+
+
+def find_next(href: str, *, origin: str, fill: Fill) -> Page | Unsafe:
+    """Resolve a ``next`` link against ``origin`` (``https://host``), filling in what it lacks."""
+    if len(href) > _LONGEST_HREF or not href.isprintable():
+        return Unsafe(reason="a link is too long or not printable")
+    try:
+        target, own = urlsplit(urljoin(origin + ROOT, href)), urlsplit(origin)
+        elsewhere = (target.scheme, target.netloc) != (own.scheme, own.netloc)
+    except ValueError:
+        return Unsafe(reason="a link is not a URL")
+    if elsewhere:
+        return Unsafe(reason="a link leads to another host")
+    route = _ROUTES.get(target.path.removeprefix(ROOT)) if target.path.startswith(ROOT) else None
+    if route is None or route not in fill:
+        return Unsafe(reason="a link leads to another route")
+    query = dict(fill[route])
+    query.update(parse_qsl(target.query, keep_blank_values=True))
+    return Page(route=route, path=f"{target.path}?{urlencode(query)}")
+
+
+def has_more(collection: PullRequests | NestedDeployments | None) -> bool:
+    """Tell whether a collection says that it goes on."""
+    if collection is None or not read_href(collection.links):
+        return False
+    total = collection.total_count
+    return total is None or len(collection.items or ()) < total
+
+
+def is_whole(deployment: Deployment) -> bool:
+    """Tell whether one answer held everything, so that no page is to be fetched."""
+    pulls = deployment.pull_requests
+    if has_more(pulls):
+        return False
+    items = () if pulls is None else pulls.items or ()
+    return not any(item is not None and has_more(item.deployments) for item in items)
+
+
+def read_href(links: Mapping[str, Link | None] | None) -> str | None:
+    """Give the ``next`` link of a collection's ``_links``."""
+    link = (links or {}).get("next")
+    return None if link is None else link.href

@@ -1,0 +1,65 @@
+"""Which of the listed deployments is ours?
+
+Senders know a version, LaunchDarkly an id. Either side may hold the full commit SHA and the other
+a short one; one version may be deployed to one environment more than once.
+"""
+
+from collections.abc import Iterable
+from string import hexdigits
+
+from msgspec import Struct
+
+from service.enrich.deployment import Deployment
+
+_SHORTEST_SHA = 7
+_LONGEST_SHA = 64
+
+
+class Sought(Struct, frozen=True):
+    """What the sender said: the version, where, and when (epoch ms)."""
+
+    environment: str
+    application: str
+    version: str
+    time_ms: int
+
+
+def choose_deployment(listed: Iterable[Deployment | None], sought: Sought) -> Deployment | None:
+    """Choose the one deployment meant; None while it is not there yet.
+
+    Of several, a finished one goes before one in progress, an equal version before a prefix, then
+    the one that ended (or started) nearest to the sender's time, then the one that started last.
+    """
+    ours = [one for one in listed if one is not None and _is_ours(one, sought)]
+    return min(ours, key=lambda one: _distance(one, sought), default=None)
+
+
+def versions_match(one: str, other: str) -> bool:
+    """Tell whether two versions are the same, or one the short SHA of the other."""
+    if one == other:
+        return True
+    short, full = sorted((one.lower(), other.lower()), key=len)
+    return _is_sha(short) and _is_sha(full) and full.startswith(short)
+
+
+def _is_sha(text: str) -> bool:
+    return _SHORTEST_SHA <= len(text) <= _LONGEST_SHA and all(sign in hexdigits for sign in text)
+
+
+def _is_ours(one: Deployment, sought: Sought) -> bool:
+    return (
+        one.application_key == sought.application
+        and one.environment_key in {None, sought.environment}
+        and one.application_version is not None
+        and versions_match(one.application_version, sought.version)
+    )
+
+
+def _distance(one: Deployment, sought: Sought) -> tuple[int, int, int, int]:
+    moment = one.ended_at or one.started_at or 0
+    return (
+        int(one.is_unfinished),
+        int(one.application_version != sought.version),
+        abs(moment - sought.time_ms),
+        -(one.started_at or 0),
+    )

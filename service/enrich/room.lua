@@ -1,0 +1,55 @@
+-- How many calls may be made now? Put before every script that hands out calls.
+-- KEYS     none of its own: open_budget is given the names of budget, calls and callers
+-- ARGV     none of its own
+-- Returns  nothing; defines open_budget(...) -> { room(route, begun) -> free, opens; take(id, until) }
+-- Atomic   reading the room and taking from it happen in the one script that includes this.
+-- A window is kept as the text "limit left reset": left is the lowest Remaining seen in it, reset in ms.
+local GUARD = 50 -- ms that a window is held shut past its end: clocks differ
+local SOON = 100 -- ms after which to look again while only calls in flight stand in the way
+local FIRST_PROBE = 4
+
+local function open_budget(budget, calls, callers, now, share)
+  redis.call('ZREMRANGEBYSCORE', calls, '-inf', now)
+  redis.call('ZREMRANGEBYSCORE', callers, '-inf', now)
+  local flying = redis.call('ZCARD', calls)
+  local begun_waiting = redis.call('ZCARD', callers)
+  local state, flat = {}, redis.call('HGETALL', budget)
+  for i = 1, #flat, 2 do
+    state[flat[i]] = flat[i + 1]
+  end
+  local closed = tonumber(state.closed or '0')
+  local probe = tonumber(state.probe or FIRST_PROBE)
+
+  local function room(route, begun)
+    if closed > now then
+      return 0, closed
+    end
+    local free, opens, unknown = nil, nil, false
+    for _, family in ipairs({ 'global', 'token', 'route:' .. route }) do
+      local limit, left, reset = string.match(state[family] or '', '^(%d+) (-?%d+) (%d+)$')
+      if limit and tonumber(reset) + GUARD > now then
+        local others = math.min(math.ceil(limit * (1 - share) - 1e-9), limit - 1)
+        local mine = left - math.max(others, 0)
+        if not free or mine < free then
+          free, opens = mine, reset + GUARD
+        end
+      elseif limit then
+        unknown = true
+      end
+    end
+    if not free or (unknown and probe < free) then
+      free, opens = probe, now + SOON
+    end
+    if free >= 1 then
+      opens = now + SOON
+    end
+    return free - flying - (begun and 0 or begun_waiting), opens
+  end
+
+  local function take(id, until_ms)
+    redis.call('ZADD', calls, until_ms, id)
+    flying = flying + 1
+  end
+
+  return { room = room, take = take }
+end

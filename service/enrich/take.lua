@@ -1,0 +1,18 @@
+-- Take one more call for a deployment already begun. (enrich/room.lua stands before.)
+-- KEYS     1 budget  2 calls  3 callers
+-- ARGV     1 job  2 route  3 life of a call (ms)  4 share of the limit that is ours
+-- Returns  0 when it may be made now, else the ms to wait before asking again
+-- Atomic   room is read and taken at once; who is refused is remembered, so that claiming leaves
+--          the next calls to deployments already begun.
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local budget = open_budget(KEYS[1], KEYS[2], KEYS[3], now, tonumber(ARGV[4]))
+local free, opens = budget.room(ARGV[2], true)
+if free >= 1 then
+  budget.take(ARGV[1], now + tonumber(ARGV[3]))
+  redis.call('ZREM', KEYS[3], ARGV[1])
+  return 0
+end
+local wait = math.max(1, math.ceil(opens - now))
+redis.call('ZADD', KEYS[3], now + wait + 2000, ARGV[1])
+return wait

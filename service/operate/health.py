@@ -1,0 +1,82 @@
+"""Is it well? Alive while the process answers, ready while it can keep its promises."""
+
+from typing import cast
+
+from aiohttp import web
+from msgspec import Struct, json
+
+from service.store import Unavailable
+from service.store.group import GroupCommit
+from service.store.keys import Keys
+from service.store.script import Script, load_script
+
+_PATIENCE_S = 2.0
+
+
+class Standing(Struct, frozen=True):
+    """How things stand at one moment; ``closed_s`` is 0 while calls may be made."""
+
+    waiting: int
+    failed: int
+    entries: int
+    closed_s: float
+    why: str
+    in_flight: int
+
+
+class Lookout:
+    """Looks at one namespace; looking also proves that Redis takes writes."""
+
+    def __init__(self, group: GroupCommit, *, keys: Keys) -> None:
+        self._group = group
+        self._keys = (
+            *(keys.backlog, keys.failed, keys.enriched, keys.budget, keys.calls),
+            keys.probe,
+        )
+        self._look: Script = load_script(__package__, "look")
+
+    async def look(self) -> Standing:
+        """See how things stand; raises Unavailable when Redis cannot be written in time."""
+        reply = await self._group.submit(
+            self._look, keys=self._keys, args=(), patience_s=_PATIENCE_S
+        )
+        waiting, failed, entries, closed_ms, why, in_flight = cast(
+            "tuple[int, int, int, int, bytes, int]", reply
+        )
+        return Standing(waiting, failed, entries, closed_ms / 1000, why.decode(), in_flight)
+
+
+class Health:
+    """The two questions of whoever runs us: restart it? send it traffic?"""
+
+    def __init__(self, lookout: Lookout, *, backlog_limit: int) -> None:
+        self._lookout = lookout
+        self._limit = backlog_limit
+
+    def add_to(self, app: web.Application) -> None:
+        """Answer ``/healthz`` and ``/readyz``."""
+        app.router.add_get("/healthz", self._tell_alive)
+        app.router.add_get("/readyz", self._tell_ready)
+
+    async def _tell_alive(self, _: web.Request) -> web.Response:
+        return _answer(200, {"status": "alive"})
+
+    async def _tell_ready(self, _: web.Request) -> web.Response:
+        try:
+            standing = await self._lookout.look()
+        except Unavailable as error:
+            return _answer(503, {"status": "not ready", "reasons": [f"redis: {error}"]})
+        reasons = []
+        if standing.waiting >= self._limit:
+            reasons.append(f"backlog: {standing.waiting} tickets wait, the limit is {self._limit}")
+        if standing.why == "token refused":
+            reasons.append("token: LaunchDarkly refuses the access token")
+        if reasons:
+            return _answer(503, {"status": "not ready", "reasons": reasons})
+        return _answer(200, {"status": "ready", "waiting": standing.waiting})
+
+
+def _answer(status: int, said: dict[str, object]) -> web.Response:
+    return web.Response(
+        status=status, body=json.encode(said), content_type="application/json"
+    )

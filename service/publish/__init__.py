@@ -1,0 +1,1 @@
+"""Found in, one entry of the output stream out."""

@@ -1,0 +1,57 @@
+-- Append one record and forget its ticket.
+-- KEYS     1 backlog  2 tickets  3 stream  4 published  5 calls  6 budget  7 bell
+-- ARGV     1 job  2 fence  3 generation  4 deployment id  5 digest  6 life of the mark (ms)
+--          7 data before the revision  8 data after it  then fields and values of the entry
+-- Returns  {"published" | "unchanged", revision} | {"lost", 0}
+-- Atomic   a record without its settling would be appended again; a settling without its record
+--          would lose it. Only who holds the lease may do either.
+local job, held, digest = ARGV[1], tonumber(ARGV[2]), ARGV[5]
+local token = job .. ' ' .. ARGV[2]
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local last = redis.call('HMGET', KEYS[4], 'revision', 'digest', 'by', 'fate')
+local revision = tonumber(last[1] or '0')
+
+if tonumber(redis.call('ZSCORE', KEYS[1], job) or '0') ~= held then
+  if last[3] == token then
+    return { last[4], revision } -- this very act was done before; only its reply was lost
+  end
+  return { 'lost', 0 }
+end
+
+local fate = 'unchanged'
+if last[2] ~= digest then
+  fate = 'published'
+  revision = revision + 1
+  local number = string.format('%d', revision)
+  local fields = { 'id', ARGV[4] .. ':' .. number, 'revision', number }
+  for i = 9, #ARGV do
+    fields[#fields + 1] = ARGV[i]
+  end
+  fields[#fields + 1] = 'data'
+  fields[#fields + 1] = ARGV[7] .. number .. ARGV[8]
+  redis.call('XADD', KEYS[3], '*', unpack(fields))
+end
+redis.call('HSET', KEYS[4], 'revision', revision, 'digest', digest, 'by', token, 'fate', fate)
+redis.call('PEXPIRE', KEYS[4], ARGV[6])
+
+local stored = redis.call('HGET', KEYS[2], job)
+if stored and struct.unpack('>I4', stored) ~= tonumber(ARGV[3]) then
+  redis.call('ZADD', KEYS[1], now, job) -- a newer event came meanwhile: look once more
+  if redis.call('LLEN', KEYS[7]) == 0 then
+    redis.call('LPUSH', KEYS[7], '1')
+    redis.call('PEXPIRE', KEYS[7], 60000)
+  end
+else
+  redis.call('ZREM', KEYS[1], job)
+  redis.call('HDEL', KEYS[2], job)
+end
+redis.call('ZREM', KEYS[5], job)
+
+-- how many tickets end in a second, weighed over the last half minute: told to senders we refuse
+local pace = redis.call('HMGET', KEYS[6], 'settled_per_s', 'settled_at')
+local since = math.max(0, now - tonumber(pace[2] or '0'))
+local rate = tonumber(pace[1] or '0') * math.exp(-since / 30000) + 1 / 30
+redis.call('HSET', KEYS[6], 'settled_per_s', string.format('%.4f', rate), 'settled_at', string.format('%.0f', now))
+redis.call('PEXPIRE', KEYS[6], 86400000)
+return { fate, revision }

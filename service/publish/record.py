@@ -1,0 +1,251 @@
+"""What is the outgoing contract? One enriched record, as downstream services read it."""
+
+from collections import defaultdict
+from datetime import UTC, datetime
+from hashlib import blake2b
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from service.backlog.ticket import Lease
+from service.enrich.deployment import Deployment, FlagReference, PullRequest
+from service.enrich.verdict import Found
+
+RECORD_TYPE = "deployment.enriched.v1"
+DATA_SCHEMA = "/schemas/enriched-deployment.v1.json"
+
+# The revision is known only to the script that appends: it is written between these two.
+BEFORE_REVISION = b'{"schemaVersion":1,"revision":'
+_PLACEHOLDER = BEFORE_REVISION + b"0"
+
+
+class Count(Struct, frozen=True, omit_defaults=True):
+    """How many items LaunchDarkly counts, and how many are here. Expected is null if untold."""
+
+    expected: int | None
+    present: int
+
+
+class Completeness(Struct, frozen=True, rename="camel"):
+    """Whether everything that LaunchDarkly counts is in the record, and if not, why.
+
+    ``nested`` sums the deployments and flag references inside the pull requests.
+    """
+
+    complete: bool
+    pull_requests: Count
+    flag_references: Count
+    nested: Count
+    reason: str | UnsetType = UNSET
+
+
+class TouchedFlag(Struct, frozen=True):
+    """One flag, and how many references to it were added and removed."""
+
+    project: str | None
+    key: str
+    added: int
+    removed: int
+
+
+class Stage(Struct, frozen=True, rename="camel"):
+    """One stage of the lead time, in ms."""
+
+    name: Literal["coding", "review", "wait", "deploy"]
+    duration_ms: int
+
+
+class PullRequestSummary(Struct, frozen=True):
+    """One pull request in a line."""
+
+    number: str | None
+    title: str | None
+    author: str | None
+    url: str | None
+
+
+class Summary(Struct, frozen=True, rename="camel"):
+    """What most readers look for, so that they need not dig."""
+
+    authors: list[str]
+    pull_requests: list[PullRequestSummary]
+    flags: list[TouchedFlag]
+    lead_time_ms: int | None
+    stages: list[Stage]
+    slowest_stage: str | None
+
+
+class SourceEvent(Struct, frozen=True, rename="camel"):
+    """The webhook that caused the record. Times are epoch ms."""
+
+    source: str
+    delivery: str
+    received_at: int
+    outcome: str
+    event_time: int | None
+    metadata: Raw
+
+
+class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
+    """The ``data`` of one stream entry. ``deployment`` is LaunchDarkly's own JSON, bytes as sent.
+
+    The first two fields stay first: the revision is written in by the script that appends.
+    """
+
+    schema_version: Literal[1] = 1
+    revision: int = 0
+    enriched_at: int
+    attempts: int
+    deployment: Raw
+    summary: Summary
+    completeness: Completeness
+    event: SourceEvent
+
+
+class Entry(Struct, frozen=True):
+    """One entry to append: CloudEvents attributes and routing fields, and the data after the
+    revision. ``digest`` tells whether the content differs from the last revision."""
+
+    deployment_id: str
+    digest: str
+    fields: tuple[str, ...]
+    data_after_revision: bytes
+    complete: bool
+
+
+def write_entry(found: Found, lease: Lease, *, now_ms: int) -> Entry:
+    """Write the stream entry of a deployment that was found."""
+    ticket, deployment = lease.ticket, found.deployment
+    completeness = measure_completeness(deployment, stopped=found.stopped)
+    record = EnrichedDeployment(
+        enriched_at=now_ms,
+        attempts=ticket.attempts + 1,
+        deployment=Raw(found.body),
+        summary=summarize(deployment),
+        completeness=completeness,
+        event=SourceEvent(
+            source=ticket.source,
+            delivery=ticket.delivery,
+            received_at=lease.queued_at,
+            outcome=ticket.outcome,
+            event_time=ticket.event_time,
+            metadata=Raw(ticket.metadata or b"null"),
+        ),
+    )
+    return Entry(
+        deployment_id=deployment.id,
+        digest=blake2b(found.body, digest_size=16).hexdigest(),
+        fields=_write_fields(deployment, lease, complete=completeness.complete),
+        data_after_revision=msgspec.json.encode(record)[len(_PLACEHOLDER) :],
+        complete=completeness.complete,
+    )
+
+
+def _write_fields(deployment: Deployment, lease: Lease, *, complete: bool) -> tuple[str, ...]:
+    ticket = lease.ticket
+    happened = deployment.ended_at or ticket.event_time or lease.queued_at
+    fields = {
+        "specversion": "1.0",
+        "source": f"/deployment-enricher/{ticket.source}",
+        "type": RECORD_TYPE,
+        "subject": deployment.id,
+        "time": format_time(happened, fallback_ms=lease.queued_at),
+        "datacontenttype": "application/json",
+        "dataschema": DATA_SCHEMA,
+        "projectkey": ticket.project or "",
+        "environmentkey": deployment.environment_key or ticket.environment or "",
+        "applicationkey": deployment.application_key or ticket.application or "",
+        "complete": "true" if complete else "false",
+    }
+    if ticket.traceparent is not None:
+        fields["traceparent"] = ticket.traceparent
+    return tuple(part for pair in fields.items() for part in pair)
+
+
+def format_time(moment_ms: int, *, fallback_ms: int) -> str:
+    """Give an epoch ms as RFC 3339; a moment that no calendar holds gives the fallback's."""
+    try:
+        moment = datetime.fromtimestamp(moment_ms / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        moment = datetime.fromtimestamp(fallback_ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def measure_completeness(deployment: Deployment, *, stopped: str | None) -> Completeness:
+    """Compare what is here with what LaunchDarkly counts, at both levels."""
+    pulls = deployment.pull_requests
+    flags = deployment.flag_references
+    items = [item for item in (pulls.items if pulls else None) or () if item is not None]
+    nested = [part for item in items for part in (item.deployments, item.flag_references)]
+    counts = (
+        _count(pulls.total_count if pulls else None, len(items)),
+        _count(flags.total_count if flags else None, _present(flags.items if flags else None)),
+        Count(
+            expected=sum(part.total_count or 0 for part in nested if part is not None),
+            present=sum(_present(part.items) for part in nested if part is not None),
+        ),
+    )
+    complete = stopped is None and all(
+        count.expected is None or count.present >= count.expected for count in counts
+    )
+    return Completeness(complete, *counts, reason=UNSET if stopped is None else stopped)
+
+
+def _count(expected: int | None, present: int) -> Count:
+    return Count(expected=expected, present=present)
+
+
+def _present(items: list[Raw] | list[FlagReference | None] | None) -> int:
+    absent = (None, b"null")
+    return sum((bytes(item) if isinstance(item, Raw) else item) not in absent for item in items or ())
+
+
+def summarize(deployment: Deployment) -> Summary:
+    """Gather authors, flags and lead time of a deployment."""
+    pulls = deployment.pull_requests
+    items = [item for item in (pulls.items if pulls else None) or () if item is not None]
+    stages = list_stages(deployment)
+    return Summary(
+        authors=sorted({item.author for item in items if item.author}),
+        pull_requests=[
+            PullRequestSummary(item.external_id, item.title, item.author, item.url)
+            for item in items
+        ],
+        flags=sum_flags(deployment, items),
+        lead_time_ms=deployment.lead_time,
+        stages=stages,
+        slowest_stage=max(stages, key=lambda stage: stage.duration_ms).name if stages else None,
+    )
+
+
+def list_stages(deployment: Deployment) -> list[Stage]:
+    """List the stages whose length is told, in the order of work."""
+    told = deployment.lead_time_stages
+    if told is None:
+        return []
+    lengths: dict[Literal["coding", "review", "wait", "deploy"], int | None] = {
+        "coding": told.coding_duration_ms,
+        "review": told.review_duration_ms,
+        "wait": told.wait_duration_ms,
+        "deploy": told.deploy_duration_ms,
+    }
+    return [Stage(name, length) for name, length in lengths.items() if length is not None]
+
+
+def sum_flags(deployment: Deployment, items: list[PullRequest]) -> list[TouchedFlag]:
+    """Sum references by flag: as the deployment tells them, else as its pull requests do."""
+    flags = deployment.flag_references
+    told = (flags.items if flags else None) or [
+        reference
+        for item in items
+        if item.flag_references is not None
+        for reference in item.flag_references.items or ()
+    ]
+    sums: dict[tuple[str | None, str], list[int]] = defaultdict(lambda: [0, 0])
+    for reference in told:
+        if reference is not None and reference.flag_key is not None:
+            added_removed = sums[reference.project_key, reference.flag_key]
+            added_removed[0] += reference.references_added or 0
+            added_removed[1] += reference.references_removed or 0
+    return [TouchedFlag(project, key, *pair) for (project, key), pair in sums.items()]

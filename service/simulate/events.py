@@ -1,0 +1,74 @@
+"""What does a posted deployment event do? Times are epoch milliseconds.
+
+Body and rules as in `PostDeploymentEventInput`; the answer is 201 without a body, so the caller
+never learns the id of the deployment.
+"""
+
+from typing import Annotated, Any, Literal, assert_never
+
+import msgspec
+
+from service.simulate.answers import Answer, Reason, answer_invalid, answer_unreadable
+from service.simulate.world import NewDeployment, World
+
+Key = Annotated[str, msgspec.Meta(min_length=1)]
+Version = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]+\Z")]
+_REQUIRED = ("projectKey", "environmentKey", "applicationKey", "version", "eventType")
+
+
+class DeploymentEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One event of a deployment, as a pipeline posts it. Unknown fields are ignored."""
+
+    project_key: Key
+    environment_key: Key
+    application_key: Key
+    version: Version
+    event_type: Literal["started", "failed", "finished", "custom"]
+    application_name: str = ""
+    application_kind: Literal["server", "browser", "mobile"] = "server"
+    version_name: str = ""
+    event_time: int | None = None
+    event_metadata: dict[str, Any] = {}
+    deployment_metadata: dict[str, Any] = {}
+
+
+def record_event(world: World, body: bytes, now: int) -> Answer:
+    """Start or end a deployment. `custom` is accepted and changes nothing."""
+    event = _read_event(body)
+    if isinstance(event, Answer):
+        return event
+    new = NewDeployment(
+        project=event.project_key,
+        environment=event.environment_key,
+        application=event.application_key,
+        version=event.version,
+        started_at=event.event_time,
+        status=event.event_type,
+    )
+    match event.event_type:
+        case "started":
+            world.start(new, event.deployment_metadata, now)
+        case "finished" | "failed":
+            world.end(new, event.deployment_metadata, now)
+        case "custom":
+            pass
+        case _:
+            assert_never(event.event_type)
+    return Answer(status=201, headers={})
+
+
+def _read_event(body: bytes) -> DeploymentEvent | Answer:
+    try:
+        raw = msgspec.json.decode(body, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        return answer_unreadable()
+    missing = [name for name in _REQUIRED if not raw.get(name)]
+    if missing:
+        return answer_invalid(
+            [Reason(attribute=name, reason="must be present") for name in missing]
+        )
+    try:
+        return msgspec.convert(raw, DeploymentEvent)
+    except msgspec.ValidationError as error:
+        reason, _, place = str(error).partition(" - at `$.")
+        return answer_invalid([Reason(attribute=place.strip("`"), reason=reason)])

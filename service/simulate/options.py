@@ -1,0 +1,70 @@
+"""Every knob of the simulator, its default and its meaning."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from service.simulate.deployment import Shape
+from service.simulate.faults import Rates
+from service.simulate.quota import Limits
+
+Milliseconds = Annotated[int, msgspec.Meta(ge=0)]
+Bytes = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How this LaunchDarkly behaves. The defaults are a friendly one without limits or faults."""
+
+    token: str = "api-simulator"  # noqa: S105 -- a default for a table-top server, not a secret
+    """The access token that callers send, bare, as `Authorization`."""
+    seed: int = 1
+    """Decides everything that is invented; with the same seed a run can be repeated."""
+    conjure: bool = True
+    """Any well-formed UUID asked for by id exists (but for those that begin with 04040404)."""
+    visible_after_ms: Milliseconds = 0
+    """How long an event, or a conjured deployment first asked for, stays invisible."""
+    nested_page_size: Annotated[int, msgspec.Meta(ge=1)] = 20
+    """Items on each page of a collection inside a deployment or a pull request."""
+    nested_details: bool = True
+    """Pull requests inside a deployment come with their own deployments, flags and lead time, as
+    in the documented example; otherwise only where List pull requests is asked to expand them."""
+    list_links: Literal["bare", "full"] = "bare"
+    """`next` of a list repeats only the cursor, as documented, or all parameters of the call."""
+    latency_ms: tuple[Milliseconds, Milliseconds] = (0, 0)
+    """Shortest and longest time that an answer takes; a 429 comes at once."""
+    notice_ms: Milliseconds = 250
+    """How long after a 429 callers may not have heard of it: calls in this time are no breach."""
+    lure_url: str = "http://lure.invalid"
+    """Where faults try to lead a caller: scheme and host, no path."""
+    oversized_bytes: Bytes = 64 * 1024 * 1024
+    """Length of an oversized body."""
+    drip_bytes: Bytes = 16
+    """Bytes of each drop of a dripping body."""
+    drip_every_ms: Milliseconds = 200
+    """Time between two drops."""
+    quota: Limits = Limits()
+    """Rate limits."""
+    faults: Rates = Rates()
+    """What goes wrong how often."""
+    shape: Shape = Shape()
+    """How rich the invented deployments are."""
+
+
+def change_options(options: Options, changes: bytes) -> Options | str:
+    """Apply a JSON object of the changed fields only, at any depth; a string says what is wrong."""
+    try:
+        wanted = msgspec.json.decode(changes, type=dict[str, Any])
+        return msgspec.convert(_merge(msgspec.to_builtins(options), wanted), Options)
+    except msgspec.MsgspecError as error:
+        return str(error)
+
+
+def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(old)
+    for key, value in new.items():
+        match old.get(key), value:
+            case dict() as before, dict():
+                merged[key] = _merge(before, value)
+            case _:
+                merged[key] = value
+    return merged

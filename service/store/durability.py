@@ -1,0 +1,90 @@
+"""When is a write kept? What the server must promise before we say so to a sender."""
+
+from collections.abc import Awaitable, Callable
+from typing import Literal, assert_never
+
+from msgspec import Struct
+from redis.exceptions import ResponseError
+
+from service.store import Refused
+
+Durability = Literal["fsync", "replica", "memory"]
+Ask = Callable[..., Awaitable[object]]
+"""Send one command, give its reply."""
+
+BARRIER_TIMEOUT_MS = 4000
+
+
+class Barrier(Struct, frozen=True):
+    """A command that closes a group of writes, and how many copies it must report."""
+
+    command: tuple[str | int, ...]
+    copies: int = 1
+
+    def is_met_by(self, reply: object) -> bool:
+        """Tell whether the reply of WAIT (a number) or WAITAOF (local, replicas) suffices."""
+        count = reply[0] if isinstance(reply, list) else reply
+        return isinstance(count, int) and count >= self.copies
+
+
+async def choose_barrier(ask: Ask, wanted: Durability) -> Barrier | None:
+    """Find what makes this server keep our writes; None when it does so by itself.
+
+    ``fsync``: ``appendfsync always`` needs nothing more, since Redis then answers only after
+    the fsync; with ``everysec``, one WAITAOF (Redis and Valkey >= 7.2) closes every group.
+    Raises :class:`Refused` with the fix when the server cannot give it.
+    """
+    match wanted:
+        case "memory":
+            return None
+        case "replica":
+            return Barrier(command=("WAIT", 1, BARRIER_TIMEOUT_MS))
+        case "fsync":
+            return await _choose_fsync(ask)
+        case _:
+            assert_never(wanted)
+
+
+async def _choose_fsync(ask: Ask) -> Barrier | None:
+    config = await _read_config(ask)
+    if config is None:  # CONFIG is forbidden, as on managed servers: WAITAOF itself tells
+        return await _try_waitaof(ask, why="CONFIG is not allowed and WAITAOF is unknown")
+    if config.get("appendonly") != "yes":
+        raise Refused(
+            "Redis does not write to disk (appendonly no), so an accepted webhook could be lost. "
+            "Start it with `--appendonly yes --appendfsync always`, or say "
+            "ENRICHER_DURABILITY=memory to accept the loss."
+        )
+    if config.get("appendfsync") == "always":
+        return None
+    return await _try_waitaof(ask, why=f"appendfsync is {config.get('appendfsync')!r}")
+
+
+async def _try_waitaof(ask: Ask, *, why: str) -> Barrier:
+    try:
+        await ask("WAITAOF", 0, 0, 1)
+    except ResponseError as error:
+        raise Refused(
+            f"Redis cannot promise that a write is on disk: {why}, and this server has no WAITAOF "
+            f"({error}). Use `appendfsync always`, or Redis/Valkey 7.2 or newer, or say "
+            "ENRICHER_DURABILITY=memory to accept the loss."
+        ) from None
+    return Barrier(command=("WAITAOF", 1, 0, BARRIER_TIMEOUT_MS))
+
+
+async def _read_config(ask: Ask) -> dict[str, str] | None:
+    try:
+        reply = await ask("CONFIG", "GET", "append*")
+    except ResponseError:
+        return None
+    pairs = reply.items() if isinstance(reply, dict) else _pair_up(reply)
+    return {_text(name): _text(value) for name, value in pairs}
+
+
+def _pair_up(flat: object) -> list[tuple[object, object]]:
+    items = flat if isinstance(flat, list) else []
+    return list(zip(items[::2], items[1::2], strict=True))
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

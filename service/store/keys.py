@@ -1,0 +1,73 @@
+"""Which keys do we keep? All of one namespace, all in one Cluster slot."""
+
+from msgspec import Struct
+
+
+class Keys(Struct, frozen=True):
+    """The names of every key of one namespace (design: one per LaunchDarkly account).
+
+    The braces are a Redis Cluster hash tag: every script touches one slot only.
+    """
+
+    namespace: str
+
+    def _named(self, name: str) -> str:
+        return f"{{{self.namespace}}}:{name}"
+
+    @property
+    def backlog(self) -> str:
+        """Sorted set: job -> when it is due, or when its lease ends (ms)."""
+        return self._named("backlog")
+
+    @property
+    def tickets(self) -> str:
+        """Hash: job -> header and ticket."""
+        return self._named("tickets")
+
+    @property
+    def bell(self) -> str:
+        """List: one element wakes one idle worker."""
+        return self._named("bell")
+
+    @property
+    def budget(self) -> str:
+        """Hash: the rate-limit windows as the server last told them."""
+        return self._named("budget")
+
+    @property
+    def calls(self) -> str:
+        """Sorted set: calls in flight -> when we stop believing in them (ms)."""
+        return self._named("budget:calls")
+
+    @property
+    def callers(self) -> str:
+        """Sorted set: begun deployments that wait for one more call -> until when (ms)."""
+        return self._named("budget:callers")
+
+    @property
+    def failed(self) -> str:
+        """Sorted set: job -> when it was given up (ms)."""
+        return self._named("failed")
+
+    @property
+    def failures(self) -> str:
+        """Hash: job -> why, and all that a person needs to judge."""
+        return self._named("failed:data")
+
+    @property
+    def probe(self) -> str:
+        """String: written to see whether anything can be, gone within a second."""
+        return self._named("probe")
+
+    @property
+    def enriched(self) -> str:
+        """Stream: the output."""
+        return self._named("enriched")
+
+    def delivery(self, source: str, delivery: str) -> str:
+        """Name the mark of one delivery of one source."""
+        return self._named(f"delivery:{source}:{delivery}")
+
+    def published(self, deployment_id: str) -> str:
+        """Name the hash of one deployment's last revision and content digest."""
+        return self._named(f"published:{deployment_id}")

@@ -1,0 +1,26 @@
+"""What is one atomic act? A Lua file, known to the server by its hash."""
+
+from hashlib import sha1
+from importlib.resources import files
+
+from msgspec import Struct
+
+
+class Script(Struct, frozen=True):
+    """One Lua act: its name, its text, and the SHA-1 that EVALSHA calls it by."""
+
+    name: str
+    text: bytes
+    sha: bytes
+
+
+def load_script(package: str, name: str, *, prelude: str = "") -> Script:
+    """Read ``<name>.lua`` out of a package; ``prelude`` is Lua text put before it."""
+    text = (prelude + read_lua(package, name)).encode()
+    digest = sha1(text, usedforsecurity=False).hexdigest()
+    return Script(name=name, text=text, sha=digest.encode())
+
+
+def read_lua(package: str, name: str) -> str:
+    """Give the text of ``<name>.lua`` in a package."""
+    return files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8")

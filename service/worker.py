@@ -1,0 +1,264 @@
+"""Where do the stages meet? Claim, enrich, publish, settle: here and nowhere else."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar, assert_never
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from service.backlog.backlog import Claimed
+from service.backlog.failure import Failure, record_failure
+from service.backlog.ticket import Lease, Ticket, Unreadable
+from service.enrich.verdict import Found, Later, Never, Verdict
+from service.log import Log
+from service.publish.record import Entry, write_entry
+from service.publish.stream import Settled
+
+T = TypeVar("T")
+
+_LAST_CLAIM_S = 2.0
+_LAST_WORD_S = 2.0
+_RENEWALS_PER_LEASE = 3
+
+
+class BacklogPort(Protocol):
+    """What a worker asks of the backlog."""
+
+    async def claim(self, limit: int) -> Claimed: ...
+    async def renew(
+        self, held: Sequence[tuple[str, float]], *, by_ms: int
+    ) -> list[float | None]: ...
+    async def wait(self, lease: Lease, ticket: Ticket, *, for_s: float) -> bool: ...
+    async def give_up(self, lease: Lease | Unreadable, failure: Failure) -> str: ...
+
+
+class Collaborators(Struct, frozen=True, kw_only=True):
+    """All that a worker is handed: the stages as verbs, a clock (monotonic s), the log."""
+
+    backlog: BacklogPort
+    enrich: Callable[[Lease], Awaitable[Verdict]]
+    judge_accident: Callable[[Lease, Exception], Later | Never]
+    append_and_settle: Callable[[Entry, Lease], Awaitable[Settled]]
+    listen: Callable[[float], Awaitable[None]]
+    clock: Callable[[], float]
+    log: Log
+
+
+class Manner(Struct, frozen=True, kw_only=True):
+    """How a worker works: tickets at once, seconds of a lease, seconds of grace at the end.
+
+    A ticket whose lease ran out ``crashes`` times is taken for what kills its workers.
+    """
+
+    concurrency: int
+    lease_s: float
+    grace_s: float
+    crashes: int = 5
+
+
+class _Hand:
+    """A ticket in hand; its lease is renewed while it is worked on."""
+
+    __slots__ = ("lease", "settling", "task")
+
+    def __init__(self, lease: Lease | Unreadable) -> None:
+        self.lease = lease
+        self.settling = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class Worker:
+    """Works on up to ``concurrency`` tickets at once until it is told to stop."""
+
+    def __init__(self, hands: Collaborators, manner: Manner) -> None:
+        self._do = hands
+        self._manner = manner
+        self._in_hand: set[_Hand] = set()
+        self._freed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._renewed = asyncio.Event()
+        self._renewed.set()
+
+    def stop(self) -> None:
+        """Claim no more; finish what is in hand."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Work until stopped, then finish within the grace time and hand the rest back."""
+        renewing = asyncio.create_task(self._renew_leases(), name="renew-leases")
+        try:
+            while not self._stopping.is_set():
+                await self._claim_or_rest()
+            await self._finish()
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+
+    async def _claim_or_rest(self) -> None:
+        """Claim what fits in hand; else wait for a free hand, or for something to do."""
+        free = self._manner.concurrency - len(self._in_hand)
+        if free <= 0:
+            self._freed.clear()
+            await self._until_stopped(self._freed.wait())
+            return
+        # A claim cut short would leave its tickets leased to nobody: it may take its time.
+        claimed = await self._until_stopped(self._do.backlog.claim(free), longer_s=_LAST_CLAIM_S)
+        if claimed is None:
+            return
+        for lease in claimed.leases:
+            self._take_in_hand(lease)
+        if len(claimed.leases) < free and claimed.sleep_s != 0:
+            nap_s = 3600.0 if claimed.sleep_s is None else claimed.sleep_s
+            await self._until_stopped(self._do.listen(nap_s))
+
+    async def _until_stopped(self, doing: Awaitable[T], *, longer_s: float = 0.0) -> T | None:
+        """Wait for something, but once stopped only ``longer_s`` more; None when it was cut."""
+        task = asyncio.ensure_future(doing)
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not task.done() and longer_s:
+            await asyncio.wait((task,), timeout=longer_s)
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            return None
+        return task.result()
+
+    def _take_in_hand(self, lease: Lease | Unreadable) -> None:
+        hand = _Hand(lease)
+        hand.task = asyncio.create_task(self._handle(hand), name=lease.job)
+        self._in_hand.add(hand)
+
+    async def _handle(self, hand: _Hand) -> None:
+        """See one ticket through; whatever happens, the hand is free afterwards."""
+        try:
+            match hand.lease:
+                case Lease() as lease:
+                    await self._attempt(hand, lease)
+                case Unreadable() as lease:
+                    failure = record_failure("unreadable_ticket", raw=lease.raw, fence=lease.fence)
+                    await self._do.backlog.give_up(lease, failure)
+                    self._do.log.error("ticket_unreadable", job=lease.job)
+        except asyncio.CancelledError:
+            if isinstance(hand.lease, Lease) and self._stopping.is_set():
+                await self._do.backlog.wait(hand.lease, hand.lease.ticket, for_s=0.0)
+                self._do.log.info("deployment_handed_back", **_describe(hand.lease))
+        except Exception as error:  # settling failed for good: the lease runs out by itself
+            self._do.log.error("settling_failed", job=hand.lease.job, reason=repr(error))
+        finally:
+            self._in_hand.discard(hand)
+            self._freed.set()
+
+    async def _attempt(self, hand: _Hand, lease: Lease) -> None:
+        """Try once, settle as the verdict says, and write one line about it."""
+        begun = self._do.clock()
+        verdict = await self._try(lease, begun)
+        hand.settling = True
+        await self._renewed.wait()  # a renewal under way is about to change the fence
+        event, facts = await self._settle(verdict, hand)
+        took_ms = round((self._do.clock() - begun) * 1000)
+        self._do.log.info(event, **(_describe(lease) | facts), took_ms=took_ms)
+
+    async def _try(self, lease: Lease, begun: float) -> "_Written | Later | Never":
+        if lease.crashes >= self._manner.crashes:
+            return Never(reason="poison", detail=f"{lease.crashes} workers ended holding it")
+        try:
+            verdict = await self._do.enrich(lease)
+            if isinstance(verdict, Found):
+                now_ms = lease.now + round((self._do.clock() - begun) * 1000)
+                return _Written(write_entry(verdict, lease, now_ms=now_ms), verdict.calls)
+        except Exception as error:  # our own mistake must neither loop for ever nor lose a ticket
+            self._do.log.error("attempt_crashed", job=lease.job, exc_info=error)
+            return self._do.judge_accident(lease, error)
+        return verdict
+
+    async def _settle(
+        self, verdict: "_Written | Later | Never", hand: _Hand
+    ) -> tuple[str, dict[str, object]]:
+        """Do what the verdict says; gives the fact to log."""
+        lease = hand.lease
+        assert isinstance(lease, Lease)  # noqa: S101 - narrows for the type checker
+        match verdict:
+            case _Written(entry=entry, calls=calls):
+                settled = await self._do.append_and_settle(entry, lease)
+                facts = {"revision": settled.revision, "complete": entry.complete, "calls": calls}
+                return _PUBLISHED[settled.fate], {"deployment_id": entry.deployment_id, **facts}
+            case Later(reason=reason, wait_s=wait_s, counts=counts):
+                ticket = lease.ticket
+                tried = replace(ticket, attempts=ticket.attempts + counts, reason=reason)
+                kept = await self._do.backlog.wait(lease, tried, for_s=wait_s)
+                fact = "deployment_postponed" if kept else "lease_lost"
+                return fact, {"reason": reason, "wait_s": round(wait_s, 3), "counted": counts}
+            case Never(reason=reason, detail=detail, raw=raw):
+                failure = record_failure(
+                    reason, detail=detail, raw=raw, ticket=lease.ticket, fence=lease.fence
+                )
+                fate = await self._do.backlog.give_up(lease, failure)
+                return _GIVEN_UP[fate], {"reason": reason, "detail": detail}
+            case _:
+                assert_never(verdict)
+
+    async def _renew_leases(self) -> None:
+        """Lengthen every lease in hand, thrice in its life; drop work whose lease was lost."""
+        by_s = self._manner.lease_s / _RENEWALS_PER_LEASE
+        while True:
+            await asyncio.sleep(by_s)
+            hands = [hand for hand in self._in_hand if not hand.settling]
+            if not hands:
+                continue
+            held = [(hand.lease.job, hand.lease.fence) for hand in hands]
+            self._renewed.clear()
+            try:
+                fences = await self._do.backlog.renew(held, by_ms=round(by_s * 1000))
+            finally:
+                self._renewed.set()
+            for hand, fence in zip(hands, fences, strict=True):
+                if fence is not None:
+                    hand.lease = replace(hand.lease, fence=fence)
+                elif hand.task is not None and not hand.settling:
+                    hand.task.cancel()
+                    self._do.log.warning("lease_lost", job=hand.lease.job)
+
+    async def _finish(self) -> None:
+        """Let what is in hand end within the grace time; hand the rest back at once."""
+        tasks = [hand.task for hand in self._in_hand if hand.task is not None]
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=self._manner.grace_s)
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=_LAST_WORD_S)
+
+
+class _Written(Struct, frozen=True):
+    """A deployment found and written as an entry, and the calls it cost."""
+
+    entry: Entry
+    calls: int
+
+
+_PUBLISHED = {
+    "published": "deployment_published",
+    "unchanged": "deployment_unchanged",
+    "lost": "lease_lost",
+}
+_GIVEN_UP = {
+    "given up": "deployment_given_up",
+    "again": "deployment_postponed",
+    "lost": "lease_lost",
+}
+
+
+def _describe(lease: Lease) -> dict[str, object]:
+    """Give the facts that every line about an attempt carries."""
+    ticket = lease.ticket
+    return {
+        "deployment_id": ticket.deployment_id,
+        "job": lease.job,
+        "attempt": ticket.attempts + 1,
+        "source": ticket.source,
+        "delivery": ticket.delivery,
+    }

@@ -1,0 +1,353 @@
+"""Who sent these bytes? Only somebody who knows a secret."""
+
+import hashlib
+import hmac
+import json
+from base64 import b64encode
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook
+
+from service.accept.signature import (
+    STANDARD_WEBHOOKS,
+    Hmac,
+    Scheme,
+    SignedRequest,
+    Token,
+    Unverified,
+    is_genuine,
+    is_usable,
+    sign_standard_webhook,
+)
+
+BODY = b'{"eventType":"finished"}'
+NOW_S = 1_760_000_000
+SECRET = "whsec_" + b64encode(b"twenty-four bytes of key").decode()
+GITHUB = Hmac(header="X-Hub-Signature-256", field="sha256")
+BUILDKITE = Hmac(
+    header="X-Buildkite-Signature",
+    items=",",
+    field="signature",
+    signed="{@timestamp}.{body}",
+    timestamp="@timestamp",
+)
+# Vendors' own material is not ours to ship: these tests read it where it lies beside the checkout.
+VECTORS = Path(__file__).parents[3] / "shared" / "samples" / "signature-vectors.json"
+
+
+def request(headers: dict[str, str], *, body: bytes = BODY) -> SignedRequest:
+    """Make a request with these headers, given in lower case."""
+    return SignedRequest(headers, {}, body)
+
+
+def check(
+    scheme: Scheme, headers: dict[str, str], *, secrets: tuple[str, ...], now_s: float = NOW_S
+) -> bool:
+    """Ask whether a request with our body is genuine."""
+    return is_genuine([scheme], secrets=secrets, request=request(headers), now_s=now_s)
+
+
+def hex_of(secret: bytes, signed: bytes, algorithm: str = "sha256") -> str:
+    """Sign by hand."""
+    return hmac.new(secret, signed, algorithm).hexdigest()
+
+
+def github(secret: str) -> dict[str, str]:
+    """Give GitHub's header for our body."""
+    return {"x-hub-signature-256": f"sha256={hex_of(secret.encode(), BODY)}"}
+
+
+def standard(timestamp_s: int = NOW_S) -> dict[str, str]:
+    """Give the headers of Standard Webhooks for our body."""
+    return sign_standard_webhook(SECRET, delivery="msg_1", timestamp_s=timestamp_s, body=BODY)
+
+
+def test_a_known_answer_of_github_is_genuine() -> None:
+    """The vector of GitHub's documentation: "Validating webhook deliveries"."""
+    digest = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
+    vector = request({"x-hub-signature-256": f"sha256={digest}"}, body=b"Hello, World!")
+    secrets = ["It's a Secret to Everybody"]
+    assert is_genuine([GITHUB], secrets=secrets, request=vector, now_s=0)
+    changed = request({"x-hub-signature-256": f"sha256={digest}"}, body=b"Hello, World?")
+    assert not is_genuine([GITHUB], secrets=secrets, request=changed, now_s=0)
+
+
+@pytest.mark.parametrize("algorithm", ["sha1", "sha256", "sha512"])
+@pytest.mark.parametrize("encoding", ["hex", "base64"])
+def test_every_algorithm_and_encoding_is_checked(algorithm: Any, encoding: Any) -> None:
+    """A bare signature in a header, in each algorithm and encoding."""
+    digest = hmac.new(b"s", BODY, algorithm).digest()
+    text = digest.hex() if encoding == "hex" else b64encode(digest).decode()
+    scheme = Hmac(header="X-Signature", algorithm=algorithm, encoding=encoding)
+    assert check(scheme, {"x-signature": text}, secrets=("s",))
+    assert not check(scheme, {"x-signature": text}, secrets=("t",))
+    assert not check(scheme, {"x-signature": text[:-8]}, secrets=("s",))
+
+
+def test_hex_knows_no_case() -> None:
+    """Some senders write their digests in capitals."""
+    headers = {"x-signature": hex_of(b"s", BODY).upper()}
+    assert check(Hmac(header="X-Signature"), headers, secrets=("s",))
+
+
+def test_any_secret_may_match_and_none_is_not_enough() -> None:
+    """Rotation: the old secret and the new one both count, an unknown one does not."""
+    assert check(GITHUB, github("old"), secrets=("new", "old"))
+    assert check(GITHUB, github("new"), secrets=("new", "old"))
+    assert not check(GITHUB, github("other"), secrets=("new", "old"))
+    assert not check(GITHUB, github("old"), secrets=())
+
+
+def test_any_item_may_match() -> None:
+    """A header of several signatures is genuine when one of them is."""
+    headers = standard()
+    good = headers["webhook-signature"]
+    headers["webhook-signature"] = f"v1,AAAA v2,{good[3:]} {good} v1"
+    assert check(STANDARD_WEBHOOKS, headers, secrets=(SECRET,))
+    headers["webhook-signature"] = f"v1,AAAA v2,{good[3:]} v1"
+    assert not check(STANDARD_WEBHOOKS, headers, secrets=(SECRET,))
+
+
+def test_alternatives_are_tried_in_order() -> None:
+    """A source may take a signature or a token."""
+    schemes = [GITHUB, Token(header="X-Token")]
+    for headers in (github("s"), {"x-token": "s"}):
+        assert is_genuine(schemes, secrets=["s"], request=request(headers), now_s=0)
+    assert not is_genuine(schemes, secrets=["s"], request=request({}), now_s=0)
+
+
+def test_fields_of_the_signature_header_can_be_signed() -> None:
+    """Buildkite puts the time into the header of the signature, and signs it as it is written."""
+    stamp = f"0{NOW_S}"
+    digest = hex_of(b"s", f"{stamp}.".encode() + BODY)
+    headers = {"x-buildkite-signature": f"timestamp={stamp}, signature={digest}"}
+    assert check(BUILDKITE, headers, secrets=("s",))
+    assert not check(BUILDKITE, headers, secrets=("s",), now_s=NOW_S + 301)
+    other = {"x-buildkite-signature": f"timestamp={NOW_S},signature={digest}"}
+    assert not check(BUILDKITE, other, secrets=("s",))
+
+
+def test_a_body_is_never_taken_for_a_template() -> None:
+    """Placeholders that a sender writes into the body stay what they are."""
+    body = b"{webhook-id}"
+    headers = sign_standard_webhook(SECRET, delivery="m", timestamp_s=NOW_S, body=body)
+    expected = hmac.digest(b"twenty-four bytes of key", f"m.{NOW_S}.".encode() + body, "sha256")
+    assert headers["webhook-signature"] == f"v1,{b64encode(expected).decode()}"
+
+
+@pytest.mark.parametrize(
+    ("age_s", "genuine"),
+    [(0, True), (300, True), (300.5, False), (301, False), (-300, True), (-301, False)],
+)
+def test_a_signature_is_good_for_five_minutes_both_ways(age_s: float, *, genuine: bool) -> None:
+    """Stale and future requests are refused, the edge itself is not."""
+    assert check(STANDARD_WEBHOOKS, standard(), secrets=(SECRET,), now_s=NOW_S + age_s) is genuine
+
+
+def test_tolerances_are_data() -> None:
+    """A source may widen either side."""
+    scheme = Hmac(header="X-S", timestamp="X-T", past_s=10, future_s=0)
+    headers = {"x-s": hex_of(b"s", BODY), "x-t": str(NOW_S)}
+    assert check(scheme, headers, secrets=("s",), now_s=NOW_S + 10)
+    assert not check(scheme, headers, secrets=("s",), now_s=NOW_S - 1)
+
+
+@pytest.mark.parametrize(
+    "stamp", ["", "now", "-5", "1e9", " 5", "٣", "9" * 5000, "1760000000.0", "\x00", "\udcff"]
+)
+def test_a_malformed_time_is_not_genuine(stamp: str) -> None:
+    """Whatever the signature says, a time that is none is refused."""
+    scheme = Hmac(header="X-S", timestamp="X-T")
+    headers = {"x-s": hex_of(b"s", BODY), "x-t": stamp}
+    assert not check(scheme, headers, secrets=("s",), now_s=5)
+
+
+@pytest.mark.parametrize("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_missing_or_empty_header_is_not_genuine(missing: str, *, empty: bool) -> None:
+    """All three headers of Standard Webhooks are needed."""
+    headers = standard()
+    del headers[missing]
+    assert not check(
+        STANDARD_WEBHOOKS, headers | ({missing: ""} if empty else {}), secrets=(SECRET,)
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "=", "sha256", "sha256=", "sha256=⚠️", "sha256=\udcff\udcfe", "sha256=\x00", "sha1=00", "\ud800"],
+)
+def test_a_malformed_signature_is_not_genuine(text: str) -> None:
+    """Malformed never raises and never passes."""
+    assert not check(GITHUB, {"x-hub-signature-256": text}, secrets=("s",))
+
+
+def test_an_undecodable_header_is_signed_as_the_bytes_that_came() -> None:
+    """Headers that are no UTF-8 reach us with surrogates; the bytes of the wire are what counts."""
+    scheme = Hmac(header="X-S", signed="{x-id}{body}")
+    headers = {"x-id": b"\xff\xfe".decode("utf-8", "surrogateescape")}
+    headers["x-s"] = hex_of(b"s", b"\xff\xfe" + BODY)
+    assert check(scheme, headers, secrets=("s",))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "headers", "query", "genuine"),
+    [
+        (Token(header="X-Token"), {"x-token": "s€cret"}, {}, True),
+        (Token(header="X-Token"), {"x-token": "s€crets"}, {}, False),
+        (Token(header="X-Token"), {"x-token": ""}, {}, False),
+        (Token(header="X-Token"), {}, {}, False),
+        (Token(header="Authorization", scheme="Bearer"), {"authorization": "bearer s€cret"}, {}, True),
+        (Token(header="Authorization", scheme="Bearer"), {"authorization": "Bearer  s€cret"}, {}, True),
+        (Token(header="Authorization", scheme="Bearer"), {"authorization": "s€cret"}, {}, False),
+        (Token(header="Authorization", scheme="Bearer"), {"authorization": "Basic s€cret"}, {}, False),
+        (Token(header="Authorization", scheme="Bearer"), {"authorization": "Bearer"}, {}, False),
+        (Token(query="token"), {}, {"token": "s€cret"}, True),
+        (Token(query="token"), {"token": "s€cret"}, {}, False),
+        (Token(query="token"), {}, {"token": ""}, False),
+        (Unverified(), {}, {}, True),
+    ],
+)
+def test_tokens(
+    scheme: Scheme, headers: dict[str, str], query: dict[str, str], *, genuine: bool
+) -> None:
+    """A token is the secret itself, after a scheme when there is one, and nothing less."""
+    signed = SignedRequest(headers, query, BODY)
+    assert is_genuine([scheme], secrets=["s€cret", ""], request=signed, now_s=0) is genuine
+
+
+def test_an_empty_secret_vouches_for_nobody() -> None:
+    """What anybody can compute is no signature."""
+    empty = {"x-hub-signature-256": f"sha256={hex_of(b'', BODY)}"}
+    assert not check(GITHUB, empty, secrets=("",))
+    assert not is_usable(GITHUB, "")
+    assert not is_usable(STANDARD_WEBHOOKS, "whsec_")
+    assert not is_usable(Token(header="X-Token"), "")
+    assert is_usable(STANDARD_WEBHOOKS, SECRET)
+    assert is_usable(Unverified(), "")
+
+
+@pytest.mark.parametrize(
+    ("secret", "key"),
+    [
+        (SECRET, b"twenty-four bytes of key"),
+        (SECRET.removeprefix("whsec_"), b"twenty-four bytes of key"),
+        ("whsec_YWI=", b"ab"),
+        ("whsec_YWI", b"ab"),
+        ("whsec_not base64!", b"not base64!"),
+        ("pass-phrase", b"pass-phrase"),
+        ("schlüssel", "schlüssel".encode()),
+    ],
+)
+def test_a_base64_secret_is_decoded_and_any_other_is_used_as_it_is(secret: str, key: bytes) -> None:
+    """With or without prefix and padding; what is no base64 is its UTF-8 bytes."""
+    headers = sign_standard_webhook(secret, delivery="m", timestamp_s=NOW_S, body=BODY)
+    expected = hmac.new(key, f"m.{NOW_S}.".encode() + BODY, hashlib.sha256).digest()
+    assert headers["webhook-signature"] == f"v1,{b64encode(expected).decode()}"
+    assert check(STANDARD_WEBHOOKS, headers, secrets=(secret,))
+
+
+@given(key=st.binary(min_size=1, max_size=64), body=st.text(), delivery=st.uuids())
+def test_we_sign_and_verify_as_the_standardwebhooks_package_does(
+    key: bytes, body: str, delivery: object
+) -> None:
+    """Somebody else's signer agrees with ours, and somebody else's verifier too."""
+    secret = "whsec_" + b64encode(key).decode()
+    oracle, now = Webhook(secret), datetime.now(UTC)
+    stamp, raw = int(now.timestamp()), body.encode()
+    ours = sign_standard_webhook(secret, delivery=str(delivery), timestamp_s=stamp, body=raw)
+    assert ours["webhook-signature"] == oracle.sign(str(delivery), now, body)
+    assert is_genuine(
+        [STANDARD_WEBHOOKS], secrets=[secret], request=request(ours, body=raw), now_s=stamp
+    )
+    document = json.dumps({"body": body})
+    signed = sign_standard_webhook(
+        secret, delivery=str(delivery), timestamp_s=stamp, body=document.encode()
+    )
+    assert oracle.verify(document, signed) == {"body": body}
+
+
+TEXTS = st.text(st.characters(exclude_categories=()), max_size=40)
+
+
+@given(
+    values=st.lists(TEXTS | st.from_regex(r"(v1|sha256|timestamp)[,=].{0,20}"), min_size=5, max_size=5),
+    secrets=st.lists(TEXTS, max_size=3),
+    now_s=st.floats(allow_nan=True, allow_infinity=True),
+)
+def test_arbitrary_headers_are_never_genuine_and_never_raise(
+    values: list[str], secrets: list[str], now_s: float
+) -> None:
+    """Nothing that a sender can send ends in an exception, surrogates and NULs included."""
+    names = ["webhook-id", "webhook-timestamp", "webhook-signature"]
+    names += ["x-hub-signature-256", "x-buildkite-signature"]
+    noise = SignedRequest(dict(zip(names, values, strict=True)), {"token": values[0]}, BODY)
+    schemes = [STANDARD_WEBHOOKS, GITHUB, BUILDKITE]
+    assert not is_genuine(schemes, secrets=secrets, request=noise, now_s=now_s)
+    tokens = [Token(query="token"), Token(header="webhook-id", scheme="Bearer")]
+    assert not is_genuine(tokens, secrets=["a secret of 23 letters."], request=noise, now_s=now_s)
+
+
+def published_vectors() -> list[Any]:
+    """Give the published known answers, where there are any beside the checkout."""
+    if not VECTORS.is_file():
+        return []
+    vectors = json.loads(VECTORS.read_text())["vectors"]
+    kinds = ("hmac", "token", "standard-webhooks")
+    return [v for v in vectors if v["verifier"]["kind"] in kinds and v["id"] != "sw-v1a"]
+
+
+def scheme_of(verifier: dict[str, Any]) -> Scheme:
+    """Write a vector's verifier as a scheme of ours."""
+    match verifier:
+        case {"kind": "token"}:
+            return Token(header=verifier["header"])
+        case {"kind": "standard-webhooks"}:
+            prefix = verifier.get("header_prefix", "webhook")
+            return Hmac(
+                header=f"{prefix}-signature",
+                items=" ",
+                sep=",",
+                field="v1",
+                encoding="base64",
+                signed=f"{{{prefix}-id}}.{{{prefix}-timestamp}}.{{body}}",
+                timestamp=f"{prefix}-timestamp",
+                secret_prefix="whsec_",
+                secret_encoding="base64",
+            )
+        case _:
+            stamp = verifier.get("timestamp", {}).get("header")
+            return Hmac(
+                header=verifier["header"],
+                algorithm=verifier["algorithm"],
+                encoding=verifier["encoding"],
+                field=verifier.get("field"),
+                items=verifier.get("item_sep"),
+                signed=verifier.get("signed", "{body}").replace("{timestamp}", f"{{{stamp}}}"),
+                timestamp=stamp,
+            )
+
+
+def test_every_published_known_answer_is_given() -> None:
+    """Vectors of vendors' documentation and tests, over those that are there."""
+    wrong = [
+        vector["id"]
+        for vector in published_vectors()
+        if is_genuine(
+            [scheme_of(vector["verifier"])],
+            secrets=vector["secrets"],
+            request=SignedRequest(
+                {name.lower(): value for name, value in vector["headers"].items()},
+                {},
+                vector["body"].encode(),
+            ),
+            now_s=vector.get("now", 0),
+        )
+        is not (vector["expected"] == "valid")
+    ]
+    assert wrong == []
