@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Callable, Coroutine
 
 import aiohttp
-import msgspec
 from msgspec.structs import replace
 from redis.exceptions import RedisError
 

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -58,13 +59,11 @@ async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
     async with AsyncExitStack() as stack:
         url = settings.redis_url.reveal()
         if not url:
-            server = EmbeddedServer(Path(settings.data_dir).expanduser())
+            server = EmbeddedServer(find_data_dir(settings))
             url = (await stack.enter_async_context(server)).url
         client = open_client(url, reply_timeout_s=max(REPLY_TIMEOUT_S, LONGEST_BLOCK_S + 2))
         stack.push_async_callback(client.aclose)
-        group = GroupCommit(
-            client, durability=settings.durability, clock=time.monotonic, log=log
-        )
+        group = GroupCommit(client, durability=settings.durability, clock=time.monotonic, log=log)
         stack.push_async_callback(group.aclose)
         try:
             await group.connect()
@@ -81,6 +80,11 @@ async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
             lookout=Lookout(group, keys=keys),
             log=log,
         )
+
+
+def find_data_dir(settings: Settings) -> Path:
+    """Say where our own server keeps its data."""
+    return Path(settings.data_dir).expanduser()
 
 
 def _make_backlog(settings: Settings, group: GroupCommit, keys: Keys) -> Backlog:
@@ -105,7 +109,9 @@ def read_sources(settings: Settings, environ: Mapping[str, str]) -> dict[str, So
             text = Path(settings.sources).expanduser().read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"ENRICHER_SOURCES cannot be read: {error}") from None
-        return load_sources(text, presets=presets, read_secret=_secret_reader(environ))
+        return load_sources(
+            text, presets=presets, read_secret=partial(_read_secret, environ=environ)
+        )
     if not settings.webhook_secret:
         raise SettingsError(
             "there is no source of webhooks: set ENRICHER_WEBHOOK_SECRET, or ENRICHER_SOURCES"
@@ -114,23 +120,16 @@ def read_sources(settings: Settings, environ: Mapping[str, str]) -> dict[str, So
     return {"native": native_source(live, presets=presets)}
 
 
-class _SecretReader:
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-
-    def __call__(self, reference: str) -> str:
-        kind, _, place = reference.partition(":")
-        match kind:
-            case "env":
-                return self._environ[place]
-            case "file":
-                return Path(place).expanduser().read_text(encoding="utf-8").strip()
-            case _:
-                return reference
-
-
-def _secret_reader(environ: Mapping[str, str]) -> _SecretReader:
-    return _SecretReader(environ)
+def _read_secret(reference: str, environ: Mapping[str, str]) -> str:
+    """Read what ``env:NAME`` or ``file:PATH`` stands for; anything else is the secret itself."""
+    kind, _, place = reference.partition(":")
+    match kind:
+        case "env":
+            return environ[place]
+        case "file":
+            return Path(place).expanduser().read_text(encoding="utf-8").strip()
+        case _:
+            return reference
 
 
 @asynccontextmanager
@@ -208,9 +207,7 @@ def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream)
     settings = house.settings
     enricher = Enricher(
         launchdarkly,
-        Budget(
-            house.group, keys=house.keys, share=settings.rate_share, chance=random.random
-        ),
+        Budget(house.group, keys=house.keys, share=settings.rate_share, chance=random.random),
         patience=Patience(appear_s=settings.appear_deadline, outage_s=settings.outage_deadline),
         caps=Caps(pages=settings.max_pages, window_ms=_ms(settings.resolve_window)),
         chance=random.random,

@@ -6,13 +6,12 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import aiohttp
 import msgspec
 
 from service.accept.sources import Source
-from service.app import listen, open_door, open_house, open_worker
+from service.app import find_data_dir, listen, open_door, open_house, open_worker
 from service.log import Log
 from service.operate.send import Sent, send_event
 from service.operate.tail import Appended, describe_record, follow_stream
@@ -70,7 +69,7 @@ async def send(event: Mapping[str, object], *, url: str, secret: str, delivery: 
 
 def find_redis(settings: Settings) -> str:
     """Give the address of the Redis named, or of our own server where none is."""
-    own = f"unix://{socket_path(Path(settings.data_dir).expanduser())}"
+    own = f"unix://{socket_path(find_data_dir(settings))}"
     return settings.redis_url.reveal() or own
 
 

@@ -4,22 +4,21 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import aiohttp
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.accept.sources import Source
-from service.app import House, listen, open_door, open_house, open_worker
+from service.app import House, find_data_dir, listen, open_door, open_house, open_worker
 from service.log import Log
 from service.operate.demo import Demo, Event, Pace, Stage
 from service.operate.send import Sent, send_event
 from service.operate.tail import follow_stream
 from service.settings import Secret, Settings
-from service.simulate.invention import Shape
+from service.simulate.deployment import Shape
 from service.simulate.faults import Rates
 from service.simulate.options import Options
 from service.simulate.quota import Limits
@@ -66,7 +65,10 @@ async def rehearse(
         door = await enter(open_door(house, make_sources(secret)))
         viewer = await enter(open_client(house.redis_url, reply_timeout_s=10))
         pipeline = _Pipeline(
-            await enter(aiohttp.ClientSession()), door=door, upstream=upstream, secret=secret,
+            await enter(aiohttp.ClientSession()),
+            door=door,
+            upstream=upstream,
+            secret=secret,
             token=options.token,
         )
         _introduce(house, door=door, upstream=upstream, options=options)
@@ -76,7 +78,7 @@ async def rehearse(
 
 def _clear_table(settings: Settings) -> Settings:
     """Keep the demo's data apart, and begin it empty."""
-    data_dir = Path(settings.data_dir).expanduser() / "demo"
+    data_dir = find_data_dir(settings) / "demo"
     if not settings.redis_url:
         shutil.rmtree(data_dir, ignore_errors=True)
     return replace(settings, data_dir=str(data_dir), namespace=f"{settings.namespace}-demo")
@@ -124,14 +126,16 @@ def _introduce(house: House, *, door: str, upstream: str, options: Options) -> N
     """Say what is where, and how to look at the stream oneself."""
     redis, stream = house.redis_url, house.keys.enriched
     address = f"-s {redis.removeprefix('unix://')}" if redis.startswith("unix:") else f"-u {redis}"
+    follow = (
+        f"ENRICHER_REDIS_URL={redis} ENRICHER_NAMESPACE={house.keys.namespace} python3 run.py tail"
+    )
     window_s = options.quota.window_ms / 1000
     lines = (
         f"webhooks    {door}/webhooks/native",
         f"upstream    {upstream}  (simulated; {options.quota.global_limit} calls / {window_s:g} s)",
         f"redis       {redis}",
         f"look        redis-cli {address} XRANGE '{stream}' - + COUNT 1",
-        f"follow      ENRICHER_REDIS_URL={redis} ENRICHER_NAMESPACE={house.keys.namespace}"
-        " python3 run.py tail",
+        f"follow      {follow}",
         "Ctrl-C ends everything.",
     )
     sys.stdout.write("\n".join(lines) + "\n\n")

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 PREFIX = "ENRICHER_"
-TOKEN_VARIABLE = "LAUNCHDARKLY_ACCESS_TOKEN"
+TOKEN_VARIABLE = "LAUNCHDARKLY_ACCESS_TOKEN"  # noqa: S105 - a name, not a token
 
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
@@ -58,9 +58,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     access_token: Annotated[
         Secret, _describe("LaunchDarkly API access token; a Reader role is enough")
     ] = Secret("")
-    launchdarkly_url: Annotated[
-        str, _describe("Where the LaunchDarkly API is")
-    ] = "https://app.launchdarkly.com"
+    launchdarkly_url: Annotated[str, _describe("Where the LaunchDarkly API is")] = (
+        "https://app.launchdarkly.com"
+    )
     redis_url: Annotated[
         Secret,
         _describe("`redis://`, `rediss://` or `unix://`; unset: a server of our own is started"),
@@ -87,9 +87,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Secret, _describe("Secrets of the source `native`, separated by spaces: any may match")
     ] = Secret("")
     max_body_bytes: Annotated[Positive, _describe("Largest webhook body that is read")] = 1_048_576
-    max_answer_bytes: Annotated[
-        Positive, _describe("Largest LaunchDarkly answer that is read")
-    ] = 33_554_432
+    max_answer_bytes: Annotated[Positive, _describe("Largest LaunchDarkly answer that is read")] = (
+        33_554_432
+    )
     max_pages: Annotated[
         Positive, _describe("Most calls that one deployment may cost; beyond, it is incomplete")
     ] = 200
@@ -147,9 +147,13 @@ def describe_settings() -> list[tuple[str, str, str]]:
     for field in msgspec.structs.fields(Settings):
         notes = [note for note in hints[field.name].__metadata__ if isinstance(note, Meta)]
         meaning = next(note.description for note in reversed(notes) if note.description)
-        default = "" if isinstance(field.default, Secret) else f"{field.default:g}" if isinstance(
-            field.default, float
-        ) else str(field.default)
+        default = (
+            ""
+            if isinstance(field.default, Secret)
+            else f"{field.default:g}"
+            if isinstance(field.default, float)
+            else str(field.default)
+        )
         rows.append((variable_of(field.name), default, meaning))
     return rows
 

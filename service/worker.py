@@ -1,15 +1,15 @@
 """Where do the stages meet? Claim, enrich, publish, settle: here and nowhere else."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar, assert_never
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from service.backlog.backlog import Claimed
-from service.backlog.failure import Failure, record_failure
-from service.backlog.ticket import Lease, Ticket, Unreadable
+from service.backlog.backlog import Backlog
+from service.backlog.failure import record_failure
+from service.backlog.ticket import Lease, Unreadable
 from service.enrich.verdict import Found, Later, Never, Verdict
 from service.log import Log
 from service.publish.record import Entry, write_entry
@@ -22,21 +22,10 @@ _LAST_WORD_S = 2.0
 _RENEWALS_PER_LEASE = 3
 
 
-class BacklogPort(Protocol):
-    """What a worker asks of the backlog."""
-
-    async def claim(self, limit: int) -> Claimed: ...
-    async def renew(
-        self, held: Sequence[tuple[str, float]], *, by_ms: int
-    ) -> list[float | None]: ...
-    async def wait(self, lease: Lease, ticket: Ticket, *, for_s: float) -> bool: ...
-    async def give_up(self, lease: Lease | Unreadable, failure: Failure) -> str: ...
-
-
 class Collaborators(Struct, frozen=True, kw_only=True):
     """All that a worker is handed: the stages as verbs, a clock (monotonic s), the log."""
 
-    backlog: BacklogPort
+    backlog: Backlog
     enrich: Callable[[Lease], Awaitable[Verdict]]
     judge_accident: Callable[[Lease, Exception], Later | Never]
     append_and_settle: Callable[[Entry, Lease], Awaitable[Settled]]
@@ -145,8 +134,8 @@ class Worker:
             if isinstance(hand.lease, Lease) and self._stopping.is_set():
                 await self._do.backlog.wait(hand.lease, hand.lease.ticket, for_s=0.0)
                 self._do.log.info("deployment_handed_back", **_describe(hand.lease))
-        except Exception as error:  # settling failed for good: the lease runs out by itself
-            self._do.log.error("settling_failed", job=hand.lease.job, reason=repr(error))
+        except Exception:  # settling failed for good: the lease runs out by itself
+            self._do.log.exception("settling_failed", job=hand.lease.job)
         finally:
             self._in_hand.discard(hand)
             self._freed.set()
@@ -169,8 +158,8 @@ class Worker:
             if isinstance(verdict, Found):
                 now_ms = lease.now + round((self._do.clock() - begun) * 1000)
                 return _Written(write_entry(verdict, lease, now_ms=now_ms), verdict.calls)
-        except Exception as error:  # our own mistake must neither loop for ever nor lose a ticket
-            self._do.log.error("attempt_crashed", job=lease.job, exc_info=error)
+        except Exception as error:  # our own mistake must not lose the ticket
+            self._do.log.exception("attempt_crashed", job=lease.job)
             return self._do.judge_accident(lease, error)
         return verdict
 
@@ -184,7 +173,7 @@ class Worker:
             case _Written(entry=entry, calls=calls):
                 settled = await self._do.append_and_settle(entry, lease)
                 facts = {"revision": settled.revision, "complete": entry.complete, "calls": calls}
-                return _PUBLISHED[settled.fate], {"deployment_id": entry.deployment_id, **facts}
+                return _FACTS[settled.fate], {"deployment_id": entry.deployment_id, **facts}
             case Later(reason=reason, wait_s=wait_s, counts=counts):
                 ticket = lease.ticket
                 tried = replace(ticket, attempts=ticket.attempts + counts, reason=reason)
@@ -196,7 +185,7 @@ class Worker:
                     reason, detail=detail, raw=raw, ticket=lease.ticket, fence=lease.fence
                 )
                 fate = await self._do.backlog.give_up(lease, failure)
-                return _GIVEN_UP[fate], {"reason": reason, "detail": detail}
+                return _FACTS[fate], {"reason": reason, "detail": detail}
             case _:
                 assert_never(verdict)
 
@@ -240,12 +229,9 @@ class _Written(Struct, frozen=True):
     calls: int
 
 
-_PUBLISHED = {
+_FACTS = {
     "published": "deployment_published",
     "unchanged": "deployment_unchanged",
-    "lost": "lease_lost",
-}
-_GIVEN_UP = {
     "given up": "deployment_given_up",
     "again": "deployment_postponed",
     "lost": "lease_lost",

@@ -58,7 +58,9 @@ async def keys(redis: Redis) -> AsyncIterator[Keys]:
 @pytest.fixture
 async def group(redis: Redis) -> AsyncIterator[GroupCommit]:
     """Give the connection on which acts share round trips."""
-    commits = GroupCommit(redis, durability="fsync", clock=time.monotonic, log=structlog.get_logger())
+    commits = GroupCommit(
+        redis, durability="fsync", clock=time.monotonic, log=structlog.get_logger()
+    )
     yield commits
     await commits.aclose()
 
@@ -66,9 +68,7 @@ async def group(redis: Redis) -> AsyncIterator[GroupCommit]:
 @pytest.fixture
 def terms() -> Terms:
     """Give short terms, so that leases run out within a test."""
-    return Terms(
-        lease_ms=300, mark_ms=60_000, failed_ms=60_000, call_ms=300, limit=1000, share=1.0
-    )
+    return Terms(lease_ms=300, mark_ms=60_000, failed_ms=60_000, call_ms=300, limit=1000, share=1.0)
 
 
 @pytest.fixture

@@ -103,12 +103,11 @@ def read_event(source: Source, request: SignedRequest) -> Event:
             return Ignored(
                 f"{condition.expression.text} is not what this source waits for", delivery
             )
-    ended = source.outcome.expression.find(view)
-    if ended in source.outcome.succeeded:
-        return _read_completed(source, view, delivery, "succeeded")
-    if ended in source.outcome.failed:
-        return _read_completed(source, view, delivery, "failed")
-    if ended is None and source.strict:
+    found = source.outcome.expression.find(view)
+    outcome = source.outcome.judge(found)
+    if outcome is not None:
+        return _read_completed(source, view, delivery, outcome)
+    if found is None and source.strict:
         word = _sender_word(source.outcome.expression, "outcome")
         return Unmappable(f"missing: {word}", (word,), delivery)
     return Ignored(f"{source.outcome.expression.text} says neither succeeded nor failed", delivery)
@@ -191,12 +190,15 @@ def _judge_names(
 ) -> Unmappable | None:
     bad = [key for key, name in names.items() if name and not _is_well_formed(key, name)]
     lacking = [key for key in _NEEDED if not names[key]] if not names["id"] else []
-    keys = bad or lacking
-    if not keys:
+    if not bad and not lacking:
         return None
-    words = tuple(_sender_word(getattr(source.fields, key), key) for key in keys)
-    problem = "cannot be used" if bad else "missing"
-    return Unmappable(f"{problem}: {', '.join(words)}", words, delivery)
+    words = {key: _sender_word(getattr(source.fields, key), key) for key in (*bad, *lacking)}
+    problems = [
+        f"{problem}: {', '.join(words[key] for key in keys)}"
+        for problem, keys in (("cannot be used", bad), ("missing", lacking))
+        if keys
+    ]
+    return Unmappable("; ".join(problems), tuple(words.values()), delivery)
 
 
 def _is_well_formed(key: str, name: str) -> bool:

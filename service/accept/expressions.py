@@ -71,11 +71,14 @@ def compile_regex(text: str) -> re.Pattern[str]:
         raise ExpressionError(f"/{text}/ is not a regular expression ({error})") from None
 
 
+def search_text(pattern: re.Pattern[str], value: object) -> re.Match[str] | None:
+    """Search a value that is a text, and no longer than MATCHED_TEXT."""
+    return pattern.search(value) if isinstance(value, str) and len(value) <= MATCHED_TEXT else None
+
+
 def match_text(pattern: re.Pattern[str], value: object) -> str | None:
     """Search a text; give its first group, or the whole match when there are no groups."""
-    if not isinstance(value, str) or len(value) > MATCHED_TEXT:
-        return None
-    found = pattern.search(value)
+    found = search_text(pattern, value)
     return found and found[1 if pattern.groups else 0]
 
 

@@ -1,7 +1,7 @@
 """How is a written ``verify`` understood? As the schemes of signature.py, tried in order.
 
-``{ hmac = "<header>" }`` and what else signature.Hmac knows, ``{ token = "<header>" }`` with or without
-a ``scheme``, ``{ query = "<parameter>" }``, the name of a preset, a list of these, or ``"none"``.
+``{ hmac = "<header>" }`` with whatever else signature.Hmac knows, ``{ token = "<header>" }`` with a
+``scheme`` or without, ``{ query = "<name>" }``, the name of a preset, a list, or ``"none"``.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,8 @@ def read_schemes(verify: Any, presets: Table) -> tuple[Scheme, ...]:
         case "none":
             return (Unverified(),)
         case str() if verify in presets:
-            return read_schemes(presets[verify].get("verify"), {})
+            others = {name: preset for name, preset in presets.items() if name != verify}
+            return read_schemes(presets[verify].get("verify"), others)
         case str():
             raise SourceError(f"verify: there is no preset {verify!r}{suggest(verify, presets)}")
         case list():

@@ -28,13 +28,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from service.accept.expressions import (
-    Expression,
-    ExpressionError,
-    compile_expression,
-    compile_regex,
-    match_text,
-)
+from service.accept.expressions import Expression
+from service.accept.rules import Condition, Outcome, read_condition, read_expression, read_outcome
 from service.accept.schemes import ReadSecret, read_schemes, read_secrets
 from service.accept.signature import Scheme
 from service.accept.tables import (
@@ -46,34 +41,9 @@ from service.accept.tables import (
     suggest,
 )
 
-__all__ = ["Condition", "Fields", "Outcome", "Source", "SourceError", "load_sources", "native_source"]
-
-Value = str | int | float | bool
+__all__ = ["Fields", "Source", "SourceError", "load_sources", "native_source"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-class Condition(Struct, frozen=True):
-    """What an expression must give: one of some values, or a text that a regex finds."""
-
-    expression: Expression
-    values: tuple[Value, ...] = ()
-    patterns: tuple[re.Pattern[str], ...] = ()
-
-    def holds(self, view: object) -> bool:
-        """Tell whether the condition holds over ``{headers, query, body}``."""
-        found = self.expression.find(view)
-        return found in self.values or any(
-            match_text(pattern, found) is not None for pattern in self.patterns
-        )
-
-
-class Outcome(Struct, frozen=True):
-    """Which values of an expression end a deployment, and how. Any other value ends nothing."""
-
-    expression: Expression
-    succeeded: tuple[Value, ...]
-    failed: tuple[Value, ...]
 
 
 class Fields(Struct, frozen=True, kw_only=True):
@@ -114,18 +84,12 @@ class _File(Struct, frozen=True):
     preset: dict[str, dict[str, Any]] = {}
 
 
-class _OutcomeTable(Struct, frozen=True):
-    path: str
-    succeeded: tuple[Value, ...] = ()
-    failed: tuple[Value, ...] = ()
-
-
 class _SourceTable(Struct, frozen=True, kw_only=True):
     name: str
     preset: str | None = None
     verify: str | dict[str, Any] | list[str | dict[str, Any]] | None = None
     secrets: tuple[str, ...] = ()
-    when: dict[str, Value | tuple[Value, ...]] = {}
+    when: dict[str, Any] = {}
     outcome: dict[str, Any] = {}
     fields: dict[str, str] = {}
     dedupe: str | None = None
@@ -176,10 +140,10 @@ def _read_source(written: Table, presets: Table, read_secret: ReadSecret) -> Sou
             preset=table.preset,
             schemes=schemes,
             secrets=read_secrets(table.secrets, schemes, read_secret),
-            when=tuple(_read_condition(text, values) for text, values in table.when.items()),
-            outcome=_read_outcome(table.outcome),
+            when=tuple(read_condition(text, values) for text, values in table.when.items()),
+            outcome=read_outcome(table.outcome),
             fields=_read_fields(table.fields),
-            dedupe=_read_dedupe(table.dedupe),
+            dedupe=None if table.dedupe is None else read_expression("dedupe", table.dedupe),
             project=table.project,
             environments=table.environments,
             applications=table.applications,
@@ -203,38 +167,6 @@ def _merge(written: Table, presets: Table) -> Table:
     return merged
 
 
-def _read_dedupe(text: str | None) -> Expression | None:
-    return None if text is None else _read_expression("dedupe", text)
-
-
-def _read_outcome(written: Table) -> Outcome:
-    if not written:
-        raise SourceError("outcome: say path = <expression>, succeeded = [...] and failed = [...]")
-    table = convert_table(written, _OutcomeTable, key="outcome")
-    return Outcome(_read_expression("outcome.path", table.path), table.succeeded, table.failed)
-
-
 def _read_fields(written: Mapping[str, str]) -> Fields:
     refuse_unknown(written, Fields.__struct_fields__, key="fields")
-    return Fields(**{key: _read_expression(f"fields.{key}", text) for key, text in written.items()})
-
-
-def _read_condition(text: str, written: Value | tuple[Value, ...]) -> Condition:
-    allowed = written if isinstance(written, tuple) else (written,)
-    values = tuple(value for value in allowed if not _is_regex(value))
-    try:
-        patterns = tuple(compile_regex(str(value)[1:-1]) for value in allowed if _is_regex(value))
-    except ExpressionError as error:
-        raise SourceError(f"when: {error}") from None
-    return Condition(_read_expression("when", text), values, patterns)
-
-
-def _is_regex(value: Value) -> bool:
-    return isinstance(value, str) and len(value) > 1 and value[0] == value[-1] == "/"
-
-
-def _read_expression(key: str, text: str) -> Expression:
-    try:
-        return compile_expression(text)
-    except ExpressionError as error:
-        raise SourceError(f"{key}: {error}") from None
+    return Fields(**{key: read_expression(f"fields.{key}", text) for key, text in written.items()})

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import msgspec
 
 Table = Mapping[str, Any]
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class SourceError(ValueError):
@@ -25,7 +25,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 def convert_table(table: Table, to: type[T], *, key: str) -> T:
     """Turn the table under ``key`` into a Struct; unknown keys and wrong types are SourceErrors."""
-    refuse_unknown(table, [field.name for field in msgspec.structs.fields(to)], key=key)
+    refuse_unknown(table, to.__struct_fields__, key=key)
     try:
         return msgspec.convert(table, to)
     except msgspec.ValidationError as error:

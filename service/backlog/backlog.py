@@ -47,7 +47,13 @@ class Backlog:
     """
 
     def __init__(
-        self, group: GroupCommit, *, keys: Keys, terms: Terms, room: str, new_token: Callable[[], str]
+        self,
+        group: GroupCommit,
+        *,
+        keys: Keys,
+        terms: Terms,
+        room: str,
+        new_token: Callable[[], str],
     ) -> None:
         self._group = group
         self._keys = keys

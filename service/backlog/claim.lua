@@ -15,7 +15,10 @@ local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIM
 local reply, taken, sleep = { now, 0 }, 0, nil
 
 for i = 1, #due, 2 do
-  local job = due[i]
+  local job, crashed = due[i], tonumber(due[i + 1]) % 1 ~= 0
+  if crashed then
+    budget.forget(job) -- its worker is dead, and so is the call that it had in flight
+  end
   local route = string.sub(job, 1, 3) == 'id:' and 'get' or 'list'
   local free, opens = budget.room(route)
   if taken == wanted then
@@ -27,7 +30,7 @@ for i = 1, #due, 2 do
   end
   local stored = redis.call('HGET', KEYS[2], job)
   if stored then
-    if tonumber(due[i + 1]) % 1 ~= 0 and #stored >= 14 then
+    if crashed and #stored >= 14 then
       local generation, crashes = struct.unpack('>I4I2', stored)
       stored = struct.pack('>I4I2', generation, math.min(crashes + 1, 65535)) .. string.sub(stored, 7)
       redis.call('HSET', KEYS[2], job, stored)

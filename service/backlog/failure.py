@@ -23,7 +23,12 @@ class Failure(Struct, frozen=True, kw_only=True):
 
 
 def record_failure(
-    reason: str, *, detail: str = "", raw: bytes = b"", ticket: Ticket | None = None, fence: float = 0.0
+    reason: str,
+    *,
+    detail: str = "",
+    raw: bytes = b"",
+    ticket: Ticket | None = None,
+    fence: float = 0.0,
 ) -> Failure:
     """Make a failure, with at most 64 KiB of what was answered."""
     return Failure(

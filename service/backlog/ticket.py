@@ -1,7 +1,6 @@
 """What is one deployment that waits, and its history?"""
 
-from struct import Struct as Layout
-from struct import error as LayoutError
+import struct
 from urllib.parse import quote
 
 import msgspec
@@ -10,7 +9,7 @@ from msgspec import Struct
 from service.accept.events import DeploymentCompleted
 
 # Written by Lua before the ticket: generation, crashes, and when it was queued (Redis ms).
-_HEADER = Layout(">IHd")
+_HEADER = struct.Struct(">IHd")
 
 
 class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
@@ -100,7 +99,7 @@ def read_lease(job: bytes, *, fence: bytes, stored: bytes, now: int) -> Lease | 
     try:
         generation, crashes, queued_at = _HEADER.unpack_from(stored)
         ticket = msgspec.msgpack.decode(memoryview(stored)[_HEADER.size :], type=Ticket)
-    except (LayoutError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (struct.error, msgspec.MsgspecError, UnicodeDecodeError):
         generation = int.from_bytes(stored[:4], "big")
         return Unreadable(job=name, fence=score, generation=generation, raw=stored)
     return Lease(

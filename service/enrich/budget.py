@@ -2,9 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Literal, cast
-
-from msgspec import Struct
+from typing import cast
 
 from service.enrich.ratelimit import Hints
 from service.enrich.verdict import Outcome
@@ -12,17 +10,10 @@ from service.store.group import GroupCommit, Reply
 from service.store.keys import Keys
 from service.store.script import Script, load_script, read_lua
 
-CALL_LIFE_MS = 60_000
+CALL_LIFE_MS = 40_000
 """When a call in flight is no longer believed in; must exceed the request timeout."""
 
 _LONGEST_SLEEP_S = 5.0
-
-
-class Closed(Struct, frozen=True):
-    """Nobody may call for so long, and why."""
-
-    for_s: float
-    why: Literal["rate limited", "token refused", "upstream failing"] | str
 
 
 def load_room() -> str:
@@ -66,7 +57,12 @@ class Budget:
         windows = [
             part
             for window in hints.windows
-            for part in (window.family, _or_empty(window.limit), window.left, _or_empty(window.reset_ms))
+            for part in (
+                window.family,
+                _or_empty(window.limit),
+                window.left,
+                _or_empty(window.reset_ms),
+            )
         ]
         return self._group.submit(
             self._learn,

@@ -10,7 +10,6 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-
 Shape = TypeVar("Shape")
 
 

@@ -148,7 +148,11 @@ class Enricher:
         self, found: DeploymentPage, query: dict[str, str], count: int
     ) -> Page | None:
         href = read_href(found.links)
-        if not href or not found.items or (found.total_count is not None and count >= found.total_count):
+        if (
+            not href
+            or not found.items
+            or (found.total_count is not None and count >= found.total_count)
+        ):
             return None
         page = find_next(href, origin=self._launchdarkly.origin, fill={"list": query})
         return page if isinstance(page, Page) else None
@@ -227,5 +231,3 @@ class _Attempt:
         self.lease = lease
         self.calls = 0
         self.history = History(attempts=lease.ticket.attempts, age_s=lease.age_s, chance=chance)
-
-

@@ -1,7 +1,7 @@
 -- How many calls may be made now? Put before every script that hands out calls.
 -- KEYS     none of its own: open_budget is given the names of budget, calls and callers
 -- ARGV     none of its own
--- Returns  nothing; defines open_budget(...) -> { room(route, begun) -> free, opens; take(id, until) }
+-- Returns  nothing; defines open_budget(...) -> { room(route, begun) -> free, opens; take(id, until); forget(id) }
 -- Atomic   reading the room and taking from it happen in the one script that includes this.
 -- A window is kept as the text "limit left reset": left is the lowest Remaining seen in it, reset in ms.
 local GUARD = 50 -- ms that a window is held shut past its end: clocks differ
@@ -51,5 +51,9 @@ local function open_budget(budget, calls, callers, now, share)
     flying = flying + 1
   end
 
-  return { room = room, take = take }
+  local function forget(id)
+    flying = flying - redis.call('ZREM', calls, id)
+  end
+
+  return { room = room, take = take, forget = forget }
 end

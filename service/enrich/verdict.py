@@ -80,6 +80,7 @@ class Patience(Struct, frozen=True):
 
 
 _REFUSED = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+_CLIENT_ERRORS = range(400, 500)
 _PASSING = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY}
 
 
@@ -92,12 +93,10 @@ def classify(answer: Answer | Silence) -> Outcome:
     return "refused" if answer.status in _REFUSED else "fine"
 
 
-def judge_answer(answer: Answer | Silence, history: History, patience: Patience) -> bytes | Later | Never:
-    """Give the body of a good answer, else what becomes of the deployment.
-
-    A rate limit and a bad token are not the ticket's fault and cost no attempt: the budget is
-    closed for everyone meanwhile. A 404 may only mean that LaunchDarkly has not stored it yet.
-    """
+def judge_answer(
+    answer: Answer | Silence, history: History, patience: Patience
+) -> bytes | Later | Never:
+    """Give the body of a good answer, else what becomes of the deployment."""
     match answer:
         case Silence():
             return _wait_out(f"no answer: {answer.reason}", b"", history, patience)
@@ -105,19 +104,30 @@ def judge_answer(answer: Answer | Silence, history: History, patience: Patience)
             return Never(reason="too_large", detail="the answer is over the byte cap")
         case Answer(status=HTTPStatus.OK):
             return answer.body
-        case Answer(status=HTTPStatus.TOO_MANY_REQUESTS):
-            return Later(reason="rate_limited", counts=False, repeatable=True)
         case Answer(status=HTTPStatus.NOT_FOUND):
             return judge_absence(history, patience, raw=answer.body)
-        case Answer() if answer.status in _REFUSED:
-            return Later(reason=f"token_refused_{answer.status}", counts=False)
-        case Answer() if 400 <= answer.status < 500 and answer.status not in _PASSING:
-            return Never(reason="rejected", detail=f"HTTP {answer.status}", raw=answer.body)
         case Answer():
-            return _wait_out(f"HTTP {answer.status}", answer.body, history, patience)
+            return _judge_refusal(answer, history, patience)
 
 
-def judge_page(answer: Answer | Silence, history: History, patience: Patience) -> bytes | Later | Never:
+def _judge_refusal(answer: Answer, history: History, patience: Patience) -> Later | Never:
+    """Decide on what is neither there nor absent.
+
+    A rate limit and a bad token are not the ticket's fault and cost no attempt: the budget is
+    closed for everyone meanwhile.
+    """
+    if answer.status == HTTPStatus.TOO_MANY_REQUESTS:
+        return Later(reason="rate_limited", counts=False, repeatable=True)
+    if answer.status in _REFUSED:
+        return Later(reason=f"token_refused_{answer.status}", counts=False)
+    if answer.status in _CLIENT_ERRORS and answer.status not in _PASSING:
+        return Never(reason="rejected", detail=f"HTTP {answer.status}", raw=answer.body)
+    return _wait_out(f"HTTP {answer.status}", answer.body, history, patience)
+
+
+def judge_page(
+    answer: Answer | Silence, history: History, patience: Patience
+) -> bytes | Later | Never:
     """Judge a further page as an answer, but one that is not there will not come either."""
     if isinstance(answer, Answer) and answer.status == HTTPStatus.NOT_FOUND:
         return Never(reason="rejected", detail="HTTP 404", raw=answer.body)
@@ -132,7 +142,9 @@ def judge_absence(history: History, patience: Patience, *, raw: bytes = b"") -> 
     return Later(reason="not_found_yet", wait_s=min(wait, patience.appear_s - history.age_s + 0.01))
 
 
-def judge_shape(problem: Drift | Garbage, raw: bytes, history: History, patience: Patience) -> Later | Never:
+def judge_shape(
+    problem: Drift | Garbage, raw: bytes, history: History, patience: Patience
+) -> Later | Never:
     """Decide on a body that cannot be read: a new shape stays new, a cut one may heal."""
     match problem:
         case Drift():
@@ -149,7 +161,9 @@ def judge_progress(deployment: Deployment, history: History, patience: Patience)
     if not deployment.is_unfinished or history.age_s >= patience.appear_s:
         return None
     wait = patience.appear.wait(history.attempts + 1, history.chance)
-    return Later(reason="not_finished_yet", wait_s=min(wait, patience.appear_s - history.age_s + 0.01))
+    return Later(
+        reason="not_finished_yet", wait_s=min(wait, patience.appear_s - history.age_s + 0.01)
+    )
 
 
 def judge_accident(reason: str, history: History, patience: Patience) -> Later | Never:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from http import HTTPStatus
 from random import Random
 from typing import TextIO
 
@@ -76,7 +77,7 @@ class Demo:
                 *(self._stage.post(event, delivery) for _ in range(times))
             )
             self._received += len(answers)
-            self._queued += sum(answer.status == 202 for answer in answers)
+            self._queued += sum(answer.status == HTTPStatus.ACCEPTED for answer in answers)
             sent += 1
             await asyncio.sleep(self._chance.expovariate(self._pace.per_second))
 

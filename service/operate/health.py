@@ -77,6 +77,4 @@ class Health:
 
 
 def _answer(status: int, said: dict[str, object]) -> web.Response:
-    return web.Response(
-        status=status, body=json.encode(said), content_type="application/json"
-    )
+    return web.Response(status=status, body=json.encode(said), content_type="application/json")

@@ -127,7 +127,7 @@ class Api:
         written = self._pages.write_deployment(deployment, read_list(key[1]))
         answer = answer_json(written)
         # A page that goes on holds a cursor, which must be remembered anew each time.
-        if deployment.pull_requests <= self._pages.style.page_size:
+        if not self._pages.goes_on(deployment):
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.pop(next(iter(self._kept)))
             self._kept[key] = Kept(deployment=deployment, answer=answer)

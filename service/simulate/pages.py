@@ -28,7 +28,7 @@ DEPLOYMENTS = f"{BASE}/deployments"
 PULL_REQUESTS = f"{BASE}/pull-requests"
 DETAILS = frozenset({"deployments", "flagReferences", "leadTime"})
 """What List pull requests can expand."""
-_MOST_CURSORS = 100_000
+_MOST_CURSORS = 20_000
 
 
 class Cursor(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +62,11 @@ class Pages:
     def find_cursor(self, name: str) -> Cursor | None:
         """Say what a cursor stands for."""
         return self._cursors.get(name)
+
+    def goes_on(self, deployment: Deployment) -> bool:
+        """Tell whether writing this deployment may give cursors away."""
+        most = max(deployment.pull_requests, self.style.shape.deployments[1])
+        return most > self.style.page_size
 
     def write_deployment(self, deployment: Deployment, expand: AbstractSet[str]) -> Json:
         """Write a `DeploymentRep`."""

@@ -1,5 +1,6 @@
 """What is left of a good answer when a fault hits it?"""
 
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -8,6 +9,7 @@ from service.simulate.answers import Answer, answer_json
 from service.simulate.deployment import Json
 from service.simulate.faults import Fault
 
+_EVEN = 0.5
 _STATUSES = (500, 502, 503, 504)
 _HTML = {"Content-Type": "text/html; charset=utf-8"}
 _LINKS = frozenset({Fault.FOREIGN_LINK, Fault.SCHEMELESS_LINK, Fault.FILE_LINK, Fault.LOOP_LINK})
@@ -46,7 +48,7 @@ def spoil(answer: Answer, fault: Fault, scene: Scene) -> Answer:
 
 
 def _spoil_body(answer: Answer, fault: Fault, scene: Scene) -> Answer:
-    if answer.status != 200 or not answer.body:  # noqa: PLR2004 -- HTTP OK
+    if answer.status != HTTPStatus.OK or not answer.body:
         return answer
     match fault:
         case Fault.HTML:
@@ -94,7 +96,7 @@ def _spoil_collection(collection: Json, fault: Fault, scene: Scene) -> Json:
         return {**collection, "items": repeated}
     if fault is Fault.FALSE_TOTAL:
         total = collection["totalCount"]
-        return {**collection, "totalCount": total * 3 + 7 if scene.roll < 0.5 else total // 2}  # noqa: PLR2004 -- a coin
+        return {**collection, "totalCount": total * 3 + 7 if scene.roll < _EVEN else total // 2}
     if fault in _LINKS:
         lured = {**collection["_links"], "next": {"href": _lure(fault, scene)}}
         # One more than is there: a caller that stops at the total would not be tempted.

@@ -48,8 +48,11 @@ class _Call:
 class Log(Protocol):
     """What is said when the connection is lost or found again."""
 
-    def info(self, event: str, **facts: object) -> object: ...
-    def warning(self, event: str, **facts: object) -> object: ...
+    def info(self, event: str, **facts: object) -> object:
+        """Write a fact."""
+
+    def warning(self, event: str, **facts: object) -> object:
+        """Write a fact that somebody should know of."""
 
 
 class GroupCommit:
@@ -189,7 +192,7 @@ class GroupCommit:
 
     async def _connected(self) -> AbstractConnection:
         if self._connection is None:
-            connection = await self._client.connection_pool.get_connection()
+            connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
             self._connection = connection
 
             async def ask(*command: Argument) -> Reply:

@@ -133,6 +133,14 @@ def test_without_an_id_every_key_is_needed(native: Source, missing: str, value: 
     assert read_completed(native, known).deployment_id == DEPLOYMENT_ID
 
 
+def test_all_that_is_wrong_is_said_at_once(native: Source) -> None:
+    """What cannot be used and what is missing, in one answer."""
+    event = read(native, FINISHED | {"version": "a\nb", "projectKey": None})
+    assert isinstance(event, Unmappable)
+    assert event.reason == "cannot be used: version; missing: projectKey"
+    assert event.missing == ("version", "projectKey")
+
+
 @pytest.mark.parametrize(
     "bad",
     ["../../x", "%2e%2e", "x" * 10_240, "a b", "-a", "a\n", "ä", "a/b", "a\x00", {}, [], True, 1.5],
@@ -213,7 +221,7 @@ def test_large_metadata_is_dropped_and_said_to_be(
 
 def test_metadata_as_deep_as_can_be_read_is_no_error(native: Source) -> None:
     """Just below the depth that cannot be read, writing it again must not fail either."""
-    for depth in range(700, 1000, 7):
+    for depth in range(700, 1000):
         deep = '{"a":' * depth + "1" + "}" * depth
         body = json.dumps(FINISHED)[:-1] + f', "eventMetadata": {deep}}}'
         assert isinstance(read(native, body.encode()), DeploymentCompleted | Unreadable)
@@ -258,7 +266,9 @@ def test_githubs_deployment_status_is_mapped(github: Source) -> None:
 @pytest.mark.parametrize(
     ("state", "outcome"),
     [("success", "succeeded"), ("failure", "failed"), ("error", "failed")]
-    + [(state, None) for state in ("pending", "in_progress", "queued", "waiting", "inactive", None)],
+    + [
+        (state, None) for state in ("pending", "in_progress", "queued", "waiting", "inactive", None)
+    ],
 )
 def test_githubs_states(github: Source, state: object, outcome: str | None) -> None:
     """Three of GitHub's states end a deployment; the others are ignored."""
@@ -271,6 +281,13 @@ def test_githubs_states(github: Source, state: object, outcome: str | None) -> N
         ended = read_github(github, body)
         assert isinstance(ended, DeploymentCompleted)
         assert (ended.outcome, ended.environment) == (outcome, "test")
+
+
+def test_githubs_environment_may_be_the_deployments(github: Source) -> None:
+    """An older status has none of its own."""
+    event = read_github(github, deployment_status(deployment_status={"state": "error"}))
+    assert isinstance(event, DeploymentCompleted)
+    assert event.environment == "production"
 
 
 def test_githubs_ping_is_ignored(github: Source) -> None:
@@ -360,5 +377,8 @@ def test_githubs_own_examples_are_judged_as_a_person_would(github: Source) -> No
         assert isinstance(event, DeploymentCompleted | Ignored), path.name
         if isinstance(event, DeploymentCompleted):
             ended.add(path.name)
-    expected = {"deployment_status.payload.json", "deployment_status.with-installation.payload.json"}
+    expected = {
+        "deployment_status.payload.json",
+        "deployment_status.with-installation.payload.json",
+    }
     assert ended == expected & {path.name for path in published_payloads()}

@@ -115,7 +115,7 @@ def test_any_item_may_match() -> None:
 
 def test_alternatives_are_tried_in_order() -> None:
     """A source may take a signature or a token."""
-    schemes = [GITHUB, Token(header="X-Token")]
+    schemes: list[Scheme] = [GITHUB, Token(header="X-Token")]
     for headers in (github("s"), {"x-token": "s"}):
         assert is_genuine(schemes, secrets=["s"], request=request(headers), now_s=0)
     assert not is_genuine(schemes, secrets=["s"], request=request({}), now_s=0)
@@ -130,6 +130,12 @@ def test_fields_of_the_signature_header_can_be_signed() -> None:
     assert not check(BUILDKITE, headers, secrets=("s",), now_s=NOW_S + 301)
     other = {"x-buildkite-signature": f"timestamp={NOW_S},signature={digest}"}
     assert not check(BUILDKITE, other, secrets=("s",))
+
+
+def test_what_is_signed_must_be_there() -> None:
+    """A signature over the body alone is none, when the template asks for more."""
+    scheme = Hmac(header="X-S", signed="{x-id}{body}")
+    assert not check(scheme, {"x-s": hex_of(b"s", BODY)}, secrets=("s",))
 
 
 def test_a_body_is_never_taken_for_a_template() -> None:
@@ -180,7 +186,17 @@ def test_a_missing_or_empty_header_is_not_genuine(missing: str, *, empty: bool) 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "=", "sha256", "sha256=", "sha256=⚠️", "sha256=\udcff\udcfe", "sha256=\x00", "sha1=00", "\ud800"],
+    [
+        "",
+        "=",
+        "sha256",
+        "sha256=",
+        "sha256=⚠️",
+        "sha256=\udcff\udcfe",
+        "sha256=\x00",
+        "sha1=00",
+        "\ud800",
+    ],
 )
 def test_a_malformed_signature_is_not_genuine(text: str) -> None:
     """Malformed never raises and never passes."""
@@ -202,10 +218,25 @@ def test_an_undecodable_header_is_signed_as_the_bytes_that_came() -> None:
         (Token(header="X-Token"), {"x-token": "s€crets"}, {}, False),
         (Token(header="X-Token"), {"x-token": ""}, {}, False),
         (Token(header="X-Token"), {}, {}, False),
-        (Token(header="Authorization", scheme="Bearer"), {"authorization": "bearer s€cret"}, {}, True),
-        (Token(header="Authorization", scheme="Bearer"), {"authorization": "Bearer  s€cret"}, {}, True),
+        (
+            Token(header="Authorization", scheme="Bearer"),
+            {"authorization": "bearer s€cret"},
+            {},
+            True,
+        ),
+        (
+            Token(header="Authorization", scheme="Bearer"),
+            {"authorization": "Bearer  s€cret"},
+            {},
+            True,
+        ),
         (Token(header="Authorization", scheme="Bearer"), {"authorization": "s€cret"}, {}, False),
-        (Token(header="Authorization", scheme="Bearer"), {"authorization": "Basic s€cret"}, {}, False),
+        (
+            Token(header="Authorization", scheme="Bearer"),
+            {"authorization": "Basic s€cret"},
+            {},
+            False,
+        ),
         (Token(header="Authorization", scheme="Bearer"), {"authorization": "Bearer"}, {}, False),
         (Token(query="token"), {}, {"token": "s€cret"}, True),
         (Token(query="token"), {"token": "s€cret"}, {}, False),
@@ -276,7 +307,9 @@ TEXTS = st.text(st.characters(exclude_categories=()), max_size=40)
 
 
 @given(
-    values=st.lists(TEXTS | st.from_regex(r"(v1|sha256|timestamp)[,=].{0,20}"), min_size=5, max_size=5),
+    values=st.lists(
+        TEXTS | st.from_regex(r"(v1|sha256|timestamp)[,=].{0,20}"), min_size=5, max_size=5
+    ),
     secrets=st.lists(TEXTS, max_size=3),
     now_s=st.floats(allow_nan=True, allow_infinity=True),
 )

@@ -102,7 +102,7 @@ async def lay(clock: Clock) -> AsyncIterator[Laid]:
 
     async def start(options: Options) -> Table:
         simulator = Simulator(options, clock=clock, chance=random.Random(7))
-        runner = web.AppRunner(simulator.app(), shutdown_timeout=1)
+        runner = web.AppRunner(simulator.app(), shutdown_timeout=0.1)
         await runner.setup()
         runners.append(runner)
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -58,9 +58,7 @@ def test_what_remains_only_shrinks_within_a_window(limits: Limits, times: list[i
 
 
 @given(some_limits, some_times)
-def test_a_call_is_refused_only_when_a_family_is_used_up(
-    limits: Limits, times: list[int]
-) -> None:
+def test_a_call_is_refused_only_when_a_family_is_used_up(limits: Limits, times: list[int]) -> None:
     """Each refusal names a full window, and each window covers the moment of its call."""
     for now, decision in zip(times, run_calls(limits, times), strict=True):
         assert all(count.remaining == 0 for count in decision.refusing)

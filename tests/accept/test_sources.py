@@ -1,0 +1,221 @@
+"""What is a source? What its TOML says, or one sentence about what is wrong with it."""
+
+import re
+import tomllib
+
+import pytest
+
+from service.accept.expressions import Expression
+from service.accept.signature import STANDARD_WEBHOOKS, Hmac, Token, Unverified
+from service.accept.sources import Source, SourceError, load_sources, native_source
+
+CUSTOM = """
+[[source]]
+name = "ours"
+secrets = ["plain", "env:NEW", "file:/run/secrets/old"]
+verify = [{ hmac = "X-Sig", items = ",", field = "v1", tolerance = 1 }, { query = "token" }]
+when = { "body.kind" = ["deploy", "/^release-/", "/^v(x)?/", "/on/"], "body.dry" = false }
+outcome = { path = "body.state", succeeded = ["ok", 0], failed = ["ko"] }
+dedupe = "body.id"
+project = "default"
+[source.fields]
+application = "body.app"
+""".replace(", tolerance = 1", "")
+
+VAULT = {"env:NEW": "newer", "env:EMPTY": "", "file:/run/secrets/old": "older\r\n"}
+
+
+def load(text: str, presets: str) -> dict[str, Source]:
+    """Load sources whose secrets are in the vault."""
+    return load_sources(text, presets=presets, read_secret=VAULT.__getitem__)
+
+
+def source_of(more: str, *, name: str = "s", preset: str = 'preset = "github"') -> str:
+    """Write one source."""
+    return f'[[source]]\nname = "{name}"\n{preset}\n{more}\n'
+
+
+def test_a_source_is_read_whole(presets: str) -> None:
+    """Every key of the format, without a preset."""
+    source = load(CUSTOM, presets)["ours"]
+    assert source.schemes == (Hmac(header="X-Sig", items=",", field="v1"), Token(query="token"))
+    assert source.secrets == ("plain", "newer", "older")
+    assert (source.preset, source.project, source.strict) == (None, "default", False)
+    assert (source.outcome.succeeded, source.outcome.failed) == (("ok", 0), ("ko",))
+    texts = [condition.expression.text for condition in source.when]
+    assert texts == ["body.kind", "body.dry"]
+    assert isinstance(source.dedupe, Expression)
+    assert isinstance(source.fields.application, Expression)
+    assert source.fields.version is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "holds"),
+    [
+        ("deploy", True),
+        ("release-1", True),
+        ("a release-1", False),
+        (None, False),
+        (["deploy"], False),
+    ],
+)
+def test_a_condition_holds_for_its_values_and_regexes(
+    presets: str, kind: object, *, holds: bool
+) -> None:
+    """Values are equal, regexes are found, and nothing else will do."""
+    condition = load(CUSTOM, presets)["ours"].when[0]
+    assert condition.holds({"body": {"kind": kind}}) is holds
+
+
+def test_true_is_not_one(presets: str) -> None:
+    """JSON tells booleans from numbers, and so do conditions and outcomes."""
+    source = load(CUSTOM, presets)["ours"]
+    assert source.when[1].holds({"body": {"dry": False}})
+    assert not source.when[1].holds({"body": {"dry": 0}})
+    assert [source.outcome.judge(found) for found in (0, 0.0, False)] == ["succeeded"] * 2 + [None]
+
+
+def test_a_source_goes_before_its_preset(presets: str) -> None:
+    """`when` and `fields` key by key, anything else as a whole."""
+    text = source_of("""
+        secrets = ["x"]
+        dedupe = "body.id"
+        verify = { token = "X-Token" }
+        when = { "body.action" = "created" }
+        fields = { version = "body.deployment.ref" }
+        """)
+    source = load(text, presets)["s"]
+    assert source.schemes == (Token(header="X-Token"),)
+    assert [one.expression.text for one in source.when] == ["headers.x_github_event", "body.action"]
+    assert source.dedupe is not None
+    assert source.dedupe.text == "body.id"
+    assert source.fields.version is not None
+    assert source.fields.version.text == "body.deployment.ref"
+    assert source.fields.application is not None
+    assert source.outcome.succeeded == ("success",)
+
+
+def test_a_file_may_bring_presets_of_its_own(presets: str) -> None:
+    """A preset is written as a source is."""
+    preset = '[preset.ours]\nverify = "standard-webhooks"\noutcome = { path = "body.x" }\n'
+    text = preset + source_of('secrets = ["x"]', preset='preset = "ours"')
+    assert load(text, presets)["s"].schemes == (STANDARD_WEBHOOKS,)
+
+
+def test_verify_may_name_presets_but_not_in_circles(presets: str) -> None:
+    """The schemes of any preset can be had by its name."""
+    source = load(source_of('verify = "native"\nsecrets = ["x"]'), presets)["s"]
+    assert source.schemes == (STANDARD_WEBHOOKS, Token(header="Authorization", scheme="Bearer"))
+    circle = '[preset.a]\nverify = "b"\n[preset.b]\nverify = "a"\n'
+    with pytest.raises(SourceError, match="verify: there is no preset"):
+        load(circle + source_of('verify = "a"'), presets)
+
+
+def test_the_native_source_takes_a_signature_or_a_token(presets: str) -> None:
+    """The secrets are used as they are, whatever they look like."""
+    source = native_source(["env:not a reference", "whsec_AAAA"], presets=presets)
+    bearer = Token(header="Authorization", scheme="Bearer")
+    assert source.schemes == (STANDARD_WEBHOOKS, bearer)
+    assert source.secrets == ("env:not a reference", "whsec_AAAA")
+    assert (source.name, source.strict) == ("native", True)
+    for secrets, problem in (([], "secrets: there are none"), (["whsec_"], "it is empty")):
+        with pytest.raises(SourceError, match=problem):
+            native_source(secrets, presets=presets)
+
+
+def test_every_preset_that_ships_makes_a_source(presets: str) -> None:
+    """All but the one that only says how bytes are signed."""
+    names = tomllib.loads(presets)["preset"].keys() - {"standard-webhooks"}
+    assert names >= {"native", "github"}
+    for name in names:
+        text = source_of('secrets = ["x"]', preset=f'preset = "{name}"')
+        assert load(text, presets)["s"].preset == name
+
+
+def test_verify_none_has_to_be_written_out(presets: str) -> None:
+    """Then, and only then, no secret is needed."""
+    assert load(source_of('verify = "none"'), presets)["s"].schemes == (Unverified(),)
+
+
+def test_secrets_are_never_shown(presets: str) -> None:
+    """Neither a source nor an error about its secrets says them."""
+    shown = repr(load(CUSTOM, presets)["ours"])
+    assert not any(secret in shown for secret in ("plain", "newer", "older"))
+    with pytest.raises(SourceError) as error:
+        load(source_of('secrets = ["hunter2", 5]'), presets)
+    assert "hunter2" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "there is no source: add a [[source]]"),
+        ("[source]\nname = 1", "source: Expected `array`"),
+        ("[[source]", "this is not TOML"),
+        ("[[sauce]]", "sauce: there is no such key; did you mean 'source'?"),
+        ("[[source]]", "source None: name: give 1 to 64 letters"),
+        (source_of("", name="a/b"), "source 'a/b': name: give 1 to 64 letters"),
+        (source_of('secrets = ["x"]') * 2, 'source "s": name: there are two; rename one'),
+        (
+            source_of("", preset='preset = "gihub"'),
+            "preset: there is no 'gihub'; did you mean 'github'?",
+        ),
+        (source_of("", preset="preset = 5"), "preset: there is no 5 (there are: "),
+        (source_of('secret = ["x"]'), 'source "s": secret: there is no such key; did you mean'),
+        (source_of("secrets = [5]"), 'source "s": secrets[0]: Expected `str`, got `int`'),
+        (source_of(""), 'source "s": secrets: there are none; add one'),
+        (source_of("secrets = []"), 'source "s": secrets: there are none; add one'),
+        (source_of('secrets = [""]'), "secrets[0]: it is empty"),
+        (source_of('secrets = ["a", "env:EMPTY"]'), "secrets[1]: it is empty"),
+        (source_of('secrets = ["env:GONE"]'), "secrets: env:GONE cannot be read"),
+        (
+            source_of('verify = ""'),
+            'verify: say how its webhooks are verified, or write verify = "none"',
+        ),
+        (source_of("", preset=""), "verify: say how its webhooks are verified"),
+        (source_of('verify = "standard-webhook"'), "did you mean 'standard-webhooks'?"),
+        (source_of('verify = ["none", { token = "X" }]'), '"none" lets everybody in'),
+        (source_of('verify = { header = "X" }'), "verify: say hmac = <header>"),
+        (source_of('verify = { hmac = "X", token = "Y" }'), "verify: say hmac = <header>"),
+        (source_of('verify = { hmac = "X", algoritm = "sha1" }'), "did you mean 'algorithm'?"),
+        (source_of('verify = { hmac = "X", algorithm = "md5" }'), "verify.algorithm: Invalid enum"),
+        (
+            source_of('verify = { hmac = "X", items = "" }'),
+            "verify.items: Expected `str` of length",
+        ),
+        (
+            source_of('verify = { hmac = "X", signed = "{x}" }'),
+            "verify.signed: what is signed must",
+        ),
+        (source_of('verify = { token = "X", field = "v1" }'), "verify.field: there is no such key"),
+        (
+            source_of('verify = { query = "X", scheme = "v1" }'),
+            "verify.scheme: there is no such key",
+        ),
+        (source_of('verify = { query = "" }'), "verify.query: Expected `str` of length"),
+        (
+            source_of('verify = "none"\nwhen = { body.action = "x" }'),
+            "when.body: give a value or a list; is the",
+        ),
+        (source_of('verify = "none"\nwhen = { "body-x" = "x" }'), "when: 'body-x' is not JMESPath"),
+        (
+            source_of('verify = "none"\nwhen = { "body" = "/(/" }'),
+            "when.body: /(/ is not a regular",
+        ),
+        (source_of('verify = "none"\ndedupe = "a."'), "dedupe: 'a.' is not JMESPath"),
+        (source_of('verify = "none"\nfields = { verson = "a" }'), "did you mean 'version'?"),
+        (
+            source_of('verify = "none"\nfields = { version = "f(a)" }'),
+            "fields.version: there is no",
+        ),
+        (source_of('verify = "none"\noutcome = { succeeded = ["x"] }'), "outcome: Object missing"),
+        (source_of('verify = "none"', preset=""), "outcome: say path = <expression>"),
+        ("preset = 5\n" + source_of(""), "preset: Expected `object`"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place_and_its_fix(
+    presets: str, text: str, problem: str
+) -> None:
+    """One sentence: which source, which key, what to do."""
+    with pytest.raises(SourceError, match=re.escape(problem)):
+        load(text, presets)

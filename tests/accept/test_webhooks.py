@@ -1,0 +1,397 @@
+"""The door, over real HTTP: every status, every fact, every hostile request that we know."""
+
+import asyncio
+import gzip
+import hmac
+import io
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import ClientResponse, ClientSession, web
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.accept.events import DeploymentCompleted, Duplicate, Full, Queued, Remembered
+from service.accept.signature import sign_standard_webhook
+from service.accept.sources import Source
+from service.accept.webhooks import Webhooks
+from service.store import Unavailable
+
+NOW_S = 1_760_000_000
+MAX_BODY = 100_000
+SECRET = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cyE="
+FINISHED = {
+    "projectKey": "default",
+    "environmentKey": "production",
+    "applicationKey": "web",
+    "version": "7fd1a60",
+    "eventType": "finished",
+}
+
+
+Address = tuple[str, int]
+
+
+class Desk:
+    """What stands behind the door: it keeps what it is given, or answers as it was told."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, str], DeploymentCompleted] = {}
+        self.aside: dict[tuple[str, str], tuple[str, bytes]] = {}
+        self.facts: list[tuple[str, dict[str, object]]] = []
+        self.noticed = asyncio.Event()
+        self.answer: Full | Unavailable | None = None
+
+    async def remember(self, event: DeploymentCompleted) -> Remembered:
+        """Keep an event once."""
+        match self.answer:
+            case Unavailable() as away:
+                raise away
+            case Full() as full:
+                return full
+            case None:
+                new = self.kept.setdefault((event.source, event.delivery), event) is event
+                return Queued("job") if new else Duplicate("job")
+
+    async def set_aside(self, source: str, delivery: str, reason: str, body: bytes) -> bool:
+        """Keep a body once."""
+        if isinstance(self.answer, Unavailable):
+            raise self.answer
+        value = (reason, body)
+        return self.aside.setdefault((source, delivery), value) is value
+
+    def info(self, event: str, **facts: object) -> None:
+        """Remember a fact."""
+        self.facts.append((event, facts))
+        self.noticed.set()
+
+
+@pytest.fixture
+def desk() -> Desk:
+    """Give a desk with nothing on it."""
+    return Desk()
+
+
+@asynccontextmanager
+async def serve(desk: Desk, *sources: Source) -> AsyncIterator[Address]:
+    """Serve the door on a port of its own, as the service does."""
+    webhooks = Webhooks(
+        {source.name: source for source in sources},
+        remember=desk.remember,
+        set_aside=desk.set_aside,
+        clock=lambda: NOW_S,
+        log=desk,
+    )
+    app = web.Application(client_max_size=MAX_BODY)
+    app.add_routes(webhooks.routes())
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    yield host, port
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def door(desk: Desk, native: Source, github: Source) -> AsyncIterator[Address]:
+    """Give the address of a door with one source of each kind."""
+    async with serve(desk, native, github) as address:
+        yield address
+
+
+Post = Callable[..., Awaitable[tuple[int, dict[str, Any], Mapping[str, str]]]]
+
+
+@pytest.fixture
+async def post(door: Address) -> AsyncIterator[Post]:
+    """Post to the door; give status, decoded body and headers."""
+    async with ClientSession() as session:
+
+        async def send(
+            path: str, body: Any, headers: Mapping[str, str]
+        ) -> tuple[int, dict[str, Any], Mapping[str, str]]:
+            url = f"http://{door[0]}:{door[1]}/webhooks/{path}"
+            async with session.post(
+                url, data=body, headers=headers, allow_redirects=False
+            ) as heard:
+                return heard.status, await read_answer(heard), heard.headers
+
+        yield send
+
+
+async def read_answer(response: ClientResponse) -> dict[str, Any]:
+    """Read an answer: always a JSON object, and a problem when it is an error."""
+    answer: dict[str, Any] = json.loads(await response.read())
+    if response.status < 400:
+        assert response.content_type == "application/json"
+    else:
+        assert response.content_type == "application/problem+json"
+        assert (answer["type"], answer["status"]) == ("about:blank", response.status)
+    return answer
+
+
+def encode(body: object) -> bytes:
+    """Write a body; bytes are one already."""
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+def signed(body: object, *, delivery: str = "msg_1", timestamp_s: int = NOW_S) -> dict[str, str]:
+    """Sign a native body."""
+    return sign_standard_webhook(
+        SECRET, delivery=delivery, timestamp_s=timestamp_s, body=encode(body)
+    )
+
+
+def github_headers(body: object, event: str = "deployment_status") -> dict[str, str]:
+    """Sign a body as GitHub does."""
+    digest = hmac.new(b"secret", encode(body), "sha256").hexdigest()
+    return {
+        "X-Hub-Signature-256": f"sha256={digest}",
+        "X-GitHub-Event": event,
+        "X-GitHub-Delivery": "guid",
+    }
+
+
+async def test_an_event_is_queued_once(post: Post, desk: Desk) -> None:
+    """202 and the job; the same delivery again is 200, and remembered once."""
+    body = encode(FINISHED)
+    queued = {"status": "queued", "job": "job", "delivery": "msg_1"}
+    assert (await post("native", body, signed(body)))[:2] == (202, queued)
+    assert (await post("native", body, signed(body)))[:2] == (200, queued | {"status": "duplicate"})
+    facts = {"source": "native", "delivery": "msg_1", "job": "job"}
+    assert desk.facts == [("webhook_queued", facts), ("webhook_duplicate", facts)]
+    (event,) = desk.kept.values()
+    assert event.version == "7fd1a60"
+
+
+async def test_a_bearer_token_is_enough_for_the_native_source(post: Post) -> None:
+    """One header, for senders that cannot sign."""
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    status, answer, _ = await post("native", encode(FINISHED), headers)
+    assert (status, answer["status"]) == (202, "queued")
+
+
+async def test_what_ends_no_deployment_is_ignored(post: Post, desk: Desk) -> None:
+    """200, so that no sender disables its webhook."""
+    body = encode({"zen": "Approachable is better than simple."})
+    status, answer, _ = await post("github", body, github_headers(body, "ping"))
+    reason = "headers.x_github_event is not what this source waits for"
+    assert (status, answer) == (200, {"status": "ignored", "reason": reason})
+    facts = {"source": "github", "delivery": "guid", "reason": reason}
+    assert desk.facts == [("webhook_ignored", facts)]
+
+
+async def test_a_native_body_that_lacks_a_field_is_its_senders_to_mend(post: Post) -> None:
+    """422 says which fields."""
+    body = encode(FINISHED | {"version": None, "projectKey": ""})
+    status, answer, _ = await post("native", body, signed(body))
+    assert (status, answer["title"]) == (422, "Unprocessable Entity")
+    assert answer["detail"] == "missing: projectKey, version"
+    assert answer["missing"] == ["projectKey", "version"]
+
+
+async def test_a_presets_event_that_cannot_be_mapped_is_set_aside(post: Post, desk: Desk) -> None:
+    """202 and the body is kept for a person; the second time 200."""
+    body = encode({"deployment_status": {"state": "success", "environment": "test"}})
+    reason = "missing: repository.name, deployment.sha"
+    heard = await post("github", body, github_headers(body))
+    assert heard[:2] == (202, {"status": "set aside", "reason": reason})
+    assert desk.aside == {("github", "guid"): (reason, body)}
+    heard = await post("github", body, github_headers(body))
+    assert heard[:2] == (200, {"status": "duplicate", "delivery": "guid"})
+    assert [event for event, _ in desk.facts] == ["webhook_set_aside", "webhook_duplicate"]
+
+
+async def test_a_source_that_is_not_there_is_404(post: Post, desk: Desk) -> None:
+    """Its name is logged so that nothing in it can do harm."""
+    status, answer, _ = await post("n%0Aope\u202e", b"", {})
+    assert (status, answer["detail"]) == (404, "there is no source of this name")
+    assert desk.facts[0][1]["source"] == r"'n\nope\u202e'"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"webhook-signature": ""},
+        {"webhook-signature": "v1,AAAA"},
+        {"webhook-signature": "v1"},
+        {"webhook-signature": "⚠️"},
+        {"webhook-id": "msg_2"},
+        {"webhook-timestamp": str(NOW_S - 301)},
+        {"webhook-timestamp": "soon"},
+        {"Authorization": "Bearer wrong", "webhook-id": ""},
+        {"Authorization": "Bearer", "webhook-id": ""},
+    ],
+)
+async def test_what_is_not_genuine_is_401(post: Post, desk: Desk, change: dict[str, str]) -> None:
+    """A challenge, and not a word about what was wrong with it."""
+    body = encode(FINISHED)
+    status, answer, headers = await post("native", body, signed(body) | change)
+    assert (status, answer["detail"]) == (401, "not signed with a secret of this source")
+    assert headers["WWW-Authenticate"] == 'Bearer realm="webhooks"'
+    assert (desk.kept, desk.facts[0][0]) == ({}, "webhook_rejected")
+
+
+async def test_each_source_has_secrets_of_its_own(post: Post) -> None:
+    """One sender's signature opens no other door."""
+    body = encode(FINISHED)
+    status, _, headers = await post("github", body, signed(body))
+    assert (status, headers["WWW-Authenticate"]) == (401, 'Signature realm="webhooks"')
+
+
+@pytest.mark.parametrize("age_s", [-301, 301])
+async def test_a_stale_or_future_signature_is_401(post: Post, age_s: int) -> None:
+    """A request that somebody recorded is worth nothing after five minutes."""
+    headers = signed(FINISHED, timestamp_s=NOW_S - age_s)
+    assert (await post("native", encode(FINISHED), headers))[0] == 401
+
+
+@pytest.mark.parametrize("name", ["native", "github"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"a": NaN}',
+        b'"\xff"',
+        b"[" * 90_000,
+        b'{"":' * 20_000,
+        b"payload=%7B%7D",
+    ],
+    ids=["empty", "list", "cut off", "NaN", "not UTF-8", "deep list", "deep object", "form"],
+)
+async def test_a_genuine_body_that_is_no_json_object_is_400(
+    post: Post, name: str, body: bytes
+) -> None:
+    """Signed by the right sender, and yet nothing that can be read."""
+    headers = signed(body) if name == "native" else github_headers(body)
+    assert (await post(name, body, headers))[0] == 400
+
+
+async def in_chunks(size: int) -> AsyncIterator[bytes]:
+    """Give a body without saying its length first."""
+    for _ in range(size // 10_000):
+        yield b" " * 10_000
+
+
+@pytest.mark.parametrize("kind", ["long", "chunked", "gzip"])
+async def test_a_body_above_the_cap_is_413(post: Post, desk: Desk, kind: str) -> None:
+    """Whether its length is told, not told, or hidden in a few compressed bytes."""
+    headers = {"Content-Encoding": "gzip"} if kind == "gzip" else {}
+    plain = b" " * 2_000_000
+    body = {
+        "long": io.BytesIO(plain),
+        "chunked": in_chunks(len(plain)),
+        "gzip": gzip.compress(plain),
+    }[kind]
+    status, answer, _ = await post("native", body, headers)
+    assert (status, answer["detail"]) == (413, "the body is too large")
+    assert desk.facts[0][1]["status"] == 413
+
+
+async def test_a_compressed_body_is_read(post: Post) -> None:
+    """The signature is over what was compressed."""
+    body = encode(FINISHED)
+    headers = signed(body) | {"Content-Encoding": "gzip"}
+    assert (await post("native", gzip.compress(body), headers))[0] == 202
+
+
+async def test_a_body_that_belies_its_encoding_is_400(post: Post) -> None:
+    """Some senders' examples set Content-Encoding where nothing is compressed."""
+    body = encode(FINISHED)
+    status, answer, _ = await post("native", body, signed(body) | {"Content-Encoding": "gzip"})
+    assert (status, answer["detail"]) == (400, "the body is not encoded as its headers say")
+
+
+async def test_when_the_store_is_away_the_sender_is_asked_to_come_again(
+    post: Post, desk: Desk
+) -> None:
+    """503 and Retry-After, never a 2xx, for events and for what would be set aside."""
+    desk.answer = Unavailable("gone")
+    body = encode(FINISHED)
+    status, answer, headers = await post("native", body, signed(body))
+    assert (status, headers["Retry-After"]) == (503, "2")
+    assert answer["detail"] == "the store is away"
+    body = encode({"deployment_status": {"state": "success"}})
+    assert (await post("github", body, github_headers(body)))[0] == 503
+    assert [event for event, _ in desk.facts] == ["webhook_refused"] * 2
+
+
+async def test_when_the_backlog_is_full_the_sender_hears_for_how_long(
+    post: Post, desk: Desk
+) -> None:
+    """Retry-After is what the backlog says."""
+    desk.answer = Full(retry_after_s=17)
+    status, _, headers = await post("native", encode(FINISHED), signed(FINISHED))
+    assert (status, headers["Retry-After"]) == (503, "17")
+
+
+async def test_a_sender_that_hangs_up_is_one_fact_and_no_traceback(
+    door: Address, desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half a body, then nothing."""
+    _, writer = await asyncio.open_connection(*door)
+    writer.write(b"POST /webhooks/native HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    async with asyncio.timeout(10):
+        await desk.noticed.wait()
+    facts = {"source": "native", "status": 400, "reason": "the sender hung up"}
+    assert desk.facts == [("webhook_rejected", facts)]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_neither_secrets_nor_bodies_are_logged(post: Post, desk: Desk) -> None:
+    """Whatever happens, facts hold names, keys and reasons of ours."""
+    private = FINISHED | {"eventMetadata": {"k": "private"}, "version": "private\n"}
+    for body in (private, FINISHED, b"private"):
+        await post("native", encode(body), signed(body))
+        await post("native", encode(body), {"Authorization": "Bearer private"})
+        await post("github", encode(body), github_headers(body))
+    shown = repr(desk.facts)
+    assert len(desk.facts) == 9
+    assert "private" not in shown
+    assert SECRET not in shown
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+BODIES = st.one_of(
+    st.binary(),
+    JSON_VALUES.map(encode),
+    st.dictionaries(st.sampled_from(list(FINISHED)), JSON_VALUES).map(
+        lambda odd: encode(FINISHED | odd)
+    ),
+    st.fixed_dictionaries({"state": st.just("success"), "environment": JSON_VALUES}).map(
+        lambda odd: encode({"deployment_status": odd, "repository": odd})
+    ),
+)
+
+
+@settings(max_examples=25)
+@given(bodies=st.lists(BODIES, max_size=8))
+def test_every_body_gets_a_documented_answer(
+    native: Source, github: Source, bodies: list[bytes]
+) -> None:
+    """Genuine noise: JSON or none, mapped or not, nothing but the statuses of the table."""
+
+    async def post_all() -> set[int]:
+        async with serve(Desk(), native, github) as (host, port), ClientSession() as session:
+            statuses = set()
+            for body in bodies:
+                for name, headers in (("native", signed(body)), ("github", github_headers(body))):
+                    url = f"http://{host}:{port}/webhooks/{name}"
+                    async with session.post(url, data=body, headers=headers) as heard:
+                        await read_answer(heard)
+                        statuses.add(heard.status)
+            return statuses
+
+    assert asyncio.run(post_all()) <= {200, 202, 400, 422}

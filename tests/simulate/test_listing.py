@@ -1,0 +1,200 @@
+"""Which items does a list give, in which order, page by page?"""
+
+from typing import Any
+
+import pytest
+
+from service.simulate.options import Options
+from service.simulate.world import NewDeployment
+
+from .conftest import BASE, Clock, Laid, Table
+
+HERE = {"projectKey": "default", "environmentKey": "production"}
+HOUR = 3_600_000
+
+
+def add(table: Table, clock: Clock, hours_ago: int, **more: Any) -> str:
+    """Add a deployment that started some hours ago."""
+    return table.simulator.add_deployment(
+        NewDeployment(started_at=clock.ms - hours_ago * HOUR, **more)
+    )
+
+
+async def list_ids(table: Table, **query: object) -> list[str]:
+    """List deployments and give their ids."""
+    return [item["id"] for item in (await table.get("/deployments", **HERE | query)).json["items"]]
+
+
+async def test_the_newest_start_comes_first(table: Table, clock: Clock) -> None:
+    """The order is by start, whatever the order in which they were made."""
+    ids = {hours: add(table, clock, hours) for hours in (5, 1, 3)}
+    assert await list_ids(table) == [ids[1], ids[3], ids[5]]
+
+
+async def test_missing_keys_are_named_one_by_one(table: Table) -> None:
+    """Project and environment are required, and the documented body says which is missing."""
+    reply = await table.get("/deployments")
+    assert reply.status == 400
+    assert reply.json == {
+        "code": "invalid_request",
+        "message": "validation failed",
+        "errors": [
+            {"attribute": "projectKey", "reason": "must be present"},
+            {"attribute": "environmentKey", "reason": "must be present"},
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("limit", "101"),
+        ("limit", "0"),
+        ("limit", "many"),
+        ("from_", "2024-01-01"),
+        ("to", "9" * 30),
+        ("after", "2c5c9b8e-90fb-4b54-8a4e-5f4e1d7f6f4e"),
+        ("before", "x"),
+    ],
+)
+async def test_wrong_values_are_named(table: Table, name: str, value: str) -> None:
+    """A limit over 100, a number that is none and an unknown cursor are 400."""
+    reply = await table.get("/deployments", **HERE, **{name: value})
+    assert reply.status == 400
+    assert [each["attribute"] for each in reply.json["errors"]] == [name.rstrip("_")]
+
+
+async def test_the_default_window_is_the_last_seven_days(table: Table, clock: Clock) -> None:
+    """What is older shows only when `from` says so; `to` is a bound as well."""
+    old, new = add(table, clock, 8 * 24), add(table, clock, 6 * 24)
+    start = clock.ms - 9 * 24 * HOUR
+    assert await list_ids(table) == [new]
+    assert await list_ids(table, from_=start) == [new, old]
+    assert await list_ids(table, from_=start, to=clock.ms - 7 * 24 * HOUR) == [old]
+
+
+async def test_applications_are_a_comma_list(table: Table, clock: Clock) -> None:
+    """One list call can ask for several applications."""
+    a, b, _ = (add(table, clock, hours, application=f"app-{hours}") for hours in (1, 2, 3))
+    assert await list_ids(table, applicationKey="app-1,app-2") == [a, b]
+
+
+async def test_there_is_no_filter_by_version(table: Table, clock: Clock) -> None:
+    """A version in the query is ignored."""
+    ids = [add(table, clock, 1, version="v1"), add(table, clock, 2, version="v2")]
+    assert await list_ids(table, applicationVersion="v2", version="v2") == ids
+
+
+async def test_a_list_keeps_to_project_and_environment(table: Table, clock: Clock) -> None:
+    """Other projects and environments are not shown."""
+    add(table, clock, 1, project="other")
+    staging = add(table, clock, 1, environment="staging")
+    assert await list_ids(table) == []
+    assert await list_ids(table, environmentKey="staging") == [staging]
+
+
+async def test_status_and_kind_filter(table: Table, clock: Clock) -> None:
+    """Both are compared as they stand."""
+    running = add(table, clock, 1, status="started")
+    done = add(table, clock, 2)
+    assert await list_ids(table, status="started") == [running]
+    assert await list_ids(table, kind="redeployment") == [running, done]
+    assert await list_ids(table, kind="other") == []
+
+
+async def test_a_list_expands_what_is_asked(table: Table, clock: Clock) -> None:
+    """With expand, each item comes as the call by id would give it."""
+    identifier = add(table, clock, 1, pull_requests=2)
+    expand = "pullRequests,flagReferences"
+    (item,) = (await table.get("/deployments", **HERE, expand=expand)).json["items"]
+    assert item == (await table.get(f"/deployments/{identifier}", expand=expand)).json
+
+
+async def test_a_page_holds_twenty_unless_told(table: Table, clock: Clock) -> None:
+    """The default is 20, the most is 100, and the total counts all."""
+    for hours in range(101):
+        add(table, clock, hours)
+    page = (await table.get("/deployments", **HERE)).json
+    assert (len(page["items"]), page["totalCount"]) == (20, 101)
+    assert len(await list_ids(table, limit=100)) == 100
+
+
+@pytest.mark.parametrize("links", ["bare", "full"])
+async def test_next_leads_through_every_page_and_prev_back(
+    lay: Laid, clock: Clock, links: str
+) -> None:
+    """Bare links carry the cursor alone, full ones all parameters; both are root-relative."""
+    table = await lay(Options(list_links="full" if links == "full" else "bare"))
+    ids = [add(table, clock, hours) for hours in range(5)]
+    same = "&projectKey=default&environmentKey=production&limit=2"
+    pages = [(await table.get("/deployments", **HERE, limit=2)).json]
+    while link := pages[-1]["_links"].get("next"):
+        assert link["type"] == "application/json"
+        assert link["href"].startswith(f"{BASE}/deployments?")
+        assert ("limit=2" in link["href"]) == (links == "full")
+        path = link["href"] if links == "full" else link["href"] + same
+        pages.append((await table.call(path)).json)
+    assert [item["id"] for page in pages for item in page["items"]] == ids
+    back = await table.call(pages[-1]["_links"]["prev"]["href"] + (same if links == "bare" else ""))
+    assert back.json["items"] == pages[-2]["items"]
+
+
+async def test_a_new_deployment_does_not_shift_the_next_page(table: Table, clock: Clock) -> None:
+    """The cursor stands at an item, not at an offset."""
+    first, second = add(table, clock, 2), add(table, clock, 3)
+    page = (await table.get("/deployments", **HERE, limit=1)).json
+    assert page["items"][0]["id"] == first
+    add(table, clock, 1)
+    cursor = page["_links"]["next"]["href"].partition("after=")[2]
+    assert await list_ids(table, limit=1, after=cursor) == [second]
+
+
+async def list_pulls(table: Table, **query: object) -> Any:
+    """List the pull requests of the usual project."""
+    reply = await table.get("/pull-requests", projectKey="default", from_=0, **query)
+    assert reply.status == 200
+    return reply.json
+
+
+async def test_pull_requests_come_newest_merge_first(table: Table, clock: Clock) -> None:
+    """All deployments of the project are drawn on, each pull request once, page by page."""
+    for hours in (1, 2):
+        add(table, clock, hours, pull_requests=3)
+    whole = await list_pulls(table)
+    merges = [item["mergeTime"] for item in whole["items"]]
+    assert (whole["totalCount"], len(merges)) == (6, 6)
+    assert merges == sorted(merges, reverse=True)
+    page = await list_pulls(table, limit=4)
+    cursor = page["_links"]["next"]["href"].partition("after=")[2]
+    rest = await list_pulls(table, limit=4, after=cursor)
+    assert page["items"] + rest["items"] == whole["items"]
+
+
+async def test_pull_requests_need_their_project(table: Table) -> None:
+    """Project is required; environment only when sorting by lead time."""
+    assert (await table.get("/pull-requests")).json["errors"][0]["attribute"] == "projectKey"
+    reply = await table.get("/pull-requests", projectKey="default", sort="leadTime")
+    assert reply.json["errors"][0]["attribute"] == "environmentKey"
+
+
+async def test_pull_requests_sort_by_lead_time(table: Table, clock: Clock) -> None:
+    """Shortest first, or longest first behind a minus."""
+    add(table, clock, 1, pull_requests=5)
+    query = {"environmentKey": "production", "expand": "leadTime"}
+    for sort, longest_first in (("leadTime", False), ("-leadTime", True)):
+        items = (await list_pulls(table, **query, sort=sort))["items"]
+        times = [item["leadTime"]["maxTotalLeadTimeMs"] for item in items]
+        assert times == sorted(times, reverse=longest_first)
+
+
+async def test_pull_requests_filter(table: Table, clock: Clock) -> None:
+    """By application, environment, status, and words of title or author."""
+    add(table, clock, 1, pull_requests=2, application="one")
+    add(table, clock, 1, pull_requests=3, environment="staging", application="two")
+    assert (await list_pulls(table, applicationKey="one"))["totalCount"] == 2
+    assert (await list_pulls(table, environmentKey="staging"))["totalCount"] == 3
+    assert (await list_pulls(table, status="open"))["totalCount"] == 0
+    author = (await list_pulls(table))["items"][0]["author"]
+    found = (await list_pulls(table, query=author.upper()))["items"]
+    assert found
+    assert {item["author"] for item in found} == {author}

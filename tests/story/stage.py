@@ -1,0 +1,97 @@
+"""What does a story play with? One door, some workers, one LaunchDarkly, and hands for them."""
+
+import io
+import itertools
+import json
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from typing import Any
+
+import aiohttp
+from msgspec.structs import replace
+from redis.asyncio import Redis
+
+from service.accept.signature import sign_standard_webhook
+from service.app import House, open_door, open_house, open_worker, read_sources
+from service.log import open_log
+from service.settings import Settings
+from service.simulate.server import Simulator
+from service.store.keys import Keys
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+_NUMBERS = itertools.count(1)
+
+
+class Story:
+    """One door, one worker, one LaunchDarkly, and hands to play with them."""
+
+    def __init__(self, settings: Settings, simulator: Simulator, redis: Redis) -> None:
+        self.settings = settings
+        self.simulator = simulator
+        self.redis = redis
+        self.keys = Keys(settings.namespace)
+        self.written = io.StringIO()
+        self.log = open_log(stream=self.written, pretty=False)
+        self.stack = AsyncExitStack()
+        self.session = aiohttp.ClientSession()
+        self.door = ""
+        self.house: House | None = None
+
+    async def open(self, *, workers: int = 1, **changes: object) -> "Story":
+        """Open the door and so many workers."""
+        self.settings = replace(self.settings, **changes)
+        self.house = await self.stack.enter_async_context(open_house(self.settings, self.log))
+        for _ in range(workers):
+            await self.stack.enter_async_context(open_worker(self.house))
+        sources = read_sources(self.settings, {})
+        self.door = await self.stack.enter_async_context(open_door(self.house, sources))
+        return self
+
+    async def close(self) -> None:
+        """Close everything, workers first."""
+        await self.session.close()
+        await self.stack.aclose()
+
+    async def post(
+        self, event: Mapping[str, object] | bytes, *, delivery: str | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        """Sign and post one event; gives status and answer."""
+        body = event if isinstance(event, bytes) else json.dumps(event).encode()
+        name = delivery or f"delivery-{next(_NUMBERS)}"
+        headers = sign_standard_webhook(
+            SECRET, delivery=name, timestamp_s=int(time.time()), body=body
+        )
+        url = f"{self.door}/webhooks/native"
+        async with self.session.post(url, data=body, headers=headers) as response:
+            return response.status, await response.json(content_type=None)
+
+    async def records(self) -> list[dict[str, Any]]:
+        """Read the whole stream: fields as text, data as JSON."""
+        read = await read_stream(self.redis, self.keys.enriched)
+        return [{**fields, "data": json.loads(fields["data"])} for fields in read]
+
+    async def failures(self) -> list[str]:
+        """List the jobs that were given up."""
+        jobs: Any = await self.redis.zrange(self.keys.failed, 0, -1)
+        return [job.decode() for job in jobs]
+
+    async def is_done(self) -> bool:
+        """Tell whether nothing waits any more."""
+        return not await self.redis.exists(self.keys.backlog)
+
+    def facts(self, event: str | None = None) -> list[dict[str, Any]]:
+        """List the log lines, or those of one event."""
+        lines = [json.loads(line) for line in self.written.getvalue().splitlines()]
+        return [line for line in lines if event is None or line["event"] == event]
+
+
+async def read_stream(redis: Redis, stream: str) -> list[dict[str, str]]:
+    """Read every entry of a stream, as text."""
+    entries: Any = await redis.xrange(stream)
+    return [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in entries]
+
+
+def name_deployment(number: int = 1) -> str:
+    """Name a deployment that the simulator makes up when asked."""
+    return f"a0eebc99-9c0b-4ef8-bb6d-{number:012d}"
