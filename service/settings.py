@@ -147,15 +147,18 @@ def describe_settings() -> list[tuple[str, str, str]]:
     for field in msgspec.structs.fields(Settings):
         notes = [note for note in hints[field.name].__metadata__ if isinstance(note, Meta)]
         meaning = next(note.description for note in reversed(notes) if note.description)
-        default = (
-            ""
-            if isinstance(field.default, Secret)
-            else f"{field.default:g}"
-            if isinstance(field.default, float)
-            else str(field.default)
-        )
-        rows.append((variable_of(field.name), default, meaning))
+        rows.append((variable_of(field.name), _show_default(field.default), meaning))
     return rows
+
+
+def _show_default(value: object) -> str:
+    match value:
+        case Secret():
+            return ""
+        case float() if value.is_integer():
+            return str(int(value))
+        case _:
+            return str(value)
 
 
 def read_settings(

@@ -34,6 +34,6 @@ def _read_digits_or_iso(text: str) -> float | None:
     if not _ISO_8601.fullmatch(text):
         return None
     try:
-        return datetime.fromisoformat(text.replace(" +", "+").replace(" -", "-")).timestamp()
+        return datetime.fromisoformat(text).timestamp()
     except ValueError:  # shaped like a time, yet none: the 31st of June
         return None

@@ -64,8 +64,9 @@ def find_next(href: str, *, origin: str, fill: Fill) -> Page | Unsafe:
     route = _ROUTES.get(target.path.removeprefix(ROOT)) if target.path.startswith(ROOT) else None
     if route is None or route not in fill:
         return Unsafe(reason="a link leads to another route")
-    query = dict(fill[route])
-    query.update(parse_qsl(target.query, keep_blank_values=True))
+    sent = parse_qsl(target.query, keep_blank_values=True)
+    names = {name for name, _ in sent}
+    query = [*((name, value) for name, value in fill[route].items() if name not in names), *sent]
     return Page(route=route, path=f"{target.path}?{urlencode(query)}")
 
 

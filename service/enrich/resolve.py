@@ -35,11 +35,15 @@ def choose_deployment(listed: Iterable[Deployment | None], sought: Sought) -> De
 
 
 def versions_match(one: str, other: str) -> bool:
-    """Tell whether two versions are the same, or one the short SHA of the other."""
+    """Tell whether two versions are the same, or one the short SHA of the other.
+
+    All digits are a build number or a date: 20260101 is no short form of 202601012.
+    """
     if one == other:
         return True
     short, full = sorted((one.lower(), other.lower()), key=len)
-    return _is_sha(short) and _is_sha(full) and full.startswith(short)
+    are_shas = _is_sha(short) and _is_sha(full) and not full.isdecimal()
+    return are_shas and full.startswith(short)
 
 
 def _is_sha(text: str) -> bool:

@@ -100,7 +100,7 @@ def judge_answer(
     match answer:
         case Silence():
             return _wait_out(f"no answer: {answer.reason}", b"", history, patience)
-        case Answer(oversized=True):
+        case Answer(status=HTTPStatus.OK, oversized=True):
             return Never(reason="too_large", detail="the answer is over the byte cap")
         case Answer(status=HTTPStatus.OK):
             return answer.body

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -154,7 +155,8 @@ class GroupCommit:
         commands = [call.command() for call in group]
         if barrier is not None:
             commands.append(barrier.command)
-        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        packed = [pack_command(command) for command in commands]  # type: ignore[arg-type] # stub
+        await connection.send_packed_command(packed, check_health=False)
         replies = [await _read_reply(connection) for _ in commands]
         if barrier is not None and not barrier.is_met_by(replies.pop()):
             raise Unavailable("the server did not confirm in time that the writes are kept")

@@ -53,6 +53,8 @@ def test_a_source_is_read_whole(presets: str) -> None:
     ("kind", "holds"),
     [
         ("deploy", True),
+        ("v1", True),
+        ("soon", True),
         ("release-1", True),
         ("a release-1", False),
         (None, False),
