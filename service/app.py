@@ -13,6 +13,7 @@ from pathlib import Path
 from aiohttp import web
 from msgspec import Struct
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from service.accept.sources import Source, load_sources, native_source
 from service.accept.webhooks import Webhooks
@@ -24,6 +25,7 @@ from service.enrich.launchdarkly import LaunchDarkly, open_session
 from service.enrich.verdict import Patience
 from service.log import Log
 from service.operate.health import Health, Lookout
+from service.operate.listening import listen
 from service.publish.stream import OutputStream, Retention
 from service.settings import Settings, SettingsError
 from service.store import Unavailable
@@ -34,7 +36,6 @@ from service.store.keys import Keys
 from service.worker import Collaborators, Manner, Worker
 
 _TRIM_EVERY_S = 60.0
-_HTTP_SHUTDOWN_S = 5.0
 
 
 class House(Struct, frozen=True, kw_only=True):
@@ -56,6 +57,7 @@ async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
 
     Raises Refused when the server cannot keep our promises; one that is away is waited for.
     """
+    asyncio.get_running_loop().set_exception_handler(partial(_note_trouble, log))
     async with AsyncExitStack() as stack:
         url = settings.redis_url.reveal()
         if not url:
@@ -80,6 +82,12 @@ async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
             lookout=Lookout(group, keys=keys),
             log=log,
         )
+
+
+def _note_trouble(log: Log, _: asyncio.AbstractEventLoop, context: Mapping[str, object]) -> None:
+    """Write what nobody was there to catch as a fact, and not as a traceback that may quote."""
+    error = context.get("exception")
+    log.warning("unexpected", reason=context.get("message"), error=type(error).__name__)
 
 
 def find_data_dir(settings: Settings) -> Path:
@@ -153,19 +161,6 @@ async def open_door(house: House, sources: Mapping[str, Source]) -> AsyncIterato
 
 
 @asynccontextmanager
-async def listen(app: web.Application, *, host: str, port: int) -> AsyncIterator[str]:
-    """Serve an application; gives its address."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_HTTP_SHUTDOWN_S)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        yield f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-@asynccontextmanager
 async def open_worker(house: House) -> AsyncIterator[Worker]:
     """Work on the backlog in the background; on leaving, finish what is in hand."""
     settings = house.settings
@@ -229,9 +224,11 @@ def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream)
 
 async def _trim_now_and_then(output: OutputStream, log: Log) -> None:
     while True:
-        dropped = await output.trim()
-        if dropped:
-            log.info("stream_trimmed", dropped=dropped)
+        try:
+            if dropped := await output.trim():
+                log.info("stream_trimmed", dropped=dropped)
+        except RedisError as error:
+            log.warning("trimming_failed", reason=str(error))
         await asyncio.sleep(_TRIM_EVERY_S)
 
 

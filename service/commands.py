@@ -11,8 +11,9 @@ import aiohttp
 import msgspec
 
 from service.accept.sources import Source
-from service.app import find_data_dir, listen, open_door, open_house, open_worker
+from service.app import find_data_dir, open_door, open_house, open_worker
 from service.log import Log
+from service.operate.listening import listen
 from service.operate.send import Sent, send_event
 from service.operate.tail import Appended, describe_record, follow_stream
 from service.settings import Settings

@@ -1,6 +1,8 @@
 """How is a fact written down? One JSON line each; readable lines on a terminal."""
 
+import json
 import sys
+import traceback
 from typing import TextIO
 
 import msgspec
@@ -20,12 +22,8 @@ def open_log(
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *(_steps_for_people(colors=out.isatty()) if pretty else _steps_for_programs()),
     ]
-    if pretty:
-        steps.append(structlog.dev.ConsoleRenderer(colors=out.isatty(), pad_event_to=22))
-    else:
-        steps.append(structlog.processors.format_exc_info)
-        steps.append(structlog.processors.JSONRenderer(serializer=_encode_line))
     bound: Log = structlog.wrap_logger(
         structlog.PrintLogger(out),
         processors=steps,
@@ -35,5 +33,50 @@ def open_log(
     return bound
 
 
+def make_printable(text: str) -> str:
+    """Escape what would move a terminal's cursor: names and titles come from outside."""
+    if text.isprintable():
+        return text
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def _steps_for_programs() -> tuple[structlog.typing.Processor, ...]:
+    return (
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(serializer=_encode_line),
+    )
+
+
+def _steps_for_people(*, colors: bool) -> tuple[structlog.typing.Processor, ...]:
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=colors, pad_event_to=22, exception_formatter=_write_exception
+    )
+    return (_make_facts_printable, renderer)
+
+
 def _encode_line(facts: object, **_: object) -> str:
-    return msgspec.json.encode(facts, enc_hook=repr).decode()
+    """Encode one line. What is not ASCII is escaped: the stream's encoding must not matter."""
+    try:
+        line = msgspec.json.encode(facts, enc_hook=repr)
+        if line.isascii():
+            return line.decode()
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
+        pass  # lone surrogates, keys that are no text, values that hold themselves
+    try:
+        return json.dumps(facts, default=repr, skipkeys=True)
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps({"event": "fact_unwritable", "facts": repr(facts)})
+
+
+def _make_facts_printable(
+    _: object, __: str, facts: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    return {
+        name: make_printable(value) if isinstance(value, str) else value
+        for name, value in facts.items()
+    }
+
+
+def _write_exception(out: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    lines = "".join(traceback.format_exception(*exc_info)).split("\n")
+    out.write("\n" + "\n".join(make_printable(line) for line in lines))

@@ -12,9 +12,10 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.accept.sources import Source
-from service.app import House, find_data_dir, listen, open_door, open_house, open_worker
+from service.app import House, find_data_dir, open_door, open_house, open_worker
 from service.log import Log
 from service.operate.demo import Demo, Event, Pace, Stage
+from service.operate.listening import listen
 from service.operate.send import Sent, send_event
 from service.operate.tail import follow_stream
 from service.settings import Secret, Settings

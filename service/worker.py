@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from service.backlog.backlog import Backlog
 from service.backlog.failure import record_failure
+from service.backlog.holding import Hand, Holding
 from service.backlog.ticket import Lease, Unreadable
 from service.enrich.verdict import Found, Later, Never, Verdict
 from service.log import Log
@@ -19,7 +20,8 @@ T = TypeVar("T")
 
 _LAST_CLAIM_S = 2.0
 _LAST_WORD_S = 2.0
-_RENEWALS_PER_LEASE = 3
+_REST_S = 1.0
+_LONG_S = 3600.0
 
 
 class Collaborators(Struct, frozen=True, kw_only=True):
@@ -46,28 +48,14 @@ class Manner(Struct, frozen=True, kw_only=True):
     crashes: int = 5
 
 
-class _Hand:
-    """A ticket in hand; its lease is renewed while it is worked on."""
-
-    __slots__ = ("lease", "settling", "task")
-
-    def __init__(self, lease: Lease | Unreadable) -> None:
-        self.lease = lease
-        self.settling = False
-        self.task: asyncio.Task[None] | None = None
-
-
 class Worker:
     """Works on up to ``concurrency`` tickets at once until it is told to stop."""
 
     def __init__(self, hands: Collaborators, manner: Manner) -> None:
         self._do = hands
         self._manner = manner
-        self._in_hand: set[_Hand] = set()
-        self._freed = asyncio.Event()
+        self._holding = Holding(hands.backlog.renew, lease_s=manner.lease_s, log=hands.log)
         self._stopping = asyncio.Event()
-        self._renewed = asyncio.Event()
-        self._renewed.set()
 
     def stop(self) -> None:
         """Claim no more; finish what is in hand."""
@@ -75,7 +63,7 @@ class Worker:
 
     async def run(self) -> None:
         """Work until stopped, then finish within the grace time and hand the rest back."""
-        renewing = asyncio.create_task(self._renew_leases(), name="renew-leases")
+        renewing = asyncio.create_task(self._holding.keep_renewed(), name="renew-leases")
         try:
             while not self._stopping.is_set():
                 await self._claim_or_rest()
@@ -86,19 +74,26 @@ class Worker:
 
     async def _claim_or_rest(self) -> None:
         """Claim what fits in hand; else wait for a free hand, or for something to do."""
-        free = self._manner.concurrency - len(self._in_hand)
+        free = self._manner.concurrency - len(self._holding)
         if free <= 0:
-            self._freed.clear()
-            await self._until_stopped(self._freed.wait())
+            await self._until_stopped(self._holding.wait_for_free_hand())
             return
-        # A claim cut short would leave its tickets leased to nobody: it may take its time.
-        claimed = await self._until_stopped(self._do.backlog.claim(free), longer_s=_LAST_CLAIM_S)
+        try:
+            # A claim cut short would leave its tickets leased to nobody: it may take its time.
+            claimed = await self._until_stopped(
+                self._do.backlog.claim(free), longer_s=_LAST_CLAIM_S
+            )
+        except Exception:  # whatever it is, a worker that ends in silence is worse
+            self._do.log.exception("claiming_failed")
+            await self._until_stopped(asyncio.sleep(_REST_S))
+            return
         if claimed is None:
             return
         for lease in claimed.leases:
-            self._take_in_hand(lease)
+            hand = self._holding.take(lease)
+            hand.task = asyncio.create_task(self._handle(hand), name=lease.job)
         if len(claimed.leases) < free and claimed.sleep_s != 0:
-            nap_s = 3600.0 if claimed.sleep_s is None else claimed.sleep_s
+            nap_s = _LONG_S if claimed.sleep_s is None else claimed.sleep_s
             await self._until_stopped(self._do.listen(nap_s))
 
     async def _until_stopped(self, doing: Awaitable[T], *, longer_s: float = 0.0) -> T | None:
@@ -115,12 +110,7 @@ class Worker:
             return None
         return task.result()
 
-    def _take_in_hand(self, lease: Lease | Unreadable) -> None:
-        hand = _Hand(lease)
-        hand.task = asyncio.create_task(self._handle(hand), name=lease.job)
-        self._in_hand.add(hand)
-
-    async def _handle(self, hand: _Hand) -> None:
+    async def _handle(self, hand: Hand) -> None:
         """See one ticket through; whatever happens, the hand is free afterwards."""
         try:
             match hand.lease:
@@ -137,15 +127,13 @@ class Worker:
         except Exception:  # settling failed for good: the lease runs out by itself
             self._do.log.exception("settling_failed", job=hand.lease.job)
         finally:
-            self._in_hand.discard(hand)
-            self._freed.set()
+            self._holding.let_go(hand)
 
-    async def _attempt(self, hand: _Hand, lease: Lease) -> None:
+    async def _attempt(self, hand: Hand, lease: Lease) -> None:
         """Try once, settle as the verdict says, and write one line about it."""
         begun = self._do.clock()
         verdict = await self._try(lease, begun)
-        hand.settling = True
-        await self._renewed.wait()  # a renewal under way is about to change the fence
+        await self._holding.begin_settling(hand)
         event, facts = await self._settle(verdict, hand)
         took_ms = round((self._do.clock() - begun) * 1000)
         self._do.log.info(event, **(_describe(lease) | facts), took_ms=took_ms)
@@ -164,7 +152,7 @@ class Worker:
         return verdict
 
     async def _settle(
-        self, verdict: "_Written | Later | Never", hand: _Hand
+        self, verdict: "_Written | Later | Never", hand: Hand
     ) -> tuple[str, dict[str, object]]:
         """Do what the verdict says; gives the fact to log."""
         lease = hand.lease
@@ -189,30 +177,9 @@ class Worker:
             case _:
                 assert_never(verdict)
 
-    async def _renew_leases(self) -> None:
-        """Lengthen every lease in hand, thrice in its life; drop work whose lease was lost."""
-        by_s = self._manner.lease_s / _RENEWALS_PER_LEASE
-        while True:
-            await asyncio.sleep(by_s)
-            hands = [hand for hand in self._in_hand if not hand.settling]
-            if not hands:
-                continue
-            held = [(hand.lease.job, hand.lease.fence) for hand in hands]
-            self._renewed.clear()
-            try:
-                fences = await self._do.backlog.renew(held, by_ms=round(by_s * 1000))
-            finally:
-                self._renewed.set()
-            for hand, fence in zip(hands, fences, strict=True):
-                if fence is not None:
-                    hand.lease = replace(hand.lease, fence=fence)
-                elif hand.task is not None and not hand.settling:
-                    hand.task.cancel()
-                    self._do.log.warning("lease_lost", job=hand.lease.job)
-
     async def _finish(self) -> None:
         """Let what is in hand end within the grace time; hand the rest back at once."""
-        tasks = [hand.task for hand in self._in_hand if hand.task is not None]
+        tasks = self._holding.list_tasks()
         if not tasks:
             return
         _, late = await asyncio.wait(tasks, timeout=self._manner.grace_s)

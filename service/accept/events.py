@@ -188,7 +188,11 @@ def _read_completed(
 def _judge_names(
     source: Source, names: Mapping[str, str | None], delivery: str
 ) -> Unmappable | None:
-    bad = [key for key, name in names.items() if name and not _is_well_formed(key, name)]
+    bad = [
+        key
+        for key, name in names.items()
+        if name and not (_ID if key == "id" else _NAME).fullmatch(name)
+    ]
     lacking = [key for key in _NEEDED if not names[key]] if not names["id"] else []
     if not bad and not lacking:
         return None
@@ -199,10 +203,6 @@ def _judge_names(
         if keys
     ]
     return Unmappable("; ".join(problems), tuple(words.values()), delivery)
-
-
-def _is_well_formed(key: str, name: str) -> bool:
-    return bool((_ID if key == "id" else _NAME).fullmatch(name))
 
 
 def _sender_word(expression: Expression | None, key: str) -> str:
@@ -217,8 +217,10 @@ def _find(expression: Expression | None, view: Mapping[str, object]) -> object:
 def _find_name(
     expression: Expression | None, view: Mapping[str, object], aliases: Mapping[str, str]
 ) -> str | None:
-    value = _find(expression, view)
-    if value is None or value == "":
+    value = None if expression is None else expression.find(view)
+    if isinstance(value, str):
+        return aliases.get(value, value) or None
+    if value is None:
         return None
     name = _to_text(value)
     return _UNUSABLE if name is None else aliases.get(name, name)

@@ -7,11 +7,13 @@ webhook_queued         202     kept
 webhook_set_aside      202     ended, but cannot be mapped: kept for a person
 webhook_duplicate      200     kept before
 webhook_ignored        200     genuine, but no deployment ended
-webhook_rejected       4xx     the sender's fault: 400, 401, 404, 413, 422
+webhook_rejected       4xx     the sender's fault: 400, 401, 404, 408, 413, 422
+webhook_crashed        503     our own mistake
 webhook_refused        503     ours: the store is away, or full; ``Retry-After`` says when
 =====================  ======  =====================================================
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Protocol, assert_never
@@ -36,6 +38,7 @@ from service.accept.sources import Source
 from service.store import Unavailable
 
 RETRY_AFTER_S = 2
+SLOWEST_BODY_S = 15.0
 
 Remember = Callable[[DeploymentCompleted], Awaitable[Remembered]]
 SetAside = Callable[[str, str, str, bytes], Awaitable[bool]]
@@ -49,6 +52,9 @@ class Log(Protocol):
 
     def info(self, event: str, **facts: object) -> object:
         """Write one fact."""
+
+    def exception(self, event: str, **facts: object) -> object:
+        """Write that our own code failed, with the exception being handled."""
 
 
 class Answer(Struct, frozen=True, omit_defaults=True):
@@ -98,7 +104,14 @@ class Webhooks:
         return [web.post("/webhooks/{source}", self.receive)]
 
     async def receive(self, request: web.Request) -> web.Response:
-        """Answer one webhook: 200, 202, 400, 401, 404, 413, 422 or 503."""
+        """Answer one webhook: 200, 202, 400, 401, 404, 408, 413, 422 or 503."""
+        try:
+            return await self._receive(request)
+        except Exception:  # noqa: BLE001 - our own mistake: come again, rather than a 500
+            self._log.exception("webhook_crashed")
+            return self._refuse("unknown", "something is wrong here", RETRY_AFTER_S)
+
+    async def _receive(self, request: web.Request) -> web.Response:
         name = request.match_info["source"]
         source = self._sources.get(name)
         if source is None:
@@ -119,7 +132,10 @@ class Webhooks:
 
     async def _read_body(self, source: Source, request: web.Request) -> bytes | web.Response:
         try:
-            return await request.read()
+            async with asyncio.timeout(SLOWEST_BODY_S):
+                return await request.read()
+        except TimeoutError:
+            return self._reject(source.name, 408, "the body did not come in time")
         except web.HTTPRequestEntityTooLarge:
             return self._reject(source.name, 413, "the body is too large")
         except web.RequestPayloadError:

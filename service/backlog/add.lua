@@ -8,18 +8,18 @@ local token, job, ticket, life = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
-local mark = redis.call('GET', KEYS[1])
+local mark, failed = redis.call('GET', KEYS[1]), nil
 if mark then
   local earlier = string.sub(mark, #token + 2)
   if string.sub(mark, 1, #token) == token then
+    redis.call('PEXPIRE', KEYS[1], life) -- a write, so that a durable group covers the first too
     return { 'queued', earlier } -- this very act was done before; only its reply was lost
   end
   if not redis.call('ZSCORE', KEYS[4], earlier) then
-    redis.call('PEXPIRE', KEYS[1], life) -- a write, so that a durable group covers the mark too
+    redis.call('PEXPIRE', KEYS[1], life) -- likewise
     return { 'duplicate', earlier }
   end
-  redis.call('ZREM', KEYS[4], earlier) -- given up before: a redelivery takes it up again
-  redis.call('HDEL', KEYS[5], earlier)
+  failed = earlier -- given up before: a redelivery takes it up again
 end
 
 local stored = redis.call('HGET', KEYS[3], job)
@@ -34,11 +34,13 @@ if stored and #stored >= 4 then
 end
 redis.call('HSET', KEYS[3], job, struct.pack('>I4I2d', generation, 0, now) .. ticket)
 local score = redis.call('ZSCORE', KEYS[2], job)
-if not score or tonumber(score) % 1 == 0 then -- half a millisecond marks a lease: it stays
+if not score or tonumber(score) % 1 == 0 then -- a part of a millisecond marks a lease: it stays
   redis.call('ZADD', KEYS[2], now, job)
 end
-if redis.call('ZREM', KEYS[4], job) == 1 then
-  redis.call('HDEL', KEYS[5], job)
+for _, name in ipairs({ job, failed }) do
+  if redis.call('ZREM', KEYS[4], name) == 1 then
+    redis.call('HDEL', KEYS[5], name)
+  end
 end
 redis.call('SET', KEYS[1], token .. ' ' .. job, 'PX', life)
 if redis.call('LLEN', KEYS[6]) == 0 then

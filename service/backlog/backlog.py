@@ -43,7 +43,7 @@ class Claimed(Struct, frozen=True):
 class Backlog:
     """The tickets of one namespace. ``room`` is Lua that says how many calls may be made now.
 
-    ``new_token`` names each act of the door, so that one sent twice is known again.
+    ``new_token`` names each act of the door and each claim, so that one sent twice is known again.
     """
 
     def __init__(
@@ -110,6 +110,7 @@ class Backlog:
                 f"unmappable:{source}/{delivery}",
                 encode_failure(record_failure("unmappable", detail=reason, raw=body)),
                 self._terms.mark_ms,
+                self._terms.failed_ms,
             ),
             durable=True,
             patience_s=self._terms.door_patience_s,
@@ -121,7 +122,15 @@ class Backlog:
         keys = self._keys
         reply = await self._group.submit(
             self._claim,
-            keys=(keys.backlog, keys.tickets, keys.budget, keys.calls, keys.callers, keys.bell),
+            keys=(
+                keys.backlog,
+                keys.tickets,
+                keys.budget,
+                keys.calls,
+                keys.callers,
+                keys.bell,
+                keys.claim(self._new_token()),
+            ),
             args=(limit, self._terms.lease_ms, self._terms.call_ms, self._terms.share),
         )
         now, sleep_ms, *rest = cast("list[int]", reply)
@@ -132,7 +141,7 @@ class Backlog:
         ]
         return Claimed(leases=leases, sleep_s=None if sleep_ms < 0 else sleep_ms / 1000)
 
-    async def renew(self, held: Sequence[tuple[str, float]], *, by_ms: int) -> list[float | None]:
+    async def renew(self, held: Sequence[tuple[str, float]], by_ms: int) -> list[float | None]:
         """Lengthen leases; gives the new fence of each, None where the lease is lost."""
         pairs: list[Argument] = [part for pair in held for part in pair]
         reply = await self._group.submit(

@@ -6,14 +6,15 @@
 local job = ARGV[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-redis.call('ZREM', KEYS[5], job)
-redis.call('ZREM', KEYS[6], job)
 local score = redis.call('ZSCORE', KEYS[1], job)
 if not score and redis.call('HGET', KEYS[4], job) == ARGV[4] then
+  redis.call('HSET', KEYS[4], job, ARGV[4]) -- a write, so that a durable group covers the first too
   return 'given up' -- this very act was done before; only its reply was lost
 elseif tonumber(score or '0') ~= tonumber(ARGV[2]) then
   return 'lost'
 end
+redis.call('ZREM', KEYS[5], job) -- not before: it may be the call of who has the lease now
+redis.call('ZREM', KEYS[6], job)
 local stored = redis.call('HGET', KEYS[2], job)
 if stored and #stored >= 4 and struct.unpack('>I4', stored) ~= tonumber(ARGV[3]) then
   redis.call('ZADD', KEYS[1], now, job)

@@ -12,6 +12,6 @@ for i = 2, #ARGV, 2 do
   if score == held then
     redis.call('ZADD', KEYS[1], longer, job)
   end
-  fences[#fences + 1] = (score == held or score == longer) and string.format('%.1f', longer) or ''
+  fences[#fences + 1] = (score == held or score == longer) and string.format('%.10f', longer) or ''
 end
 return fences

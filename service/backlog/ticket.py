@@ -98,8 +98,9 @@ def read_lease(job: bytes, *, fence: bytes, stored: bytes, now: int) -> Lease | 
     name, score = job.decode("utf-8", "replace"), float(fence)
     try:
         generation, crashes, queued_at = _HEADER.unpack_from(stored)
+        queued_ms = int(queued_at)
         ticket = msgspec.msgpack.decode(memoryview(stored)[_HEADER.size :], type=Ticket)
-    except (struct.error, msgspec.MsgspecError, UnicodeDecodeError):
+    except (struct.error, msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         generation = int.from_bytes(stored[:4], "big")
         return Unreadable(job=name, fence=score, generation=generation, raw=stored)
     return Lease(
@@ -107,7 +108,7 @@ def read_lease(job: bytes, *, fence: bytes, stored: bytes, now: int) -> Lease | 
         fence=score,
         generation=generation,
         crashes=crashes,
-        queued_at=int(queued_at),
+        queued_at=queued_ms,
         now=now,
         ticket=ticket,
     )

@@ -5,12 +5,15 @@ missing or null (the vendor admits nulls where its document says none), millisec
 strings, items may be null, unknown fields are ignored here and passed on untouched elsewhere.
 """
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 Shape = TypeVar("Shape")
+
+# What the documents declare; beyond it our readers, and Python's own printing, would stumble.
+Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Link(Struct, frozen=True):
@@ -24,31 +27,31 @@ class FlagReference(Struct, frozen=True, rename="camel"):
 
     project_key: str | None = None
     flag_key: str | None = None
-    references_added: int | None = None
-    references_removed: int | None = None
+    references_added: Int64 | None = None
+    references_removed: Int64 | None = None
 
 
 class FlagReferences(Struct, frozen=True, rename="camel"):
     """The flags that a change touches. Has no links: what is not here cannot be asked for."""
 
-    total_count: int | None = None
+    total_count: Int64 | None = None
     items: list[FlagReference | None] | None = None
 
 
 class LeadTimeStages(Struct, frozen=True, rename="camel"):
     """How long each stage took, in ms: coding, review, wait, deploy."""
 
-    coding_duration_ms: int | None = None
-    review_duration_ms: int | None = None
-    wait_duration_ms: int | None = None
-    deploy_duration_ms: int | None = None
-    total_lead_time_ms: int | None = None
+    coding_duration_ms: Int64 | None = None
+    review_duration_ms: Int64 | None = None
+    wait_duration_ms: Int64 | None = None
+    deploy_duration_ms: Int64 | None = None
+    total_lead_time_ms: Int64 | None = None
 
 
 class NestedDeployments(Struct, frozen=True, rename="camel"):
     """The deployments that a pull request was part of; their insides stay raw."""
 
-    total_count: int | None = None
+    total_count: Int64 | None = None
     items: list[msgspec.Raw] | None = None
     links: dict[str, Link | None] | None = msgspec.field(name="_links", default=None)
 
@@ -62,11 +65,11 @@ class PullRequest(Struct, frozen=True, rename="camel"):
     status: str | None = None
     author: str | None = None
     url: str | None = None
-    create_time: int | None = None
-    merge_time: int | None = None
-    files_changed: int | None = None
-    lines_added: int | None = None
-    lines_deleted: int | None = None
+    create_time: Int64 | None = None
+    merge_time: Int64 | None = None
+    files_changed: Int64 | None = None
+    lines_added: Int64 | None = None
+    lines_deleted: Int64 | None = None
     deployments: NestedDeployments | None = None
     flag_references: FlagReferences | None = None
 
@@ -74,7 +77,7 @@ class PullRequest(Struct, frozen=True, rename="camel"):
 class PullRequests(Struct, frozen=True, rename="camel"):
     """One page of pull requests, nested in a deployment or listed by itself."""
 
-    total_count: int | None = None
+    total_count: Int64 | None = None
     items: list[PullRequest | None] | None = None
     links: dict[str, Link | None] | None = msgspec.field(name="_links", default=None)
 
@@ -88,16 +91,16 @@ class Deployment(Struct, frozen=True, rename="camel"):
     environment_key: str | None = None
     status: str | None = None
     kind: str | None = None
-    started_at: int | None = None
-    ended_at: int | None = None
-    duration_ms: int | None = None
+    started_at: Int64 | None = None
+    ended_at: Int64 | None = None
+    duration_ms: Int64 | None = None
     active: bool | None = None
     archived: bool | None = None
-    number_of_contributors: int | None = None
-    number_of_pull_requests: int | None = None
-    lines_added: int | None = None
-    lines_deleted: int | None = None
-    lead_time: int | None = None
+    number_of_contributors: Int64 | None = None
+    number_of_pull_requests: Int64 | None = None
+    lines_added: Int64 | None = None
+    lines_deleted: Int64 | None = None
+    lead_time: Int64 | None = None
     lead_time_stages: LeadTimeStages | None = None
     pull_requests: PullRequests | None = None
     flag_references: FlagReferences | None = None
@@ -115,7 +118,7 @@ class Deployment(Struct, frozen=True, rename="camel"):
 class DeploymentPage(Struct, frozen=True, rename="camel"):
     """One page of the list of deployments."""
 
-    total_count: int | None = None
+    total_count: Int64 | None = None
     items: list[Deployment | None] | None = None
     links: dict[str, Link | None] | None = msgspec.field(name="_links", default=None)
 

@@ -5,9 +5,13 @@
 --          then windows of four: family, limit or "", left, reset (server's ms) or ""
 -- Returns  ms for which the budget is closed now (0: open)
 -- Atomic   many answers of one window arrive at once; the lowest Remaining must win.
-local SKEW = 2000 -- ms between the server's clock and ours that are borne; beyond, Date corrects
+-- Windows are kept as room.lua says, in the server's own clock: so every answer names its window alike.
+local BORNE = 1000 -- ms that an answer may seem to come from an earlier moment: Date has whole seconds
 local WINDOW = 10000 -- ms of LaunchDarkly's documented windows, where no reset is told
 local FAR = 120000 -- ms ahead beyond which a reset is not believed
+local LATE = 30000 -- ms ago before which it is not believed either: no answer takes so long
+local SAME = 250 -- ms within which two resets name one window
+local DAY = 86400000
 local LONGEST = 3600000 -- ms: an explicit Retry-After is obeyed up to an hour
 local FIRST_PROBE, LARGEST_PROBE = 4, 1024
 local REFUSED = 30000 -- ms of rest after a bad token
@@ -18,10 +22,9 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 redis.call('ZREM', KEYS[2], ARGV[1])
 
-local names = { 'closed', 'why', 'probe', 'strikes', 'trips', 'good', 'bad', 'tally_ends' }
-local read, state, changed = redis.call('HMGET', KEYS[1], unpack(names)), {}, {}
-for i, name in ipairs(names) do
-  state[name] = read[i] or nil
+local state, changed, flat = {}, {}, redis.call('HGETALL', KEYS[1])
+for i = 1, #flat, 2 do
+  state[flat[i]] = flat[i + 1]
 end
 local function keep(name, value)
   changed[#changed + 1] = name
@@ -31,28 +34,58 @@ local function whole(value)
   return string.format('%.0f', value)
 end
 
-local skew = 0
-if ARGV[3] ~= '' and math.abs(ARGV[3] + 500 - now) > SKEW then
-  skew = ARGV[3] + 500 - now
+-- How far the server's clock is ahead of ours: never more than Date proves, since too little only
+-- holds a window shut a little longer, and too much would open it while it is used up.
+local skew = tonumber(state.skew or '0')
+if ARGV[3] ~= '' then
+  local seen = ARGV[3] - now
+  if math.abs(seen) < DAY and (seen > skew or seen + 500 < skew - BORNE) then
+    skew = seen
+    keep('skew', whole(skew))
+  end
 end
+local there = now + skew
 
 local learnt, told = false, false
-for i = 7, #ARGV, 4 do
-  local family, limit, left = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
-  local reset = (tonumber(ARGV[i + 3]) or 0) - skew
-  local known = redis.call('HGET', KEYS[1], family) or ''
-  local old_limit, old_left, old_reset = string.match(known, '^(%d+) (-?%d+) (%d+)$')
-  old_limit, old_left, old_reset = tonumber(old_limit or 0), tonumber(old_left), tonumber(old_reset or 0)
-  told = true
-  if reset <= now or reset > now + FAR then
-    reset = old_reset > now and old_reset or now + WINDOW
+local function keep_window(family, limit, left, reset, kind)
+  state[family] = table.concat({ whole(limit), whole(left), whole(reset), kind }, ' ')
+  keep(family, state[family])
+end
+local function read_window(family)
+  local limit, left, reset, kind = string.match(state[family] or '', '^(%d+) (-?%d+) (%d+) (%a+)$')
+  return tonumber(limit or '0'), tonumber(left), tonumber(reset or '0'), kind
+end
+local function open_window(family, limit, left, reset, kind)
+  learnt = true
+  keep_window(family, limit, left, reset, kind)
+end
+local function learn_window(family, limit, left, reset)
+  local old_limit, old_left, old_reset, old_kind = read_window(family)
+  limit = limit or math.max(old_limit, left + 1)
+  if reset and (reset > there + FAR or reset < there - LATE) then
+    reset = nil
   end
-  if reset > old_reset + 250 then
-    learnt = true
-    keep(family, whole(limit or math.max(old_limit, left + 1)) .. ' ' .. whole(left) .. ' ' .. whole(reset))
-  elseif reset >= old_reset - 250 then
-    local lowest = math.min(old_left, left)
-    keep(family, whole(limit or old_limit) .. ' ' .. whole(lowest) .. ' ' .. whole(old_reset))
+  if not reset and old_reset > there then
+    keep_window(family, limit, math.min(old_left, left), old_reset, old_kind)
+  elseif not reset then
+    open_window(family, limit, left, there + WINDOW, 'guessed')
+  elseif reset > there and reset > old_reset + SAME then
+    open_window(family, limit, left, reset, 'told')
+  elseif reset > there and (reset >= old_reset - SAME or old_kind == 'guessed') then
+    local ends = old_kind == 'guessed' and reset or old_reset
+    keep_window(family, limit, math.min(old_left, left), ends, 'told')
+  end -- else a late answer of a window that has ended: it says nothing about this one
+end
+for i = 7, #ARGV, 4 do
+  told = true
+  learn_window(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]))
+end
+if outcome == 'failing' and not told then -- no answer: the server may have counted the call
+  for _, family in ipairs({ 'global', 'token', 'route:get', 'route:list' }) do
+    local limit, left, reset, kind = read_window(family)
+    if reset > there and left > 0 then
+      keep_window(family, limit, left - 1, reset, kind)
+    end
   end
 end
 
@@ -114,7 +147,7 @@ end
 if #changed > 0 then
   redis.call('HSET', KEYS[1], unpack(changed))
 end
-redis.call('PEXPIRE', KEYS[1], 86400000)
+redis.call('PEXPIRE', KEYS[1], DAY)
 if learnt and redis.call('LLEN', KEYS[3]) == 0 then
   redis.call('LPUSH', KEYS[3], '1') -- how much may be called is known again: wake who sleeps
   redis.call('PEXPIRE', KEYS[3], 60000)

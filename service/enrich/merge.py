@@ -7,40 +7,40 @@ LaunchDarkly sent (:class:`msgspec.Raw`).
 import msgspec
 from msgspec import Raw, Struct
 
-from service.enrich.deployment import Link
+from service.enrich.deployment import NestedDeployments, PullRequests
 from service.enrich.pages import read_href
 
 _NULL = b"null"
 _Fields = dict[str, Raw]
+_Shape = type[PullRequests] | type[NestedDeployments]
 
 
 class _Identified(Struct, frozen=True):
     id: str | None = None
 
 
-class _Outline(Struct, frozen=True, rename={"total": "totalCount", "links": "_links"}):
-    total: int | None = None
-    items: list[Raw] | None = None
-    links: dict[str, Link | None] | None = None
-
-
 class Collection:
-    """One paged collection while it is gathered. Each item stands in it once."""
+    """One paged collection while it is gathered: what a page adds stands in it once.
 
-    def __init__(self, raw: Raw) -> None:
-        outline = msgspec.json.decode(raw, type=_Outline, strict=False)
+    Every page must have the ``shape`` of the collection. Raises msgspec.MsgspecError or
+    RecursionError when ``raw`` is no collection.
+    """
+
+    def __init__(self, raw: Raw, shape: _Shape) -> None:
+        outline = msgspec.json.decode(raw, type=NestedDeployments, strict=False)
+        self._shape = shape
         self._fields = msgspec.json.decode(raw, type=_Fields)
-        self._total = outline.total
+        self._total = outline.total_count
         self._href = read_href(outline.links)
         self._visited: set[str] = set()
-        self._known = {_identify(item) for item in outline.items or ()}
         self.items = list(outline.items or ())
+        self._known = set(map(_identify, self.items))
         self.grown = False
         self.stopped: str | None = None
 
     def next_href(self) -> str | None:
         """Give the link to follow, or None at the end; a link seen before ends it."""
-        if self.stopped is not None or self._href is None:
+        if self.stopped is not None or not self._href:
             return None
         if self._total is not None and len(self.items) >= self._total:
             return None
@@ -54,38 +54,43 @@ class Collection:
         """Take in one more page: new items up to the total, and where it says to go on."""
         try:
             body.decode()
-            page = msgspec.json.decode(body, type=_Outline, strict=False)
+            msgspec.json.decode(body, type=self._shape, strict=False)
+            page = msgspec.json.decode(body, type=NestedDeployments, strict=False)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             self.stopped = "a page could not be read"
             return
-        fresh = [item for item in page.items or () if self._is_new(item)]
-        if self._total is not None:
-            fresh = fresh[: max(0, self._total - len(self.items))]
-        if not fresh:
+        before = len(self.items)
+        for item in page.items or ():
+            self._add_item(item)
+        if len(self.items) == before:
             self.stopped = "a page held nothing new"
             return
-        self._known.update(map(_identify, fresh))
-        self.items.extend(fresh)
         self.grown = True
         self._href = read_href(page.links)
 
     def encode(self) -> Raw:
         """Give the collection with all that was gathered."""
-        if not self.grown:
-            return Raw(msgspec.json.encode(self._fields))
         return Raw(msgspec.json.encode(self._fields | {"items": self.items}))
 
-    def _is_new(self, item: Raw) -> bool:
+    def _add_item(self, item: Raw) -> None:
         identity = _identify(item)
-        return identity is not None and identity not in self._known
+        is_full = self._total is not None and len(self.items) >= self._total
+        if not is_full and identity != _NULL and identity not in self._known:
+            self._known.add(identity)
+            self.items.append(item)
 
 
 class Whole:
-    """A deployment while its pages are gathered: its pull requests, then their deployments."""
+    """A deployment while its pages are gathered: its pull requests, then their deployments.
+
+    What cannot be taken apart stays as it was sent, and :meth:`why_stopped` tells.
+    """
 
     def __init__(self, body: bytes) -> None:
-        self._fields = msgspec.json.decode(body, type=_Fields)
-        self.pull_requests = _take_collection(self._fields, "pullRequests")
+        self._body = body
+        self._unopened: str | None = None
+        self._fields = self._open_fields(Raw(body))
+        self.pull_requests = self._open_collection(self._fields, "pullRequests", PullRequests)
         self._nested: dict[int, tuple[_Fields, Collection]] = {}
 
     def open_nested(self) -> list[Collection]:
@@ -93,8 +98,8 @@ class Whole:
         items = [] if self.pull_requests is None else self.pull_requests.items
         for place, item in enumerate(items):
             if place not in self._nested and bytes(item) != _NULL:
-                fields = msgspec.json.decode(item, type=_Fields)
-                nested = _take_collection(fields, "deployments")
+                fields = self._open_fields(item)
+                nested = self._open_collection(fields, "deployments", NestedDeployments)
                 if nested is not None:
                     self._nested[place] = (fields, nested)
         return [nested for _, nested in self._nested.values()]
@@ -102,28 +107,45 @@ class Whole:
     def why_stopped(self) -> str | None:
         """Say why gathering ended early, if it did."""
         collections = [self.pull_requests, *(nested for _, nested in self._nested.values())]
-        return next((c.stopped for c in collections if c is not None and c.stopped), None)
+        reasons = (c.stopped for c in collections if c is not None and c.stopped)
+        return next(reasons, self._unopened)
 
     def encode(self) -> bytes:
-        """Give the deployment with every page merged."""
+        """Give the deployment with every page merged; the very body when no page added to it."""
         pulls = self.pull_requests
         if pulls is None:
-            return msgspec.json.encode(self._fields)
+            return self._body
         for place, (fields, nested) in self._nested.items():
             if nested.grown:
                 changed = fields | {"deployments": nested.encode()}
                 pulls.items[place] = Raw(msgspec.json.encode(changed))
                 pulls.grown = True
+        if not pulls.grown:
+            return self._body
         return msgspec.json.encode(self._fields | {"pullRequests": pulls.encode()})
 
+    def _open_fields(self, raw: Raw) -> _Fields:
+        try:
+            return msgspec.json.decode(raw, type=_Fields)
+        except (msgspec.MsgspecError, RecursionError):
+            self._unopened = "a part could not be read"
+            return {}
 
-def _take_collection(fields: _Fields, name: str) -> Collection | None:
-    raw = fields.get(name)
-    return None if raw is None or bytes(raw) == _NULL else Collection(raw)
+    def _open_collection(self, fields: _Fields, name: str, shape: _Shape) -> Collection | None:
+        raw = fields.get(name)
+        if raw is None or bytes(raw) == _NULL:
+            return None
+        try:
+            return Collection(raw, shape)
+        except (msgspec.MsgspecError, RecursionError):
+            self._unopened = "a part could not be read"
+            return None
 
 
-def _identify(item: Raw) -> str | None:
+def _identify(item: Raw) -> str | bytes:
+    """Give the id of an item; one without any is known by its own bytes."""
     try:
-        return msgspec.json.decode(item, type=_Identified).id
-    except msgspec.MsgspecError:
-        return None
+        identity = msgspec.json.decode(item, type=_Identified).id
+    except (msgspec.MsgspecError, RecursionError):
+        identity = None
+    return bytes(item) if identity is None else identity

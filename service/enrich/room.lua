@@ -3,10 +3,13 @@
 -- ARGV     none of its own
 -- Returns  nothing; defines open_budget(...) -> { room(route, begun) -> free, opens; take(id, until); forget(id) }
 -- Atomic   reading the room and taking from it happen in the one script that includes this.
--- A window is kept as the text "limit left reset": left is the lowest Remaining seen in it, reset in ms.
+-- A window is kept as the text "limit left reset kind": left is the lowest Remaining seen in it,
+-- reset in ms of the server's clock, which is ahead of ours by "skew"; kind is told or guessed.
 local GUARD = 50 -- ms that a window is held shut past its end: clocks differ
 local SOON = 100 -- ms after which to look again while only calls in flight stand in the way
 local FIRST_PROBE = 4
+local STALE = 60000 -- ms after its end in which a window is taken to have a successor
+local DAY = 86400000
 
 local function open_budget(budget, calls, callers, now, share)
   redis.call('ZREMRANGEBYSCORE', calls, '-inf', now)
@@ -17,28 +20,30 @@ local function open_budget(budget, calls, callers, now, share)
   for i = 1, #flat, 2 do
     state[flat[i]] = flat[i + 1]
   end
-  local closed = tonumber(state.closed or '0')
+  local closed, skew = tonumber(state.closed or '0'), tonumber(state.skew or '0')
   local probe = tonumber(state.probe or FIRST_PROBE)
 
   local function room(route, begun)
     if closed > now then
       return 0, closed
     end
-    local free, opens, unknown = nil, nil, false
+    local free, opens, unopened = nil, nil, nil
     for _, family in ipairs({ 'global', 'token', 'route:' .. route }) do
-      local limit, left, reset = string.match(state[family] or '', '^(%d+) (-?%d+) (%d+)$')
-      if limit and tonumber(reset) + GUARD > now then
-        local others = math.min(math.ceil(limit * (1 - share) - 1e-9), limit - 1)
-        local mine = left - math.max(others, 0)
-        if not free or mine < free then
-          free, opens = mine, reset + GUARD
+      local limit, left, reset = string.match(state[family] or '', '^(%d+) (-?%d+) (%d+) %a+$')
+      if limit then
+        local others = math.max(0, math.min(math.ceil(limit * (1 - share) - 1e-9), limit - 1))
+        local ends = reset - skew + GUARD
+        if ends > now then
+          if not free or left - others < free then
+            free, opens = left - others, ends
+          end
+        elseif ends + STALE > now then
+          unopened = math.min(unopened or probe, limit - others)
         end
-      elseif limit then
-        unknown = true
       end
     end
-    if not free or (unknown and probe < free) then
-      free, opens = probe, now + SOON
+    if not free or (unopened and unopened < free) then
+      free, opens = unopened or probe, now + SOON
     end
     if free >= 1 then
       opens = now + SOON
@@ -48,6 +53,7 @@ local function open_budget(budget, calls, callers, now, share)
 
   local function take(id, until_ms)
     redis.call('ZADD', calls, until_ms, id)
+    redis.call('PEXPIRE', calls, DAY)
     flying = flying + 1
   end
 

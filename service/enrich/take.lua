@@ -7,6 +7,7 @@
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local budget = open_budget(KEYS[1], KEYS[2], KEYS[3], now, tonumber(ARGV[4]))
+budget.forget(ARGV[1]) -- taken before, and only the reply was lost: it must not stand in its own way
 local free, opens = budget.room(ARGV[2], true)
 if free >= 1 then
   budget.take(ARGV[1], now + tonumber(ARGV[3]))
@@ -15,4 +16,5 @@ if free >= 1 then
 end
 local wait = math.max(1, math.ceil(opens - now))
 redis.call('ZADD', KEYS[3], now + wait + 2000, ARGV[1])
+redis.call('PEXPIRE', KEYS[3], 86400000)
 return wait

@@ -1,23 +1,30 @@
 """What does the demo show? A pipeline that deploys, records as they come, and a running count."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import textwrap
+from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from random import Random
 from typing import TextIO
 
+import aiohttp
 from msgspec import Struct
 
 from service.operate.health import Standing
 from service.operate.send import Sent
-from service.operate.tail import Appended, describe_record
+from service.operate.table import write_header, write_record
+from service.operate.tail import Appended
+from service.store import Unavailable
 
 Event = dict[str, object]
 
 _APPLICATIONS = ("billing-service", "checkout", "search", "web-frontend", "mobile-api")
 _ENVIRONMENTS = ("production", "staging")
-_STATUS_EVERY_S = 1.0
+_LOOK_EVERY_S = 0.25
+_LOOKS_PER_LINE = 12  # where no terminal can show the count in place
 _TWICE = 0.15  # share of webhooks that their sender repeats, as real ones do
+_TRAIN_EVERY, _TRAIN = 16, 8  # one merge often deploys many services at once
+_SENDER_PAUSE_S = 0.5
 
 
 class Pace(Struct, frozen=True):
@@ -27,14 +34,23 @@ class Pace(Struct, frozen=True):
     events: int = 0
 
 
+class Traffic(Struct, frozen=True):
+    """What the upstream counted: calls, and those it answered with 429."""
+
+    calls: int
+    refused: int
+
+
 class Stage(Struct, frozen=True, kw_only=True):
     """What the demo plays on: verbs that are handed in, and where it writes."""
 
     report: Callable[[Event], Awaitable[None]]
     post: Callable[[Event, str], Awaitable[Sent]]
     look: Callable[[], Awaitable[Standing]]
+    count_calls: Callable[[], Traffic]
     records: AsyncIterator[Appended]
     out: TextIO
+    columns: Callable[[], int]
 
 
 class Demo:
@@ -47,39 +63,59 @@ class Demo:
         self._received = 0
         self._queued = 0
         self._published = 0
+        self._met = 0
+        self._standing: Standing | None = None
         self._status = ""
         self._live = stage.out.isatty()
 
     async def play(self) -> None:
         """Play until cancelled, or until as many records as were asked for were published."""
         sending = asyncio.create_task(self._send(), name="demo-send")
-        counting = asyncio.create_task(self._count(), name="demo-count")
+        counting = asyncio.create_task(self._watch(), name="demo-watch")
+        self._say(write_header(columns=self._stage.columns()))
         try:
             async for appended in self._stage.records:
                 self._published += 1
-                self._say(f"  {appended.fields['id'][:8]}  {describe_record(appended)}")
+                self._say(write_record(appended, columns=self._stage.columns()))
                 if self._pace.events and self._published >= self._pace.events:
-                    return
+                    break
         finally:
             for task in (sending, counting):
                 task.cancel()
             await asyncio.gather(sending, counting, return_exceptions=True)
-            self._say(self._write_counts(None))
+            self._say_farewell()
 
     async def _send(self) -> None:
+        """Deploy now and then, and every so often many applications at once."""
         sent = 0
-        while not self._pace.events or sent < self._pace.events:
-            event = self._invent_event()
-            await self._stage.report(event)
-            delivery = f"demo-{self._chance.getrandbits(64):016x}"
-            times = 2 if self._chance.random() < _TWICE else 1
-            answers = await asyncio.gather(
-                *(self._stage.post(event, delivery) for _ in range(times))
-            )
-            self._received += len(answers)
-            self._queued += sum(answer.status == HTTPStatus.ACCEPTED for answer in answers)
-            sent += 1
-            await asyncio.sleep(self._chance.expovariate(self._pace.per_second))
+        async with asyncio.TaskGroup() as deployments:
+            while not self._pace.events or sent < self._pace.events:
+                train = _TRAIN if sent % _TRAIN_EVERY == _TRAIN_EVERY // 2 else 1
+                left = self._pace.events - sent if self._pace.events else train
+                for _ in range(min(train, left)):
+                    deployments.create_task(self._deploy(self._invent_event()))
+                    sent += 1
+                gap_s = self._chance.expovariate(self._pace.per_second)
+                await asyncio.sleep(train * gap_s)
+
+    async def _deploy(self, event: Event) -> None:
+        """Tell LaunchDarkly and us of one deployment; us twice, when the sender is nervous."""
+        delivery = f"demo-{self._chance.getrandbits(64):016x}"
+        times = 2 if self._chance.random() < _TWICE else 1
+        posts = (self._post_until_taken(event, delivery) for _ in range(times))
+        await asyncio.gather(self._stage.report(event), *posts)
+
+    async def _post_until_taken(self, event: Event, delivery: str) -> None:
+        while True:
+            try:
+                status = (await self._stage.post(event, delivery)).status
+            except (aiohttp.ClientError, TimeoutError):
+                status = 0
+            self._received += status > 0
+            self._queued += status == HTTPStatus.ACCEPTED
+            if status in {HTTPStatus.OK, HTTPStatus.ACCEPTED}:
+                return
+            await asyncio.sleep(_SENDER_PAUSE_S)
 
     def _invent_event(self) -> Event:
         return {
@@ -91,37 +127,75 @@ class Demo:
             "eventMetadata": {"pipeline": "demo", "run": self._chance.randrange(1000, 9999)},
         }
 
-    async def _count(self) -> None:
+    async def _watch(self) -> None:
+        """Keep the count up to date, and say so when the quota is met."""
+        looks = 0
         while True:
-            self._show_status(self._write_counts(await self._stage.look()))
-            await asyncio.sleep(_STATUS_EVERY_S)
+            before = self._standing
+            try:
+                self._standing = await self._stage.look()
+            except Unavailable:
+                self._standing = None
+            if _is_met(self._standing) and not _is_met(before):
+                self._say_quota_met()
+            self._show_status(in_place_only=looks % _LOOKS_PER_LINE != 0)
+            looks += 1
+            await asyncio.sleep(_LOOK_EVERY_S)
 
-    def _write_counts(self, standing: Standing | None) -> str:
-        counts: Mapping[str, object] = {
+    def _say_quota_met(self) -> None:
+        if self._standing is not None and self._standing.waiting:
+            self._met += 1
+            self._say(
+                f"-- quota met: no call for {self._standing.opens_s:.1f} s; "
+                f"{self._standing.waiting} deployments wait, webhooks are still taken"
+            )
+
+    def _write_counts(self) -> str:
+        standing = self._standing
+        counts = {
             "received": self._received,
             "queued": self._queued,
             "published": self._published,
-            "waiting": "-" if standing is None else standing.waiting,
-            "failed": "-" if standing is None else standing.failed,
+            "waiting": "?" if standing is None else standing.waiting,
+            "failed": "?" if standing is None else standing.failed,
         }
-        line = "   ".join(f"{name} {count}" for name, count in counts.items())
-        if standing is not None and standing.closed_s > 0:
-            line += f"   quota met: no call for {standing.closed_s:.1f} s ({standing.why})"
-        elif standing is not None and standing.waiting and not standing.in_flight:
-            line += "   quota met: waiting for the next window"
-        return f"-- {line}"
+        line = "  ".join(f"{name} {count}" for name, count in counts.items())
+        if standing is None:
+            return f"{line}  Redis is away"
+        if _is_met(standing):
+            return f"{line}  quota met {standing.opens_s:.1f} s"
+        return f"{line}  calls left {standing.room}"
 
-    def _say(self, line: str) -> None:
-        """Write a line that stays; on a terminal the count stays below it."""
-        self._stage.out.write(f"\r\x1b[K{line}\n{self._status}" if self._live else f"{line}\n")
-        self._stage.out.flush()
+    def _say_farewell(self) -> None:
+        traffic = self._stage.count_calls()
+        self._status, line = "", self._write_counts().rpartition("  ")[0]
+        told = (
+            f"What you saw: {self._received} signed webhooks came in, of which "
+            f"{self._received - self._queued} were repeats and known as such; LaunchDarkly "
+            f"(simulated) took {traffic.calls} calls and refused {traffic.refused}, the quota was "
+            f"met {self._met} times, and {self._published} deployments came out, each as one "
+            "enriched record on a Redis stream."
+        )
+        width = max(40, min(self._stage.columns(), 100))
+        self._say("\n".join(("", line, *textwrap.wrap(told, width))))
 
-    def _show_status(self, line: str) -> None:
+    def _say(self, text: str) -> None:
+        """Write what stays; on a terminal the count stays below it."""
+        self._write(f"\r\x1b[K{text}\n{self._status}" if self._live else f"{text}\n")
+
+    def _show_status(self, *, in_place_only: bool) -> None:
+        """Show the count, in one line that does not wrap: else it could not be written over."""
+        line = self._write_counts()[: self._stage.columns() - 1]
         if self._live:
             self._status = line
-            self._stage.out.write(f"\r\x1b[K{line}")
-            self._stage.out.flush()
-        elif line != self._status:
-            self._status = line
-            self._stage.out.write(f"{line}\n")
-            self._stage.out.flush()
+            self._write(f"\r\x1b[K{line}")
+        elif not in_place_only and self._received:
+            self._write(f"-- {line}\n")
+
+    def _write(self, text: str) -> None:
+        self._stage.out.write(text)
+        self._stage.out.flush()
+
+
+def _is_met(standing: Standing | None) -> bool:
+    return standing is not None and standing.opens_s > 0

@@ -5,6 +5,7 @@ from typing import cast
 from aiohttp import web
 from msgspec import Struct, json
 
+from service.enrich.budget import load_room
 from service.store import Unavailable
 from service.store.group import GroupCommit
 from service.store.keys import Keys
@@ -13,8 +14,12 @@ from service.store.script import Script, load_script
 _PATIENCE_S = 2.0
 
 
-class Standing(Struct, frozen=True):
-    """How things stand at one moment; ``closed_s`` is 0 while calls may be made."""
+class Standing(Struct, frozen=True, kw_only=True):
+    """How things stand at one moment.
+
+    ``closed_s`` is 0 unless LaunchDarkly told us to keep off, and ``why`` says what for. ``room``
+    is how many calls may be made now; while the quota is met it is 0, and ``opens_s`` more than 0.
+    """
 
     waiting: int
     failed: int
@@ -22,28 +27,43 @@ class Standing(Struct, frozen=True):
     closed_s: float
     why: str
     in_flight: int
+    room: int
+    opens_s: float
 
 
 class Lookout:
-    """Looks at one namespace; looking also proves that Redis takes writes."""
+    """Looks at one namespace; looking also proves that Redis takes writes.
 
-    def __init__(self, group: GroupCommit, *, keys: Keys) -> None:
+    ``share`` is the part of each LaunchDarkly limit that is ours.
+    """
+
+    def __init__(self, group: GroupCommit, *, keys: Keys, share: float = 1.0) -> None:
         self._group = group
         self._keys = (
-            *(keys.backlog, keys.failed, keys.enriched, keys.budget, keys.calls),
+            *(keys.backlog, keys.failed, keys.enriched, keys.budget, keys.calls, keys.callers),
             keys.probe,
         )
-        self._look: Script = load_script(__package__, "look")
+        self._share = share
+        self._look: Script = load_script(__package__, "look", prelude=load_room())
 
     async def look(self) -> Standing:
         """See how things stand; raises Unavailable when Redis cannot be written in time."""
         reply = await self._group.submit(
-            self._look, keys=self._keys, args=(), patience_s=_PATIENCE_S
+            self._look, keys=self._keys, args=(self._share,), patience_s=_PATIENCE_S
         )
-        waiting, failed, entries, closed_ms, why, in_flight = cast(
-            "tuple[int, int, int, int, bytes, int]", reply
+        waiting, failed, entries, closed_ms, why, in_flight, room, shut_ms = cast(
+            "tuple[int, int, int, int, bytes, int, int, int]", reply
         )
-        return Standing(waiting, failed, entries, closed_ms / 1000, why.decode(), in_flight)
+        return Standing(
+            waiting=waiting,
+            failed=failed,
+            entries=entries,
+            closed_s=closed_ms / 1000,
+            why=why.decode(),
+            in_flight=in_flight,
+            room=room,
+            opens_s=shut_ms / 1000,
+        )
 
 
 class Health:

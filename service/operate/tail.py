@@ -1,17 +1,18 @@
-"""What comes out? Follow the output stream and show each record as it is appended."""
+"""What comes out? The entries of the output stream as they are appended, whoever restarts."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import ResponseError
 
-from service.publish.record import EnrichedDeployment
-from service.store.connect import AWAY
+from service.store.connect import AWAY, is_bad_password, is_not_now
 
-BLOCK_MS = 2000
+_BLOCK_MS = 2000
+_PAUSE_S = 0.5
+_BATCH = 100
 
 
 class Appended(Struct, frozen=True):
@@ -21,55 +22,68 @@ class Appended(Struct, frozen=True):
     fields: dict[str, str]
 
 
-async def follow_stream(client: Redis, stream: str, *, since: str) -> AsyncIterator[Appended]:
-    """Give entries as they come, from ``since`` (``0`` or ``$`` or a position) on, for ever."""
-    last = since
-    if last == "$":
-        newest = await client.xrevrange(stream, count=1)
-        last = _text(newest[0][0]) if newest else "0-0"
+async def follow_stream(
+    client: Redis,
+    stream: str,
+    *,
+    since: str,
+    tell: Callable[[str], None] = lambda _: None,
+) -> AsyncIterator[Appended]:
+    """Give entries as they come, from ``since`` (``0`` or ``$`` or a position) on, for ever.
+
+    A server that is away is waited for, and ``tell`` hears of it once; an error that no patience
+    mends (a wrong password, a key of another type) is raised as redis raises it.
+    """
+    last, is_away = since, False
     while True:
         try:
-            reply = await client.xread({stream: last}, count=100, block=BLOCK_MS)
-        except (*AWAY, RedisError):
-            await asyncio.sleep(0.5)
+            if last == "$":
+                last = await _find_end(client, stream)
+            reply = await client.xread({stream: last}, count=_BATCH, block=_BLOCK_MS)
+        except (*AWAY, ResponseError) as error:
+            if is_bad_password(error) or (
+                isinstance(error, ResponseError) and not is_not_now(error)
+            ):
+                raise
+            if not is_away:
+                tell(f"Redis is away, waiting for it: {error}")
+            is_away = True
+            await asyncio.sleep(_PAUSE_S)
             continue
-        for position, fields in _entries(reply):
-            last = _text(position)
-            text = {_text(name): _text(value) for name, value in fields.items()}
-            yield Appended(position=last, fields=text)
+        is_away = False
+        for appended in _read_entries(reply):
+            last = appended.position
+            yield appended
 
 
-def _entries(reply: object) -> list[tuple[bytes, dict[bytes, bytes]]]:
+def write_json(appended: Appended) -> str:
+    """Give an entry as one line of JSON; ``data`` as the JSON that it is, else as text."""
+    fields: dict[str, object] = {**appended.fields}
+    try:
+        fields["data"] = Raw(msgspec.json.format(appended.fields["data"].encode(), indent=-1))
+    except (KeyError, msgspec.MsgspecError, RecursionError):
+        fields["unreadable"] = True
+    return msgspec.json.encode({"position": appended.position, **fields}).decode()
+
+
+async def _find_end(client: Redis, stream: str) -> str:
+    newest = await client.xrevrange(stream, count=1)
+    return _read_text(newest[0][0]) if newest else "0-0"
+
+
+def _read_entries(reply: object) -> list[Appended]:
     """List the entries of an XREAD reply: with redis-py 8's unified shapes, a dict by stream."""
     if not isinstance(reply, dict):
         return []
-    return [entry for entries in reply.values() for entry in entries]
+    return [
+        Appended(
+            position=_read_text(position),
+            fields={_read_text(name): _read_text(value) for name, value in fields.items()},
+        )
+        for entries in reply.values()
+        for position, fields in entries
+    ]
 
 
-def _text(value: object) -> str:
+def _read_text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def describe_record(appended: Appended) -> str:
-    """Tell one record in one line, for a person."""
-    fields = appended.fields
-    record = msgspec.json.decode(fields["data"], type=EnrichedDeployment)
-    summary = record.summary
-    flags = ", ".join(flag.key for flag in summary.flags[:3]) or "no flags"
-    more = len(summary.flags) - 3
-    missing = "" if record.completeness.complete else "  INCOMPLETE"
-    return _printable(
-        f"{fields['applicationkey']} -> {fields['environmentkey']}  "
-        f"rev {fields['revision']}  {len(summary.pull_requests)} PRs by "
-        f"{len(summary.authors)} people  {flags}{f' +{more}' if more > 0 else ''}  "
-        f"lead {_hours(summary.lead_time_ms)}{missing}  {fields['subject']}"
-    )
-
-
-def _hours(duration_ms: int | None) -> str:
-    return "unknown" if duration_ms is None else f"{duration_ms / 3_600_000:.1f} h"
-
-
-def _printable(text: str) -> str:
-    """Escape what would move a terminal's cursor: titles and keys come from outside."""
-    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)

@@ -14,6 +14,7 @@ local revision = tonumber(last[1] or '0')
 
 if tonumber(redis.call('ZSCORE', KEYS[1], job) or '0') ~= held then
   if last[3] == token then
+    redis.call('PEXPIRE', KEYS[4], ARGV[6]) -- a write, so that a durable group covers the first too
     return { last[4], revision } -- this very act was done before; only its reply was lost
   end
   return { 'lost', 0 }

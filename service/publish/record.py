@@ -1,7 +1,7 @@
 """What is the outgoing contract? One enriched record, as downstream services read it."""
 
 from collections import defaultdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Literal
 
@@ -18,6 +18,7 @@ DATA_SCHEMA = "/schemas/enriched-deployment.v1.json"
 # The revision is known only to the script that appends: it is written between these two.
 BEFORE_REVISION = b'{"schemaVersion":1,"revision":'
 _PLACEHOLDER = BEFORE_REVISION + b"0"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Count(Struct, frozen=True, omit_defaults=True):
@@ -105,7 +106,8 @@ class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
 
 class Entry(Struct, frozen=True):
     """One entry to append: CloudEvents attributes and routing fields, and the data after the
-    revision. ``digest`` tells whether the content differs from the last revision."""
+    revision. ``digest`` tells whether the content differs from the last revision.
+    """
 
     deployment_id: str
     digest: str
@@ -166,9 +168,9 @@ def _write_fields(deployment: Deployment, lease: Lease, *, complete: bool) -> tu
 def format_time(moment_ms: int, *, fallback_ms: int) -> str:
     """Give an epoch ms as RFC 3339; a moment that no calendar holds gives the fallback's."""
     try:
-        moment = datetime.fromtimestamp(moment_ms / 1000, UTC)
-    except (OverflowError, ValueError, OSError):
-        moment = datetime.fromtimestamp(fallback_ms / 1000, UTC)
+        moment = _EPOCH + timedelta(milliseconds=moment_ms)
+    except OverflowError:
+        moment = _EPOCH + timedelta(milliseconds=fallback_ms)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -177,23 +179,21 @@ def measure_completeness(deployment: Deployment, *, stopped: str | None) -> Comp
     pulls = deployment.pull_requests
     flags = deployment.flag_references
     items = [item for item in (pulls.items if pulls else None) or () if item is not None]
-    nested = [part for item in items for part in (item.deployments, item.flag_references)]
-    counts = (
-        _count(pulls.total_count if pulls else None, len(items)),
-        _count(flags.total_count if flags else None, _present(flags.items if flags else None)),
-        Count(
-            expected=sum(part.total_count or 0 for part in nested if part is not None),
-            present=sum(_present(part.items) for part in nested if part is not None),
-        ),
+    parts = [part for item in items for part in (item.deployments, item.flag_references)]
+    nested = [Count(part.total_count, _present(part.items)) for part in parts if part is not None]
+    outer = (
+        Count(pulls.total_count if pulls else None, len(items)),
+        Count(flags.total_count if flags else None, _present(flags.items if flags else None)),
     )
+    # What one pull request has too many of does not make up for what another lacks.
     complete = stopped is None and all(
-        count.expected is None or count.present >= count.expected for count in counts
+        count.expected is None or count.present >= count.expected for count in (*outer, *nested)
     )
-    return Completeness(complete, *counts, reason=UNSET if stopped is None else stopped)
-
-
-def _count(expected: int | None, present: int) -> Count:
-    return Count(expected=expected, present=present)
+    total = Count(
+        expected=sum(count.expected or 0 for count in nested),
+        present=sum(count.present for count in nested),
+    )
+    return Completeness(complete, *outer, total, UNSET if stopped is None else stopped)
 
 
 def _present(items: list[Raw] | list[FlagReference | None] | None) -> int:

@@ -48,24 +48,26 @@ async def choose_barrier(ask: Ask, wanted: Durability) -> Barrier | None:
 async def _choose_fsync(ask: Ask) -> Barrier | None:
     config = await _read_config(ask)
     if config is None:  # CONFIG is forbidden, as on managed servers: WAITAOF itself tells
-        return await _try_waitaof(ask, why="CONFIG is not allowed and WAITAOF is unknown")
+        return await _try_waitaof(ask, why="CONFIG is not allowed")
     if config.get("appendonly") != "yes":
         raise Refused(
             "Redis does not write to disk (appendonly no), so an accepted webhook could be lost. "
             "Start it with `--appendonly yes --appendfsync always`, or say "
             "ENRICHER_DURABILITY=memory to accept the loss."
         )
-    if config.get("appendfsync") == "always":
-        return None
-    return await _try_waitaof(ask, why=f"appendfsync is {config.get('appendfsync')!r}")
+    if config.get("appendfsync") != "always":
+        return await _try_waitaof(ask, why=f"appendfsync is {config.get('appendfsync')!r}")
+    if config.get("no-appendfsync-on-rewrite") == "yes":  # then `always` pauses for each rewrite
+        return await _try_waitaof(ask, why="no-appendfsync-on-rewrite is yes")
+    return None
 
 
 async def _try_waitaof(ask: Ask, *, why: str) -> Barrier:
     try:
-        await ask("WAITAOF", 0, 0, 1)
+        await ask("WAITAOF", 1, 0, 1)  # an error too when the server writes to no disk
     except ResponseError as error:
         raise Refused(
-            f"Redis cannot promise that a write is on disk: {why}, and this server has no WAITAOF "
+            f"Redis cannot promise that a write is on disk: {why}, and WAITAOF does not help "
             f"({error}). Use `appendfsync always`, or Redis/Valkey 7.2 or newer, or say "
             "ENRICHER_DURABILITY=memory to accept the loss."
         ) from None
@@ -74,7 +76,7 @@ async def _try_waitaof(ask: Ask, *, why: str) -> Barrier:
 
 async def _read_config(ask: Ask) -> dict[str, str] | None:
     try:
-        reply = await ask("CONFIG", "GET", "append*")
+        reply = await ask("CONFIG", "GET", "*append*")
     except ResponseError:
         return None
     pairs = reply.items() if isinstance(reply, dict) else _pair_up(reply)

@@ -28,22 +28,18 @@ _REPEAT_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 class _Call:
-    """One act that waits for its reply."""
+    """One act that waits for its reply. Packed at once: what cannot be packed hurts no other."""
 
-    __slots__ = ("args", "deadline", "durable", "keys", "reply", "script")
+    __slots__ = ("command", "durable", "reply", "script")
 
     def __init__(
         self, script: Script, keys: Sequence[str], args: Sequence[Argument], *, durable: bool
     ) -> None:
+        command = ("EVALSHA", script.sha, len(keys), *keys, *args)
+        self.command = pack_command(command)  # type: ignore[arg-type] # stub
         self.script = script
-        self.keys = keys
-        self.args = args
         self.durable = durable
-        self.deadline = math.inf
         self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-
-    def command(self) -> tuple[Argument, ...]:
-        return ("EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args)
 
 
 class Log(Protocol):
@@ -70,10 +66,13 @@ class GroupCommit:
         self._clock = clock
         self._log = log
         self._waiting: list[_Call] = []
+        self._sending: list[_Call] = []
         self._connection: AbstractConnection | None = None
         self._barrier: Barrier | None = None
         self._sender: asyncio.Task[None] | None = None
         self._failures = 0
+        self._lost_at = 0.0
+        self._trouble = "no answer in time"
 
     async def connect(self) -> None:
         """Open the connection now; raises Unavailable or Refused with the reason."""
@@ -100,7 +99,9 @@ class GroupCommit:
         The future fails with :class:`Unavailable` when ``patience_s`` passed without an answer.
         """
         call = _Call(script, keys, args, durable=durable)
-        call.deadline = self._clock() + patience_s
+        if patience_s < math.inf:
+            timer = call.reply.get_loop().call_later(patience_s, self._lose_patience, call)
+            call.reply.add_done_callback(lambda _: timer.cancel())
         self._waiting.append(call)
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_groups(), name="group-commit")
@@ -116,53 +117,48 @@ class GroupCommit:
         await self._hang_up()
 
     async def _send_groups(self) -> None:
-        group: list[_Call] = []
         try:
             while self._waiting:
-                group, self._waiting = self._waiting[:_GROUP_SIZE], self._waiting[_GROUP_SIZE:]
-                await self._send_until_answered(group)
+                self._sending = self._waiting[:_GROUP_SIZE]
+                self._waiting = self._waiting[_GROUP_SIZE:]
+                await self._send_until_answered()
         finally:
+            left, self._sending, self._waiting = [*self._sending, *self._waiting], [], []
             self._sender = None
-            for call in (*group, *self._waiting):
+            for call in left:
                 call.reply.cancel()
 
-    async def _send_until_answered(self, group: list[_Call]) -> None:
-        while group := self._still_wanted(group):
+    async def _send_until_answered(self) -> None:
+        """See the group through. One caller's patience must not cut the exchange of the others."""
+        while self._refill():
             try:
-                async with asyncio.timeout(self._time_left(group)):
-                    group = await self._exchange(group)
+                async with asyncio.timeout(REPLY_TIMEOUT_S):
+                    self._sending = await self._exchange(self._sending)
             except (*AWAY, RedisError, Refused, Unavailable) as error:
                 await self._note_failure(error)
-                now = self._clock()
-                self._fail([call for call in group if call.deadline <= now], error)
                 await asyncio.sleep(_REPEAT_S[min(self._failures, len(_REPEAT_S)) - 1])
 
-    def _still_wanted(self, group: list[_Call]) -> list[_Call]:
+    def _refill(self) -> bool:
         """Leave out who gave up; take in, after a failure, who came meanwhile."""
         if self._failures:
-            group = [*group, *self._waiting]
-            self._waiting = []
-        return [call for call in group if not call.reply.done()]
-
-    def _time_left(self, group: list[_Call]) -> float:
-        soonest = min(call.deadline for call in group) - self._clock()
-        return min(max(soonest, 0.01), REPLY_TIMEOUT_S)
+            self._sending, self._waiting = [*self._sending, *self._waiting], []
+        self._sending = [call for call in self._sending if not call.reply.done()]
+        return bool(self._sending)
 
     async def _exchange(self, group: list[_Call]) -> list[_Call]:
         """Send a group, read its replies; give the calls that have to be sent again."""
         connection = await self._connected()
         barrier = self._barrier if any(call.durable for call in group) else None
-        commands = [call.command() for call in group]
+        packed = [call.command for call in group]
         if barrier is not None:
-            commands.append(barrier.command)
-        packed = [pack_command(command) for command in commands]  # type: ignore[arg-type] # stub
+            packed.append(pack_command(barrier.command))  # type: ignore[arg-type] # stub
         await connection.send_packed_command(packed, check_health=False)
-        replies = [await _read_reply(connection) for _ in commands]
+        replies = [await _read_reply(connection) for _ in packed]
         if barrier is not None and not barrier.is_met_by(replies.pop()):
             raise Unavailable("the server did not confirm in time that the writes are kept")
         if self._failures:
-            self._failures = 0
-            self._log.info("redis_reached")
+            self._failures, self._trouble = 0, "no answer in time"
+            self._log.info("redis_reached", away_s=round(self._clock() - self._lost_at, 3))
         return await self._deliver(connection, group, replies)
 
     async def _deliver(
@@ -195,31 +191,39 @@ class GroupCommit:
     async def _connected(self) -> AbstractConnection:
         if self._connection is None:
             connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
-            self._connection = connection
 
             async def ask(*command: Argument) -> Reply:
                 await connection.send_command(*command)
                 return await connection.read_response()
 
-            self._barrier = await choose_barrier(ask, self._durability)
+            try:
+                self._barrier = await choose_barrier(ask, self._durability)
+            except BaseException:  # a connection whose barrier is unknown must not be written to
+                await self._let_go(connection)
+                raise
+            self._connection = connection
         return self._connection
 
     async def _note_failure(self, error: Exception) -> None:
         self._failures += 1
+        self._trouble = f"{type(error).__name__}: {error}"
         if self._failures == 1:
-            self._log.warning("redis_lost", reason=f"{type(error).__name__}: {error}")
+            self._lost_at = self._clock()
+            self._log.warning("redis_lost", reason=self._trouble)
         await self._hang_up()
 
-    def _fail(self, calls: list[_Call], error: Exception) -> None:
-        for call in calls:
-            if not call.reply.done():
-                call.reply.set_exception(Unavailable(f"{type(error).__name__}: {error}"))
+    def _lose_patience(self, call: _Call) -> None:
+        if not call.reply.done():
+            call.reply.set_exception(Unavailable(self._trouble))
 
     async def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            await connection.disconnect(nowait=True)
-            await self._client.connection_pool.release(connection)
+            await self._let_go(connection)
+
+    async def _let_go(self, connection: AbstractConnection) -> None:
+        await connection.disconnect(nowait=True)
+        await self._client.connection_pool.release(connection)
 
 
 async def _read_reply(connection: AbstractConnection) -> Reply:

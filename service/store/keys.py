@@ -59,6 +59,10 @@ class Keys(Struct, frozen=True):
         """String: written to see whether anything can be, gone within a second."""
         return self._named("probe")
 
+    def claim(self, token: str) -> str:
+        """Name the mark of one claim: what it leased, should its reply be lost."""
+        return self._named(f"claim:{token}")
+
     @property
     def enriched(self) -> str:
         """Stream: the output."""

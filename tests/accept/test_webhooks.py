@@ -2,157 +2,31 @@
 
 import asyncio
 import gzip
-import hmac
 import io
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
-from aiohttp import ClientResponse, ClientSession, web
+from aiohttp import ClientSession
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.accept.events import DeploymentCompleted, Duplicate, Full, Queued, Remembered
-from service.accept.signature import sign_standard_webhook
+from service.accept import webhooks
+from service.accept.events import Full
 from service.accept.sources import Source
-from service.accept.webhooks import Webhooks
 from service.store import Unavailable
-
-NOW_S = 1_760_000_000
-MAX_BODY = 100_000
-SECRET = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cyE="
-FINISHED = {
-    "projectKey": "default",
-    "environmentKey": "production",
-    "applicationKey": "web",
-    "version": "7fd1a60",
-    "eventType": "finished",
-}
-
-
-Address = tuple[str, int]
-
-
-class Desk:
-    """What stands behind the door: it keeps what it is given, or answers as it was told."""
-
-    def __init__(self) -> None:
-        self.kept: dict[tuple[str, str], DeploymentCompleted] = {}
-        self.aside: dict[tuple[str, str], tuple[str, bytes]] = {}
-        self.facts: list[tuple[str, dict[str, object]]] = []
-        self.noticed = asyncio.Event()
-        self.answer: Full | Unavailable | None = None
-
-    async def remember(self, event: DeploymentCompleted) -> Remembered:
-        """Keep an event once."""
-        match self.answer:
-            case Unavailable() as away:
-                raise away
-            case Full() as full:
-                return full
-            case None:
-                new = self.kept.setdefault((event.source, event.delivery), event) is event
-                return Queued("job") if new else Duplicate("job")
-
-    async def set_aside(self, source: str, delivery: str, reason: str, body: bytes) -> bool:
-        """Keep a body once."""
-        if isinstance(self.answer, Unavailable):
-            raise self.answer
-        value = (reason, body)
-        return self.aside.setdefault((source, delivery), value) is value
-
-    def info(self, event: str, **facts: object) -> None:
-        """Remember a fact."""
-        self.facts.append((event, facts))
-        self.noticed.set()
-
-
-@pytest.fixture
-def desk() -> Desk:
-    """Give a desk with nothing on it."""
-    return Desk()
-
-
-@asynccontextmanager
-async def serve(desk: Desk, *sources: Source) -> AsyncIterator[Address]:
-    """Serve the door on a port of its own, as the service does."""
-    webhooks = Webhooks(
-        {source.name: source for source in sources},
-        remember=desk.remember,
-        set_aside=desk.set_aside,
-        clock=lambda: NOW_S,
-        log=desk,
-    )
-    app = web.Application(client_max_size=MAX_BODY)
-    app.add_routes(webhooks.routes())
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    yield host, port
-    await runner.cleanup()
-
-
-@pytest.fixture
-async def door(desk: Desk, native: Source, github: Source) -> AsyncIterator[Address]:
-    """Give the address of a door with one source of each kind."""
-    async with serve(desk, native, github) as address:
-        yield address
-
-
-Post = Callable[..., Awaitable[tuple[int, dict[str, Any], Mapping[str, str]]]]
-
-
-@pytest.fixture
-async def post(door: Address) -> AsyncIterator[Post]:
-    """Post to the door; give status, decoded body and headers."""
-    async with ClientSession() as session:
-
-        async def send(
-            path: str, body: Any, headers: Mapping[str, str]
-        ) -> tuple[int, dict[str, Any], Mapping[str, str]]:
-            url = f"http://{door[0]}:{door[1]}/webhooks/{path}"
-            async with session.post(
-                url, data=body, headers=headers, allow_redirects=False
-            ) as heard:
-                return heard.status, await read_answer(heard), heard.headers
-
-        yield send
-
-
-async def read_answer(response: ClientResponse) -> dict[str, Any]:
-    """Read an answer: always a JSON object, and a problem when it is an error."""
-    answer: dict[str, Any] = json.loads(await response.read())
-    if response.status < 400:
-        assert response.content_type == "application/json"
-    else:
-        assert response.content_type == "application/problem+json"
-        assert (answer["type"], answer["status"]) == ("about:blank", response.status)
-    return answer
-
-
-def encode(body: object) -> bytes:
-    """Write a body; bytes are one already."""
-    return body if isinstance(body, bytes) else json.dumps(body).encode()
-
-
-def signed(body: object, *, delivery: str = "msg_1", timestamp_s: int = NOW_S) -> dict[str, str]:
-    """Sign a native body."""
-    return sign_standard_webhook(
-        SECRET, delivery=delivery, timestamp_s=timestamp_s, body=encode(body)
-    )
-
-
-def github_headers(body: object, event: str = "deployment_status") -> dict[str, str]:
-    """Sign a body as GitHub does."""
-    digest = hmac.new(b"secret", encode(body), "sha256").hexdigest()
-    return {
-        "X-Hub-Signature-256": f"sha256={digest}",
-        "X-GitHub-Event": event,
-        "X-GitHub-Delivery": "guid",
-    }
+from tests.accept.desk import (
+    FINISHED,
+    NOW_S,
+    SECRET,
+    Address,
+    Desk,
+    Post,
+    encode,
+    github_headers,
+    read_answer,
+    serve,
+    signed,
+)
 
 
 async def test_an_event_is_queued_once(post: Post, desk: Desk) -> None:
@@ -344,6 +218,27 @@ async def test_a_sender_that_hangs_up_is_one_fact_and_no_traceback(
     facts = {"source": "native", "status": 400, "reason": "the sender hung up"}
     assert desk.facts == [("webhook_rejected", facts)]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_body_that_never_ends_is_408(
+    door: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender that drips is not waited for without end."""
+    monkeypatch.setattr(webhooks, "SLOWEST_BODY_S", 0.05)
+    reader, writer = await asyncio.open_connection(*door)
+    writer.write(b"POST /webhooks/native HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+    async with asyncio.timeout(10):
+        assert b" 408 " in await reader.readline()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_our_own_mistake_is_503_and_one_fact(post: Post, desk: Desk) -> None:
+    """The sender comes again; a 500 might make it give up."""
+    desk.answer = KeyError("bug")
+    status, _, headers = await post("native", encode(FINISHED), signed(FINISHED))
+    assert (status, headers["Retry-After"]) == (503, "2")
+    assert [event for event, _ in desk.facts] == ["webhook_crashed", "webhook_refused"]
 
 
 async def test_neither_secrets_nor_bodies_are_logged(post: Post, desk: Desk) -> None:

@@ -129,10 +129,10 @@ async def test_a_renewed_lease_outlives_its_first_end(backlog: Backlog, terms: T
     await backlog.add(event())
     lease = await claim_one(backlog)
     held = [(lease.job, lease.fence)]
-    renewed = await backlog.renew(held, by_ms=terms.lease_ms)
+    renewed = await backlog.renew(held, terms.lease_ms)
     assert renewed == [lease.fence + terms.lease_ms]
-    assert await backlog.renew(held, by_ms=terms.lease_ms) == renewed
-    assert await backlog.renew([("nobody's", 1.5)], by_ms=1) == [None]
+    assert await backlog.renew(held, terms.lease_ms) == renewed
+    assert await backlog.renew([("nobody's", 1.5)], 1) == [None]
     assert await backlog.give_up(lease, record_failure("old fence")) == "lost"
     await empty(backlog)
 

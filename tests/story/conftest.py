@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from service.app import listen
+from service.operate.listening import listen
 from service.settings import Secret, Settings
 from service.simulate.options import Options
 from service.simulate.server import Simulator

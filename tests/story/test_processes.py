@@ -18,7 +18,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.accept.signature import sign_standard_webhook
-from service.app import listen
+from service.operate.listening import listen
 from service.simulate.options import Options
 from service.simulate.quota import Limits
 from service.simulate.server import Simulator

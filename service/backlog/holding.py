@@ -1,0 +1,98 @@
+"""What is in hand, and does it stay ours? Leases are renewed while work goes on."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from msgspec.structs import replace
+
+from service.backlog.ticket import Lease, Unreadable
+
+RENEWALS_PER_LEASE = 3
+
+Renew = Callable[[Sequence[tuple[str, float]], int], Awaitable[list[float | None]]]
+"""Lengthen leases (job, fence) by so many ms; gives the new fences, None where one is lost."""
+
+
+class Log(Protocol):
+    """Where it is said that something went wrong."""
+
+    def warning(self, event: str, **facts: object) -> object:
+        """Write a fact that somebody should know of."""
+
+
+class Hand:
+    """One lease in hand. Its fence changes when it is renewed, until it is being settled."""
+
+    __slots__ = ("lease", "settling", "task")
+
+    def __init__(self, lease: Lease | Unreadable) -> None:
+        self.lease = lease
+        self.settling = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class Holding:
+    """All hands of one worker, their leases renewed thrice in the life of one (``lease_s``)."""
+
+    def __init__(self, renew: Renew, *, lease_s: float, log: Log) -> None:
+        self._renew = renew
+        self._every_s = lease_s / RENEWALS_PER_LEASE
+        self._log = log
+        self._hands: set[Hand] = set()
+        self._freed = asyncio.Event()
+        self._settled_fences = asyncio.Event()
+        self._settled_fences.set()
+
+    def __len__(self) -> int:
+        return len(self._hands)
+
+    def take(self, lease: Lease | Unreadable) -> Hand:
+        """Take a lease in hand."""
+        hand = Hand(lease)
+        self._hands.add(hand)
+        return hand
+
+    def let_go(self, hand: Hand) -> None:
+        """Have a hand free again."""
+        self._hands.discard(hand)
+        self._freed.set()
+
+    async def wait_for_free_hand(self) -> None:
+        """Wait until something was let go."""
+        self._freed.clear()
+        await self._freed.wait()
+
+    def list_tasks(self) -> list[asyncio.Task[None]]:
+        """List the work that is going on."""
+        return [hand.task for hand in self._hands if hand.task is not None]
+
+    async def begin_settling(self, hand: Hand) -> None:
+        """Hold the fence still: a renewal under way is about to change it."""
+        hand.settling = True
+        await self._settled_fences.wait()
+
+    async def keep_renewed(self) -> None:
+        """Renew for ever; work whose lease was lost is cancelled, as another has it now."""
+        while True:
+            await asyncio.sleep(self._every_s)
+            hands = [hand for hand in self._hands if not hand.settling]
+            if hands:
+                try:
+                    await self._renew_all(hands)
+                except Exception as error:  # noqa: BLE001 - a lease not renewed is only a lease lost
+                    self._log.warning("renewing_failed", reason=repr(error))
+
+    async def _renew_all(self, hands: list[Hand]) -> None:
+        held = [(hand.lease.job, hand.lease.fence) for hand in hands]
+        self._settled_fences.clear()
+        try:
+            fences = await self._renew(held, round(self._every_s * 1000))
+        finally:
+            self._settled_fences.set()
+        for hand, fence in zip(hands, fences, strict=True):
+            if fence is not None:
+                hand.lease = replace(hand.lease, fence=fence)
+            elif hand.task is not None and not hand.settling:
+                hand.task.cancel()
+                self._log.warning("lease_lost", job=hand.lease.job)

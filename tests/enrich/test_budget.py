@@ -1,0 +1,414 @@
+"""Is the quota a contract? Claim, take and learn, against a real Redis."""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import pytest
+
+from service.backlog.backlog import Terms
+from service.backlog.failure import record_failure
+from service.backlog.ticket import Lease
+from service.enrich.ratelimit import Hints, Window
+from tests.enrich.conftest import Desk
+
+Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
+
+HOUR = 3_600_000
+
+
+async def test_an_unknown_limit_opens_with_a_small_probe_and_doubles(desk: Desk) -> None:
+    """Four calls in flight at first, twice as many after each answer that tells nothing."""
+    await desk.add(30)
+    begun = await desk.claim()
+    assert len(begun) == 4
+    assert await desk.claim() == []
+    await desk.learn(begun.pop())
+    assert len(await desk.claim()) == 8 - 3
+    await desk.learn(begun.pop())
+    assert len(await desk.claim()) == 16 - 7
+
+
+async def test_what_remains_bounds_all_calls_together(desk: Desk) -> None:
+    """Claimed and taken calls in flight never add up to more than Remaining."""
+    await desk.add(9)
+    await desk.tell(7, limit=10, ends=await desk.now() + 9000)
+    claimed = await desk.claim(5)
+    assert len(claimed) == 5
+    assert [await desk.ask(job) for job in ("id:a", "id:b")] == [0, 0]
+    assert await desk.ask("id:c") > 0
+    looked = await desk.look()
+    assert looked.leases == []
+    assert looked.sleep_s is not None
+    assert 0 < looked.sleep_s < 9.1
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations((9, 6, 3))))
+async def test_the_lowest_remaining_wins_in_whatever_order(
+    desk: Desk, order: tuple[int, ...]
+) -> None:
+    """Answers of one window overtake each other; a reset that trembles is still the same one."""
+    await desk.add(12)
+    ends = await desk.now() + 9000
+    for left in order:
+        await desk.tell(left, limit=10, ends=ends + left * 20)
+    assert len(await desk.claim()) == 3
+
+
+async def test_an_older_windows_late_answer_is_ignored(desk: Desk) -> None:
+    """Neither a window that ends before this one nor one that has ended says anything of it."""
+    await desk.add(12)
+    now = await desk.now()
+    await desk.tell(5, limit=1000, ends=now + 9000)
+    await desk.tell(900, limit=1000, ends=now + 1000)
+    await desk.tell(0, limit=1000, ends=now - 200)
+    assert len(await desk.claim()) == 5
+
+
+async def test_a_late_answer_does_not_hide_the_window_that_follows(desk: Desk) -> None:
+    """An answer that comes after its window's end must not pass for the next one's."""
+    await desk.add(12)
+    now = await desk.now()
+    await desk.tell(900, limit=1000, ends=now - 200)
+    await desk.tell(3, limit=1000, ends=now + 8000)
+    assert len(await desk.claim()) == 3
+
+
+async def test_a_slow_answer_is_no_newer_window(desk: Desk) -> None:
+    """An answer that took long shows an old Date: its window is still the one we know."""
+    now = await desk.now()
+    await desk.add(12)
+    await desk.tell(0, limit=10, ends=now + 8000)
+    slow = Window(family="global", limit=10, left=9, reset_ms=now + 8000)
+    await desk.learn("id:slow", hints=Hints(windows=(slow,), date_ms=now - 4000))
+    assert await desk.claim() == []
+
+
+async def test_a_new_window_opens_with_a_probe_and_then_at_once(
+    desk: Desk, eventually: Eventually
+) -> None:
+    """Used up means shut until the reset; the next window's first answer opens all of it."""
+    await desk.add(30)
+    await desk.tell(0, limit=20, ends=await desk.now() + 400)
+    looked = await desk.look()
+    assert looked.leases == []
+    assert looked.sleep_s is not None
+    assert 0 < looked.sleep_s <= 0.5
+    claimed: list[str] = []
+
+    async def opened() -> bool:
+        claimed.extend(await desk.claim())
+        return bool(claimed)
+
+    await eventually(opened)
+    assert len(claimed) == 4
+    await desk.tell(19, limit=20, ends=await desk.now() + 9000)
+    assert len(await desk.claim()) == 19 - 4
+
+
+async def test_a_probe_is_no_larger_than_the_limit_last_told(
+    desk: Desk, eventually: Eventually
+) -> None:
+    """A limit of two opens with two calls, not with four."""
+    await desk.add(9)
+    await desk.tell(0, limit=2, ends=await desk.now() + 300)
+    claimed: list[str] = []
+
+    async def opened() -> bool:
+        claimed.extend(await desk.claim())
+        return bool(claimed)
+
+    await eventually(opened)
+    assert len(claimed) == 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "left", "ours"), [(10, 10, 8), (5, 5, 4), (5, 2, 1), (5, 1, 0), (1, 1, 1), (2, 2, 1)]
+)
+async def test_a_fifth_is_left_to_the_accounts_other_users(
+    desk: Desk, limit: int, left: int, ours: int
+) -> None:
+    """With a share of 0.8 a fifth of the limit is never used, but a limit of one lets one through."""
+    shared = Desk(
+        desk.redis, desk.backlog._group, desk.keys, msgspec.structs.replace(desk.backlog._terms, share=0.8)
+    )
+    await shared.add(12)
+    await shared.tell(left, limit=limit, ends=await shared.now() + 9000)
+    assert len(await shared.claim()) == ours
+
+
+@pytest.mark.parametrize("tightest", ["global", "token", "route:get"])
+async def test_the_tightest_family_binds(desk: Desk, tightest: str) -> None:
+    """Whichever family has least left decides."""
+    await desk.add(12)
+    ends = await desk.now() + 9000
+    for family in ("global", "token", "route:get", "route:list"):
+        left = 2 if family == tightest else 50
+        await desk.tell(left, limit=100, ends=ends, family=family)
+    assert len(await desk.claim()) == 2
+    assert await desk.ask("id:more") > 0
+
+
+async def test_one_route_used_up_does_not_hold_up_the_other(desk: Desk) -> None:
+    """Deployments to be found wait for the list's window, those with an id go past them."""
+    await desk.add(8, known=False)
+    await desk.add(3)
+    ends = await desk.now() + 9000
+    await desk.tell(50, limit=100, ends=ends)
+    await desk.tell(1, limit=5, ends=ends, family="route:list")
+    claimed = await desk.claim(4)
+    assert sorted(job.partition(":")[0] for job in claimed) == ["find", "id", "id", "id"]
+    assert await desk.ask("find:more", "list") > 0
+    assert await desk.ask("id:more", "get") == 0
+
+
+async def test_a_family_no_longer_told_stops_binding(desk: Desk) -> None:
+    """A family last heard of long ago neither bounds nor slows what is known now."""
+    await desk.add(60)
+    now = await desk.now()
+    await desk.redis.hset(desk.keys.budget, "route:get", f"5 0 {now - 120_000} told")  # type: ignore[misc] # redis-py types both flavours
+    await desk.tell(50, limit=100, ends=now + 9000)
+    assert len(await desk.claim()) == 50
+
+
+@pytest.mark.parametrize("reset", [None, "far", "past"])
+async def test_a_reset_that_cannot_be_believed_is_replaced_by_ten_seconds(
+    desk: Desk, reset: str | None
+) -> None:
+    """Missing, two hours ahead or an hour ago: what remains still binds, for a window."""
+    await desk.add(12)
+    now = await desk.now()
+    ends = {None: None, "far": now + 2 * HOUR, "past": now - HOUR}[reset]
+    await desk.tell(5, limit=10, ends=ends)
+    await desk.tell(2, limit=10, ends=ends)
+    await desk.tell(4, limit=10, ends=ends)
+    assert len(await desk.claim()) == 2
+    looked = await desk.look()
+    assert looked.sleep_s is not None
+    assert looked.sleep_s <= 10.1
+
+
+async def test_a_window_told_replaces_one_that_was_guessed(desk: Desk) -> None:
+    """After one answer without a reset, those with one are not taken for older."""
+    await desk.add(12)
+    await desk.tell(9, limit=10, ends=None)
+    now = await desk.now()
+    await desk.tell(8, limit=10, ends=now + 5000)
+    await desk.tell(3, limit=10, ends=now + 5000)
+    assert len(await desk.claim()) == 3
+
+
+async def test_without_a_limit_the_remaining_alone_binds(desk: Desk) -> None:
+    """Older answers tell only Remaining."""
+    await desk.add(12)
+    await desk.tell(6, limit=None, ends=await desk.now() + 9000)
+    assert len(await desk.claim()) == 6
+
+
+async def test_a_429_closes_for_everyone_until_the_latest_hint(desk: Desk) -> None:
+    """Retry-After and the resets: the latest counts, jitter is added, a sooner one shortens nothing."""
+    await desk.add(3)
+    now = await desk.now()
+    hints = Hints(retry_after_ms=10_000, resume_at_ms=now + 20_000)
+    closed = await desk.learn("id:a", "limited", hints)
+    assert 15_000 < closed <= 20_100
+    desk.chance = 0.999
+    closed = await desk.learn("id:b", "limited", Hints(retry_after_ms=30_000))
+    assert 30_500 < closed <= 31_000
+    still = await desk.learn("id:c", "limited", Hints(retry_after_ms=1000))
+    assert 25_000 < still <= closed
+    looked = await desk.look()
+    assert looked.leases == []
+    assert looked.sleep_s is not None
+    assert looked.sleep_s > 20
+    assert await desk.ask("id:begun") > 20_000
+
+
+async def test_an_explicit_wait_is_obeyed_up_to_an_hour(desk: Desk) -> None:
+    """A Retry-After of a day would stop us for a day: an hour is the most."""
+    closed = await desk.learn("id:a", "limited", Hints(retry_after_ms=24 * HOUR))
+    assert HOUR - 5000 < closed <= HOUR + 1000
+
+
+@pytest.mark.parametrize("resume", [None, -5000, 10 * HOUR])
+async def test_a_429_without_a_usable_hint_waits_exponentially(
+    desk: Desk, resume: int | None
+) -> None:
+    """2, 4, 8 ... 64 s at most, at least half of it, and from the start again after a success."""
+    now = await desk.now()
+    hints = Hints(resume_at_ms=None if resume is None else now + resume)
+    for longest in (2000, 4000, 8000, 16_000, 32_000, 64_000, 64_000):
+        desk.chance = 0.0
+        assert longest / 2 - 500 < await desk.learn("id:a", "limited", hints) <= longest / 2 + 101
+        await desk.learn("id:b", "limited", hints)  # more of the same are no further strike
+        await desk.reopen()
+    await desk.learn("id:c")
+    desk.chance = 0.999
+    assert 2000 < await desk.learn("id:a", "limited", hints) <= 3000
+
+
+@pytest.mark.parametrize("ahead", [HOUR, -HOUR, 7000, -7000])
+async def test_a_clock_that_differs_is_corrected_by_date(desk: Desk, ahead: int) -> None:
+    """Whoever's clock is wrong, a window ends when the server says so."""
+    await desk.add(12)
+    there = await desk.now() + ahead
+    date = there // 1000 * 1000
+    spent = Window(family="global", limit=10, left=0, reset_ms=there + 6000)
+    await desk.learn("id:a", hints=Hints(windows=(spent,), date_ms=date))
+    looked = await desk.look()
+    assert looked.leases == []
+    assert looked.sleep_s is not None
+    assert 3 < looked.sleep_s < 7.6
+    late = Window(family="global", limit=10, left=9, reset_ms=there + 6000)
+    await desk.learn("id:b", hints=Hints(windows=(late,), date_ms=date - 2000))
+    assert await desk.claim() == []
+    hints = Hints(resume_at_ms=there + 20_000, date_ms=date)
+    assert 15_000 < await desk.learn("id:c", "limited", hints) < 22_000
+
+
+async def test_a_date_that_is_nonsense_corrects_nothing(desk: Desk) -> None:
+    """A proxy's Date of 1970 does not make every reset unbelievable."""
+    await desk.add(3)
+    spent = Window(family="global", limit=10, left=0, reset_ms=await desk.now() + 3000)
+    await desk.learn("id:a", hints=Hints(windows=(spent,), date_ms=0))
+    looked = await desk.look()
+    assert looked.leases == []
+    assert looked.sleep_s is not None
+    assert looked.sleep_s < 3.1
+
+
+async def test_a_dead_workers_calls_return_to_the_budget(
+    desk: Desk, eventually: Eventually
+) -> None:
+    """Calls whose worker was killed are believed in for their life only."""
+    await desk.tell(2, limit=10, ends=await desk.now() + 15_000)
+    assert await desk.ask("id:a", life_ms=300) == 0
+    assert await desk.ask("id:b", life_ms=300) == 0
+    assert await desk.ask("id:c") > 0
+
+    async def returned() -> bool:
+        return await desk.ask("id:c") == 0
+
+    await eventually(returned)
+    assert await desk.ask("id:d") == 0
+    assert await desk.ask("id:e") > 0
+
+
+async def test_a_call_without_an_answer_counts_as_spent(desk: Desk) -> None:
+    """The server may have counted it, so it is not handed out again in the same window."""
+    await desk.add(12)
+    await desk.tell(3, limit=10, ends=await desk.now() + 9000)
+    for job in await desk.claim(2):
+        await desk.learn(job, "failing")
+    assert len(await desk.claim()) == 1
+
+
+async def test_a_refused_token_pauses_everyone(desk: Desk) -> None:
+    """401 and 403 say nothing of the ticket: nobody claims for a while, and why is kept."""
+    await desk.add(3)
+    closed = await desk.learn("id:a", "refused")
+    assert 25_000 < closed <= 30_000
+    assert await desk.claim() == []
+    assert await desk.redis.hget(desk.keys.budget, "why") == b"token refused"  # type: ignore[misc] # redis-py types both flavours
+    await desk.reopen()
+    await desk.learn("id:a")
+    assert await desk.redis.hget(desk.keys.budget, "why") is None  # type: ignore[misc] # redis-py types both flavours
+
+
+async def test_the_breaker_opens_grows_and_heals(desk: Desk) -> None:
+    """Five calls of which most fail close the budget, longer each time; a success starts afresh."""
+    desk.chance = 0.999
+    for longest in (2000, 4000, 8000):
+        replies = [await desk.learn("id:a", "failing") for _ in range(5)]
+        assert replies[:4] == [0, 0, 0, 0]
+        assert longest - 500 < replies[4] <= longest
+        assert await desk.ask("id:begun") > 0
+        await desk.reopen()
+    await desk.learn("id:a")
+    await desk.redis.hset(desk.keys.budget, "tally_ends", "0")  # type: ignore[misc] # redis-py types both flavours
+    replies = [await desk.learn("id:a", "failing") for _ in range(5)]
+    assert 1500 < replies[4] <= 2000
+
+
+async def test_the_breaker_stays_shut_while_half_the_calls_succeed(desk: Desk) -> None:
+    """Failures of single deployments are not an outage."""
+    replies = []
+    for _ in range(20):
+        replies += [await desk.learn("id:a"), await desk.learn("id:b", "failing")]
+    assert replies == [0] * 40
+
+
+async def test_begun_deployments_go_before_new_ones(desk: Desk) -> None:
+    """Whoever was refused a further page gets the next call, and no new ticket takes it."""
+    await desk.add(6)
+    ends = await desk.now() + 9000
+    await desk.tell(2, limit=10, ends=ends)
+    first, second = await desk.claim()
+    assert await desk.ask("id:begun") > 0
+    await desk.learn(first)
+    await desk.learn(second)
+    await desk.tell(2, limit=10, ends=ends)
+    assert len(await desk.claim()) == 1
+    assert await desk.ask("id:begun") == 0
+    assert await desk.claim() == []
+
+
+async def test_a_take_whose_reply_was_lost_does_not_stand_in_its_own_way(desk: Desk) -> None:
+    """The same take sent twice is one call."""
+    await desk.tell(1, limit=10, ends=await desk.now() + 9000)
+    assert await desk.ask("id:a") == 0
+    assert await desk.ask("id:a") == 0
+    assert await desk.ask("id:b") > 0
+
+
+async def test_taking_waits_until_the_window_opens(desk: Desk) -> None:
+    """A deployment begun waits for its next call as long as it must, and then has it."""
+    await desk.tell(0, limit=10, ends=await desk.now() + 300)
+    async with asyncio.timeout(10):
+        await desk.budget.take("id:begun", "get")
+    assert await desk.redis.zcard(desk.keys.calls) == 1
+    assert await desk.redis.zcard(desk.keys.callers) == 0
+
+
+@pytest.mark.parametrize("act", ["wait", "give up"])
+async def test_who_lost_a_lease_does_not_return_anothers_call(
+    desk: Desk, terms: Terms, eventually: Eventually, act: str
+) -> None:
+    """The call in flight belongs to the worker that has the ticket now."""
+    await desk.add(1)
+    brief = msgspec.structs.replace(terms, lease_ms=50)
+    lost = (await Desk(desk.redis, desk.backlog._group, desk.keys, brief).look()).leases[0]
+    assert isinstance(lost, Lease)
+
+    async def taken_over() -> bool:
+        return bool(await desk.claim())
+
+    await eventually(taken_over)
+    if act == "wait":
+        assert not await desk.backlog.wait(lost, lost.ticket, for_s=9)
+    else:
+        assert await desk.backlog.give_up(lost, record_failure("late")) == "lost"
+    assert await desk.redis.zcard(desk.keys.calls) == 1
+
+
+async def test_learning_a_new_window_wakes_who_sleeps(desk: Desk) -> None:
+    """The bell rings when it is known again how much may be called."""
+    await desk.redis.delete(desk.keys.bell)
+    ends = await desk.now() + 9000
+    await desk.tell(5, limit=10, ends=ends)
+    assert await desk.redis.llen(desk.keys.bell) == 1  # type: ignore[misc] # redis-py types both flavours
+    await desk.redis.delete(desk.keys.bell)
+    await desk.tell(4, limit=10, ends=ends)
+    assert await desk.redis.llen(desk.keys.bell) == 0  # type: ignore[misc] # redis-py types both flavours
+
+
+async def test_nothing_of_the_budget_stays_for_ever(desk: Desk) -> None:
+    """Windows, calls in flight and callers all have an end, even if everybody is killed."""
+    await desk.add(3)
+    await desk.tell(1, limit=10, ends=await desk.now() + 9000)
+    assert len(await desk.claim()) == 1
+    assert await desk.ask("id:begun") > 0
+    keys = desk.keys
+    for key in (keys.budget, keys.calls, keys.callers, keys.bell):
+        assert await desk.redis.pttl(key) > 0, key
