@@ -103,8 +103,8 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def _add_demo(command: argparse.ArgumentParser) -> None:
     command.add_argument("--events", type=int, default=0, help="end after so many records")
-    command.add_argument("--per-second", type=float, default=4.0, help="deployments a second")
-    command.add_argument("--quota", type=int, default=30, help="calls allowed in 5 s")
+    command.add_argument("--per-second", type=float, default=2.0, help="deployments a second")
+    command.add_argument("--quota", type=int, default=60, help="calls allowed in 5 s")
     command.add_argument("--seed", type=int, default=1, help="decides what is invented")
 
 

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 import aiohttp
-import msgspec
 
 from service.accept.sources import Source
 from service.app import find_data_dir, open_door, open_house, open_worker
-from service.log import Log
+from service.log import Log, make_printable
 from service.operate.listening import listen
 from service.operate.send import Sent, send_event
-from service.operate.tail import Appended, describe_record, follow_stream
+from service.operate.table import measure_columns, write_header, write_record
+from service.operate.tail import follow_stream, write_json
 from service.settings import Settings
 from service.simulate.options import Options
 from service.simulate.server import Simulator
@@ -54,10 +54,16 @@ async def simulate(options: Options, *, host: str, port: int, log: Log) -> None:
 
 async def tail(settings: Settings, *, since: str, as_json: bool) -> None:
     """Print every record as it is appended; raises redis's errors when there is no server."""
+    stream = Keys(settings.namespace).enriched
     async with open_client(find_redis(settings), reply_timeout_s=10) as client:
         await client.ping()
-        async for appended in follow_stream(client, Keys(settings.namespace).enriched, since=since):
-            _print_record(appended, as_json=as_json)
+        if not as_json:
+            _print_line(write_header(columns=measure_columns(sys.stdout)))
+        async for appended in follow_stream(client, stream, since=since, tell=_tell_person):
+            columns = measure_columns(sys.stdout)
+            _print_line(
+                write_json(appended) if as_json else write_record(appended, columns=columns)
+            )
 
 
 async def send(event: Mapping[str, object], *, url: str, secret: str, delivery: str) -> Sent:
@@ -74,15 +80,13 @@ def find_redis(settings: Settings) -> str:
     return settings.redis_url.reveal() or own
 
 
-def _print_record(appended: Appended, *, as_json: bool) -> None:
-    if as_json:
-        fields: dict[str, object] = {**appended.fields}
-        fields["data"] = msgspec.Raw(appended.fields["data"].encode())
-        line = msgspec.json.encode(fields).decode()
-    else:
-        line = f"{appended.position}  {describe_record(appended)}"
+def _print_line(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
+
+
+def _tell_person(text: str) -> None:
+    sys.stderr.write(f"{make_printable(text)}\n")
 
 
 async def _for_ever() -> None:

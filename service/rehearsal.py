@@ -1,11 +1,17 @@
 """How is the demo put together? A pipeline, LaunchDarkly and ourselves, on one table."""
 
+import asyncio
+import os
 import random
-import shutil
+import shlex
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 from msgspec.structs import replace
@@ -14,9 +20,11 @@ from redis.asyncio import Redis
 from service.accept.sources import Source
 from service.app import House, find_data_dir, open_door, open_house, open_worker
 from service.log import Log
-from service.operate.demo import Demo, Event, Pace, Stage
+from service.operate.demo import Demo, Event, Pace, Stage, Traffic
+from service.operate.health import Lookout
 from service.operate.listening import listen
 from service.operate.send import Sent, send_event
+from service.operate.table import measure_columns
 from service.operate.tail import follow_stream
 from service.settings import Secret, Settings
 from service.simulate.deployment import Shape
@@ -28,6 +36,9 @@ from service.store.connect import open_client
 
 _EVENTS_PATH = "/api/v2/engineering-insights/deployment-events"
 _WINDOW_MS = 5_000
+_SHARE = 0.8  # the pipeline's own posts live on the same quota
+_GRACE_S = 1.0
+_PIPELINE_PAUSE_S = 0.5
 
 MakeSources = Callable[[str], dict[str, Source]]
 """Give the sources of webhooks that are signed with a secret."""
@@ -37,7 +48,7 @@ def set_up_upstream(*, seed: int, calls_per_window: int) -> Options:
     """Give a LaunchDarkly with a small quota, some latency, faults now and then, and pages."""
     return Options(
         seed=seed,
-        visible_after_ms=1_500,
+        visible_after_ms=800,
         nested_page_size=4,
         latency_ms=(20, 120),
         quota=Limits(global_limit=calls_per_window, window_ms=_WINDOW_MS),
@@ -49,22 +60,28 @@ def set_up_upstream(*, seed: int, calls_per_window: int) -> Options:
 async def rehearse(
     settings: Settings, options: Options, *, pace: Pace, log: Log, make_sources: MakeSources
 ) -> None:
-    """Play a pipeline, LaunchDarkly and ourselves, and show the records, until cancelled."""
-    secret = f"whsec_{random.Random(options.seed).randbytes(24).hex()}"
-    simulator = Simulator(options, clock=time.time, chance=random.Random(options.seed))
+    """Play a pipeline, LaunchDarkly and ourselves, and show the records, until cancelled.
+
+    Raises redis's errors when the user's own Redis is away.
+    """
+    chance = random.Random(options.seed)
+    secret = f"whsec_{chance.randbytes(24).hex()}"
+    simulator = Simulator(options, clock=time.time, chance=chance)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         upstream = await enter(listen(simulator.app(), host="127.0.0.1", port=0))
         played = replace(
-            _clear_table(settings),
+            _lay_table(settings),
             access_token=Secret(options.token),
             launchdarkly_url=upstream,
-            rate_share=1.0,
+            rate_share=_SHARE,
+            grace=min(settings.grace, _GRACE_S),
         )
         house = await enter(open_house(played, log))
+        viewer = await enter(open_client(house.redis_url, reply_timeout_s=10))
+        await _clear_table(viewer, house)
         await enter(open_worker(house))
         door = await enter(open_door(house, make_sources(secret)))
-        viewer = await enter(open_client(house.redis_url, reply_timeout_s=10))
         pipeline = _Pipeline(
             await enter(aiohttp.ClientSession()),
             door=door,
@@ -73,16 +90,24 @@ async def rehearse(
             token=options.token,
         )
         _introduce(house, door=door, upstream=upstream, options=options)
-        stage = _set_stage(house, viewer, pipeline)
+        stage = _set_stage(house, viewer, pipeline, simulator)
         await Demo(stage, pace=pace, chance=random.Random()).play()
 
 
-def _clear_table(settings: Settings) -> Settings:
-    """Keep the demo's data apart, and begin it empty."""
+def _lay_table(settings: Settings) -> Settings:
+    """Keep the demo's data apart."""
     data_dir = find_data_dir(settings) / "demo"
-    if not settings.redis_url:
-        shutil.rmtree(data_dir, ignore_errors=True)
     return replace(settings, data_dir=str(data_dir), namespace=f"{settings.namespace}-demo")
+
+
+async def _clear_table(viewer: Redis, house: House) -> None:
+    """Take away what an earlier demo left: its LaunchDarkly, and what waits for it, is gone."""
+    keys = house.keys
+    if not house.settings.redis_url:
+        await viewer.flushall()
+        return
+    lists = (keys.backlog, keys.tickets, keys.bell, keys.budget, keys.calls, keys.callers)
+    await viewer.unlink(*lists, keys.failed, keys.failures, keys.enriched)
 
 
 class _Pipeline:
@@ -98,11 +123,17 @@ class _Pipeline:
         self._token = token
 
     async def report(self, event: Event) -> None:
+        """Tell LaunchDarkly, again and again until it has heard: its quota holds for us too."""
         headers = {"Authorization": self._token}
-        async with self._session.post(self._upstream, json=event, headers=headers) as response:
-            await response.read()
+        while True:
+            async with self._session.post(self._upstream, json=event, headers=headers) as response:
+                await response.read()
+            if response.status == HTTPStatus.CREATED:
+                return
+            await asyncio.sleep(_PIPELINE_PAUSE_S)
 
     async def post(self, event: Event, delivery: str) -> Sent:
+        """Tell our door."""
         return await send_event(
             self._session,
             self._door,
@@ -113,31 +144,61 @@ class _Pipeline:
         )
 
 
-def _set_stage(house: House, viewer: Redis, pipeline: _Pipeline) -> Stage:
+def _set_stage(house: House, viewer: Redis, pipeline: _Pipeline, simulator: Simulator) -> Stage:
+    def count_calls() -> Traffic:
+        stats = simulator.stats
+        return Traffic(calls=sum(stats.calls.values()), refused=stats.rate_limited)
+
     return Stage(
         report=pipeline.report,
         post=pipeline.post,
-        look=house.lookout.look,
+        look=Lookout(house.group, keys=house.keys, share=_SHARE).look,
+        count_calls=count_calls,
         records=follow_stream(viewer, house.keys.enriched, since="$"),
         out=sys.stdout,
+        columns=partial(measure_columns, sys.stdout),
     )
 
 
 def _introduce(house: House, *, door: str, upstream: str, options: Options) -> None:
     """Say what is where, and how to look at the stream oneself."""
-    redis, stream = house.redis_url, house.keys.enriched
-    address = f"-s {redis.removeprefix('unix://')}" if redis.startswith("unix:") else f"-u {redis}"
-    follow = (
-        f"ENRICHER_REDIS_URL={redis} ENRICHER_NAMESPACE={house.keys.namespace} python3 run.py tail"
-    )
-    window_s = options.quota.window_ms / 1000
+    quota, window_s = options.quota.global_limit, options.quota.window_ms / 1000
+    where = f"on {house.settings.data_dir}" if not house.settings.redis_url else "yours"
+    look, follow = _write_commands(house)
     lines = (
-        f"webhooks    {door}/webhooks/native",
-        f"upstream    {upstream}  (simulated; {options.quota.global_limit} calls / {window_s:g} s)",
-        f"redis       {redis}",
-        f"look        redis-cli {address} XRANGE '{stream}' - + COUNT 1",
-        f"follow      {follow}",
+        "A pipeline deploys, signs a webhook for each deployment and posts it here; we ask",
+        "LaunchDarkly for the rest and append one enriched record to a Redis stream.",
+        "",
+        f"webhooks      {door}/webhooks/native",
+        f"LaunchDarkly  {upstream}  simulated, {quota} calls in {window_s:g} s,",
+        f"              of which {_SHARE:.0%} are ours and the rest the pipeline's",
+        f"Redis         {where}",
+        "",
+        "See for yourself, in another terminal:",
+        f"  {follow}",
+        f"  {look}",
+        "",
         "Ctrl-C ends everything.",
     )
     sys.stdout.write("\n".join(lines) + "\n\n")
     sys.stdout.flush()
+
+
+def _write_commands(house: House) -> tuple[str, str]:
+    """Write what can be pasted to look at the stream; no secret of a Redis URL is shown."""
+    address = urlsplit(house.redis_url)
+    if address.scheme == "unix" and not address.netloc:
+        reach, named = f"-s {shlex.quote(address.path)}", shlex.quote(f"unix://{address.path}")
+    else:
+        reach, named = '-u "$ENRICHER_REDIS_URL"', '"$ENRICHER_REDIS_URL"'
+    variables = f"ENRICHER_REDIS_URL={named} ENRICHER_NAMESPACE={house.keys.namespace}"
+    follow = f"{variables} {_name_program()} tail --from-start"
+    return f"redis-cli {reach} XRANGE '{house.keys.enriched}' - + COUNT 1", follow
+
+
+def _name_program() -> str:
+    """Say how we are started: from a checkout, or installed."""
+    checkout = Path(__file__).resolve().parent.parent / "run.py"
+    if checkout.is_file():
+        return f"python3 {shlex.quote(os.path.relpath(checkout))}"
+    return "deployment-enricher"

@@ -23,7 +23,7 @@ _ENVIRONMENTS = ("production", "staging")
 _LOOK_EVERY_S = 0.25
 _LOOKS_PER_LINE = 12  # where no terminal can show the count in place
 _TWICE = 0.15  # share of webhooks that their sender repeats, as real ones do
-_TRAIN_EVERY, _TRAIN = 16, 8  # one merge often deploys many services at once
+_TRAIN_EVERY, _TRAIN = 14, 10  # one merge often deploys many services at once
 _SENDER_PAUSE_S = 0.5
 
 
@@ -62,6 +62,7 @@ class Demo:
         self._chance = chance
         self._received = 0
         self._queued = 0
+        self._repeated = 0
         self._published = 0
         self._met = 0
         self._standing: Standing | None = None
@@ -95,8 +96,8 @@ class Demo:
                 for _ in range(min(train, left)):
                     deployments.create_task(self._deploy(self._invent_event()))
                     sent += 1
-                gap_s = self._chance.expovariate(self._pace.per_second)
-                await asyncio.sleep(train * gap_s)
+                even = train if train > 1 else self._chance.expovariate(1.0)
+                await asyncio.sleep(even / self._pace.per_second)
 
     async def _deploy(self, event: Event) -> None:
         """Tell LaunchDarkly and us of one deployment; us twice, when the sender is nervous."""
@@ -113,6 +114,7 @@ class Demo:
                 status = 0
             self._received += status > 0
             self._queued += status == HTTPStatus.ACCEPTED
+            self._repeated += status == HTTPStatus.OK
             if status in {HTTPStatus.OK, HTTPStatus.ACCEPTED}:
                 return
             await asyncio.sleep(_SENDER_PAUSE_S)
@@ -168,12 +170,13 @@ class Demo:
 
     def _say_farewell(self) -> None:
         traffic = self._stage.count_calls()
+        met = "once" if self._met == 1 else f"{self._met} times"
         self._status, line = "", self._write_counts().rpartition("  ")[0]
         told = (
             f"What you saw: {self._received} signed webhooks came in, of which "
-            f"{self._received - self._queued} were repeats and known as such; LaunchDarkly "
+            f"{self._repeated} were repeats and known as such; LaunchDarkly "
             f"(simulated) took {traffic.calls} calls and refused {traffic.refused}, the quota was "
-            f"met {self._met} times, and {self._published} deployments came out, each as one "
+            f"met {met}, and {self._published} deployments came out, each as one "
             "enriched record on a Redis stream."
         )
         width = max(40, min(self._stage.columns(), 100))

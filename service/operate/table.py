@@ -1,14 +1,17 @@
 """How does a record look on one line? In columns that fit the terminal, for a person."""
 
+import shutil
 import unicodedata
 from collections.abc import Sequence
+from typing import TextIO
 
 import msgspec
 from msgspec import Struct
 
 from service.log import make_printable
 from service.operate.tail import Appended
-from service.publish.record import EnrichedDeployment, TouchedFlag
+from service.publish.record import EnrichedDeployment
+from service.publish.summary import TouchedFlag
 
 _GAP = "  "
 _WIDE_FROM = 110  # columns; from here on there is room for whole deployment ids
@@ -29,6 +32,12 @@ _BETWEEN = (
     _Column("lead time", 9, right=True),
 )
 _LAST = "flags touched"
+_UNKNOWN_COLUMNS = 160  # of a file or a pipe
+
+
+def measure_columns(out: TextIO) -> int:
+    """Say how many columns there are; more than enough where it is no terminal."""
+    return shutil.get_terminal_size().columns if out.isatty() else _UNKNOWN_COLUMNS
 
 
 def write_header(*, columns: int) -> str:

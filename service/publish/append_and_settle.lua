@@ -6,16 +6,16 @@
 -- Atomic   a record without its settling would be appended again; a settling without its record
 --          would lose it. Only who holds the lease may do either.
 local job, held, digest = ARGV[1], tonumber(ARGV[2]), ARGV[5]
-local token = job .. ' ' .. ARGV[2]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local last = redis.call('HMGET', KEYS[4], 'revision', 'digest', 'by', 'fate')
+local last = redis.call('HMGET', KEYS[4], 'revision', 'digest', 'by ' .. job)
 local revision = tonumber(last[1] or '0')
 
 if tonumber(redis.call('ZSCORE', KEYS[1], job) or '0') ~= held then
-  if last[3] == token then
+  local fence, fate, number = string.match(last[3] or '', '^(%S+) (%S+) (%d+)$')
+  if fence == ARGV[2] then -- this very act was done before; only its reply was lost
     redis.call('PEXPIRE', KEYS[4], ARGV[6]) -- a write, so that a durable group covers the first too
-    return { last[4], revision } -- this very act was done before; only its reply was lost
+    return { fate, tonumber(number) }
   end
   return { 'lost', 0 }
 end
@@ -33,7 +33,8 @@ if last[2] ~= digest then
   fields[#fields + 1] = ARGV[7] .. number .. ARGV[8]
   redis.call('XADD', KEYS[3], '*', unpack(fields))
 end
-redis.call('HSET', KEYS[4], 'revision', revision, 'digest', digest, 'by', token, 'fate', fate)
+local act = table.concat({ ARGV[2], fate, string.format('%d', revision) }, ' ')
+redis.call('HSET', KEYS[4], 'revision', revision, 'digest', digest, 'by ' .. job, act)
 redis.call('PEXPIRE', KEYS[4], ARGV[6])
 
 local stored = redis.call('HGET', KEYS[2], job)

@@ -1,6 +1,5 @@
 """What is the outgoing contract? One enriched record, as downstream services read it."""
 
-from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Literal
@@ -9,8 +8,9 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from service.backlog.ticket import Lease
-from service.enrich.deployment import Deployment, FlagReference, PullRequest
+from service.enrich.deployment import Deployment, FlagReference
 from service.enrich.verdict import Found
+from service.publish.summary import Summary, summarize
 
 RECORD_TYPE = "deployment.enriched.v1"
 DATA_SCHEMA = "/schemas/enriched-deployment.v1.json"
@@ -41,42 +41,6 @@ class Completeness(Struct, frozen=True, rename="camel"):
     reason: str | UnsetType = UNSET
 
 
-class TouchedFlag(Struct, frozen=True):
-    """One flag, and how many references to it were added and removed."""
-
-    project: str | None
-    key: str
-    added: int
-    removed: int
-
-
-class Stage(Struct, frozen=True, rename="camel"):
-    """One stage of the lead time, in ms."""
-
-    name: Literal["coding", "review", "wait", "deploy"]
-    duration_ms: int
-
-
-class PullRequestSummary(Struct, frozen=True):
-    """One pull request in a line."""
-
-    number: str | None
-    title: str | None
-    author: str | None
-    url: str | None
-
-
-class Summary(Struct, frozen=True, rename="camel"):
-    """What most readers look for, so that they need not dig."""
-
-    authors: list[str]
-    pull_requests: list[PullRequestSummary]
-    flags: list[TouchedFlag]
-    lead_time_ms: int | None
-    stages: list[Stage]
-    slowest_stage: str | None
-
-
 class SourceEvent(Struct, frozen=True, rename="camel"):
     """The webhook that caused the record. Times are epoch ms."""
 
@@ -105,8 +69,9 @@ class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class Entry(Struct, frozen=True):
-    """One entry to append: CloudEvents attributes and routing fields, and the data after the
-    revision. ``digest`` tells whether the content differs from the last revision.
+    """One entry to append: attributes and routing fields, and the data after the revision.
+
+    ``digest`` tells whether the content differs from the last revision.
     """
 
     deployment_id: str
@@ -197,55 +162,5 @@ def measure_completeness(deployment: Deployment, *, stopped: str | None) -> Comp
 
 
 def _present(items: list[Raw] | list[FlagReference | None] | None) -> int:
-    absent = (None, b"null")
-    return sum((bytes(item) if isinstance(item, Raw) else item) not in absent for item in items or ())
-
-
-def summarize(deployment: Deployment) -> Summary:
-    """Gather authors, flags and lead time of a deployment."""
-    pulls = deployment.pull_requests
-    items = [item for item in (pulls.items if pulls else None) or () if item is not None]
-    stages = list_stages(deployment)
-    return Summary(
-        authors=sorted({item.author for item in items if item.author}),
-        pull_requests=[
-            PullRequestSummary(item.external_id, item.title, item.author, item.url)
-            for item in items
-        ],
-        flags=sum_flags(deployment, items),
-        lead_time_ms=deployment.lead_time,
-        stages=stages,
-        slowest_stage=max(stages, key=lambda stage: stage.duration_ms).name if stages else None,
-    )
-
-
-def list_stages(deployment: Deployment) -> list[Stage]:
-    """List the stages whose length is told, in the order of work."""
-    told = deployment.lead_time_stages
-    if told is None:
-        return []
-    lengths: dict[Literal["coding", "review", "wait", "deploy"], int | None] = {
-        "coding": told.coding_duration_ms,
-        "review": told.review_duration_ms,
-        "wait": told.wait_duration_ms,
-        "deploy": told.deploy_duration_ms,
-    }
-    return [Stage(name, length) for name, length in lengths.items() if length is not None]
-
-
-def sum_flags(deployment: Deployment, items: list[PullRequest]) -> list[TouchedFlag]:
-    """Sum references by flag: as the deployment tells them, else as its pull requests do."""
-    flags = deployment.flag_references
-    told = (flags.items if flags else None) or [
-        reference
-        for item in items
-        if item.flag_references is not None
-        for reference in item.flag_references.items or ()
-    ]
-    sums: dict[tuple[str | None, str], list[int]] = defaultdict(lambda: [0, 0])
-    for reference in told:
-        if reference is not None and reference.flag_key is not None:
-            added_removed = sums[reference.project_key, reference.flag_key]
-            added_removed[0] += reference.references_added or 0
-            added_removed[1] += reference.references_removed or 0
-    return [TouchedFlag(project, key, *pair) for (project, key), pair in sums.items()]
+    plain = (bytes(item) if isinstance(item, Raw) else item for item in items or ())
+    return sum(item not in {None, b"null"} for item in plain)

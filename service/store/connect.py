@@ -45,5 +45,10 @@ def is_not_now(error: ResponseError) -> bool:
 
 
 def is_bad_password(error: Exception) -> bool:
-    """Tell whether the server is there and refuses who we are."""
-    return isinstance(error, AuthenticationError)
+    """Tell whether the server is there and refuses who we are.
+
+    While it connects, redis-py raises a ConnectionError whose cause is the refusal.
+    """
+    return isinstance(error, AuthenticationError) or isinstance(
+        error.__cause__, AuthenticationError
+    )
