@@ -7,7 +7,8 @@ from a file instead, named by ``<VARIABLE>_FILE``. Unknown ``ENRICHER_*`` names 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -16,7 +17,7 @@ PREFIX = "ENRICHER_"
 TOKEN_VARIABLE = "LAUNCHDARKLY_ACCESS_TOKEN"  # noqa: S105 - a name, not a token
 
 Positive = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(ge=0.001, le=1e9)]
 
 
 class SettingsError(Exception):
@@ -66,7 +67,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _describe("`redis://`, `rediss://` or `unix://`; unset: a server of our own is started"),
     ] = Secret("")
     namespace: Annotated[
-        Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")],
+        Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")],
         _describe("Prefix of all our keys; one for each LaunchDarkly account"),
     ] = "deployments"
     durability: Annotated[
@@ -97,7 +98,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Positive, _describe("Tickets that may wait; beyond, the door answers 503")
     ] = 1_000_000
     rate_share: Annotated[
-        Annotated[float, Meta(gt=0, le=1)],
+        Annotated[float, Meta(ge=0.001, le=1)],
         _describe("Share of each LaunchDarkly limit that is ours; others live on the same quota"),
     ] = 0.8
     concurrency: Annotated[Positive, _describe("Deployments that one worker has in hand")] = 32
@@ -152,13 +153,8 @@ def describe_settings() -> list[tuple[str, str, str]]:
 
 
 def _show_default(value: object) -> str:
-    match value:
-        case Secret():
-            return ""
-        case float() if value.is_integer():
-            return str(int(value))
-        case _:
-            return str(value)
+    shown = f"{value:.15g}" if isinstance(value, float) else str(value)
+    return "" if isinstance(value, Secret) else shown
 
 
 def read_settings(
@@ -189,10 +185,15 @@ def read_settings(
 
 
 def _read_secret(name: str, path: str, read: Callable[[str], str]) -> str:
+    """Read a secret from its file; who puts the secret itself there must not see it printed."""
     try:
-        return read(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{name} names {path}, which cannot be read: {error}") from None
+        secret = read(path)
+    except (OSError, ValueError) as error:
+        fault = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise SettingsError(f"{name} names a file that cannot be read: {fault}") from None
+    if secret:
+        return secret
+    raise SettingsError(f"{name} names an empty file")
 
 
 def _name_unknown(name: str, known: list[str]) -> str:
@@ -202,13 +203,47 @@ def _name_unknown(name: str, known: list[str]) -> str:
 
 
 def _convert(values: Mapping[str, str]) -> Settings:
-    for name, value in values.items():
-        try:
-            msgspec.convert({name: value}, Settings, strict=False, dec_hook=_decode_secret)
-        except msgspec.ValidationError as error:
-            reason = str(error).split(" - at ")[0]
-            raise SettingsError(f"{variable_of(name)} does not fit: {reason}") from None
-    return msgspec.convert(dict(values), Settings, strict=False, dec_hook=_decode_secret)
+    try:
+        settings = msgspec.convert(dict(values), Settings, strict=False, dec_hook=_decode_secret)
+    except msgspec.ValidationError as error:
+        field = str(error).rpartition("$.")[2].rstrip("`")
+        fault = f"is {values[field]!r}: {_say_wanted(field)}"
+        raise SettingsError(f"{variable_of(field)} {fault}") from None
+    _check_addresses(settings)
+    return settings
+
+
+def _say_wanted(field: str) -> str:
+    kind: Any = get_type_hints(Settings, include_extras=True)[field]
+    base = get_args(kind)[0]
+    if get_origin(base) is Literal:
+        return f"give one of {', '.join(get_args(base))}"
+    if base is str:
+        return "give 1 to 64 letters, digits, '.', '_' or '-'"
+    bound = next(note for note in kind.__metadata__ if note.ge is not None)
+    highest = "" if bound.le is None else f" to {bound.le:.15g}"
+    return f"give a {'whole number' if base is int else 'number'} from {bound.ge:g}{highest}"
+
+
+def _check_addresses(settings: Settings) -> None:
+    """Refuse what no client could use; the Redis URL may hold a password and is not shown."""
+    upstream, token = settings.launchdarkly_url, settings.access_token.reveal()
+    if settings.redis_url and not _is_address(settings.redis_url.reveal(), "redis rediss unix"):
+        wanted = "redis://host:6379, rediss://host:6379 or unix:///path"
+        raise SettingsError(f"ENRICHER_REDIS_URL is no address of a Redis: give {wanted}")
+    if not _is_address(upstream, "https http"):
+        raise SettingsError(f"ENRICHER_LAUNCHDARKLY_URL is {upstream!r}: give https://host")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise SettingsError(f"{TOKEN_VARIABLE} holds signs that no token has, such as a space")
+
+
+def _is_address(text: str, schemes: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in schemes.split() and parts.port != 0
+    except ValueError:
+        return False
+    return usable and bool(parts.path if parts.scheme == "unix" else parts.hostname)
 
 
 def _decode_secret(kind: type, value: object) -> object:

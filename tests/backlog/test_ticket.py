@@ -1,0 +1,95 @@
+"""Is a ticket read as it was written, by this version and the next?"""
+
+import struct
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.accept.events import DeploymentCompleted
+from service.backlog.failure import RAW_CAP, encode_failure, read_failure, record_failure
+from service.backlog.ticket import (
+    Lease,
+    Ticket,
+    Unreadable,
+    encode_ticket,
+    name_job,
+    read_lease,
+    write_ticket,
+)
+
+HEADER = struct.pack(">IHd", 3, 1, 1_795_428_000_000.0)
+NAMES = st.text(max_size=20) | st.none()
+
+
+def complete(**facts: str | None) -> DeploymentCompleted:
+    """Make an event; what is not said is not known."""
+    known = dict.fromkeys(("project", "environment", "application", "version", "deployment_id"))
+    return DeploymentCompleted(
+        source="native",
+        delivery="d",
+        outcome="succeeded",
+        event_time=None,
+        metadata=None,
+        metadata_dropped=False,
+        traceparent=None,
+        **{**known, **facts},
+    )
+
+
+def test_an_id_names_its_job_and_four_parts_name_another() -> None:
+    """Parts are percent-encoded, so that no two sets of parts meet."""
+    assert name_job(complete(deployment_id="abc", project="p")) == "id:abc"
+    parts = {"project": "p/q", "environment": "e", "application": "a b", "version": "1%2"}
+    assert name_job(complete(**parts)) == "find:p%2Fq/e/a%20b/1%252"
+
+
+@given(NAMES, NAMES, st.integers(0, 10), st.binary(max_size=20) | st.none())
+def test_it_comes_back_as_it_went(
+    project: str | None, reason: str | None, attempts: int, metadata: bytes | None
+) -> None:
+    """Header and ticket, as Lua stores them."""
+    ticket = Ticket(
+        source="s",
+        delivery="d",
+        outcome="failed",
+        project=project,
+        reason=reason,
+        attempts=attempts,
+        metadata=metadata,
+    )
+    lease = read_lease(b"id:x", fence=b"5.5", stored=HEADER + encode_ticket(ticket), now=9)
+    assert isinstance(lease, Lease)
+    assert lease.ticket == ticket
+    assert (lease.generation, lease.crashes, lease.fence) == (3, 1, 5.5)
+    assert lease.age_s == 0  # a clock set back makes nobody younger than new
+
+
+def test_tickets_of_an_older_and_of_a_newer_version_are_read() -> None:
+    """New fields go to the end: an older array is shorter, a newer one longer."""
+    fields = msgspec.msgpack.decode(encode_ticket(write_ticket(complete(version="1"))))
+    for stored in (fields[:8], [*fields, "new"]):
+        lease = read_lease(
+            b"j", fence=b"1.5", stored=HEADER + msgspec.msgpack.encode(stored), now=0
+        )
+        assert isinstance(lease, Lease)
+        assert lease.ticket.version == "1"
+
+
+@given(st.binary(max_size=60))
+def test_anything_else_is_unreadable_and_keeps_its_bytes(stored: bytes) -> None:
+    """Never an exception: a person shall see it."""
+    lease = read_lease(b"\xff", fence=b"1.5", stored=stored, now=0)
+    if isinstance(lease, Unreadable):
+        assert lease.raw == stored
+
+
+def test_a_failure_keeps_the_ticket_and_a_capped_answer() -> None:
+    """It is read as it was written."""
+    ticket = write_ticket(complete(version="1"))
+    failure = record_failure(
+        "not_found", detail="x" * 2000, raw=b"y" * (RAW_CAP + 1), ticket=ticket
+    )
+    kept = read_failure(encode_failure(failure))
+    assert kept == failure
+    assert (len(kept.detail), len(kept.raw), kept.raw_cut) == (1000, RAW_CAP, True)

@@ -1,0 +1,59 @@
+"""Is LaunchDarkly read liberally, and garbage told from drift?"""
+
+import pytest
+
+from service.enrich.deployment import (
+    Deployment,
+    DeploymentPage,
+    Drift,
+    Garbage,
+    read_deployment,
+    read_deployment_page,
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"id":"a","startedAt":"1706701522000"}',
+        b'{"id":"a","startedAt":1706701522000.0}',
+        b'{"id":"a","startedAt":1706701522000,"leadTime":null,"pullRequests":null,"novel":[{}]}',
+        b'{"id":"a","startedAt":1706701522000,"pullRequests":{"items":[null,{"leadTime":{}}]}}',
+    ],
+)
+def test_it_is_read_liberally(body: bytes) -> None:
+    """Digit strings, nulls, null items, unknown fields, a leadTime of another type."""
+    deployment = read_deployment(body)
+    assert isinstance(deployment, Deployment)
+    assert deployment.started_at == 1_706_701_522_000
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"id":7}', b"{}", b'{"id":null}', b"[]", b"7", b"null", b'"x"',
+     b'{"id":"a","startedAt":"soon"}', b'{"id":"a","pullRequests":[]}',
+     b'{"id":"a","pullRequests":{"items":{}}}', b'{"id":"a","pullRequests":{"items":["x"]}}'],
+)  # fmt: skip
+def test_json_of_another_shape_is_drift(body: bytes) -> None:
+    """It says where and what."""
+    told = read_deployment(body)
+    assert isinstance(told, Drift)
+    assert told.reason
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>", b'{"id":"a"', b'{"id":"a","x":"\xff"}', b'{"id":"a","x":NaN}', b'{"id":"a"}{}',
+     b'{"id":"a","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"],
+)  # fmt: skip
+def test_what_is_no_json_is_garbage(body: bytes) -> None:
+    """Cut, HTML, not UTF-8 anywhere, nested beyond reason: never an exception."""
+    assert isinstance(read_deployment(body), Garbage)
+
+
+def test_a_page_of_the_list_is_read_as_liberally() -> None:
+    """Null items, missing totals."""
+    page = read_deployment_page(b'{"items":[null,{"id":"a"}]}')
+    assert isinstance(page, DeploymentPage)
+    assert page.items == [None, Deployment(id="a")]
+    assert isinstance(read_deployment_page(b'{"items":7}'), Drift)

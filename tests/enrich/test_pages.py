@@ -1,0 +1,124 @@
+"""Where is the next page, and is it safe to go there?"""
+
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.enrich.deployment import Deployment, read_deployment
+from service.enrich.pages import ROOT, Page, Unsafe, fill_nested, find_next, is_whole
+
+ORIGIN = "https://app.launchdarkly.com"
+FILL = fill_nested(project="default", environment="production")
+
+
+def query_of(page: Page | Unsafe) -> dict[str, list[str]]:
+    """Give the parameters of a page."""
+    assert isinstance(page, Page)
+    return parse_qs(urlsplit(page.path).query)
+
+
+def test_the_documented_link_gets_what_it_lacks() -> None:
+    """It carries only `after`; the API requires the project, and defaults to seven days."""
+    page = find_next(f"{ROOT}pull-requests?after=abc", origin=ORIGIN, fill=FILL)
+    assert isinstance(page, Page)
+    assert page.route == "pull-requests"
+    assert query_of(page) == {
+        "after": ["abc"],
+        "projectKey": ["default"],
+        "environmentKey": ["production"],
+        "expand": ["deployments,flagReferences,leadTime"],
+        "from": ["1"],
+        "limit": ["100"],
+    }
+
+
+def test_what_a_link_says_is_not_overridden() -> None:
+    """Its own limit and project stand, and a parameter given twice stays twice."""
+    href = f"{ROOT}deployments?after=a&limit=5&projectKey=other&x=1&x=2"
+    told = query_of(find_next(href, origin=ORIGIN, fill=FILL))
+    assert (told["limit"], told["projectKey"], told["x"]) == (["5"], ["other"], ["1", "2"])
+
+
+def test_an_absolute_link_to_our_own_host_is_followed() -> None:
+    """With or without the host, it is the same page."""
+    for href in (f"{ORIGIN}{ROOT}deployments?after=a", "deployments?after=a"):
+        page = find_next(href, origin=ORIGIN, fill=FILL)
+        assert isinstance(page, Page)
+        assert page.path.startswith(f"{ROOT}deployments?")
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "//evil.example/api/v2/engineering-insights/deployments",
+        "https://evil.example/api/v2/engineering-insights/deployments",
+        "https://app.launchdarkly.com@evil.example/api/v2/engineering-insights/deployments",
+        "https://app.launchdarkly.com:8443/api/v2/engineering-insights/deployments",
+        "http://app.launchdarkly.com/api/v2/engineering-insights/deployments",
+        "https://user:pw@app.launchdarkly.com/api/v2/engineering-insights/deployments",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "\\\\evil.example\\deployments",
+        "/api/v2/flags",
+        "/api/v2/engineering-insights/../tokens",
+        "/api/v2/engineering-insights/deployments/../../tokens",
+        "/api/v2/engineering-insights/%2e%2e/tokens",
+        "/api/v2/engineering-insights/deployments%2f..",
+        "/api/v2/engineering-insights/deployments/some-id",
+        "https://[::1/x",
+        f"{ROOT}deployments?after=\r\nHost: evil",
+        f"{ROOT}deployments?after={'a' * 5000}",
+        "",
+    ],
+)
+def test_a_hostile_link_is_not_followed(href: str) -> None:
+    """The link comes with our token: nothing but the two lists of our own host is followed."""
+    assert isinstance(find_next(href, origin=ORIGIN, fill=FILL), Unsafe)
+
+
+@given(st.text())
+def test_any_text_stays_on_our_host_or_is_unsafe(text: str) -> None:
+    """Never an exception, never another place."""
+    for href in (text, f"{ROOT}{text}", f"{ROOT}deployments?{text}", f"https://{text}"):
+        page = find_next(href, origin=ORIGIN, fill=FILL)
+        if isinstance(page, Page):
+            assert urlsplit(page.path).path in {f"{ROOT}deployments", f"{ROOT}pull-requests"}
+            assert page.path.isprintable()
+            assert " " not in page.path
+
+
+@pytest.mark.parametrize(
+    ("body", "whole"),
+    [
+        (b'{"id":"a"}', True),
+        (b'{"id":"a","pullRequests":null}', True),
+        (b'{"id":"a","pullRequests":{"totalCount":2,"items":[{}]}}', True),
+        (
+            b'{"id":"a","pullRequests":{"totalCount":1,"items":[{}],"_links":{"next":{"href":"x"}}}}',
+            True,
+        ),
+        (
+            b'{"id":"a","pullRequests":{"totalCount":2,"items":[{}],"_links":{"next":{"href":"x"}}}}',
+            False,
+        ),
+        (b'{"id":"a","pullRequests":{"items":[{}],"_links":{"next":{"href":"x"}}}}', False),
+        (
+            b'{"id":"a","pullRequests":{"totalCount":2,"_links":{"next":null,"self":{"href":"x"}}}}',
+            True,
+        ),
+        (
+            (
+                b'{"id":"a","pullRequests":{"totalCount":1,"items":[{"deployments":'
+                b'{"totalCount":9,"items":[null],"_links":{"next":{"href":"x"}}}}]}}'
+            ),
+            False,
+        ),
+    ],
+)
+def test_only_what_says_that_it_goes_on_is_followed(body: bytes, *, whole: bool) -> None:
+    """A link and a total not yet reached, at both levels."""
+    deployment = read_deployment(body)
+    assert isinstance(deployment, Deployment)
+    assert is_whole(deployment) is whole

@@ -1,0 +1,84 @@
+"""Which of the listed deployments is ours?"""
+
+import pytest
+
+from service.enrich.deployment import Deployment
+from service.enrich.resolve import Sought, choose_deployment, versions_match
+
+FULL = "0123456789abcdef0123456789abcdef01234567"
+SOUGHT = Sought(environment="production", application="shop", version=FULL, time_ms=1_000_000)
+
+
+def listed(name: str, **facts: object) -> Deployment:
+    """Make one item of the list; what is not said is as sought."""
+    usual: dict[str, object] = {
+        "application_key": "shop",
+        "application_version": FULL,
+        "environment_key": "production",
+        "status": "finished",
+        "ended_at": 1_000_000,
+    }
+    return Deployment(id=name, **{**usual, **facts})  # type: ignore[arg-type] # facts by name
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("1.2.3", "1.2.3", True),
+        ("1.2.3", "1.2", False),
+        (FULL, FULL[:7], True),
+        (FULL[:7], FULL, True),
+        (FULL.upper(), FULL[:12], True),
+        (FULL, FULL[:6], False),
+        (FULL, "1123456", False),
+        ("release-0123456", "0123456", False),
+        ("0123456z", "0123456", False),
+        ("", "", True),
+        ("v1", "", False),
+    ],
+)
+def test_a_short_sha_is_its_full_one(one: str, other: str, *, same: bool) -> None:
+    """Prefixes count for hexadecimal versions of seven characters and more only."""
+    assert versions_match(one, other) is same
+
+
+def test_nothing_listed_is_not_there_yet() -> None:
+    """Null items are nothing."""
+    assert choose_deployment([], SOUGHT) is None
+    assert choose_deployment([None], SOUGHT) is None
+
+
+def test_others_are_not_taken() -> None:
+    """Application, environment and version must be ours; an unnamed environment may be."""
+    others = [
+        listed("a", application_key="cart"),
+        listed("b", environment_key="staging"),
+        listed("c", application_version="2.0"),
+        listed("d", application_version=None),
+    ]
+    assert choose_deployment(others, SOUGHT) is None
+    chosen = choose_deployment([*others, listed("e", environment_key=None)], SOUGHT)
+    assert chosen is not None
+    assert chosen.id == "e"
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ({}, {"status": "started", "ended_at": None, "started_at": 1_000_000}),
+        ({"ended_at": 1}, {"application_version": FULL[:7]}),
+        ({"ended_at": 1_000_100}, {"ended_at": 999_000}),
+        ({"ended_at": 999_900}, {"ended_at": 1_001_000}),
+        ({"ended_at": None, "started_at": 999_990}, {"ended_at": 900_000}),
+        ({"started_at": 500}, {"started_at": 400}),
+    ],
+)
+def test_of_several_the_one_meant_is_chosen(
+    better: dict[str, object], worse: dict[str, object]
+) -> None:
+    """Finished before running, equal before short, nearest in time, started last."""
+    two = [listed("worse", **worse), listed("better", **better)]
+    for order in (two, two[::-1]):
+        chosen = choose_deployment(order, SOUGHT)
+        assert chosen is not None
+        assert chosen.id == "better"
