@@ -48,7 +48,7 @@ async def keys(redis: Redis) -> AsyncIterator[Keys]:
     left = [
         key.decode()
         async for key in redis.scan_iter(match=f"{{{names.namespace}}}:*", count=1000)
-        if await redis.ttl(key) < 0
+        if await redis.ttl(key) == -1  # -2 is gone by itself meanwhile
     ]
     forgotten = [key for key in left if not key.endswith(_LASTING)]
     await redis.delete(*left) if left else None

@@ -94,8 +94,9 @@ async def test_calls_in_work_at_one_time_are_counted(lay: Laid) -> None:
     table = await lay(struck_by(Fault.DRIP, drip_bytes=1, drip_every_ms=1))
     await asyncio.gather(*(table.call(PATH) for _ in range(3)))
     assert table.simulator.stats.max_concurrent == 3
-    await table.call("/simulator/reset", method="POST")
-    assert table.simulator.stats.max_concurrent == 0
+    async with asyncio.timeout(5):  # a client has its answer before the server is done with it
+        while table.simulator.stats.max_concurrent:
+            await table.call("/simulator/reset", method="POST")
 
 
 async def test_a_reset_counts_anew(table: Table) -> None:
