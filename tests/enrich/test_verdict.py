@@ -51,6 +51,8 @@ def test_each_status_has_its_fate(status: int, young: str, old: str) -> None:
         assert verdict.reason == reason
         if isinstance(verdict, Never):
             assert verdict.raw == b"raw"
+        else:
+            assert verdict.counts is (status not in {401, 403, 429})
 
 
 def test_a_good_answer_is_its_body() -> None:
