@@ -3,20 +3,27 @@
 import argparse
 import asyncio
 import contextlib
+import io
 import os
+import random
 import signal
 import sys
 import uuid
 from collections.abc import Callable, Coroutine
 
-import aiohttp
 from msgspec.structs import replace
-from redis.exceptions import RedisError
 
 from service import __version__, commands
 from service.accept.sources import SourceError
 from service.app import read_sources
-from service.log import Log, open_log
+from service.log import Log, make_printable, open_log
+from service.operate.arguments import (
+    add_demo_arguments,
+    add_send_arguments,
+    add_simulate_arguments,
+    add_tail_arguments,
+)
+from service.operate.complaint import EXPECTED, explain_failure
 from service.operate.demo import Pace
 from service.rehearsal import rehearse, set_up_upstream
 from service.settings import (
@@ -28,11 +35,9 @@ from service.settings import (
     read_settings,
 )
 from service.simulate.options import Options, change_options
-from service.store import Refused, Unavailable
-from service.store.connect import AWAY
-from service.store.embedded import EmbeddedServerError
 
 _MISTAKE, _FAILURE = 2, 1
+_SEEDS = 1_000_000
 
 _EPILOG = """\
 exit codes: 0 ended as asked, 1 something needed is away or refuses, 2 a mistake in what was typed
@@ -44,16 +49,19 @@ Act = Callable[[argparse.Namespace, Settings], Coroutine[object, object, int | N
 
 def main() -> None:
     """Run the command that was typed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # no encoding may end a command
     arguments = _make_parser().parse_args()
     try:
-        settings = read_settings(os.environ)
+        settings = arguments.read(os.environ)
         code = asyncio.run(_run_until_signalled(arguments.act(arguments, settings)))
     except (SettingsError, SourceError) as error:
         code = _complain(str(error), _MISTAKE)
-    except (Refused, Unavailable, EmbeddedServerError) as error:
-        code = _complain(str(error), _FAILURE)
-    except (*AWAY, RedisError, aiohttp.ClientError) as error:
-        code = _complain(f"{type(error).__name__}: {error}", _FAILURE)
+    except BrokenPipeError:
+        code = _end_quietly()
+    except EXPECTED as error:
+        code = _complain(explain_failure(error), _FAILURE)
     except KeyboardInterrupt:
         code = 0
     sys.exit(code)
@@ -71,8 +79,15 @@ async def _run_until_signalled(act: Coroutine[object, object, int | None]) -> in
 
 
 def _complain(reason: str, code: int) -> int:
-    sys.stderr.write(f"deployment-enricher: {reason}\n")
+    shown = "\n".join(make_printable(line) for line in reason.splitlines())
+    sys.stderr.write(f"deployment-enricher: {shown}\n")
     return code
+
+
+def _end_quietly() -> int:
+    """Whoever read our output has enough; Python must not complain of it at exit either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -87,47 +102,23 @@ def _make_parser() -> argparse.ArgumentParser:
 
     def add(name: str, act: Act, meaning: str) -> argparse.ArgumentParser:
         command = named.add_parser(name, help=meaning, description=meaning)
-        command.set_defaults(act=act)
+        command.set_defaults(act=act, read=read_settings)
         return command
 
     add("run", _run, "take webhooks and work on them, in one process")
     add("serve", _serve, "take webhooks only (needs ENRICHER_REDIS_URL)")
     add("work", _work, "work on the backlog only (needs ENRICHER_REDIS_URL)")
-    _add_demo(add("demo", _demo, "see it work: a pipeline and a LaunchDarkly are simulated"))
-    _add_simulate(add("simulate", _simulate, "a LaunchDarkly on the table, for demos and CI"))
-    _add_send(add("send", _send, "sign one event and post it"))
-    _add_tail(add("tail", _tail, "follow the output stream"))
-    add("settings", _settings, "list every setting, its default and its meaning")
-    return parser
-
-
-def _add_demo(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--events", type=int, default=0, help="end after so many records")
-    command.add_argument("--per-second", type=float, default=2.0, help="deployments a second")
-    command.add_argument("--quota", type=int, default=60, help="calls allowed in 5 s")
-    command.add_argument("--seed", type=int, default=1, help="decides what is invented")
-
-
-def _add_simulate(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--host", default="127.0.0.1")
-    command.add_argument("--port", type=int, default=9090)
-    command.add_argument(
-        "--options", default="{}", help='JSON of changed options: \'{"quota":{"global_limit":20}}\''
+    add_demo_arguments(
+        add("demo", _demo, "see it work: a pipeline and a LaunchDarkly are simulated")
     )
-
-
-def _add_send(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--url", default="http://127.0.0.1:8080/webhooks/native")
-    command.add_argument("--delivery", default=None, help="idempotency key; default: a new one")
-    command.add_argument("--id", help="LaunchDarkly's deployment id, when it is known")
-    for name in ("project", "environment", "application", "version"):
-        command.add_argument(f"--{name}")
-    command.add_argument("--event-type", choices=("finished", "failed"), default="finished")
-
-
-def _add_tail(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--from-start", action="store_true", help="begin with the oldest record")
-    command.add_argument("--json", action="store_true", help="one JSON object a line")
+    add_simulate_arguments(
+        add("simulate", _simulate, "a LaunchDarkly on the table, for demos and CI")
+    )
+    add_send_arguments(add("send", _send, "sign one event and post it"))
+    add_tail_arguments(add("tail", _tail, "follow the output stream"))
+    listing = add("settings", _settings, "list every setting, its default and its meaning")
+    listing.set_defaults(read=lambda _: Settings())  # also when one of them is wrong
+    return parser
 
 
 async def _run(_: argparse.Namespace, settings: Settings) -> None:
@@ -147,9 +138,12 @@ async def _work(_: argparse.Namespace, settings: Settings) -> None:
 
 
 async def _demo(arguments: argparse.Namespace, settings: Settings) -> None:
+    # A Redis that is not ours may know the deployments of an earlier demo.
+    fresh = random.randrange(_SEEDS) if settings.redis_url else 1
+    seed = fresh if arguments.seed is None else arguments.seed
     await rehearse(
         replace(settings, port=0, sources=""),
-        set_up_upstream(seed=arguments.seed, calls_per_window=arguments.quota),
+        set_up_upstream(seed=seed, calls_per_window=arguments.quota),
         pace=Pace(per_second=arguments.per_second, events=arguments.events),
         log=open_log(level="error"),
         make_sources=lambda secret: read_sources(
@@ -159,7 +153,7 @@ async def _demo(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 async def _simulate(arguments: argparse.Namespace, settings: Settings) -> None:
-    options = change_options(Options(), arguments.options.encode())
+    options = change_options(Options(), os.fsencode(arguments.options))
     if isinstance(options, str):
         raise SettingsError(f"--options: {options}")
     log = _open_log(settings)
@@ -184,7 +178,7 @@ async def _send(arguments: argparse.Namespace, settings: Settings) -> int:
         secret=secrets[0],
         delivery=arguments.delivery or str(uuid.uuid4()),
     )
-    sys.stdout.write(f"{sent.status} {sent.body}\n")
+    sys.stdout.write(f"{sent.status} {make_printable(sent.body)}\n")
     return 0 if sent.status < 300 else _FAILURE  # noqa: PLR2004 - HTTP's own boundary
 
 
@@ -194,8 +188,11 @@ async def _tail(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 async def _settings(_: argparse.Namespace, __: Settings) -> None:
-    for variable, default, meaning in describe_settings():
-        sys.stdout.write(f"{variable}  [{default}]\n    {meaning}\n")
+    lines = (
+        f"{variable}{f' = {default}' if default else ''}\n    {meaning}"
+        for variable, default, meaning in describe_settings()
+    )
+    sys.stdout.write("\n".join(("Times are seconds; = is the default.\n", *lines, "")))
 
 
 def _open_log(settings: Settings) -> Log:

@@ -4,7 +4,7 @@ The only place that reads the environment. Every field is ``ENRICHER_<NAME>``; s
 from a file instead, named by ``<VARIABLE>_FILE``. Unknown ``ENRICHER_*`` names are refused.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -157,11 +157,8 @@ def _show_default(value: object) -> str:
     return "" if isinstance(value, Secret) else shown
 
 
-def read_settings(
-    environ: Mapping[str, str], *, read_file: Callable[[str], str] | None = None
-) -> Settings:
+def read_settings(environ: Mapping[str, str]) -> Settings:
     """Read every setting from the environment; raises :class:`SettingsError`."""
-    read = read_file or (lambda path: Path(path).read_text(encoding="utf-8").strip())
     variables = {variable_of(name): name for name in Settings.__struct_fields__}
     secrets = {
         variable_of(field.name)
@@ -178,16 +175,16 @@ def read_settings(
         elif plain in secrets and name != plain:
             if environ.get(plain):
                 raise SettingsError(f"{plain} and {name} are both set; keep one of them")
-            values[variables[plain]] = _read_secret(name, value, read)
+            values[variables[plain]] = _read_secret(name, value)
         else:
             raise SettingsError(_name_unknown(name, [*variables, *(f"{s}_FILE" for s in secrets)]))
     return _convert(values)
 
 
-def _read_secret(name: str, path: str, read: Callable[[str], str]) -> str:
+def _read_secret(name: str, path: str) -> str:
     """Read a secret from its file; who puts the secret itself there must not see it printed."""
     try:
-        secret = read(path)
+        secret = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         fault = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise SettingsError(f"{name} names a file that cannot be read: {fault}") from None
@@ -197,7 +194,7 @@ def _read_secret(name: str, path: str, read: Callable[[str], str]) -> str:
 
 
 def _name_unknown(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(name, known, n=1, cutoff=0.8)
     hint = f"; did you mean {near[0]}?" if near else "; `deployment-enricher settings` lists them"
     return f"there is no setting {name}{hint}"
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 from redis.asyncio import Redis
@@ -19,6 +20,12 @@ from service.store.group import GroupCommit
 from service.store.keys import Keys
 
 _NAMESPACES = itertools.count()
+
+# Timings are never asserted: a busy machine is no failure.
+hypothesis.settings.register_profile(
+    "ours", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("ours")
 
 # Keys that may stay for ever: the output, and what waits for a person.
 _LASTING = (":enriched", ":failed", ":failed:data")

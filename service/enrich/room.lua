@@ -8,7 +8,7 @@
 local GUARD = 50 -- ms that a window is held shut past its end: clocks differ
 local SOON = 100 -- ms after which to look again while only calls in flight stand in the way
 local FIRST_PROBE = 4
-local STALE = 60000 -- ms after its end in which a window is taken to have a successor
+local STALE = 60000 -- ms after its end; a family not heard of since then binds only if no other is known
 local DAY = 86400000
 
 local function open_budget(budget, calls, callers, now, share)
@@ -27,7 +27,7 @@ local function open_budget(budget, calls, callers, now, share)
     if closed > now then
       return 0, closed
     end
-    local free, opens, unopened = nil, nil, nil
+    local free, opens, unopened, long_ago = nil, nil, nil, nil
     for _, family in ipairs({ 'global', 'token', 'route:' .. route }) do
       local limit, left, reset = string.match(state[family] or '', '^(%d+) (-?%d+) (%d+) %a+$')
       if limit then
@@ -39,11 +39,13 @@ local function open_budget(budget, calls, callers, now, share)
           end
         elseif ends + STALE > now then
           unopened = math.min(unopened or probe, limit - others)
+        else
+          long_ago = math.min(long_ago or probe, limit - others)
         end
       end
     end
     if not free or (unopened and unopened < free) then
-      free, opens = unopened or probe, now + SOON
+      free, opens = unopened or long_ago or probe, now + SOON
     end
     if free >= 1 then
       opens = now + SOON

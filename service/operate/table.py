@@ -80,9 +80,7 @@ def _columns_of(columns: int) -> tuple[_Column, ...]:
 
 
 def _write_row(cells: Sequence[str], last: str, columns: int) -> str:
-    padded = [
-        _pad(cell, each) for cell, each in zip(cells, _columns_of(columns), strict=True)
-    ]
+    padded = [_pad(cell, each) for cell, each in zip(cells, _columns_of(columns), strict=True)]
     return _cut(_GAP.join([*padded, last]), columns)
 
 

@@ -192,6 +192,15 @@ async def test_a_reset_that_cannot_be_believed_is_replaced_by_ten_seconds(
     assert looked.sleep_s <= 10.1
 
 
+async def test_after_a_long_rest_the_last_limit_still_bounds_the_probe(desk: Desk) -> None:
+    """Nothing newer is known: a limit of two opens with two calls, not with four."""
+    await desk.add(9)
+    ended = await desk.now() - 3 * HOUR
+    await desk.redis.hset(desk.keys.budget, "global", f"2 0 {ended} told")
+    await desk.redis.pexpire(desk.keys.budget, HOUR)
+    assert len(await desk.claim()) == 2
+
+
 async def test_a_window_told_replaces_one_that_was_guessed(desk: Desk) -> None:
     """After one answer without a reset, those with one are not taken for older."""
     await desk.add(12)

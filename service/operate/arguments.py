@@ -1,0 +1,73 @@
+"""What may follow a command? Its arguments, each with its bounds and its meaning."""
+
+import argparse
+from collections.abc import Callable
+from typing import TypeVar
+
+_HIGHEST, _HIGHEST_PORT = 1_000_000, 65_535
+_DOOR = "http://127.0.0.1:8080/webhooks/native"
+
+T = TypeVar("T", int, float)
+
+
+def add_demo_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what `demo` takes."""
+    whole, number = _number_from(0), _number_from(0.1)
+    command.add_argument("--events", type=whole, default=0, help="end after so many records")
+    command.add_argument(
+        "--per-second", type=number, default=2.0, help="deployments a second (default: 2)"
+    )
+    command.add_argument(
+        "--quota", type=_number_from(10), default=60, help="calls allowed in 5 s (default: 60)"
+    )
+    command.add_argument("--seed", type=whole, help="the same number invents the same again")
+
+
+def add_simulate_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what `simulate` takes."""
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    command.add_argument(
+        "--port",
+        type=_number_from(0, _HIGHEST_PORT),
+        default=9090,
+        help="0: any free one (default: 9090)",
+    )
+    command.add_argument(
+        "--options", default="{}", help='JSON of changed options: \'{"quota":{"global_limit":20}}\''
+    )
+
+
+def add_send_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what `send` takes."""
+    command.add_argument("--url", type=_url, default=_DOOR, help=f"where to (default: {_DOOR})")
+    command.add_argument("--delivery", default=None, help="idempotency key; default: a new one")
+    command.add_argument("--id", help="LaunchDarkly's deployment id, when it is known")
+    for name in ("project", "environment", "application"):
+        command.add_argument(f"--{name}", metavar="KEY")
+    command.add_argument("--version", help="the version that was deployed, such as a SHA")
+    command.add_argument("--event-type", choices=("finished", "failed"), default="finished")
+
+
+def add_tail_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what `tail` takes."""
+    command.add_argument("--from-start", action="store_true", help="begin with the oldest record")
+    command.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
+def _number_from(lowest: T, highest: T | int = _HIGHEST) -> Callable[[str], T]:
+    """Read a number of the kind of the lowest one that is taken."""
+
+    def read(text: str) -> T:
+        number = type(lowest)(text)
+        if not lowest <= number <= highest:
+            raise argparse.ArgumentTypeError(f"{text} is not from {lowest} to {highest}")
+        return number
+
+    read.__name__ = "number"  # argparse says: invalid number value
+    return read
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text!r} does not begin with http:// or https://")
+    return text

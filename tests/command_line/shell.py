@@ -1,0 +1,133 @@
+"""Where are commands typed? In real processes, with an environment of their own."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from service.simulate.options import Options
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+PASSWORD = "s3cr3t-that-nobody-may-see"
+
+
+class Ended(Struct, frozen=True):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """Give its one sentence of complaint; there must be no traceback, and no secret."""
+        assert "Traceback" not in self.out + self.err
+        assert PASSWORD not in self.out + self.err
+        assert self.err.startswith(("deployment-enricher: ", "usage: deployment-enricher"))
+        return self.err
+
+
+class Program:
+    """One command that goes on until it is ended; its lines are kept."""
+
+    def __init__(self, child: asyncio.subprocess.Process) -> None:
+        self.child = child
+        self.lines: list[str] = []
+        assert child.stdout is not None
+        assert child.stderr is not None
+        self._reading = asyncio.gather(self._read(child.stdout), self._read(child.stderr))
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
+        async for line in stream:
+            self.lines.append(line.decode().rstrip("\n"))
+
+    async def wait_for(self, pattern: str) -> re.Match[str]:
+        """Wait for a line that has a pattern."""
+        async with asyncio.timeout(30):
+            while True:
+                for line in self.lines:
+                    if match := re.search(pattern, line):
+                        return match
+                assert not self._reading.done(), self.lines
+                await asyncio.sleep(0.02)
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; gives the exit code."""
+        with suppress(ProcessLookupError):
+            self.child.send_signal(number)
+        async with asyncio.timeout(20):
+            code = await self.child.wait()
+            await self._reading
+        return code
+
+
+class Shell:
+    """Where commands are typed: an environment, and what was started in it."""
+
+    def __init__(self, home: Path) -> None:
+        self.data = home / "data"
+        self.started: list[Program] = []
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("ENRICHER_", "LAUNCHDARKLY_"))
+        }
+        self.environ = inherited | {
+            "ENRICHER_DATA_DIR": str(self.data),
+            "ENRICHER_WEBHOOK_SECRET": SECRET,
+            "ENRICHER_PORT": "0",
+            "LAUNCHDARKLY_ACCESS_TOKEN": Options().token,
+        }
+
+    async def _spawn(self, words: str, changes: dict[str, str]) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "service", *words.split()),
+            env=self.environ | changes,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def run(self, words: str, **changes: str) -> Ended:
+        """Run a command to its end."""
+        child = await self._spawn(words, changes)
+        async with asyncio.timeout(40):
+            out, err = await child.communicate()
+        assert child.returncode is not None
+        return Ended(child.returncode, out.decode(), err.decode())
+
+    async def start(self, words: str, *, until: str, **changes: str) -> Program:
+        """Start a command that goes on, and wait until it says that it is there."""
+        program = Program(await self._spawn(words, changes))
+        self.started.append(program)
+        await program.wait_for(until)
+        return program
+
+
+async def all_of(*runs: Coroutine[Any, Any, Ended]) -> list[Ended]:
+    """Run commands side by side."""
+    return await asyncio.gather(*runs)
+
+
+def children_of(directory: Path) -> list[int]:
+    """List the processes that have a file of a directory open or named on their command line."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if os.fsencode(directory) in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
+
+
+async def until_no_child(directory: Path) -> None:
+    """Wait until nobody works on a directory any more."""
+    async with asyncio.timeout(10):
+        while children_of(directory):
+            await asyncio.sleep(0.02)

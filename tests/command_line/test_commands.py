@@ -1,0 +1,131 @@
+"""Do the commands do together what each of them promises?"""
+
+import asyncio
+import json
+import re
+import signal
+from typing import Any
+
+import pytest
+
+from service.store.connect import open_client
+from service.store.embedded import EmbeddedServer
+from tests.command_line.shell import PASSWORD, Shell, children_of, until_no_child
+
+
+async def test_from_a_webhook_to_a_record_by_commands_alone(shell: Shell) -> None:
+    """What is sent comes out, and a killed `run` leaves its records and no server."""
+    simulate = await shell.start("simulate --port 0", until="simulator_opened")
+    upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
+    given = {"ENRICHER_LAUNCHDARKLY_URL": upstream}
+    run = await shell.start("run", until="door_opened", **given)
+    door = f"{(await run.wait_for(r'http://[0-9.:]+'))[0]}/webhooks/native"
+    following = await shell.start("tail", until="flags touched")
+    identifier = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
+
+    send = f"send --url {door} --id {identifier}"
+    once, twice = [await shell.run(f"{send} --delivery one") for _ in range(2)]
+    assert (once.code, once.out[:23]) == (0, '202 {"status":"queued",')
+    assert (twice.code, twice.out[:26]) == (0, '200 {"status":"duplicate",')
+    refused = await shell.run(f"send --url {door} --project default")
+    assert (refused.code, refused.out[:4]) == (1, "422 ")
+
+    await following.wait_for(f"^{identifier}  ")
+    await run.end(signal.SIGKILL)
+    await until_no_child(shell.data)
+    run = await shell.start("run", until="door_opened", **given)
+    reading = await shell.start("tail --json --from-start", until='"position"')
+    record = json.loads(reading.lines[0])
+    assert record["subject"] == record["data"]["deployment"]["id"] == identifier
+    ends = [await program.end() for program in (following, reading, run, simulate)]
+    assert ends == [0, 0, 0, 0]
+    assert [line for line in following.lines if line.startswith("Redis is away")]
+    assert not [line for one in shell.started for line in one.lines if "Traceback" in line]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_everything_with_0(
+    shell: Shell, server: EmbeddedServer, number: signal.Signals
+) -> None:
+    """Whatever goes on ends as asked, leaves no process and no traceback."""
+    shared = {"ENRICHER_REDIS_URL": server.url}
+    programs = await asyncio.gather(
+        shell.start("run", until="door_opened"),
+        shell.start("serve", until="door_opened", **shared),
+        shell.start("work", until="worker_started", **shared),
+        shell.start("simulate --port 0", until="simulator_opened"),
+        shell.start("tail", until="flags touched", **shared),
+        shell.start("demo", until="^-- received"),
+    )
+    assert await asyncio.gather(*(program.end(number) for program in programs)) == [0] * 6
+    assert children_of(shell.data) == []
+    assert not [line for one in programs for line in one.lines if "Traceback" in line]
+
+
+async def test_the_demo_ends_by_itself_and_shows_what_it_says(shell: Shell) -> None:
+    """Records, a count, a sentence; its line for another terminal works; a second is refused."""
+    demo = await shell.start("demo --events 30 --per-second 6", until="^Ctrl-C")
+    pasted = (await demo.wait_for(r"^  (ENRICHER_REDIS_URL=.*) tail --from-start$"))[1]
+    words = dict(word.split("=", 1) for word in pasted.split() if word.startswith("ENRICHER_"))
+    following = await shell.start("tail --from-start", until="flags touched", **words)
+    assert "another process runs" in (await shell.run("demo")).complaint
+    async with asyncio.timeout(30):
+        assert await demo.child.wait() == 0
+    seen = [line for line in demo.lines if re.match(r"[0-9a-f]{8}-", line)]
+    assert len(seen) == 30
+    assert "What you saw: " in "\n".join(demo.lines)
+    assert "published 30" in "\n".join(demo.lines)
+    assert set(following.lines) & set(seen)
+    assert children_of(shell.data) == []
+
+
+async def test_a_demo_on_a_redis_of_ones_own_shows_no_password_and_repeats(
+    shell: Shell, server: EmbeddedServer
+) -> None:
+    """A second demo there invents other deployments, and clears away what the first left."""
+    async with open_client(server.url) as client:
+        await client.config_set("requirepass", PASSWORD)
+    url = {"ENRICHER_REDIS_URL": f"{server.url}?password={PASSWORD}"}
+    seen = []
+    for _ in range(2):
+        ended = await shell.run("demo --events 2 --per-second 20", **url)
+        assert (ended.code, ended.err) == (0, "")
+        assert PASSWORD not in ended.out
+        seen.append(set(re.findall(r"^[0-9a-f-]{36}", ended.out, re.MULTILINE)))
+    assert [len(ids) for ids in seen] == [2, 2]
+    assert not seen[0] & seen[1]
+    async with open_client(url["ENRICHER_REDIS_URL"]) as client:
+        assert await client.xlen("{deployments-demo}:enriched") < 4
+
+
+async def test_a_reader_that_has_enough_is_no_error(shell: Shell, server: EmbeddedServer) -> None:
+    """`tail | head -1` ends without complaint."""
+    async with open_client(server.url) as client:
+        for _ in range(3):
+            await client.xadd("{deployments}:enriched", {"n": "x"})
+        tail = await shell.start(
+            "tail --from-start --json", until="unreadable", ENRICHER_REDIS_URL=server.url
+        )
+        transport: Any = tail.child._transport  # type: ignore[attr-defined] # it closes its end only
+        transport.get_pipe_transport(1).close()
+        async with asyncio.timeout(20):
+            while tail.child.returncode is None:
+                await client.xadd("{deployments}:enriched", {"n": "x"})
+                await asyncio.sleep(0.05)
+    assert tail.child.returncode == 0
+    assert not [line for line in tail.lines if not line.startswith("{")]
+
+
+async def test_no_encoding_of_a_terminal_ends_a_command(
+    shell: Shell, server: EmbeddedServer
+) -> None:
+    """What an ASCII terminal cannot show is escaped."""
+    async with open_client(server.url) as client:
+        await client.xadd("{deployments}:enriched", {"n": "é\ud83d".encode("utf-8", "replace")})
+    tail = await shell.start(
+        "tail --from-start --json",
+        until=r"\\xe9",
+        ENRICHER_REDIS_URL=server.url,
+        PYTHONIOENCODING="ascii",
+    )
+    assert await tail.end() == 0

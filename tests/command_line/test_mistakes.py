@@ -1,0 +1,208 @@
+"""Does a person's mistake get a sentence with the fix, the right exit code, and no traceback?"""
+
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from service import __version__
+from service.__main__ import main
+from service.settings import describe_settings
+from service.store.connect import open_client
+from service.store.embedded import EmbeddedServer
+from tests.command_line.shell import PASSWORD, Ended, Shell, all_of, children_of
+
+COMMANDS = ("run", "serve", "work", "demo", "simulate", "send", "tail", "settings")
+NATIVE = "--project default --environment production --application billing-service --version 1.2.3"
+
+Type = Callable[..., Ended]
+
+
+@pytest.fixture
+def type_in(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Type:
+    """Run a command that ends at once in this very process: there are many."""
+
+    def run(words: str, **changes: str) -> Ended:
+        for name, value in (shell.environ | {"COLUMNS": "80"} | changes).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["deployment-enricher", *words.split()])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Ended(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def test_help_says_what_there_is(type_in: Type) -> None:
+    """The program's names every command, and the exit codes."""
+    ended = type_in("--help")
+    assert (ended.code, ended.err) == (0, "")
+    assert all(f"\n    {command} " in ended.out for command in COMMANDS)
+    assert "exit codes: 0 " in ended.out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_that_fits(type_in: Type, command: str) -> None:
+    """On 80 columns."""
+    ended = type_in(f"{command} --help")
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(f"usage: deployment-enricher {command} [-h]")
+    assert max(map(len, ended.out.splitlines())) <= 80
+
+
+async def test_the_version_is_printed_alone(shell: Shell) -> None:
+    """So that a script can read it."""
+    assert await shell.run("--version") == Ended(0, f"{__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("", "required: COMMAND"),
+        ("frobnicate", "invalid choice: 'frobnicate'"),
+        ("tail --frobnicate", "unrecognized arguments: --frobnicate"),
+        ("demo --events many", "--events: invalid number value: 'many'"),
+        ("demo --per-second 0", "--per-second: 0 is not from 0.1 to 1000000"),
+        ("demo --quota 0", "--quota: 0 is not from 10 to 1000000"),
+        ("simulate --port 65536", "--port: 65536 is not from 0 to 65535"),
+        ("simulate --options {", "--options: Input data was truncated"),
+        ('simulate --options {"quta":{}}', "--options: Object contains unknown field `quta`"),
+        ("send --url 127.0.0.1:8080", "'127.0.0.1:8080' does not begin with http:// or https://"),
+    ],
+)
+def test_what_is_typed_wrong_is_told(type_in: Type, words: str, told: str) -> None:
+    """Exit code 2, and a sentence that names the word."""
+    ended = type_in(words)
+    assert ended.code == 2
+    assert told in ended.complaint
+
+
+@pytest.mark.parametrize(
+    ("words", "changes", "told"),
+    [
+        ("run", {"LAUNCHDARKLY_ACCESS_TOKEN": ""}, "LAUNCHDARKLY_ACCESS_TOKEN is not set"),
+        ("run", {"ENRICHER_WEBHOOK_SECRET": ""}, "set ENRICHER_WEBHOOK_SECRET, or ENRICHER_SOURC"),
+        ("run", {"ENRICHER_PORT": "http"}, "ENRICHER_PORT is 'http': give a whole number"),
+        ("run", {"ENRICHER_PROT": "1"}, "no setting ENRICHER_PROT; did you mean ENRICHER_PORT?"),
+        ("run", {"ENRICHER_SOURCES": "/nowhere.toml"}, "ENRICHER_SOURCES cannot be read: "),
+        ("run", {"ENRICHER_LAUNCHDARKLY_URL": "launchdarkly"}, "LAUNCHDARKLY_URL is 'launchdarkl"),
+        ("serve", {}, "ENRICHER_REDIS_URL is not set: `serve` shares a Redis"),
+        ("work", {}, "ENRICHER_REDIS_URL is not set: `work` shares a Redis"),
+        ("work", {"ENRICHER_REDIS_URL": f"http://:{PASSWORD}@host"}, "no address of a Redis"),
+        ("send", {"ENRICHER_WEBHOOK_SECRET": ""}, "an event cannot be signed"),
+    ],
+)
+def test_what_is_set_wrong_is_told(
+    type_in: Type, words: str, changes: dict[str, str], told: str
+) -> None:
+    """Exit code 2, and a sentence that names the variable and the fix."""
+    ended = type_in(words, **changes)
+    assert ended.code == 2
+    assert told in ended.complaint
+
+
+def test_settings_are_listed_also_when_one_is_wrong(type_in: Type) -> None:
+    """The complaint of every other command leads here; what is set is not shown."""
+    ended = type_in("settings", ENRICHER_PORT="x", ENRICHER_WEBHOOK_SECRET=PASSWORD)
+    assert (ended.code, ended.err) == (0, "")
+    assert all(f"\n{name}" in f"\n{ended.out}" for name, _, _ in describe_settings())
+    assert PASSWORD not in ended.out
+
+
+async def test_a_bad_file_of_sources_is_told_with_the_place(shell: Shell, tmp_path: Path) -> None:
+    """Exit code 2; not TOML, a name that does not exist, a secret that is not there."""
+    written = ("[[source]\n", '[[source]]\nname="a"\npreset="githib"\n')
+    missing = '[[source]]\nname="a"\npreset="github"\nsecrets=["env:GONE"]\n'
+    paths = []
+    for number, text in enumerate((*written, missing)):
+        paths.append(tmp_path / f"{number}.toml")
+        paths[-1].write_text(text)
+    ends = await all_of(*(shell.run("run", ENRICHER_SOURCES=str(path)) for path in paths))
+    assert [ended.code for ended in ends] == [2, 2, 2]
+    for ended, told in zip(ends, ("not TOML", "did you mean 'github'", "env:GONE"), strict=True):
+        assert told in ended.complaint
+
+
+async def test_what_is_away_is_told(shell: Shell) -> None:
+    """Exit code 1: nobody at the door, no Redis for what cannot wait for it."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and not listening
+        port = silent.getsockname()[1]
+        redis = {"ENRICHER_REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:{port}"}
+        sent, own, other, demo = await all_of(
+            shell.run(f"send --url http://127.0.0.1:{port}/webhooks/native {NATIVE}"),
+            shell.run("tail"),
+            shell.run("tail", **redis),
+            shell.run("demo --events 1", **redis),
+        )
+    assert [ended.code for ended in (sent, own, other, demo)] == [1, 1, 1, 1]
+    assert "nobody answers: " in sent.complaint
+    assert all("Redis is away" in ended.complaint for ended in (own, other, demo))
+
+
+async def test_a_port_in_use_is_told(shell: Shell) -> None:
+    """Exit code 1 and which setting to change; the server that was started for it is gone."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        run, simulate = await all_of(
+            shell.run("run", ENRICHER_PORT=port), shell.run(f"simulate --port {port}")
+        )
+    assert (run.code, simulate.code) == (1, 1)
+    assert "address already in use" in simulate.complaint
+    (told,) = [line for line in run.err.splitlines() if line.startswith("deployment-enricher: ")]
+    assert "ENRICHER_PORT" in told
+    assert "Traceback" not in run.err
+    assert children_of(shell.data) == []
+
+
+async def test_a_data_directory_that_cannot_be_is_told(shell: Shell, tmp_path: Path) -> None:
+    """Exit code 1, with the path and the setting."""
+    (tmp_path / "file").write_text("")
+    run, demo = await all_of(
+        *(
+            shell.run(command, ENRICHER_DATA_DIR=str(tmp_path / "file" / "data"))
+            for command in ("run", "demo")
+        )
+    )
+    for ended in (run, demo):
+        assert ended.code == 1
+        assert f"{tmp_path / 'file'}" in ended.complaint
+        assert "ENRICHER_DATA_DIR" in ended.complaint
+
+
+async def test_a_redis_that_cannot_keep_promises_is_refused(
+    shell: Shell, server: EmbeddedServer
+) -> None:
+    """Exit code 1: without a disk with the fix, with a wrong password without showing it."""
+    client = open_client(server.url)
+    await client.config_set("appendonly", "no")
+    commands = ("run", "serve", "work", "demo")
+    ends = await all_of(
+        *(shell.run(command, ENRICHER_REDIS_URL=server.url) for command in commands)
+    )
+    assert [ended.code for ended in ends] == [1, 1, 1, 1]
+    assert all("`--appendonly yes --appendfsync always`" in ended.complaint for ended in ends)
+
+    await client.config_set("requirepass", "right")
+    url = f"{server.url}?password={PASSWORD}"
+    ends = await all_of(
+        *(shell.run(command, ENRICHER_REDIS_URL=url) for command in (*commands, "tail"))
+    )
+    await client.aclose()
+    assert [ended.code for ended in ends] == [1] * 5
+    assert all("invalid username-password pair" in ended.complaint for ended in ends)
+
+
+async def test_two_on_one_data_directory_are_one_too_many(shell: Shell) -> None:
+    """The second is refused at once, and the first does not notice."""
+    first = await shell.start("run", until="door_opened")
+    second = await shell.run("run")
+    assert second.code == 1
+    assert f"another process runs a server on {shell.data}" in second.complaint
+    assert await first.end() == 0

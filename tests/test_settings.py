@@ -1,0 +1,216 @@
+"""Is a setting read as it is meant, refused with its fix, and a secret never shown?"""
+
+import contextlib
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.settings import (
+    TOKEN_VARIABLE,
+    Secret,
+    Settings,
+    SettingsError,
+    describe_settings,
+    read_settings,
+    variable_of,
+)
+
+SECRET = "s3cr3t-that-nobody-may-see"
+SECRETS = (TOKEN_VARIABLE, "ENRICHER_WEBHOOK_SECRET", "ENRICHER_REDIS_URL")
+
+
+def refusal_of(environ: dict[str, str]) -> str:
+    """Give the sentence with which an environment is refused."""
+    with pytest.raises(SettingsError) as caught:
+        read_settings(environ)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return str(caught.value)
+
+
+def test_nothing_set_gives_the_defaults() -> None:
+    """An empty environment is a good one, and so are variables that are set to nothing."""
+    assert read_settings({}) == Settings()
+    assert read_settings({"ENRICHER_PORT": "", "ENRICHER_NO_SUCH": ""}) == Settings()
+
+
+def test_every_field_is_described() -> None:
+    """Every setting has a variable, a default as one would write it, and a meaning."""
+    rows = describe_settings()
+    assert [name for name, _, _ in rows] == [
+        variable_of(field) for field in Settings.__struct_fields__
+    ]
+    assert all(meaning and not meaning.endswith(".") for _, _, meaning in rows)
+
+
+@pytest.mark.parametrize(("variable", "default", "_"), describe_settings())
+def test_a_described_default_can_be_set(variable: str, default: str, _: str) -> None:
+    """What the table shows as default is what the variable takes, and changes nothing."""
+    assert read_settings({variable: default}) == Settings()
+
+
+def test_every_kind_of_value_is_read() -> None:
+    """Text, numbers, choices and secrets arrive as they were written."""
+    settings = read_settings(
+        {
+            TOKEN_VARIABLE: "api-1",
+            "ENRICHER_PORT": "0",
+            "ENRICHER_LEASE": "2.5",
+            "ENRICHER_DURABILITY": "replica",
+            "ENRICHER_NAMESPACE": "team-a",
+            "PATH": "/bin",
+        }
+    )
+    assert settings.access_token.reveal() == "api-1"
+    assert (settings.port, settings.lease) == (0, 2.5)
+    assert (settings.durability, settings.namespace) == ("replica", "team-a")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ENRICHER_PROT", "ENRICHER_PORT"),
+        ("ENRICHER_REDIS_URI", "ENRICHER_REDIS_URL"),
+        ("ENRICHER_WEBHOOK_SECRETS", "ENRICHER_WEBHOOK_SECRET"),
+        ("ENRICHER_WEBHOOK_SECRET_FILES", "ENRICHER_WEBHOOK_SECRET_FILE"),
+        ("ENRICHER_PORT_FILE", "ENRICHER_PORT"),
+        ("LAUNCHDARKLY_ACCESS_TOKENS", "LAUNCHDARKLY_ACCESS_TOKEN"),
+        ("LAUNCHDARKLY_ACCESS_TOKEN_FIL", "LAUNCHDARKLY_ACCESS_TOKEN_FILE"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_what_was_meant(name: str, meant: str) -> None:
+    """A typing mistake must not leave a default in force; its value is not repeated."""
+    assert refusal_of({name: SECRET}) == f"there is no setting {name}; did you mean {meant}?"
+
+
+def test_a_name_like_no_other_is_refused_with_where_to_look() -> None:
+    """Where nothing is near, the list is named."""
+    assert "`deployment-enricher settings` lists them" in refusal_of({"ENRICHER_XYZZY": "1"})
+
+
+def test_neighbours_that_are_not_ours_are_left_alone() -> None:
+    """LaunchDarkly's other variables belong to other programs."""
+    assert read_settings({"LAUNCHDARKLY_SDK_KEY": "sdk-1", "ENRICH": "1"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "wanted"),
+    [
+        ("ENRICHER_PORT", "x", "a whole number from 0 to 65535"),
+        ("ENRICHER_PORT", "65536", "a whole number from 0 to 65535"),
+        ("ENRICHER_PORT", "-1", "a whole number from 0 to 65535"),
+        ("ENRICHER_PORT", "80.5", "a whole number from 0 to 65535"),
+        ("ENRICHER_PORT", "true", "a whole number from 0 to 65535"),
+        ("ENRICHER_MAX_PAGES", "0", "a whole number from 1"),
+        ("ENRICHER_STREAM_HARD_CAP", "-1", "a whole number from 0"),
+        ("ENRICHER_RATE_SHARE", "0", "a number from 0.001 to 1"),
+        ("ENRICHER_RATE_SHARE", "1.01", "a number from 0.001 to 1"),
+        ("ENRICHER_RATE_SHARE", "nan", "a number from 0.001 to 1"),
+        ("ENRICHER_LEASE", "soon", "a number from 0.001 to 1000000000"),
+        ("ENRICHER_LEASE", "0", "a number from 0.001 to 1000000000"),
+        ("ENRICHER_GRACE", "inf", "a number from 0.001 to 1000000000"),
+        ("ENRICHER_DURABILITY", "disk", "one of fsync, replica, memory"),
+        ("ENRICHER_LOG_FORMAT", "JSON", "one of auto, json, pretty"),
+        ("ENRICHER_NAMESPACE", "a b", "1 to 64 letters, digits, '.', '_' or '-'"),
+        ("ENRICHER_NAMESPACE", "a}", "1 to 64 letters, digits, '.', '_' or '-'"),
+        ("ENRICHER_NAMESPACE", "a\n", "1 to 64 letters, digits, '.', '_' or '-'"),
+        ("ENRICHER_NAMESPACE", "a" * 65, "1 to 64 letters, digits, '.', '_' or '-'"),
+        ("ENRICHER_LAUNCHDARKLY_URL", "app.launchdarkly.com", "https://host"),
+        ("ENRICHER_LAUNCHDARKLY_URL", "ftp://app.launchdarkly.com", "https://host"),
+        ("ENRICHER_LAUNCHDARKLY_URL", "https://", "https://host"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_with_what_would(
+    variable: str, value: str, wanted: str
+) -> None:
+    """The sentence names the variable, what it holds, and what it takes."""
+    assert refusal_of({variable: value}) == f"{variable} is {value!r}: give {wanted}"
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:6379", f"http://:{SECRET}@host", f"redis://:{SECRET}@host:port", "unix://"]
+)
+def test_an_address_of_no_redis_is_refused_unseen(url: str) -> None:
+    """A Redis URL may hold a password: the sentence shows what one looks like instead."""
+    told = refusal_of({"ENRICHER_REDIS_URL": url})
+    assert told.startswith("ENRICHER_REDIS_URL is no address of a Redis: give redis://")
+    assert SECRET not in told
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://u:p@h:1/0", "redis://[::1]:6379", "unix:///run/redis.sock"]
+)
+def test_an_address_of_a_redis_is_taken(url: str) -> None:
+    """Host, socket, user and number are left to the client."""
+    assert read_settings({"ENRICHER_REDIS_URL": url}).redis_url.reveal() == url
+
+
+@pytest.mark.parametrize("token", ["api 1", "api-1\n", "api-é", "api-\x00"])
+def test_a_token_that_no_header_can_carry_is_refused_unseen(token: str) -> None:
+    """It would fail at every call; here it fails once, and is not shown."""
+    told = refusal_of({TOKEN_VARIABLE: token})
+    assert TOKEN_VARIABLE in told
+    assert token not in told
+
+
+@pytest.mark.parametrize("variable", SECRETS)
+def test_a_secret_may_come_from_a_file(variable: str, tmp_path: Path) -> None:
+    """The file's ending newline does not belong to the secret."""
+    value = "redis://host" if variable.endswith("URL") else SECRET
+    path = tmp_path / "secret"
+    path.write_text(f"{value}\n")
+    from_file = read_settings({f"{variable}_FILE": str(path)})
+    assert from_file == read_settings({variable: value})
+    assert from_file != Settings()
+
+
+@pytest.mark.parametrize("variable", SECRETS)
+def test_a_secret_set_twice_is_refused(variable: str) -> None:
+    """Nobody should have to guess which of the two counts."""
+    told = refusal_of({variable: SECRET, f"{variable}_FILE": "/nowhere"})
+    assert told == f"{variable} and {variable}_FILE are both set; keep one of them"
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    """Missing, a directory, binary, empty: each is said, and the path, maybe the secret, is not."""
+    variable = "ENRICHER_WEBHOOK_SECRET_FILE"
+    binary, empty = tmp_path / "binary", tmp_path / "empty"
+    binary.write_bytes(b"\xff" + SECRET.encode())
+    empty.write_text("\n")
+    assert refusal_of({variable: SECRET}) == (
+        f"{variable} names a file that cannot be read: No such file or directory"
+    )
+    assert "Is a directory" in refusal_of({variable: str(tmp_path)})
+    assert "no UTF-8 text" in refusal_of({variable: str(binary)})
+    assert refusal_of({variable: str(empty)}) == f"{variable} names an empty file"
+
+
+def test_a_secret_is_never_shown() -> None:
+    """Not as repr, as str, in a format, in the settings, nor by an error of another setting."""
+    environ = dict.fromkeys(SECRETS[:2], SECRET) | {"ENRICHER_REDIS_URL": f"redis://:{SECRET}@h"}
+    settings = read_settings(environ)
+    shown = (repr(settings), str(settings), f"{settings.access_token}", f"{settings!r:>9}")
+    assert SECRET not in "".join(shown)
+    assert "Secret(set)" in repr(settings)
+    assert SECRET not in refusal_of({**environ, "ENRICHER_PORT": "x"})
+    with pytest.raises(TypeError):
+        msgspec.json.encode(settings)
+
+
+def test_secrets_compare_by_value() -> None:
+    """So that settings compare, and none may be truthy that is not set."""
+    assert Secret("a") == Secret("a")
+    assert hash(Secret("a")) == hash(Secret("a"))
+    assert Secret("a") != Secret("b")
+    assert Secret("a") != "a"
+    assert (bool(Secret("a")), bool(Secret(""))) == (True, False)
+
+
+@given(st.dictionaries(st.sampled_from([name for name, _, _ in describe_settings()]), st.text()))
+def test_whatever_is_set_the_answer_is_settings_or_a_sentence(environ: dict[str, str]) -> None:
+    """No value of any variable ends in another exception."""
+    with contextlib.suppress(SettingsError):
+        assert isinstance(read_settings(environ), Settings)
