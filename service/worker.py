@@ -92,7 +92,8 @@ class Worker:
         for lease in claimed.leases:
             hand = self._holding.take(lease)
             hand.task = asyncio.create_task(self._handle(hand), name=lease.job)
-        if len(claimed.leases) < free and claimed.sleep_s != 0:
+        is_idle = len(claimed.leases) < free and claimed.sleep_s != 0
+        if is_idle and not self._stopping.is_set():
             nap_s = _LONG_S if claimed.sleep_s is None else claimed.sleep_s
             await self._until_stopped(self._do.listen(nap_s))
 

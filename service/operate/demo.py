@@ -84,6 +84,7 @@ class Demo:
             for task in (sending, counting):
                 task.cancel()
             await asyncio.gather(sending, counting, return_exceptions=True)
+            await self._look()
             self._say_farewell()
 
     async def _send(self) -> None:
@@ -134,15 +135,18 @@ class Demo:
         looks = 0
         while True:
             before = self._standing
-            try:
-                self._standing = await self._stage.look()
-            except Unavailable:
-                self._standing = None
+            await self._look()
             if _is_met(self._standing) and not _is_met(before):
                 self._say_quota_met()
             self._show_status(in_place_only=looks % _LOOKS_PER_LINE != 0)
             looks += 1
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _look(self) -> None:
+        try:
+            self._standing = await self._stage.look()
+        except Unavailable:
+            self._standing = None
 
     def _say_quota_met(self) -> None:
         if self._standing is not None and self._standing.waiting:

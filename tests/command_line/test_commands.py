@@ -64,7 +64,7 @@ async def test_a_signal_ends_everything_with_0(
 
 async def test_the_demo_ends_by_itself_and_shows_what_it_says(shell: Shell) -> None:
     """Records, a count, a sentence; its line for another terminal works; a second is refused."""
-    demo = await shell.start("demo --events 30 --per-second 6", until="^Ctrl-C")
+    demo = await shell.start("demo --events 20 --per-second 6", until="^Ctrl-C")
     pasted = (await demo.wait_for(r"^  (ENRICHER_REDIS_URL=.*) tail --from-start$"))[1]
     words = dict(word.split("=", 1) for word in pasted.split() if word.startswith("ENRICHER_"))
     following = await shell.start("tail --from-start", until="flags touched", **words)
@@ -72,9 +72,9 @@ async def test_the_demo_ends_by_itself_and_shows_what_it_says(shell: Shell) -> N
     async with asyncio.timeout(30):
         assert await demo.child.wait() == 0
     seen = [line for line in demo.lines if re.match(r"[0-9a-f]{8}-", line)]
-    assert len(seen) == 30
+    assert len(seen) == 20
     assert "What you saw: " in "\n".join(demo.lines)
-    assert "published 30" in "\n".join(demo.lines)
+    assert "published 20" in "\n".join(demo.lines)
     assert set(following.lines) & set(seen)
     assert children_of(shell.data) == []
 

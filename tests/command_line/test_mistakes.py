@@ -182,20 +182,19 @@ async def test_a_redis_that_cannot_keep_promises_is_refused(
     """Exit code 1: without a disk with the fix, with a wrong password without showing it."""
     client = open_client(server.url)
     await client.config_set("appendonly", "no")
-    commands = ("run", "serve", "work", "demo")
     ends = await all_of(
-        *(shell.run(command, ENRICHER_REDIS_URL=server.url) for command in commands)
+        *(shell.run(command, ENRICHER_REDIS_URL=server.url) for command in ("serve", "demo"))
     )
-    assert [ended.code for ended in ends] == [1, 1, 1, 1]
+    assert [ended.code for ended in ends] == [1, 1]
     assert all("`--appendonly yes --appendfsync always`" in ended.complaint for ended in ends)
 
     await client.config_set("requirepass", "right")
     url = f"{server.url}?password={PASSWORD}"
     ends = await all_of(
-        *(shell.run(command, ENRICHER_REDIS_URL=url) for command in (*commands, "tail"))
+        *(shell.run(command, ENRICHER_REDIS_URL=url) for command in ("run", "work", "tail"))
     )
     await client.aclose()
-    assert [ended.code for ended in ends] == [1] * 5
+    assert [ended.code for ended in ends] == [1] * 3
     assert all("invalid username-password pair" in ended.complaint for ended in ends)
 
 
