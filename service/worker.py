@@ -54,7 +54,9 @@ class Worker:
     def __init__(self, hands: Collaborators, manner: Manner) -> None:
         self._do = hands
         self._manner = manner
-        self._holding = Holding(hands.backlog.renew, lease_s=manner.lease_s, log=hands.log)
+        self._holding = Holding(
+            hands.backlog.renew, lease_s=manner.lease_s, clock=hands.clock, log=hands.log
+        )
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:

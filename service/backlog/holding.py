@@ -33,11 +33,17 @@ class Hand:
 
 
 class Holding:
-    """All hands of one worker, their leases renewed thrice in the life of one (``lease_s``)."""
+    """All hands of one worker, their leases renewed thrice in the life of one (``lease_s``).
 
-    def __init__(self, renew: Renew, *, lease_s: float, log: Log) -> None:
+    ``clock`` gives monotonic seconds.
+    """
+
+    def __init__(
+        self, renew: Renew, *, lease_s: float, clock: Callable[[], float], log: Log
+    ) -> None:
         self._renew = renew
         self._every_s = lease_s / RENEWALS_PER_LEASE
+        self._clock = clock
         self._log = log
         self._hands: set[Hand] = set()
         self._freed = asyncio.Event()
@@ -73,21 +79,28 @@ class Holding:
         await self._settled_fences.wait()
 
     async def keep_renewed(self) -> None:
-        """Renew for ever; work whose lease was lost is cancelled, as another has it now."""
+        """Renew for ever; work whose lease was lost is cancelled, as another has it now.
+
+        Each renewal makes good the time since the last, so that a stall costs no margin for good.
+        """
+        last = self._clock()
         while True:
             await asyncio.sleep(self._every_s)
+            begun = self._clock()
             hands = [hand for hand in self._hands if not hand.settling]
-            if hands:
-                try:
-                    await self._renew_all(hands)
-                except Exception as error:  # noqa: BLE001 - a lease not renewed is only a lease lost
-                    self._log.warning("renewing_failed", reason=repr(error))
+            try:
+                await self._renew_all(hands, by_ms=round((begun - last) * 1000))
+                last = begun
+            except Exception as error:  # noqa: BLE001 - a lease not renewed is only a lease lost
+                self._log.warning("renewing_failed", reason=repr(error))
 
-    async def _renew_all(self, hands: list[Hand]) -> None:
+    async def _renew_all(self, hands: list[Hand], *, by_ms: int) -> None:
+        if not hands:
+            return
         held = [(hand.lease.job, hand.lease.fence) for hand in hands]
         self._settled_fences.clear()
         try:
-            fences = await self._renew(held, round(self._every_s * 1000))
+            fences = await self._renew(held, by_ms)
         finally:
             self._settled_fences.set()
         for hand, fence in zip(hands, fences, strict=True):
