@@ -187,10 +187,11 @@ def _introduce(house: House, *, door: str, upstream: str, options: Options) -> N
 def _write_commands(house: House) -> tuple[str, str]:
     """Write what can be pasted to look at the stream; no secret of a Redis URL is shown."""
     address = urlsplit(house.redis_url)
-    if address.scheme == "unix" and not address.netloc:
-        reach, named = f"-s {shlex.quote(address.path)}", shlex.quote(f"unix://{address.path}")
-    else:
-        reach, named = '-u "$ENRICHER_REDIS_URL"', '"$ENRICHER_REDIS_URL"'
+    is_open = not (address.query or address.netloc)
+    reach, named = '-u "$ENRICHER_REDIS_URL"', '"$ENRICHER_REDIS_URL"'
+    if address.scheme == "unix":
+        reach = f"-s {shlex.quote(address.path)}{'' if is_open else ' --askpass'}"
+        named = shlex.quote(house.redis_url) if is_open else named
     variables = f"ENRICHER_REDIS_URL={named} ENRICHER_NAMESPACE={house.keys.namespace}"
     follow = f"{variables} {_name_program()} tail --from-start"
     return f"redis-cli {reach} XRANGE '{house.keys.enriched}' - + COUNT 1", follow

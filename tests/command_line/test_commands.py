@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import socket
 from typing import Any
 
 import pytest
@@ -83,14 +84,19 @@ async def test_a_demo_on_a_redis_of_ones_own_shows_no_password_and_repeats(
     shell: Shell, server: EmbeddedServer
 ) -> None:
     """A second demo there invents other deployments, and clears away what the first left."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     async with open_client(server.url) as client:
+        await client.config_set("port", port)
         await client.config_set("requirepass", PASSWORD)
-    url = {"ENRICHER_REDIS_URL": f"{server.url}?password={PASSWORD}"}
+    url = {"ENRICHER_REDIS_URL": f"redis://:{PASSWORD}@127.0.0.1:{port}"}
     seen = []
     for _ in range(2):
-        ended = await shell.run("demo --events 2 --per-second 20", **url)
+        ended = await shell.run("demo --events 2 --per-second 20 --quota 500", **url)
         assert (ended.code, ended.err) == (0, "")
         assert PASSWORD not in ended.out
+        assert '  redis-cli -u "$ENRICHER_REDIS_URL" XRANGE ' in ended.out
         seen.append(set(re.findall(r"^[0-9a-f-]{36}", ended.out, re.MULTILINE)))
     assert [len(ids) for ids in seen] == [2, 2]
     assert not seen[0] & seen[1]
