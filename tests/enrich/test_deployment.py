@@ -57,3 +57,12 @@ def test_a_page_of_the_list_is_read_as_liberally() -> None:
     assert isinstance(page, DeploymentPage)
     assert page.items == [None, Deployment(id="a")]
     assert isinstance(read_deployment_page(b'{"items":7}'), Drift)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, int("9" * 4300)])
+def test_a_number_beyond_what_the_documents_declare_is_drift(number: int) -> None:
+    """They say int64; sums of what is larger could not even be printed."""
+    for written in (f"{number}", f'"{number}"'):
+        assert isinstance(read_deployment(f'{{"id":"a","leadTime":{written}}}'.encode()), Drift)
+    largest = read_deployment(b'{"id":"a","leadTime":9223372036854775807}')
+    assert largest == Deployment(id="a", lead_time=2**63 - 1)

@@ -125,3 +125,56 @@ def test_without_pull_requests_there_is_nothing_to_gather() -> None:
     whole = Whole(b'{"id":"d","pullRequests":null}')
     assert (whole.pull_requests, whole.open_nested()) == (None, [])
     assert json.loads(whole.encode()) == {"id": "d", "pullRequests": None}
+
+
+def test_an_item_stands_once_even_if_one_page_repeats_it() -> None:
+    """What has no id is known by its bytes."""
+    gathered = collection(items=[{"title": "a"}], _links=NEXT)
+    nameless = [{"title": "a"}, {"title": "b"}, {"title": "b"}]
+    gathered.add_page(page(items=[*items("c", "c"), *nameless]))
+    assert read(gathered)["items"] == [{"title": "a"}, {"id": "c"}, {"title": "b"}]
+
+
+def test_a_page_must_be_text_even_where_it_is_not_looked_at() -> None:
+    """What is passed on untouched becomes part of a record that is UTF-8."""
+    gathered = collection(items=items("a"), _links=NEXT)
+    gathered.add_page(b'{"items":[{"id":"b","novel":"\xff"}]}')
+    assert (gathered.stopped, gathered.grown) == ("a page could not be read", False)
+
+
+def test_an_empty_link_is_an_end_like_none() -> None:
+    """It is no reason to call the deployment incomplete."""
+    gathered = collection(totalCount=9, items=items("a"), _links={"next": {"href": ""}})
+    assert (gathered.next_href(), gathered.stopped) == (None, None)
+
+
+def test_without_anything_new_not_even_a_space_changes() -> None:
+    """The digest of equal content stays equal."""
+    body = b'{ "id":"d" , "n":2.50, "pullRequests" : {"items": [ {"id":"a"} ] } }\n'
+    whole = Whole(body)
+    whole.open_nested()
+    assert whole.encode() == body
+
+
+def test_what_cannot_be_taken_apart_stays_as_it_was_and_is_told() -> None:
+    """Reading liberally takes a quoted null for nothing; what is beside it still grows."""
+    odd: list[Any] = ["null", {"id": "a", "deployments": "null"}]
+    told = {"id": "d", "pullRequests": {"items": [*odd, *items("b")], "_links": NEXT}}
+    whole = Whole(json.dumps(told).encode())
+    assert whole.pull_requests is not None
+    whole.pull_requests.add_page(page(items=items("c")))
+    assert whole.open_nested() == []
+    assert json.loads(whole.encode())["pullRequests"]["items"] == [*odd, *items("b", "c")]
+    assert whole.why_stopped() == "a part could not be read"
+
+
+@given(part=JSON, further=JSON)
+def test_no_answer_raises(part: Any, further: Any) -> None:
+    """Any JSON in the place of a pull request, of its deployments, or of a page."""
+    pulls = [{"id": "a", "deployments": part}, part]
+    whole = Whole(json.dumps({"id": "d", "pullRequests": {"items": pulls}}).encode())
+    assert whole.pull_requests is not None
+    whole.pull_requests.add_page(page(items=[{"id": "b", "deployments": further}]))
+    for nested in whole.open_nested():
+        nested.add_page(json.dumps(further).encode())
+    assert json.loads(whole.encode())["id"] == "d"

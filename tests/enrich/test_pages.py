@@ -122,3 +122,17 @@ def test_only_what_says_that_it_goes_on_is_followed(body: bytes, *, whole: bool)
     deployment = read_deployment(body)
     assert isinstance(deployment, Deployment)
     assert is_whole(deployment) is whole
+
+
+def test_only_routes_that_may_be_followed_are() -> None:
+    """A list of deployments does not go on with pull requests."""
+    page = find_next(f"{ROOT}pull-requests?after=a", origin=ORIGIN, fill={"list": {}})
+    assert isinstance(page, Unsafe)
+
+
+def test_a_parameter_that_is_there_but_empty_is_there() -> None:
+    """It is neither dropped nor filled."""
+    page = find_next(f"{ROOT}deployments?after=a&expand=", origin=ORIGIN, fill=FILL)
+    assert isinstance(page, Page)
+    assert page.path.count("expand=") == 1
+    assert page.path.endswith("expand=")

@@ -124,3 +124,11 @@ def test_no_header_can_hurt(headers: dict[str, str | list[str]]) -> None:
     told = hints(headers)
     assert all(window.left >= 0 for window in told.windows)
     assert told.retry_after_ms is None or told.retry_after_ms >= 0
+
+
+def test_a_date_to_wait_for_is_measured_by_the_clock_that_named_it() -> None:
+    """Our own clock may be wrong by minutes; it stands in only where no Date was sent."""
+    told = hints(
+        {"Date": "Mon, 23 Nov 2026 09:00:00 GMT", "Retry-After": "Mon, 23 Nov 2026 09:00:30 GMT"}
+    )
+    assert told.retry_after_ms == 30_000

@@ -82,3 +82,10 @@ def test_of_several_the_one_meant_is_chosen(
         chosen = choose_deployment(order, SOUGHT)
         assert chosen is not None
         assert chosen.id == "better"
+
+
+def test_build_numbers_and_dates_are_no_short_shas() -> None:
+    """All digits are hexadecimal too, but a build must not be taken for the next one."""
+    assert not versions_match("20261123", "202611231")
+    assert not versions_match("1" * 7, "1" * 40)
+    assert versions_match("20261123", "20261123" + "c" * 32)

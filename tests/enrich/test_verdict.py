@@ -136,3 +136,12 @@ def test_our_own_mistakes_end() -> None:
 def test_what_it_means_for_everybody(answer: Answer | Silence, outcome: str) -> None:
     """The budget hears one of four."""
     assert classify(answer) == outcome
+
+
+@pytest.mark.parametrize("status", [401, 404, 429, 503])
+def test_only_a_good_answer_can_be_too_large(status: int) -> None:
+    """A long error page is no fate: a rate limit stays one, whatever it says."""
+    cut = Answer(status=status, body=b"", oversized=True)
+    assert judge_answer(cut, YOUNG, PATIENCE) == judge_answer(
+        Answer(status=status, body=b""), YOUNG, PATIENCE
+    )
