@@ -14,8 +14,9 @@ from collections.abc import Callable, Coroutine
 from msgspec.structs import replace
 
 from service import __version__, commands
+from service.accept.live import LiveSources
 from service.accept.sources import SourceError
-from service.app import read_sources
+from service.configured import open_sources, read_sources
 from service.log import Log, make_printable, open_log
 from service.operate.arguments import (
     add_demo_arguments,
@@ -123,12 +124,14 @@ def _make_parser() -> argparse.ArgumentParser:
 
 async def _run(_: argparse.Namespace, settings: Settings) -> None:
     _require_token(settings)
-    await commands.run(settings, read_sources(settings, os.environ), _open_log(settings))
+    log = _open_log(settings)
+    await commands.run(settings, _follow_sources(log), log)
 
 
 async def _serve(_: argparse.Namespace, settings: Settings) -> None:
     _require_redis(settings, "serve")
-    await commands.serve(settings, read_sources(settings, os.environ), _open_log(settings))
+    log = _open_log(settings)
+    await commands.serve(settings, _follow_sources(log), log)
 
 
 async def _work(_: argparse.Namespace, settings: Settings) -> None:
@@ -193,6 +196,13 @@ async def _settings(_: argparse.Namespace, __: Settings) -> None:
         for variable, default, meaning in describe_settings()
     )
     sys.stdout.write("\n".join(("Times are seconds; = is the default.\n", *lines, "")))
+
+
+def _follow_sources(log: Log) -> LiveSources:
+    """Read the sources of webhooks, now and at every SIGHUP."""
+    sources = open_sources(os.environ, log)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, sources.reload)
+    return sources
 
 
 def _open_log(settings: Settings) -> Log:

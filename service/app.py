@@ -4,10 +4,9 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 
 from aiohttp import web
@@ -15,7 +14,7 @@ from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service.accept.sources import Source, load_sources, native_source
+from service.accept.sources import Source
 from service.accept.webhooks import Webhooks
 from service.backlog.backlog import Backlog, Terms
 from service.backlog.bell import LONGEST_BLOCK_S, Bell
@@ -109,39 +108,13 @@ def _make_backlog(settings: Settings, group: GroupCommit, keys: Keys) -> Backlog
     )
 
 
-def read_sources(settings: Settings, environ: Mapping[str, str]) -> dict[str, Source]:
-    """Read the sources of webhooks; raises SettingsError or accept's SourceError."""
-    presets = files("service.accept").joinpath("presets.toml").read_text(encoding="utf-8")
-    if settings.sources:
-        try:
-            text = Path(settings.sources).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"ENRICHER_SOURCES cannot be read: {error}") from None
-        return load_sources(
-            text, presets=presets, read_secret=partial(_read_secret, environ=environ)
-        )
-    if not settings.webhook_secret:
-        raise SettingsError(
-            "there is no source of webhooks: set ENRICHER_WEBHOOK_SECRET, or ENRICHER_SOURCES"
-        )
-    live = settings.webhook_secret.reveal().split()
-    return {"native": native_source(live, presets=presets)}
-
-
-def _read_secret(reference: str, environ: Mapping[str, str]) -> str:
-    """Read what ``env:NAME`` or ``file:PATH`` stands for; anything else is the secret itself."""
-    kind, _, place = reference.partition(":")
-    match kind:
-        case "env":
-            return environ[place]
-        case "file":
-            return Path(place).expanduser().read_text(encoding="utf-8").strip()
-        case _:
-            return reference
-
-
 @asynccontextmanager
-async def open_door(house: House, sources: Mapping[str, Source]) -> AsyncIterator[str]:
+async def open_door(
+    house: House,
+    sources: Mapping[str, Source],
+    *,
+    list_warnings: Callable[[], Sequence[str]] = tuple,
+) -> AsyncIterator[str]:
     """Listen for webhooks; gives the address, and on leaving answers what is in hand."""
     settings = house.settings
     app = web.Application(client_max_size=settings.max_body_bytes)
@@ -153,7 +126,10 @@ async def open_door(house: House, sources: Mapping[str, Source]) -> AsyncIterato
         log=house.log,
     )
     app.add_routes(webhooks.routes())
-    Health(house.lookout, backlog_limit=settings.backlog_limit).add_to(app)
+    health = Health(
+        house.lookout, backlog_limit=settings.backlog_limit, list_warnings=list_warnings
+    )
+    health.add_to(app)
     async with listen(app, host=settings.host, port=settings.port) as url:
         house.log.info("door_opened", url=url, sources=sorted(sources))
         yield url

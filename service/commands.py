@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import aiohttp
 
-from service.accept.sources import Source
+from service.accept.live import LiveSources
 from service.app import find_data_dir, open_door, open_house, open_worker
 from service.log import Log, make_printable
 from service.operate.listening import listen
@@ -24,9 +24,12 @@ from service.store.embedded import socket_path
 from service.store.keys import Keys
 
 
-async def serve(settings: Settings, sources: Mapping[str, Source], log: Log) -> None:
+async def serve(settings: Settings, sources: LiveSources, log: Log) -> None:
     """Take webhooks."""
-    async with open_house(settings, log) as house, open_door(house, sources):
+    async with (
+        open_house(settings, log) as house,
+        open_door(house, sources, list_warnings=sources.list_warnings),
+    ):
         await _for_ever()
 
 
@@ -36,11 +39,12 @@ async def work(settings: Settings, log: Log) -> None:
         await _for_ever()
 
 
-async def run(settings: Settings, sources: Mapping[str, Source], log: Log) -> None:
+async def run(settings: Settings, sources: LiveSources, log: Log) -> None:
     """Take webhooks and work on them, in one process."""
     async with open_house(settings, log) as house, AsyncExitStack() as stack:
         await stack.enter_async_context(open_worker(house))
-        await stack.enter_async_context(open_door(house, sources))
+        door = open_door(house, sources, list_warnings=sources.list_warnings)
+        await stack.enter_async_context(door)
         await _for_ever()
 
 

@@ -8,7 +8,9 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from service.accept.decode import Message, Unreadable, decode_request
 from service.accept.expressions import Expression
+from service.accept.names import find_names, judge_names, sender_word, to_text
 from service.accept.signature import SignedRequest
 from service.accept.sources import Source
 from service.accept.times import read_time
@@ -16,14 +18,10 @@ from service.accept.times import read_time
 METADATA_BYTES = 8192
 
 _DELIVERY = re.compile(r"[!-~]{1,128}")
-_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
-_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 # https://www.w3.org/TR/trace-context/#traceparent-header: ff is no version, and no id is all zero.
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
-_NEEDED = ("project", "environment", "application", "version")
-_UNUSABLE = "\0"  # stands for a value that is no text; no shape takes it
 
 
 class DeploymentCompleted(Struct, frozen=True, kw_only=True):
@@ -31,7 +29,8 @@ class DeploymentCompleted(Struct, frozen=True, kw_only=True):
 
     Either ``deployment_id`` is there, or all of project, environment, application and version are.
     ``event_time`` is in ms since 1970. ``metadata`` is JSON of at most 8 KiB; what was larger is
-    dropped, and ``metadata_dropped`` says so.
+    dropped, and ``metadata_dropped`` says so. ``time_unreadable``: the sender gave a time, and we
+    could not read it.
     """
 
     source: str
@@ -46,6 +45,7 @@ class DeploymentCompleted(Struct, frozen=True, kw_only=True):
     metadata: msgspec.Raw | None
     metadata_dropped: bool
     traceparent: str | None
+    time_unreadable: bool = False
 
 
 class Ignored(Struct, frozen=True):
@@ -56,17 +56,15 @@ class Ignored(Struct, frozen=True):
 
 
 class Unmappable(Struct, frozen=True):
-    """A deployment ended, but which one cannot be told; ``missing`` has the sender's own names."""
+    """A deployment ended, but which one cannot be told; ``missing`` has the sender's own names.
+
+    ``raw`` is what said so: the body, or one event of a batch.
+    """
 
     reason: str
     missing: tuple[str, ...]
     delivery: str
-
-
-class Unreadable(Struct, frozen=True):
-    """Not a JSON object."""
-
-    reason: str
+    raw: bytes
 
 
 class Queued(Struct, frozen=True):
@@ -91,13 +89,37 @@ Event = DeploymentCompleted | Ignored | Unmappable | Unreadable
 Remembered = Queued | Duplicate | Full
 
 
-def read_event(source: Source, request: SignedRequest) -> Event:
+class Batch(Struct, frozen=True):
+    """Several events in one request, each a delivery of its own."""
+
+    events: tuple[Event, ...]
+
+
+def read_webhook(source: Source, request: SignedRequest) -> Event | Batch:
     """Read what a genuine request says, by the rules of its source."""
-    body = _decode(request.body)
-    if isinstance(body, Unreadable):
-        return body
-    view = {"headers": _SnakeCase(request.headers), "query": request.query, "body": body}
-    delivery = _delivery_of(source, view, request.body)
+    match decode_request(request):
+        case Unreadable() as problem:
+            return problem
+        case Message() as message:
+            return _read_message(source, request, message, batched=False)
+        case messages:
+            return Batch(
+                tuple(_read_message(source, request, one, batched=True) for one in messages)
+            )
+
+
+def _read_message(
+    source: Source, request: SignedRequest, message: Message, *, batched: bool
+) -> Event:
+    view = {
+        "headers": _SnakeCase(request.headers),
+        "query": request.query,
+        "ce": message.ce,
+        "body": message.body,
+    }
+    # What names the whole request names none of the events in its batch.
+    alone = view | {"headers": {}, "query": {}} if batched else view
+    delivery = _delivery_of(source, alone, message)
     for condition in source.when:
         if not condition.holds(view):
             return Ignored(
@@ -106,10 +128,10 @@ def read_event(source: Source, request: SignedRequest) -> Event:
     found = source.outcome.expression.find(view)
     outcome = source.outcome.judge(found)
     if outcome is not None:
-        return _read_completed(source, view, delivery, outcome)
+        return _read_completed(source, view, outcome, delivery=delivery, raw=message.raw)
     if found is None and source.strict:
-        word = _sender_word(source.outcome.expression, "outcome")
-        return Unmappable(f"missing: {word}", (word,), delivery)
+        word = sender_word(source.outcome.expression, "outcome")
+        return Unmappable(f"missing: {word}", (word,), delivery, message.raw)
     return Ignored(f"{source.outcome.expression.text} says neither succeeded nor failed", delivery)
 
 
@@ -125,50 +147,31 @@ class _SnakeCase:
         return self._headers.get(name.replace("_", "-"))
 
 
-def _decode(body: bytes) -> dict[str, object] | Unreadable:
-    try:
-        value = msgspec.json.decode(body)
-    except RecursionError:
-        return Unreadable("the body is nested too deeply")
-    except ValueError:  # malformed, not UTF-8, or a number that nothing can hold
-        form = body.startswith(b"payload=")
-        return Unreadable(
-            "the body is a form; set the content type to application/json"
-            if form
-            else "the body is not JSON"
-        )
-    return value if isinstance(value, dict) else Unreadable("the body is not a JSON object")
-
-
-def _delivery_of(source: Source, view: Mapping[str, object], body: bytes) -> str:
+def _delivery_of(source: Source, view: Mapping[str, object], message: Message) -> str:
     """Give a short printable key, equal for equal deliveries."""
-    key = None if source.dedupe is None else _to_text(source.dedupe.find(view))
+    key = None if source.dedupe is None else to_text(source.dedupe.find(view))
     if not key:
-        return sha256(body).hexdigest()
-    return (
-        key
-        if _DELIVERY.fullmatch(key)
-        else sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-    )
+        return sha256(message.identity).hexdigest()
+    if _DELIVERY.fullmatch(key):
+        return key
+    return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _read_completed(
     source: Source,
     view: Mapping[str, object],
-    delivery: str,
     outcome: Literal["succeeded", "failed"],
+    *,
+    delivery: str,
+    raw: bytes,
 ) -> DeploymentCompleted | Unmappable:
     fields = source.fields
-    names = {
-        "id": _find_name(fields.id, view, {}),
-        "project": _find_name(fields.project, view, {}) or source.project,
-        "environment": _find_name(fields.environment, view, source.environments),
-        "application": _find_name(fields.application, view, source.applications),
-        "version": _find_name(fields.version, view, {}),
-    }
-    if unmappable := _judge_names(source, names, delivery):
-        return unmappable
+    names = find_names(source, view)
+    if trouble := judge_names(fields, names):
+        return Unmappable(trouble.reason, trouble.words, delivery, raw)
     metadata, dropped = _pack_metadata(_find(fields.metadata, view))
+    written = _find(fields.finished_at, view)
+    event_time = read_time(written)
     return DeploymentCompleted(
         source=source.name,
         delivery=delivery,
@@ -178,61 +181,16 @@ def _read_completed(
         version=names["version"],
         deployment_id=names["id"],
         outcome=outcome,
-        event_time=read_time(_find(fields.finished_at, view)),
+        event_time=event_time,
         metadata=metadata,
         metadata_dropped=dropped,
         traceparent=_check_traceparent(_find(fields.traceparent, view)),
+        time_unreadable=event_time is None and written not in (None, ""),
     )
-
-
-def _judge_names(
-    source: Source, names: Mapping[str, str | None], delivery: str
-) -> Unmappable | None:
-    bad = [
-        key
-        for key, name in names.items()
-        if name and not (_ID if key == "id" else _NAME).fullmatch(name)
-    ]
-    lacking = [key for key in _NEEDED if not names[key]] if not names["id"] else []
-    if not bad and not lacking:
-        return None
-    words = {key: _sender_word(getattr(source.fields, key), key) for key in (*bad, *lacking)}
-    problems = [
-        f"{problem}: {', '.join(words[key] for key in keys)}"
-        for problem, keys in (("cannot be used", bad), ("missing", lacking))
-        if keys
-    ]
-    return Unmappable("; ".join(problems), tuple(words.values()), delivery)
-
-
-def _sender_word(expression: Expression | None, key: str) -> str:
-    """Give the sender's own name of a field, such as ``projectKey``."""
-    return expression.text.removeprefix("body.") if expression else key
 
 
 def _find(expression: Expression | None, view: Mapping[str, object]) -> object:
     return None if expression is None else expression.find(view)
-
-
-def _find_name(
-    expression: Expression | None, view: Mapping[str, object], aliases: Mapping[str, str]
-) -> str | None:
-    value = None if expression is None else expression.find(view)
-    if isinstance(value, str):
-        return aliases.get(value, value) or None
-    if value is None:
-        return None
-    name = _to_text(value)
-    return _UNUSABLE if name is None else aliases.get(name, name)
-
-
-def _to_text(value: object) -> str | None:
-    """Give a text as it is and a whole number as its digits; nothing else names anything."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return None
 
 
 def _pack_metadata(value: object) -> tuple[msgspec.Raw | None, bool]:

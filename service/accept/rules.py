@@ -12,6 +12,7 @@ from service.accept.expressions import (
     compile_regex,
     search_text,
 )
+from service.accept.lines import KeyPath
 from service.accept.tables import SourceError, Table, convert_table
 
 Value = str | int | float | bool
@@ -52,33 +53,36 @@ class _OutcomeTable(Struct, frozen=True):
     failed: tuple[Value, ...] = ()
 
 
-def read_expression(key: str, text: str) -> Expression:
+def read_expression(key: KeyPath, text: str) -> Expression:
     """Compile the expression under ``key``; raises SourceError."""
     try:
         return compile_expression(text)
     except ExpressionError as error:
-        raise SourceError(f"{key}: {error}") from None
+        raise SourceError(str(error), key=key) from None
 
 
 def read_outcome(written: Table) -> Outcome:
     """Read the table ``outcome``; raises SourceError."""
     if not written:
-        raise SourceError("outcome: say path = <expression>, succeeded = [...] and failed = [...]")
-    table = convert_table(written, _OutcomeTable, key="outcome")
-    return Outcome(read_expression("outcome.path", table.path), table.succeeded, table.failed)
+        what = "say path = <expression>, succeeded = [...] and failed = [...]"
+        raise SourceError(what, key=("outcome",))
+    table = convert_table(written, _OutcomeTable, key=("outcome",))
+    path = read_expression(("outcome", "path"), table.path)
+    return Outcome(path, table.succeeded, table.failed)
 
 
 def read_condition(text: str, written: Any) -> Condition:
     """Read one row of the table ``when``; raises SourceError."""
+    key = ("when", text)
     allowed = written if isinstance(written, list) else [written]
     if not all(isinstance(value, Value) for value in allowed):
-        raise SourceError(f'when.{text}: give a value or a list; is the expression in "quotes"?')
+        raise SourceError('give a value or a list; is the expression in "quotes"?', key=key)
     values = tuple(value for value in allowed if not _is_regex(value))
     try:
         patterns = tuple(compile_regex(value[1:-1]) for value in allowed if _is_regex(value))
     except ExpressionError as error:
-        raise SourceError(f"when.{text}: {error}") from None
-    return Condition(read_expression("when", text), values, patterns)
+        raise SourceError(str(error), key=key) from None
+    return Condition(read_expression(key, text), values, patterns)
 
 
 def _is_regex(value: Value) -> bool:

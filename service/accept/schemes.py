@@ -12,23 +12,28 @@ from service.accept.tables import SourceError, Table, convert_table, refuse_unkn
 
 ReadSecret = Callable[[str], str]
 
+_KEY = ("verify",)
+_REFERENCES = ("env:", "file:")
+
 
 def read_schemes(verify: Any, presets: Table) -> tuple[Scheme, ...]:
     """Read ``verify``; raises SourceError."""
     match verify:
         case None | "" | [] | ():
-            raise SourceError('verify: say how its webhooks are verified, or write verify = "none"')
+            raise SourceError(
+                'say how its webhooks are verified, or write verify = "none"', key=_KEY
+            )
         case "none":
             return (Unverified(),)
         case str() if verify in presets:
             others = {name: preset for name, preset in presets.items() if name != verify}
             return read_schemes(presets[verify].get("verify"), others)
         case str():
-            raise SourceError(f"verify: there is no preset {verify!r}{suggest(verify, presets)}")
+            raise SourceError(f"there is no preset {verify!r}{suggest(verify, presets)}", key=_KEY)
         case list():
             schemes = tuple(scheme for one in verify for scheme in read_schemes(one, presets))
             if len(schemes) > 1 and Unverified() in schemes:
-                raise SourceError('verify: "none" lets everybody in: write it alone or not at all')
+                raise SourceError('"none" lets everybody in: write it alone or drop it', key=_KEY)
             return schemes
         case _:
             return (_read_scheme(verify),)
@@ -39,12 +44,37 @@ def read_secrets(
 ) -> tuple[str, ...]:
     """Resolve ``env:X`` and ``file:/y`` by ``read_secret``; anything else is the secret itself."""
     if not references and Unverified() not in schemes:
-        raise SourceError('secrets: there are none; add one, such as "env:WEBHOOK_SECRET"')
-    secrets = tuple(_read_secret(reference, read_secret) for reference in references)
-    for place, secret in enumerate(secrets):
+        raise SourceError('there are none; add one, such as "env:WEBHOOK_SECRET"', key=("secrets",))
+    secrets: list[str] = []
+    for place, reference in enumerate(references):
+        try:
+            secret = resolve_secret(reference, read_secret)
+        except LookupError as error:
+            raise SourceError(f"{error}; set it, or take it out", key=("secrets", place)) from None
         if not all(is_usable(scheme, secret) for scheme in schemes):
-            raise SourceError(f"secrets[{place}]: it is empty; set it, or take it out")
-    return secrets
+            what = f"{name_place(reference)} is empty; set it, or take it out"
+            raise SourceError(what, key=("secrets", place))
+        secrets.append(secret)
+    return tuple(secrets)
+
+
+def resolve_secret(reference: str, read_secret: ReadSecret) -> str:
+    """Give the secret that a reference stands for; LookupError says why there is none."""
+    if not reference.startswith(_REFERENCES):
+        return reference
+    try:
+        # Files and many secret stores end a secret with a line break that nobody meant.
+        return read_secret(reference).rstrip("\r\n")
+    except LookupError:
+        raise LookupError(f"{reference} is not set") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise LookupError(f"{reference} cannot be read: {reason}") from None
+
+
+def name_place(reference: str) -> str:
+    """Say where a secret comes from, without saying it."""
+    return reference if reference.startswith(_REFERENCES) else "written in the file"
 
 
 def _read_scheme(table: Table) -> Scheme:
@@ -52,34 +82,24 @@ def _read_scheme(table: Table) -> Scheme:
         case ["hmac"]:
             return _read_hmac(table)
         case ["token"]:
-            refuse_unknown(table, ("token", "scheme"), key="verify")
-            return convert_table(_named(table, "token"), Token, key="verify")
+            refuse_unknown(table, ("token", "scheme"), key=_KEY)
+            return convert_table(_named(table, "token"), Token, key=_KEY)
         case ["query"]:
-            refuse_unknown(table, ("query",), key="verify")
-            return convert_table(table, Token, key="verify")
+            refuse_unknown(table, ("query",), key=_KEY)
+            return convert_table(table, Token, key=_KEY)
         case _:
-            raise SourceError("verify: say hmac = <header>, or token = <header>, or query = <name>")
+            raise SourceError("say hmac = <header>, token = <header> or query = <name>", key=_KEY)
 
 
 def _read_hmac(table: Table) -> Hmac:
     known = ("hmac", *(field for field in Hmac.__struct_fields__ if field != "header"))
-    refuse_unknown(table, known, key="verify")
-    scheme = convert_table(_named(table, "hmac"), Hmac, key="verify")
+    refuse_unknown(table, known, key=_KEY)
+    scheme = convert_table(_named(table, "hmac"), Hmac, key=_KEY)
     if "{body}" not in scheme.signed:
-        raise SourceError("verify.signed: what is signed must include {body}")
+        raise SourceError("what is signed must include {body}", key=("verify", "signed"))
     return scheme
 
 
 def _named(table: Table, kind: str) -> Table:
     """Give the table with the key that names the kind of scheme read as what it holds."""
     return {("header" if key == kind else key): value for key, value in table.items()}
-
-
-def _read_secret(reference: str, read_secret: ReadSecret) -> str:
-    if not reference.startswith(("env:", "file:")):
-        return reference
-    try:
-        # Files and many secret stores end a secret with a line break that nobody meant.
-        return read_secret(reference).rstrip("\r\n")
-    except (LookupError, OSError, ValueError):
-        raise SourceError(f"secrets: {reference} cannot be read; set it, or take it out") from None

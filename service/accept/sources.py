@@ -22,6 +22,7 @@ says only what differs (``when`` and ``fields`` key by key, anything else as a w
     version = "body.sha"                       # over {headers, query, body}; headers in snake_case
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,8 +30,9 @@ from typing import Any
 from msgspec import Struct
 
 from service.accept.expressions import Expression
+from service.accept.lines import KeyPath, find_line
 from service.accept.rules import Condition, Outcome, read_condition, read_expression, read_outcome
-from service.accept.schemes import ReadSecret, read_schemes, read_secrets
+from service.accept.schemes import ReadSecret, name_place, read_schemes, read_secrets
 from service.accept.signature import Scheme
 from service.accept.tables import (
     SourceError,
@@ -43,6 +45,7 @@ from service.accept.tables import (
 
 __all__ = ["Fields", "Source", "SourceError", "load_sources", "native_source"]
 
+_NATIVE_SECRET = "env:ENRICHER_WEBHOOK_SECRET"  # noqa: S105 - where it is, not what it is
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -66,6 +69,7 @@ class Source(Struct, frozen=True, kw_only=True):
     preset: str | None
     schemes: tuple[Scheme, ...]
     secrets: tuple[str, ...]
+    secret_places: tuple[str, ...]
     when: tuple[Condition, ...]
     outcome: Outcome
     fields: Fields
@@ -99,58 +103,80 @@ class _SourceTable(Struct, frozen=True, kw_only=True):
     strict: bool = False
 
 
-def load_sources(text: str, *, presets: str, read_secret: ReadSecret) -> dict[str, Source]:
+def load_sources(
+    text: str, *, presets: str, read_secret: ReadSecret, origin: str = "sources.toml"
+) -> dict[str, Source]:
     """Read a file of sources, by name; the first thing that is wrong is a SourceError.
 
-    ``presets`` is the text of presets.toml. ``read_secret`` gives what ``env:X`` and ``file:/y``
-    stand for, and raises LookupError, OSError or ValueError when it cannot.
+    ``presets`` is the text of presets/*.toml. ``read_secret`` gives what ``env:X`` and ``file:/y``
+    stand for, and raises LookupError, OSError or ValueError when it cannot. ``origin`` is the name
+    of the file: messages begin with it and the line.
     """
-    file = convert_table(parse_toml(text), _File, key="")
+    written = parse_toml(text, origin=origin)
+    try:
+        file = convert_table(written, _File, key=())
+    except SourceError as error:
+        raise SourceError(f"{origin}:{find_line(text, error.key)[0]}: {error}") from None
     if not file.source:
-        raise SourceError("there is no source: add a [[source]] with a name and a preset")
-    known = parse_toml(presets)["preset"] | file.preset
+        raise SourceError(
+            f"{origin}: there is no source: add a [[source]] with a name and a preset"
+        )
+    known = _parse_presets(presets) | file.preset
     sources: dict[str, Source] = {}
-    for written in file.source:
-        source = _read_source(written, known, read_secret)
-        if source.name in sources:
-            raise SourceError(f'source "{source.name}": name: there are two; rename one')
+    for place, table in enumerate(file.source):
+        try:
+            _refuse_namesake(table, file.source[:place], text)
+            source = _read_source(table, known, read_secret)
+        except SourceError as error:
+            line = _find_line_of(error.key, text, place, table.get("preset"))
+            name = json.dumps(table.get("name"), default=str)
+            raise SourceError(f"{origin}:{line}: source {name}: {error}") from None
         sources[source.name] = source
     return sources
 
 
 def native_source(secrets: Sequence[str], *, presets: str) -> Source:
     """Give the source that there is without a file: the native body, signed or with a token."""
-    places = [f"env:{place}" for place in range(len(secrets))]
-    return _read_source(
-        {"name": "native", "preset": "native", "secrets": places},
-        parse_toml(presets)["preset"],
-        lambda reference: secrets[places.index(reference)],
-    )
+    live = iter(secrets)
+    table = {"name": "native", "preset": "native", "secrets": [_NATIVE_SECRET] * len(secrets)}
+    try:
+        return _read_source(table, _parse_presets(presets), lambda _: next(live))
+    except SourceError as error:
+        raise SourceError(f'source "native": {error}') from None
+
+
+def _parse_presets(presets: str) -> dict[str, dict[str, Any]]:
+    return dict(parse_toml(presets, origin="presets")["preset"])
+
+
+def _refuse_namesake(table: Table, before: Sequence[Table], text: str) -> None:
+    for place, other in enumerate(before):
+        if other.get("name") == table.get("name"):
+            line, _ = find_line(text, ("source", place, "name"))
+            raise SourceError(f"line {line} has the same; rename one", key=("name",))
 
 
 def _read_source(written: Table, presets: Table, read_secret: ReadSecret) -> Source:
     name = written.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise SourceError(f"source {name!r}: name: give 1 to 64 letters, digits, '.', '_' or '-'")
-    try:
-        table = convert_table(_merge(written, presets), _SourceTable, key="")
-        schemes = read_schemes(table.verify, presets)
-        return Source(
-            name=name,
-            preset=table.preset,
-            schemes=schemes,
-            secrets=read_secrets(table.secrets, schemes, read_secret),
-            when=tuple(read_condition(text, values) for text, values in table.when.items()),
-            outcome=read_outcome(table.outcome),
-            fields=_read_fields(table.fields),
-            dedupe=None if table.dedupe is None else read_expression("dedupe", table.dedupe),
-            project=table.project,
-            environments=table.environments,
-            applications=table.applications,
-            strict=table.strict,
-        )
-    except SourceError as error:
-        raise SourceError(f'source "{name}": {error}') from None
+        raise SourceError("give 1 to 64 letters, digits, '.', '_' or '-'", key=("name",))
+    table = convert_table(_merge(written, presets), _SourceTable, key=())
+    schemes = read_schemes(table.verify, presets)
+    return Source(
+        name=name,
+        preset=table.preset,
+        schemes=schemes,
+        secrets=read_secrets(table.secrets, schemes, read_secret),
+        secret_places=tuple(name_place(reference) for reference in table.secrets),
+        when=tuple(read_condition(text, values) for text, values in table.when.items()),
+        outcome=read_outcome(table.outcome),
+        fields=_read_fields(table.fields),
+        dedupe=None if table.dedupe is None else read_expression(("dedupe",), table.dedupe),
+        project=table.project,
+        environments=table.environments,
+        applications=table.applications,
+        strict=table.strict,
+    )
 
 
 def _merge(written: Table, presets: Table) -> Table:
@@ -158,7 +184,7 @@ def _merge(written: Table, presets: Table) -> Table:
     if name is None:
         return written
     if not isinstance(name, str) or name not in presets:
-        raise SourceError(f"preset: there is no {name!r}{suggest(str(name), presets)}")
+        raise SourceError(f"there is no {name!r}{suggest(str(name), presets)}", key=("preset",))
     merged = {**presets[name], **written}
     for key in ("when", "fields"):
         theirs, own = presets[name].get(key), written.get(key)
@@ -168,5 +194,12 @@ def _merge(written: Table, presets: Table) -> Table:
 
 
 def _read_fields(written: Mapping[str, str]) -> Fields:
-    refuse_unknown(written, Fields.__struct_fields__, key="fields")
-    return Fields(**{key: read_expression(f"fields.{key}", text) for key, text in written.items()})
+    refuse_unknown(written, Fields.__struct_fields__, key=("fields",))
+    return Fields(**{key: read_expression(("fields", key), text) for key, text in written.items()})
+
+
+def _find_line_of(key: KeyPath, text: str, place: int, preset: object) -> int:
+    """Find the line of a source's key: in the source, or in the preset of the file that has it."""
+    own, own_steps = find_line(text, ("source", place, *key))
+    theirs, their_steps = find_line(text, ("preset", str(preset), *key))
+    return theirs if their_steps > own_steps else own

@@ -1,5 +1,8 @@
 """The door: check, read, remember, answer. The only room here that touches the network.
 
+Each event of a batch is a fact of its own. A fact of an event whose time could not be read has
+``time_unreadable``: the time at which it came stands in for it.
+
 =====================  ======  =====================================================
 fact                   status  when
 =====================  ======  =====================================================
@@ -15,23 +18,24 @@ webhook_refused        503     ours: the store is away, or full; ``Retry-After``
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from http import HTTPStatus
 from typing import Protocol, assert_never
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct
 
+from service.accept.answers import Answer, Reply, agree, gather, object_to
+from service.accept.decode import Unreadable
 from service.accept.events import (
+    Batch,
     DeploymentCompleted,
     Duplicate,
+    Event,
     Full,
     Ignored,
     Queued,
     Remembered,
     Unmappable,
-    Unreadable,
-    read_event,
+    read_webhook,
 )
 from service.accept.signature import SignedRequest, Token, is_genuine
 from service.accept.sources import Source
@@ -43,8 +47,9 @@ SLOWEST_BODY_S = 15.0
 Remember = Callable[[DeploymentCompleted], Awaitable[Remembered]]
 SetAside = Callable[[str, str, str, bytes], Awaitable[bool]]
 
-_JSON = {"Content-Type": "application/json"}
-_PROBLEM = {"Content-Type": "application/problem+json"}
+# https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md, section 4: anybody
+# may send, as fast as they like; who is genuine is asked of every event.
+_ALLOWED = {"Allow": "POST", "WebHook-Allowed-Origin": "*", "WebHook-Allowed-Rate": "*"}
 
 
 class Log(Protocol):
@@ -55,25 +60,6 @@ class Log(Protocol):
 
     def exception(self, event: str, **facts: object) -> object:
         """Write that our own code failed, with the exception being handled."""
-
-
-class Answer(Struct, frozen=True, omit_defaults=True):
-    """What a sender hears when all is well."""
-
-    status: str
-    job: str | None = None
-    delivery: str | None = None
-    reason: str | None = None
-
-
-class Problem(Struct, frozen=True, omit_defaults=True):
-    """What a sender hears when it is not (RFC 9457)."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    missing: tuple[str, ...] = ()
 
 
 class Webhooks:
@@ -101,36 +87,52 @@ class Webhooks:
 
     def routes(self) -> list[web.RouteDef]:
         """Give the routes for ``app.add_routes``."""
-        return [web.post("/webhooks/{source}", self.receive)]
+        return [
+            web.post("/webhooks/{source}", self.receive),
+            web.options("/webhooks/{source}", self.shake_hands),
+        ]
+
+    async def shake_hands(self, request: web.Request) -> web.Response:
+        """Answer the handshake of CloudEvents: 200; 204 to whoever only asks, or 404."""
+        name = request.match_info["source"]
+        if name not in self._sources:
+            return _send(self._reject(ascii(name[:64]), 404, "there is no source of this name"))
+        if "WebHook-Request-Origin" in request.headers:
+            return web.Response(status=200, headers=_ALLOWED)
+        return web.Response(status=204, headers={"Allow": "POST"})
 
     async def receive(self, request: web.Request) -> web.Response:
         """Answer one webhook: 200, 202, 400, 401, 404, 408, 413, 422 or 503."""
         try:
-            return await self._receive(request)
+            return _send(await self._receive(request))
         except Exception:  # noqa: BLE001 - our own mistake: come again, rather than a 500
             self._log.exception("webhook_crashed")
-            return self._refuse("unknown", "something is wrong here", RETRY_AFTER_S)
+            return _send(self._refuse("unknown", "something is wrong here", RETRY_AFTER_S))
 
-    async def _receive(self, request: web.Request) -> web.Response:
+    async def _receive(self, request: web.Request) -> Reply:
         name = request.match_info["source"]
         source = self._sources.get(name)
         if source is None:
             return self._reject(ascii(name[:64]), 404, "there is no source of this name")
         body = await self._read_body(source, request)
-        if isinstance(body, web.Response):
+        if isinstance(body, Reply):
             return body
         signed = SignedRequest(request.headers, request.query, body)
         now_s = self._clock()
         if not is_genuine(source.schemes, secrets=source.secrets, request=signed, now_s=now_s):
-            response = self._reject(source.name, 401, "not signed with a secret of this source")
-            response.headers["WWW-Authenticate"] = _challenge(source)
-            return response
-        try:
-            return await self._keep(source, signed)
-        except Unavailable:
-            return self._refuse(source.name, "the store is away", RETRY_AFTER_S)
+            return self._reject(
+                source.name,
+                401,
+                "not signed with a secret of this source",
+                headers={"WWW-Authenticate": _challenge(source)},
+            )
+        read = read_webhook(source, signed)
+        if isinstance(read, Batch):
+            replies = [self._keep(source, event) for event in read.events]
+            return gather(await asyncio.gather(*replies))
+        return await self._keep(source, read)
 
-    async def _read_body(self, source: Source, request: web.Request) -> bytes | web.Response:
+    async def _read_body(self, source: Source, request: web.Request) -> bytes | Reply:
         try:
             async with asyncio.timeout(SLOWEST_BODY_S):
                 return await request.read()
@@ -143,68 +145,75 @@ class Webhooks:
         except OSError:
             return self._reject(source.name, 400, "the sender hung up")
 
-    async def _keep(self, source: Source, request: SignedRequest) -> web.Response:
-        match read_event(source, request):
-            case DeploymentCompleted() as event:
+    async def _keep(self, source: Source, event: Event) -> Reply:
+        try:
+            return await self._settle(source, event)
+        except Unavailable:
+            return self._refuse(source.name, "the store is away", RETRY_AFTER_S)
+
+    async def _settle(self, source: Source, event: Event) -> Reply:
+        match event:
+            case DeploymentCompleted():
                 return self._tell(event, await self._remember(event))
             case Ignored(reason, delivery):
                 self._log.info(
                     "webhook_ignored", source=source.name, delivery=delivery, reason=reason
                 )
-                return _answer(200, Answer("ignored", reason=reason))
+                return agree(200, Answer("ignored", reason=reason))
             case Unmappable(reason, missing) if source.strict:
-                return self._reject(source.name, 422, reason, missing)
-            case Unmappable() as event:
-                return await self._put_aside(source, event, request.body)
+                return self._reject(source.name, 422, reason, missing=missing)
+            case Unmappable():
+                return await self._put_aside(source, event)
             case Unreadable(reason):
                 return self._reject(source.name, 400, reason)
             case never:
                 assert_never(never)
 
-    def _tell(self, event: DeploymentCompleted, remembered: Remembered) -> web.Response:
+    def _tell(self, event: DeploymentCompleted, remembered: Remembered) -> Reply:
         source, delivery = event.source, event.delivery
+        odd = {"time_unreadable": True} if event.time_unreadable else {}
         match remembered:
             case Queued(job):
-                self._log.info("webhook_queued", source=source, delivery=delivery, job=job)
-                return _answer(202, Answer("queued", job=job, delivery=delivery))
+                self._log.info("webhook_queued", source=source, delivery=delivery, job=job, **odd)
+                return agree(202, Answer("queued", job=job, delivery=delivery))
             case Duplicate(job):
                 self._log.info("webhook_duplicate", source=source, delivery=delivery, job=job)
-                return _answer(200, Answer("duplicate", job=job, delivery=delivery))
+                return agree(200, Answer("duplicate", job=job, delivery=delivery))
             case Full(retry_after_s):
                 return self._refuse(source, "the backlog is full", retry_after_s)
             case never:
                 assert_never(never)
 
-    async def _put_aside(self, source: Source, event: Unmappable, body: bytes) -> web.Response:
+    async def _put_aside(self, source: Source, event: Unmappable) -> Reply:
         delivery, reason = event.delivery, event.reason
-        if await self._set_aside(source.name, delivery, reason, body):
+        if await self._set_aside(source.name, delivery, reason, event.raw):
             self._log.info(
                 "webhook_set_aside", source=source.name, delivery=delivery, reason=reason
             )
-            return _answer(202, Answer("set aside", reason=reason))
+            return agree(202, Answer("set aside", reason=reason))
         self._log.info("webhook_duplicate", source=source.name, delivery=delivery, reason=reason)
-        return _answer(200, Answer("duplicate", delivery=delivery))
+        return agree(200, Answer("duplicate", delivery=delivery))
 
     def _reject(
-        self, source: str, status: int, reason: str, missing: tuple[str, ...] = ()
-    ) -> web.Response:
+        self,
+        source: str,
+        status: int,
+        reason: str,
+        *,
+        missing: tuple[str, ...] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
         self._log.info("webhook_rejected", source=source, status=status, reason=reason)
-        return _problem(status, reason, missing)
+        return object_to(status, reason, missing=missing, headers=headers)
 
-    def _refuse(self, source: str, reason: str, retry_after_s: int) -> web.Response:
+    def _refuse(self, source: str, reason: str, retry_after_s: int) -> Reply:
         self._log.info("webhook_refused", source=source, status=503, reason=reason)
-        response = _problem(503, reason)
-        response.headers["Retry-After"] = str(retry_after_s)
-        return response
+        return object_to(503, reason, headers={"Retry-After": str(retry_after_s)})
 
 
-def _answer(status: int, answer: Answer) -> web.Response:
-    return web.Response(body=msgspec.json.encode(answer), status=status, headers=_JSON)
-
-
-def _problem(status: int, detail: str, missing: tuple[str, ...] = ()) -> web.Response:
-    problem = Problem("about:blank", HTTPStatus(status).phrase, status, detail, missing)
-    return web.Response(body=msgspec.json.encode(problem), status=status, headers=_PROBLEM)
+def _send(reply: Reply) -> web.Response:
+    body = msgspec.json.encode(reply.body)
+    return web.Response(body=body, status=reply.status, headers=reply.headers)
 
 
 def _challenge(source: Source) -> str:

@@ -1,5 +1,6 @@
 """Is it well? Alive while the process answers, ready while it can keep its promises."""
 
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from aiohttp import web
@@ -67,11 +68,21 @@ class Lookout:
 
 
 class Health:
-    """The two questions of whoever runs us: restart it? send it traffic?"""
+    """The two questions of whoever runs us: restart it? send it traffic?
 
-    def __init__(self, lookout: Lookout, *, backlog_limit: int) -> None:
+    ``list_warnings`` gives what a person should mend although traffic is welcome.
+    """
+
+    def __init__(
+        self,
+        lookout: Lookout,
+        *,
+        backlog_limit: int,
+        list_warnings: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         self._lookout = lookout
         self._limit = backlog_limit
+        self._list_warnings = list_warnings
 
     def add_to(self, app: web.Application) -> None:
         """Answer ``/healthz`` and ``/readyz``."""
@@ -93,7 +104,10 @@ class Health:
             reasons.append("token: LaunchDarkly refuses the access token")
         if reasons:
             return _answer(503, {"status": "not ready", "reasons": reasons})
-        return _answer(200, {"status": "ready", "waiting": standing.waiting})
+        said: dict[str, object] = {"status": "ready", "waiting": standing.waiting}
+        if warnings := self._list_warnings():
+            said["warnings"] = warnings
+        return _answer(200, said)
 
 
 def _answer(status: int, said: dict[str, object]) -> web.Response:

@@ -1,13 +1,13 @@
 """What do the tests of the door share? The presets that ship, and a source of each kind."""
 
 from collections.abc import AsyncIterator, Mapping
-from importlib.resources import files
 from typing import Any
 
 import pytest
 from aiohttp import ClientSession
 
 from service.accept.sources import Source, load_sources, native_source
+from service.configured import read_presets
 from tests.accept.desk import Address, Desk, Post, read_answer, serve
 
 SECRET = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cyE="
@@ -24,8 +24,8 @@ applications = { "web-frontend" = "web" }
 
 @pytest.fixture(scope="session")
 def presets() -> str:
-    """Give the text of presets.toml."""
-    return files("service.accept").joinpath("presets.toml").read_text(encoding="utf-8")
+    """Give the text of the presets that ship."""
+    return read_presets()
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,10 @@ class Desk:
         self.facts.append((event, facts))
         self.noticed.set()
 
+    def warning(self, event: str, **facts: object) -> None:
+        """Remember a fact that somebody should look at."""
+        self.info(event, **facts)
+
     def exception(self, event: str, **facts: object) -> None:
         """Remember that our own code failed."""
         self.info(event, **facts)

@@ -120,7 +120,7 @@ def test_the_native_source_takes_a_signature_or_a_token(presets: str) -> None:
     assert source.schemes == (STANDARD_WEBHOOKS, bearer)
     assert source.secrets == ("env:not a reference", "whsec_AAAA")
     assert (source.name, source.strict) == ("native", True)
-    for secrets, problem in (([], "secrets: there are none"), (["whsec_"], "it is empty")):
+    for secrets, problem in (([], "secrets: there are none"), (["whsec_"], "_SECRET is empty")):
         with pytest.raises(SourceError, match=problem):
             native_source(secrets, presets=presets)
 
@@ -155,9 +155,9 @@ def test_secrets_are_never_shown(presets: str) -> None:
         ("[source]\nname = 1", "source: Expected `array`"),
         ("[[source]", "this is not TOML"),
         ("[[sauce]]", "sauce: there is no such key; did you mean 'source'?"),
-        ("[[source]]", "source None: name: give 1 to 64 letters"),
-        (source_of("", name="a/b"), "source 'a/b': name: give 1 to 64 letters"),
-        (source_of('secrets = ["x"]') * 2, 'source "s": name: there are two; rename one'),
+        ("[[source]]", "source null: name: give 1 to 64 letters"),
+        (source_of("", name="a/b"), 'source "a/b": name: give 1 to 64 letters'),
+        (source_of('secrets = ["x"]') * 2, 'source "s": name: line 2 has the same; rename one'),
         (
             source_of("", preset='preset = "gihub"'),
             "preset: there is no 'gihub'; did you mean 'github'?",
@@ -167,9 +167,9 @@ def test_secrets_are_never_shown(presets: str) -> None:
         (source_of("secrets = [5]"), 'source "s": secrets[0]: Expected `str`, got `int`'),
         (source_of(""), 'source "s": secrets: there are none; add one'),
         (source_of("secrets = []"), 'source "s": secrets: there are none; add one'),
-        (source_of('secrets = [""]'), "secrets[0]: it is empty"),
-        (source_of('secrets = ["a", "env:EMPTY"]'), "secrets[1]: it is empty"),
-        (source_of('secrets = ["env:GONE"]'), "secrets: env:GONE cannot be read"),
+        (source_of('secrets = [""]'), "secrets[0]: written in the file is empty"),
+        (source_of('secrets = ["a", "env:EMPTY"]'), "secrets[1]: env:EMPTY is empty; set it"),
+        (source_of('secrets = ["env:GONE"]'), "secrets[0]: env:GONE is not set; set it"),
         (
             source_of('verify = ""'),
             'verify: say how its webhooks are verified, or write verify = "none"',
@@ -199,7 +199,10 @@ def test_secrets_are_never_shown(presets: str) -> None:
             source_of('verify = "none"\nwhen = { body.action = "x" }'),
             "when.body: give a value or a list; is the",
         ),
-        (source_of('verify = "none"\nwhen = { "body-x" = "x" }'), "when: 'body-x' is not JMESPath"),
+        (
+            source_of('verify = "none"\nwhen = { "body-x" = "x" }'),
+            "when.body-x: 'body-x' is not JMESPath",
+        ),
         (
             source_of('verify = "none"\nwhen = { "body" = "/(/" }'),
             "when.body: /(/ is not a regular",

@@ -1,7 +1,9 @@
 """When was it? As many senders write it."""
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.accept.times import read_time
@@ -26,6 +28,8 @@ NOON_MS = 1_746_187_200_000  # 2025-05-02T12:00:00Z
         "2025-05-02 12:00:00 +0000",
         "2025-05-02 07:30:00 -0430",
         "2025-05-02T14:00:00+02",
+        "2025-05-02 12:00:00 UTC",
+        f"{NOON_MS // 1000}.000",
     ],
 )
 def test_every_way_that_senders_write_noon(written: object) -> None:
@@ -53,6 +57,10 @@ def test_every_way_that_senders_write_noon(written: object) -> None:
         "2025-05-02T12:00:00+99:99",
         "٢025-05-02T12:00:00Z",
         "Fri, 02 May 2025 12:00:00 GMT",
+        "1969-12-31T23:59:59Z",
+        "9999-12-31T23:59:59-23:59",
+        "0001-01-01T00:00:00+23:59",
+        "1.5.2",
         [NOON_MS],
         {"$date": NOON_MS},
     ],
@@ -71,6 +79,16 @@ def test_fractions_are_kept_to_the_millisecond() -> None:
 def test_milliseconds_stay_what_they_are(ms: int) -> None:
     """What LaunchDarkly's own senders write is never changed."""
     assert read_time(ms) == read_time(str(ms)) == ms
+
+
+@example(ms=1_746_187_200_001)
+@given(ms=st.integers(1, 253_402_300_799_999))
+def test_a_written_time_is_exact_to_the_millisecond(ms: int) -> None:
+    """Neither ISO 8601 nor seconds with a fraction lose or gain one on the way."""
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
+    assert read_time(moment.isoformat()) == ms
+    if ms < 100_000_000_000_000:
+        assert read_time(ms / 1000) == read_time(f"{ms // 1000}.{ms % 1000:03}") == ms
 
 
 @given(written=st.text() | st.integers() | st.floats() | st.none())

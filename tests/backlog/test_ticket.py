@@ -32,6 +32,7 @@ def complete(**facts: str | None) -> DeploymentCompleted:
         event_time=None,
         metadata=None,
         metadata_dropped=False,
+        time_unreadable=False,
         traceparent=None,
         **{**known, **facts},
     )
@@ -93,3 +94,13 @@ def test_a_failure_keeps_the_ticket_and_a_capped_answer() -> None:
     kept = read_failure(encode_failure(failure))
     assert kept == failure
     assert (len(kept.detail), len(kept.raw), kept.raw_cut) == (1000, RAW_CAP, True)
+
+
+def test_a_ticket_from_no_time_at_all_is_unreadable() -> None:
+    """One broken header must not keep the others from being claimed."""
+    ticket = encode_ticket(write_ticket(complete(version="1")))
+    for queued_at in (float("nan"), float("inf"), float("-inf")):
+        stored = struct.pack(">IHd", 3, 1, queued_at) + ticket
+        lease = read_lease(b"j", fence=b"1.5", stored=stored, now=0)
+        assert isinstance(lease, Unreadable)
+        assert (lease.generation, lease.raw) == (3, stored)

@@ -62,7 +62,7 @@ class Program:
         """Send a signal and wait for the end; gives the exit code."""
         with suppress(ProcessLookupError):
             self.child.send_signal(number)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):  # longer than a worker's grace time
             code = await self.child.wait()
             await self._reading
         return code

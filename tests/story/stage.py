@@ -13,7 +13,8 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.accept.signature import sign_standard_webhook
-from service.app import House, open_door, open_house, open_worker, read_sources
+from service.app import House, open_door, open_house, open_worker
+from service.configured import read_sources
 from service.log import open_log
 from service.settings import Settings
 from service.simulate.server import Simulator

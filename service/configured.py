@@ -1,0 +1,89 @@
+"""Which sources of webhooks are configured here? By a file, by variables, by files of secrets."""
+
+from collections.abc import Mapping
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+from service.accept.live import LiveSources
+from service.accept.schemes import ReadSecret, resolve_secret
+from service.accept.sources import Source, SourceError, load_sources, native_source
+from service.log import Log
+from service.settings import Settings, SettingsError, read_settings
+
+_STAND_IN = "a secret that is not there"
+
+
+def open_sources(environ: Mapping[str, str], log: Log) -> LiveSources:
+    """Read the sources, to be read again on demand; raises SourceError."""
+
+    def read() -> dict[str, Source]:
+        try:
+            return read_sources(read_settings(environ), environ)
+        except SettingsError as error:
+            raise SourceError(str(error)) from None
+
+    return LiveSources(read, log=log)
+
+
+def read_sources(settings: Settings, environ: Mapping[str, str]) -> dict[str, Source]:
+    """Read the sources and their secrets; raises SettingsError or SourceError."""
+    return _read(settings, partial(_read_secret, environ=environ))
+
+
+def survey_sources(
+    settings: Settings, environ: Mapping[str, str]
+) -> tuple[dict[str, Source], dict[str, str]]:
+    """Read the sources even where secrets are missing, to look at them and never to serve them.
+
+    Gives them by name, and what is wrong with a secret by its place, such as ``env:X``. Raises as
+    `read_sources` does when anything else is wrong.
+    """
+    troubles: dict[str, str] = {}
+
+    def read_secret(reference: str) -> str:
+        try:
+            secret = resolve_secret(reference, partial(_read_secret, environ=environ))
+        except LookupError as error:
+            troubles[reference] = str(error).removeprefix(f"{reference} ")
+            return _STAND_IN
+        if not secret:
+            troubles[reference] = "is empty"
+        return secret or _STAND_IN
+
+    return _read(settings, read_secret), troubles
+
+
+def read_presets() -> str:
+    """Read the CD systems that we know, a file each, as one text of TOML."""
+    folder = files("service.accept").joinpath("presets")
+    texts = [file.read_text(encoding="utf-8") for file in folder.iterdir() if file.is_file()]
+    return "\n".join(sorted(texts))
+
+
+def _read(settings: Settings, read_secret: ReadSecret) -> dict[str, Source]:
+    presets = read_presets()
+    if settings.sources:
+        text = _read_file(settings.sources)
+        return load_sources(text, presets=presets, read_secret=read_secret, origin=settings.sources)
+    if not settings.webhook_secret:
+        raise SettingsError(
+            "there is no source of webhooks: set ENRICHER_WEBHOOK_SECRET, or ENRICHER_SOURCES"
+        )
+    secrets = settings.webhook_secret.reveal().split()
+    return {"native": native_source(secrets, presets=presets)}
+
+
+def _read_file(path: str) -> str:
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"ENRICHER_SOURCES cannot be read: {error}") from None
+
+
+def _read_secret(reference: str, environ: Mapping[str, str]) -> str:
+    """Read what ``env:NAME`` or ``file:PATH`` stands for."""
+    kind, _, place = reference.partition(":")
+    if kind == "env":
+        return environ[place]
+    return Path(place).expanduser().read_text(encoding="utf-8").strip()
