@@ -1,15 +1,27 @@
 """How is a written ``verify`` understood? As the schemes of signature.py, tried in order.
 
-``{ hmac = "<header>" }`` with whatever else signature.Hmac knows, ``{ token = "<header>" }`` with a
+``{ hmac = "<header>" }`` with whatever else signature.Hmac knows, ``{ ed25519 = "<header>" }`` with
+whatever else signature.Ed25519 knows, ``{ token = "<header>" }`` with a
 ``scheme`` or without, ``{ query = "<name>" }``, the name of a preset, a list, or ``"none"``.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from service.accept.signature import Hmac, Scheme, Token, Unverified, is_usable
+from service.accept.ed25519 import can_verify, is_public_key, read_public_key
+from service.accept.signature import (
+    Ed25519,
+    Hmac,
+    Scheme,
+    Signed,
+    Token,
+    Unverified,
+    is_usable,
+    takes_secret,
+)
 from service.accept.tables import SourceError, Table, convert_table, refuse_unknown, suggest
 
+S = TypeVar("S", bound=Signed)
 ReadSecret = Callable[[str], str]
 
 _KEY = ("verify",)
@@ -51,11 +63,27 @@ def read_secrets(
             secret = resolve_secret(reference, read_secret)
         except LookupError as error:
             raise SourceError(f"{error}; set it, or take it out", key=("secrets", place)) from None
-        if not all(is_usable(scheme, secret) for scheme in schemes):
-            what = f"{name_place(reference)} is empty; set it, or take it out"
-            raise SourceError(what, key=("secrets", place))
+        if fault := _find_fault(secret, schemes):
+            raise SourceError(f"{name_place(reference)} {fault}", key=("secrets", place))
         secrets.append(secret)
     return tuple(secrets)
+
+
+def _find_fault(secret: str, schemes: Sequence[Scheme]) -> str | None:
+    """Say why a secret could not vouch for anybody, and what to do."""
+    asking = [scheme for scheme in schemes if takes_secret(scheme, secret)]
+    if is_public_key(secret):
+        if not asking:
+            return "is a public key (whpk_), and verify has no ed25519: take it out"
+        if not can_verify():
+            return "is a public key (whpk_): pip install 'deployment-enricher[ed25519]'"
+        if read_public_key(secret) is None:
+            return "is no public key: whpk_ and the base64 of 32 bytes are wanted"
+    elif not all(is_usable(scheme, secret) for scheme in asking):
+        return "is empty; set it, or take it out"
+    elif not asking:
+        return "is no public key (whpk_), and verify has only ed25519: take it out"
+    return None
 
 
 def resolve_secret(reference: str, read_secret: ReadSecret) -> str:
@@ -78,9 +106,11 @@ def name_place(reference: str) -> str:
 
 
 def _read_scheme(table: Table) -> Scheme:
-    match sorted(table.keys() & {"hmac", "token", "query"}):
+    match sorted(table.keys() & {"hmac", "ed25519", "token", "query"}):
         case ["hmac"]:
-            return _read_hmac(table)
+            return _read_signed(table, "hmac", Hmac)
+        case ["ed25519"]:
+            return _read_signed(table, "ed25519", Ed25519)
         case ["token"]:
             refuse_unknown(table, ("token", "scheme"), key=_KEY)
             return convert_table(_named(table, "token"), Token, key=_KEY)
@@ -88,13 +118,14 @@ def _read_scheme(table: Table) -> Scheme:
             refuse_unknown(table, ("query",), key=_KEY)
             return convert_table(table, Token, key=_KEY)
         case _:
-            raise SourceError("say hmac = <header>, token = <header> or query = <name>", key=_KEY)
+            what = "say hmac = <header>, ed25519 = <header>, token = <header> or query = <name>"
+            raise SourceError(what, key=_KEY)
 
 
-def _read_hmac(table: Table) -> Hmac:
-    known = ("hmac", *(field for field in Hmac.__struct_fields__ if field != "header"))
+def _read_signed(table: Table, kind: str, to: type[S]) -> S:
+    known = (kind, *(field for field in to.__struct_fields__ if field != "header"))
     refuse_unknown(table, known, key=_KEY)
-    scheme = convert_table(_named(table, "hmac"), Hmac, key=_KEY)
+    scheme = convert_table(_named(table, kind), to, key=_KEY)
     if "{body}" not in scheme.signed:
         raise SourceError("what is signed must include {body}", key=("verify", "signed"))
     return scheme

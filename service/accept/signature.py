@@ -13,6 +13,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from service.accept.ed25519 import is_public_key, is_signed_by_any, read_public_key
+
 # As in the reference libraries of https://www.standardwebhooks.com: five minutes, both ways.
 TOLERANCE_S = 300
 
@@ -23,8 +25,8 @@ _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 NonEmpty = Annotated[str, Meta(min_length=1)]
 
 
-class Hmac(Struct, frozen=True, kw_only=True):
-    """A keyed digest of the body, and of what else the sender's template names.
+class Signed(Struct, frozen=True, kw_only=True):
+    """A header of signatures of the body, and of what else the sender's template names.
 
     The header holds one signature, or several parted by ``items``; each is bare, or, when ``field``
     is given, ``<field><sep><signature>`` (items with other fields are passed over). ``signed`` is
@@ -34,8 +36,6 @@ class Hmac(Struct, frozen=True, kw_only=True):
     """
 
     header: NonEmpty
-    algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
-    encoding: Literal["hex", "base64"] = "hex"
     field: NonEmpty | None = None
     sep: NonEmpty = "="
     items: NonEmpty | None = None
@@ -43,8 +43,19 @@ class Hmac(Struct, frozen=True, kw_only=True):
     timestamp: NonEmpty | None = None
     past_s: int = TOLERANCE_S
     future_s: int = TOLERANCE_S
+
+
+class Hmac(Signed, frozen=True, kw_only=True):
+    """Signatures by a keyed digest: who verifies could sign."""
+
+    algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
+    encoding: Literal["hex", "base64"] = "hex"
     secret_prefix: str = ""
     secret_encoding: Literal["utf8", "base64"] = "utf8"
+
+
+class Ed25519(Signed, frozen=True, kw_only=True):
+    """Signatures in base64 by a private key, verified by its public one (``whpk_...``)."""
 
 
 class Token(Struct, frozen=True, kw_only=True):
@@ -59,7 +70,7 @@ class Unverified(Struct, frozen=True):
     """Anybody may send: for networks that nobody else can reach."""
 
 
-Scheme = Hmac | Token | Unverified
+Scheme = Hmac | Ed25519 | Token | Unverified
 
 STANDARD_WEBHOOKS = Hmac(
     header="webhook-signature",
@@ -89,11 +100,18 @@ def is_genuine(
     return any(_vouches(scheme, secrets, request, now_s) for scheme in schemes)
 
 
+def takes_secret(scheme: Scheme, secret: str) -> bool:
+    """Tell whether a secret may vouch: a public key only as what it is, for anybody may know it."""
+    return isinstance(scheme, Unverified) or isinstance(scheme, Ed25519) is is_public_key(secret)
+
+
 def is_usable(scheme: Scheme, secret: str) -> bool:
     """Tell whether a secret can ever vouch: one that comes to no bytes at all must not."""
     match scheme:
         case Hmac():
             return bool(_key_of(scheme, secret))
+        case Ed25519():
+            return read_public_key(secret) is not None
         case Token():
             return bool(secret)
         case Unverified():
@@ -115,17 +133,18 @@ def sign_standard_webhook(
 
 
 def _vouches(scheme: Scheme, secrets: Sequence[str], request: SignedRequest, now_s: float) -> bool:
+    own = [secret for secret in secrets if takes_secret(scheme, secret)]
     match scheme:
-        case Hmac():
-            return _has_signature(scheme, secrets, request, now_s)
+        case Hmac() | Ed25519():
+            return _has_signature(scheme, own, request, now_s)
         case Token():
-            return _has_token(scheme, secrets, request)
+            return _has_token(scheme, own, request)
         case Unverified():
             return True
 
 
 def _has_signature(
-    scheme: Hmac, secrets: Sequence[str], request: SignedRequest, now_s: float
+    scheme: Hmac | Ed25519, secrets: Sequence[str], request: SignedRequest, now_s: float
 ) -> bool:
     header = request.headers.get(scheme.header.lower())
     if not header:
@@ -136,13 +155,15 @@ def _has_signature(
     if signed is None or not _is_timely(scheme, request, fields, now_s):
         return False
     claims = [_to_bytes(claim) for name, claim in items if name == (scheme.field or "")]
+    if isinstance(scheme, Ed25519):
+        return is_signed_by_any(secrets, claims=claims, signed=signed)
     keys = [key for key in (_key_of(scheme, secret) for secret in secrets) if key]
     expected = [_signature(scheme, key, signed) for key in keys]
+    # Comparing texts spares a decoder that skips junk; case is the only freedom that hex has.
+    fold = bytes.lower if scheme.encoding == "hex" else bytes
     # All of them, then one answer: the time taken must not tell which candidate came close.
     return True in [
-        hmac.compare_digest(_canonical(scheme, claim), signature)
-        for claim in claims
-        for signature in expected
+        hmac.compare_digest(fold(claim), signature) for claim in claims for signature in expected
     ]
 
 
@@ -160,14 +181,16 @@ def _has_token(scheme: Token, secrets: Sequence[str], request: SignedRequest) ->
     return True in [hmac.compare_digest(claim, secret) for secret in known if secret]
 
 
-def _split_item(scheme: Hmac, item: str) -> tuple[str, str]:
+def _split_item(scheme: Signed, item: str) -> tuple[str, str]:
     if scheme.field is None:
         return "", item.strip()
     name, _, claim = item.strip().partition(scheme.sep)
     return name, claim
 
 
-def _signed_bytes(scheme: Hmac, request: SignedRequest, fields: Mapping[str, str]) -> bytes | None:
+def _signed_bytes(
+    scheme: Signed, request: SignedRequest, fields: Mapping[str, str]
+) -> bytes | None:
     """Fill the template in; None when the request lacks, or garbles, something that it names."""
     if scheme.signed == "{body}":
         return request.body
@@ -185,7 +208,7 @@ def _signed_bytes(scheme: Hmac, request: SignedRequest, fields: Mapping[str, str
 
 
 def _is_timely(
-    scheme: Hmac, request: SignedRequest, fields: Mapping[str, str], now_s: float
+    scheme: Signed, request: SignedRequest, fields: Mapping[str, str], now_s: float
 ) -> bool:
     if scheme.timestamp is None:
         return True
@@ -204,11 +227,6 @@ def _look_up(name: str, request: SignedRequest, fields: Mapping[str, str]) -> st
 def _signature(scheme: Hmac, key: bytes, signed: bytes) -> bytes:
     digest = hmac.digest(key, signed, scheme.algorithm)
     return digest.hex().encode() if scheme.encoding == "hex" else b64encode(digest)
-
-
-def _canonical(scheme: Hmac, claim: bytes) -> bytes:
-    # Comparing texts spares a decoder that skips junk; case is the only freedom that hex has.
-    return claim.lower() if scheme.encoding == "hex" else claim
 
 
 def _key_of(scheme: Hmac, secret: str) -> bytes:

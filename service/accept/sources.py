@@ -11,9 +11,9 @@ says only what differs (``when`` and ``fields`` key by key, anything else as a w
     environments = { "Production (EU)" = "prod-eu" }     # sender's name -> key; or as it is
     applications = { "web-frontend" = "web" }            # as environments
 
-    verify = { hmac = "X-Signature" }          # signature.Hmac; or { token = "<header>" },
-                                               # { query = "<parameter>" }, the name of a preset,
-                                               # a list of these, or "none"
+    verify = { hmac = "X-Signature" }          # signature.Hmac; or { ed25519 = "<header>" },
+                                               # { token = "<header>" }, { query = "<parameter>" },
+                                               # the name of a preset, a list of these, or "none"
     when = { "body.action" = "completed" }     # each holds a value, a list of values, or "/regex/"
     outcome = { path = "body.state", succeeded = ["success"], failed = ["error"] }
     dedupe = "headers.x_delivery"              # without it: the digest of the body

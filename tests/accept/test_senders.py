@@ -10,7 +10,7 @@ import pytest
 from aiohttp import ClientSession
 
 from service.accept.events import Batch, DeploymentCompleted, Event, read_webhook
-from service.accept.signature import SignedRequest, is_genuine, sign_standard_webhook
+from service.accept.signature import Ed25519, SignedRequest, is_genuine, sign_standard_webhook
 from service.accept.sources import Source, load_sources
 from tests.accept.desk import (
     FINISHED,
@@ -114,7 +114,8 @@ def test_a_sender_is_known_by_what_its_vendor_documents(
 ) -> None:
     """Each of its ways, with the right secret and no other; with no signature not at all."""
     source = sources[preset]
-    assert len(source.schemes) == len(SIGNERS[preset])
+    shared = [scheme for scheme in source.schemes if not isinstance(scheme, Ed25519)]
+    assert len(shared) == len(SIGNERS[preset])
     for sign in SIGNERS[preset]:
         assert knows(source, sign("secret", BODY))
         assert not knows(source, sign("another secret", BODY))

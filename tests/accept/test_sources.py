@@ -6,7 +6,7 @@ import tomllib
 import pytest
 
 from service.accept.expressions import Expression
-from service.accept.signature import STANDARD_WEBHOOKS, Hmac, Token, Unverified
+from service.accept.signature import STANDARD_WEBHOOKS, Ed25519, Hmac, Token, Unverified
 from service.accept.sources import Source, SourceError, load_sources, native_source
 
 CUSTOM = """
@@ -22,6 +22,14 @@ project = "default"
 application = "body.app"
 """.replace(", tolerance = 1", "")
 
+ASYMMETRIC = Ed25519(
+    header="webhook-signature",
+    items=" ",
+    sep=",",
+    field="v1a",
+    signed="{webhook-id}.{webhook-timestamp}.{body}",
+    timestamp="webhook-timestamp",
+)
 VAULT = {"env:NEW": "newer", "env:EMPTY": "", "file:/run/secrets/old": "older\r\n"}
 
 
@@ -101,13 +109,14 @@ def test_a_file_may_bring_presets_of_its_own(presets: str) -> None:
     """A preset is written as a source is."""
     preset = '[preset.ours]\nverify = "standard-webhooks"\noutcome = { path = "body.x" }\n'
     text = preset + source_of('secrets = ["x"]', preset='preset = "ours"')
-    assert load(text, presets)["s"].schemes == (STANDARD_WEBHOOKS,)
+    assert load(text, presets)["s"].schemes == (STANDARD_WEBHOOKS, ASYMMETRIC)
 
 
 def test_verify_may_name_presets_but_not_in_circles(presets: str) -> None:
     """The schemes of any preset can be had by its name."""
     source = load(source_of('verify = "native"\nsecrets = ["x"]'), presets)["s"]
-    assert source.schemes == (STANDARD_WEBHOOKS, Token(header="Authorization", scheme="Bearer"))
+    bearer = Token(header="Authorization", scheme="Bearer")
+    assert source.schemes == (STANDARD_WEBHOOKS, ASYMMETRIC, bearer)
     circle = '[preset.a]\nverify = "b"\n[preset.b]\nverify = "a"\n'
     with pytest.raises(SourceError, match="verify: there is no preset"):
         load(circle + source_of('verify = "a"'), presets)
@@ -117,7 +126,7 @@ def test_the_native_source_takes_a_signature_or_a_token(presets: str) -> None:
     """The secrets are used as they are, whatever they look like."""
     source = native_source(["env:not a reference", "whsec_AAAA"], presets=presets)
     bearer = Token(header="Authorization", scheme="Bearer")
-    assert source.schemes == (STANDARD_WEBHOOKS, bearer)
+    assert source.schemes == (STANDARD_WEBHOOKS, ASYMMETRIC, bearer)
     assert source.secrets == ("env:not a reference", "whsec_AAAA")
     assert (source.name, source.strict) == ("native", True)
     for secrets, problem in (([], "secrets: there are none"), (["whsec_"], "_SECRET is empty")):
