@@ -11,6 +11,7 @@ import pytest
 from aiohttp import ClientSession
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service.accept.decode import Unreadable
 from service.accept.events import Batch, DeploymentCompleted, Event, read_webhook
@@ -44,6 +45,8 @@ ODD_VALUES: list[object] = [
     {},
     {"a": [{}]},
 ]
+# What is in few payloads, and what it is in all others. Metadata is told where it is compared.
+EXTRAS = {"deployment_id": None, "project": "default", "traceparent": None, "metadata": None}
 KINDS = {"succeeded", "failed", "unfinished", "unrelated"}
 every_sample = pytest.mark.parametrize("sample", SAMPLES, ids=str)
 every_ended = pytest.mark.parametrize(
@@ -78,13 +81,120 @@ def test_every_preset_has_payloads_of_every_kind(presets: str) -> None:
 def test_a_payload_is_read_as_a_person_would(sources: dict[str, Source], sample: Sample) -> None:
     """Outcome, names, time and delivery; or ignored; or what is missing."""
     event = read(sources, sample, sample.body)
-    special = {"deployment_id": None, "project": "default"}
-    special |= {key: sample.expected[key] for key in special if key in sample.expected}
-    expected = {key: value for key, value in sample.expected.items() if key not in special}
+    extra = {key: sample.expected[key] for key in EXTRAS.keys() & sample.expected.keys()}
+    expected = {key: value for key, value in sample.expected.items() if key not in EXTRAS}
     assert summarize(event) == expected
     if isinstance(event, DeploymentCompleted):
-        assert {key: getattr(event, key) for key in special} == special
+        metadata = None if event.metadata is None else json.loads(bytes(event.metadata))
+        found = {key: getattr(event, key) for key in EXTRAS} | {"metadata": metadata}
+        assert found == EXTRAS | {"metadata": metadata} | extra
         assert not event.time_unreadable
+
+
+# What a sender's field may hold: the words that end a deployment, and some that do not.
+WORDS: dict[str, tuple[str, str, str, str]] = {
+    "native": ("eventType", "finished", "failed", "started custom"),
+    "github": (
+        "deployment_status.state",
+        "success",
+        "failure error",
+        "pending in_progress queued waiting inactive",
+    ),
+    "github-workflow-run": (
+        "workflow_run.conclusion",
+        "success",
+        "failure cancelled timed_out startup_failure",
+        "neutral skipped stale action_required",
+    ),
+    "gitlab": ("status", "success", "failed canceled", "created running blocked approved rejected"),
+    "argocd": ("status.operationState.phase", "Succeeded", "Failed Error", "Running Terminating"),
+    "argo-rollouts": ("status.phase", "Healthy", "Degraded", "Progressing Paused"),
+    "flux": ("severity", "info", "error", "trace"),
+    "circleci": ("workflow.status", "success", "failed error canceled", "on_hold running"),
+    "buildkite": (
+        "build.state",
+        "passed",
+        "failed canceled",
+        "scheduled running blocked canceling",
+    ),
+    "azure-devops": (
+        "resource.environment.status",
+        "succeeded",
+        "rejected canceled partiallySucceeded",
+        "inProgress queued scheduled notStarted undefined",
+    ),
+    "octopus": (
+        "Payload.Event.Category",
+        "DeploymentSucceeded",
+        "DeploymentFailed",
+        "DeploymentQueued DeploymentStarted GuidedFailureInterruptionRaised",
+    ),
+    "harness": (
+        "eventData.eventType",
+        "PipelineSuccess",
+        "PipelineFailed",
+        "PipelineStart PipelineEnd PipelinePaused StageSuccess StageFailed",
+    ),
+    "spinnaker": (
+        "content.execution.status",
+        "SUCCEEDED",
+        "TERMINAL CANCELED STOPPED",
+        "NOT_STARTED RUNNING PAUSED SKIPPED",
+    ),
+    "vercel": (
+        "type",
+        "deployment.succeeded",
+        "deployment.error deployment.canceled",
+        "deployment.created deployment.ready deployment.promoted",
+    ),
+    "heroku": ("data.status", "succeeded", "failed", "pending"),
+    "render": ("data.status", "succeeded", "failed canceled", "live"),
+    "google-cloud-deploy": (
+        "message.attributes.Action",
+        "Succeed",
+        "Failure Cancelled",
+        "Start Pending",
+    ),
+    "eventbridge-codedeploy": ("detail.state", "SUCCESS", "FAILURE STOP", "START READY"),
+    "jenkins-generic-event": ("data.result", "SUCCESS", "FAILURE ABORTED UNSTABLE", "NOT_BUILT"),
+    "bitbucket": ("commit_status.state", "SUCCESSFUL", "FAILED STOPPED", "INPROGRESS"),
+}
+
+
+@pytest.mark.parametrize("preset", WORDS)
+def test_every_word_of_a_sender_is_an_outcome_or_none(
+    sources: dict[str, Source], preset: str
+) -> None:
+    """What its vendor documents, and nothing that only looks like it."""
+    path, succeeded, failed, neither = WORDS[preset]
+    sample = next(one for one in SAMPLES if str(one) == f"{preset}/succeeded")
+    outcomes = {"succeeded": succeeded, "failed": failed, None: neither}
+    for outcome, words in outcomes.items():
+        for word in words.split():
+            body = replaced(sample.body, tuple(path.split(".")), word)
+            assert summarize(read(sources, sample, body)).get("outcome") == outcome, word
+            body = replaced(sample.body, tuple(path.split(".")), word.swapcase())
+            assert "outcome" not in summarize(read(sources, sample, body)), word
+
+
+@pytest.mark.parametrize(
+    ("kind", "word", "outcome"),
+    [
+        ("pipelinerun.finished", "success", "succeeded"),
+        ("pipelinerun.finished", "failure", "failed"),
+        ("taskrun.finished", "error", "failed"),
+        ("taskrun.finished", "cancel", None),
+        ("testcaserun.finished", "success", None),
+    ],
+)
+def test_a_run_of_cdevents_ends_as_it_says(
+    sources: dict[str, Source], kind: str, word: str, outcome: str | None
+) -> None:
+    """Pipelines and tasks that name an environment; their types carry a version of the schema."""
+    sample = next(one for one in SAMPLES if str(one) == "cdevents/failed")
+    body = replaced(sample.body, ("context", "type"), f"dev.cdevents.{kind}.9.9.9-draft")
+    body = replaced(body, ("subject", "content", "outcome"), word)
+    assert summarize(read(sources, sample, body)).get("outcome") == outcome
 
 
 @every_ended
@@ -134,13 +244,21 @@ def test_a_field_of_another_type_has_an_answer(sources: dict[str, Source], sampl
 def test_a_time_that_is_none_costs_the_time_and_not_the_event(
     sources: dict[str, Source], sample: Sample
 ) -> None:
-    """It is said, so that it can be counted; nowhere but in the field of the time."""
-    said = set()
-    for path in paths_of(sample.body):
-        event = read(sources, sample, replaced(sample.body, path, "soon"))
-        if isinstance(event, DeploymentCompleted) and event.time_unreadable:
-            assert event.event_time is None
-            said.add(path)
+    """It is said, so that it can be counted; nowhere but in the one place of the time."""
+    garbled = [
+        *((sample, replaced(sample.body, path, "soon")) for path in paths_of(sample.body)),
+        *(
+            (replace(sample, headers=sample.headers | {name: "soon"}), sample.body)
+            for name in sample.headers
+        ),
+    ]
+    events = [read(sources, changed, body) for changed, body in garbled]
+    said = [
+        event
+        for event in events
+        if isinstance(event, DeploymentCompleted) and event.time_unreadable
+    ]
+    assert all(event.event_time is None for event in said)
     assert len(said) == (sample.expected["event_time"] is not None)
 
 
