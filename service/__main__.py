@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 
 from msgspec.structs import replace
 
-from service import __version__, commands
+from service import __version__, commands, inspection
 from service.accept.live import LiveSources
 from service.accept.sources import SourceError
 from service.configured import open_sources, read_sources
@@ -22,6 +22,7 @@ from service.operate.arguments import (
     add_demo_arguments,
     add_send_arguments,
     add_simulate_arguments,
+    add_sources_arguments,
     add_tail_arguments,
 )
 from service.operate.complaint import EXPECTED, explain_failure
@@ -117,6 +118,9 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     add_send_arguments(add("send", _send, "sign one event and post it"))
     add_tail_arguments(add("tail", _tail, "follow the output stream"))
+    add_sources_arguments(
+        add("sources", inspection.inspect, "look at the sources of webhooks, and try one")
+    )
     listing = add("settings", _settings, "list every setting, its default and its meaning")
     listing.set_defaults(read=lambda _: Settings())  # also when one of them is wrong
     return parser

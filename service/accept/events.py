@@ -108,15 +108,20 @@ def read_webhook(source: Source, request: SignedRequest) -> Event | Batch:
             )
 
 
-def _read_message(
-    source: Source, request: SignedRequest, message: Message, *, batched: bool
-) -> Event:
-    view = {
+def make_view(request: SignedRequest, message: Message) -> dict[str, object]:
+    """Lay out what the expressions of a source look at."""
+    return {
         "headers": _SnakeCase(request.headers),
         "query": request.query,
         "ce": message.ce,
         "body": message.body,
     }
+
+
+def _read_message(
+    source: Source, request: SignedRequest, message: Message, *, batched: bool
+) -> Event:
+    view = make_view(request, message)
     # What names the whole request names none of the events in its batch.
     alone = view | {"headers": {}, "query": {}} if batched else view
     delivery = _delivery_of(source, alone, message)

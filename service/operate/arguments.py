@@ -54,6 +54,37 @@ def add_tail_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="one JSON object a line")
 
 
+def add_sources_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what `sources` takes; ``what`` says which of the three is wanted."""
+    named = command.add_subparsers(dest="what", metavar="WHAT", required=True)
+    listing = named.add_parser("list", help="name, URL, how it is verified, whose secrets are set")
+    trial = named.add_parser("try", help="say what would become of a webhook; nothing is queued")
+    trial.add_argument("name", help="a source that is configured")
+    trial.add_argument("file", help="the body as it came, or - for standard input")
+    trial.add_argument(
+        "--header", type=_split_at(":"), action="append", default=[], metavar="'NAME: VALUE'"
+    )
+    trial.add_argument(
+        "--query", type=_split_at("="), action="append", default=[], metavar="NAME=VALUE"
+    )
+    recipe = named.add_parser("recipe", help="say what has to be pasted on the sender's side")
+    recipe.add_argument("name", help="a source that is configured, or a preset")
+    for each in (listing, recipe):
+        each.add_argument("--url", type=_url, help="how senders reach the door: https://...")
+
+
+def _split_at(sign: str) -> Callable[[str], tuple[str, str]]:
+    """Read a name and a value with a sign between them."""
+
+    def read(text: str) -> tuple[str, str]:
+        name, found, value = text.partition(sign)
+        if not found or not name.strip():
+            raise argparse.ArgumentTypeError(f"{text!r} has no {sign!r} between name and value")
+        return name.strip(), value.strip()
+
+    return read
+
+
 def _number_from(lowest: T, highest: T | int = _HIGHEST) -> Callable[[str], T]:
     """Read a number of the kind of the lowest one that is taken."""
 

@@ -1,0 +1,128 @@
+"""May a person look at the sources? Without Redis, without LaunchDarkly, without secrets shown."""
+
+import hmac
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.command_line.shell import Shell, all_of
+
+SOURCES = """
+[[source]]
+name = "web"
+preset = "github"
+secrets = ["env:GITHUB_SECRET", "file:{secret}"]
+project = "default"
+"""
+BODY = {
+    "deployment_status": {"state": "success", "environment": "production"},
+    "deployment": {"sha": "7fd1a60"},
+    "repository": {"name": "web"},
+}
+SECRET = "s3cr3t-that-nobody-may-see"
+
+
+@pytest.fixture
+def look(shell: Shell, tmp_path: Path) -> Shell:
+    """Give a shell with a file of sources, and neither Redis nor a token."""
+    (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "sources.toml").write_text(SOURCES.format(secret=tmp_path / "secret"))
+    (tmp_path / "body.json").write_text(json.dumps(BODY))
+    del shell.environ["LAUNCHDARKLY_ACCESS_TOKEN"]
+    del shell.environ["ENRICHER_WEBHOOK_SECRET"]
+    shell.environ |= {
+        "ENRICHER_SOURCES": str(tmp_path / "sources.toml"),
+        "ENRICHER_REDIS_URL": "redis://127.0.0.1:1",
+        "GITHUB_SECRET": SECRET,
+    }
+    return shell
+
+
+async def test_the_list_tells_which_secrets_are_set(look: Shell) -> None:
+    """One that is missing is told, and is a failure; none is shown."""
+    well, ill = await all_of(
+        look.run("sources list --url https://cd.example"),
+        look.run("sources list", GITHUB_SECRET=""),
+    )
+    assert (well.code, well.err, ill.code) == (0, "", 1)
+    assert "POST         https://cd.example/webhooks/web\n" in well.out
+    assert "env:GITHUB_SECRET is set\n" in well.out
+    assert "env:GITHUB_SECRET is empty\n" in ill.out
+    assert "--url says how it is reached" in ill.err
+    assert SECRET not in well.out + ill.out
+
+
+async def test_a_webhook_is_tried_with_its_headers(look: Shell, tmp_path: Path) -> None:
+    """Signed it would be queued, unsigned it would not, and the exit code says which."""
+    body = tmp_path / "body.json"
+    digest = hmac.new(SECRET.encode(), body.read_bytes(), "sha256").hexdigest()
+    words = f"sources try web {body} --header X-GitHub-Event:deployment_status"
+    signed, unsigned, without = await all_of(
+        look.run(f"{words} --header X-Hub-Signature-256:sha256={digest}"),
+        look.run(words),
+        look.run(words, ENRICHER_SOURCES=str(tmp_path / "sources.toml"), GITHUB_SECRET=""),
+    )
+    assert (signed.code, unsigned.code, without.code) == (0, 1, 1)
+    assert "queued as find:default/production/web/7fd1a60 (202)" in signed.out
+    assert "rejected (401); were it genuine: queued as find:" in unsigned.out
+    assert "env:GITHUB_SECRET is empty: what it signs cannot be verified here\n" in without.out
+    assert not list(look.data.glob("*"))
+
+
+async def test_a_query_and_standard_input_may_be_tried(look: Shell, tmp_path: Path) -> None:
+    """For senders that carry the secret in the URL."""
+    with (tmp_path / "sources.toml").open("a") as file:
+        file.write('verify = { query = "token" }\n')
+    words = f"sources try web {tmp_path / 'body.json'} --header x-github-event:deployment_status"
+    known, empty = await all_of(
+        look.run(f"{words} --query token={SECRET}"), look.run("sources try web -")
+    )
+    assert (known.code, empty.code) == (0, 1)
+    assert "verified     yes" in known.out
+    assert "the body is not JSON" in empty.out
+
+
+async def test_a_recipe_is_about_the_source_or_else_the_preset(look: Shell) -> None:
+    """A page with one's own address, also before anything is configured."""
+    own, page, told = await all_of(
+        look.run("sources recipe web --url https://cd.example"),
+        look.run("sources recipe argocd", ENRICHER_SOURCES=""),
+        look.run("sources recipe vercel"),
+    )
+    assert (own.code, page.code, told.code) == (0, 0, 0)
+    assert own.out.startswith("# GitHub: deployment statuses\n")
+    assert "https://cd.example/webhooks/web" in own.out
+    assert "url: http://127.0.0.1:0/webhooks/argocd\n" in page.out
+    assert "verified by HMAC-SHA1 in x-vercel-signature." in told.out
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("sources", "the following arguments are required: WHAT"),
+        ("sources try wob body.json", "there is no source 'wob' (there are: web)"),
+        ("sources try web /nowhere", "/nowhere cannot be read: No such file or directory"),
+        ("sources try web - --header nonsense", "'nonsense' has no ':' between name and value"),
+        ("sources try web - --query =x", "'=x' has no '=' between name and value"),
+        ("sources recipe gitlub", "no source and no preset 'gitlub'; did you mean 'gitlab'?"),
+        ("sources list --url ftp://x", "does not begin with http:// or https://"),
+    ],
+)
+async def test_a_mistake_is_told_in_a_sentence(look: Shell, words: str, complaint: str) -> None:
+    """And ends with 2."""
+    ended = await look.run(words)
+    assert ended.code == 2
+    assert complaint in ended.complaint
+
+
+async def test_a_file_with_a_mistake_ends_every_command_that_needs_it(
+    look: Shell, tmp_path: Path
+) -> None:
+    """With file, line and fix, before anything is opened."""
+    with (tmp_path / "sources.toml").open("a") as file:
+        file.write('projekt = "x"\n')
+    for ended in await all_of(look.run("serve"), look.run("sources list")):
+        assert ended.code == 2
+        where = f'{tmp_path / "sources.toml"}:7: source "web": projekt: there is no such key'
+        assert f"{where}; did you mean 'project'?" in ended.complaint

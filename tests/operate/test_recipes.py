@@ -1,0 +1,184 @@
+"""Do the pages for senders tell the truth? What they say to paste is pasted, and read."""
+
+import json
+import re
+import string
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from service.accept.events import DeploymentCompleted, read_webhook
+from service.accept.signature import SignedRequest, is_genuine
+from service.accept.sources import Source, SourceError, load_sources
+from service.configured import read_presets
+from service.operate.recipes import fill_page, find_pages, make_example, write_page
+
+ROOT = Path(__file__).parents[2]
+SAMPLES = ROOT / "tests" / "samples" / "webhooks"
+PAGES = find_pages()
+PRESETS = tomllib.loads(read_presets())["preset"]
+NOW = "2026-11-24T12:00:00Z"
+SECRET = "the secret"
+# The ten senders that are used most, two of them Argo's.
+MOST_USED = {
+    *("native", "github", "argocd", "argo-rollouts", "gitlab", "cdevents"),
+    *("circleci", "buildkite", "flux", "azure-devops", "octopus"),
+}
+
+every_page = pytest.mark.parametrize("preset", sorted(PAGES))
+
+
+def blocks_of(page: str, language: str) -> list[str]:
+    """Give the fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+def source_of(page: str, name: str) -> Source:
+    """Load the one source of a page."""
+    (block,) = blocks_of(page, "toml")
+    sources = load_sources(block, presets=read_presets(), read_secret=lambda _: SECRET)
+    assert list(sources) == [name]
+    return sources[name]
+
+
+def read_sample(preset: str) -> tuple[dict[str, str], object]:
+    """Give headers and body of a deployment that succeeded, as this sender tells it."""
+    sample = json.loads((SAMPLES / preset / "succeeded.json").read_text(encoding="utf-8"))
+    return {name.lower(): value for name, value in sample["headers"].items()}, sample["body"]
+
+
+def test_the_senders_that_are_used_most_have_a_page() -> None:
+    """A page each, named after its preset."""
+    assert PAGES.keys() >= MOST_USED
+    assert PAGES.keys() <= PRESETS.keys()
+
+
+@every_page
+def test_the_source_of_a_page_reads_what_its_sender_sends(preset: str) -> None:
+    """With what the page says of environments, no field is missing."""
+    source = source_of(PAGES[preset], preset)
+    headers, body = read_sample(preset)
+    event = read_webhook(source, SignedRequest(headers, {}, json.dumps(body).encode()))
+    assert isinstance(event, DeploymentCompleted), event
+    assert (event.outcome, source.preset) == ("succeeded", preset)
+
+
+@every_page
+def test_a_page_names_the_url_and_the_secret_of_its_source(preset: str) -> None:
+    """The two things that stand on both sides."""
+    page = PAGES[preset]
+    assert f"https://hooks.example.com/webhooks/{preset}" in page
+    (place,) = source_of(page, preset).secret_places
+    assert page.count(place.removeprefix("env:")) >= 2
+
+
+def render_go(template: str, variables: dict[str, object]) -> str:
+    """Stand in for Go's templates, as far as our pages use them: ``{{toJson .name}}``."""
+    rendered = re.sub(
+        r"\{\{\s*toJson \.(\w+)\s*\}\}", lambda found: json.dumps(variables[found[1]]), template
+    )
+    assert "{{" not in rendered
+    return rendered
+
+
+@pytest.mark.parametrize(("preset", "variable"), [("argocd", "app"), ("argo-rollouts", "rollout")])
+def test_the_template_for_argo_renders_to_a_body_that_is_accepted(
+    preset: str, variable: str
+) -> None:
+    """The body is the whole object, the header is the secret."""
+    page = PAGES[preset]
+    (template,) = re.findall(r"^ +body: '(.*)'$", page, re.MULTILINE)
+    (prefix,) = re.findall(
+        r"name: Authorization\n +value: (.*) \$enricher-token$", page, re.MULTILINE
+    )
+    _, thing = read_sample(preset)
+    body = render_go(template, {variable: thing}).encode()
+    assert_accepted(source_of(page, preset), {"authorization": f"{prefix} {SECRET}"}, body)
+
+
+@pytest.mark.parametrize("preset", ["native", "cdevents"])
+def test_the_curl_step_sends_a_body_that_is_accepted(preset: str) -> None:
+    """The shell fills the variables in, as it would; the headers are those of the page."""
+    page = PAGES[preset]
+    step = next(block for block in blocks_of(page, "bash") if "<<BODY" in block)
+    variables = {
+        "ENVIRONMENT": "production",
+        "APPLICATION": "web",
+        "VERSION": "5d1c6b0",
+        "PIPELINE_RUN_ID": "run-7",
+        "NOW": NOW,
+        f"{'ENRICHER' if preset == 'native' else 'CDEVENTS'}_WEBHOOK_SECRET": SECRET,
+    }
+    command, _, document = string.Template(step).substitute(variables).partition("<<BODY\n")
+    headers = dict(re.findall(r'-H "([^:"]+): ([^"]+)"', command))
+    body = document.partition("\nBODY\n")[0].encode()
+    event = assert_accepted(
+        source_of(page, preset), {name.lower(): value for name, value in headers.items()}, body
+    )
+    assert (event.environment, event.application, event.version) == ("production", "web", "5d1c6b0")
+    assert "run-7" in event.delivery
+
+
+def assert_accepted(source: Source, headers: dict[str, str], body: bytes) -> DeploymentCompleted:
+    """Judge a request as the door does; it must be a deployment that succeeded."""
+    request = SignedRequest(headers, {}, body)
+    assert is_genuine(source.schemes, secrets=source.secrets, request=request, now_s=0)
+    event = read_webhook(source, request)
+    assert isinstance(event, DeploymentCompleted), event
+    assert event.outcome == "succeeded"
+    return event
+
+
+def test_the_label_and_the_annotation_of_a_page_are_what_its_preset_reads() -> None:
+    """Flux, Buildkite and Argo are told the environment under a name that the page says."""
+    assert "meta-data set environment production" in PAGES["buildkite"]
+    assert "body.build.meta_data.environment" in PRESETS["buildkite"]["fields"]["environment"]
+    assert "eventMetadata:\n    env: production" in PAGES["flux"]
+    assert "body.metadata.env " in PRESETS["flux"]["fields"]["environment"]
+    for preset in ("argocd", "argo-rollouts"):
+        assert "labels:\n    environment: production" in PAGES[preset]
+        assert "metadata.labels.environment" in PRESETS[preset]["fields"]["environment"]
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """A page may send its reader to another."""
+    for page in PAGES.values():
+        assert set(re.findall(r"\]\(([\w-]+)\.md\)", page)) <= PAGES.keys()
+
+
+def test_the_pages_are_packed_where_an_installed_program_looks() -> None:
+    """The wheel, the source distribution and the image carry the one folder that there is."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    targets = project["tool"]["hatch"]["build"]["targets"]
+    assert targets["wheel"]["force-include"] == {"deploy/senders": "service/operate/senders"}
+    assert "/deploy/senders" in targets["sdist"]["include"]
+    assert "!deploy/senders" in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+
+
+@every_page
+def test_a_filled_page_is_about_ones_own_source(preset: str) -> None:
+    """Its name and address stand wherever those of the example stood, and it still loads."""
+    filled = fill_page(
+        PAGES[preset], preset=preset, source_name="ours", base_url="https://cd.acme.example/"
+    )
+    assert "hooks.example.com" not in filled
+    assert "https://cd.acme.example/webhooks/ours" in filled
+    assert source_of(filled, "ours").preset == preset
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - PAGES.keys() - {"standard-webhooks"}))
+def test_a_preset_without_a_page_tells_what_it_knows_itself(preset: str) -> None:
+    """Address, proof, and a source that has every field."""
+    source = make_example(preset, presets=read_presets())
+    page = write_page(source)
+    assert f"https://hooks.example.com/webhooks/{preset}" in page
+    fields = source_of(page, preset).fields
+    if preset != "launchdarkly":  # tells of no deployments at all
+        assert fields.environment and fields.application and fields.version  # noqa: PT018 - all three
+
+
+def test_a_source_is_asked_for_by_a_name_that_there_is() -> None:
+    """What was meant is said."""
+    with pytest.raises(SourceError, match="no preset 'gitlub'; did you mean 'gitlab'"):
+        make_example("gitlub", presets=read_presets())
