@@ -185,6 +185,7 @@ def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream)
     )
     hands = Collaborators(
         backlog=house.backlog,
+        expect=enricher.expect,
         enrich=enricher.enrich,
         judge_accident=enricher.judge_accident,
         append_and_settle=output.append_and_settle,

@@ -1,8 +1,8 @@
 """Where do the stages meet? Claim, enrich, publish, settle: here and nowhere else."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar, assert_never
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeGuard, TypeVar, assert_never
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -28,6 +28,7 @@ class Collaborators(Struct, frozen=True, kw_only=True):
     """All that a worker is handed: the stages as verbs, a clock (monotonic s), the log."""
 
     backlog: Backlog
+    expect: Callable[[Sequence[Lease]], None]
     enrich: Callable[[Lease], Awaitable[Verdict]]
     judge_accident: Callable[[Lease, Exception], Later | Never]
     append_and_settle: Callable[[Entry, Lease], Awaitable[Settled]]
@@ -39,17 +40,19 @@ class Collaborators(Struct, frozen=True, kw_only=True):
 class Manner(Struct, frozen=True, kw_only=True):
     """How a worker works: tickets at once, seconds of a lease, seconds of grace at the end.
 
-    A ticket whose lease ran out ``crashes`` times is taken for what kills its workers.
+    ``company`` is how many more it has in hand that share a call with one of these. A ticket whose
+    lease ran out ``crashes`` times is taken for what kills its workers.
     """
 
     concurrency: int
     lease_s: float
     grace_s: float
+    company: int = 1000
     crashes: int = 5
 
 
 class Worker:
-    """Works on up to ``concurrency`` tickets at once until it is told to stop."""
+    """Works on up to ``concurrency`` tickets at once, and their company, until told to stop."""
 
     def __init__(self, hands: Collaborators, manner: Manner) -> None:
         self._do = hands
@@ -76,14 +79,15 @@ class Worker:
 
     async def _claim_or_rest(self) -> None:
         """Claim what fits in hand; else wait for a free hand, or for something to do."""
-        free = self._manner.concurrency - len(self._holding)
+        free = self._manner.concurrency - self._holding.count_leads()
         if free <= 0:
             await self._until_stopped(self._holding.wait_for_free_hand())
             return
         try:
             # A claim cut short would leave its tickets leased to nobody: it may take its time.
             claimed = await self._until_stopped(
-                self._do.backlog.claim(free), longer_s=_LAST_CLAIM_S
+                self._do.backlog.claim(free, company=self._count_company()),
+                longer_s=_LAST_CLAIM_S,
             )
         except Exception:  # whatever it is, a worker that ends in silence is worse
             self._do.log.exception("claiming_failed")
@@ -91,13 +95,26 @@ class Worker:
             return
         if claimed is None:
             return
-        for lease in claimed.leases:
-            hand = self._holding.take(lease)
-            hand.task = asyncio.create_task(self._handle(hand), name=lease.job)
-        is_idle = len(claimed.leases) < free and claimed.sleep_s != 0
+        self._begin(claimed.leases)
+        is_idle = self._holding.count_leads() < self._manner.concurrency and claimed.sleep_s != 0
         if is_idle and not self._stopping.is_set():
             nap_s = _LONG_S if claimed.sleep_s is None else claimed.sleep_s
             await self._until_stopped(self._do.listen(nap_s))
+
+    def _count_company(self) -> int:
+        """Say how many more may come along with those that have a call."""
+        present = len(self._holding) - self._holding.count_leads()
+        return max(0, self._manner.company - present)
+
+    def _begin(self, leases: Sequence[Lease | Unreadable]) -> None:
+        """Take what was claimed in hand, and say first who came with whom."""
+        self._do.expect([lease for lease in leases if self._is_to_be_tried(lease)])
+        for lease in leases:
+            hand = self._holding.take(lease)
+            hand.task = asyncio.create_task(self._handle(hand), name=lease.job)
+
+    def _is_to_be_tried(self, lease: Lease | Unreadable) -> TypeGuard[Lease]:
+        return isinstance(lease, Lease) and lease.crashes < self._manner.crashes
 
     async def _until_stopped(self, doing: Awaitable[T], *, longer_s: float = 0.0) -> T | None:
         """Wait for something, but once stopped only ``longer_s`` more; None when it was cut."""
@@ -142,7 +159,7 @@ class Worker:
         self._do.log.info(event, **(_describe(lease) | facts), took_ms=took_ms)
 
     async def _try(self, lease: Lease, begun: float) -> "_Written | Later | Never":
-        if lease.crashes >= self._manner.crashes:
+        if not self._is_to_be_tried(lease):
             return Never(reason="poison", detail=f"{lease.crashes} workers ended holding it")
         try:
             verdict = await self._do.enrich(lease)

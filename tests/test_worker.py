@@ -69,6 +69,7 @@ class Bench:
         """Give all that a worker is handed."""
         return Collaborators(
             backlog=self.backlog,
+            expect=lambda _: None,
             enrich=enrich,
             judge_accident=lambda _, error: Never(reason="internal_error", detail=repr(error)),
             append_and_settle=self._stream.append_and_settle,
@@ -222,10 +223,10 @@ async def test_a_claim_that_fails_is_said_and_tried_again(
     claim = bench.backlog.claim
     failures = iter([ResponseError("NOPERM this user has no permissions")])
 
-    async def claim_at_second_try(limit: int) -> Claimed:
+    async def claim_at_second_try(limit: int, *, company: int) -> Claimed:
         for failure in failures:
             raise failure
-        return await claim(limit)
+        return await claim(limit, company=company)
 
     monkeypatch.setattr(bench.backlog, "claim", claim_at_second_try)
     await bench.backlog.add(complete(1))

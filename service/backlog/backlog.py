@@ -117,8 +117,11 @@ class Backlog:
         )
         return kept == 1
 
-    async def claim(self, limit: int) -> Claimed:
-        """Lease up to ``limit`` tickets that are due, each with the one call it begins with."""
+    async def claim(self, limit: int, *, company: int = 0) -> Claimed:
+        """Lease up to ``limit`` tickets that are due, each with the one call it begins with.
+
+        Up to ``company`` more come along that one of those calls can serve too: see claim.lua.
+        """
         keys = self._keys
         reply = await self._group.submit(
             self._claim,
@@ -131,13 +134,13 @@ class Backlog:
                 keys.bell,
                 keys.claim(self._new_token()),
             ),
-            args=(limit, self._terms.lease_ms, self._terms.call_ms, self._terms.share),
+            args=(limit, self._terms.lease_ms, self._terms.call_ms, self._terms.share, company),
         )
         now, sleep_ms, *rest = cast("list[int]", reply)
         parts = cast("list[bytes]", rest)
         leases = [
-            read_lease(job, fence=fence, stored=stored, now=now)
-            for job, fence, stored in zip(parts[::3], parts[1::3], parts[2::3], strict=True)
+            read_lease(job, fence=fence, stored=stored, lead=lead, now=now)
+            for job, fence, stored, lead in zip(*(parts[n::4] for n in range(4)), strict=True)
         ]
         return Claimed(leases=leases, sleep_s=None if sleep_ms < 0 else sleep_ms / 1000)
 

@@ -24,10 +24,11 @@ class Log(Protocol):
 class Hand:
     """One lease in hand. Its fence changes when it is renewed, until it is being settled."""
 
-    __slots__ = ("lease", "settling", "task")
+    __slots__ = ("has_call", "lease", "settling", "task")
 
     def __init__(self, lease: Lease | Unreadable) -> None:
         self.lease = lease
+        self.has_call = not isinstance(lease, Lease) or lease.lead is None
         self.settling = False
         self.task: asyncio.Task[None] | None = None
 
@@ -46,6 +47,7 @@ class Holding:
         self._clock = clock
         self._log = log
         self._hands: set[Hand] = set()
+        self._leads = 0
         self._freed = asyncio.Event()
         self._settled_fences = asyncio.Event()
         self._settled_fences.set()
@@ -53,16 +55,23 @@ class Holding:
     def __len__(self) -> int:
         return len(self._hands)
 
+    def count_leads(self) -> int:
+        """Count those that came with a call of their own; the others share one of these calls."""
+        return self._leads
+
     def take(self, lease: Lease | Unreadable) -> Hand:
         """Take a lease in hand."""
         hand = Hand(lease)
         self._hands.add(hand)
+        self._leads += hand.has_call
         return hand
 
     def let_go(self, hand: Hand) -> None:
         """Have a hand free again."""
         self._hands.discard(hand)
-        self._freed.set()
+        if hand.has_call:
+            self._leads -= 1
+            self._freed.set()
 
     async def wait_for_free_hand(self) -> None:
         """Wait until something was let go."""

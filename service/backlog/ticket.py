@@ -37,7 +37,8 @@ class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
 class Lease(Struct, frozen=True, kw_only=True):
     """A ticket in hand. ``fence`` is its score in the backlog: whoever holds it may settle.
 
-    ``queued_at`` and ``now`` are Redis ms; ``crashes`` counts leases that ran out.
+    ``queued_at`` and ``now`` are Redis ms; ``crashes`` counts leases that ran out. ``lead`` is the
+    job whose call this ticket shares; None: it came with a call of its own.
     """
 
     job: str
@@ -47,6 +48,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     queued_at: int
     now: int
     ticket: Ticket
+    lead: str | None = None
 
     @property
     def age_s(self) -> float:
@@ -93,7 +95,9 @@ def encode_ticket(ticket: Ticket) -> bytes:
     return msgspec.msgpack.encode(ticket)
 
 
-def read_lease(job: bytes, *, fence: bytes, stored: bytes, now: int) -> Lease | Unreadable:
+def read_lease(
+    job: bytes, *, fence: bytes, stored: bytes, lead: bytes = b"", now: int
+) -> Lease | Unreadable:
     """Read what claiming handed out."""
     name, score = job.decode("utf-8", "replace"), float(fence)
     try:
@@ -111,4 +115,5 @@ def read_lease(job: bytes, *, fence: bytes, stored: bytes, now: int) -> Lease | 
         queued_at=queued_ms,
         now=now,
         ticket=ticket,
+        lead=lead.decode("utf-8", "replace") or None,
     )

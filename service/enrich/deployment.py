@@ -82,17 +82,31 @@ class PullRequests(Struct, frozen=True, rename="camel"):
     links: dict[str, Link | None] | None = msgspec.field(name="_links", default=None)
 
 
-class Deployment(Struct, frozen=True, rename="camel"):
-    """One deployment; times are epoch ms. It does not name its project."""
+class Outline(Struct, frozen=True, rename="camel"):
+    """What tells one deployment from another; times are epoch ms. It does not name its project."""
 
     id: str
     application_key: str | None = None
     application_version: str | None = None
     environment_key: str | None = None
     status: str | None = None
-    kind: str | None = None
     started_at: Int64 | None = None
     ended_at: Int64 | None = None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Tell whether LaunchDarkly has not heard yet that it ended.
+
+        ``status`` is an open string; by mirror of the event types, ``started`` is the one known
+        value of a deployment in progress.
+        """
+        return self.status == "started" and self.ended_at is None
+
+
+class Deployment(Outline, frozen=True, rename="camel"):
+    """One deployment, with what was asked to be expanded."""
+
+    kind: str | None = None
     duration_ms: Int64 | None = None
     active: bool | None = None
     archived: bool | None = None
@@ -105,22 +119,9 @@ class Deployment(Struct, frozen=True, rename="camel"):
     pull_requests: PullRequests | None = None
     flag_references: FlagReferences | None = None
 
-    @property
-    def is_unfinished(self) -> bool:
-        """Tell whether LaunchDarkly has not heard yet that it ended.
 
-        ``status`` is an open string; by mirror of the event types, ``started`` is the one known
-        value of a deployment in progress.
-        """
-        return self.status == "started" and self.ended_at is None
-
-
-class DeploymentPage(Struct, frozen=True, rename="camel"):
-    """One page of the list of deployments."""
-
-    total_count: Int64 | None = None
-    items: list[Deployment | None] | None = None
-    links: dict[str, Link | None] | None = msgspec.field(name="_links", default=None)
+DeploymentPage = NestedDeployments
+"""One page of the list of deployments: the same shape, and its items stay raw too."""
 
 
 class Drift(Struct, frozen=True):
@@ -138,6 +139,14 @@ class Garbage(Struct, frozen=True):
 def read_deployment(body: bytes) -> Deployment | Drift | Garbage:
     """Read one deployment; a digit string is taken for its number."""
     return _read(body, Deployment)
+
+
+def read_outline(item: msgspec.Raw) -> Outline | Drift | None:
+    """Read which deployment an item of a page is; None where the page has a null."""
+    try:
+        return msgspec.json.decode(item, type=Outline | None, strict=False)
+    except msgspec.MsgspecError as error:
+        return Drift(reason=str(error))
 
 
 def read_deployment_page(body: bytes) -> DeploymentPage | Drift | Garbage:

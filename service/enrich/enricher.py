@@ -1,44 +1,31 @@
 """Ticket in, Verdict out: which deployment, its answer, and every page of it."""
 
 import asyncio
-from collections.abc import Callable
-from urllib.parse import quote, urlencode
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import assert_never
+from urllib.parse import quote
 
 from msgspec import Struct
 
 from service.backlog.ticket import Lease
 from service.enrich.budget import Budget
-from service.enrich.deployment import (
-    Deployment,
-    DeploymentPage,
-    Drift,
-    Garbage,
-    read_deployment,
-    read_deployment_page,
-)
+from service.enrich.calls import Calls, Judge, Upstream
+from service.enrich.deployment import Deployment, Drift, Garbage, read_deployment
+from service.enrich.errand import Bounds, Errand, Misread, Refused
 from service.enrich.launchdarkly import LaunchDarkly
+from service.enrich.listing import EXPAND, Portion
 from service.enrich.merge import Collection, Whole
-from service.enrich.pages import (
-    PAGE_SIZE,
-    ROOT,
-    Page,
-    Unsafe,
-    fill_nested,
-    find_next,
-    is_whole,
-    read_href,
-)
-from service.enrich.resolve import Sought, choose_deployment
+from service.enrich.pages import ROOT, Page, Unsafe, fill_nested, find_next, is_short, is_whole
+from service.enrich.search import Listed, Missing
 from service.enrich.verdict import (
-    Answer,
     Found,
     History,
     Later,
     Never,
     Patience,
-    Silence,
     Verdict,
-    classify,
     judge_absence,
     judge_accident,
     judge_answer,
@@ -48,21 +35,22 @@ from service.enrich.verdict import (
 )
 
 _DAY_MS = 86_400_000
-_EXPAND = "pullRequests,flagReferences"
-_REPEATS = 5
-
-Judge = Callable[[Answer | Silence, History, Patience], bytes | Later | Never]
+_AT_ONCE = 32
 
 
-class Caps(Struct, frozen=True):
-    """What one deployment may cost: pages followed, and how far back it is sought (ms)."""
+class Caps(Struct, frozen=True, kw_only=True):
+    """What one deployment may cost: calls, and how far back it is sought (ms).
+
+    ``kept_bytes`` of a list stay in memory until all who seek in it have their answer.
+    """
 
     pages: int = 200
     window_ms: int = _DAY_MS
+    kept_bytes: int = 1 << 26
 
 
 class Enricher:
-    """Asks LaunchDarkly for what a ticket wants. ``chance`` gives numbers in [0, 1)."""
+    """Asks LaunchDarkly for what tickets want. ``chance`` gives numbers in [0, 1)."""
 
     def __init__(
         self,
@@ -73,89 +61,115 @@ class Enricher:
         caps: Caps,
         chance: Callable[[], float],
     ) -> None:
-        self._launchdarkly = launchdarkly
-        self._budget = budget
+        self._upstream = Upstream(launchdarkly, budget, asyncio.Semaphore(_AT_ONCE))
         self._patience = patience
         self._caps = caps
         self._chance = chance
+        self._portion = Portion(cap=launchdarkly.max_bytes)
+        self._bounds = Bounds(
+            calls=caps.pages,
+            window_ms=caps.window_ms,
+            most_kept=caps.kept_bytes,
+            origin=launchdarkly.origin,
+        )
+        self._errands: dict[str, Errand] = {}
+
+    def expect(self, leases: Iterable[Lease]) -> None:
+        """Hear which tickets were claimed together: those that share a call share its list."""
+        parties: dict[str, list[Lease]] = defaultdict(list)
+        for lease in leases:
+            parties[lease.lead or lease.job].append(lease)
+        for party in parties.values():
+            if len(party) > 1:
+                errand = self._plan(party)
+                self._errands.update((lease.job, errand) for lease in party)
 
     async def enrich(self, lease: Lease) -> Verdict:
         """Find the deployment of a ticket, whole. Its first call came with the lease."""
-        attempt = _Attempt(lease, chance=self._chance())
+        errand = self._errands.pop(lease.job, None)
         wanted = lease.ticket.deployment_id
-        if wanted is None:
-            resolved = await self._resolve(attempt)
-            if not isinstance(resolved, str):
-                return resolved
-            wanted = resolved
-        path = f"{ROOT}deployments/{quote(wanted, safe='')}?expand={_EXPAND}"
-        body = await self._ask(attempt, Page(route="get", path=path))
-        if not isinstance(body, bytes):
-            return body
-        return await self._complete(attempt, body, wanted)
+        if errand is None and wanted is not None:
+            return await self._fetch(self._begin(lease, prepaid=lease.job), wanted)
+        errand = errand or self._plan([lease])
+        return await self._enrich_listed(lease, errand)
 
     def judge_accident(self, lease: Lease, error: Exception) -> Later | Never:
         """Say what becomes of a ticket on which our own code failed."""
-        history = _Attempt(lease, chance=self._chance()).history
+        history = self._begin(lease).history
         return judge_accident(f"{type(error).__name__}: {error}", history, self._patience)
 
-    async def _complete(self, attempt: "_Attempt", body: bytes, wanted: str) -> Verdict:
+    def _plan(self, party: Sequence[Lease]) -> Errand:
+        lead = next((lease for lease in party if lease.lead is None), party[0])
+        history = self._begin(lead).history
+        return Errand(
+            party,
+            Calls(self._upstream, f"list for {lead.job}", prepaid=lead.job),
+            judge=partial(judge_answer, history=history, patience=self._patience),
+            portion=self._portion,
+            bounds=self._bounds,
+        )
+
+    def _begin(self, lease: Lease, *, prepaid: str | None = None) -> "_Attempt":
+        return _Attempt(
+            lease, Calls(self._upstream, lease.job, prepaid=prepaid), chance=self._chance()
+        )
+
+    async def _enrich_listed(self, lease: Lease, errand: Errand) -> Verdict:
+        """Take from a list what it has; ask for the deployment itself where that is not all."""
+        outcome = await errand.seek(lease.job)
+        attempt = self._begin(lease)
+        attempt.shared = errand.calls if lease.lead is None else None
+        if isinstance(outcome, Listed):
+            deployment = None if outcome.body is None else read_deployment(bytes(outcome.body))
+            if isinstance(deployment, Deployment) and not is_short(deployment):
+                return await self._complete(attempt, deployment, bytes(outcome.body or b""))
+            return await self._fetch(attempt, outcome.id)
+        verdict = self._judge_unlisted(attempt, outcome)
+        wanted = lease.ticket.deployment_id
+        if wanted is not None and (isinstance(verdict, Never) or isinstance(outcome, Missing)):
+            return await self._fetch(attempt, wanted)  # who knows the id needs no list
+        return verdict
+
+    def _judge_unlisted(
+        self, attempt: "_Attempt", outcome: Missing | Refused | Misread
+    ) -> Later | Never:
+        history, patience = attempt.history, self._patience
+        match outcome:
+            case Refused(answer):
+                verdict = judge_answer(answer, history, patience)
+                assert not isinstance(verdict, bytes)  # noqa: S101 - a good answer is no refusal
+                return verdict
+            case Misread(problem, body):
+                return judge_shape(problem, body, history, patience)
+            case Missing(unreadable):
+                verdict = judge_absence(history, patience)
+                if isinstance(verdict, Never) and unreadable is not None:
+                    return judge_shape(*unreadable, history, patience)
+                return verdict
+            case never:
+                assert_never(never)
+
+    async def _fetch(self, attempt: "_Attempt", wanted: str) -> Verdict:
+        """Ask for one deployment by its id."""
+        path = f"{ROOT}deployments/{quote(wanted, safe='')}?expand={EXPAND}"
+        judge = partial(judge_answer, history=attempt.history, patience=self._patience)
+        body = await attempt.calls.ask(Page(route="get", path=path), judge)
+        if not isinstance(body, bytes):
+            return body
         deployment = read_deployment(body)
         if isinstance(deployment, Deployment) and deployment.id.lower() != wanted.lower():
             deployment = Garbage(reason="the answer is another deployment")
         if not isinstance(deployment, Deployment):
             return judge_shape(deployment, body, attempt.history, self._patience)
+        return await self._complete(attempt, deployment, body)
+
+    async def _complete(self, attempt: "_Attempt", deployment: Deployment, body: bytes) -> Verdict:
         later = judge_progress(deployment, attempt.history, self._patience)
         if later is not None:
             return later
         if is_whole(deployment):
-            return Found(deployment=deployment, body=body, calls=attempt.calls)
+            return Found(deployment=deployment, body=body, calls=attempt.count)
         return await self._follow(attempt, body)
-
-    async def _resolve(self, attempt: "_Attempt") -> str | Later | Never:
-        """Find the id of (project, environment, application, version); costs a call a page."""
-        ticket = attempt.lease.ticket
-        sought = Sought(
-            environment=ticket.environment or "",
-            application=ticket.application or "",
-            version=ticket.version or "",
-            time_ms=ticket.event_time or attempt.lease.queued_at,
-        )
-        query = {
-            "projectKey": ticket.project or "",
-            "environmentKey": sought.environment,
-            "applicationKey": sought.application,
-            "from": str(max(1, sought.time_ms - self._caps.window_ms)),
-            "limit": PAGE_SIZE,
-        }
-        page: Page | None = Page(route="list", path=f"{ROOT}deployments?{urlencode(query)}")
-        listed: list[Deployment | None] = []
-        visited: set[str] = set()
-        while page is not None and page.path not in visited and len(visited) < self._caps.pages:
-            visited.add(page.path)
-            body = await self._ask(attempt, page)
-            if not isinstance(body, bytes):
-                return body
-            found = read_deployment_page(body)
-            if not isinstance(found, DeploymentPage):
-                return judge_shape(found, body, attempt.history, self._patience)
-            listed.extend(found.items or ())
-            page = self._find_next_list(found, query, len(listed))
-        chosen = choose_deployment(listed, sought)
-        return judge_absence(attempt.history, self._patience) if chosen is None else chosen.id
-
-    def _find_next_list(
-        self, found: DeploymentPage, query: dict[str, str], count: int
-    ) -> Page | None:
-        href = read_href(found.links)
-        if (
-            not href
-            or not found.items
-            or (found.total_count is not None and count >= found.total_count)
-        ):
-            return None
-        page = find_next(href, origin=self._launchdarkly.origin, fill={"list": query})
-        return page if isinstance(page, Page) else None
 
     async def _follow(self, attempt: "_Attempt", body: bytes) -> Verdict:
         """Fetch what the first answer left out; a page that cannot be had leaves it incomplete."""
@@ -171,22 +185,24 @@ class Enricher:
         if isinstance(deployment, Drift | Garbage):
             return judge_shape(deployment, merged, attempt.history, self._patience)
         return Found(
-            deployment=deployment, body=merged, stopped=whole.why_stopped(), calls=attempt.calls
+            deployment=deployment, body=merged, stopped=whole.why_stopped(), calls=attempt.count
         )
 
     async def _gather(self, attempt: "_Attempt", collection: Collection) -> Later | None:
         """Follow one collection to its end, or until something says not to."""
         ticket = attempt.lease.ticket
         fill = fill_nested(project=ticket.project, environment=ticket.environment)
+        origin = self._bounds.origin
+        judge: Judge = partial(judge_page, history=attempt.history, patience=self._patience)
         while (href := collection.next_href()) is not None:
-            if attempt.calls >= self._caps.pages:
+            if attempt.calls.count >= self._caps.pages:
                 collection.stopped = "page cap reached"
                 return None
-            page = find_next(href, origin=self._launchdarkly.origin, fill=fill)
+            page = find_next(href, origin=origin, fill=fill)
             if isinstance(page, Unsafe):
                 collection.stopped = page.reason
                 return None
-            match await self._ask(attempt, page, judge=judge_page):
+            match await attempt.calls.ask(page, judge):
                 case Later() as later:
                     return later
                 case Never() as refusal:
@@ -195,39 +211,19 @@ class Enricher:
                     collection.add_page(body)
         return None
 
-    async def _ask(
-        self, attempt: "_Attempt", page: Page, *, judge: Judge = judge_answer
-    ) -> bytes | Later | Never:
-        """Make one call within the budget and judge its answer.
-
-        What was fetched before is not thrown away for a rate limit: the call is made again.
-        """
-        repeats = _REPEATS
-        while True:
-            if attempt.calls:
-                await self._budget.take(attempt.lease.job, page.route)
-            answer = await self._launchdarkly.get(page.path, route=page.route)
-            attempt.calls += 1
-            told = self._tell(attempt.lease.job, answer)
-            verdict = judge(answer, attempt.history, self._patience)
-            if isinstance(verdict, bytes):
-                return verdict
-            await told  # the budget must be closed before anybody can claim again
-            if attempt.calls == 1 or isinstance(verdict, Never) or not verdict.repeatable:
-                return verdict
-            repeats -= 1
-            if not repeats:
-                return verdict
-
-    def _tell(self, job: str, answer: Answer | Silence) -> asyncio.Future[object]:
-        hints = answer.hints if isinstance(answer, Answer) else Answer(status=0, body=b"").hints
-        return self._budget.learn(job, classify(answer), hints)
-
 
 class _Attempt:
-    """One try at one ticket: its history, and the calls it has made."""
+    """One try at one ticket: its history, the calls made for it, and those made for others too."""
 
-    def __init__(self, lease: Lease, *, chance: float) -> None:
+    __slots__ = ("calls", "history", "lease", "shared")
+
+    def __init__(self, lease: Lease, calls: Calls, *, chance: float) -> None:
         self.lease = lease
-        self.calls = 0
+        self.calls = calls
+        self.shared: Calls | None = None
         self.history = History(attempts=lease.ticket.attempts, age_s=lease.age_s, chance=chance)
+
+    @property
+    def count(self) -> int:
+        """How many calls the ticket has cost; a shared list counts for whose call it was."""
+        return self.calls.count + (0 if self.shared is None else self.shared.count)

@@ -28,7 +28,7 @@ class LaunchDarkly:
     ) -> None:
         self.origin = origin.rstrip("/")
         self._session = session
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._clock = clock
 
     async def get(self, path: str, *, route: str) -> Answer | Silence:
@@ -52,12 +52,12 @@ class LaunchDarkly:
 
     async def _read_capped(self, response: aiohttp.ClientResponse) -> bytes | None:
         """Read the decoded body, at most the cap: a size told in advance may be a lie."""
-        if (response.content_length or 0) > self._max_bytes:
+        if (response.content_length or 0) > self.max_bytes:
             return None
         chunks, size = [], 0
         async for chunk in response.content.iter_chunked(_CHUNK):
             size += len(chunk)
-            if size > self._max_bytes:
+            if size > self.max_bytes:
                 response.close()
                 return None
             chunks.append(chunk)

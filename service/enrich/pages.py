@@ -11,7 +11,13 @@ from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 from msgspec import Struct
 
-from service.enrich.deployment import Deployment, Link, NestedDeployments, PullRequests
+from service.enrich.deployment import (
+    Deployment,
+    FlagReferences,
+    Link,
+    NestedDeployments,
+    PullRequests,
+)
 
 ROOT = "/api/v2/engineering-insights/"
 PAGE_SIZE = "100"  # the documented maximum
@@ -85,6 +91,26 @@ def is_whole(deployment: Deployment) -> bool:
         return False
     items = () if pulls is None else pulls.items or ()
     return not any(item is not None and has_more(item.deployments) for item in items)
+
+
+def is_short(deployment: Deployment) -> bool:
+    """Tell whether a list left out what asking for the one deployment may give.
+
+    Every collection was asked for: one that is absent, or holds less than it counts and has no
+    page more, is not all.
+    """
+    pulls, flags = deployment.pull_requests, deployment.flag_references
+    if flags is None or (pulls is None and deployment.number_of_pull_requests != 0):
+        return True
+    items = [item for item in (() if pulls is None else pulls.items or ()) if item is not None]
+    nested = [part for item in items for part in (item.deployments, item.flag_references)]
+    return any(_ends_early(part) for part in (pulls, flags, *nested) if part is not None)
+
+
+def _ends_early(collection: PullRequests | NestedDeployments | FlagReferences) -> bool:
+    total = collection.total_count
+    goes_on = not isinstance(collection, FlagReferences) and has_more(collection)
+    return total is not None and len(collection.items or ()) < total and not goes_on
 
 
 def read_href(links: Mapping[str, Link | None] | None) -> str | None:

@@ -9,7 +9,7 @@ from string import hexdigits
 
 from msgspec import Struct
 
-from service.enrich.deployment import Deployment
+from service.enrich.deployment import Outline
 
 _SHORTEST_SHA = 7
 _LONGEST_SHA = 64
@@ -24,7 +24,7 @@ class Sought(Struct, frozen=True):
     time_ms: int
 
 
-def choose_deployment(listed: Iterable[Deployment | None], sought: Sought) -> Deployment | None:
+def choose_deployment(listed: Iterable[Outline | None], sought: Sought) -> Outline | None:
     """Choose the one deployment meant; None while it is not there yet.
 
     Of several, a finished one goes before one in progress, an equal version before a prefix, then
@@ -32,6 +32,11 @@ def choose_deployment(listed: Iterable[Deployment | None], sought: Sought) -> De
     """
     ours = [one for one in listed if one is not None and _is_ours(one, sought)]
     return min(ours, key=lambda one: _distance(one, sought), default=None)
+
+
+def is_beyond_doubt(one: Outline, sought: Sought) -> bool:
+    """Tell whether no other deployment could be meant rather than this one."""
+    return _is_ours(one, sought) and not any(_distance(one, sought)[:3])
 
 
 def versions_match(one: str, other: str) -> bool:
@@ -50,7 +55,7 @@ def _is_sha(text: str) -> bool:
     return _SHORTEST_SHA <= len(text) <= _LONGEST_SHA and all(sign in hexdigits for sign in text)
 
 
-def _is_ours(one: Deployment, sought: Sought) -> bool:
+def _is_ours(one: Outline, sought: Sought) -> bool:
     return (
         one.application_key == sought.application
         and one.environment_key in {None, sought.environment}
@@ -59,7 +64,7 @@ def _is_ours(one: Deployment, sought: Sought) -> bool:
     )
 
 
-def _distance(one: Deployment, sought: Sought) -> tuple[int, int, int, int]:
+def _distance(one: Outline, sought: Sought) -> tuple[int, int, int, int]:
     moment = one.ended_at or one.started_at or 0
     return (
         int(one.is_unfinished),

@@ -146,25 +146,34 @@ class BacklogModel(RuleBasedStateMachine):
         self.ended.subtract(told for told in new if self.ended[told])
         ticket.due = ticket.due or ticket.fence is None
 
-    @rule(limit=st.integers(1, 3), twice=st.booleans())
-    def claim(self, limit: int, twice: bool) -> None:
+    @rule(limit=st.integers(1, 3), company=st.sampled_from([0, 1, 3]), twice=st.booleans())
+    def claim(self, limit: int, company: int, twice: bool) -> None:
         """A worker claims: as many as it wants of those due, none that another holds."""
         self.token = f"{next(self.tokens):016d}"
-        claimed = self.run(self.backlog.claim(limit))
+        claimed = self.run(self.backlog.claim(limit, company=company))
         if twice and claimed.leases:
-            again = self.run(self.backlog.claim(limit)).leases
+            again = self.run(self.backlog.claim(limit, company=company)).leases
             assert [replace_now(lease) for lease in again] == [
                 replace_now(lease) for lease in claimed.leases
             ]
         due = {job for job, ticket in self.waiting.items() if ticket.due}
-        assert len(claimed.leases) == min(limit, len(due))
+        assert min(limit, len(due)) <= len(claimed.leases) <= min(limit + company, len(due))
+        leads = {lease.job for lease in claimed.leases if self.has_call(lease)}
+        assert len(leads) <= limit
         for lease in claimed.leases:
             assert isinstance(lease, Lease)
             assert lease.job in due
+            if lease.lead is not None:
+                assert lease.lead in leads
+                assert lease.job.startswith("find:default/production/")
             ticket = self.waiting[lease.job]
             assert lease.generation == ticket.generation
             ticket.fence, ticket.due = lease.fence, False
             self.hands.append(lease)
+
+    def has_call(self, lease: object) -> bool:
+        """Tell whether a lease came with a call of its own."""
+        return isinstance(lease, Lease) and lease.lead is None
 
     @precondition(lambda self: self.hands)
     @rule(place=st.integers(0, 9), status=st.sampled_from("ab"), twice=st.booleans())
@@ -300,7 +309,7 @@ class BacklogModel(RuleBasedStateMachine):
         for place in range(len(self.waiting)):
             self.pass_time(place)
         while self.waiting:
-            self.claim(3, twice=False)
+            self.claim(3, company=0, twice=False)
             while self.hands:
                 self.publish(0, "a", twice=False)
         self.nothing_is_lost_or_left()

@@ -7,8 +7,10 @@ from service.enrich.deployment import (
     DeploymentPage,
     Drift,
     Garbage,
+    Outline,
     read_deployment,
     read_deployment_page,
+    read_outline,
 )
 
 
@@ -52,10 +54,12 @@ def test_what_is_no_json_is_garbage(body: bytes) -> None:
 
 
 def test_a_page_of_the_list_is_read_as_liberally() -> None:
-    """Null items, missing totals."""
-    page = read_deployment_page(b'{"items":[null,{"id":"a"}]}')
+    """Null items, missing totals, and one that cannot be read costs the others nothing."""
+    page = read_deployment_page(b'{"items":[null,{"id":"a"},{"id":7}]}')
     assert isinstance(page, DeploymentPage)
-    assert page.items == [None, Deployment(id="a")]
+    nothing, outline, drift = map(read_outline, page.items or ())
+    assert (nothing, outline) == (None, Outline(id="a"))
+    assert isinstance(drift, Drift)
     assert isinstance(read_deployment_page(b'{"items":7}'), Drift)
 
 
