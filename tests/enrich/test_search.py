@@ -26,11 +26,17 @@ def sought(version: str = SHA, *, time_ms: int = 1000) -> Sought:
     return Sought(environment="production", application="web", version=version, time_ms=time_ms)
 
 
-def search(pages: Sequence[Sequence[Raw]], *, most_kept: int = 1 << 20, **who: object) -> object:
+def search(
+    pages: Sequence[Sequence[Raw]],
+    *,
+    name: str | None = None,
+    wanted: Sought | None = None,
+    most_kept: int = 1 << 20,
+) -> object:
     """Search pages for one ticket; gives its answer."""
     one = Search(
-        ids={"job": str(who["name"])} if "name" in who else {},
-        sought={"job": who["sought"]} if isinstance(who.get("sought"), Sought) else {},
+        ids={} if name is None else {"job": name},
+        sought={} if wanted is None else {"job": wanted},
         most_kept=most_kept,
     )
     for page in pages:
@@ -53,22 +59,22 @@ def test_the_first_page_suffices_only_beyond_doubt() -> None:
     """An equal version that ended at that very moment cannot be bettered; a nearer one can come."""
     near = item(id="near", applicationVersion=SHA, endedAt=1001)
     exact = item(id="exact", applicationVersion=SHA, endedAt=1000)
-    assert search([[near], [exact]], sought=sought()) == Listed("exact", exact)
-    assert search([[exact], [near]], sought=sought()) == Listed("exact", exact)
-    assert search([[near], []], sought=sought()) == Listed("near", near)
+    assert search([[near], [exact]], wanted=sought()) == Listed("exact", exact)
+    assert search([[exact], [near]], wanted=sought()) == Listed("exact", exact)
+    assert search([[near], []], wanted=sought()) == Listed("near", near)
 
 
 def test_what_comes_after_the_cap_is_known_by_its_id_alone() -> None:
     """Pages are not kept without bound."""
     page = [item(id="a", applicationVersion=SHA, endedAt=7)]
-    assert search([page], sought=sought(), most_kept=0) == Listed("a", None)
+    assert search([page], wanted=sought(), most_kept=0) == Listed("a", None)
 
 
 def test_an_item_that_cannot_be_read_is_kept_should_it_be_the_one() -> None:
     """It hides nothing else."""
     odd, good = Raw(b'{"id":7}'), item(id="a", applicationVersion=SHA, endedAt=1)
-    assert search([[odd, Raw(b"null"), good]], sought=sought()) == Listed("a", good)
-    answer = search([[odd]], sought=sought())
+    assert search([[odd, Raw(b"null"), good]], wanted=sought()) == Listed("a", good)
+    answer = search([[odd]], wanted=sought())
     assert isinstance(answer, Missing)
     assert answer.unreadable is not None
     assert isinstance(answer.unreadable[0], Drift)
