@@ -122,7 +122,7 @@ def write_table(costs: Sequence[Cost], *, limit: int, window_s: float) -> str:
     rows = [
         f"| {cost.way} | {cost.records} | {cost.equal} | {cost.calls} "
         f"| {cost.calls / max(cost.records, 1):.3f} | {cost.refused} | {cost.seconds:.1f} s "
-        f"| {alone / cost.seconds:.1f} × |\n"
+        f"| {alone / cost.seconds:.1f} x |\n"
         for cost in costs
     ]
     return (

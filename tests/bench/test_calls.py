@@ -22,6 +22,6 @@ def test_the_table_says_how_much_sooner() -> None:
         Cost("id alone", 10, 10, 10, 1, 20.0),
     ]
     assert write_table(costs, limit=5, window_s=2.0).splitlines()[-2:] == [
-        "| no id, but its names | 10 | 10 | 1 | 0.100 | 0 | 2.0 s | 10.0 × |",
-        "| id alone | 10 | 10 | 10 | 1.000 | 1 | 20.0 s | 1.0 × |",
+        "| no id, but its names | 10 | 10 | 1 | 0.100 | 0 | 2.0 s | 10.0 x |",
+        "| id alone | 10 | 10 | 10 | 1.000 | 1 | 20.0 s | 1.0 x |",
     ]
