@@ -1,6 +1,7 @@
 """What does each command do? From settings to a running thing, until it is cancelled."""
 
 import asyncio
+import gc
 import random
 import sys
 import time
@@ -22,6 +23,8 @@ from service.simulate.server import Simulator
 from service.store.connect import open_client
 from service.store.embedded import socket_path
 from service.store.keys import Keys
+
+_COLLECT_RARELY = (10_000, 50, 50)  # objects, then rounds: few of ours form circles
 
 
 async def serve(settings: Settings, sources: LiveSources, log: Log) -> None:
@@ -94,4 +97,7 @@ def _tell_person(text: str) -> None:
 
 
 async def _for_ever() -> None:
+    """Go on. What was made until now stays: looking it over again and again costs a tenth."""
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_RARELY)
     await asyncio.Event().wait()

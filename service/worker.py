@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from service.backlog.backlog import Backlog
 from service.backlog.failure import record_failure
-from service.backlog.holding import Hand, Holding
+from service.backlog.holding import Hand, Holding, Room
 from service.backlog.ticket import Lease, Unreadable
 from service.enrich.verdict import Found, Later, Never, Verdict
 from service.log import Log
@@ -58,7 +58,11 @@ class Worker:
         self._do = hands
         self._manner = manner
         self._holding = Holding(
-            hands.backlog.renew, lease_s=manner.lease_s, clock=hands.clock, log=hands.log
+            hands.backlog.renew,
+            room=Room(manner.concurrency, manner.company),
+            lease_s=manner.lease_s,
+            clock=hands.clock,
+            log=hands.log,
         )
         self._stopping = asyncio.Event()
 
@@ -78,15 +82,15 @@ class Worker:
             await asyncio.gather(renewing, return_exceptions=True)
 
     async def _claim_or_rest(self) -> None:
-        """Claim what fits in hand; else wait for a free hand, or for something to do."""
-        free = self._manner.concurrency - self._holding.count_leads()
-        if free <= 0:
-            await self._until_stopped(self._holding.wait_for_free_hand())
+        """Claim what there is room for; else wait for room, or for something to do."""
+        if not self._holding.has_room():
+            await self._until_stopped(self._holding.wait_for_room())
             return
+        room = self._holding.measure_room()
         try:
             # A claim cut short would leave its tickets leased to nobody: it may take its time.
             claimed = await self._until_stopped(
-                self._do.backlog.claim(free, company=self._count_company()),
+                self._do.backlog.claim(room.leads, company=room.company),
                 longer_s=_LAST_CLAIM_S,
             )
         except Exception:  # whatever it is, a worker that ends in silence is worse
@@ -96,15 +100,10 @@ class Worker:
         if claimed is None:
             return
         self._begin(claimed.leases)
-        is_idle = self._holding.count_leads() < self._manner.concurrency and claimed.sleep_s != 0
+        is_idle = self._holding.measure_room().leads > 0 and claimed.sleep_s != 0
         if is_idle and not self._stopping.is_set():
             nap_s = _LONG_S if claimed.sleep_s is None else claimed.sleep_s
             await self._until_stopped(self._do.listen(nap_s))
-
-    def _count_company(self) -> int:
-        """Say how many more may come along with those that have a call."""
-        present = len(self._holding) - self._holding.count_leads()
-        return max(0, self._manner.company - present)
 
     def _begin(self, leases: Sequence[Lease | Unreadable]) -> None:
         """Take what was claimed in hand, and say first who came with whom."""

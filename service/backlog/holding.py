@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from service.backlog.ticket import Lease, Unreadable
@@ -33,6 +34,13 @@ class Hand:
         self.task: asyncio.Task[None] | None = None
 
 
+class Room(Struct, frozen=True):
+    """How much may be in hand: leases with a call of their own, and company that shares one."""
+
+    leads: int
+    company: int
+
+
 class Holding:
     """All hands of one worker, their leases renewed thrice in the life of one (``lease_s``).
 
@@ -40,43 +48,63 @@ class Holding:
     """
 
     def __init__(
-        self, renew: Renew, *, lease_s: float, clock: Callable[[], float], log: Log
+        self,
+        renew: Renew,
+        *,
+        room: Room,
+        lease_s: float,
+        clock: Callable[[], float],
+        log: Log,
     ) -> None:
         self._renew = renew
+        self._room = room
         self._every_s = lease_s / RENEWALS_PER_LEASE
         self._clock = clock
         self._log = log
         self._hands: set[Hand] = set()
         self._leads = 0
-        self._freed = asyncio.Event()
+        self._has_room = asyncio.Event()
+        self._has_room.set()
         self._settled_fences = asyncio.Event()
         self._settled_fences.set()
 
     def __len__(self) -> int:
         return len(self._hands)
 
-    def count_leads(self) -> int:
-        """Count those that came with a call of their own; the others share one of these calls."""
-        return self._leads
+    def measure_room(self) -> Room:
+        """Say how much more may be taken in hand."""
+        company = len(self._hands) - self._leads
+        return Room(max(0, self._room.leads - self._leads), max(0, self._room.company - company))
 
     def take(self, lease: Lease | Unreadable) -> Hand:
         """Take a lease in hand."""
         hand = Hand(lease)
         self._hands.add(hand)
         self._leads += hand.has_call
+        self._look_for_room()
         return hand
 
     def let_go(self, hand: Hand) -> None:
         """Have a hand free again."""
-        self._hands.discard(hand)
-        if hand.has_call:
-            self._leads -= 1
-            self._freed.set()
+        if hand in self._hands:
+            self._hands.remove(hand)
+            self._leads -= hand.has_call
+            self._look_for_room()
 
-    async def wait_for_free_hand(self) -> None:
-        """Wait until something was let go."""
-        self._freed.clear()
-        await self._freed.wait()
+    def has_room(self) -> bool:
+        """Tell whether more should be taken: not while it would have to do without company."""
+        return self._has_room.is_set()
+
+    async def wait_for_room(self) -> None:
+        """Wait until more should be taken."""
+        await self._has_room.wait()
+
+    def _look_for_room(self) -> None:
+        company = len(self._hands) - self._leads
+        if self._leads < self._room.leads and company * 2 <= self._room.company:
+            self._has_room.set()
+        else:
+            self._has_room.clear()
 
     def list_tasks(self) -> list[asyncio.Task[None]]:
         """List the work that is going on."""

@@ -68,7 +68,7 @@ def open_session(token: str, *, connections: int) -> ClientSession:
     """Open the HTTP session: the token goes bare, and the beta header exactly once (API docs)."""
     return ClientSession(
         connector=TCPConnector(limit=connections, ttl_dns_cache=60),
-        timeout=ClientTimeout(total=REQUEST_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
+        timeout=ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=_CONNECT_TIMEOUT_S),
         cookie_jar=DummyCookieJar(),
         headers={
             "Authorization": token,

@@ -8,6 +8,7 @@ be missing, in the past or malformed.
 from collections.abc import Callable, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -41,18 +42,17 @@ def read_hints(read: ReadHeader, *, route: str, now_ms: int) -> Hints:
     ``now_ms`` (epoch) stands in for a missing Date header when Retry-After is a date.
     """
     reset = _largest(read("X-Ratelimit-Reset"))
+    token_reset = _largest(read("X-Ratelimit-Auth-Token-Reset"))
     families = (
         _window("global", read, "X-Ratelimit-Global", reset),
         _window(f"route:{route}", read, "X-Ratelimit-Route", reset),
-        _window(
-            "token", read, "X-Ratelimit-Auth-Token", _largest(read("X-Ratelimit-Auth-Token-Reset"))
-        ),
+        _window("token", read, "X-Ratelimit-Auth-Token", token_reset),
     )
     date_ms = _read_date(read("Date"))
     return Hints(
         windows=tuple(window for window in families if window is not None),
         retry_after_ms=_read_retry_after(read("Retry-After"), date_ms or now_ms),
-        resume_at_ms=_find_resumption(*families, reset=reset, read=read),
+        resume_at_ms=_find_resumption(*families, reset=reset, token_reset=token_reset),
         date_ms=date_ms,
     )
 
@@ -71,7 +71,7 @@ def _find_resumption(
     token: Window | None,
     *,
     reset: int | None,
-    read: ReadHeader,
+    token_reset: int | None,
 ) -> int | None:
     """Find when a refused call may be made again: the latest reset of what is used up.
 
@@ -82,7 +82,6 @@ def _find_resumption(
     lefts = [window.left for window in (shared, route) if window is not None]
     if reset is not None and (not lefts or 0 in lefts):
         moments.append(reset)
-    token_reset = _largest(read("X-Ratelimit-Auth-Token-Reset"))
     if token_reset is not None and (token is None or token.left == 0):
         moments.append(token_reset)
     return max(moments, default=None)
@@ -102,18 +101,19 @@ def _read_retry_after(values: Sequence[str], now_ms: int) -> int | None:
 
 
 def _read_date(values: Sequence[str]) -> int | None:
-    for value in values:
-        try:
-            moment = parsedate_to_datetime(value)
-        except (ValueError, IndexError, TypeError, OverflowError):
-            continue
+    moments = (_parse_date(value) for value in values)
+    return next((moment for moment in moments if moment is not None), None)
+
+
+@lru_cache(maxsize=64)  # many answers carry the Date of one second
+def _parse_date(value: str) -> int | None:
+    try:
+        moment = parsedate_to_datetime(value)
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=UTC)
-        try:
-            return int(moment.timestamp() * 1000)
-        except (OverflowError, ValueError):
-            continue
-    return None
+        return int(moment.timestamp() * 1000)
+    except (ValueError, IndexError, TypeError, OverflowError):
+        return None
 
 
 def _number(text: str) -> int | None:
@@ -124,6 +124,8 @@ def _number(text: str) -> int | None:
 
 
 def _numbers(values: Sequence[str]) -> list[int]:
+    if not values:
+        return []
     parts = (part for value in values for part in value.split(","))
     return [number for number in map(_number, parts) if number is not None]
 

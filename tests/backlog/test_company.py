@@ -103,7 +103,7 @@ async def test_company_is_bounded(
     assert len(more) == 301 - expected
 
 
-async def test_who_knows_an_id_comes_along_only_while_calls_are_scarce(
+async def test_few_who_know_an_id_come_along_only_while_calls_are_scarce(
     backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:
     """A list may hold much that nobody wants: with calls to spare each asks for its own."""
@@ -120,6 +120,16 @@ async def test_who_knows_an_id_comes_along_only_while_calls_are_scarce(
     await redis.hset(keys.tickets, job, grown)
     together = await claim(backlog, 4)
     assert list(count_parties(together).values()) == [16]
+
+
+async def test_many_who_know_an_id_share_a_call_even_with_calls_to_spare(
+    backlog: Backlog, redis: Redis, keys: Keys
+) -> None:
+    """One list instead of many calls leaves the rest of the quota to others, and costs us less."""
+    await allow(redis, keys, 1000)
+    for number in range(50):
+        await add(backlog, number, known=True, environment=f"environment-{number % 25 % 2}")
+    assert sorted(count_parties(await claim(backlog, 4)).values()) == [1, 1, 1, 26]
 
 
 async def test_few_with_an_id_are_not_worth_a_list(

@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
-from service.backlog.holding import Holding
+from msgspec.structs import replace
+
+from service.backlog.holding import Holding, Room
 from service.backlog.ticket import Lease, Ticket
 
 TICKET = Ticket(source="s", delivery="d", outcome="succeeded")
@@ -39,7 +41,7 @@ class Clock:
 async def test_a_renewal_makes_good_the_time_since_the_last_that_succeeded() -> None:
     """One that failed is made up for by the next; the fence grows by what has passed."""
     clock = Clock()
-    holding = Holding(clock.renew, lease_s=0.003, clock=clock, log=clock)
+    holding = Holding(clock.renew, room=Room(2, 4), lease_s=0.003, clock=clock, log=clock)
     lease = Lease(job="j", fence=5.5, generation=1, crashes=0, queued_at=0, now=0, ticket=TICKET)
     hand = holding.take(lease)
     clock.away = True
@@ -53,3 +55,25 @@ async def test_a_renewal_makes_good_the_time_since_the_last_that_succeeded() -> 
     assert clock.renewals[:3] == [1000, 1000, 1000]
     assert clock.said == ["renewing_failed"]
     assert hand.lease.fence == 5.5 + sum(clock.renewals)
+
+
+async def test_there_is_room_until_calls_or_company_run_out() -> None:
+    """Who has a call of its own takes a hand; half of the company must be gone for more to come."""
+    clock = Clock()
+    holding = Holding(clock.renew, room=Room(2, 4), lease_s=1.0, clock=clock, log=clock)
+    own = Lease(job="j", fence=5.5, generation=1, crashes=0, queued_at=0, now=0, ticket=TICKET)
+    shares = replace(own, lead="j")
+    first = holding.take(own)
+    company = [holding.take(shares) for _ in range(3)]
+    assert (holding.measure_room(), holding.has_room()) == (Room(1, 1), False)
+    waiting = asyncio.create_task(holding.wait_for_room())
+    holding.let_go(first)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    holding.let_go(company[0])
+    holding.let_go(company[0])  # once is enough
+    await waiting
+    assert (holding.measure_room(), len(holding)) == (Room(2, 2), 2)
+    for _ in range(2):
+        holding.take(own)
+    assert (holding.measure_room(), holding.has_room()) == (Room(0, 2), False)
