@@ -44,10 +44,15 @@ class Story:
         self.settings = replace(self.settings, **changes)
         self.house = await self.stack.enter_async_context(open_house(self.settings, self.log))
         for _ in range(workers):
-            await self.stack.enter_async_context(open_worker(self.house))
+            await self.add_worker()
         sources = read_sources(self.settings, {})
         self.door = await self.stack.enter_async_context(open_door(self.house, sources))
         return self
+
+    async def add_worker(self) -> None:
+        """Let one more worker work."""
+        assert self.house is not None
+        await self.stack.enter_async_context(open_worker(self.house))
 
     async def close(self) -> None:
         """Close everything, workers first."""
