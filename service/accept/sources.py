@@ -29,6 +29,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from service.accept.checks import Check, prepare_checks
 from service.accept.expressions import Expression
 from service.accept.lines import KeyPath, find_line
 from service.accept.rules import Condition, Outcome, read_condition, read_expression, read_outcome
@@ -63,11 +64,15 @@ class Fields(Struct, frozen=True, kw_only=True):
 
 
 class Source(Struct, frozen=True, kw_only=True):
-    """One sender of webhooks, ready to be used. Its repr never shows the secrets."""
+    """One sender of webhooks, ready to be used. Its repr never shows the secrets.
+
+    ``checks`` are its schemes made ready with its secrets: what is asked of each request.
+    """
 
     name: str
     preset: str | None
     schemes: tuple[Scheme, ...]
+    checks: tuple[Check, ...]
     secrets: tuple[str, ...]
     secret_places: tuple[str, ...]
     when: tuple[Condition, ...]
@@ -162,11 +167,13 @@ def _read_source(written: Table, presets: Table, read_secret: ReadSecret) -> Sou
         raise SourceError("give 1 to 64 letters, digits, '.', '_' or '-'", key=("name",))
     table = convert_table(_merge(written, presets), _SourceTable, key=())
     schemes = read_schemes(table.verify, presets)
+    secrets = read_secrets(table.secrets, schemes, read_secret)
     return Source(
         name=name,
         preset=table.preset,
         schemes=schemes,
-        secrets=read_secrets(table.secrets, schemes, read_secret),
+        checks=prepare_checks(schemes, secrets),
+        secrets=secrets,
         secret_places=tuple(name_place(reference) for reference in table.secrets),
         when=tuple(read_condition(text, values) for text, values in table.when.items()),
         outcome=read_outcome(table.outcome),

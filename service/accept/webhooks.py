@@ -24,6 +24,7 @@ import msgspec
 from aiohttp import web
 
 from service.accept.answers import Answer, Reply, agree, gather, object_to
+from service.accept.checks import is_genuine
 from service.accept.decode import Unreadable
 from service.accept.events import (
     Batch,
@@ -37,7 +38,7 @@ from service.accept.events import (
     Unmappable,
     read_webhook,
 )
-from service.accept.signature import SignedRequest, Token, is_genuine
+from service.accept.signature import SignedRequest, Token
 from service.accept.sources import Source
 from service.store import Unavailable
 
@@ -118,8 +119,7 @@ class Webhooks:
         if isinstance(body, Reply):
             return body
         signed = SignedRequest(request.headers, request.query, body)
-        now_s = self._clock()
-        if not is_genuine(source.schemes, secrets=source.secrets, request=signed, now_s=now_s):
+        if not is_genuine(source.checks, signed, now_s=self._clock()):
             return self._reject(
                 source.name,
                 401,

@@ -6,6 +6,7 @@ from typing import assert_never
 
 from msgspec import Struct
 
+from service.accept.checks import is_genuine
 from service.accept.decode import Message, Unreadable, decode_request
 from service.accept.events import (
     Batch,
@@ -19,7 +20,7 @@ from service.accept.events import (
 from service.accept.expressions import Expression
 from service.accept.names import find_names
 from service.accept.rules import Condition
-from service.accept.signature import SignedRequest, Token, is_genuine
+from service.accept.signature import SignedRequest, Token
 from service.accept.sources import Fields, Source
 from service.accept.times import read_time
 from service.backlog.ticket import name_job
@@ -48,7 +49,7 @@ class Trial(Struct, frozen=True):
 
 def try_webhook(source: Source, request: SignedRequest, *, now_s: float) -> Trial:
     """Judge a request as the door would at ``now_s``, and tell how every value was found."""
-    genuine = is_genuine(source.schemes, secrets=source.secrets, request=request, now_s=now_s)
+    genuine = is_genuine(source.checks, request, now_s=now_s)
     read = read_webhook(source, request)
     events = read.events if isinstance(read, Batch) else (read,)
     decoded = decode_request(request)

@@ -9,8 +9,9 @@ from urllib.parse import quote_plus, urlencode
 import pytest
 from aiohttp import ClientSession
 
+from service.accept.checks import is_genuine
 from service.accept.events import Batch, DeploymentCompleted, Event, read_webhook
-from service.accept.signature import Ed25519, SignedRequest, is_genuine, sign_standard_webhook
+from service.accept.signature import Ed25519, SignedRequest, sign_standard_webhook
 from service.accept.sources import Source, load_sources
 from tests.accept.desk import (
     FINISHED,
@@ -105,7 +106,7 @@ def knows(
 ) -> bool:
     """Ask whether a source takes a request for genuine."""
     request = SignedRequest(*told, body)
-    return is_genuine(source.schemes, secrets=source.secrets, request=request, now_s=NOW_S)
+    return is_genuine(source.checks, request, now_s=NOW_S)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from service.accept.checks import is_genuine
 from service.accept.events import DeploymentCompleted, read_webhook
-from service.accept.signature import SignedRequest, is_genuine
+from service.accept.signature import SignedRequest
 from service.accept.sources import Source, SourceError, load_sources
 from service.configured import read_presets
 from service.operate.recipes import fill_page, find_pages, make_example, write_page
@@ -123,7 +124,7 @@ def test_the_curl_step_sends_a_body_that_is_accepted(preset: str) -> None:
 def assert_accepted(source: Source, headers: dict[str, str], body: bytes) -> DeploymentCompleted:
     """Judge a request as the door does; it must be a deployment that succeeded."""
     request = SignedRequest(headers, {}, body)
-    assert is_genuine(source.schemes, secrets=source.secrets, request=request, now_s=0)
+    assert is_genuine(source.checks, request, now_s=0)
     event = read_webhook(source, request)
     assert isinstance(event, DeploymentCompleted), event
     assert event.outcome == "succeeded"
