@@ -11,8 +11,6 @@ from service.accept.sources import Source, SourceError, load_sources, native_sou
 from service.log import Log
 from service.settings import Settings, SettingsError, read_settings
 
-_STAND_IN = "a secret that is not there"
-
 
 def open_sources(environ: Mapping[str, str], log: Log) -> LiveSources:
     """Read the sources, to be read again on demand; raises SourceError."""
@@ -41,15 +39,15 @@ def survey_sources(
     """
     troubles: dict[str, str] = {}
 
-    def read_secret(reference: str) -> str:
+    def read_secret(reference: str) -> str | None:
         try:
             secret = resolve_secret(reference, partial(_read_secret, environ=environ))
         except LookupError as error:
             troubles[reference] = str(error).removeprefix(f"{reference} ")
-            return _STAND_IN
+            return None
         if not secret:
             troubles[reference] = "is empty"
-        return secret or _STAND_IN
+        return secret or None
 
     return _read(settings, read_secret), troubles
 
@@ -77,7 +75,7 @@ def _read(settings: Settings, read_secret: ReadSecret) -> dict[str, Source]:
 def _read_file(path: str) -> str:
     try:
         return Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # ~nobody has no home: a RuntimeError
         raise SettingsError(f"ENRICHER_SOURCES cannot be read: {error}") from None
 
 

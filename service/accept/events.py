@@ -1,7 +1,7 @@
 """What do these bytes say? That a deployment has ended, or why they say nothing of the kind."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Literal
 
@@ -28,9 +28,9 @@ class DeploymentCompleted(Struct, frozen=True, kw_only=True):
     """One deployment that ended, as its sender told it.
 
     Either ``deployment_id`` is there, or all of project, environment, application and version are.
-    ``event_time`` is in ms since 1970. ``metadata`` is JSON of at most 8 KiB; what was larger is
-    dropped, and ``metadata_dropped`` says so. ``time_unreadable``: the sender gave a time, and we
-    could not read it.
+    ``event_time`` is in ms since 1970. ``metadata`` is JSON of at most 8 KiB; what was larger, or
+    no JSON, is dropped, and ``metadata_dropped`` says so. ``time_unreadable``: the sender gave a
+    time, and we could not read it.
     """
 
     source: str
@@ -111,8 +111,8 @@ def read_webhook(source: Source, request: SignedRequest) -> Event | Batch:
 def make_view(request: SignedRequest, message: Message) -> dict[str, object]:
     """Lay out what the expressions of a source look at."""
     return {
-        "headers": _SnakeCase(request.headers),
-        "query": request.query,
+        "headers": _Members(lambda name: request.headers.get(name.replace("_", "-"))),
+        "query": _Members(request.query.get),
         "ce": message.ce,
         "body": message.body,
     }
@@ -140,16 +140,19 @@ def _read_message(
     return Ignored(f"{source.outcome.expression.text} says neither succeeded nor failed", delivery)
 
 
-class _SnakeCase:
-    """Headers by a name that needs no quotes in an expression: ``headers.x_github_event``."""
+class _Members:
+    """What is asked for by name, and is no value as a whole: among others it holds secrets.
 
-    __slots__ = ("_headers",)
+    Headers have names that need no quotes in an expression: ``headers.x_github_event``.
+    """
 
-    def __init__(self, headers: Mapping[str, str]) -> None:
-        self._headers = headers
+    __slots__ = ("get",)
 
-    def get(self, name: str) -> str | None:
-        return self._headers.get(name.replace("_", "-"))
+    def __init__(self, get: Callable[[str], str | None]) -> None:
+        self.get = get
+
+    def __repr__(self) -> str:
+        return "all of it"
 
 
 def _delivery_of(source: Source, view: Mapping[str, object], message: Message) -> str:
@@ -204,7 +207,8 @@ def _pack_metadata(value: object) -> tuple[msgspec.Raw | None, bool]:
         return None, False
     try:
         packed = msgspec.json.encode(value)
-    except (RecursionError, ValueError):  # as deep as the decoder went, or half a character
+    except (RecursionError, TypeError, ValueError):
+        # As deep as the decoder went, no JSON (all headers, say), or half a character.
         return None, True
     return (msgspec.Raw(packed), False) if len(packed) <= METADATA_BYTES else (None, True)
 

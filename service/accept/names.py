@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from service.accept.expressions import Expression
-from service.accept.sources import Fields, Source
+from service.accept.sources import Fields, Source, is_name
 
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
-_NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 _NEEDED = ("project", "environment", "application", "version")
 _UNUSABLE = "\0"  # stands for a value that is no text; no shape takes it
 
@@ -45,7 +44,7 @@ def judge_names(fields: Fields, names: Mapping[str, str | None]) -> Trouble | No
     bad = [
         key
         for key, name in names.items()
-        if name and not (_ID if key == "id" else _NAME).fullmatch(name)
+        if name and not (_ID.fullmatch(name) if key == "id" else is_name(name))
     ]
     lacking = [key for key in _NEEDED if not names[key]] if not names["id"] else []
     if not bad and not lacking:

@@ -67,6 +67,10 @@ def read_outcome(written: Table) -> Outcome:
         what = "say path = <expression>, succeeded = [...] and failed = [...]"
         raise SourceError(what, key=("outcome",))
     table = convert_table(written, _OutcomeTable, key=("outcome",))
+    for key in ("succeeded", "failed"):
+        if any(_is_regex(value) for value in getattr(table, key)):
+            what = "there are no regexes here; put it into the path: match('...', ...)"
+            raise SourceError(what, key=("outcome", key))
     path = read_expression(("outcome", "path"), table.path)
     return Outcome(path, table.succeeded, table.failed)
 
@@ -75,7 +79,7 @@ def read_condition(text: str, written: Any) -> Condition:
     """Read one row of the table ``when``; raises SourceError."""
     key = ("when", text)
     allowed = written if isinstance(written, list) else [written]
-    if not all(isinstance(value, Value) for value in allowed):
+    if not allowed or not all(isinstance(value, Value) for value in allowed):
         raise SourceError('give a value or a list; is the expression in "quotes"?', key=key)
     values = tuple(value for value in allowed if not _is_regex(value))
     try:

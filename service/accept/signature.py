@@ -17,6 +17,7 @@ from service.accept.ed25519 import is_public_key, read_public_key
 TOLERANCE_S = 300
 
 NonEmpty = Annotated[str, Meta(min_length=1)]
+Seconds = Annotated[int, Meta(ge=0)]
 
 
 class Signed(Struct, frozen=True, kw_only=True):
@@ -35,8 +36,8 @@ class Signed(Struct, frozen=True, kw_only=True):
     items: NonEmpty | None = None
     signed: str = "{body}"
     timestamp: NonEmpty | None = None
-    past_s: int = TOLERANCE_S
-    future_s: int = TOLERANCE_S
+    past_s: Seconds = TOLERANCE_S
+    future_s: Seconds = TOLERANCE_S
 
 
 class Hmac(Signed, frozen=True, kw_only=True):

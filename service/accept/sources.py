@@ -1,7 +1,8 @@
 """What is a source? How its webhooks are verified, which of them count, and where they keep what.
 
-A source is TOML; a preset is the same TOML under ``[preset.<name>]``, and a source that names one
-says only what differs (``when`` and ``fields`` key by key, anything else as a whole)::
+A source is TOML; a preset is the same TOML under ``[preset.<name>]``, and whoever names one, a
+source or a further preset, says only what differs (``when`` and ``fields`` key by key, anything
+else as a whole)::
 
     [[source]]
     name = "github"                            # POST /webhooks/github
@@ -48,6 +49,7 @@ __all__ = ["Fields", "Source", "SourceError", "load_sources", "native_source"]
 
 _NATIVE_SECRET = "env:ENRICHER_WEBHOOK_SECRET"  # noqa: S105 - where it is, not what it is
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_KEY = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 
 
 class Fields(Struct, frozen=True, kw_only=True):
@@ -108,6 +110,14 @@ class _SourceTable(Struct, frozen=True, kw_only=True):
     strict: bool = False
 
 
+_PRESET_KEYS = tuple(key for key in _SourceTable.__struct_fields__ if key != "name")
+
+
+def is_name(text: str) -> bool:
+    """Tell whether a project, an environment, an application or a version can be called so."""
+    return _KEY.fullmatch(text) is not None
+
+
 def load_sources(
     text: str, *, presets: str, read_secret: ReadSecret, origin: str = "sources.toml"
 ) -> dict[str, Source]:
@@ -120,20 +130,20 @@ def load_sources(
     written = parse_toml(text, origin=origin)
     try:
         file = convert_table(written, _File, key=())
+        known = _read_presets(presets, file.preset)
     except SourceError as error:
         raise SourceError(f"{origin}:{find_line(text, error.key)[0]}: {error}") from None
     if not file.source:
         raise SourceError(
             f"{origin}: there is no source: add a [[source]] with a name and a preset"
         )
-    known = _parse_presets(presets) | file.preset
     sources: dict[str, Source] = {}
     for place, table in enumerate(file.source):
         try:
             _refuse_namesake(table, file.source[:place], text)
             source = _read_source(table, known, read_secret)
         except SourceError as error:
-            line = _find_line_of(error.key, text, place, table.get("preset"))
+            line = _find_line_of(error.key, text, place, file)
             name = json.dumps(table.get("name"), default=str)
             raise SourceError(f"{origin}:{line}: source {name}: {error}") from None
         sources[source.name] = source
@@ -145,13 +155,22 @@ def native_source(secrets: Sequence[str], *, presets: str) -> Source:
     live = iter(secrets)
     table = {"name": "native", "preset": "native", "secrets": [_NATIVE_SECRET] * len(secrets)}
     try:
-        return _read_source(table, _parse_presets(presets), lambda _: next(live))
+        return _read_source(table, _read_presets(presets, {}), lambda _: next(live))
     except SourceError as error:
         raise SourceError(f'source "native": {error}') from None
 
 
-def _parse_presets(presets: str) -> dict[str, dict[str, Any]]:
-    return dict(parse_toml(presets, origin="presets")["preset"])
+def _read_presets(presets: str, own: Mapping[str, Table]) -> dict[str, Table]:
+    """Give the presets that ship, and those of the file with what each of them builds on."""
+    known: dict[str, Table] = dict(parse_toml(presets, origin="presets")["preset"])
+    for name, preset in own.items():
+        refuse_unknown(preset, _PRESET_KEYS, key=("preset", name))
+    whole: dict[str, Table] = {}
+    for name, preset in own.items():
+        others = {other: table for other, table in own.items() if other != name}
+        merged = _merge(preset, known | others, key=("preset", name, "preset"))
+        whole[name] = {key: value for key, value in merged.items() if key != "preset"}
+    return known | whole
 
 
 def _refuse_namesake(table: Table, before: Sequence[Table], text: str) -> None:
@@ -165,7 +184,8 @@ def _read_source(written: Table, presets: Table, read_secret: ReadSecret) -> Sou
     name = written.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise SourceError("give 1 to 64 letters, digits, '.', '_' or '-'", key=("name",))
-    table = convert_table(_merge(written, presets), _SourceTable, key=())
+    table = convert_table(_merge(written, presets, key=("preset",)), _SourceTable, key=())
+    _refuse_unusable(table)
     schemes = read_schemes(table.verify, presets)
     secrets = read_secrets(table.secrets, schemes, read_secret)
     return Source(
@@ -186,18 +206,31 @@ def _read_source(written: Table, presets: Table, read_secret: ReadSecret) -> Sou
     )
 
 
-def _merge(written: Table, presets: Table) -> Table:
+def _merge(written: Table, presets: Table, *, key: KeyPath) -> Table:
+    """Give what is written, and under it what it builds on; ``key`` is where it says on what."""
     name = written.get("preset")
     if name is None:
         return written
     if not isinstance(name, str) or name not in presets:
-        raise SourceError(f"there is no {name!r}{suggest(str(name), presets)}", key=("preset",))
-    merged = {**presets[name], **written}
-    for key in ("when", "fields"):
-        theirs, own = presets[name].get(key), written.get(key)
+        raise SourceError(f"there is no {name!r}{suggest(str(name), presets)}", key=key)
+    others = {other: preset for other, preset in presets.items() if other != name}  # no circles
+    base = _merge(presets[name], others, key=("preset", name, "preset"))
+    merged = {**base, **written}
+    for part in ("when", "fields"):
+        theirs, own = base.get(part), written.get(part)
         if isinstance(theirs, dict) and isinstance(own, dict):
-            merged[key] = theirs | own
+            merged[part] = theirs | own
     return merged
+
+
+def _refuse_unusable(table: _SourceTable) -> None:
+    """Refuse a name that no deployment can have: each event would be set aside for it."""
+    names = {("environments", key): name for key, name in table.environments.items()}
+    names |= {("applications", key): name for key, name in table.applications.items()}
+    for place, name in [(("project",), table.project), *names.items()]:
+        if name is not None and not is_name(name):
+            what = "give 1 to 256 characters, and no control characters"
+            raise SourceError(what, key=place)
 
 
 def _read_fields(written: Mapping[str, str]) -> Fields:
@@ -205,8 +238,12 @@ def _read_fields(written: Mapping[str, str]) -> Fields:
     return Fields(**{key: read_expression(("fields", key), text) for key, text in written.items()})
 
 
-def _find_line_of(key: KeyPath, text: str, place: int, preset: object) -> int:
-    """Find the line of a source's key: in the source, or in the preset of the file that has it."""
-    own, own_steps = find_line(text, ("source", place, *key))
-    theirs, their_steps = find_line(text, ("preset", str(preset), *key))
-    return theirs if their_steps > own_steps else own
+def _find_line_of(key: KeyPath, text: str, place: int, file: _File) -> int:
+    """Find the line of a source's key: in the source, or in a preset of the file under it."""
+    table, paths = file.source[place], [find_line(text, ("source", place, *key))]
+    for _ in file.preset:
+        name = str(table.get("preset"))
+        paths.append(find_line(text, ("preset", name, *key)))
+        table = file.preset.get(name, {})
+    line, _ = max(paths, key=lambda found: found[1])
+    return line

@@ -37,6 +37,9 @@ def parse_toml(text: str, *, origin: str) -> dict[str, Any]:
         line, column = (found["line"], found["column"]) if found else (last, 1)
         problem = found["problem"] if found else error
         raise SourceError(f"{origin}:{line}:{column}: this is not TOML: {problem}") from None
+    except (ValueError, RecursionError) as error:  # a number or a nesting that nobody means
+        problem = str(error).partition(";")[0]
+        raise SourceError(f"{origin}: this cannot be read: {problem}") from None
 
 
 def convert_table(table: Table, to: type[T], *, key: KeyPath) -> T:

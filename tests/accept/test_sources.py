@@ -225,6 +225,24 @@ def test_secrets_are_never_shown(presets: str) -> None:
         (source_of('verify = "none"\noutcome = { succeeded = ["x"] }'), "outcome: Object missing"),
         (source_of('verify = "none"', preset=""), "outcome: say path = <expression>"),
         ("preset = 5\n" + source_of(""), "preset: Expected `object`"),
+        (source_of('verify = { hmac = "X Sig" }'), "verify.hmac: this is no name of a header"),
+        (source_of('verify = { hmac = "X", past_s = -1 }'), "verify.past_s: Expected `int` >= 0"),
+        (
+            source_of('verify = { hmac = "X", timestamp = "X-T" }'),
+            "verify.timestamp: whoever repeats a webhook could change it: {X-T} must be in what",
+        ),
+        (
+            source_of('verify = { hmac = "X", signed = "{@t}.{body}", timestamp = "@t" }'),
+            "verify.signed: {@...} is a field of the signature header: say which field",
+        ),
+        (
+            source_of('verify = "none"\nwhen = { "body.action" = [] }'),
+            'when."body.action": give a value',
+        ),
+        (
+            source_of('verify = "none"\noutcome = { path = "body.x", failed = ["/^f/"] }'),
+            "outcome.failed: there are no regexes here; put it into the path",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place_and_its_fix(

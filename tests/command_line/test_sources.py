@@ -53,6 +53,27 @@ async def test_the_list_tells_which_secrets_are_set(look: Shell) -> None:
     assert SECRET not in well.out + ill.out
 
 
+async def test_a_source_that_takes_only_a_public_key_is_listed_without_it(
+    look: Shell, tmp_path: Path
+) -> None:
+    """What is missing is the key, whatever kind of key would do."""
+    with (tmp_path / "sources.toml").open("a") as file:
+        file.write('verify = { ed25519 = "X-Signature" }\n')
+    ended = await look.run("sources list", GITHUB_SECRET="")
+    assert ended.code == 2
+    assert "is no public key (whpk_), and verify has only ed25519" in ended.complaint
+    (tmp_path / "secret").unlink()
+    ended = await look.run("sources list", GITHUB_SECRET="")
+    assert (ended.code, "env:GITHUB_SECRET is empty\n" in ended.out) == (1, True)
+
+
+async def test_a_home_that_there_is_not_is_a_mistake_like_any_other(look: Shell) -> None:
+    """No traceback for a ~ that leads nowhere."""
+    ended = await look.run("sources list", ENRICHER_SOURCES="~nobody-of-this-name/sources.toml")
+    assert ended.code == 2
+    assert "ENRICHER_SOURCES cannot be read: " in ended.complaint
+
+
 async def test_a_webhook_is_tried_with_its_headers(look: Shell, tmp_path: Path) -> None:
     """Signed it would be queued, unsigned it would not, and the exit code says which."""
     body = tmp_path / "body.json"
