@@ -10,7 +10,14 @@ from typing import assert_never
 from service.accept.signature import SignedRequest
 from service.accept.sources import Source
 from service.configured import read_presets, survey_sources
-from service.operate.recipes import fill_page, find_pages, make_example, write_page
+from service.operate.recipes import (
+    fill_page,
+    find_about,
+    find_pages,
+    is_as_its_page,
+    make_example,
+    write_page,
+)
 from service.operate.sources import list_sources
 from service.operate.trial import try_webhook
 from service.settings import Settings, SettingsError
@@ -63,11 +70,16 @@ def _recipe(settings: Settings, name: str, url: str | None) -> int:
     sources: dict[str, Source] = {}
     if settings.sources or settings.webhook_secret:
         sources, _ = survey_sources(settings, os.environ)
-    source = sources.get(name) or make_example(name, presets=read_presets())
-    preset = source.preset or source.name
-    page = find_pages().get(preset) or write_page(source)
+    presets = read_presets()
+    source = sources.get(name) or make_example(name, presets=presets)
+    preset = source.preset or ""
+    page = find_pages().get(preset)
+    if page is None or not is_as_its_page(source, presets=presets):
+        about = find_about(preset, presets=presets)
+        page = write_page(source, about=about, is_there=name in sources)
     base_url = url or _guess_url(settings)
-    sys.stdout.write(fill_page(page, preset=preset, source_name=source.name, base_url=base_url))
+    named = preset or source.name
+    sys.stdout.write(fill_page(page, preset=named, source_name=source.name, base_url=base_url))
     return 0
 
 

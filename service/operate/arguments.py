@@ -57,17 +57,25 @@ def add_tail_arguments(command: argparse.ArgumentParser) -> None:
 def add_sources_arguments(command: argparse.ArgumentParser) -> None:
     """Add what `sources` takes; ``what`` says which of the three is wanted."""
     named = command.add_subparsers(dest="what", metavar="WHAT", required=True)
-    listing = named.add_parser("list", help="name, URL, how it is verified, whose secrets are set")
-    trial = named.add_parser("try", help="say what would become of a webhook; nothing is queued")
+    meanings = {
+        "list": "name, URL, how it is verified, whose secrets are set; 1 when one is not",
+        "try": "say what would become of a webhook; nothing is queued; 1 when it is not welcome",
+        "recipe": "say what has to be pasted on the sender's side",
+    }
+    listing, trial, recipe = (
+        named.add_parser(name, help=meaning, description=meaning)
+        for name, meaning in meanings.items()
+    )
     trial.add_argument("name", help="a source that is configured")
     trial.add_argument("file", help="the body as it came, or - for standard input")
-    trial.add_argument(
-        "--header", type=_split_at(":"), action="append", default=[], metavar="'NAME: VALUE'"
-    )
-    trial.add_argument(
-        "--query", type=_split_at("="), action="append", default=[], metavar="NAME=VALUE"
-    )
-    recipe = named.add_parser("recipe", help="say what has to be pasted on the sender's side")
+    for option, sign, form, meaning in (
+        ("--header", ":", "'NAME: VALUE'", "a header as it came; may be repeated"),
+        ("--query", "=", "NAME=VALUE", "a parameter of the URL; may be repeated"),
+    ):
+        read = _split_at(sign)
+        trial.add_argument(
+            option, type=read, action="append", default=[], metavar=form, help=meaning
+        )
     recipe.add_argument("name", help="a source that is configured, or a preset")
     for each in (listing, recipe):
         each.add_argument("--url", type=_url, help="how senders reach the door: https://...")

@@ -37,18 +37,32 @@ def fill_page(page: str, *, preset: str, source_name: str, base_url: str) -> str
     )
 
 
-def write_page(source: Source) -> str:
-    """Write what a source itself tells, where there is no page for its preset."""
+def write_page(source: Source, *, about: str = "", is_there: bool = False) -> str:
+    """Write what a source itself tells, where no page does.
+
+    ``about`` is what else is known of its sender. A source that is there needs no lines of TOML.
+    """
+    ways = " or ".join(describe_scheme(scheme) for scheme in source.schemes)
+    page = f"# {source.name}\n\n" + (f"{about}\n\n" if about else "")
+    page += f"Let it post JSON to {name_url(source, _EXAMPLE)},\nverified by {ways}.\n"
+    if is_there:
+        return page
     lacking = [key for key in _WAYS_OUT if getattr(source.fields, key) is None]
     fields = ", ".join(f'{key} = "{_WAYS_OUT[key]}"' for key in lacking)
     more = f"fields = {{ {fields} }}  # the sender does not tell\n" if lacking else ""
-    ways = " or ".join(describe_scheme(scheme) for scheme in source.schemes)
-    return (
-        f"# {source.name}\n\n"
-        f"Let it post JSON to {name_url(source, _EXAMPLE)},\nverified by {ways}.\n\n"
-        "In the file that ENRICHER_SOURCES names:\n\n"
-        f"```toml\n{_write_block(source.name, source.preset)}{more}```\n"
-    )
+    block = f"```toml\n{_write_block(source.name, source.preset)}{more}```\n"
+    return f"{page}\nIn the file that ENRICHER_SOURCES names:\n\n{block}"
+
+
+def find_about(preset: str, *, presets: str) -> str:
+    """Give what stands above a preset that ships: which events, what its sender must be told."""
+    found = re.search(rf"((?:^#.*\n)+)\[preset\.{re.escape(preset)}\]$", presets, re.MULTILINE)
+    return re.sub(r"^# ?", "", found[1], flags=re.MULTILINE).rstrip() if found else ""
+
+
+def is_as_its_page(source: Source, *, presets: str) -> bool:
+    """Tell whether a source is verified as its preset says, and so as the page of this preset."""
+    return source.schemes == make_example(source.preset or "", presets=presets).schemes
 
 
 def make_example(preset: str, *, presets: str) -> Source:
@@ -56,6 +70,9 @@ def make_example(preset: str, *, presets: str) -> Source:
     known = parse_toml(presets, origin="presets")["preset"]
     if preset not in known:
         raise SourceError(f"there is no source and no preset {preset!r}{suggest(preset, known)}")
+    if "outcome" not in known[preset]:
+        told = "tells how a sender is verified, and a source of your own all else: outcome, fields"
+        raise SourceError(f"the preset {preset!r} {told}")
     block = _write_block(preset, preset)
     return load_sources(block, presets=presets, read_secret=lambda _: "x")[preset]
 

@@ -116,6 +116,17 @@ async def test_a_recipe_is_about_the_source_or_else_the_preset(look: Shell) -> N
     assert "https://cd.example/webhooks/web" in own.out
     assert "url: http://127.0.0.1:0/webhooks/argocd\n" in page.out
     assert "verified by HMAC-SHA1 in x-vercel-signature." in told.out
+    assert "events deployment.succeeded, deployment.error, deployment.canceled." in told.out
+
+
+async def test_a_recipe_tells_of_the_source_as_it_is(look: Shell, tmp_path: Path) -> None:
+    """One that is verified in its own way is no business of the page."""
+    with (tmp_path / "sources.toml").open("a") as file:
+        file.write('verify = { token = "X-Ours" }\n')
+    own = await look.run("sources recipe web --url https://cd.example")
+    assert own.code == 0
+    assert "Let it post JSON to https://cd.example/webhooks/web,\nverified by the secret" in own.out
+    assert "X-Hub-Signature-256" not in own.out
 
 
 @pytest.mark.parametrize(

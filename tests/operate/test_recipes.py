@@ -13,7 +13,14 @@ from service.accept.events import DeploymentCompleted, read_webhook
 from service.accept.signature import SignedRequest
 from service.accept.sources import Source, SourceError, load_sources
 from service.configured import read_presets
-from service.operate.recipes import fill_page, find_pages, make_example, write_page
+from service.operate.recipes import (
+    fill_page,
+    find_about,
+    find_pages,
+    is_as_its_page,
+    make_example,
+    write_page,
+)
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "tests" / "samples" / "webhooks"
@@ -177,6 +184,62 @@ def test_a_preset_without_a_page_tells_what_it_knows_itself(preset: str) -> None
     fields = source_of(page, preset).fields
     if preset != "launchdarkly":  # tells of no deployments at all
         assert fields.environment and fields.application and fields.version  # noqa: PT018 - all three
+
+
+@pytest.mark.parametrize(
+    ("preset", "told"),
+    [
+        ("harness", "X-Deployment-Environment"),
+        ("harness", "Do not add the\nContent-Encoding of Harness's own example"),
+        ("github-workflow-run", "fields = { environment = \"'production'\" }"),
+        ("tekton", "to a sink whose URL ends in\n?token=<secret>"),
+        ("jenkins-generic-event", "The build's parameters say what was deployed (VERSION)"),
+        ("google-cloud-deploy", 'attributes.ResourceType = "Rollout"'),
+    ],
+)
+def test_what_a_sender_without_a_page_has_to_be_told_is_told(preset: str, told: str) -> None:
+    """What the file of its preset says, without the signs of a comment."""
+    source = make_example(preset, presets=read_presets())
+    page = write_page(source, about=find_about(preset, presets=read_presets()))
+    assert told in page
+    assert "\n# " not in page
+
+
+def test_every_preset_says_where_its_vendor_documents_it() -> None:
+    """Nobody has to guess what a preset was written from."""
+    for preset in PRESETS.keys() - {"native"}:
+        assert "https://" in find_about(preset, presets=read_presets()), preset
+    assert find_about("ours", presets=read_presets()) == ""
+
+
+def test_a_source_that_is_there_needs_no_lines_of_toml() -> None:
+    """They stand in its file already, and may say more than we would."""
+    text = '[[source]]\nname = "ours"\nverify = { token = "X-Ours" }\nsecrets = ["x"]\n'
+    text += 'outcome = { path = "body.x", succeeded = ["ok"] }\n'
+    source = load_sources(text, presets=read_presets(), read_secret=str)["ours"]
+    page = write_page(source, is_there=True)
+    assert page.endswith("/webhooks/ours,\nverified by the secret in X-Ours.\n")
+    assert not blocks_of(page, "toml")
+
+
+def test_a_page_holds_for_who_is_verified_as_it_says() -> None:
+    """A source that wants another header must not be sent what opens no door."""
+    text = '[[source]]\nname = "ours"\npreset = "github"\nsecrets = ["x"]\n'
+    presets = read_presets()
+    for more, holds in (("", True), ('verify = { token = "X-Ours" }\n', False)):
+        source = load_sources(text + more, presets=presets, read_secret=str)["ours"]
+        assert is_as_its_page(source, presets=presets) is holds
+
+
+def test_what_only_says_how_bytes_are_signed_has_no_recipe() -> None:
+    """The sentence says what is missing."""
+    with pytest.raises(SourceError, match="and a source of your own all else: outcome, fields"):
+        make_example("standard-webhooks", presets=read_presets())
+
+
+def test_a_rollback_of_argo_cd_is_told_too() -> None:
+    """Once per sync: its own catalog says once per revision, and an earlier one had its turn."""
+    assert PAGES["argocd"].count("oncePer: app.status.operationState?.finishedAt\n") == 2
 
 
 def test_a_source_is_asked_for_by_a_name_that_there_is() -> None:
