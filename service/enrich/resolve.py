@@ -13,6 +13,7 @@ from service.enrich.deployment import Outline
 
 _SHORTEST_SHA = 7
 _LONGEST_SHA = 64
+_SKEW_MS = 60_000  # of the sender's clock, and of times that are told in whole minutes
 
 
 class Sought(Struct, frozen=True):
@@ -27,8 +28,12 @@ class Sought(Struct, frozen=True):
 def choose_deployment(listed: Iterable[Outline | None], sought: Sought) -> Outline | None:
     """Choose the one deployment meant; None while it is not there yet.
 
-    Of several, a finished one goes before one in progress, an equal version before a prefix, then
-    the one that ended (or started) nearest to the sender's time, then the one that started last.
+    Of several, one that may have ended by the sender's time goes before one that began after it, an
+    equal version before a prefix, then the one that ended (in progress: began) nearest to that
+    time, then one that ended before one in progress, then the one that started last.
+
+    So of a version that is deployed again, the deployment in progress is chosen, and waited for,
+    rather than the one that ended long before; but not where one ended just then.
     """
     ours = [one for one in listed if one is not None and _is_ours(one, sought)]
     return min(ours, key=lambda one: _distance(one, sought), default=None)
@@ -36,7 +41,7 @@ def choose_deployment(listed: Iterable[Outline | None], sought: Sought) -> Outli
 
 def is_beyond_doubt(one: Outline, sought: Sought) -> bool:
     """Tell whether no other deployment could be meant rather than this one."""
-    return _is_ours(one, sought) and not any(_distance(one, sought)[:3])
+    return _is_ours(one, sought) and not any(_distance(one, sought)[:4])
 
 
 def versions_match(one: str, other: str) -> bool:
@@ -64,11 +69,13 @@ def _is_ours(one: Outline, sought: Sought) -> bool:
     )
 
 
-def _distance(one: Outline, sought: Sought) -> tuple[int, int, int, int]:
+def _distance(one: Outline, sought: Sought) -> tuple[int, int, int, int, int]:
     moment = one.ended_at or one.started_at or 0
+    began_after = one.is_unfinished and moment > sought.time_ms + _SKEW_MS
     return (
-        int(one.is_unfinished),
+        int(began_after),
         int(one.application_version != sought.version),
         abs(moment - sought.time_ms),
+        int(one.is_unfinished),
         -(one.started_at or 0),
     )

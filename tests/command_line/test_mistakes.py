@@ -1,5 +1,6 @@
 """Does a person's mistake get a sentence with the fix, the right exit code, and no traceback?"""
 
+import itertools
 import socket
 import sys
 from collections.abc import Callable
@@ -52,6 +53,19 @@ def test_every_command_has_help_that_fits(type_in: Type, command: str) -> None:
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith(f"usage: deployment-enricher {command} [-h]")
     assert max(map(len, ended.out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("what", ["list", "try", "recipe"])
+def test_all_that_can_be_typed_after_sources_is_explained(type_in: Type, what: str) -> None:
+    """What it does, and what each argument is."""
+    ended = type_in(f"sources {what} --help")
+    assert (ended.code, ended.err) == (0, "")
+    usage, meaning, *arguments = ended.out.split("\n\n")
+    assert usage.startswith(f"usage: deployment-enricher sources {what} [-h]")
+    assert meaning.startswith(("name, URL", "say what"))
+    rows = " ".join(" ".join(arguments).split("\n  ")).split()
+    assert not [word for word, after in itertools.pairwise(rows) if word[:2] == after[:2] == "--"]
+    assert rows[-1] not in {"NAME=VALUE", "VALUE'", "URL"}
 
 
 async def test_the_version_is_printed_alone(shell: Shell) -> None:

@@ -66,6 +66,7 @@ def test_others_are_not_taken() -> None:
     ("better", "worse"),
     [
         ({}, {"status": "started", "ended_at": None, "started_at": 1_000_000}),
+        ({"ended_at": 1}, {"status": "started", "ended_at": None, "started_at": 1_060_001}),
         ({"ended_at": 1}, {"application_version": FULL[:7]}),
         ({"ended_at": 1_000_100}, {"ended_at": 999_000}),
         ({"ended_at": 999_900}, {"ended_at": 1_001_000}),
@@ -76,12 +77,55 @@ def test_others_are_not_taken() -> None:
 def test_of_several_the_one_meant_is_chosen(
     better: dict[str, object], worse: dict[str, object]
 ) -> None:
-    """Finished before running, equal before short, nearest in time, started last."""
+    """Begun in time before too late, equal before short, nearest in time, started last."""
     two = [listed("worse", **worse), listed("better", **better)]
     for order in (two, two[::-1]):
         chosen = choose_deployment(order, SOUGHT)
         assert chosen is not None
         assert chosen.id == "better"
+
+
+MINUTE = 60_000
+T = 100 * 60 * MINUTE  # the sender: "finished at T"
+ENDED, RUNNING = "finished", "started"
+
+
+@pytest.mark.parametrize(
+    ("deployments", "meant"),
+    [
+        # What there is, in minutes before T: (status, began, ended). Which of them is meant.
+        ([(ENDED, 130, 120), (RUNNING, 5, None)], 1),  # deployed again; LaunchDarkly lags
+        ([(ENDED, 130, 120), (RUNNING, 90, None)], 1),  # again, and it took long
+        ([(ENDED, 130, 120), (ENDED, 5, 0)], 1),  # again, and LaunchDarkly knows
+        ([(ENDED, 130, 120), (ENDED, 5, -2)], 1),  # it heard of the end two minutes late
+        ([(ENDED, 10, 1), (RUNNING, -3, None)], 0),  # deployed once more since
+        ([(ENDED, 10, 0), (RUNNING, 0.2, None)], 0),  # at once, before we asked
+        ([(ENDED, 130, 120), (RUNNING, -0.5, None)], 1),  # a clock that is half a minute off
+        ([(ENDED, 10, 0), (RUNNING, 300, None)], 0),  # one whose end nobody ever told
+        ([(RUNNING, 300, None), (RUNNING, 5, None)], 1),  # the same, and ours in progress
+        ([(ENDED, 30, 3), (RUNNING, 10, None)], 0),  # two at once: one ended just then
+        ([(RUNNING, -3, None)], 0),  # nothing else: waited for all the same
+        ([("failed", 40, 30), (RUNNING, 8, None)], 1),  # tried again after a failure
+        ([("failed", 40, 30), (ENDED, 8, 0), (RUNNING, -1, None)], 1),
+    ],
+)
+def test_of_a_version_deployed_again_the_one_nearest_in_time_is_meant(
+    deployments: list[tuple[str, float, float | None]], meant: int
+) -> None:
+    """One in progress that began by then is waited for, rather than one that ended long before."""
+
+    def at(before: float | None) -> int | None:
+        return None if before is None else T - round(before * MINUTE)
+
+    found = [
+        listed(str(n), status=status, started_at=at(began), ended_at=at(ended))
+        for n, (status, began, ended) in enumerate(deployments)
+    ]
+    sought = Sought(environment="production", application="shop", version=FULL, time_ms=T)
+    for order in (found, found[::-1]):
+        chosen = choose_deployment(order, sought)
+        assert chosen is not None
+        assert chosen.id == str(meant)
 
 
 def test_build_numbers_and_dates_are_no_short_shas() -> None:
