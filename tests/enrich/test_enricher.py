@@ -110,13 +110,10 @@ async def test_the_list_is_followed_to_the_version_sought(desk: Desk) -> None:
         NewDeployment(version="a90a8a2", started_at=int(time.time() * 1000) - 3_600_000)
     )
     for number in range(250):
-        desk.simulator.add_deployment(NewDeployment(version=f"v{number}"))
+        desk.simulator.add_deployment(NewDeployment(version=f"v{number}", pull_requests=0))
     found = await desk.enricher.enrich(lease(**BY_PARTS))
     assert isinstance(found, Found)
-    assert (found.deployment.id, found.calls) == (
-        sought,
-        3,
-    )  # three pages, and the third held it whole
+    assert (found.deployment.id, found.calls) == (sought, 3)  # the third page held it whole
 
 
 async def test_what_is_not_listed_yet_is_waited_for(desk: Desk) -> None:
