@@ -1,6 +1,7 @@
 """Where is everything made, joined and closed? Here, and nowhere else."""
 
 import asyncio
+import itertools
 import random
 import secrets
 import time
@@ -103,9 +104,13 @@ def _make_backlog(settings: Settings, group: GroupCommit, keys: Keys) -> Backlog
         limit=settings.backlog_limit,
         share=settings.rate_share,
     )
-    return Backlog(
-        group, keys=keys, terms=terms, room=load_room(), new_token=lambda: secrets.token_hex(8)
-    )
+    return Backlog(group, keys=keys, terms=terms, room=load_room(), new_token=_count_tokens())
+
+
+def _count_tokens() -> Callable[[], str]:
+    """Name acts: of one length, and never as another process names its own."""
+    process, numbers = secrets.token_hex(8), itertools.count()
+    return lambda: f"{process}{next(numbers):012x}"
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """How is a fact written down? One JSON line each; readable lines on a terminal."""
 
+import asyncio
 import json
 import sys
 import traceback
@@ -19,18 +20,42 @@ def open_log(
     if pretty is None:
         pretty = out.isatty()
     steps: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         *(_steps_for_people(colors=out.isatty()) if pretty else _steps_for_programs()),
     ]
     bound: Log = structlog.wrap_logger(
-        structlog.PrintLogger(out),
+        _Lines(out),
         processors=steps,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
     return bound
+
+
+class _Lines:
+    """Writes lines: those of one turn of the event loop in one system call."""
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._waiting: list[str] = []
+
+    def msg(self, line: str) -> None:
+        """Write one line."""
+        self._waiting.append(f"{line}\n")
+        if len(self._waiting) > 1:
+            return
+        try:
+            asyncio.get_running_loop().call_soon(self._write)
+        except RuntimeError:  # there is no loop
+            self._write()
+
+    log = debug = info = warn = warning = error = critical = exception = fatal = msg
+
+    def _write(self) -> None:
+        lines, self._waiting = self._waiting, []
+        self._out.write("".join(lines))
+        self._out.flush()
 
 
 def make_printable(text: str) -> str:

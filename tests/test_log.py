@@ -1,5 +1,6 @@
 """Is a log line one line, whatever it tells of?"""
 
+import asyncio
 import io
 import json
 from typing import Any
@@ -143,3 +144,23 @@ def test_printable_text_is_printable_and_reversible_enough(text: str) -> None:
     shown = make_printable(text)
     assert shown.isprintable()
     assert shown == text or not text.isprintable()
+
+
+async def test_lines_of_one_moment_are_written_together_and_at_once() -> None:
+    """A system call each would cost a door more than all its thinking; none is held back."""
+    writes: list[str] = []
+
+    class Out(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    log = open_log(stream=Out())
+    for number in range(3):
+        log.info("thing_happened", number=number)
+    assert writes == []
+    await asyncio.sleep(0)
+    assert [len(text.splitlines()) for text in writes] == [3]
+    log.info("thing_happened")
+    await asyncio.sleep(0)
+    assert len(writes) == 2

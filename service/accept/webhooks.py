@@ -134,6 +134,8 @@ class Webhooks:
 
     async def _read_body(self, source: Source, request: web.Request) -> bytes | Reply:
         try:
+            if request.content.is_eof():  # it came along with the headers: nothing to wait for
+                return await request.read()
             async with asyncio.timeout(SLOWEST_BODY_S):
                 return await request.read()
         except TimeoutError:

@@ -1,5 +1,6 @@
 """What is one deployment that waits, and its history?"""
 
+import re
 import struct
 from urllib.parse import quote
 
@@ -10,6 +11,7 @@ from service.accept.events import DeploymentCompleted
 
 # Written by Lua before the ticket: generation, crashes, and when it was queued (Redis ms).
 _HEADER = struct.Struct(">IHd")
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")  # what quoting leaves as it is
 
 
 class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
@@ -70,7 +72,11 @@ def name_job(event: DeploymentCompleted) -> str:
     if event.deployment_id is not None:
         return f"id:{event.deployment_id}"
     parts = (event.project, event.environment, event.application, event.version)
-    return "find:" + "/".join(quote(part or "", safe="") for part in parts)
+    return "find:" + "/".join(_encode_part(part or "") for part in parts)
+
+
+def _encode_part(part: str) -> str:
+    return part if _PLAIN.fullmatch(part) else quote(part, safe="")
 
 
 def write_ticket(event: DeploymentCompleted) -> Ticket:

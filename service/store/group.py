@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 from service.store import Refused, Unavailable
 from service.store.connect import AWAY, REPLY_TIMEOUT_S, is_bad_password, is_not_now
 from service.store.durability import Barrier, Durability, choose_barrier
+from service.store.patience import Patience
 from service.store.script import Script
 
 Argument = str | bytes | int | float
@@ -70,6 +71,7 @@ class GroupCommit:
         self._connection: AbstractConnection | None = None
         self._barrier: Barrier | None = None
         self._sender: asyncio.Task[None] | None = None
+        self._patience = Patience[Reply](self._lose_patience)
         self._failures = 0
         self._lost_at = 0.0
         self._trouble = "no answer in time"
@@ -100,8 +102,7 @@ class GroupCommit:
         """
         call = _Call(script, keys, args, durable=durable)
         if patience_s < math.inf:
-            timer = call.reply.get_loop().call_later(patience_s, self._lose_patience, call)
-            call.reply.add_done_callback(lambda _: timer.cancel())
+            self._patience.watch(call.reply, for_s=patience_s)
         self._waiting.append(call)
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_groups(), name="group-commit")
@@ -212,9 +213,8 @@ class GroupCommit:
             self._log.warning("redis_lost", reason=self._trouble)
         await self._hang_up()
 
-    def _lose_patience(self, call: _Call) -> None:
-        if not call.reply.done():
-            call.reply.set_exception(Unavailable(self._trouble))
+    def _lose_patience(self, reply: asyncio.Future[Reply]) -> None:
+        reply.set_exception(Unavailable(self._trouble))
 
     async def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
