@@ -64,7 +64,7 @@ class Log(Protocol):
 
 
 class Webhooks:
-    """``POST /webhooks/{source}``, for the given sources.
+    """``POST /webhooks/{source}``, for the given sources; all else below it is refused.
 
     ``remember`` keeps an event, ``set_aside`` (source, delivery, reason, body) keeps for a person
     what cannot be mapped and tells whether it is new; both may raise Unavailable. ``clock`` gives
@@ -91,7 +91,17 @@ class Webhooks:
         return [
             web.post("/webhooks/{source}", self.receive),
             web.options("/webhooks/{source}", self.shake_hands),
+            web.route("*", "/webhooks/{source}", self.refuse_method),
+            web.route("*", "/webhooks/{path:.*}", self.find_nothing),
         ]
+
+    async def refuse_method(self, _: web.Request) -> web.Response:
+        """Answer who looks at the address of a source: 405."""
+        return _send(object_to(405, "webhooks are posted", headers={"Allow": "POST, OPTIONS"}))
+
+    async def find_nothing(self, _: web.Request) -> web.Response:
+        """Answer who asks for what can be no source: 404."""
+        return _send(object_to(404, "there is nothing here but /webhooks/<name of a source>"))
 
     async def shake_hands(self, request: web.Request) -> web.Response:
         """Answer the handshake of CloudEvents: 200; 204 to whoever only asks, or 404."""

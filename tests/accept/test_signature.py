@@ -75,7 +75,7 @@ def standard(timestamp_s: int = NOW_S) -> dict[str, str]:
     return sign_standard_webhook(SECRET, delivery="msg_1", timestamp_s=timestamp_s, body=BODY)
 
 
-def test_a_known_answer_of_github_knows() -> None:
+def test_a_known_answer_of_github_is_genuine() -> None:
     """The vector of GitHub's documentation: "Validating webhook deliveries"."""
     digest = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
     vector = request({"x-hub-signature-256": f"sha256={digest}"}, body=b"Hello, World!")
@@ -258,6 +258,37 @@ def test_tokens(
     """A token is the secret itself, after a scheme when there is one, and nothing less."""
     signed = SignedRequest(headers, query, BODY)
     assert knows([scheme], secrets=["s€cret", ""], request=signed, now_s=0) is genuine
+
+
+def test_every_candidate_is_compared_and_none_ends_the_comparing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The time that an answer takes must not tell which claim came close to which secret."""
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare(claim: bytes, signature: bytes) -> bool:
+        compared.append((claim, signature))
+        return claim == signature
+
+    monkeypatch.setattr("service.accept.checks.hmac.compare_digest", compare)
+    secrets = (SECRET, "another", "a third")
+    headers = standard()
+    headers["webhook-signature"] += " v1,AAAA v2,AAAA"
+    assert check(STANDARD_WEBHOOKS, headers, secrets=secrets)
+    assert len(compared) == 6  # two claims of v1, three secrets
+    compared.clear()
+    assert check(Token(header="X-Token"), {"x-token": SECRET}, secrets=secrets)
+    assert len(compared) == 3
+
+
+@pytest.mark.parametrize("junk", [" ", "\t", "-", "_", "!", "\x00"])
+def test_junk_in_a_signature_is_not_skipped(junk: str) -> None:
+    """As bytes.fromhex and b64decode would: what was sent is compared, to the letter."""
+    digest = hmac.new(b"s", BODY, "sha256").digest()
+    for encoding, text in (("hex", digest.hex()), ("base64", b64encode(digest).decode())):
+        scheme = Hmac(header="X-S", field="v1", items=";", encoding=encoding)  # type: ignore[arg-type] # one of both
+        assert check(scheme, {"x-s": f"v1={text}"}, secrets=("s",))
+        assert not check(scheme, {"x-s": f"v1={text[:8]}{junk}{text[8:]}"}, secrets=("s",))
 
 
 def test_an_empty_secret_vouches_for_nobody() -> None:

@@ -220,6 +220,63 @@ async def test_a_sender_that_hangs_up_is_one_fact_and_no_traceback(
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (b"X-Hub-Signature-256: sha256=\xff\xfe", b"401"),
+        (b"X-Hub-Signature-256: \xe2\x9a\xa0", b"401"),
+        (b"X-GitHub-Delivery: \xff\xfe", b"202"),
+        (b"Content-Type: \xff", b"202"),
+        (b"ce-x: %ff\xff", b"202"),
+    ],
+)
+async def test_headers_are_bytes_and_not_all_are_text(
+    door: Address, desk: Desk, header: bytes, status: bytes
+) -> None:
+    """What is no UTF-8 on the wire is compared, kept or passed over, and never a 5xx."""
+    body = encode(
+        {
+            "deployment_status": {"state": "success", "environment": "test"},
+            "deployment": {"sha": "7fd1a60"},
+            "repository": {"name": "web"},
+        }
+    )
+    headers = dict(github_headers(body))
+    headers.pop(header.partition(b":")[0].decode(), None)
+    lines = [f"{name}: {value}".encode() for name, value in headers.items()]
+    lines += [b"Host: x", b"Connection: close", b"Content-Length: %d" % len(body), header]
+    reader, writer = await asyncio.open_connection(*door)
+    writer.write(b"POST /webhooks/github HTTP/1.1\r\n" + b"\r\n".join(lines) + b"\r\n\r\n" + body)
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).split()[1] == status
+    writer.close()
+    await writer.wait_closed()
+    assert len(desk.facts) == 1
+    assert desk.facts[0][0] in {"webhook_queued", "webhook_rejected"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "github", 405),
+        ("PUT", "github", 405),
+        ("DELETE", "nobody", 405),
+        ("POST", "github/", 404),
+        ("POST", "github/x", 404),
+        ("GET", "", 404),
+    ],
+)
+async def test_what_is_no_webhook_is_answered_in_json_too(
+    door: Address, method: str, path: str, status: int
+) -> None:
+    """Whoever looks at the address with a browser, or writes one sign too many."""
+    url = f"http://{door[0]}:{door[1]}/webhooks/{path}"
+    async with ClientSession() as session, session.request(method, url) as heard:
+        answer = await read_answer(heard)
+        assert (heard.status, answer["status"]) == (status, status)
+        assert heard.headers.get("Allow") == ("POST, OPTIONS" if status == 405 else None)
+
+
 async def test_a_body_that_never_ends_is_408(
     door: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
