@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multidict import MultiDict
 
 from service.accept.decode import Unreadable
 from service.accept.events import (
@@ -22,7 +21,7 @@ from service.accept.events import (
     read_webhook,
 )
 from service.accept.signature import SignedRequest
-from service.accept.sources import Source, load_sources
+from service.accept.sources import Source
 
 DEPLOYMENT_ID = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -221,38 +220,6 @@ def test_large_metadata_is_dropped_and_said_to_be(
     """A record stays small; the event itself is not lost for it."""
     event = read_completed(native, FINISHED | {"deploymentMetadata": metadata})
     assert (event.metadata is not None, event.metadata_dropped) == (kept, dropped)
-
-
-def with_metadata(presets: str, path: str) -> Source:
-    """Make a source whose metadata is where a person says."""
-    text = '[[source]]\nname = "s"\npreset = "native"\nsecrets = ["x"]\n'
-    text += f'fields.metadata = "{path}"\n'
-    return load_sources(text, presets=presets, read_secret=str)["s"]
-
-
-@pytest.mark.parametrize("path", ["headers", "query", "@", "&body", "{all: headers, x: body}"])
-def test_metadata_that_is_no_json_is_dropped_and_said_to_be(presets: str, path: str) -> None:
-    """All headers would be a mistake of the source, and a leak; the event is kept all the same."""
-    text = (
-        f'[[source]]\nname = "s"\npreset = "native"\nsecrets = ["x"]\nfields.metadata = "{path}"\n'
-    )
-    source = load_sources(text, presets=presets, read_secret=str)["s"]
-    headers = {"authorization": "Bearer private"}
-    for query in ({"token": "private"}, MultiDict({"token": "private"})):
-        raw = json.dumps(FINISHED).encode()
-        event = read_webhook(source, SignedRequest(headers, query, raw))
-        assert isinstance(event, DeploymentCompleted)
-        assert (event.metadata, event.metadata_dropped) == (None, True)
-
-
-def test_one_parameter_of_the_url_may_be_metadata(presets: str) -> None:
-    """By its name, as a header may."""
-    source = with_metadata(presets, "query.run")
-    raw = json.dumps(FINISHED).encode()
-    event = read_webhook(source, SignedRequest({}, MultiDict({"run": "7"}), raw))
-    assert isinstance(event, DeploymentCompleted)
-    assert event.metadata is not None
-    assert bytes(event.metadata) == b'"7"'
 
 
 def test_metadata_as_deep_as_can_be_read_is_no_error(native: Source) -> None:
