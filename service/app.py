@@ -63,7 +63,11 @@ async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
         if not url:
             server = EmbeddedServer(find_data_dir(settings))
             url = (await stack.enter_async_context(server)).url
-        client = open_client(url, reply_timeout_s=max(REPLY_TIMEOUT_S, LONGEST_BLOCK_S + 2))
+        client = open_client(
+            url,
+            namespace=settings.namespace,
+            reply_timeout_s=max(REPLY_TIMEOUT_S, LONGEST_BLOCK_S + 2),
+        )
         stack.push_async_callback(client.aclose)
         group = GroupCommit(client, durability=settings.durability, clock=time.monotonic, log=log)
         stack.push_async_callback(group.aclose)

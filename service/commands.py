@@ -61,8 +61,8 @@ async def simulate(options: Options, *, host: str, port: int, log: Log) -> None:
 
 async def tail(settings: Settings, *, since: str, as_json: bool) -> None:
     """Print every record as it is appended; raises redis's errors when there is no server."""
-    stream = Keys(settings.namespace).enriched
-    async with open_client(find_redis(settings), reply_timeout_s=10) as client:
+    stream, url = Keys(settings.namespace).enriched, find_redis(settings)
+    async with open_client(url, namespace=settings.namespace, reply_timeout_s=10) as client:
         await client.ping()
         if not as_json:
             _print_line(write_header(columns=measure_columns(sys.stdout)))

@@ -78,7 +78,9 @@ async def rehearse(
             grace=min(settings.grace, _GRACE_S),
         )
         house = await enter(open_house(played, log))
-        viewer = await enter(open_client(house.redis_url, reply_timeout_s=10))
+        viewer = await enter(
+            open_client(house.redis_url, namespace=house.keys.namespace, reply_timeout_s=10)
+        )
         await _clear_table(viewer, house)
         await enter(open_worker(house))
         door = await enter(open_door(house, make_sources(secret)))

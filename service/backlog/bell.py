@@ -5,7 +5,7 @@ import asyncio
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service.store.connect import AWAY
+from service.store.connect import AWAY, leave
 
 LONGEST_BLOCK_S = 4.0
 """Must stay well under the client's reply timeout, which would cut the blocking call."""
@@ -26,4 +26,5 @@ class Bell:
         try:
             await self._client.blpop([self._key], timeout=block_s)
         except (*AWAY, RedisError):
+            await leave(self._client)
             await asyncio.sleep(min(block_s, 0.5))

@@ -8,7 +8,7 @@ from msgspec import Raw, Struct
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from service.store.connect import AWAY, is_bad_password, is_not_now
+from service.store.connect import AWAY, describe_trouble, is_bad_password, is_not_now, leave
 
 _BLOCK_MS = 2000
 _PAUSE_S = 0.5
@@ -46,8 +46,9 @@ async def follow_stream(
             ):
                 raise
             if not is_away:
-                tell(f"Redis is away, waiting for it: {error}")
+                tell(f"Redis is away, waiting for it: {describe_trouble(error)}")
             is_away = True
+            await leave(client)
             await asyncio.sleep(_PAUSE_S)
             continue
         is_away = False

@@ -1,4 +1,15 @@
-"""When is a write kept? What the server must promise before we say so to a sender."""
+"""When is a write kept? What the server must promise before we say so to a sender.
+
+``fsync``          on the disk of the master: a crash and a power cut lose nothing, but a replica
+                   that takes over may lack the last writes, since replication is asynchronous
+``replica``        received by a replica: a failover to it loses nothing, but a master that comes
+                   back from a power cut without its last second makes the replica forget it too
+``fsync+replica``  both, so neither loses anything
+``memory``         nothing is waited for
+
+Of several replicas one is enough for us. Sentinel and Cluster prefer the one that is furthest, yet
+promise it no more than that; where nothing may be lost whichever takes over, have one replica.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Literal, assert_never
@@ -8,7 +19,7 @@ from redis.exceptions import ResponseError
 
 from service.store import Refused
 
-Durability = Literal["fsync", "replica", "memory"]
+Durability = Literal["fsync", "replica", "fsync+replica", "memory"]
 Ask = Callable[..., Awaitable[object]]
 """Send one command, give its reply."""
 
@@ -16,22 +27,29 @@ BARRIER_TIMEOUT_MS = 4000
 
 
 class Barrier(Struct, frozen=True):
-    """A command that closes a group of writes, and how many copies it must report."""
+    """A command that closes a group of writes, and how many copies it must report.
+
+    WAIT reports replicas; WAITAOF reports first our server's own disk, then those of replicas.
+    """
 
     command: tuple[str | int, ...]
-    copies: int = 1
+    copies: tuple[int, ...] = (1,)
 
     def is_met_by(self, reply: object) -> bool:
-        """Tell whether the reply of WAIT (a number) or WAITAOF (local, replicas) suffices."""
-        count = reply[0] if isinstance(reply, list) else reply
-        return isinstance(count, int) and count >= self.copies
+        """Tell whether the reply of WAIT (a number) or WAITAOF (a number of each) suffices."""
+        counts = reply if isinstance(reply, list) else [reply]
+        return len(counts) >= len(self.copies) and all(
+            isinstance(count, int) and count >= least
+            for count, least in zip(counts, self.copies, strict=False)
+        )
 
 
 async def choose_barrier(ask: Ask, wanted: Durability) -> Barrier | None:
     """Find what makes this server keep our writes; None when it does so by itself.
 
     ``fsync``: ``appendfsync always`` needs nothing more, since Redis then answers only after
-    the fsync; with ``everysec``, one WAITAOF (Redis and Valkey >= 7.2) closes every group.
+    the fsync; with ``everysec``, one WAITAOF (Redis and Valkey >= 7.2) closes every group, and
+    where a replica is wanted too, it waits for the replica's disk as well.
     Raises :class:`Refused` with the fix when the server cannot give it.
     """
     match wanted:
@@ -41,6 +59,10 @@ async def choose_barrier(ask: Ask, wanted: Durability) -> Barrier | None:
             return Barrier(command=("WAIT", 1, BARRIER_TIMEOUT_MS))
         case "fsync":
             return await _choose_fsync(ask)
+        case "fsync+replica" if await _choose_fsync(ask) is None:
+            return Barrier(command=("WAIT", 1, BARRIER_TIMEOUT_MS))
+        case "fsync+replica":
+            return Barrier(command=("WAITAOF", 1, 1, BARRIER_TIMEOUT_MS), copies=(1, 1))
         case _:
             assert_never(wanted)
 

@@ -16,8 +16,15 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from service.store import Refused, Unavailable
-from service.store.connect import AWAY, REPLY_TIMEOUT_S, is_bad_password, is_not_now
-from service.store.durability import Barrier, Durability, choose_barrier
+from service.store.connect import (
+    AWAY,
+    REPLY_TIMEOUT_S,
+    describe_trouble,
+    is_bad_password,
+    is_not_now,
+)
+from service.store.durability import Barrier, Durability
+from service.store.opening import close_connection, open_connection
 from service.store.patience import Patience
 from service.store.script import Script
 
@@ -72,6 +79,7 @@ class GroupCommit:
         self._barrier: Barrier | None = None
         self._sender: asyncio.Task[None] | None = None
         self._patience = Patience[Reply](self._lose_patience)
+        self._warned: set[str] = set()
         self._failures = 0
         self._lost_at = 0.0
         self._trouble = "no answer in time"
@@ -191,23 +199,16 @@ class GroupCommit:
 
     async def _connected(self) -> AbstractConnection:
         if self._connection is None:
-            connection = await self._client.connection_pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
-
-            async def ask(*command: Argument) -> Reply:
-                await connection.send_command(*command)
-                return await connection.read_response()
-
-            try:
-                self._barrier = await choose_barrier(ask, self._durability)
-            except BaseException:  # a connection whose barrier is unknown must not be written to
-                await self._let_go(connection)
-                raise
-            self._connection = connection
+            opened = await open_connection(self._client, self._durability)
+            self._connection, self._barrier, warnings = opened
+            for warning in sorted({*warnings} - self._warned):
+                self._log.warning("redis_unfit", reason=warning)
+            self._warned.update(warnings)
         return self._connection
 
     async def _note_failure(self, error: Exception) -> None:
         self._failures += 1
-        self._trouble = f"{type(error).__name__}: {error}"
+        self._trouble = describe_trouble(error)
         if self._failures == 1:
             self._lost_at = self._clock()
             self._log.warning("redis_lost", reason=self._trouble)
@@ -219,11 +220,7 @@ class GroupCommit:
     async def _hang_up(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            await self._let_go(connection)
-
-    async def _let_go(self, connection: AbstractConnection) -> None:
-        await connection.disconnect(nowait=True)
-        await self._client.connection_pool.release(connection)
+            await close_connection(self._client, connection)
 
 
 async def _read_reply(connection: AbstractConnection) -> Reply:
