@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from service.store.address import read_address
+
 PREFIX = "ENRICHER_"
 TOKEN_VARIABLE = "LAUNCHDARKLY_ACCESS_TOKEN"  # noqa: S105 - a name, not a token
 
@@ -64,15 +66,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     )
     redis_url: Annotated[
         Secret,
-        _describe("`redis://`, `rediss://` or `unix://`; unset: a server of our own is started"),
+        _describe(
+            "`redis[s]://`, `redis[s]+sentinel://`, `redis[s]+cluster://` or `unix://`; "
+            "unset: a server of our own is started"
+        ),
     ] = Secret("")
     namespace: Annotated[
         Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")],
         _describe("Prefix of all our keys; one for each LaunchDarkly account"),
     ] = "deployments"
     durability: Annotated[
-        Literal["fsync", "replica", "memory"],
-        _describe("What a webhook waits for before 202: the disk, a replica, or nothing"),
+        Literal["fsync", "replica", "fsync+replica", "memory"],
+        _describe("What a webhook waits for before 202: the disk, a replica, both, or nothing"),
     ] = "fsync"
     data_dir: Annotated[
         str, _describe("Where our own server keeps its data, when `REDIS_URL` is unset")
@@ -201,7 +206,9 @@ def _name_unknown(name: str, known: list[str]) -> str:
 
 def _convert(values: Mapping[str, str]) -> Settings:
     try:
-        settings = msgspec.convert(dict(values), Settings, strict=False, dec_hook=_decode_secret)
+        settings = msgspec.convert(
+            dict(values), Settings, strict=False, dec_hook=lambda _, text: Secret(text)
+        )
     except msgspec.ValidationError as error:
         field = str(error).rpartition("$.")[2].rstrip("`")
         fault = f"is {values[field]!r}: {_say_wanted(field)}"
@@ -225,25 +232,19 @@ def _say_wanted(field: str) -> str:
 def _check_addresses(settings: Settings) -> None:
     """Refuse what no client could use; the Redis URL may hold a password and is not shown."""
     upstream, token = settings.launchdarkly_url, settings.access_token.reveal()
-    if settings.redis_url and not _is_address(settings.redis_url.reveal(), "redis rediss unix"):
-        wanted = "redis://host:6379, rediss://host:6379 or unix:///path"
-        raise SettingsError(f"ENRICHER_REDIS_URL is no address of a Redis: give {wanted}")
-    if not _is_address(upstream, "https http"):
+    try:
+        read_address(settings.redis_url.reveal() or "unix:///ours")
+    except ValueError as error:
+        raise SettingsError(f"ENRICHER_REDIS_URL {error}") from None
+    if not _is_origin(upstream):
         raise SettingsError(f"ENRICHER_LAUNCHDARKLY_URL is {upstream!r}: give https://host")
     if not token.isascii() or not token.isprintable() or " " in token:
         raise SettingsError(f"{TOKEN_VARIABLE} holds signs that no token has, such as a space")
 
 
-def _is_address(text: str, schemes: str) -> bool:
+def _is_origin(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        usable = parts.scheme in schemes.split() and parts.port != 0
+        return parts.scheme in {"https", "http"} and parts.port != 0 and bool(parts.hostname)
     except ValueError:
         return False
-    return usable and bool(parts.path if parts.scheme == "unix" else parts.hostname)
-
-
-def _decode_secret(kind: type, value: object) -> object:
-    if kind is Secret:
-        return Secret(str(value))
-    raise NotImplementedError(kind)

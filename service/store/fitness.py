@@ -32,7 +32,7 @@ def judge_server(info: Mapping[str, str], durability: Durability) -> list[str]:
 
 
 def _check_version(info: Mapping[str, str]) -> None:
-    """Refuse what we were never tried on. Valkey calls itself the Redis that it is compatible to."""
+    """Refuse what is too old for us. Valkey tells the version of Redis that it is compatible to."""
     version = info.get("redis_version", "")
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
     if numbers and numbers < _OLDEST:

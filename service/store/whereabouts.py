@@ -111,7 +111,7 @@ def ask_by(kind: type[Connection], **options: Any) -> Ask:
         connection = kind(host=place.host, port=place.port, **options)
         try:
             async with asyncio.timeout(_ASK_S):
-                await connection.connect()
+                await connection.connect()  # type: ignore[no-untyped-call] # redis-py
                 await connection.send_command(*command)
                 return await connection.read_response()
         finally:
@@ -130,7 +130,7 @@ class FoundConnection(Connection):
     async def _connect(self) -> None:
         place = await self._find()
         self.host, self.port = place.host, place.port
-        await super()._connect()
+        await super()._connect()  # type: ignore[no-untyped-call] # redis-py
 
 
 class FoundTlsConnection(FoundConnection, SSLConnection):

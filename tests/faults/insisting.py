@@ -1,0 +1,105 @@
+"""Who posts webhooks until they are taken, and who counts what became of them?"""
+
+import asyncio
+import itertools
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from redis.exceptions import RedisError
+
+from service.operate.listening import listen
+from service.settings import Secret, Settings
+from service.simulate.options import Options
+from service.simulate.server import Simulator
+from service.store.connect import leave, open_client
+from tests.story.stage import SECRET, Story, name_deployment
+
+NAMESPACE = "faults"
+_LANES = 6
+_PAUSE_S = 0.02
+
+
+class Senders:
+    """CD systems that post one webhook after the other, and each again until it is taken."""
+
+    def __init__(self, story: Story) -> None:
+        self.taken: list[str] = []
+        self.refused: Counter[int] = Counter()
+        self._story = story
+        self._stop = False
+        self._lanes = [asyncio.create_task(self._send(lane)) for lane in range(_LANES)]
+
+    async def _send(self, lane: int) -> None:
+        for number in itertools.count(lane, _LANES):
+            deployment = name_deployment(number)
+            event = {"deploymentId": deployment, "eventType": "finished"}
+            while (status := await self._post(event, f"delivery-{number}")) not in {200, 202}:
+                self.refused[status] += 1
+                await asyncio.sleep(_PAUSE_S)
+            self.taken.append(deployment)
+            await asyncio.sleep(_PAUSE_S)
+            if self._stop:
+                return
+
+    async def _post(self, event: dict[str, str], delivery: str) -> int:
+        status, _ = await self._story.post(event, delivery=delivery)
+        return status
+
+    async def until_taken(self, more: int) -> float:
+        """Wait until so many more were taken; gives how long it took (s)."""
+        begun, enough = time.monotonic(), len(self.taken) + more
+        async with asyncio.timeout(30):
+            while len(self.taken) < enough:
+                await asyncio.sleep(0.005)
+        return time.monotonic() - begun
+
+    async def end(self) -> None:
+        """Send no more, but see through what was begun."""
+        self._stop = True
+        async with asyncio.timeout(30):
+            await asyncio.gather(*self._lanes)
+
+    async def check(self) -> None:
+        """Wait until nothing waits; then each that was taken has its one record, and no other."""
+        async with asyncio.timeout(30):
+            while not await self._is_drained():
+                await asyncio.sleep(0.05)
+        records = Counter(record["subject"] for record in await self._story.records())
+        assert records == Counter(self.taken)
+        assert not await self._story.failures()
+        assert set(self.refused) <= {503}
+
+    async def _is_drained(self) -> bool:
+        with suppress(RedisError, OSError):
+            return await self._story.is_done()
+        await leave(self._story.redis)
+        return False
+
+
+@asynccontextmanager
+async def open_story(redis_url: str, **changes: object) -> AsyncIterator[Story]:
+    """Open a door and two workers in one process, on any Redis, and who looks on beside them."""
+    simulator = Simulator(Options(), clock=time.time, chance=random.Random(1))
+    async with (
+        listen(simulator.app(), host="127.0.0.1", port=0) as upstream,
+        open_client(redis_url, namespace=NAMESPACE) as viewer,
+    ):
+        settings = Settings(
+            access_token=Secret(Options().token),
+            launchdarkly_url=upstream,
+            redis_url=Secret(redis_url),
+            namespace=NAMESPACE,
+            webhook_secret=Secret(SECRET),
+            port=0,
+            rate_share=1.0,
+            lease=2.0,
+            grace=2.0,
+        )
+        story = Story(settings, simulator, viewer)
+        try:
+            yield await story.open(workers=2, **changes)
+        finally:
+            await story.close()

@@ -1,0 +1,259 @@
+"""What is Redis when it is more than one server? Real ones: a Sentinel set, a Cluster."""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from redis.crc import key_slot
+from redis.exceptions import RedisError
+
+from service.store.connect import open_client
+from service.store.embedded import _launcher, find_server
+
+SERVICE = "ours"
+_SLOTS = 16384
+_PATIENCE_S = 30.0
+_NODE_TIMEOUT_MS = 1000
+_DOWN_AFTER_MS = 500
+
+
+class Node:
+    """One server on a TCP port of its own, with its data on disk; it may be killed and come back."""
+
+    def __init__(self, folder: Path, *options: str, sentinel: str = "") -> None:
+        self.port = 0
+        self._folder = folder
+        self._options = options
+        self._sentinel = sentinel
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address to give to a client that is to speak with this node and no other."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    async def start(self, *options: str) -> None:
+        """Start it, on the port that it had before or else on a free one, until it answers."""
+        self._folder.mkdir(exist_ok=True)
+        while True:
+            port = self.port or find_port()
+            self._launch(port, *options)
+            if await self._answers(port):
+                self.port = port
+                return
+            assert not self.port, (self._folder / "log").read_text()  # else: port just taken
+
+    def _launch(self, port: int, *options: str) -> None:
+        server = find_server()
+        assert server is not None
+        words: list[str] = ["--port", str(port), "--dir", str(self._folder), *self._options]
+        if self._sentinel:
+            config = self._folder / "sentinel.conf"
+            config.write_text(f"port {port}\ndir {self._folder}\n{self._sentinel}")
+            words = [str(config), "--sentinel"]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*_launcher(), str(server.program), *words, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    async def _answers(self, port: int) -> bool:
+        assert self._process is not None
+        while self._process.poll() is None:
+            with contextlib.suppress(RedisError, OSError):
+                await ask(f"redis://127.0.0.1:{port}", "PING")
+                return True
+            await asyncio.sleep(0.01)
+        return False
+
+    async def ask(self, *words: str | int) -> Any:
+        """Send one command."""
+        return await ask(self.url, *words)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Stop it, let it go on, kill it."""
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """Kill it, and see it gone."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+
+class SentinelSet:
+    """A master, a replica, and who watches them."""
+
+    def __init__(self, folder: Path, *, sentinels: int = 1) -> None:
+        self._folder = folder
+        self._count = sentinels
+        durable = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
+        quick = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
+        self.servers = [Node(folder / name, *durable, *quick) for name in ("first", "second")]
+        self.sentinels: list[Node] = []
+
+    @property
+    def url(self) -> str:
+        """The address to give to a client."""
+        places = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{places}/{SERVICE}"
+
+    async def start(self) -> None:
+        """Start all of them, until each knows the others."""
+        first, second = self.servers
+        await first.start()
+        await second.start("--replicaof", "127.0.0.1", str(first.port))
+        await until_followed(first)
+        words = f"sentinel monitor {SERVICE} 127.0.0.1 {first.port} {self._count // 2 + 1}\n"
+        words += f"sentinel down-after-milliseconds {SERVICE} {_DOWN_AFTER_MS}\n"
+        words += f"sentinel failover-timeout {SERVICE} 3000\n"
+        for number in range(self._count):
+            self.sentinels.append(Node(self._folder / f"sentinel{number}", sentinel=words))
+            await self.sentinels[-1].start()
+        async with asyncio.timeout(_PATIENCE_S):
+            while not all([await self._is_informed(each) for each in self.sentinels]):
+                await asyncio.sleep(0.05)
+
+    async def _is_informed(self, sentinel: Node) -> bool:
+        told = read_pairs(await sentinel.ask("SENTINEL", "MASTER", SERVICE))
+        known = (int(told["num-slaves"]), int(told["num-other-sentinels"]))
+        return known == (1, self._count - 1)
+
+    async def until_master(self, node: Node) -> None:
+        """Wait until every sentinel says that this node is the master, and it says so itself."""
+        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        async with asyncio.timeout(_PATIENCE_S):
+            while True:
+                told = [await sentinel.ask(*question) for sentinel in self.sentinels]
+                ports = {int(answer[1]) for answer in told}
+                if ports == {node.port} and (await node.ask("ROLE"))[0] == b"master":
+                    return
+                await asyncio.sleep(0.02)
+
+    def kill(self) -> None:
+        """Kill all."""
+        for node in (*self.sentinels, *self.servers):
+            node.kill()
+
+
+class ClusterSet:
+    """Three masters with a third of the slots each, and a replica of the one that has ours."""
+
+    def __init__(self, folder: Path, *, namespace: str) -> None:
+        options = (
+            *("--cluster-enabled", "yes", "--cluster-node-timeout", str(_NODE_TIMEOUT_MS)),
+            *("--appendonly", "yes", "--appendfsync", "always", "--save", ""),
+            *("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"),
+        )
+        self.slot = key_slot(f"{{{namespace}}}".encode())
+        self.nodes = [Node(folder / str(number), *options) for number in range(4)]
+        self.replica = self.nodes[3]
+
+    @property
+    def url(self) -> str:
+        """The address to give to a client; it names two nodes that do not have our slot."""
+        places = ",".join(f"127.0.0.1:{node.port}" for node in self.others)
+        return f"redis+cluster://{places}"
+
+    @property
+    def owner(self) -> Node:
+        """The master that has our slot in the beginning."""
+        return self.nodes[self.slot * 3 // _SLOTS]
+
+    @property
+    def others(self) -> list[Node]:
+        """The masters that have it not."""
+        return [node for node in self.nodes[:3] if node is not self.owner]
+
+    async def start(self) -> None:
+        """Start all of them, until each knows the others and has its part."""
+        for node in self.nodes:
+            await node.start("--cluster-port", str(find_port()))
+        first, *rest = self.nodes
+        for number, node in enumerate(self.nodes[:3]):
+            part = (number * _SLOTS // 3 + (number > 0), (number + 1) * _SLOTS // 3 - (number == 2))
+            await node.ask("CLUSTER", "ADDSLOTSRANGE", *part)
+        for number, node in enumerate(self.nodes):
+            await node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for node in rest:
+            bus = (await node.ask("CONFIG", "GET", "cluster-port"))[b"cluster-port"]
+            await first.ask("CLUSTER", "MEET", "127.0.0.1", node.port, int(bus))
+        await self.until(b"cluster_known_nodes:4", b"cluster_state:ok")
+        await self.replica.ask("CLUSTER", "REPLICATE", await self.id_of(self.owner))
+        await until_followed(self.owner)
+
+    async def id_of(self, node: Node) -> bytes:
+        """Give the name by which the others know a node."""
+        identity: bytes = await node.ask("CLUSTER", "MYID")
+        return identity
+
+    async def until(self, *facts: bytes) -> None:
+        """Wait until every node says so in CLUSTER INFO."""
+        async with asyncio.timeout(_PATIENCE_S):
+            for node in self.nodes:
+                while not set(facts) <= set((await node.ask("CLUSTER", "INFO")).split()):
+                    await asyncio.sleep(0.02)
+
+    async def until_master(self, node: Node) -> None:
+        """Wait until a node has our slot, by its own word."""
+        async with asyncio.timeout(_PATIENCE_S):
+            while (await node.ask("ROLE"))[0] != b"master":
+                await asyncio.sleep(0.02)
+
+    async def move_slot(self, source: Node, target: Node, *, pause_s: float = 0.0) -> None:
+        """Move our slot key by key, as redis-cli does, and as slowly as one likes."""
+        here, there = await self.id_of(source), await self.id_of(target)
+        await target.ask("CLUSTER", "SETSLOT", self.slot, "IMPORTING", here)
+        await source.ask("CLUSTER", "SETSLOT", self.slot, "MIGRATING", there)
+        while keys := await source.ask("CLUSTER", "GETKEYSINSLOT", self.slot, 5):
+            await source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+            await asyncio.sleep(pause_s)
+        for node in (target, source, *self.others):
+            await node.ask("CLUSTER", "SETSLOT", self.slot, "NODE", there)
+
+    def kill(self) -> None:
+        """Kill all."""
+        for node in self.nodes:
+            node.kill()
+
+
+def find_port() -> int:
+    """Find a port that is free now, below those that the kernel gives to callers."""
+    while True:
+        port = random.randrange(12_000, 30_000)
+        with contextlib.suppress(OSError), socket.socket() as tried:
+            tried.bind(("127.0.0.1", port))
+            return port
+
+
+async def ask(url: str, *words: str | int) -> Any:
+    """Send one command to one server."""
+    async with open_client(url) as client:
+        return await client.execute_command(*words)  # type: ignore[no-untyped-call] # redis-py
+
+
+async def until_followed(node: Node) -> None:
+    """Wait until a replica of a node is in step with it."""
+    async with asyncio.timeout(_PATIENCE_S):
+        while (await node.ask("INFO", "replication")).get("slave0", {}).get("state") != "online":
+            await asyncio.sleep(0.02)
+
+
+def read_pairs(reply: Any) -> dict[str, str]:
+    """Read a reply of names and values, in whatever shape it comes."""
+    pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
+    return {_text(name): _text(value) for name, value in pairs}
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
