@@ -59,14 +59,14 @@ def test_every_kind_of_value_is_read() -> None:
             TOKEN_VARIABLE: "api-1",
             "ENRICHER_PORT": "0",
             "ENRICHER_LEASE": "2.5",
-            "ENRICHER_DURABILITY": "replica",
+            "ENRICHER_DURABILITY": "fsync+replica",
             "ENRICHER_NAMESPACE": "team-a",
             "PATH": "/bin",
         }
     )
     assert settings.access_token.reveal() == "api-1"
     assert (settings.port, settings.lease) == (0, 2.5)
-    assert (settings.durability, settings.namespace) == ("replica", "team-a")
+    assert (settings.durability, settings.namespace) == ("fsync+replica", "team-a")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,11 @@ def test_an_address_of_no_redis_is_refused_unseen(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://h", "rediss://u:p@h:1/0", "redis://[::1]:6379", "unix:///run/redis.sock"]
+    "url",
+    [
+        *("redis://h", "rediss://u:p@h:1/0", "redis://[::1]:6379", "unix:///run/redis.sock"),
+        *("redis+sentinel://u:p@h:1,i/name/0", "rediss+cluster://h:1,i"),
+    ],
 )
 def test_an_address_of_a_redis_is_taken(url: str) -> None:
     """Host, socket, user and number are left to the client."""

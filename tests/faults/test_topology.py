@@ -10,7 +10,7 @@ import pytest
 from service.operate.tail import follow_stream
 from service.store.connect import open_client
 from tests.faults.insisting import NAMESPACE, Senders, open_story
-from tests.faults.topology import ClusterSet, SentinelSet
+from tests.faults.topology import SERVICE, ClusterSet, SentinelSet
 from tests.story.stage import Story
 
 _EACH = 30  # webhooks taken before, between and after
@@ -101,8 +101,12 @@ async def test_a_master_that_was_demoted_is_left(tmp_path: Path) -> None:
     ):
         senders = Senders(story)
         await senders.until_taken(_EACH)
-        await servers.sentinels[0].ask("SENTINEL", "FAILOVER", "ours")
-        await servers.until_master(servers.servers[1])
+        first, second = servers.servers
+        await servers.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE)
+        await servers.until_master(second)
+        await first.ask(
+            "REPLICAOF", "127.0.0.1", second.port
+        )  # as Sentinel does, ten seconds later
         tell("taken again after the failover", await senders.until_taken(1))
         await senders.until_taken(_EACH)
         await senders.end()
@@ -111,17 +115,20 @@ async def test_a_master_that_was_demoted_is_left(tmp_path: Path) -> None:
 
 
 async def test_a_slot_that_moves_is_followed(cluster: ClusterSet) -> None:
-    """Key by key to another master and back, under load: MOVED, ASK and TRYAGAIN are waited out."""
+    """Key by key to another master and on, under load: MOVED, ASK and TRYAGAIN are waited out."""
+    one, other = cluster.others
     async with open_story(cluster.url) as story, tailed(story) as seen:
         senders = Senders(story)
         await senders.until_taken(_EACH)
-        for source, target in ((cluster.owner, cluster.others[0]), (cluster.others[0], cluster.owner)):
+        for source, target in ((cluster.owner, one), (one, other)):
             await cluster.move_slot(source, target, pause_s=0.02)
             tell("taken again after the slot moved", await senders.until_taken(1))
             await senders.until_taken(_EACH)
         await senders.end()
         await senders.check()
         await until_seen(seen, senders)
+        met = {fact["reason"].partition(":")[0] for fact in story.facts("redis_lost")}
+        assert met & {"TryAgainError", "AskError", "MovedError"}
 
 
 async def test_a_master_of_a_cluster_is_followed_by_its_replica(cluster: ClusterSet) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from redis.crc import key_slot
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from service.store.connect import open_client
 from service.store.embedded import _launcher, find_server
@@ -20,11 +20,12 @@ SERVICE = "ours"
 _SLOTS = 16384
 _PATIENCE_S = 30.0
 _NODE_TIMEOUT_MS = 1000
-_DOWN_AFTER_MS = 500
+# Sentinel reconnects but once in a second: with less, it takes the new master for dead at once.
+_DOWN_AFTER_MS = 1500
 
 
 class Node:
-    """One server on a TCP port of its own, with its data on disk; it may be killed and come back."""
+    """One server on a TCP port of its own, its data on disk; it may be killed and come back."""
 
     def __init__(self, folder: Path, *options: str, sentinel: str = "") -> None:
         self.port = 0
@@ -69,10 +70,14 @@ class Node:
     async def _answers(self, port: int) -> bool:
         assert self._process is not None
         while self._process.poll() is None:
-            with contextlib.suppress(RedisError, OSError):
+            try:
                 await ask(f"redis://127.0.0.1:{port}", "PING")
+            except AuthenticationError:
                 return True
-            await asyncio.sleep(0.01)
+            except (RedisError, OSError):
+                await asyncio.sleep(0.01)
+            else:
+                return True
         return False
 
     async def ask(self, *words: str | int) -> Any:
@@ -192,10 +197,9 @@ class ClusterSet:
         await self.replica.ask("CLUSTER", "REPLICATE", await self.id_of(self.owner))
         await until_followed(self.owner)
 
-    async def id_of(self, node: Node) -> bytes:
+    async def id_of(self, node: Node) -> str:
         """Give the name by which the others know a node."""
-        identity: bytes = await node.ask("CLUSTER", "MYID")
-        return identity
+        return _text(await node.ask("CLUSTER", "MYID"))
 
     async def until(self, *facts: bytes) -> None:
         """Wait until every node says so in CLUSTER INFO."""

@@ -60,6 +60,14 @@ def test_a_barrier_is_met_by_enough_copies(reply: object, met: bool) -> None:
     assert Barrier(command=WAITAOF).is_met_by(reply) is met
 
 
+@pytest.mark.parametrize(
+    ("reply", "met"), [([1, 1], True), ([1, 0], False), ([0, 1], False), ([1], False), (1, False)]
+)
+def test_a_barrier_of_disk_and_replica_is_met_by_both(reply: object, met: bool) -> None:
+    """Neither stands for the other."""
+    assert Barrier(command=("WAITAOF", 1, 1, 0), copies=(1, 1)).is_met_by(reply) is met
+
+
 async def test_a_server_that_always_syncs_needs_no_barrier(server: EmbeddedServer) -> None:
     """It answers after the fsync; and who asks for memory only is given that."""
     assert await choose(server.url, "fsync") is None
@@ -67,6 +75,7 @@ async def test_a_server_that_always_syncs_needs_no_barrier(server: EmbeddedServe
     barrier = await choose(server.url, "replica")
     assert barrier is not None
     assert barrier.command[:2] == ("WAIT", 1)
+    assert await choose(server.url, "fsync+replica") == barrier
 
 
 @pytest.mark.parametrize(
@@ -82,9 +91,11 @@ async def test_a_server_that_always_syncs_needs_no_barrier(server: EmbeddedServe
 async def test_a_server_that_syncs_later_or_keeps_it_to_itself_needs_one(
     server: EmbeddedServer, direct: Redis, spoil: tuple[str, ...]
 ) -> None:
-    """One WAITAOF then closes every group."""
+    """One WAITAOF then closes every group; with a replica it waits for both their disks."""
     await command(direct, *spoil)
     assert await choose(server.url, "fsync") == Barrier(command=WAITAOF)
+    both = Barrier(command=("WAITAOF", 1, 1, WAITAOF[3]), copies=(1, 1))
+    assert await choose(server.url, "fsync+replica") == both
 
 
 @pytest.mark.parametrize("hidden", [False, True])
@@ -98,6 +109,8 @@ async def test_a_server_that_writes_to_no_disk_is_refused_with_the_fix(
     async with open_group(server.url) as commits:
         with pytest.raises(Refused, match=r"appendfsync always.*ENRICHER_DURABILITY=memory"):
             await commits.connect()
+        with pytest.raises(Refused, match="appendfsync always"):
+            await choose(server.url, "fsync+replica")
         with pytest.raises(Unavailable, match="Refused"):
             await remember(commits, "x")
     assert await direct.exists("set") == 0

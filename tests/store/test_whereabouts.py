@@ -1,0 +1,147 @@
+"""Is the master found whoever is asked, and left when it is the master no more?"""
+
+import ssl
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.exceptions import AuthenticationError, MovedError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from service.store import Refused
+from service.store.address import Place
+from service.store.connect import describe_trouble, open_client
+from service.store.whereabouts import FoundTlsConnection, find_by_sentinel, find_by_slot
+from tests.faults.topology import SERVICE, Node
+from tests.store.conftest import OpenGroup
+
+A, B, C = Place("a", 1), Place("b", 2), Place("c", 3)
+
+
+class Asked:
+    """Those who are asked: each has its reply, or an error; who was asked is kept."""
+
+    def __init__(self, replies: dict[Place, Any]) -> None:
+        self.replies = replies
+        self.order: list[Place] = []
+
+    async def __call__(self, place: Place, *_: str) -> Any:
+        """Give the reply of a place."""
+        self.order.append(place)
+        reply = self.replies[place]
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+
+async def test_each_time_another_is_asked_first() -> None:
+    """One that is wrong is not believed twice in a row."""
+    asked = Asked({A: [b"x", b"1"], B: [b"x", b"2"], C: [b"x", b"3"]})
+    find = find_by_sentinel([A, B, C], service="m", ask=asked)
+    assert [(await find()).port for _ in range(4)] == [1, 2, 3, 1]
+    assert asked.order == [A, B, C, A]
+
+
+async def test_who_is_silent_or_knows_nothing_is_passed_over() -> None:
+    """The next one is asked at once."""
+    asked = Asked({A: TimeoutError(), B: None, C: [b"x", b"3"]})
+    find = find_by_sentinel([A, B, C], service="m", ask=asked)
+    assert await find() == Place("x", 3)
+    assert asked.order == [A, B, C]
+
+
+async def test_when_nobody_tells_every_reason_is_told() -> None:
+    """A person sees whom to mend."""
+    asked = Asked({A: TimeoutError(), B: None, C: ResponseError("ERR unknown command")})
+    with pytest.raises(RedisConnectionError) as caught:
+        await find_by_sentinel([A, B, C], service="m", ask=asked)()
+    assert str(caught.value) == (
+        "nobody tells where the master is: no answer from a:1; b:2 knows of no master of ours; "
+        "ERR unknown command"
+    )
+
+
+async def test_a_wrong_password_is_told_as_such() -> None:
+    """Asking the others with it would not help."""
+    asked = Asked({A: AuthenticationError("WRONGPASS"), B: [b"x", b"1"]})
+    with pytest.raises(AuthenticationError):
+        await find_by_sentinel([A, B], service="m", ask=asked)()
+
+
+def slots(*ranges: tuple[int, int, str]) -> list[Any]:
+    """Write a reply of CLUSTER SLOTS: first, last, and the nodes as letters, the master first."""
+    return [
+        [first, last, *([name.encode(), number, b"id"] for number, name in enumerate(nodes, 1))]
+        for first, last, nodes in ranges
+    ]
+
+
+async def test_the_master_of_the_slot_is_found_and_the_other_nodes_are_remembered() -> None:
+    """Those that were named in the beginning may all be gone one day."""
+    asked = Asked({A: slots((0, 9, "xy"), (10, 20, "vw")), B: OSError("gone")})
+    find = find_by_slot([A, B], slot=10, ask=asked)
+    assert await find() == Place("v", 1)
+    asked.replies = dict.fromkeys([A, B], OSError("gone"))
+    later = slots((0, 20, "y"))
+    asked.replies |= {Place("x", 1): OSError("gone"), Place("y", 2): later}
+    asked.replies |= {Place("v", 1): OSError("gone"), Place("w", 2): later}
+    assert await find() == Place("y", 1)
+
+
+@pytest.mark.parametrize("name", [None, b"", b"?"])
+async def test_a_node_that_knows_no_name_of_its_own_is_where_it_was_asked(
+    name: bytes | None,
+) -> None:
+    """Behind a load balancer or just started."""
+    asked = Asked({A: [[0, 16383, [name, 7, b"id"]]]})
+    assert await find_by_slot([A], slot=1, ask=asked)() == Place("a", 7)
+
+
+async def test_a_slot_that_nobody_has_is_waited_for() -> None:
+    """A hole in the slots is trouble that passes."""
+    asked = Asked({A: slots((0, 9, "x"))})
+    with pytest.raises(RedisConnectionError, match="a:1 knows of no master of ours"):
+        await find_by_slot([A], slot=10, ask=asked)()
+
+
+async def test_sentinel_and_master_have_each_their_password(
+    tmp_path: Path, open_group: OpenGroup
+) -> None:
+    """Both are given where they belong; a wrong one for either is refused, not waited for."""
+    master = Node(tmp_path / "master", "--appendonly", "yes")
+    with ExitStack() as ending:
+        ending.callback(master.kill)
+        await master.start()
+        watch = Node(
+            tmp_path / "sentinel",
+            sentinel=f"sentinel monitor {SERVICE} 127.0.0.1 {master.port} 1\nrequirepass theirs\n",
+        )
+        ending.callback(watch.kill)
+        await watch.start()
+        await master.ask("CONFIG", "SET", "requirepass", "ours")
+        host = f"127.0.0.1:{watch.port}/{SERVICE}/2"
+        async with open_client(f"redis+sentinel://:ours@{host}?sentinel_password=theirs") as client:
+            await client.set("here", "1")
+            assert (await client.client_info())["db"] == 2
+        for url in (
+            f"redis+sentinel://:ours@{host}",
+            f"redis+sentinel://:ours@{host}?sentinel_password=wrong",
+            f"redis+sentinel://:wrong@{host}?sentinel_password=theirs",
+        ):
+            async with open_group(url) as commits:
+                with pytest.raises(Refused, match="does not let us in"):
+                    await commits.connect()
+
+
+@pytest.mark.parametrize("url", ["rediss+sentinel://h/name", "rediss+cluster://h"])
+def test_tls_is_spoken_to_the_master_that_was_found(url: str) -> None:
+    """And its certificate is checked, as with rediss://."""
+    connection = open_client(url).connection_pool.make_connection()  # type: ignore[no-untyped-call] # redis-py
+    assert isinstance(connection, FoundTlsConnection)
+    assert connection.ssl_context.get().verify_mode is ssl.CERT_REQUIRED
+
+
+def test_a_cluster_named_as_a_server_is_told_with_the_fix() -> None:
+    """MOVED alone says nothing to most people."""
+    assert "redis+cluster://" in describe_trouble(MovedError("1234 127.0.0.1:7001"))
