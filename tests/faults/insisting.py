@@ -56,6 +56,19 @@ class Senders:
                 await asyncio.sleep(0.005)
         return time.monotonic() - begun
 
+    async def until_published(self, more: int) -> None:
+        """Wait until so many more records have come out."""
+        enough = await self._count_records() + more
+        async with asyncio.timeout(30):
+            while await self._count_records() < enough:
+                await asyncio.sleep(0.005)
+
+    async def _count_records(self) -> int:
+        while True:
+            with suppress(RedisError, OSError):
+                return int(await self._story.redis.xlen(self._story.keys.enriched))
+            await asyncio.sleep(0.005)
+
     async def end(self) -> None:
         """Send no more, but see through what was begun."""
         self._stop = True
@@ -80,11 +93,18 @@ class Senders:
 
 
 @asynccontextmanager
+async def open_upstream() -> AsyncIterator[tuple[Simulator, str]]:
+    """Open a LaunchDarkly; gives it and its address."""
+    simulator = Simulator(Options(), clock=time.time, chance=random.Random(1))
+    async with listen(simulator.app(), host="127.0.0.1", port=0) as url:
+        yield simulator, url
+
+
+@asynccontextmanager
 async def open_story(redis_url: str, **changes: object) -> AsyncIterator[Story]:
     """Open a door and two workers in one process, on any Redis, and who looks on beside them."""
-    simulator = Simulator(Options(), clock=time.time, chance=random.Random(1))
     async with (
-        listen(simulator.app(), host="127.0.0.1", port=0) as upstream,
+        open_upstream() as (simulator, upstream),
         open_client(redis_url, namespace=NAMESPACE) as viewer,
     ):
         settings = Settings(

@@ -1,0 +1,138 @@
+"""Is nothing lost and nothing twice when the network between us and the others is bad?"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from service import app
+from service.enrich import launchdarkly
+from service.enrich.backoff import Backoff
+from service.enrich.verdict import Patience
+from service.store import group
+from service.store.embedded import EmbeddedServer
+from tests.faults.insisting import Senders, open_story, open_upstream
+from tests.faults.weather import BAD, Weather, Wire, wire_to_place, wire_to_socket
+
+_EACH = 20  # webhooks taken before and after
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """Start a Redis that this test may kill."""
+    with EmbeddedServer(tmp_path / "redis") as running:
+        yield running
+
+
+@pytest.fixture
+async def wire(server: EmbeddedServer) -> AsyncIterator[Wire]:
+    """Put a bad network before it."""
+    async with wire_to_socket(server.socket) as between:
+        yield between
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up on the silent sooner than in life, and try LaunchDarkly again sooner."""
+    monkeypatch.setattr(group, "REPLY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(launchdarkly, "REQUEST_TIMEOUT_S", 0.5)
+    quick = partial(Patience, backoff=Backoff(base_s=0.05, cap_s=0.3))
+    monkeypatch.setattr(app, "Patience", quick)
+
+
+def tell(what: str, took_s: float) -> None:
+    """Show a figure to whoever wants to read it (pytest -s); it is no part of a promise."""
+    print(f"{what}: {took_s:.2f} s")  # noqa: T201 - for a person
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("weather", BAD)
+async def test_redis_behind_a_bad_network_loses_and_doubles_nothing(
+    wire: Wire, weather: Weather
+) -> None:
+    """Whatever becomes of requests and answers, each webhook that is taken makes one record."""
+    async with open_story(f"redis://{wire.place}") as story:
+        senders = Senders(story)
+        await senders.until_taken(_EACH)
+        wire.turn(weather)
+        await asyncio.sleep(0.3)
+        wire.turn("clear")
+        tell(f"taken again after {weather}", await senders.until_taken(1))
+        await senders.until_taken(_EACH)
+        await senders.end()
+        await senders.check()
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    ("seed", "lasts_s"),
+    [(1, 3.0), *(pytest.param(seed, 8.0, marks=pytest.mark.long) for seed in range(2, 12))],
+)
+async def test_redis_in_a_storm_loses_and_doubles_nothing(
+    wire: Wire, seed: int, lasts_s: float
+) -> None:
+    """All weathers by turns, at moments that nobody chose."""
+    async with open_story(f"redis://{wire.place}") as story:
+        senders = Senders(story)
+        await senders.until_taken(_EACH)
+        await wire.storm(seed=seed, lasts_s=lasts_s)
+        tell("taken again after the storm", await senders.until_taken(1))
+        await senders.end()
+        await senders.check()
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    ("seed", "lasts_s"),
+    [(1, 3.0), *(pytest.param(seed, 8.0, marks=pytest.mark.long) for seed in range(2, 12))],
+)
+async def test_launchdarkly_in_a_storm_loses_and_doubles_nothing(
+    server: EmbeddedServer, seed: int, lasts_s: float
+) -> None:
+    """Webhooks are taken all the while, and each has its whole record in the end."""
+    async with (
+        open_upstream() as (simulator, url),
+        wire_to_place("127.0.0.1", urlsplit(url).port or 0) as wire,
+        open_story(server.url, launchdarkly_url=f"http://{wire.place}") as story,
+    ):
+        senders = Senders(story)
+        await senders.until_taken(_EACH)
+        await wire.storm(seed=seed, lasts_s=lasts_s)
+        await senders.end()
+        begun = time.monotonic()
+        await senders.check()
+        tell("all published after the storm", time.monotonic() - begun)
+        assert sum(simulator.stats.calls.values()) > len(
+            senders.taken
+        )  # some had to be asked again
+        assert not senders.refused
+        assert all(record["complete"] == "true" for record in await story.records())
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(15, marks=pytest.mark.long)])
+async def test_work_goes_on_when_redis_is_back(server: EmbeddedServer, times: int) -> None:
+    """Killed and started again: door and workers find it by themselves."""
+    async with open_story(server.url) as story:
+        senders = Senders(story)
+        for _ in range(times):
+            await senders.until_taken(_EACH)
+            assert server.pid is not None
+            os.kill(server.pid, signal.SIGKILL)
+            refused = senders.refused.total()
+            while senders.refused.total() == refused:
+                await asyncio.sleep(0.01)
+            server.stop()
+            server.start()
+            back = time.monotonic()
+            await senders.until_taken(1)
+            tell("taken again after Redis came back", time.monotonic() - back)
+            await senders.until_published(1)
+            tell("published again after Redis came back", time.monotonic() - back)
+        await senders.end()
+        await senders.check()
