@@ -11,6 +11,7 @@ LONGEST_BLOCK_S = 4.0
 """Must stay well under the client's reply timeout, which would cut the blocking call."""
 
 _SHORTEST_BLOCK_S = 0.005
+_LATE_S = 0.5
 
 
 class Bell:
@@ -21,10 +22,14 @@ class Bell:
         self._key = key
 
     async def listen(self, for_s: float) -> None:
-        """Sleep until it rings, at most so long; without Redis it is a plain short sleep."""
+        """Sleep until it rings, at most so long; without Redis it is a plain short sleep.
+
+        Nobody oversleeps for a server that hangs, nor stays with one that is the master no more.
+        """
         block_s = min(max(for_s, _SHORTEST_BLOCK_S), LONGEST_BLOCK_S)
         try:
-            await self._client.blpop([self._key], timeout=block_s)
+            async with asyncio.timeout(block_s + _LATE_S):
+                await self._client.blpop([self._key], timeout=block_s)
         except (*AWAY, RedisError):
             await leave(self._client)
             await asyncio.sleep(min(block_s, 0.5))

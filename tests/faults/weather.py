@@ -25,10 +25,11 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Wire:
-    """Forwards both ways, as the weather lets it; ``url`` is given without its scheme."""
+    """Forwards both ways, as the weather lets it; ``place`` is where it listens."""
 
     def __init__(self, connect: Callable[[], Awaitable[Streams]]) -> None:
         self.place = ""
+        self.joined = 0
         self._connect = connect
         self._weather: Weather = "clear"
         self._listener: asyncio.Server | None = None
@@ -68,6 +69,7 @@ class Wire:
         self.turn("clear")
 
     async def _join(self, near: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+        self.joined += 1
         link = asyncio.current_task()
         assert link is not None
         self._links.add(link)

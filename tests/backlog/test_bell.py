@@ -1,0 +1,70 @@
+"""Does an idle worker wake when it should, whatever becomes of the server that it listens to?"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from service.backlog.bell import Bell
+from service.store.connect import open_client
+from service.store.embedded import EmbeddedServer
+from tests.faults.weather import Wire, wire_to_socket
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    """Start a server that this test may demote."""
+    async with EmbeddedServer(tmp_path / "redis") as running:
+        yield running
+
+
+@pytest.fixture
+async def wire(server: EmbeddedServer) -> AsyncIterator[Wire]:
+    """Put a network before it."""
+    async with wire_to_socket(server.socket) as between:
+        yield between
+
+
+@pytest.fixture
+async def client(wire: Wire) -> AsyncIterator[Redis]:
+    """Give a client that is very patient itself."""
+    async with open_client(f"redis://{wire.place}", reply_timeout_s=100) as patient:
+        yield patient
+
+
+async def test_it_rings_at_once(client: Redis) -> None:
+    """However long the sleep was meant to be."""
+    bell = Bell(client, "bell")
+    listening = asyncio.create_task(bell.listen(1000))
+    await client.lpush("bell", "1")
+    await listening
+    assert not await client.exists("bell")
+
+
+async def test_nobody_oversleeps_for_a_server_that_hangs(client: Redis, wire: Wire) -> None:
+    """A connection that is open and silent costs no more than a moment."""
+    bell = Bell(client, "bell")
+    await bell.listen(0.01)
+    wire.turn("silent")
+    async with asyncio.timeout(20):
+        await bell.listen(0.01)
+    wire.turn("clear")
+    await bell.listen(0.01)
+    assert wire.joined == 2
+
+
+async def test_a_master_that_was_demoted_is_left(
+    client: Redis, server: EmbeddedServer, wire: Wire
+) -> None:
+    """The next sleep is on a new connection, which leads to whoever is the master then."""
+    bell = Bell(client, "bell")
+    for _ in range(2):
+        await bell.listen(0.01)
+    assert wire.joined == 1
+    async with open_client(server.url) as direct:
+        await direct.replicaof("127.0.0.1", 1)
+    await bell.listen(0.01)
+    await bell.listen(0.01)
+    assert wire.joined == 2
