@@ -166,7 +166,6 @@ def _introduce(house: House, *, door: str, upstream: str, options: Options) -> N
     """Say what is where, and how to look at the stream oneself."""
     quota, window_s = options.quota.global_limit, options.quota.window_ms / 1000
     where = f"on {house.settings.data_dir}" if not house.settings.redis_url else "yours"
-    look, follow = _write_commands(house)
     lines = (
         "A pipeline deploys, signs a webhook for each deployment and posts it here; we ask",
         "LaunchDarkly for the rest and append one enriched record to a Redis stream.",
@@ -177,8 +176,7 @@ def _introduce(house: House, *, door: str, upstream: str, options: Options) -> N
         f"Redis         {where}",
         "",
         "See for yourself, in another terminal:",
-        f"  {follow}",
-        f"  {look}",
+        *(f"  {command}" for command in _write_commands(house)),
         "",
         "Ctrl-C ends everything.",
     )
@@ -186,7 +184,7 @@ def _introduce(house: House, *, door: str, upstream: str, options: Options) -> N
     sys.stdout.flush()
 
 
-def _write_commands(house: House) -> tuple[str, str]:
+def _write_commands(house: House) -> list[str]:
     """Write what can be pasted to look at the stream; no secret of a Redis URL is shown."""
     address = urlsplit(house.redis_url)
     is_open = not (address.query or address.netloc)
@@ -196,7 +194,9 @@ def _write_commands(house: House) -> tuple[str, str]:
         named = shlex.quote(house.redis_url) if is_open else named
     variables = f"ENRICHER_REDIS_URL={named} ENRICHER_NAMESPACE={house.keys.namespace}"
     follow = f"{variables} {_name_program()} tail --from-start"
-    return f"redis-cli {reach} XRANGE '{house.keys.enriched}' - + COUNT 1", follow
+    if "+" in address.scheme:  # no URL tells redis-cli of Sentinel or of a Cluster
+        return [follow]
+    return [follow, f"redis-cli {reach} XRANGE '{house.keys.enriched}' - + COUNT 1"]
 
 
 def _name_program() -> str:

@@ -1,6 +1,7 @@
 """Is nothing lost and nothing twice when another server becomes the master under load?"""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from service.operate.tail import follow_stream
 from service.store.connect import open_client
+from tests.command_line.shell import Shell
 from tests.faults.insisting import NAMESPACE, Senders, open_story
 from tests.faults.topology import SERVICE, ClusterSet, SentinelSet
 from tests.story.stage import Story
@@ -25,6 +27,14 @@ async def cluster(tmp_path: Path) -> AsyncIterator[ClusterSet]:
         yield nodes
     finally:
         nodes.kill()
+
+
+@pytest.fixture
+async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
+    """Open a shell; whatever was started in it ends with it."""
+    opened = Shell(tmp_path)
+    yield opened
+    await asyncio.gather(*(program.end(signal.SIGKILL) for program in opened.started))
 
 
 @asynccontextmanager
@@ -114,6 +124,32 @@ async def test_a_master_that_was_demoted_is_left(tmp_path: Path) -> None:
         await until_seen(seen, senders)
 
 
+@pytest.mark.long
+async def test_a_master_that_hangs_is_left(tmp_path: Path) -> None:
+    """It comes round as one who takes itself for the master, and nobody listens to it any more."""
+    async with (
+        watched(tmp_path, sentinels=3) as servers,
+        open_story(servers.url, durability="fsync+replica") as story,
+        tailed(story) as seen,
+    ):
+        first, second = servers.servers
+        senders = Senders(story)
+        await senders.until_taken(_EACH)
+        first.signal(signal.SIGSTOP)
+        await servers.until_master(second)
+        first.signal(signal.SIGCONT)
+        while not story.facts("redis_lost"):
+            await asyncio.sleep(0.02)
+        await first.ask(
+            "REPLICAOF", "127.0.0.1", second.port
+        )  # as Sentinel does, ten seconds later
+        tell("taken again after the replica came", await senders.until_taken(1))
+        await senders.until_taken(_EACH)
+        await senders.end()
+        await senders.check()
+        await until_seen(seen, senders)
+
+
 async def test_a_slot_that_moves_is_followed(cluster: ClusterSet) -> None:
     """Key by key to another master and on, under load: MOVED, ASK and TRYAGAIN are waited out."""
     one, other = cluster.others
@@ -147,3 +183,15 @@ async def test_a_master_of_a_cluster_is_followed_by_its_replica(cluster: Cluster
         await senders.end()
         await senders.check()
         await until_seen(seen, senders)
+
+
+async def test_what_a_person_types_works_on_a_cluster(cluster: ClusterSet, shell: Shell) -> None:
+    """The demo plays on it, tells nothing that would not work there, and tail shows what came."""
+    shell.environ["ENRICHER_REDIS_URL"] = cluster.url
+    ended = await shell.run("demo --events 2 --per-second 20")
+    assert (ended.code, ended.err) == (0, "")
+    assert "2 deployments came out" in ended.out
+    assert " tail --from-start" in ended.out
+    assert "redis-cli" not in ended.out
+    shell.environ["ENRICHER_NAMESPACE"] = "deployments-demo"
+    await shell.start("tail --from-start --json", until="deployment.enriched.v1")

@@ -68,16 +68,19 @@ class Node:
             )
 
     async def _answers(self, port: int) -> bool:
+        """Wait until it answers, it and nobody who took the port before it; False when it ended."""
         assert self._process is not None
+        url = f"redis://127.0.0.1:{port}"
         while self._process.poll() is None:
             try:
-                await ask(f"redis://127.0.0.1:{port}", "PING")
+                await ask(url, "PING")  # an error while the data is still being read
+                if (await ask(url, "INFO", "server"))["process_id"] == self._process.pid:
+                    return True
             except AuthenticationError:
                 return True
             except (RedisError, OSError):
-                await asyncio.sleep(0.01)
-            else:
-                return True
+                pass
+            await asyncio.sleep(0.01)
         return False
 
     async def ask(self, *words: str | int) -> Any:
