@@ -11,7 +11,7 @@ Of several replicas one is enough for us. Sentinel and Cluster prefer the one th
 promise it no more than that; where nothing may be lost whichever takes over, have one replica.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, assert_never
 
 from msgspec import Struct
@@ -27,42 +27,34 @@ BARRIER_TIMEOUT_MS = 4000
 
 
 class Barrier(Struct, frozen=True):
-    """A command that closes a group of writes, and how many copies it must report.
+    """The commands that close a group of writes; each must report that there is a copy."""
 
-    WAIT reports replicas; WAITAOF reports first our server's own disk, then those of replicas.
-    """
+    commands: tuple[tuple[str | int, ...], ...]
 
-    command: tuple[str | int, ...]
-    copies: tuple[int, ...] = (1,)
-
-    def is_met_by(self, reply: object) -> bool:
-        """Tell whether the reply of WAIT (a number) or WAITAOF (a number of each) suffices."""
-        counts = reply if isinstance(reply, list) else [reply]
-        return len(counts) >= len(self.copies) and all(
-            isinstance(count, int) and count >= least
-            for count, least in zip(counts, self.copies, strict=False)
-        )
+    def is_met_by(self, replies: Sequence[object]) -> bool:
+        """Tell whether every reply suffices: of WAIT (replicas), of WAITAOF (own disk, others)."""
+        counts = [reply[0] if isinstance(reply, list) else reply for reply in replies]
+        return all(isinstance(count, int) and count >= 1 for count in counts)
 
 
 async def choose_barrier(ask: Ask, wanted: Durability) -> Barrier | None:
     """Find what makes this server keep our writes; None when it does so by itself.
 
     ``fsync``: ``appendfsync always`` needs nothing more, since Redis then answers only after
-    the fsync; with ``everysec``, one WAITAOF (Redis and Valkey >= 7.2) closes every group, and
-    where a replica is wanted too, it waits for the replica's disk as well.
+    the fsync; with ``everysec``, one WAITAOF (Redis and Valkey >= 7.2) closes every group.
     Raises :class:`Refused` with the fix when the server cannot give it.
     """
     match wanted:
         case "memory":
             return None
         case "replica":
-            return Barrier(command=("WAIT", 1, BARRIER_TIMEOUT_MS))
+            return Barrier((("WAIT", 1, BARRIER_TIMEOUT_MS),))
         case "fsync":
             return await _choose_fsync(ask)
-        case "fsync+replica" if await _choose_fsync(ask) is None:
-            return Barrier(command=("WAIT", 1, BARRIER_TIMEOUT_MS))
         case "fsync+replica":
-            return Barrier(command=("WAITAOF", 1, 1, BARRIER_TIMEOUT_MS), copies=(1, 1))
+            disk = await _choose_fsync(ask)
+            # Not WAITAOF 1 1: replicas tell of their disks but once in a second.
+            return Barrier((*(disk.commands if disk else ()), ("WAIT", 1, BARRIER_TIMEOUT_MS)))
         case _:
             assert_never(wanted)
 
@@ -93,7 +85,7 @@ async def _try_waitaof(ask: Ask, *, why: str) -> Barrier:
             f"({error}). Use `appendfsync always`, or Redis/Valkey 7.2 or newer, or say "
             "ENRICHER_DURABILITY=memory to accept the loss."
         ) from None
-    return Barrier(command=("WAITAOF", 1, 0, BARRIER_TIMEOUT_MS))
+    return Barrier((("WAITAOF", 1, 0, BARRIER_TIMEOUT_MS),))
 
 
 async def _read_config(ask: Ask) -> dict[str, str] | None:

@@ -160,10 +160,11 @@ class GroupCommit:
         barrier = self._barrier if any(call.durable for call in group) else None
         packed = [call.command for call in group]
         if barrier is not None:
-            packed.append(pack_command(barrier.command))  # type: ignore[arg-type] # stub
+            packed += [pack_command(each) for each in barrier.commands]  # type: ignore[arg-type] # stub
         await connection.send_packed_command(packed, check_health=False)
         replies = [await _read_reply(connection) for _ in packed]
-        if barrier is not None and not barrier.is_met_by(replies.pop()):
+        replies, kept = replies[: len(group)], replies[len(group) :]
+        if barrier is not None and not barrier.is_met_by(kept):
             raise Unavailable("the server did not confirm in time that the writes are kept")
         if self._failures:
             self._failures, self._trouble = 0, "no answer in time"
