@@ -120,6 +120,8 @@ class Enricher:
         attempt = self._begin(lease)
         attempt.shared = errand.calls if lease.lead is None else None
         if isinstance(outcome, Listed):
+            if outcome.old and attempt.history.age_s < self._patience.appear_s:
+                return judge_absence(attempt.history, self._patience)
             deployment = None if outcome.body is None else read_deployment(bytes(outcome.body))
             if isinstance(deployment, Deployment) and not is_short(deployment):
                 return await self._complete(attempt, deployment, bytes(outcome.body or b""))

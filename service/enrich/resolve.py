@@ -13,6 +13,7 @@ from service.enrich.deployment import Outline
 
 _SHORTEST_SHA = 7
 _LONGEST_SHA = 64
+_LONG_MS = 900_000  # LaunchDarkly hears of an end later than we do, by minutes where a runner waits
 _SKEW_MS = 60_000  # of the sender's clock, and of times that are told in whole minutes
 
 
@@ -42,6 +43,17 @@ def choose_deployment(listed: Iterable[Outline | None], sought: Sought) -> Outli
 def is_beyond_doubt(one: Outline, sought: Sought) -> bool:
     """Tell whether no other deployment could be meant rather than this one."""
     return _is_ours(one, sought) and not any(_distance(one, sought)[:4])
+
+
+def ended_long_before(one: Outline, sought: Sought) -> bool:
+    """Tell whether one that was chosen may be an earlier deployment of that version.
+
+    The one meant may not be listed yet: what is rolled back to or deployed again was there before.
+    """
+    moment = one.ended_at or one.started_at
+    if moment is None or one.is_unfinished:
+        return False
+    return moment < sought.time_ms - _LONG_MS
 
 
 def versions_match(one: str, other: str) -> bool:

@@ -11,16 +11,25 @@ from collections.abc import Iterable, Iterator, Mapping
 from msgspec import Raw, Struct
 
 from service.enrich.deployment import Drift, Outline, read_outline
-from service.enrich.resolve import Sought, choose_deployment, is_beyond_doubt
+from service.enrich.resolve import (
+    Sought,
+    choose_deployment,
+    ended_long_before,
+    is_beyond_doubt,
+)
 
 _SHORTEST_SHA = 7
 
 
 class Listed(Struct, frozen=True):
-    """A listed deployment; ``body`` is its JSON, bytes as sent, or None where it was not kept."""
+    """A listed deployment; ``body`` is its JSON, bytes as sent, or None where it was not kept.
+
+    ``old``: it ended long before the sender says, so the one meant may be still to come.
+    """
 
     id: str
     body: Raw | None
+    old: bool = False
 
 
 class Missing(Struct, frozen=True):
@@ -84,10 +93,11 @@ class Search:
             sought = self._sought.get(job)
             seen = self._candidates.get(job, {}).values()
             chosen = None if sought is None else choose_deployment(seen, sought)
-            if chosen is None:
+            if sought is None or chosen is None:
                 yield job, Missing(self._unreadable)
             else:
-                yield job, Listed(chosen.id, self._bodies.get(chosen.id))
+                old = ended_long_before(chosen, sought)
+                yield job, Listed(chosen.id, self._bodies.get(chosen.id), old)
         self._open.clear()
 
     def _take(self, outline: Outline, body: Raw | None) -> Iterator[tuple[str, Listed]]:

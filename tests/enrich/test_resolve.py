@@ -3,7 +3,12 @@
 import pytest
 
 from service.enrich.deployment import Deployment
-from service.enrich.resolve import Sought, choose_deployment, versions_match
+from service.enrich.resolve import (
+    Sought,
+    choose_deployment,
+    ended_long_before,
+    versions_match,
+)
 
 FULL = "0123456789abcdef0123456789abcdef01234567"
 SOUGHT = Sought(environment="production", application="shop", version=FULL, time_ms=1_000_000)
@@ -126,6 +131,25 @@ def test_of_a_version_deployed_again_the_one_nearest_in_time_is_meant(
         chosen = choose_deployment(order, sought)
         assert chosen is not None
         assert chosen.id == str(meant)
+
+
+@pytest.mark.parametrize(
+    ("facts", "long_before"),
+    [
+        ({"ended_at": T - 16 * MINUTE}, True),
+        ({"ended_at": None, "started_at": T - 16 * MINUTE}, True),
+        ({"ended_at": T - 14 * MINUTE}, False),
+        ({"ended_at": None, "started_at": None}, False),
+        ({"ended_at": T + 60 * MINUTE}, False),
+        ({"status": RUNNING, "ended_at": None, "started_at": T - 90 * MINUTE}, False),
+    ],
+)
+def test_what_ended_long_before_may_not_be_the_one(
+    facts: dict[str, object], *, long_before: bool
+) -> None:
+    """A quarter of an hour is what LaunchDarkly may hear later than we do."""
+    sought = Sought(environment="production", application="shop", version=FULL, time_ms=T)
+    assert ended_long_before(listed("a", **facts), sought) is long_before
 
 
 def test_build_numbers_and_dates_are_no_short_shas() -> None:

@@ -110,3 +110,44 @@ async def test_of_a_version_deployed_again_the_new_deployment_is_waited_for(
     [record] = await story.records()
     assert record["subject"] == ours
     assert record["data"]["deployment"]["status"] == "finished"
+
+
+async def test_a_deployment_of_long_ago_is_not_taken_for_one_that_is_not_listed_yet(
+    story: Story, event: Event, eventually: Eventually
+) -> None:
+    """Rolled back to, or deployed again: the version was there before, ours is still to come."""
+    now = int(time.time() * 1000)
+    facts = {"environment": "production", "version": event["version"]}
+    story.simulator.add_deployment(NewDeployment(**facts, started_at=now - 10_800_000))  # type: ignore[arg-type] # facts by name
+    await story.open()
+    assert (await story.post({**event, "eventTime": now}))[0] == 202
+
+    async def is_waiting() -> bool:
+        return any(
+            fact["reason"] == "not_found_yet" for fact in story.facts("deployment_postponed")
+        )
+
+    await eventually(is_waiting)
+    ours = story.simulator.add_deployment(NewDeployment(**facts, started_at=now - 60_000))  # type: ignore[arg-type] # as above
+    await eventually(story.is_done)
+    [record] = await story.records()
+    assert record["subject"] == ours
+
+
+async def test_when_no_other_comes_the_deployment_of_long_ago_was_the_one(
+    story: Story, event: Event, eventually: Eventually
+) -> None:
+    """A sender's clock may be hours off: at the deadline the best there is is taken."""
+    now = int(time.time() * 1000)
+    only = story.simulator.add_deployment(
+        NewDeployment(
+            environment="production",
+            version=str(event["version"]),
+            started_at=now - 10_800_000,
+        )
+    )
+    await story.open(appear_deadline=0.5)
+    assert (await story.post({**event, "eventTime": now}))[0] == 202
+    await eventually(story.is_done)
+    [record] = await story.records()
+    assert (record["subject"], await story.failures()) == (only, [])
