@@ -33,6 +33,7 @@ from service.store.whereabouts import (
 
 CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 5.0
+LOOK_EVERY_S = 1.0
 
 # What redis-py raises when the server is away, as opposed to when we asked nonsense.
 AWAY = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
@@ -77,6 +78,7 @@ def _find_master(address: Address, options: dict[str, Any], *, namespace: str) -
             to_ask.pop(of_the_master, None)
         ask = ask_by(kind, **to_ask, **address.login)
         find = find_by_sentinel(address.places, service=address.service, ask=ask)
+        options["look_every_s"] = LOOK_EVERY_S
     else:
         slot = key_slot(Keys(namespace).probe.encode())
         find = find_by_slot(address.places, slot=slot, ask=ask_by(kind, **to_ask))

@@ -6,7 +6,9 @@ itself, which we must not; its Sentinel always begins with whoever answered last
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
@@ -121,16 +123,40 @@ def ask_by(kind: type[Connection], **options: Any) -> Ask:
 
 
 class FoundConnection(Connection):
-    """A connection to wherever the master is when it is opened."""
+    """A connection to wherever the master is when it is opened.
 
-    def __init__(self, *, find: Find, **options: Any) -> None:
+    ``look_every_s``: how often to look whether it is there still, and else to cut the connection. A
+    master that Sentinel replaced while it was alive takes itself for the master for ten seconds
+    more, and what is written to it meanwhile is lost.
+    """
+
+    def __init__(self, *, find: Find, look_every_s: float = math.inf, **options: Any) -> None:
         super().__init__(**options)
         self._find = find
+        self._look_every_s = look_every_s
+        self._watch: asyncio.Task[None] | None = None
 
     async def _connect(self) -> None:
         place = await self._find()
         self.host, self.port = place.host, place.port
         await super()._connect()  # type: ignore[no-untyped-call] # redis-py
+        if self._look_every_s < math.inf and self._writer is not None:
+            watching = self._cut_when_moved(place, self._writer)
+            self._watch = asyncio.create_task(watching, name="watch-master")
+
+    async def _cut_when_moved(self, place: Place, writer: asyncio.StreamWriter) -> None:
+        while not writer.is_closing():
+            await asyncio.sleep(self._look_every_s)
+            with suppress(RedisError, OSError):
+                if await self._find() != place:
+                    writer.transport.abort()  # whoever reads from it hears that it is gone
+
+    async def disconnect(self, *words: Any, **options: Any) -> None:
+        """Disconnect, and look no more."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        await super().disconnect(*words, **options)
 
 
 class FoundTlsConnection(FoundConnection, SSLConnection):

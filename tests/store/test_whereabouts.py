@@ -1,18 +1,27 @@
 """Is the master found whoever is asked, and left when it is the master no more?"""
 
+import asyncio
 import ssl
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio import ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, MovedError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.store import Refused
 from service.store.address import Place
-from service.store.connect import describe_trouble, open_client
-from service.store.whereabouts import FoundTlsConnection, find_by_sentinel, find_by_slot
+from service.store.connect import LOOK_EVERY_S, describe_trouble, open_client
+from service.store.whereabouts import (
+    FoundConnection,
+    FoundTlsConnection,
+    find_by_sentinel,
+    find_by_slot,
+)
 from tests.faults.topology import SERVICE, Node
 from tests.store.conftest import OpenGroup
 
@@ -67,6 +76,13 @@ async def test_a_wrong_password_is_told_as_such() -> None:
     asked = Asked({A: AuthenticationError("WRONGPASS"), B: [b"x", b"1"]})
     with pytest.raises(AuthenticationError):
         await find_by_sentinel([A, B], service="m", ask=asked)()
+
+
+async def until_blocked(node: Node) -> None:
+    """Wait until somebody waits for something of a server."""
+    async with asyncio.timeout(20):
+        while not (await node.ask("INFO", "clients"))["blocked_clients"]:
+            await asyncio.sleep(0.01)
 
 
 def slots(*ranges: tuple[int, int, str]) -> list[Any]:
@@ -132,6 +148,39 @@ async def test_sentinel_and_master_have_each_their_password(
             async with open_group(url) as commits:
                 with pytest.raises(Refused, match="does not let us in"):
                     await commits.connect()
+
+
+async def test_a_master_that_was_replaced_and_does_not_know_it_is_left(tmp_path: Path) -> None:
+    """It is alive and answers as ever; what waits for it is cut, and goes on with the new one."""
+    old, new = Node(tmp_path / "old"), Node(tmp_path / "new")
+    with ExitStack() as ending:
+        ending.callback(old.kill)
+        ending.callback(new.kill)
+        await old.start()
+        await new.start()
+        masters = [old]
+
+        async def find() -> Place:
+            return Place("127.0.0.1", masters[-1].port)
+
+        options: dict[str, Any] = {"find": find, "look_every_s": 0.02}
+        pool = ConnectionPool(FoundConnection, retry=Retry(NoBackoff(), 0), **options)
+        async with Redis.from_pool(pool) as client:
+            waiting = asyncio.ensure_future(client.blpop(["nothing"], timeout=100))
+            await until_blocked(old)
+            masters.append(new)
+            async with asyncio.timeout(20):
+                with pytest.raises(RedisConnectionError):
+                    await waiting
+            assert (await client.info("server"))["tcp_port"] == new.port
+    assert "watch-master" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+def test_only_sentinel_is_asked_again_and_again() -> None:
+    """A node of a Cluster that was replaced hears of it from the others, and says MOVED."""
+    kept = open_client("redis+sentinel://h/name").connection_pool.connection_kwargs
+    assert kept["look_every_s"] == LOOK_EVERY_S
+    assert "look_every_s" not in open_client("redis+cluster://h").connection_pool.connection_kwargs
 
 
 @pytest.mark.parametrize("url", ["rediss+sentinel://h/name", "rediss+cluster://h"])
