@@ -1,6 +1,7 @@
 """Is the master found whoever is asked, and left when it is the master no more?"""
 
 import asyncio
+import itertools
 import ssl
 from contextlib import ExitStack
 from pathlib import Path
@@ -174,6 +175,27 @@ async def test_a_master_that_was_replaced_and_does_not_know_it_is_left(tmp_path:
                     await waiting
             assert (await client.info("server"))["tcp_port"] == new.port
     assert "watch-master" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_one_sentinel_that_errs_costs_no_connection(tmp_path: Path) -> None:
+    """What it says is believed only when the next one who is asked says so too."""
+    server = Node(tmp_path / "server")
+    with ExitStack() as ending:
+        ending.callback(server.kill)
+        await server.start()
+        answers = itertools.cycle([Place("127.0.0.1", server.port), Place("wrong", 1)])
+        asked = itertools.count()
+
+        async def find() -> Place:
+            next(asked)
+            return next(answers)
+
+        options: dict[str, Any] = {"find": find, "look_every_s": 0.005}
+        async with Redis.from_pool(ConnectionPool(FoundConnection, **options)) as client:
+            before = await client.client_id()
+            while next(asked) < 40:
+                await asyncio.sleep(0.005)
+            assert await client.client_id() == before
 
 
 def test_only_sentinel_is_asked_again_and_again() -> None:
