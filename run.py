@@ -4,6 +4,7 @@
     python3 run.py demo               see it work: everything in one process, no account needed
     python3 run.py test [...]         the tests; what follows goes to pytest
     python3 run.py test --coverage    the tests, measured
+    python3 run.py faults [...]       the proof under faults: kills for half an hour, then a table
     python3 run.py check              format, lint, types, architecture
     python3 run.py lock [--upgrade]   write the three locks anew
     python3 run.py <anything else>    the service's own commands: run, serve, work, doctor, ...
@@ -46,7 +47,7 @@ def main(words: Sequence[str]) -> int:
     if sys.version_info < OLDEST or os.name != "posix":
         found = f"this is {sys.platform} with Python {sys.version.split()[0]}"
         return fail(f"deployment-enricher needs Linux or macOS with Python 3.11 or newer; {found}")
-    commands = {"test": run_tests, "check": run_checks, "lock": write_locks}
+    commands = {"test": run_tests, "faults": run_faults, "check": run_checks, "lock": write_locks}
     command = commands.get(words[0]) if words else None
     try:
         return command(words[1:]) if command else run_service(words)
@@ -76,6 +77,12 @@ def run_tests(words: Sequence[str]) -> int:
     status = run_module("coverage", "run", "-m", "pytest", *pytest_words)
     run_module("coverage", "combine", "--quiet")
     return status or run_module("coverage", "report")
+
+
+def run_faults(words: Sequence[str]) -> int:
+    """Kill everything again and again, and count what was lost or twice."""
+    set_up(TESTS_LOCK)
+    return run_module("tests.faults", *words)
 
 
 def run_checks(words: Sequence[str]) -> int:
