@@ -1,5 +1,6 @@
 """Was anything lost, twice or left over? Judged over what was read: thinks only."""
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -135,5 +136,5 @@ def _find_repeated_content(by_job: Mapping[str, Sequence[Record]]) -> set[str]:
         job
         for job, told in by_job.items()
         if [record.revision for record in told] != list(range(1, len(told) + 1))
-        or any(one.digest == next_.digest for one, next_ in zip(told, told[1:], strict=False))
+        or any(one.digest == next_.digest for one, next_ in itertools.pairwise(told))
     }

@@ -88,24 +88,16 @@ async def build_plant(cast: Cast, home: Path) -> AsyncIterator[Plant]:
     simulator = Simulator(cast.upstream, clock=time.time, chance=random.Random(cast.seed))
     upstream = Upstream(simulator)
     store = Store(home / "redis", appendfsync=cast.appendfsync)
-    logs = home / "logs"
-    logs.mkdir()
     await upstream.open()
     await store.start()
     connector = aiohttp.TCPConnector(limit=0)
     async with open_client(store.url) as redis, aiohttp.ClientSession(connector=connector) as http:
         ports = _find_ports(cast.doors)
         urls = [f"http://127.0.0.1:{port}" for port in ports]
-        environ = _write_environ(cast, store, upstream)
+        doors, workers = _make_programs(cast, ports, home, _write_environ(cast, store, upstream))
         plant = Plant(
-            doors=[
-                Program("serve", f"door{n}", logs=logs, environ=environ | {"ENRICHER_PORT": port})
-                for n, port in enumerate(ports)
-            ],
-            workers=[
-                Program("work", f"worker{n}", logs=logs, environ=environ)
-                for n in range(cast.workers)
-            ],
+            doors=doors,
+            workers=workers,
             store=store,
             upstream=upstream,
             redis=redis,
@@ -115,15 +107,31 @@ async def build_plant(cast: Cast, home: Path) -> AsyncIterator[Plant]:
         reading = asyncio.create_task(plant.reader.read_on(), name="reader")
         try:
             await asyncio.gather(*(program.start() for program in plant.list_programs()))
-            await asyncio.gather(*(door.wait_for("door_opened") for door in plant.doors))
-            await asyncio.gather(*(each.wait_for("worker_started") for each in plant.workers))
+            await asyncio.gather(*(door.wait_for("door_opened") for door in doors))
+            await asyncio.gather(*(worker.wait_for("worker_started") for worker in workers))
             yield plant
         finally:
-            reading.cancel()
+            plant.reader.stop()
             ends = (program.end(signal.SIGKILL) for program in plant.list_programs())
             await asyncio.gather(reading, *ends, return_exceptions=True)
             await upstream.close()
             await store.end()
+
+
+def _make_programs(
+    cast: Cast, ports: Sequence[str], home: Path, environ: Mapping[str, str]
+) -> tuple[list[Program], list[Program]]:
+    """Make the doors and the workers; none is started yet."""
+    logs = home / "logs"
+    logs.mkdir()
+    doors = [
+        Program("serve", f"door{n}", logs=logs, environ={**environ, "ENRICHER_PORT": port})
+        for n, port in enumerate(ports)
+    ]
+    workers = [
+        Program("work", f"worker{n}", logs=logs, environ=environ) for n in range(cast.workers)
+    ]
+    return doors, workers
 
 
 def _write_environ(cast: Cast, store: Store, upstream: Upstream) -> dict[str, str]:

@@ -44,11 +44,20 @@ class Reader:
         self._redis = redis
         self._keys = keys
         self._find_epoch = find_epoch
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._is_stopped = True
 
     async def read_on(self) -> None:
-        """Read for ever, whatever becomes of the server."""
+        """Read until told to stop, whatever becomes of the server.
+
+        A flag and no cancellation: asyncio.wait_for, which redis-py sends through, may swallow one
+        before Python 3.12.
+        """
         since = "0"  # what was delivered and not yet noted, then ">" for what is new
-        while True:
+        while not self._is_stopped:
             try:
                 await self._make_group()
                 count = await self._read_batch(since)
@@ -75,7 +84,7 @@ class Reader:
         entries = _entries_of(reply)
         if not entries:
             return 0
-        (kept, *_) = await self._redis.execute_command("WAITAOF", 1, 0, 4000)
+        (kept, *_) = await self._redis.waitaof(1, 0, 4000)
         if kept != 1:
             raise TimeoutError("not on disk in time")
         for entry, fields in entries:
@@ -128,14 +137,14 @@ async def read_left(redis: Redis, keys: Keys) -> Left:
     return Left(
         backlog=frozenset(job.decode() for job in backlog),
         tickets=frozenset(job.decode() for job in tickets),
-        failed={name: reasons.get(name, "no data") for name in (job.decode() for job in failed)}
-        | {name: reason for name, reason in reasons.items()},
+        failed={job.decode(): "no data" for job in failed} | reasons,
         lasting=frozenset(await _find_lasting(redis, keys)),
     )
 
 
 async def _find_lasting(redis: Redis, keys: Keys) -> list[str]:
-    lasting, page = [], []
+    lasting: list[str] = []
+    page: list[bytes] = []
 
     async def look() -> None:
         pipeline = redis.pipeline(transaction=False)

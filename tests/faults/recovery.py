@@ -19,8 +19,10 @@ _KILL = Stroke(after_s=0, role="redis", blow="kill", chance=0, lasts_s=0.5)
 
 
 class Recovery(Struct, frozen=True, kw_only=True):
-    """Seconds from a worker's kill until all that it held was published, and from Redis being back
-    until the first record.
+    """How long it took, in seconds.
+
+    ``worker_s``: from a worker's kill until all that it held was published; ``redis_s``: from
+    Redis being back until the first record.
     """
 
     worker_s: list[float]
@@ -35,9 +37,7 @@ async def measure_recovery(plant: Plant, *, rounds: int, seed: int) -> Recovery:
     webhooks = draw_webhooks(seed, Habits(to_find=0.0, again=0.0, copies=(1, 1)))
     for worker in plant.workers[1:]:
         await worker.end(signal.SIGTERM)
-    worker_s = []
-    for number in range(rounds):
-        worker_s.append(await _kill_worker(plant, webhooks, number % 2))
+    worker_s = [await _kill_worker(plant, webhooks, number % 2) for number in range(rounds)]
     await plant.workers[(rounds + 1) % 2].start()
     redis_s = [await _kill_redis(plant, webhooks) for _ in range(rounds)]
     return Recovery(worker_s=worker_s, redis_s=redis_s)
@@ -77,8 +77,9 @@ async def _have_held(plant: Plant, webhooks: Iterator[Webhook]) -> None:
     await asyncio.gather(*(plant.senders.send(next(webhooks)) for _ in range(_HELD)))
 
     async def are_held() -> bool:
-        scores: Any = await plant.redis.zrange(KEYS.backlog, 0, -1, withscores=True)
-        return sum(score % 1 != 0 for _, score in scores) == _HELD
+        held: Any = await plant.redis.zrange(KEYS.backlog, 0, -1, withscores=True)
+        scores: list[float] = [score for _, score in held]
+        return sum(score % 1 != 0 for score in scores) == _HELD
 
     await _until(are_held)
 

@@ -44,8 +44,9 @@ class Order(Struct, frozen=True, kw_only=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What a storm came to. ``strokes`` counts by (role, blow); ``recoveries`` are seconds from
-    Redis being back to the next record.
+    """What a storm came to. ``strokes`` counts by (role, blow).
+
+    ``recoveries`` are seconds from Redis being back to the next record.
     """
 
     judgement: Judgement
@@ -132,7 +133,7 @@ class Storm:
             "redis": [plant.store],
             "upstream": [plant.upstream],
         }
-        everyone = [*plant.workers, *plant.doors, plant.store]
+        everyone: list[Victim] = [*plant.workers, *plant.doors, plant.store]
         if stroke.role == "all":
             return [victim for victim in everyone if not victim.is_struck]
         free = [victim for victim in roles[stroke.role] if not victim.is_struck]

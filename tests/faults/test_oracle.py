@@ -69,7 +69,7 @@ def test_a_record_of_what_nobody_asked_for_is_found() -> None:
 
 
 def test_a_planted_stuck_ticket_is_found() -> None:
-    """In the backlog without a ticket, a ticket without a place in it, or both: none of them done."""
+    """In the backlog without a ticket, or a ticket without a place in it."""
     assert judge(DELIVERIES, RECORDS, Left(backlog=frozenset({"id:b"}))).stuck == ["id:b"]
     stuck = judge(DELIVERIES, RECORDS[:1], Left(tickets=frozenset({"id:b", "id:a"})))
     assert (stuck.stuck, stuck.lost) == (["id:a", "id:b"], [])
