@@ -27,8 +27,8 @@ class _Data(Struct):
 
 class _Facts(Struct, rename="camel"):
     id: str
-    started_at: int
-    application_version: str
+    started_at: int = 0
+    application_version: str = ""
 
 
 class Reader:
@@ -89,29 +89,38 @@ class Reader:
             raise TimeoutError("not on disk in time")
         for entry, fields in entries:
             if entry not in self.records:
-                self.records[entry] = self._note(entry, fields)
+                self.records[entry] = read_record(entry, fields, self._find_epoch)
                 self.noted_at.append(time.monotonic())
         await self._redis.xack(self._keys.enriched, GROUP, *(entry for entry, _ in entries))
         return len(entries)
 
-    def _note(self, entry: bytes, fields: dict[bytes, bytes]) -> Record:
-        told = msgspec.json.decode(fields[b"data"], type=_Data).deployment
-        facts = msgspec.json.decode(told, type=_Facts)
-        ms, _, number = entry.decode().partition("-")
-        places = (fields[f"{name}key".encode()].decode() for name in ("project", "environment"))
-        application = fields[b"applicationkey"].decode()
-        project, environment = places
-        is_known = not project  # who sends an id sends nothing else
-        found = f"find:{project}/{environment}/{application}/{facts.application_version}"
-        return Record(
-            entry=(int(ms), int(number)),
-            id=fields[b"id"].decode(),
-            job=f"id:{facts.id}" if is_known else found,
-            revision=int(fields[b"revision"]),
-            digest=blake2b(told, digest_size=8).digest(),
-            epoch=self._find_epoch(facts.id, facts.started_at) if is_known else None,
-            complete=fields[b"complete"] == b"true",
-        )
+
+def read_record(
+    entry: bytes, fields: dict[bytes, bytes], find_epoch: FindEpoch = lambda *_: None
+) -> Record:
+    """Read one entry: of which job it is, and what it says."""
+    told = msgspec.json.decode(fields[b"data"], type=_Data).deployment
+    facts = msgspec.json.decode(told, type=_Facts)
+    ms, _, number = entry.decode().partition("-")
+    words = ("projectkey", "environmentkey", "applicationkey")
+    project, environment, application = (fields[word.encode()].decode() for word in words)
+    is_known = not project  # who sends an id sends nothing else
+    found = f"find:{project}/{environment}/{application}/{facts.application_version}"
+    return Record(
+        entry=(int(ms), int(number)),
+        id=fields[b"id"].decode(),
+        job=f"id:{facts.id}" if is_known else found,
+        revision=int(fields[b"revision"]),
+        digest=blake2b(told, digest_size=8).digest(),
+        epoch=find_epoch(facts.id, facts.started_at) if is_known else None,
+        complete=fields[b"complete"] == b"true",
+    )
+
+
+async def read_records(redis: Redis, keys: Keys) -> list[Record]:
+    """Read the whole stream at once."""
+    entries: Any = await redis.xrange(keys.enriched)
+    return [read_record(entry, fields) for entry, fields in entries]
 
 
 def _entries_of(reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:

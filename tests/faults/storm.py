@@ -11,6 +11,7 @@ from msgspec import Struct
 from redis.exceptions import RedisError
 
 from service.store.connect import AWAY
+from tests.faults.hurry import make_due
 from tests.faults.oracle import Judgement, judge
 from tests.faults.plant import KEYS, Plant
 from tests.faults.programs import Program, Store
@@ -28,7 +29,7 @@ class Order(Struct, frozen=True, kw_only=True):
     """What storm is ordered. It ends when every goal is reached: webhooks, kills and seconds.
 
     ``no_progress_s`` is how long nothing may move at the end before what is left is called stuck:
-    longer than the longest backoff of a ticket.
+    longer than the longest backoff of a ticket. ``hurry`` makes due at the end what backs off.
     """
 
     seed: int
@@ -41,6 +42,7 @@ class Order(Struct, frozen=True, kw_only=True):
     lanes: int = 64
     epoch_s: float = 20.0
     no_progress_s: float = 330.0
+    hurry: bool = False
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -172,6 +174,8 @@ class Storm:
         """Count what waits, and the records that are not read yet."""
         redis = self._plant.redis
         try:
+            if self._order.hurry:
+                await make_due(redis, KEYS)
             waiting = await redis.zcard(KEYS.backlog) + await redis.hlen(KEYS.tickets)
             (group,) = await redis.xinfo_groups(KEYS.enriched)
         except (*AWAY, RedisError, ValueError):

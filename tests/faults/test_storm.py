@@ -20,7 +20,7 @@ async def test_a_short_storm_loses_nothing_and_makes_nothing_twice(
     tmp_path: Path, appendfsync: AppendFsync, seed: int
 ) -> None:
     """Two doors and two workers are struck until a dozen kills; every 2xx has its one end."""
-    order = Order(seed=seed, tempo=SHORT, per_s=40, webhooks=300, kills=12, epoch_s=3)
+    order = Order(seed=seed, tempo=SHORT, per_s=40, webhooks=200, kills=10, epoch_s=3, hurry=True)
     cast = Cast(seed=seed, workers=2, appendfsync=appendfsync)
     async with build_plant(cast, tmp_path) as plant:
         outcome = await Storm(plant, order).rage()
