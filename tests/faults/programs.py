@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,22 +81,21 @@ class Program:
             self.is_struck = False
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal."""
-        if self._child is not None and self._child.returncode is None:
-            self._child.send_signal(number)
+        """Send a signal; one that has ended just now does not mind."""
+        if self._child is not None:
+            _send(self._child, number)
 
     async def end(self, number: signal.Signals) -> None:
         """End it by a signal; SIGTERM must give exit code 0 within the grace time."""
         child, self._child = self._child, None
         if child is None:
             return
-        if child.returncode is None:
-            child.send_signal(number)
+        _send(child, number)
         try:
             async with asyncio.timeout(_LONGEST_GOODBYE_S):
                 code = await child.wait()
         except TimeoutError:
-            child.kill()
+            _send(child, signal.SIGKILL)
             code = await child.wait()
             self.mistakes.append(f"{self.name} did not end within its grace time")
         if number == signal.SIGTERM and code != 0 and not self._is_young(code):
@@ -137,6 +136,11 @@ class Program:
         event = str(fact.get("event"))
         self.facts[event] += 1
         return event in MISTAKES or "exception" in fact
+
+
+def _send(child: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        child.send_signal(number)
 
 
 class Store:
@@ -180,4 +184,5 @@ class Store:
 
     def _send(self, number: signal.Signals) -> None:
         if self._server.pid is not None:
-            os.kill(self._server.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(self._server.pid, number)
