@@ -107,8 +107,7 @@ async def build_plant(cast: Cast, home: Path) -> AsyncIterator[Plant]:
         reading = asyncio.create_task(plant.reader.read_on(), name="reader")
         try:
             await asyncio.gather(*(program.start() for program in plant.list_programs()))
-            await asyncio.gather(*(door.wait_for("door_opened") for door in doors))
-            await asyncio.gather(*(worker.wait_for("worker_started") for worker in workers))
+            await asyncio.gather(*(program.wait_for_start() for program in plant.list_programs()))
             yield plant
         finally:
             plant.reader.stop()

@@ -17,6 +17,7 @@ from service.store.embedded import AppendFsync, EmbeddedServer
 from tests.faults.schedule import Stroke
 
 _LONGEST_GOODBYE_S = 15.0
+_LONGEST_START_S = 60.0
 
 # What none of our programs may ever write, whatever befalls them.
 MISTAKES = frozenset(
@@ -58,11 +59,10 @@ class Program:
             )
         self._watch = asyncio.create_task(self._mind(self._child), name=f"mind {self.name}")
 
-    async def wait_for(self, event: str) -> None:
-        """Wait until it has written a fact."""
-        mark = f'"event":"{event}"'.encode()
-        async with asyncio.timeout(60):
-            while mark not in self._log.read_bytes():
+    async def wait_for_start(self) -> None:
+        """Wait until it has written that it is there."""
+        async with asyncio.timeout(_LONGEST_START_S):
+            while not self.is_there():
                 await asyncio.sleep(0.02)
 
     async def strike(self, stroke: Stroke) -> None:
@@ -77,8 +77,16 @@ class Program:
                 await self.end(signal.SIGKILL if stroke.blow == "kill" else signal.SIGTERM)
                 await asyncio.sleep(stroke.lasts_s)
                 await self.start()
+                if stroke.spared:
+                    with suppress(TimeoutError):  # Redis may be away for as long
+                        await self.wait_for_start()
         finally:
             self.is_struck = False
+
+    def is_there(self) -> bool:
+        """Tell whether it has written that it is there."""
+        log = self._log.read_bytes() if self._log.exists() else b""
+        return b'"door_opened"' in log or b'"worker_started"' in log
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal; one that has ended just now does not mind."""

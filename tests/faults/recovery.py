@@ -39,6 +39,7 @@ async def measure_recovery(plant: Plant, *, rounds: int, seed: int) -> Recovery:
         await worker.end(signal.SIGTERM)
     worker_s = [await _kill_worker(plant, webhooks, number % 2) for number in range(rounds)]
     await plant.workers[(rounds + 1) % 2].start()
+    await plant.workers[(rounds + 1) % 2].wait_for_start()
     redis_s = [await _kill_redis(plant, webhooks) for _ in range(rounds)]
     return Recovery(worker_s=worker_s, redis_s=redis_s)
 
@@ -48,7 +49,7 @@ async def _kill_worker(plant: Plant, webhooks: Iterator[Webhook], place: int) ->
     doomed, heir = plant.workers[place], plant.workers[1 - place]
     await _have_held(plant, webhooks)
     await heir.start()
-    await heir.wait_for("worker_started")
+    await heir.wait_for_start()
     before = await _count_records(plant)
     at = time.monotonic()
     await doomed.end(signal.SIGKILL)

@@ -12,6 +12,8 @@ Blow = Literal["kill", "term", "freeze"]
 _ROLES: dict[Role, int] = {"worker": 44, "door": 24, "redis": 18, "upstream": 10, "all": 4}
 _BLOWS: dict[Blow, int] = {"kill": 80, "term": 8, "freeze": 12}
 
+_SPARED = 0.85
+
 
 class Tempo(Struct, frozen=True, kw_only=True):
     """How fast it goes (s): between two strokes, and how long a lease is that a freeze outlasts."""
@@ -25,7 +27,8 @@ class Stroke(Struct, frozen=True, kw_only=True):
     """One stroke, so long after the one before. ``chance`` picks one of the role's processes.
 
     ``kill`` is SIGKILL and ``term`` SIGTERM, each with a restart after ``lasts_s``; ``freeze`` is
-    SIGSTOP, and SIGCONT after ``lasts_s``.
+    SIGSTOP, and SIGCONT after ``lasts_s``. Who is not ``spared`` may be struck again while it
+    still starts.
     """
 
     after_s: float
@@ -33,6 +36,7 @@ class Stroke(Struct, frozen=True, kw_only=True):
     blow: Blow
     chance: float
     lasts_s: float
+    spared: bool = True
 
 
 def draw_strokes(seed: int, tempo: Tempo) -> Iterator[Stroke]:
@@ -53,4 +57,5 @@ def draw_strokes(seed: int, tempo: Tempo) -> Iterator[Stroke]:
             blow=blow,
             chance=dice.random(),
             lasts_s=lasts_s,
+            spared=dice.random() < _SPARED,
         )
