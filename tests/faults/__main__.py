@@ -1,8 +1,12 @@
-"""How is a long storm run? `python3 run.py faults`: to its end, then a table and an exit code."""
+"""How is a long storm run? `python3 run.py faults`: to its end, then a table and an exit code.
+
+Ctrl-C ends it early; what was accepted until then is judged all the same.
+"""
 
 import argparse
 import asyncio
 import shlex
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -16,7 +20,7 @@ from tests.faults.storm import Order, Outcome, Storm, say
 
 def main() -> int:
     """Run what was asked for; 1 when anything was lost, twice, stuck or wrong."""
-    parser = argparse.ArgumentParser(prog="run.py faults", description=__doc__)
+    parser = argparse.ArgumentParser(prog="run.py faults", description="kill everything, count all")
     add = parser.add_argument
     add("--seed", type=int, default=1, help="what the storm is drawn from")
     add("--webhooks", type=int, default=0, help="accepted webhooks that it goes on for")
@@ -56,7 +60,10 @@ async def _run(asked: argparse.Namespace) -> tuple[Outcome, Recovery | None]:
                 recovery = await measure_recovery(plant, rounds=asked.rounds, seed=asked.seed)
         (Path(home) / "storm").mkdir()
         async with build_plant(cast, Path(home) / "storm") as plant:
-            return await Storm(plant, order).rage(say), recovery
+            storm = Storm(plant, order)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, storm.cut_short)
+            return await storm.rage(say), recovery
 
 
 if __name__ == "__main__":

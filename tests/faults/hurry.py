@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,17 +9,29 @@ from redis.asyncio import Redis
 
 from service.store.keys import Keys
 
+# One act: between a look and a change a worker could lease the ticket, and would lose it again.
+_MAKE_DUE = """
+local clock, count = redis.call('TIME'), 0
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local later = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES')
+for i = 1, #later, 2 do
+  if tonumber(later[i + 1]) % 1 == 0 then
+    redis.call('ZADD', KEYS[1], now, later[i])
+    count = count + 1
+  end
+end
+if count > 0 then
+  redis.call('LPUSH', KEYS[2], '1')
+  redis.call('PEXPIRE', KEYS[2], 60000)
+end
+return count
+"""
+
 
 async def make_due(redis: Redis, keys: Keys) -> int:
     """Make due whatever waits, and wake a worker; gives how many waited. Leases stay."""
-    backlog: Any = await redis.zrange(keys.backlog, 0, -1, withscores=True)
-    now = int(time.time() * 1000)
-    waiting = {job: score for job, score in backlog if score % 1 == 0 and score > now}
-    if waiting:
-        await redis.zadd(keys.backlog, dict.fromkeys(waiting, now), xx=True, lt=True)
-        await redis.lpush(keys.bell, "1")
-        await redis.expire(keys.bell, 60)
-    return len(waiting)
+    made: Any = await redis.eval(_MAKE_DUE, 2, keys.backlog, keys.bell)
+    return int(made)
 
 
 @contextlib.asynccontextmanager

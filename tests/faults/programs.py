@@ -53,6 +53,7 @@ class Program:
             self._child = await asyncio.create_subprocess_exec(
                 *self._words,
                 env=self._environ,
+                start_new_session=True,  # a Ctrl-C is for us
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=log,
