@@ -15,7 +15,8 @@ EXPAND = "pullRequests,flagReferences"
 _LARGEST_PAGE = int(PAGE_SIZE)
 _LONGEST_FILTER = 2000  # characters: a longer one is left out, since URLs have their limits
 _HOUR_MS = 3_600_000
-_ENDED_BEFORE_MS = 2 * _HOUR_MS  # how long a deployment whose id is known may have taken
+_USUAL_MS = 2 * _HOUR_MS  # how long a deployment takes at most, but for a few
+_FRESH_S = 300.0
 
 
 class Portion(Struct):
@@ -52,24 +53,27 @@ def read_sought(lease: Lease) -> Sought:
 def write_query(leases: Iterable[Lease], *, window_ms: int, items: int) -> dict[str, str]:
     """Write the query of the list that holds what these tickets of one environment seek.
 
-    ``window_ms`` is how far back a deployment without an id is sought. The end of the window is
-    left open once a ticket was tried before: it may be LaunchDarkly's clock that differs.
+    A look at what has just come need not go far back, and who knows an id can do without. Else a
+    deployment is sought ``window_ms`` back, and once a ticket was tried before, with an open end:
+    it may have taken long, or it may be LaunchDarkly's clock that differs.
     """
     tickets = [(lease, lease.ticket) for lease in leases]
     known = all(ticket.deployment_id is not None for _, ticket in tickets)
+    untried = not any(ticket.attempts for _, ticket in tickets)
+    fresh = untried and all(lease.age_s < _FRESH_S for lease, _ in tickets)
     times = [ticket.event_time or lease.queued_at for lease, ticket in tickets]
     first = tickets[0][1]
     query = {
         "projectKey": first.project or "",
         "environmentKey": first.environment or "",
         "applicationKey": ",".join(sorted({ticket.application or "" for _, ticket in tickets})),
-        "from": str(max(1, min(times) - (_ENDED_BEFORE_MS if known else window_ms))),
+        "from": str(max(1, min(times) - (_USUAL_MS if known or fresh else window_ms))),
         "limit": str(items),
         "expand": EXPAND,
     }
     if len(query["applicationKey"]) > _LONGEST_FILTER:
         del query["applicationKey"]
-    if known or not any(ticket.attempts for _, ticket in tickets):
+    if known or untried:
         query["to"] = str(max(times) + _HOUR_MS)
     return query
 

@@ -15,12 +15,18 @@ NOW = 1_795_521_600_000
 DAY = 24 * HOUR
 
 
-def lease(**ticket: Any) -> Lease:
-    """Make the lease of a ticket."""
+def lease(*, age_ms: int = 0, **ticket: Any) -> Lease:
+    """Make the lease of a ticket that came so long ago."""
     usual = {"project": "default", "environment": "production", "application": "web"}
     written = Ticket(source="native", delivery="d", outcome="succeeded", **{**usual, **ticket})
     return Lease(
-        job="j", fence=1.5, generation=1, crashes=0, queued_at=NOW, now=NOW, ticket=written
+        job="j",
+        fence=1.5,
+        generation=1,
+        crashes=0,
+        queued_at=NOW,
+        now=NOW + age_ms,
+        ticket=written,
     )
 
 
@@ -29,7 +35,7 @@ def test_the_list_spans_what_all_seek() -> None:
     leases = [
         lease(application="web", event_time=NOW - DAY),
         lease(application="api", event_time=NOW - HOUR),
-        lease(application="web"),
+        lease(application="web", age_ms=301_000),
     ]
     assert write_query(leases, window_ms=DAY, items=40) == {
         "projectKey": "default",
@@ -40,6 +46,13 @@ def test_the_list_spans_what_all_seek() -> None:
         "limit": "40",
         "expand": "pullRequests,flagReferences",
     }
+
+
+def test_what_has_just_come_is_not_sought_far_back() -> None:
+    """A day of a busy environment has many pages. Who was tried before is sought farther."""
+    assert write_query([lease()], window_ms=DAY, items=1)["from"] == str(NOW - 2 * HOUR)
+    again = write_query([lease(), lease(attempts=1)], window_ms=DAY, items=1)
+    assert again["from"] == str(NOW - DAY)
 
 
 def test_the_end_stays_open_once_somebody_came_in_vain() -> None:
@@ -57,7 +70,9 @@ def test_a_filter_too_long_for_a_url_is_left_out() -> None:
     """Then the list holds all applications of the environment."""
     leases = [lease(application=f"application-{n}") for n in range(300)]
     assert "applicationKey" not in write_query(leases, window_ms=DAY, items=1)
-    assert write_query([lease(event_time=5)], window_ms=DAY, items=1)["from"] == "1"
+    assert (
+        write_query([lease(event_time=5)], window_ms=DAY, items=1)["from"] == "1"
+    )  # no API takes 0
 
 
 def test_a_page_can_be_asked_for_otherwise() -> None:
