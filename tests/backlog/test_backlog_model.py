@@ -126,10 +126,12 @@ class BacklogModel(RuleBasedStateMachine):
     )
     def add(self, number: int, known: bool, nth: int, twice: bool) -> None:
         """An event arrives: new, sent again by its sender, or sent again after it failed."""
-        delivery = f"{number}-{known}-{nth}"
         self.token = f"{next(self.tokens):016d}"
-        event = make_event(number, delivery, known=known)
-        answer = self.run(self.backlog.add(event))
+        self.send(make_event(number, f"{number}-{known}-{nth}", known=known), twice=twice)
+
+    def send(self, event: DeploymentCompleted, *, twice: bool) -> None:
+        """See what the door answers, under the token that is set."""
+        delivery, answer = event.delivery, self.run(self.backlog.add(event))
         if twice:
             assert self.run(self.backlog.add(event)) == answer
         job = self.marks.get(delivery)
@@ -179,23 +181,26 @@ class BacklogModel(RuleBasedStateMachine):
     @rule(place=st.integers(0, 9), status=st.sampled_from("ab"), twice=st.booleans())
     def publish(self, place: int, status: str, twice: bool) -> None:
         """A worker publishes what it has in hand, or had."""
+        self.settle(write_entry(self.hands[place % len(self.hands)], status), place, twice=twice)
+
+    def settle(self, entry: Entry, place: int, *, twice: bool) -> Settled:
+        """See what publishing one of the hands gives."""
         lease = self.pick(place)
-        number = int(lease.job[-1])
-        entry = Entry(name_deployment(number), status, (), f',"status":"{status}"}}'.encode(), True)
         settled = self.run(self.output.append_and_settle(entry, lease))
         if twice:
             assert self.run(self.output.append_and_settle(entry, lease)) == settled
         ticket = self.holds(lease)
         if ticket is None:
             assert settled == Settled("lost", 0)
-            return
+            return settled
         revision, last = self.published.get(entry.deployment_id, (0, ""))
-        if last == status:
+        if last == entry.digest:
             assert settled == Settled("unchanged", revision)
         else:
             assert settled == Settled("published", revision + 1)
-        self.published[entry.deployment_id] = (settled.revision, status)
+        self.published[entry.deployment_id] = (settled.revision, entry.digest)
         self.end(lease, ticket)
+        return settled
 
     def end(self, lease: Lease, ticket: Waiting) -> None:
         """Note which events a record answered; newer ones make their ticket due again."""
@@ -210,6 +215,10 @@ class BacklogModel(RuleBasedStateMachine):
     @rule(place=st.integers(0, 9), twice=st.booleans())
     def give_up(self, place: int, twice: bool) -> None:
         """A worker gives up what it has in hand, or had."""
+        self.fail(place, twice=twice)
+
+    def fail(self, place: int, *, twice: bool) -> str:
+        """See what giving up one of the hands gives."""
         lease = self.pick(place)
         failure = record_failure("test", ticket=lease.ticket, fence=lease.fence)
         fate = self.run(self.backlog.give_up(lease, failure))
@@ -226,6 +235,7 @@ class BacklogModel(RuleBasedStateMachine):
             self.failed[lease.job] = ticket.events
             self.ended.update(told for _, told in ticket.events)
             del self.waiting[lease.job]
+        return fate
 
     @precondition(lambda self: self.hands)
     @rule(place=st.integers(0, 9), for_s=st.sampled_from([0.0, 90.0]), twice=st.booleans())
@@ -346,6 +356,13 @@ class BacklogModel(RuleBasedStateMachine):
             await self.client.delete(*found)
         await self.group.aclose()
         await self.client.aclose()
+
+
+def write_entry(lease: Lease, status: str) -> Entry:
+    """Write the entry of what a lease asks for."""
+    number = int(lease.job[-1])
+    data = f',"status":"{status}"}}'.encode()
+    return Entry(name_deployment(number), status, (), data, complete=True)
 
 
 def dict_of(ticket: Waiting) -> set[str]:
