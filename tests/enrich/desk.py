@@ -25,13 +25,14 @@ class Desk:
         self._group = group
         self._numbers = itertools.count()
         self.chance = 0.0
+        self.token = ""  # of a claim that is sent again; else each has its own
         self.budget = Budget(group, keys=keys, share=terms.share, chance=lambda: self.chance)
         self.backlog = Backlog(
             group,
             keys=keys,
             terms=terms,
             room=load_room(),
-            new_token=lambda: f"{next(self._numbers):016d}",
+            new_token=lambda: self.token or f"{next(self._numbers):016d}",
         )
 
     async def now(self) -> int:

@@ -32,6 +32,7 @@ DAY = 86_400_000
 WINDOW = 10_000
 CALL_LIFE = 40_000
 TIMEOUT = 30_000
+GUARD = 50
 
 
 class Call(Struct):
@@ -70,6 +71,7 @@ class BudgetModel(RuleBasedStateMachine):
     """Workers that share one budget before an upstream that counts.
 
     Time passes by moving every moment that anybody keeps, since Redis's clock cannot be moved.
+    ``twice`` is a lost reply: the same act is sent once more, and must not count twice.
     No rule has a precondition: what is granted may differ by a millisecond from run to run.
     """
 
@@ -105,20 +107,29 @@ class BudgetModel(RuleBasedStateMachine):
         self.run(self.desk.tell(limit, limit=limit, ends=self.upstream.ends))
         self.run(self.desk.add(tickets))
 
-    @rule(limit=st.integers(1, 12))
-    def claim(self, limit: int) -> None:
+    @rule(limit=st.integers(1, 12), twice=st.booleans())
+    def claim(self, limit: int, twice: bool = False) -> None:
         """A worker claims tickets, each with its call."""
+        self.desk.token = f"claim{next(self.names):011d}"
         claimed = self.run(self.desk.look(limit))
+        if twice and claimed.leases:
+            again = self.run(self.desk.look(limit))
+            assert [lease.job for lease in again.leases] == [lease.job for lease in claimed.leases]
         for lease in claimed.leases:
             assert isinstance(lease, Lease)
             self.grant(lease.job, lease.now)
 
-    @rule()
-    def take(self) -> None:
+    @rule(twice=st.booleans())
+    def take(self, twice: bool) -> None:
         """A deployment already begun asks for one more call."""
         job = f"id:begun{next(self.names)}"
         before = self.run(self.desk.now())
-        if self.run(self.desk.ask(job)) == 0:
+        wait = self.run(self.desk.ask(job))
+        if twice:
+            first, wait = wait, self.run(self.desk.ask(job))
+            turned = before <= self.heard[0] + GUARD <= self.run(self.desk.now())
+            assert first or not wait or turned, "it stood in its own way"
+        if wait == 0:
             self.grant(job, before)
 
     def grant(self, job: str, now: int) -> None:
@@ -148,8 +159,8 @@ class BudgetModel(RuleBasedStateMachine):
         self.upstream.answer(call, self.run(self.desk.now()))
         assert call.outcome == "fine" or not alone, "a call over the quota"
 
-    @rule(place=st.integers(0, 99), chance=st.floats(0, 0.999))
-    def hear(self, place: int, chance: float) -> None:
+    @rule(place=st.integers(0, 99), chance=st.floats(0, 0.999), twice=st.booleans())
+    def hear(self, place: int, chance: float, twice: bool = False) -> None:
         """An answer comes back, in whatever order."""
         answered = [call for call in self.calls if call.outcome is not None]
         if not answered:
@@ -165,6 +176,8 @@ class BudgetModel(RuleBasedStateMachine):
         resume = call.ends if call.outcome == "limited" else None
         hints = Hints(windows=(window,), resume_at_ms=resume)
         closed = self.run(self.desk.learn(call.job, call.outcome, hints))
+        if twice:
+            closed = self.run(self.desk.learn(call.job, call.outcome, hints))
         if call.outcome == "limited":
             assert closed > 0
             self.closed_until = max(self.closed_until, call.ends)
