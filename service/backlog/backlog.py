@@ -70,7 +70,7 @@ class Backlog:
 
         Raises :class:`service.store.Unavailable` when Redis cannot promise that in time.
         """
-        keys = self._keys
+        keys, job = self._keys, name_job(event)
         status, told = cast(
             "tuple[bytes, bytes | int]",
             await self._group.submit(
@@ -86,8 +86,8 @@ class Backlog:
                 ),
                 args=(
                     self._new_token(),
-                    name_job(event),
-                    encode_ticket(write_ticket(event)),
+                    job,
+                    encode_ticket(write_ticket(event), job=job),
                     self._terms.mark_ms,
                     self._terms.limit,
                 ),
@@ -97,7 +97,7 @@ class Backlog:
         )
         if isinstance(told, int):
             return Full(retry_after_s=min(max(told, 1), 3600))
-        job = told.decode("utf-8", "replace")
+        job = told.decode("utf-8", "replace")  # of a repeated delivery it may be another
         return Queued(job=job) if status == b"queued" else Duplicate(job=job)
 
     async def set_aside(self, source: str, delivery: str, reason: str, body: bytes) -> bool:
@@ -164,7 +164,7 @@ class Backlog:
                 lease.fence,
                 lease.generation,
                 int(for_s * 1000),
-                encode_ticket(ticket),
+                encode_ticket(ticket, job=lease.job),
             ),
         )
         return reply == b"waiting"

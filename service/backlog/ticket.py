@@ -2,20 +2,25 @@
 
 import re
 import struct
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from service.accept.events import DeploymentCompleted
 
 # Written by Lua before the ticket: generation, crashes, and when it was queued (Redis ms).
 _HEADER = struct.Struct(">IHd")
+_IN_ID: dict[str, None] = {"deployment_id": None}
+_IN_FIND: dict[str, None] = dict.fromkeys(("project", "environment", "application", "version"))
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")  # what quoting leaves as it is
 
 
 class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
     """One deployment that waits. Stored as a msgpack array: new fields go to the end.
+
+    What the name of its job says is not stored once more.
 
     ``event_time`` is in ms, ``metadata`` JSON bytes, ``attempts`` the tries that counted,
     ``reason`` why the last one did not end it.
@@ -96,9 +101,10 @@ def write_ticket(event: DeploymentCompleted) -> Ticket:
     )
 
 
-def encode_ticket(ticket: Ticket) -> bytes:
-    """Give the bytes that Lua stores behind its header."""
-    return msgspec.msgpack.encode(ticket)
+def encode_ticket(ticket: Ticket, *, job: str) -> bytes:
+    """Give the bytes that Lua stores behind its header, under the name of its job."""
+    told = _IN_ID if job.startswith("id:") else _IN_FIND
+    return msgspec.msgpack.encode(replace(ticket, **told))
 
 
 def read_lease(
@@ -110,6 +116,7 @@ def read_lease(
         generation, crashes, queued_at = _HEADER.unpack_from(stored)
         queued_ms = int(queued_at)
         ticket = msgspec.msgpack.decode(memoryview(stored)[_HEADER.size :], type=Ticket)
+        ticket = _restore(ticket, name)
     except (struct.error, msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         generation = int.from_bytes(stored[:4], "big")
         return Unreadable(job=name, fence=score, generation=generation, raw=stored)
@@ -123,3 +130,14 @@ def read_lease(
         ticket=ticket,
         lead=lead.decode("utf-8", "replace") or None,
     )
+
+
+def _restore(ticket: Ticket, job: str) -> Ticket:
+    """Add what the name of the job says; a ticket that was stored whole stays as it is."""
+    kind, _, told = job.partition(":")
+    if kind == "id" and ticket.deployment_id is None:
+        return replace(ticket, deployment_id=told)
+    parts = told.split("/") if kind == "find" else []
+    if len(parts) != len(_IN_FIND) or ticket.project is not None:
+        return ticket
+    return replace(ticket, **dict(zip(_IN_FIND, map(unquote, parts), strict=True)))
