@@ -64,19 +64,19 @@ class LateRepeats(BacklogModel):
             queued = Queued(job=self.marks[event.delivery])
             assert self.run(self.backlog.add(event)) == queued
 
-    @rule(limit=st.integers(1, 3))
-    def claim_unheard(self, limit: int) -> None:
+    @rule(limit=st.integers(1, 3), company=st.sampled_from([0, 3]))
+    def claim_unheard(self, limit: int, company: int) -> None:
         """A worker does not hear what it was leased."""
         before = len(self.hands)
-        self.claim(limit, twice=False)
+        self.claim(limit, company, twice=False)
         leases, self.hands = self.hands[before:], self.hands[:before]
         if leases:
-            self.unheard.append(partial(self.repeat_claim, limit, leases, self.token))
+            self.unheard.append(partial(self.repeat_claim, leases, self.token))
 
-    def repeat_claim(self, limit: int, leases: list[Lease], token: str) -> None:
+    def repeat_claim(self, leases: list[Lease], token: str) -> None:
         """What it was leased and still stands is told again, as it is by now; nothing else."""
         self.token = token
-        again = [replace_now(lease) for lease in self.run(self.backlog.claim(limit)).leases]
+        again = [replace_now(lease) for lease in self.run(self.backlog.claim(1)).leases]
         standing = {lease.job: lease.fence for lease in leases if self.holds(lease)}
         assert {lease.job: lease.fence for lease in again} == standing
         for lease in again:
