@@ -6,6 +6,7 @@
     python3 run.py test --coverage    the tests, measured
     python3 run.py faults [...]       the proof under faults: kills for half an hour, then a table
     python3 run.py check              format, lint, types, architecture
+    python3 run.py bench [NAME]       what it costs, measured here (tests/bench/README.md)
     python3 run.py lock [--upgrade]   write the three locks anew
     python3 run.py <anything else>    the service's own commands: run, serve, work, doctor, ...
 
@@ -47,7 +48,13 @@ def main(words: Sequence[str]) -> int:
     if sys.version_info < OLDEST or os.name != "posix":
         found = f"this is {sys.platform} with Python {sys.version.split()[0]}"
         return fail(f"deployment-enricher needs Linux or macOS with Python 3.11 or newer; {found}")
-    commands = {"test": run_tests, "faults": run_faults, "check": run_checks, "lock": write_locks}
+    commands = {
+        "test": run_tests,
+        "faults": run_faults,
+        "check": run_checks,
+        "bench": run_bench,
+        "lock": write_locks,
+    }
     command = commands.get(words[0]) if words else None
     try:
         return command(words[1:]) if command else run_service(words)
@@ -95,6 +102,13 @@ def run_checks(words: Sequence[str]) -> int:
         subprocess.run([VENV / "bin" / "lint-imports"], cwd=ROOT, check=False).returncode,
     ]
     return max(statuses)
+
+
+def run_bench(words: Sequence[str]) -> int:
+    """Measure; the first word says what, and is `cost` unless it says so."""
+    set_up(TESTS_LOCK)
+    name, *rest = words if words and not words[0].startswith("-") else ["cost", *words]
+    return run_module(f"tests.bench.{name}", *rest)
 
 
 def write_locks(words: Sequence[str]) -> int:

@@ -1,0 +1,108 @@
+"""What does a process cost? Started, paused, weighed by /proc, ended: it and all its children."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tests.bench.places import ROOT
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Process:
+    """One program under test with all that it starts: they share a process group.
+
+    CPU is user and system time as the kernel charges it (exact; told in hundredths of a second).
+    """
+
+    def __init__(
+        self, words: Sequence[str | Path], *, environ: Mapping[str, str], log: Path
+    ) -> None:
+        self.log = log
+        with log.open("wb") as out:
+            self._child = subprocess.Popen(
+                [str(word) for word in words],
+                cwd=ROOT,
+                env=dict(environ),
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def say(self, line: str) -> None:
+        """Write one line to its stdin."""
+        assert self._child.stdin is not None
+        self._child.stdin.write(f"{line}\n".encode())
+        self._child.stdin.flush()
+
+    def pause(self) -> None:
+        """Stop it where it is: what is prepared for it meanwhile is not charged to it."""
+        os.killpg(self._child.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.killpg(self._child.pid, signal.SIGCONT)
+
+    def read_cpu_s(self) -> float:
+        """Sum up the CPU time that it and its children have had."""
+        return sum(ticks for _, ticks in self._read_group()) / _TICKS
+
+    def read_peak_mb(self) -> float:
+        """Give the highest resident memory (MB of 2**20) of the largest of them."""
+        return max(_read_status(pid, "VmHWM") for pid, _ in self._read_group()) / 1024
+
+    def _read_group(self) -> Iterator[tuple[int, int]]:
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                words = (folder / "stat").read_text().rpartition(")")[2].split()
+                if int(words[2]) == self._child.pid:
+                    # utime, stime, and those of children that have ended
+                    yield int(folder.name), sum(map(int, words[11:15]))
+
+    async def wait_for(self, words: str) -> str:
+        """Wait until it has written something; gives the line."""
+        async with asyncio.timeout(60):
+            while True:
+                for line in self.log.read_text(errors="replace").splitlines():
+                    if words in line:
+                        return line
+                if self._child.poll() is not None:
+                    raise Broken(self.log)
+                await asyncio.sleep(0.02)
+
+    def check(self) -> None:
+        """Raise Broken when it has ended by itself."""
+        if self._child.poll() is not None:
+            raise Broken(self.log)
+
+    def end(self) -> None:
+        """End it and all that it started."""
+        with suppress(ProcessLookupError):
+            self.resume()
+            os.killpg(self._child.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(5)
+        with suppress(ProcessLookupError):
+            os.killpg(self._child.pid, signal.SIGKILL)
+        self._child.wait()
+
+
+class Broken(Exception):
+    """A program under test ended by itself; the text is the end of what it wrote."""
+
+    def __init__(self, log: Path) -> None:
+        lines = log.read_text(errors="replace").splitlines()[-12:]
+        super().__init__("\n".join(lines) or "it ended and said nothing")
+
+
+def _read_status(pid: int, name: str) -> int:
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1])
+    return 0

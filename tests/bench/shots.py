@@ -1,0 +1,82 @@
+"""Who posts the webhooks? One process that signs them first and then only sends and reads.
+
+    python -m tests.bench.shots URL FIRST COUNT CONNECTIONS
+
+Each connection is kept alive and sends its next webhook when the last one is answered. Anything
+but 202 ends it with an error.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import msgspec
+
+from service.accept.signature import sign_standard_webhook
+from tests.bench.bodies import ENDED_AT, name_application, name_deployment, name_version
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def write_request(url: str, number: int) -> bytes:
+    """Write one signed webhook, as the bytes of its HTTP request."""
+    place = urlsplit(url)
+    body = msgspec.json.encode(
+        {
+            "projectKey": "default",
+            "environmentKey": "production",
+            "applicationKey": name_application(number),
+            "version": name_version(number),
+            "eventType": "finished",
+            "eventTime": ENDED_AT,
+            "eventMetadata": {"pipeline": "main", "build": number},
+            "deploymentId": name_deployment(number),
+        }
+    )
+    headers = sign_standard_webhook(
+        SECRET, delivery=f"delivery-{number}", timestamp_s=int(time.time()), body=body
+    )
+    lines = [
+        f"POST {place.path} HTTP/1.1",
+        f"Host: {place.netloc}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "User-Agent: bench",
+        *(f"{name}: {value}" for name, value in headers.items()),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+async def send_all(url: str, requests: Iterator[bytes]) -> None:
+    """Send one after another on one connection, while there are any."""
+    place = urlsplit(url)
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    for request in requests:
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        status, length = read_head(head)
+        await reader.readexactly(length)
+        if status != b"202":
+            raise SystemExit(f"not accepted: {head!r}")
+    writer.close()
+
+
+def read_head(head: bytes) -> tuple[bytes, int]:
+    """Give status and length of an answer."""
+    lines = head.lower().split(b"\r\n")
+    lengths = [line[16:] for line in lines if line.startswith(b"content-length: ")]
+    return lines[0].split(b" ")[1], int(lengths[0]) if lengths else 0
+
+
+async def shoot(url: str, numbers: range, connections: int) -> None:
+    """Send so many webhooks over so many connections."""
+    requests = iter([write_request(url, number) for number in numbers])
+    await asyncio.gather(*(send_all(url, requests) for _ in range(connections)))
+    print("all accepted", flush=True)  # noqa: T201 - the sign that is waited for
+
+
+if __name__ == "__main__":
+    first, count, side_by_side = map(int, sys.argv[2:5])
+    asyncio.run(shoot(sys.argv[1], range(first, first + count), side_by_side))

@@ -1,0 +1,90 @@
+"""What stands in for LaunchDarkly when only our own cost counts? Canned bytes, on a raw socket.
+
+    python -m tests.bench.upstream SOCKET-FREE PORT is printed; it ends when its stdin is closed.
+
+Any id is known. A list is asked of a project whose name says which deployments are in it:
+``project-FIRST-COUNT``. Every answer has the rate-limit headers of the real one, set far off.
+"""
+
+import asyncio
+import sys
+import time
+from urllib.parse import parse_qs, urlsplit
+
+from tests.bench.bodies import name_application, name_deployment, write_body
+
+_ROOT = "/api/v2/engineering-insights/deployments"
+_PLENTY = 10_000_000
+_WINDOW_MS = 10_000
+
+
+class Connection(asyncio.Protocol):
+    """One caller, kept alive; it does not send ahead."""
+
+    def __init__(self) -> None:
+        self._read = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember whom to answer."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Answer every request that is complete."""
+        self._read += data
+        while (end := self._read.find(b"\r\n\r\n")) >= 0:
+            target = self._read[: self._read.index(b"\r\n")].split(b" ")[1].decode()
+            self._read = self._read[end + 4 :]
+            assert self._transport is not None
+            self._transport.write(answer(target))
+
+
+def answer(target: str) -> bytes:
+    """Give the whole answer to a GET."""
+    url = urlsplit(target)
+    identifier = url.path.removeprefix(_ROOT).lstrip("/")
+    body = write_body(int(identifier[-12:])) if identifier else list_page(parse_qs(url.query))
+    now = time.time()
+    reset = (int(now * 1000) // _WINDOW_MS + 1) * _WINDOW_MS
+    head = (
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        f"Date: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime(now))}\r\n"
+        f"X-Ratelimit-Global-Remaining: {_PLENTY}\r\n"
+        f"X-Ratelimit-Route-Remaining: {_PLENTY}\r\n"
+        f"X-Ratelimit-Reset: {reset}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def list_page(query: dict[str, list[str]]) -> bytes:
+    """Give one page of a project's deployments, the highest number first, each one whole."""
+    first, count = map(int, query["projectKey"][0].split("-")[1:])
+    wanted = set(query.get("applicationKey", [""])[0].split(","))
+    numbers = [
+        number
+        for number in range(first + count - 1, first - 1, -1)
+        if wanted == {""} or name_application(number) in wanted
+    ]
+    total = len(numbers)
+    if "after" in query:
+        numbers = numbers[numbers.index(int(query["after"][0][-12:])) + 1 :]
+    page = numbers[: int(query["limit"][0])]
+    items = b",".join(map(write_body, page))
+    href = f"{_ROOT}?after={name_deployment(page[-1])}" if len(page) < len(numbers) else None
+    links = f'{{"next":{{"href":"{href}","type":"application/json"}}}}' if href else "{}"
+    return b'{"totalCount":%d,"items":[%b],"_links":%b}' % (total, items, links.encode())
+
+
+async def serve() -> None:
+    """Serve on any free port, say which, and go on until nobody holds our stdin any more."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Connection, "127.0.0.1", 0)
+    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)  # noqa: T201
+    await loop.run_in_executor(None, sys.stdin.read)
+    server.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve())
