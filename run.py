@@ -2,12 +2,11 @@
 """How do I run this on a machine that has nothing but Python (3.11 or newer) and pip?
 
     python3 run.py demo               see it work: everything in one process, no account needed
-    python3 run.py test [...]         the tests; what follows goes to pytest
-    python3 run.py test --coverage    the tests, measured
+    python3 run.py test [...]         the tests; `--coverage` measures them, the rest is pytest's
     python3 run.py faults [...]       the proof under faults: kills for half an hour, then a table
     python3 run.py check              format, lint, types, architecture
     python3 run.py bench [NAME]       what it costs, measured here (tests/bench/README.md)
-    python3 run.py lock [--upgrade]   write the three locks anew
+    python3 run.py lock [--upgrade]   write the locks anew
     python3 run.py <anything else>    the service's own commands: run, serve, work, doctor, ...
 
 The first call makes an environment in .venv beside this file and installs exactly what the lock
@@ -37,6 +36,7 @@ OLDEST = (3, 11)
 RUNTIME_LOCK = ROOT / "requirements.lock"  # with the embedded server
 IMAGE_LOCK = ROOT / "deploy" / "requirements.lock"  # without
 TESTS_LOCK = ROOT / "tests" / "requirements.lock"  # with all that tests and checks need
+BENCH = ROOT / "tests" / "bench"  # and its own locks: of what it compares with
 
 # pip's word for a setting, and uv's: uv does not read pip's configuration. Extra indexes are left
 # out: one that holds a few wheels of a version would narrow the locks to those.
@@ -112,20 +112,22 @@ def run_bench(words: Sequence[str]) -> int:
 
 
 def write_locks(words: Sequence[str]) -> int:
-    """Resolve all that tests need, then cut the other two locks from the same versions."""
+    """Resolve all that tests need, then cut the other locks from the same versions."""
     with only_one_at_a_time():
         uv = find_uv() or install_uv()
-    same = ["--constraint", str(TESTS_LOCK)]
-    compile_lock(uv, TESTS_LOCK, "--extra", "embedded", "--group", "dev", *words)
-    compile_lock(uv, RUNTIME_LOCK, "--extra", "embedded", *same, *words)
-    compile_lock(uv, IMAGE_LOCK, *same, *words)
+    ours, same = ("pyproject.toml", *words), ("--constraint", str(TESTS_LOCK))
+    compile_lock(uv, TESTS_LOCK, "--extra", "embedded", "--group", "dev", *ours)
+    compile_lock(uv, RUNTIME_LOCK, "--extra", "embedded", *same, *ours)
+    compile_lock(uv, IMAGE_LOCK, *same, *ours)
+    compile_lock(uv, BENCH / "requirements.lock", "--group", "bench", *same, *words)
+    compile_lock(uv, BENCH / "requirements-arq.lock", "--group", "bench-arq", *words)
     return 0
 
 
 def compile_lock(uv: Path, lock: Path, *words: str) -> None:
     """Write one lock: hashes for every platform, and no address of any index."""
     form = "--universal --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet"
-    run(uv, "pip", "compile", "pyproject.toml", *form.split(), "-o", lock, *words, env=uv_env())
+    run(uv, "pip", "compile", *form.split(), "-o", lock, *words, env=uv_env())
     say(f"wrote {lock.relative_to(ROOT)}")
 
 

@@ -33,10 +33,10 @@ def name_version(number: int) -> str:
     return f"v{number}"
 
 
-def write_body(number: int) -> bytes:
-    """Write one deployment whole, as it is got by id."""
+def write_body(number: int, *, expanded: bool = True) -> bytes:
+    """Write one deployment, with its pull requests and flags when they are asked for."""
     return (
-        _template()
+        _template(expanded=expanded)
         .replace(_TEMPLATE.encode(), name_deployment(number).encode())
         .replace(_APPLICATION.encode(), name_application(number).encode())
         .replace(_VERSION.encode(), name_version(number).encode())
@@ -44,7 +44,7 @@ def write_body(number: int) -> bytes:
 
 
 @cache
-def _template() -> bytes:
+def _template(*, expanded: bool) -> bytes:
     """Invent one deployment with four pull requests, as the simulator does."""
     shape = Shape(pull_requests=(4, 4))
     pages = Pages(Style(seed=1, shape=shape, page_size=20, nested_details=True))
@@ -56,4 +56,6 @@ def _template() -> bytes:
         started_at=STARTED_AT,
         ended_at=ENDED_AT,
     )
-    return msgspec.json.encode(pages.write_deployment(invented, _EXPAND))
+    return msgspec.json.encode(
+        pages.write_deployment(invented, _EXPAND if expanded else frozenset())
+    )

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from service.accept.events import DeploymentCompleted, Queued
 from service.app import open_house
@@ -12,13 +12,12 @@ from service.log import open_log
 from service.settings import Secret, Settings
 from service.store.keys import Keys
 from tests.bench.bodies import ENDED_AT, name_application, name_deployment, name_version
-from tests.bench.job import GOT, STREAM
+from tests.bench.job import GOT, SECRET, STREAM
 from tests.bench.places import OURS
 from tests.bench.processes import Process
 from tests.bench.stand import Stand
 
 Fill = Callable[[Stand, Process, range], Awaitable[None]]
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 class Contestant(Struct, frozen=True, kw_only=True):
@@ -75,7 +74,7 @@ async def add_tickets(stand: Stand, numbers: range, *, project: str, with_id: bo
                 assert isinstance(told, Queued)
 
 
-def make_event(number: int, project: str, with_id: bool) -> DeploymentCompleted:  # noqa: FBT001
+def make_event(number: int, project: str, with_id: bool) -> DeploymentCompleted:
     """Make what the door would read of a webhook."""
     return DeploymentCompleted(
         source="native",
@@ -87,7 +86,7 @@ def make_event(number: int, project: str, with_id: bool) -> DeploymentCompleted:
         deployment_id=name_deployment(number) if with_id else None,
         outcome="succeeded",
         event_time=ENDED_AT,
-        metadata=None,
+        metadata=Raw(b'{"event":{"pipeline":"main","build":%d},"deployment":null}' % number),
         metadata_dropped=False,
         traceparent=None,
     )

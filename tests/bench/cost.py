@@ -7,31 +7,55 @@ given only where the whole middle half lies on one side of the goal.
 
 import argparse
 import asyncio
+import os
+import platform
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-from tests.bench.reports import Plan, report_door, report_record
+from tests.bench import reports
+from tests.bench.reports import Plan
+from tests.bench.roster import Peers, gather_peers
 from tests.bench.stand import Stand, open_stand
 
-Report = Callable[[Stand, Plan], Awaitable[str]]
-
-ROWS: Mapping[str, Report] = {
-    "record": report_record,
-    "door": report_door,
+ROWS: Mapping[str, Callable[[Stand, Plan], Awaitable[str]]] = {
+    "record": reports.report_record,
+    "listed": reports.report_listed,
+    "door": reports.report_door,
+    "latency": reports.report_latency,
+    "depth": reports.report_depth,
+    "memory": reports.report_memory,
+    "scaling": reports.report_scaling,
 }
+WITH_PEERS = {"record", "door"}
 
 
-async def measure(names: list[str], plan: Plan) -> None:
+async def measure(names: Sequence[str], plan: Plan) -> None:
     """Measure row after row, each printed as soon as it is known."""
+    print(describe_machine(), flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         async with open_stand(Path(folder)) as stand:
             for name in names:
                 since = time.monotonic()
-                print(await ROWS[name](stand, plan), flush=True)
-                print(f"\n({name}: {time.monotonic() - since:.0f} s)\n", flush=True)
+                print(f"\n{await ROWS[name](stand, plan)}", flush=True)
+                print(f"\n({name}: {time.monotonic() - since:.0f} s)", flush=True)
+
+
+def describe_machine() -> str:
+    """Say what this was measured on."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    ours = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "redis", "msgspec"))
+    return (
+        f"{os.cpu_count()} cores ({models[0] if models else platform.machine()}), "
+        f"load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {ours}"
+    )
 
 
 def main() -> None:
@@ -39,11 +63,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="run.py bench cost", description=__doc__)
     parser.add_argument("--only", action="append", choices=[*ROWS], help="a row; may be repeated")
     parser.add_argument("--rounds", type=int, default=7, help="pairs in each row")
-    parser.add_argument("--items", type=int, default=2000, help="records, or webhooks, in a round")
+    parser.add_argument("--items", type=int, default=1500, help="records, or webhooks, in a round")
+    parser.add_argument("--deep", type=int, default=1_000_000, help="tickets in the deep backlog")
+    parser.add_argument("--no-peers", action="store_true", help="only us and the bare sides")
     typed = parser.parse_args()
-    plan = Plan(rounds=typed.rounds, items=typed.items)
-    asyncio.run(measure(typed.only or [*ROWS], plan))
+    if not sys.platform.startswith("linux"):
+        sys.exit("the benchmarks read /proc: they run on Linux")
+    names = typed.only or [*ROWS]
+    wanted = WITH_PEERS & {*names} and not typed.no_peers
+    peers = gather_peers() if wanted else Peers((), (), {})
+    plan = Plan(rounds=typed.rounds, items=typed.items, peers=peers, deep=typed.deep)
+    asyncio.run(measure(names, plan))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -17,6 +17,9 @@ CONCURRENCY = int(os.environ.get("BENCH_CONCURRENCY", "32"))
 REDIS_URL = os.environ.get("BENCH_REDIS", "")
 UPSTREAM = os.environ.get("BENCH_UPSTREAM", "")
 STREAM = "out"
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+MARK_S = 259_200
+"""How long a delivery is known as a duplicate."""
 GOT = "got"
 """Counts, where nothing is appended, how many were got."""
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
@@ -9,7 +10,6 @@ from msgspec import Struct
 from tests.bench.bodies import write_body
 from tests.bench.contestants import Contestant, configure_ours
 from tests.bench.job import GOT
-from tests.bench.processes import Process
 from tests.bench.stand import Stand
 
 WARM_UP = 300
@@ -59,8 +59,8 @@ async def check_work(stand: Stand, contestant: Contestant, count: int) -> None:
     if contestant.done == GOT:
         return
     wanted = {msgspec.json.decode(write_body(n))["id"]: n for n in range(count)}
-    last = b"-"
-    while entries := await stand.redis.xrange(contestant.done, min=last, count=_BATCH):
+    last, redis = b"-", cast("Any", stand.redis)
+    while entries := await redis.xrange(contestant.done, min=last, count=_BATCH):
         for _, fields in entries:
             told = msgspec.json.decode(fields[b"data"], type=Data).deployment
             deployment = msgspec.json.decode(told)
@@ -86,6 +86,3 @@ async def measure_rounds(
                 except Exception as error:  # noqa: BLE001 - one that breaks is told in the table
                     broken[each.name] = f"{type(error).__name__}: {error}"
     return samples, broken
-
-
-__all__ = ["Process", "measure_rounds"]

@@ -2,8 +2,8 @@
 
     python -m tests.bench.straight get|record|one|door
 
-``get`` and ``record`` read "FIRST COUNT" lines and work on so many at once as everybody; ``one``
-reads numbers and works on them one after another; ``door`` serves HTTP and only reads the body.
+The first three read lines "FIRST COUNT" and get (or get, decode and append) so many, ``one`` one
+after another and the others as many at once as everybody; ``door`` serves HTTP and only reads.
 """
 
 import asyncio
@@ -35,12 +35,13 @@ async def work(act: str) -> None:
     """Do every batch that is told."""
     job = Job()
     do = job.get if act == "get" else job.do
+    side_by_side = 1 if act == "one" else CONCURRENCY
     reader = await read_lines()
-    print("ready", flush=True)  # noqa: T201 - the sign that is waited for
+    print("ready", flush=True)
     while line := await reader.readline():
         first, count = map(int, line.split())
         numbers = iter(range(first, first + count))
-        await asyncio.gather(*(loop_over(do, numbers) for _ in range(CONCURRENCY)))
+        await asyncio.gather(*(loop_over(do, numbers) for _ in range(side_by_side)))
         if act == "get":
             await job.redis.incrby(GOT, count)
     await job.aclose()
@@ -59,13 +60,9 @@ async def open_door() -> None:
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    print(f"ready http://127.0.0.1:{runner.addresses[0][1]}", flush=True)  # noqa: T201 - as above
+    print(f"ready http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(
-        open_door()
-        if sys.argv[1] == "door"
-        else work("record" if sys.argv[1] == "one" else sys.argv[1])
-    )
+    asyncio.run(open_door() if sys.argv[1] == "door" else work(sys.argv[1]))

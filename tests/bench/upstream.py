@@ -1,6 +1,6 @@
 """What stands in for LaunchDarkly when only our own cost counts? Canned bytes, on a raw socket.
 
-    python -m tests.bench.upstream SOCKET-FREE PORT is printed; it ends when its stdin is closed.
+    python -m tests.bench.upstream    says its address; ends when its stdin is closed
 
 Any id is known. A list is asked of a project whose name says which deployments are in it:
 ``project-FIRST-COUNT``. Every answer has the rate-limit headers of the real one, set far off.
@@ -71,7 +71,7 @@ def list_page(query: dict[str, list[str]]) -> bytes:
     if "after" in query:
         numbers = numbers[numbers.index(int(query["after"][0][-12:])) + 1 :]
     page = numbers[: int(query["limit"][0])]
-    items = b",".join(map(write_body, page))
+    items = b",".join(write_body(number, expanded="expand" in query) for number in page)
     href = f"{_ROOT}?after={name_deployment(page[-1])}" if len(page) < len(numbers) else None
     links = f'{{"next":{{"href":"{href}","type":"application/json"}}}}' if href else "{}"
     return b'{"totalCount":%d,"items":[%b],"_links":%b}' % (total, items, links.encode())
@@ -81,7 +81,7 @@ async def serve() -> None:
     """Serve on any free port, say which, and go on until nobody holds our stdin any more."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Connection, "127.0.0.1", 0)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)  # noqa: T201
+    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
     server.close()
 

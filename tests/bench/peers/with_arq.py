@@ -1,0 +1,58 @@
+"""How is the one job done on arq? `python -m tests.bench.peers.with_arq work | fill ...`."""
+
+import asyncio
+import sys
+from typing import Any
+
+import uvloop
+from arq import create_pool, func
+from arq.connections import RedisSettings
+from arq.worker import Worker
+
+from tests.bench.job import CONCURRENCY, REDIS_URL, Job
+
+POLL_S = 0.02  # at the default of 0.5 s it sleeps between polls, and takes ten times as long
+CHUNK = 1000
+
+
+async def enrich(ctx: dict[str, Any], number: int) -> None:
+    """Do the job of one deployment."""
+    await ctx["job"].do(number)
+
+
+async def open_job(ctx: dict[str, Any]) -> None:
+    """Open what the job needs."""
+    ctx["job"] = Job()
+    print("ready", flush=True)
+
+
+def work() -> None:
+    """Work until ended."""
+    asyncio.set_event_loop(uvloop.new_event_loop())
+    Worker(
+        functions=[func(enrich, name="enrich", keep_result=0)],
+        redis_settings=RedisSettings.from_dsn(REDIS_URL),
+        max_jobs=CONCURRENCY,
+        poll_delay=POLL_S,
+        keep_result=0,
+        on_startup=open_job,
+        health_check_interval=3600,
+    ).run()
+
+
+async def fill(numbers: range) -> None:
+    """Enqueue so many."""
+    pool = await create_pool(RedisSettings.from_dsn(REDIS_URL))
+    for start in range(numbers.start, numbers.stop, CHUNK):
+        chunk = range(start, min(start + CHUNK, numbers.stop))
+        await asyncio.gather(*(pool.enqueue_job("enrich", number) for number in chunk))
+    await pool.aclose()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "work":
+        work()
+    else:
+        first, count = map(int, sys.argv[2:])
+        asyncio.run(fill(range(first, first + count)))
+        print("filled", flush=True)

@@ -1,0 +1,50 @@
+"""How is the one job done on docket? `python -m tests.bench.peers.with_docket work | fill ...`."""
+
+import asyncio
+import logging
+import sys
+from datetime import timedelta
+
+import uvloop
+from docket import Docket, Worker
+
+from tests.bench.job import CONCURRENCY, REDIS_URL, Job
+
+jobs: list[Job] = []
+
+
+async def enrich(number: int) -> None:
+    """Do the job of one deployment."""
+    await jobs[0].do(number)
+
+
+def open_docket() -> Docket:
+    """Open the queue; nothing is kept of what is done."""
+    return Docket(name="bench", url=REDIS_URL, execution_ttl=timedelta(0))
+
+
+async def work() -> None:
+    """Work until ended."""
+    jobs.append(Job())
+    async with open_docket() as docket:
+        docket.register(enrich)
+        async with Worker(docket, concurrency=CONCURRENCY) as worker:
+            print("ready", flush=True)
+            await worker.run_forever()
+
+
+async def fill(numbers: range) -> None:
+    """Enqueue so many."""
+    async with open_docket() as docket:
+        docket.register(enrich)
+        await docket.add_many(docket.call(enrich)(number) for number in numbers)
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    if sys.argv[1] == "work":
+        uvloop.run(work())
+    else:
+        first, count = map(int, sys.argv[2:])
+        asyncio.run(fill(range(first, first + count)))
+        print("filled", flush=True)
