@@ -47,7 +47,7 @@ class Watch:
         read: Any = await self._client.xread({self._stream: self._last}, block=_BLOCK_MS)
         if not read:
             raise TimeoutError("no record came")
-        self._last = read[self._stream.encode()][-1][-1][0].decode()
+        self._last = read[self._stream.encode()][-1][0].decode()
 
 
 class Pair(Struct, frozen=True):

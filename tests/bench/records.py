@@ -82,7 +82,8 @@ async def measure_rounds(
         for each in contestants:
             if each.name not in broken:
                 try:
-                    samples[each.name].append(await measure_record(stand, each, items=items))
+                    spent = await measure_record(stand, each, items=items)
+                    samples[each.name].append(spent)
                 except Exception as error:  # noqa: BLE001 - one that breaks is told in the table
                     broken[each.name] = f"{type(error).__name__}: {error}"
     return samples, broken
