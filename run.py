@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -38,8 +39,8 @@ IMAGE_LOCK = ROOT / "deploy" / "requirements.lock"  # without
 TESTS_LOCK = ROOT / "tests" / "requirements.lock"  # with all that tests and checks need
 BENCH = ROOT / "tests" / "bench"  # and its own locks: of what it compares with
 
-# pip's word for a setting, and uv's: uv does not read pip's configuration. Extra indexes are left
-# out: one that holds a few wheels of a version would narrow the locks to those.
+# pip's word for a setting, and uv's, which does not read pip's. Extra indexes are left out: one that
+# holds a few wheels of a version would narrow the locks to those.
 PIP_TO_UV = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
 
 
@@ -48,13 +49,8 @@ def main(words: Sequence[str]) -> int:
     if sys.version_info < OLDEST or os.name != "posix":
         found = f"this is {sys.platform} with Python {sys.version.split()[0]}"
         return fail(f"deployment-enricher needs Linux or macOS with Python 3.11 or newer; {found}")
-    commands = {
-        "test": run_tests,
-        "faults": run_faults,
-        "check": run_checks,
-        "bench": run_bench,
-        "lock": write_locks,
-    }
+    commands = {"test": run_tests, "check": run_checks, "lock": write_locks}
+    commands |= {name: partial(run_proof, f"tests.{name}") for name in ("faults", "bench")}
     command = commands.get(words[0]) if words else None
     try:
         return command(words[1:]) if command else run_service(words)
@@ -77,19 +73,19 @@ def run_service(words: Sequence[str]) -> int:
 def run_tests(words: Sequence[str]) -> int:
     """Run pytest, and with `--coverage` say what it reached."""
     set_up(TESTS_LOCK)
-    pytest_words = [word for word in words if word != "--coverage"]
     if "--coverage" not in words:
-        return run_module("pytest", *pytest_words)
+        return run_module("pytest", *words)
     run_module("coverage", "erase")
+    pytest_words = (word for word in words if word != "--coverage")
     status = run_module("coverage", "run", "-m", "pytest", *pytest_words)
     run_module("coverage", "combine", "--quiet")
     return status or run_module("coverage", "report")
 
 
-def run_faults(words: Sequence[str]) -> int:
-    """Kill everything again and again, and count what was lost or twice."""
+def run_proof(module: str, words: Sequence[str]) -> int:
+    """Kill everything and count what was lost or twice; or measure what it costs."""
     set_up(TESTS_LOCK)
-    return run_module("tests.faults", *words)
+    return run_module(module, *words)
 
 
 def run_checks(words: Sequence[str]) -> int:
@@ -104,17 +100,9 @@ def run_checks(words: Sequence[str]) -> int:
     return max(statuses)
 
 
-def run_bench(words: Sequence[str]) -> int:
-    """Measure; the first word says what, and is `cost` unless it says so."""
-    set_up(TESTS_LOCK)
-    name, *rest = words if words and not words[0].startswith("-") else ["cost", *words]
-    return run_module(f"tests.bench.{name}", *rest)
-
-
 def write_locks(words: Sequence[str]) -> int:
     """Resolve all that tests need, then cut the other locks from the same versions."""
-    with only_one_at_a_time():
-        uv = find_uv() or install_uv()
+    uv = find_uv() or install_uv()
     ours, same = ("pyproject.toml", *words), ("--constraint", str(TESTS_LOCK))
     compile_lock(uv, TESTS_LOCK, "--extra", "embedded", "--group", "dev", *ours)
     compile_lock(uv, RUNTIME_LOCK, "--extra", "embedded", *same, *ours)
