@@ -102,7 +102,8 @@ def run_checks(words: Sequence[str]) -> int:
 
 def write_locks(words: Sequence[str]) -> int:
     """Resolve all that tests need, then cut the other locks from the same versions."""
-    uv = find_uv() or install_uv()
+    with only_one_at_a_time():
+        uv = find_uv() or install_uv()
     ours, same = ("pyproject.toml", *words), ("--constraint", str(TESTS_LOCK))
     compile_lock(uv, TESTS_LOCK, "--extra", "embedded", "--group", "dev", *ours)
     compile_lock(uv, RUNTIME_LOCK, "--extra", "embedded", *same, *ours)
@@ -169,12 +170,8 @@ def is_current(stamp: Path, lock: Path) -> bool:
 
 def digest_of(lock: Path) -> str:
     """Sum up all that an environment is made from: the lock, the project, where it is, Python."""
-    made_from = [
-        lock.read_bytes(),
-        (ROOT / "pyproject.toml").read_bytes(),
-        os.fsencode(ROOT),
-        os.fsencode(PYTHON.resolve()),
-    ]
+    files = (lock.read_bytes(), (ROOT / "pyproject.toml").read_bytes())
+    made_from = (*files, os.fsencode(ROOT), os.fsencode(PYTHON.resolve()))
     return hashlib.sha256(b"\0".join(made_from)).hexdigest()
 
 
