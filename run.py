@@ -39,7 +39,7 @@ IMAGE_LOCK = ROOT / "deploy" / "requirements.lock"  # without
 TESTS_LOCK = ROOT / "tests" / "requirements.lock"  # with all that tests and checks need
 BENCH = ROOT / "tests" / "bench"  # and its own locks: of what it compares with
 
-# pip's word for a setting, and uv's, which reads none of pip's. Extra indexes are left out: one that
+# pip's word for a setting, and uv's, that reads none of pip's. Extra indexes are left out: one that
 # holds a few wheels of a version would narrow the locks to those.
 PIP_TO_UV = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
 

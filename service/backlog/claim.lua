@@ -8,9 +8,9 @@
 -- is a lease and says when that ends. Due again after a lease means that its worker died.
 --
 -- One list call serves many: all that seek a deployment of one project and environment share it.
--- So do those that know their deployment's id, where many are due: fewer while calls are scarce.
+-- So do those that know their deployment's id, while more is due than calls may be made.
 local FURTHER = 100 -- jobs looked at behind those wanted: one route used up must not hold up the other
-local FEWEST, MANY = 3, 25 -- tickets with an id that are worth a list: calls being scarce, or not
+local FEWEST = 3 -- tickets with an id that are worth a list
 local SUSPECT = 3 -- crashes after which a ticket is handed out alone, lest it take others with it
 
 local wanted, lease, life, company = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[5])
@@ -59,7 +59,6 @@ end
 local due = look(0, wanted + FURTHER)
 local may_list = company > 0 and room('list') >= 1
 local scarce = may_list and #due / 2 > room('get')
-local deep = may_list and #due / 2 > math.max(wanted, MANY)
 local shared = scarce
 for i = 1, may_list and #due or 0, 2 do
   shared = shared or name_party(due[i]) ~= nil
@@ -83,7 +82,7 @@ local function read_party(stored)
   end
   return nil
 end
-for i = 1, (scarce or deep) and #due or 0, 2 do
+for i = 1, scarce and #due or 0, 2 do
   if string.sub(due[i], 1, 3) == 'id:' then
     local party = read_party(redis.call('HGET', KEYS[2], due[i]) or '')
     if party then
@@ -97,7 +96,7 @@ local function find_party(job, crashes)
     return nil
   end
   local party = parties[job] or name_party(job)
-  return (not sizes[party] or sizes[party] >= (scarce and FEWEST or MANY)) and party or nil
+  return (not sizes[party] or sizes[party] >= FEWEST) and party or nil
 end
 
 local leads, taken, leased, begun, sleep = {}, {}, {}, 0, nil

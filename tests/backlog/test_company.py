@@ -122,16 +122,6 @@ async def test_few_who_know_an_id_come_along_only_while_calls_are_scarce(
     assert list(count_parties(together).values()) == [16]
 
 
-async def test_many_who_know_an_id_share_a_call_even_with_calls_to_spare(
-    backlog: Backlog, redis: Redis, keys: Keys
-) -> None:
-    """One list instead of many calls leaves the rest of the quota to others, and costs us less."""
-    await allow(redis, keys, 1000)
-    for number in range(50):
-        await add(backlog, number, known=True, environment=f"environment-{number % 25 % 2}")
-    assert sorted(count_parties(await claim(backlog, 4)).values()) == [1, 1, 1, 26]
-
-
 async def test_few_with_an_id_are_not_worth_a_list(
     backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:
