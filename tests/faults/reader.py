@@ -14,6 +14,7 @@ from redis.exceptions import RedisError, ResponseError
 from service.store.connect import AWAY
 from service.store.keys import Keys
 from tests.faults.oracle import Left, Record
+from tests.faults.traffic import ASKED_BY_ID
 
 GROUP = "oracle"
 _BATCH = 500
@@ -104,7 +105,7 @@ def read_record(
     ms, _, number = entry.decode().partition("-")
     words = ("projectkey", "environmentkey", "applicationkey")
     project, environment, application = (fields[word.encode()].decode() for word in words)
-    is_known = not project  # who sends an id sends nothing else
+    is_known = facts.id.startswith(ASKED_BY_ID)
     found = f"find:{project}/{environment}/{application}/{facts.application_version}"
     return Record(
         entry=(int(ms), int(number)),

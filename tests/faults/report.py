@@ -30,6 +30,7 @@ def _list_rows(outcome: Outcome) -> list[tuple[str, str]]:
         ("strokes", strokes),
         ("deployments asked for", f"{told.jobs:,}"),
         ("records published", f"{told.records:,} of {told.published_jobs:,} deployments"),
+        ("of these incomplete", f"{told.incomplete:,}"),
         ("**lost**", f"**{len(told.lost) + len(told.stale)}**"),
         ("**duplicated**", f"**{len(told.duplicated) + len(told.twice_queued)}**"),
         ("**stuck**", f"**{len(told.stuck)}**"),

@@ -8,6 +8,9 @@ from msgspec import Struct
 
 from service.simulate.world import NewDeployment
 
+ASKED_BY_ID = "a0eebc99-9c0b-4ef8-"
+"""So begin the ids of the deployments that are told with their id."""
+
 _REMEMBERED = 2000
 
 
@@ -51,8 +54,8 @@ def draw_webhooks(seed: int, habits: Habits) -> Iterator[Webhook]:
         if roll < habits.again + habits.to_find:
             webhook = _make_found(delivery, f"{seed:x}v{number:x}", copies, dice)
         else:
-            name = f"a0eebc99-9c0b-4ef8-{seed % 65536:04x}-{number:012x}"
-            event = {"deploymentId": name, "eventType": "finished"}
+            name = f"{ASKED_BY_ID}{seed % 65536:04x}-{number:012x}"
+            event = {"deploymentId": name, "projectKey": "default", "eventType": "finished"}
             webhook = Webhook(delivery=delivery, job=f"id:{name}", event=event, copies=copies)
             told.append(webhook)
         yield webhook
