@@ -135,10 +135,12 @@ class Worker:
             match hand.lease:
                 case Lease() as lease:
                     await self._attempt(hand, lease)
-                case Unreadable() as lease:
-                    failure = record_failure("unreadable_ticket", raw=lease.raw, fence=lease.fence)
-                    await self._do.backlog.give_up(lease, failure)
-                    self._do.log.error("ticket_unreadable", job=lease.job)
+                case Unreadable(raw=raw):
+                    await self._holding.begin_settling(hand)
+                    held = hand.lease  # its fence may be another by now
+                    failure = record_failure("unreadable_ticket", raw=raw, fence=held.fence)
+                    await self._do.backlog.give_up(held, failure)
+                    self._do.log.error("ticket_unreadable", job=held.job)
         except asyncio.CancelledError:
             if isinstance(hand.lease, Lease) and self._stopping.is_set():
                 await self._do.backlog.wait(hand.lease, hand.lease.ticket, for_s=0.0)

@@ -4,9 +4,9 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Literal
 
 import pytest
 from msgspec.structs import replace
@@ -14,9 +14,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from service.accept.events import DeploymentCompleted
-from service.backlog.backlog import Backlog, Claimed
+from service.backlog.backlog import Backlog, Claimed, Terms
 from service.backlog.bell import Bell
-from service.backlog.ticket import Lease
+from service.backlog.failure import Failure
+from service.backlog.ticket import Lease, Unreadable
+from service.enrich.budget import load_room
 from service.enrich.deployment import Deployment
 from service.enrich.verdict import Found, Later, Never, Verdict
 from service.log import open_log
@@ -158,6 +160,48 @@ async def test_what_kills_its_workers_ends_among_the_failed(
         await eventually(bench.is_done)
     assert bench.facts() == ["deployment_given_up"]
     assert b"poison" in (await bench.redis.hgetall(bench.keys.failures))[b"id:deployment-1"]
+
+
+async def test_an_unreadable_ticket_is_not_renewed_while_it_is_given_up(
+    group: GroupCommit,
+    redis: Redis,
+    keys: Keys,
+    terms: Terms,
+    eventually: Eventually,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A renewal under way would change the fence, and the ticket would be given up in vain."""
+    patient = Backlog(
+        group,
+        keys=keys,
+        terms=replace(terms, lease_ms=60_000),
+        room=load_room(),
+        new_token=lambda: "0123456789abcdef",
+    )
+    bench = Bench(patient, group, redis, keys)
+    give_up, renewed = patient.give_up, asyncio.Event()
+    renew = patient.renew
+
+    async def renew_and_tell(held: Sequence[tuple[str, float]], by_ms: int) -> list[float | None]:
+        fences = await renew(held, by_ms)
+        renewed.set()
+        return fences
+
+    async def give_up_late(
+        lease: Lease | Unreadable, failure: Failure
+    ) -> Literal["given up", "again", "lost"]:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(renewed.wait(), 0.5)
+        return await give_up(lease, failure)
+
+    monkeypatch.setattr(patient, "renew", renew_and_tell)
+    monkeypatch.setattr(patient, "give_up", give_up_late)
+    await redis.hset(keys.tickets, "id:a", b"not a ticket")
+    await redis.zadd(keys.backlog, {"id:a": 1})
+    async with bench.working(find):
+        await eventually(bench.is_done)
+    assert bench.facts() == ["ticket_unreadable"]
+    assert await redis.zrange(keys.failed, 0, -1) == [b"id:a"]
 
 
 async def test_our_own_mistake_fails_the_ticket_and_not_the_worker(
