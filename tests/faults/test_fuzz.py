@@ -221,7 +221,8 @@ def test_whatever_is_sent_is_never_our_fault(parlour: Parlour, examples: int) ->
         )
         async with story.session.post(url, data=body, headers={**extra, **headers}) as response:
             assert response.status in {200, 202, 400, 401, 413, 422}, await response.text()
-            assert isinstance(await response.json(content_type=None), dict)
+            if response.content_type != "text/plain":  # what aiohttp itself could not parse
+                assert isinstance(await response.json(content_type=None), dict)
         assert not story.facts("webhook_crashed")
 
     @fuzz(st.tuples(shapes.EVENTS, shapes.EXTRA_HEADERS), examples)
