@@ -56,6 +56,22 @@ local function room(route)
   return known[1], known[2]
 end
 
+-- A dead worker's ticket may stand far behind those looked at; its call must not hold up everybody.
+-- A list that goes on is a call of its own, named after the job that it was begun for.
+local function forget_the_dead()
+  for _, name in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
+    local job = string.match(name, '^list for (.*)$') or name
+    local score = tonumber(redis.call('ZSCORE', KEYS[1], job) or '0')
+    if score % 1 ~= 0 and score <= now then
+      budget.forget(name)
+      rooms = {}
+    end
+  end
+end
+if room('get') < 1 or room('list') < 1 then
+  forget_the_dead()
+end
+
 local due = look(0, wanted + FURTHER)
 local may_list = company > 0 and room('list') >= 1
 local scarce = may_list and #due / 2 > room('get')
@@ -103,7 +119,8 @@ local leads, taken, leased, begun, sleep = {}, {}, {}, 0, nil
 for i = 1, #due, 2 do
   local job, crashed = due[i], tonumber(due[i + 1]) % 1 ~= 0
   if crashed then
-    budget.forget(job) -- its worker is dead, and so is the call that it had in flight
+    budget.forget(job) -- its worker is dead, and so are the calls that it had in flight
+    budget.forget('list for ' .. job)
     rooms = {}
   end
   local stored = redis.call('HGET', KEYS[2], job)

@@ -6,11 +6,14 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
+from redis.asyncio import Redis
 
 from service.backlog.backlog import Terms
 from service.backlog.failure import record_failure
 from service.backlog.ticket import Lease
 from service.enrich.ratelimit import Hints, Window
+from service.store.group import GroupCommit
+from service.store.keys import Keys
 from tests.enrich.desk import Desk
 
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
@@ -317,3 +320,25 @@ async def test_nothing_of_the_budget_stays_for_ever(desk: Desk) -> None:
     keys = desk.keys
     for key in (keys.budget, keys.calls, keys.callers, keys.bell):
         assert await desk.redis.pttl(key) > 0, key
+
+
+async def test_calls_of_dead_workers_do_not_hold_up_a_deep_backlog(
+    redis: Redis, group: GroupCommit, keys: Keys, terms: Terms, eventually: Eventually
+) -> None:
+    """What they had in flight is back when their leases end, though older work is due before."""
+    mortal = msgspec.structs.replace(terms, lease_ms=300, call_ms=HOUR)
+    desk = Desk(redis, group, keys, mortal)
+    await desk.add(4)
+    died = await desk.claim()
+    assert len(died) == 4  # all that an unknown limit allows
+    older = [f"id:older-{number}" for number in range(150)]
+    await redis.hset(keys.tickets, mapping=dict.fromkeys(older, "no ticket"))
+    await redis.zadd(keys.backlog, dict.fromkeys(older, 1))
+    assert await desk.claim() == []
+
+    async def are_given_out() -> bool:
+        return bool(await desk.claim(1))
+
+    await eventually(are_given_out)
+    assert not set(await redis.zrange(keys.calls, 0, -1)) & {job.encode() for job in died}
+    await redis.delete(keys.backlog, keys.tickets)
