@@ -1,0 +1,82 @@
+"""What would one write instead? Tasks, a semaphore, and retries with backoff, in each process.
+
+The common recipe, written with care: Retry-After and X-Ratelimit-Reset are obeyed, the backoff
+grows and is jittered, and a call that waits keeps its place, so that a refused process slows down.
+"""
+
+import asyncio
+import email.utils
+import os
+import random
+import sys
+import time
+from collections.abc import Mapping
+
+import aiohttp
+from redis.asyncio import Redis
+
+QUEUE, OUTPUT = "recipe:queue", "recipe:output"
+READY = "recipe_started"
+_BASE_S, _CAP_S = 0.5, 30.0
+_NO_NEWS_S = 1.0
+
+
+async def main() -> None:
+    """Fetch what the queue names until ended."""
+    environ = os.environ
+    headers = {"Authorization": environ["RECIPE_TOKEN"], "LD-API-Version": "beta"}
+    redis = Redis.from_url(environ["RECIPE_REDIS_URL"], decode_responses=True)
+    concurrency = int(environ["RECIPE_CONCURRENCY"])
+    async with redis, aiohttp.ClientSession(environ["RECIPE_URL"], headers=headers) as session:
+        await redis.ping()
+        sys.stderr.write(f'{{"event": "{READY}"}}\n')
+        sys.stderr.flush()
+        semaphore = asyncio.Semaphore(concurrency)
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await semaphore.acquire()
+                popped = await redis.blpop([QUEUE], timeout=_NO_NEWS_S)
+                if popped is None:
+                    semaphore.release()
+                    continue
+                task = tasks.create_task(enrich(session, redis, popped[1]))
+                task.add_done_callback(lambda _: semaphore.release())
+
+
+async def enrich(session: aiohttp.ClientSession, redis: Redis, deployment: str) -> None:
+    """Fetch one deployment and append it."""
+    path = f"/api/v2/engineering-insights/deployments/{deployment}"
+    attempt = 0
+    while True:
+        async with session.get(f"{path}?expand=pullRequests,flagReferences") as response:
+            body = await response.read()
+            if response.ok:
+                break
+            wait_s = choose_wait(response.headers, attempt)
+        attempt += 1
+        await asyncio.sleep(wait_s)
+    await redis.xadd(OUTPUT, {"data": body})
+
+
+def choose_wait(headers: Mapping[str, str], attempt: int) -> float:
+    """Wait as long as was asked for, and a jittered backoff on top."""
+    backoff_s = random.uniform(0, min(_CAP_S, _BASE_S * 2**attempt))
+    return max(read_retry_after(headers), read_reset(headers), 0.0) + backoff_s
+
+
+def read_retry_after(headers: Mapping[str, str]) -> float:
+    """Read seconds, or an HTTP date."""
+    value = headers.get("Retry-After", "0")
+    if value.isdigit():
+        return float(value)
+    return email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+
+
+def read_reset(headers: Mapping[str, str]) -> float:
+    """Read the end of the window, in ms since the epoch."""
+    value = headers.get("X-Ratelimit-Reset", "")
+    return int(value) / 1000 - time.time() if value.isdigit() else 0.0
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

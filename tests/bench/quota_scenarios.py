@@ -1,0 +1,52 @@
+"""Which upstreams are the workers measured before?"""
+
+from msgspec import Struct
+
+from service.simulate.quota import Limits
+
+
+class Scenario(Struct, frozen=True, kw_only=True):
+    """One upstream: how it limits, for how many worker processes, over how many windows."""
+
+    told: str
+    limits: Limits
+    workers: tuple[int, ...] = (1, 4, 16)
+    windows: int = 6
+
+    @property
+    def tickets(self) -> int:
+        """How much work keeps everybody busy for so many windows, and one more."""
+        limit = self.limits.global_limit or self.limits.address_limit or 0
+        return (limit - self.limits.competing_per_window) * (self.windows + 1)
+
+
+SCENARIOS = {
+    "all-told": Scenario(
+        told="2 s by the clock; Limit, Remaining and Reset told",
+        limits=Limits(global_limit=200, window_ms=2000),
+    ),
+    "no-limit": Scenario(
+        told="2 s by the clock; Limit not told",
+        limits=Limits(global_limit=200, window_ms=2000, send_limit=False),
+    ),
+    "competitor": Scenario(
+        told="2 s by the clock; another client takes 60 of 200",
+        limits=Limits(global_limit=200, window_ms=2000, competing_per_window=60),
+    ),
+    "first-call": Scenario(
+        told="2 s from the first call on",
+        limits=Limits(global_limit=200, window_ms=2000, aligned_to="first_call"),
+    ),
+    "documented": Scenario(
+        told="10 s from the first call on",
+        limits=Limits(global_limit=500, window_ms=10_000, aligned_to="first_call"),
+        workers=(4,),
+        windows=3,
+    ),
+    "no-reset": Scenario(
+        told="10 s by the clock; Reset not told",
+        limits=Limits(global_limit=500, window_ms=10_000, reset="absent"),
+        workers=(4,),
+        windows=3,
+    ),
+}
