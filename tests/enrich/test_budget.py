@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import msgspec
 import pytest
@@ -339,7 +340,7 @@ async def test_calls_of_dead_workers_do_not_hold_up_a_deep_backlog(
     died = await desk.claim()
     assert len(died) == 4  # all that an unknown limit allows
     held = [name.format(job) for job in died]
-    until = await redis.zscore(keys.calls, died[0])
+    until = cast("float", await redis.zscore(keys.calls, died[0]))
     await redis.delete(keys.calls)
     await redis.zadd(keys.calls, dict.fromkeys(held, until))
     older = [f"id:older-{number}" for number in range(150)]
