@@ -14,6 +14,8 @@ local SAME = 250 -- ms within which two resets name one window
 local DAY = 86400000
 local LONGEST = 3600000 -- ms: an explicit Retry-After is obeyed up to an hour
 local FIRST_PROBE, LARGEST_PROBE = 4, 1024
+local RIVALS = 1 -- calls a second that other programs may make, as long as nothing is known of them
+local SPAN = 200 -- ms at the least over which the pace of other programs is reckoned
 local REFUSED = 30000 -- ms of rest after a bad token
 local FEWEST_FAILURES = 5 -- before the breaker looks at their share
 
@@ -46,34 +48,55 @@ if ARGV[3] ~= '' then
 end
 local there = now + skew
 
-local learnt, told = false, false
-local function keep_window(family, limit, left, reset, kind)
-  state[family] = table.concat({ whole(limit), whole(left), whole(reset), kind }, ' ')
-  keep(family, state[family])
-end
+local learnt, told, rivals = false, false, tonumber(state.rivals or RIVALS)
+local counted = outcome == 'limited' and 0 or 1 -- a refused call takes nothing
+local flying = redis.call('ZCARD', KEYS[2])
 local function read_window(family)
-  local limit, left, reset, kind = string.match(state[family] or '', '^(%d+) (-?%d+) (%d+) (%a+)$')
-  return tonumber(limit or '0'), tonumber(left), tonumber(reset or '0'), kind
+  local limit, left, reset, kind, first, heard, since =
+    string.match(state[family] or '', '^(%d+) (-?%d+) (%d+) (%a+) (%d+) (%d+) (%d+)$')
+  return {
+    limit = tonumber(limit or '0'), left = tonumber(left), reset = tonumber(reset or '0'), kind = kind,
+    first = tonumber(first), heard = tonumber(heard), since = tonumber(since),
+  }
+end
+local function keep_window(family, window)
+  local parts = { window.limit, window.left, window.reset, window.first, window.heard, window.since }
+  for i, number in ipairs(parts) do
+    parts[i] = whole(number)
+  end
+  table.insert(parts, 4, window.kind)
+  state[family] = table.concat(parts, ' ')
+  keep(family, state[family])
 end
 local function open_window(family, limit, left, reset, kind)
   learnt = true
-  keep_window(family, limit, left, reset, kind)
+  keep_window(family, {
+    limit = limit, left = left, reset = reset, kind = kind, first = left, heard = 0, since = now,
+  })
+end
+local function narrow_window(family, window, limit, left)
+  window.limit, window.left = limit, math.min(window.left, left)
+  window.heard = window.heard + counted
+  keep_window(family, window)
+  -- Gone since the first answer, and neither an answer of ours nor, perhaps, a call on its way.
+  local theirs = window.first - window.left - window.heard - flying
+  rivals = math.max(rivals, theirs * 1000 / math.max(now - window.since, SPAN))
 end
 local function learn_window(family, limit, left, reset)
-  local old_limit, old_left, old_reset, old_kind = read_window(family)
-  limit = limit or math.max(old_limit, left + 1)
+  local old = read_window(family)
+  limit = limit or math.max(old.limit, left + 1)
   if reset and (reset > there + FAR or reset < there - LATE) then
     reset = nil
   end
-  if not reset and old_reset > there then
-    keep_window(family, limit, math.min(old_left, left), old_reset, old_kind)
+  if not reset and old.reset > there then
+    narrow_window(family, old, limit, left)
   elseif not reset then
     open_window(family, limit, left, there + WINDOW, 'guessed')
-  elseif reset > there and reset > old_reset + SAME then
+  elseif reset > there and reset > old.reset + SAME then
     open_window(family, limit, left, reset, 'told')
-  elseif reset > there and (reset >= old_reset - SAME or old_kind == 'guessed') then
-    local ends = old_kind == 'guessed' and reset or old_reset
-    keep_window(family, limit, math.min(old_left, left), ends, 'told')
+  elseif reset > there and (reset >= old.reset - SAME or old.kind == 'guessed') then
+    old.reset, old.kind = old.kind == 'guessed' and reset or old.reset, 'told'
+    narrow_window(family, old, limit, left)
   end -- else a late answer of a window that has ended: it says nothing about this one
 end
 for i = 7, #ARGV, 4 do
@@ -82,11 +105,17 @@ for i = 7, #ARGV, 4 do
 end
 if outcome == 'failing' and not told then -- no answer: the server may have counted the call
   for _, family in ipairs({ 'global', 'token', 'route:get', 'route:list' }) do
-    local limit, left, reset, kind = read_window(family)
-    if reset > there and left > 0 then
-      keep_window(family, limit, left - 1, reset, kind)
+    local window = read_window(family)
+    if window.reset > there and window.left > 0 then
+      narrow_window(family, window, window.limit, window.left - 1)
     end
   end
+end
+if learnt and state.rivals then
+  rivals = rivals / 2 -- who is still about is seen again
+end
+if learnt or rivals ~= tonumber(state.rivals) then
+  keep('rivals', string.format('%.3f', rivals))
 end
 
 local closed, why = tonumber(state.closed or '0'), nil

@@ -3,10 +3,14 @@
 -- ARGV     none of its own
 -- Returns  nothing; defines open_budget(...) -> { room(route, begun) -> free, opens; take(id, until); forget(id) }
 -- Atomic   reading the room and taking from it happen in the one script that includes this.
--- A window is kept as the text "limit left reset kind": left is the lowest Remaining seen in it,
--- reset in ms of the server's clock, which is ahead of ours by "skew"; kind is told or guessed.
+-- A window is kept as the text "limit left reset kind first heard since": left is the lowest
+-- Remaining seen in it, reset in ms of the server's clock, which is ahead of ours by "skew"; kind is
+-- told or guessed. learn.lua needs the rest: the first left that was seen, how many answers of ours
+-- came since, and since when (our ms).
 local GUARD = 50 -- ms that a window is held shut past its end: clocks differ
 local SOON = 100 -- ms after which to look again while only calls in flight stand in the way
+local MEANWHILE = 300 -- ms from where an answer was counted to where the call is that it allows
+local RIVALS = 1 -- other programs' calls a second from which on they count; so many until we know
 local FIRST_PROBE = 4
 local STALE = 60000 -- ms after its end; a family not heard of since then binds only if no other is known
 local DAY = 86400000
@@ -23,24 +27,38 @@ local function open_budget(budget, calls, callers, now, share)
   local closed, skew = tonumber(state.closed or '0'), tonumber(state.skew or '0')
   local probe = tonumber(state.probe or FIRST_PROBE)
 
+  local rivals = tonumber(state.rivals or RIVALS) -- calls of other programs in a second
+
+  -- While our calls are on their way, rivals take from what was left: with rivals about, no more
+  -- than half of it is on its way at once, and what they take meanwhile stays theirs. So the last
+  -- calls of a window go out few at a time, and none of them is one too many.
+  local function bound_calls(left, spared)
+    if rivals < RIVALS then
+      return left - spared
+    end
+    local theirs = math.ceil((rivals - RIVALS) * MEANWHILE / 1000)
+    return math.min(left - math.max(spared, theirs), math.ceil(left / 2))
+  end
+
   local function room(route, begun)
     if closed > now then
       return 0, closed
     end
     local free, opens, unopened, long_ago = nil, nil, nil, nil
     for _, family in ipairs({ 'global', 'token', 'route:' .. route }) do
-      local limit, left, reset = string.match(state[family] or '', '^(%d+) (-?%d+) (%d+) %a+$')
+      local limit, left, reset = string.match(state[family] or '', '^(%d+) (-?%d+) (%d+) %a+')
       if limit then
-        local others = math.max(0, math.min(math.ceil(limit * (1 - share) - 1e-9), limit - 1))
+        local spared = math.max(0, math.min(math.ceil(limit * (1 - share) - 1e-9), limit - 1))
         local ends = reset - skew + GUARD
         if ends > now then
-          if not free or left - others < free then
-            free, opens = left - others, ends
+          local bound = bound_calls(left, spared)
+          if not free or bound < free then
+            free, opens = bound, ends
           end
         elseif ends + STALE > now then
-          unopened = math.min(unopened or probe, limit - others)
+          unopened = math.min(unopened or probe, limit - spared)
         else
-          long_ago = math.min(long_ago or probe, limit - others)
+          long_ago = math.min(long_ago or probe, limit - spared)
         end
       end
     end

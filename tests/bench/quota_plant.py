@@ -55,7 +55,7 @@ class Process:
             if not self._started.done() and until.encode() in line:
                 self._started.set_result(json.loads(line))
             elif b'"level":"error"' in line or b"Traceback" in line:
-                sys.stderr.write(line.decode())
+                sys.stderr.write(f"{line.decode()[-400:]}")
 
     async def wait_until_started(self) -> dict[str, str]:
         """Wait for the line that says so, and give its facts."""
@@ -145,6 +145,7 @@ class Plant:
         drained = await self._wait_for(stream, len(names), longest_s)
         took_s = time.monotonic() - since
         stats = await self._read_stats()
+        sys.stderr.write(" ".join(f"{w.opened_at % 100000}:{w.used}+{w.others}!{w.refused}" for w in stats.windows) + "\n")  # DEBUG
         return sum_up(stats, scenario.limits, drained=drained, took_s=took_s)
 
     async def _set_up(self, scenario: Scenario, seed: int) -> None:

@@ -39,7 +39,7 @@ async def main() -> None:
                 if popped is None:
                     semaphore.release()
                     continue
-                task = tasks.create_task(enrich(session, redis, popped[1]))
+                task = tasks.create_task(enrich(session, redis, str(popped[1])))
                 task.add_done_callback(lambda _: semaphore.release())
 
 

@@ -34,8 +34,9 @@ SCENARIOS = {
         limits=Limits(global_limit=200, window_ms=2000, competing_per_window=60),
     ),
     "first-call": Scenario(
-        told="2 s from the first call on",
-        limits=Limits(global_limit=200, window_ms=2000, aligned_to="first_call"),
+        told="4 s from the first call on",
+        limits=Limits(global_limit=300, window_ms=4000, aligned_to="first_call"),
+        windows=4,
     ),
     "documented": Scenario(
         told="10 s from the first call on",
@@ -48,5 +49,11 @@ SCENARIOS = {
         limits=Limits(global_limit=500, window_ms=10_000, reset="absent"),
         workers=(4,),
         windows=3,
+    ),
+    "only-429": Scenario(
+        told="2 s by the clock; nothing told but 429 and Retry-After",
+        limits=Limits(address_limit=200, window_ms=2000),
+        workers=(4,),
+        windows=10,
     ),
 }

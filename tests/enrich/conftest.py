@@ -27,6 +27,11 @@ def terms() -> Terms:
 
 @pytest.fixture
 async def desk(redis: Redis, group: GroupCommit, keys: Keys, terms: Terms) -> AsyncIterator[Desk]:
-    """Give the desk of one namespace; what still waits at the end is thrown away."""
+    """Give the desk of one namespace, known to be alone before its upstream.
+
+    What still waits at the end is thrown away.
+    """
+    await redis.hset(keys.budget, "rivals", "0")
+    await redis.pexpire(keys.budget, 60_000)
     yield Desk(redis, group, keys, terms)
     await redis.delete(keys.backlog, keys.tickets)

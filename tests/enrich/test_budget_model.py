@@ -216,8 +216,9 @@ class BudgetModel(RuleBasedStateMachine):
             words = value.split()
             if name in {b"closed", b"tally_ends"}:
                 await self.client.hincrby(keys.budget, name.decode(), -by)
-            elif len(words) == 4:
-                words[2] = str(int(words[2]) - by).encode()
+            elif len(words) == 7:
+                for moment in (2, 6):
+                    words[moment] = str(int(words[moment]) - by).encode()
                 await self.client.hset(keys.budget, name.decode(), b" ".join(words))
         for key in (keys.calls, keys.callers):
             for member in cast("list[bytes]", await self.client.zrange(key, 0, -1)):
