@@ -16,6 +16,7 @@ local LONGEST = 3600000 -- ms: an explicit Retry-After is obeyed up to an hour
 local FIRST_PROBE, LARGEST_PROBE = 4, 1024
 local RIVALS = 1 -- calls a second that other programs may make, as long as nothing is known of them
 local SPAN = 200 -- ms at the least over which the pace of other programs is reckoned
+local PATIENCE = 32 -- probes answered before one more call may be in flight than a 429 taught
 local REFUSED = 30000 -- ms of rest after a bad token
 local FEWEST_FAILURES = 5 -- before the breaker looks at their share
 
@@ -134,15 +135,23 @@ if outcome == 'limited' then
     keep('strikes', strikes)
     hint = now + longest / 2 * (1 + chance)
   end
-  closed, why = math.max(closed, hint + 100 + 900 * chance), 'rate limited'
+  -- Jitter is for many clients that are told one wait. We are one, and come back with one call: at
+  -- a Reset, which is a moment, little of it is enough.
+  local jitter = ARGV[4] == '' and ARGV[5] ~= '' and 150 or 900
+  closed, why = math.max(closed, hint + 100 + jitter * chance), 'rate limited'
   keep('probe', 1)
+  if not told and not was_closed then
+    keep('pace', math.max(1, math.floor((flying + 1) / 2)))
+  end
 elseif outcome == 'refused' then
   closed, why = math.max(closed, now + REFUSED), 'token refused'
 else
   if learnt then
     keep('probe', FIRST_PROBE)
-  elseif outcome == 'fine' and not told then
-    keep('probe', math.min(tonumber(state.probe or FIRST_PROBE) * 2, LARGEST_PROBE))
+  elseif outcome == 'fine' and not told and not was_closed then
+    local probe, pace = tonumber(state.probe or FIRST_PROBE), tonumber(state.pace or LARGEST_PROBE)
+    local larger = probe < pace and math.min(probe * 2, pace) or probe + 1 / (PATIENCE * probe)
+    keep('probe', math.min(larger, LARGEST_PROBE))
   end
   local good, bad = tonumber(state.good or '0'), tonumber(state.bad or '0')
   if now >= tonumber(state.tally_ends or '0') then

@@ -145,7 +145,6 @@ class Plant:
         drained = await self._wait_for(stream, len(names), longest_s)
         took_s = time.monotonic() - since
         stats = await self._read_stats()
-        sys.stderr.write(" ".join(f"{w.opened_at % 100000}:{w.used}+{w.others}!{w.refused}" for w in stats.windows) + "\n")  # DEBUG
         return sum_up(stats, scenario.limits, drained=drained, took_s=took_s)
 
     async def _set_up(self, scenario: Scenario, seed: int) -> None:

@@ -27,6 +27,30 @@ async def test_a_429_closes_for_everyone_until_the_latest_hint(desk: Desk) -> No
     assert await desk.ask("id:begun") > 20_000
 
 
+async def test_a_reset_is_a_moment_and_needs_little_jitter(desk: Desk) -> None:
+    """We come back with one call for all workers: a quarter of a second late at the most."""
+    desk.chance = 0.999
+    hints = Hints(resume_at_ms=await desk.now() + 20_000)
+    assert 20_000 < await desk.learn("id:a", "limited", hints) <= 20_250
+
+
+async def test_with_nothing_told_a_429_halves_what_may_be_in_flight(desk: Desk) -> None:
+    """Once is enough to learn it: half as many again, and from there on slowly more."""
+    await desk.add(100)
+    for job in await desk.claim():
+        await desk.learn(job)
+    first, second, *rest = await desk.claim(40)
+    for job in (first, second):
+        await desk.learn(job, "limited", Hints(retry_after_ms=1000))
+    for job in rest:
+        await desk.learn(job)
+    await desk.reopen()
+    (again,) = await desk.claim()
+    for job in (again, *rest[:9]):
+        await desk.learn(job)
+    assert len(await desk.claim()) == 20
+
+
 async def test_an_explicit_wait_is_obeyed_up_to_an_hour(desk: Desk) -> None:
     """A Retry-After of a day would stop us for a day: an hour is the most."""
     closed = await desk.learn("id:a", "limited", Hints(retry_after_ms=24 * HOUR))
