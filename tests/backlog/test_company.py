@@ -144,6 +144,7 @@ async def test_without_room_for_a_list_ids_are_asked_for(
     now = int((await redis.time())[0]) * 1000
     await redis.hset(keys.budget, "route:list", f"10 0 {now + 60_000} told")
     await redis.hset(keys.budget, "route:get", f"10 3 {now + 60_000} told")
+    await redis.hset(keys.budget, "rivals", "0")
     assert list(count_parties(await claim(backlog)).values()) == [1] * 3
 
 
