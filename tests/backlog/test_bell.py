@@ -1,13 +1,14 @@
 """Does an idle worker wake when it should, whatever becomes of the server that it listens to?"""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
-from service.backlog.bell import Bell
+from service.backlog.bell import LONGEST_BLOCK_S, Bell
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from tests.faults.weather import Wire, wire_to_socket
@@ -68,3 +69,30 @@ async def test_a_master_that_was_demoted_is_left(
     await bell.listen(0.01)
     await bell.listen(0.01)
     assert wire.joined == 2
+
+
+class Slow(Redis):
+    """A server that looks at its clients a tick late, as an idle one does."""
+
+    blocked_s = 0.0
+
+    async def blpop(self, _: object, timeout: float | None = 0) -> None:  # noqa: ASYNC109 - redis-py's own
+        """Note for how long we are blocked, and end that at once."""
+        self.blocked_s = timeout or 0.0
+
+
+@pytest.mark.parametrize("for_s", [0.25, 0.4])
+async def test_a_sleep_does_not_wait_for_the_servers_next_look(for_s: float) -> None:
+    """The block ends a tick early and the rest is slept here; it is never cut short."""
+    slow = Slow()
+    since = time.monotonic()
+    await Bell(slow, "bell").listen(for_s)
+    assert time.monotonic() - since >= for_s - 0.01
+    assert slow.blocked_s == pytest.approx(for_s - 0.1)
+
+
+async def test_who_has_nothing_to_wait_for_is_never_deaf() -> None:
+    """A webhook that comes to an idle house is heard at once."""
+    slow = Slow()
+    await Bell(slow, "bell").listen(3600.0)
+    assert slow.blocked_s == LONGEST_BLOCK_S

@@ -28,6 +28,7 @@ SCENARIOS = {
     "no-limit": Scenario(
         told="2 s by the clock; Limit not told",
         limits=Limits(global_limit=200, window_ms=2000, send_limit=False),
+        workers=(4,),
     ),
     "competitor": Scenario(
         told="2 s by the clock; another client takes 60 of 200",
@@ -36,12 +37,13 @@ SCENARIOS = {
     "first-call": Scenario(
         told="4 s from the first call on",
         limits=Limits(global_limit=300, window_ms=4000, aligned_to="first_call"),
+        workers=(4,),
         windows=4,
     ),
     "documented": Scenario(
         told="10 s from the first call on",
         limits=Limits(global_limit=500, window_ms=10_000, aligned_to="first_call"),
-        workers=(4,),
+        workers=(16,),
         windows=3,
     ),
     "no-reset": Scenario(
