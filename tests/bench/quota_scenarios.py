@@ -50,12 +50,12 @@ SCENARIOS = {
         told="10 s by the clock; Reset not told",
         limits=Limits(global_limit=500, window_ms=10_000, reset="absent"),
         workers=(4,),
-        windows=3,
+        windows=2,
     ),
     "only-429": Scenario(
         told="2 s by the clock; nothing told but 429 and Retry-After",
         limits=Limits(address_limit=200, window_ms=2000),
         workers=(4,),
-        windows=10,
+        windows=8,
     ),
 }

@@ -34,6 +34,14 @@ async def test_an_unknown_limit_opens_with_a_small_probe_and_doubles(desk: Desk)
     assert len(await desk.claim()) == 16 - 7
 
 
+async def test_a_limit_that_is_never_told_is_met_by_few_calls(desk: Desk) -> None:
+    """However many answers tell nothing, no more than 64 calls are in flight."""
+    await desk.add(80)
+    for _ in range(10):
+        await desk.learn("id:answered")
+    assert len(await desk.claim()) == 64
+
+
 async def test_what_remains_bounds_all_calls_together(desk: Desk) -> None:
     """Claimed and taken calls in flight never add up to more than Remaining."""
     await desk.add(9)
