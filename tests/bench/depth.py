@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 
 from msgspec import Struct
 
@@ -13,12 +15,13 @@ from service.log import open_log
 from service.publish.record import Entry
 from service.publish.stream import OutputStream, Retention
 from service.settings import Secret, Settings
+from service.store import Unavailable
 from tests.bench.contestants import make_event
 from tests.bench.stand import Stand
 
 BATCH = 32
 BATCHES = 20
-_CHUNK = 2048
+_CHUNK = 512
 _PLENTY = 10_000_000
 _DAY_MS = 86_400_000
 
@@ -58,9 +61,16 @@ class Depth:
         """Add so many tickets more, as the door does."""
         for start in range(self._next, self._next + count, _CHUNK):
             chunk = range(start, min(start + _CHUNK, self._next + count))
-            adding = [self._house.backlog.add(make_event(n, "default", True)) for n in chunk]
-            await asyncio.gather(*adding)
+            await asyncio.gather(*map(self._add, chunk))
         self._next += count
+
+    async def _add(self, number: int) -> None:
+        """Add one, again and again while a busy server does not say that it is kept."""
+        event = make_event(number, "default", with_id=True)
+        while True:
+            with suppress(Unavailable):
+                await self._house.backlog.add(event)
+                return
 
     async def sample(self) -> Sample:
         """Claim and settle some, measured, and put as many back, not measured."""
@@ -110,7 +120,7 @@ def _entry_of(lease: Lease) -> Entry:
 
 
 async def measure_depths(
-    stand: Stand, depths: tuple[int, int], *, rounds: int
+    stand: Stand, depths: tuple[int, int], turns: Iterable[int]
 ) -> tuple[list[list[Sample]], list[Memory]]:
     """Fill two namespaces on one server and work on both in turn."""
     await stand.clear()
@@ -127,7 +137,7 @@ async def measure_depths(
             await side.open()
             await side.fill(depth)
             memories.append(await side.weigh())
-        for _ in range(rounds):
+        for _ in turns:
             for side, taken in zip(sides, samples, strict=True):
                 taken.append(await side.sample())
     await stand.clear()

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ from tests.bench.places import OURS
 from tests.bench.shots import read_head, write_request
 from tests.bench.stand import Stand
 
-SHOTS = 60
+SHOTS = 100
 WARM_UP = 50
 _PAUSE_S = 0.01  # so that each finds the system idle
 _BLOCK_MS = 5000
@@ -69,12 +69,12 @@ class Pair(Struct, frozen=True):
         ]
 
 
-async def measure_latency(stand: Stand, *, rounds: int) -> list[list[tuple[float, float]]]:
+async def measure_latency(stand: Stand, turns: Iterable[int]) -> list[list[tuple[float, float]]]:
     """Give the ms of every shot (ours, the script's), round by round."""
     await stand.clear()
     async with open_pair(stand) as pair:
         await pair.take_turns(range(WARM_UP))
-        starts = range(WARM_UP, WARM_UP + rounds * SHOTS, SHOTS)
+        starts = (WARM_UP + turn * SHOTS for turn in turns)
         return [await pair.take_turns(range(start, start + SHOTS)) for start in starts]
 
 

@@ -1,13 +1,13 @@
 """What does one enriched record cost, beside a bare loop and beside the same job on a queue?"""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
 
-from tests.bench.bodies import write_body
+from tests.bench.bodies import name_deployment, write_body
 from tests.bench.contestants import Contestant, configure_ours
 from tests.bench.job import GOT
 from tests.bench.stand import Stand
@@ -21,6 +21,12 @@ class Data(Struct):
     """What every contestant's entry holds."""
 
     deployment: msgspec.Raw
+
+
+class Named(Struct):
+    """Which deployment it is."""
+
+    id: str
 
 
 class WrongWork(Exception):
@@ -58,27 +64,31 @@ async def check_work(stand: Stand, contestant: Contestant, count: int) -> None:
     """Look whether each deployment is in the stream once, as it was told."""
     if contestant.done == GOT:
         return
-    wanted = {msgspec.json.decode(write_body(n))["id"]: n for n in range(count)}
+    wanted = {name_deployment(number): number for number in range(count)}
     last, redis = b"-", cast("Any", stand.redis)
     while entries := await redis.xrange(contestant.done, min=last, count=_BATCH):
         for _, fields in entries:
-            told = msgspec.json.decode(fields[b"data"], type=Data).deployment
-            deployment = msgspec.json.decode(told)
-            number = wanted.pop(deployment["id"], None)
-            if number is None or deployment != msgspec.json.decode(write_body(number)):
-                raise WrongWork(f"{contestant.name} appended {deployment['id']} twice or wrong")
+            told = bytes(msgspec.json.decode(fields[b"data"], type=Data).deployment)
+            name = msgspec.json.decode(told, type=Named).id
+            if name not in wanted or not is_same(told, write_body(wanted.pop(name))):
+                raise WrongWork(f"{contestant.name} appended {name} twice, or other than it was")
         last = b"(" + entries[-1][0]
     if wanted:
         raise WrongWork(f"{contestant.name} left {len(wanted)} records out")
 
 
+def is_same(one: bytes, other: bytes) -> bool:
+    """Tell whether two pieces of JSON say the same, however they are written."""
+    return one == other or msgspec.json.decode(one) == msgspec.json.decode(other)
+
+
 async def measure_rounds(
-    stand: Stand, contestants: Sequence[Contestant], *, rounds: int, items: int
+    stand: Stand, contestants: Sequence[Contestant], turns: Iterable[int], *, items: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Measure everybody in turn, again and again; gives samples by name, and who broke and how."""
     samples: dict[str, list[float]] = {each.name: [] for each in contestants}
     broken: dict[str, str] = {}
-    for _ in range(rounds):
+    for _ in turns:
         for each in contestants:
             if each.name not in broken:
                 try:

@@ -1,6 +1,6 @@
 """How is each row measured and told? Rounds in turn, medians, quartiles, a table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -10,10 +10,21 @@ from tests.bench.figures import Spread, compare, judge, measure_spread, percenti
 from tests.bench.records import measure_rounds
 from tests.bench.roster import Peers
 from tests.bench.stand import Stand
+from tests.bench.turns import take_turns
 from tests.bench.webhooks import list_own_doors, measure_doors
 
+# All together stay under half an hour, however busy the machine is.
+_LIMITS_S = {
+    "record": 540,
+    "listed": 100,
+    "door": 200,
+    "latency": 60,
+    "depth": 60,
+    "scaling": 150,
+}
+
 Samples = Mapping[str, Sequence[float]]
-_COST_HEADS = ("", "CPU ms each: median (quartiles)", "ours / theirs", "goal", "")
+_COST_HEADS = ("", "rounds", "CPU ms each: median (quartiles)", "ours / theirs", "goal", "")
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -24,11 +35,17 @@ class Plan(Struct, frozen=True, kw_only=True):
     peers: Peers
     deep: int = 1_000_000
 
+    def turns(self, row: str) -> Iterator[int]:
+        """Count the rounds of a row, as far as its time reaches."""
+        return take_turns(self.rounds, _LIMITS_S[row])
+
 
 async def report_record(stand: Stand, plan: Plan) -> str:
     """One enriched record of a deployment whose id was sent: one GET each."""
     contestants = [make_ours(), make_bare("record"), make_bare("get"), *plan.peers.contestants]
-    samples, broken = await measure_rounds(stand, contestants, rounds=plan.rounds, items=plan.items)
+    samples, broken = await measure_rounds(
+        stand, contestants, plan.turns("record"), items=plan.items
+    )
     names = [each.name for each in plan.peers.contestants]
     goals = {"bare loop": 0.7} | dict.fromkeys(names, 1 / 3)
     told = plan.peers.absent | broken
@@ -38,7 +55,9 @@ async def report_record(stand: Stand, plan: Plan) -> str:
 async def report_listed(stand: Stand, plan: Plan) -> str:
     """One enriched record of a deployment that has to be sought: ten applications, no ids."""
     contestants = [make_ours(listed=True), make_bare("record"), make_bare("get")]
-    samples, broken = await measure_rounds(stand, contestants, rounds=plan.rounds, items=plan.items)
+    samples, broken = await measure_rounds(
+        stand, contestants, plan.turns("listed"), items=plan.items
+    )
     title = "## One enriched record, sought: ten applications of one environment\n\n"
     return title + write_costs(samples, broken, {"bare loop": 0.7})
 
@@ -46,7 +65,7 @@ async def report_listed(stand: Stand, plan: Plan) -> str:
 async def report_door(stand: Stand, plan: Plan) -> str:
     """One accepted webhook."""
     doors = [*list_own_doors(), *plan.peers.doors]
-    samples, broken = await measure_doors(stand, doors, rounds=plan.rounds, items=plan.items)
+    samples, broken = await measure_doors(stand, doors, plan.turns("door"), items=plan.items)
     names = [door.name for door in plan.peers.doors]
     goals = {"only reads": 1.6} | dict.fromkeys(names, 1 / 5)
     absent = {name: why for name, why in plan.peers.absent.items() if name.startswith("FastAPI")}
@@ -55,7 +74,7 @@ async def report_door(stand: Stand, plan: Plan) -> str:
 
 async def report_latency(stand: Stand, plan: Plan) -> str:
     """From webhook to record on an idle system."""
-    turns = await latency.measure_latency(stand, rounds=plan.rounds)
+    turns = await latency.measure_latency(stand, plan.turns("latency"))
     rows = []
     for name, share, goal in (("median", 0.5, 1.5), ("p99", 0.99, 3.0)):
         ours, theirs = (
@@ -71,7 +90,7 @@ async def report_latency(stand: Stand, plan: Plan) -> str:
 async def report_depth(stand: Stand, plan: Plan) -> str:
     """Claim and settle at two depths, and the memory of a ticket."""
     depths = (1000, plan.deep)
-    samples, memories = await depth.measure_depths(stand, depths, rounds=plan.rounds)
+    samples, memories = await depth.measure_depths(stand, depths, plan.turns("depth"))
     rows = []
     for name in ("server_us", "wall_us"):
         shallow, deep = ([getattr(each, name) for each in side] for side in samples)
@@ -110,7 +129,7 @@ async def report_memory(stand: Stand, _: Plan) -> str:
 async def report_scaling(stand: Stand, plan: Plan) -> str:
     """Throughput of one worker and of two."""
     paces: list[list[scaling.Pace]] = [[], []]
-    for _ in range(plan.rounds):
+    for _ in plan.turns("scaling"):
         for taken, workers in zip(paces, (1, 2), strict=True):
             pace = await scaling.measure_pace(stand, workers=workers, items=2 * plan.items)
             taken.append(pace)
@@ -133,9 +152,11 @@ def write_costs(samples: Samples, absent: Mapping[str, str], goals: Mapping[str,
     rows = []
     for name, spent in samples.items():
         if name not in absent:
-            ratio = None if name == first else compare(ours, spent)
-            rows.append([name, measure_spread(spent).write(3), *_tell(ratio, goals.get(name))])
-    rows += [[name, "-", "", "", why.strip().splitlines()[-1]] for name, why in absent.items()]
+            ratio = None if first in {name, *absent} else compare(ours, spent)
+            rounds = str(len(spent))
+            told = _tell(ratio, goals.get(name))
+            rows.append([name, rounds, measure_spread(spent).write(3), *told])
+    rows += [[name, "0", "-", "", "", why.strip().splitlines()[-1]] for name, why in absent.items()]
     return write_table(_COST_HEADS, rows)
 
 

@@ -32,14 +32,14 @@ async def stand(tmp_path: Path) -> AsyncIterator[Stand]:
 async def test_a_record_is_measured_and_looked_at(stand: Stand) -> None:
     """Ours with and without ids, the bare loop and the GET do the work that they are told."""
     contestants = [make_ours(), make_ours(listed=True), make_bare("record"), make_bare("get")]
-    samples, broken = await measure_rounds(stand, contestants, rounds=1, items=20)
+    samples, broken = await measure_rounds(stand, contestants, [0], items=20)
     assert broken == {}
     assert [len(taken) for taken in samples.values()] == [1, 1, 1, 1]
 
 
 async def test_work_left_out_is_noticed(stand: Stand) -> None:
     """Whoever appends less than was asked for is not measured."""
-    samples, _ = await measure_rounds(stand, [make_bare("record")], rounds=1, items=20)
+    samples, _ = await measure_rounds(stand, [make_bare("record")], [0], items=20)
     assert samples
     with pytest.raises(WrongWork, match="left 1 records out"):
         await check_work(stand, make_bare("record"), 321)
@@ -54,8 +54,8 @@ async def test_a_contestant_that_breaks_is_told(stand: Stand) -> None:
         ready="ready",
         fill=bare.fill,
     )
-    samples, told = await measure_rounds(stand, [bare, broken], rounds=1, items=20)
-    assert "| gone | - |  |  | Broken: no such queue |" in write_costs(samples, told, {})
+    samples, told = await measure_rounds(stand, [bare, broken], [0], items=20)
+    assert "| gone | 0 | - |  |  | Broken: no such queue |" in write_costs(samples, told, {})
 
 
 async def test_a_door_is_measured(stand: Stand) -> None:
@@ -97,6 +97,6 @@ def test_a_verdict_is_given_only_where_the_spread_carries_it() -> None:
 def test_who_could_not_be_installed_is_told() -> None:
     """A peer that is not there is a line of the table, and not left out."""
     table = write_costs({"ours": [1.0]}, ALONE.absent, {})
-    assert "| arq | - |  |  | it could not be installed |" in table
+    assert "| arq | 0 | - |  |  | it could not be installed |" in table
     assert "record" in ROWS
     assert sys.platform

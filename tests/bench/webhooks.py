@@ -1,7 +1,7 @@
 """What does one accepted webhook cost, beside a handler that only reads, and the usual way?"""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -68,12 +68,12 @@ async def measure_door(stand: Stand, door: Door, *, items: int) -> float:
 
 
 async def measure_doors(
-    stand: Stand, doors: Sequence[Door], *, rounds: int, items: int
+    stand: Stand, doors: Sequence[Door], turns: Iterable[int], *, items: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Measure every door in turn, again and again; gives samples by name, and who broke and how."""
     samples: dict[str, list[float]] = {door.name: [] for door in doors}
     broken: dict[str, str] = {}
-    for _ in range(rounds):
+    for _ in turns:
         for door in doors:
             if door.name not in broken:
                 try:
