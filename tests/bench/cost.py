@@ -40,7 +40,12 @@ async def measure(names: Sequence[str], plan: Plan) -> None:
         async with open_stand(Path(folder)) as stand:
             for name in names:
                 since = time.monotonic()
-                print(f"\n{await ROWS[name](stand, plan)}", flush=True)
+                try:
+                    told = await ROWS[name](stand, plan)
+                except Exception as error:  # noqa: BLE001 - one row that breaks costs no other
+                    told = f"## {name}\n\nIt broke: {type(error).__name__}: {error}"
+                    stand.end_others()
+                print(f"\n{told}", flush=True)
                 print(f"\n({name}: {time.monotonic() - since:.0f} s)", flush=True)
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 
 from msgspec import Struct
 
@@ -15,8 +14,7 @@ from service.log import open_log
 from service.publish.record import Entry
 from service.publish.stream import OutputStream, Retention
 from service.settings import Secret, Settings
-from service.store import Unavailable
-from tests.bench.contestants import make_event
+from tests.bench.contestants import keep_event, make_event
 from tests.bench.stand import Stand
 
 BATCH = 32
@@ -61,16 +59,9 @@ class Depth:
         """Add so many tickets more, as the door does."""
         for start in range(self._next, self._next + count, _CHUNK):
             chunk = range(start, min(start + _CHUNK, self._next + count))
-            await asyncio.gather(*map(self._add, chunk))
+            events = [make_event(number, "default", with_id=True) for number in chunk]
+            await asyncio.gather(*(keep_event(self._house, event) for event in events))
         self._next += count
-
-    async def _add(self, number: int) -> None:
-        """Add one, again and again while a busy server does not say that it is kept."""
-        event = make_event(number, "default", with_id=True)
-        while True:
-            with suppress(Unavailable):
-                await self._house.backlog.add(event)
-                return
 
     async def sample(self) -> Sample:
         """Claim and settle some, measured, and put as many back, not measured."""
