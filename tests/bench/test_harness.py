@@ -1,20 +1,23 @@
 """Do the benchmarks still run? Every kind once, with few items; no time is asserted."""
 
-import sys
+import re
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.bench.contestants import make_bare, make_ours
-from tests.bench.cost import ROWS
 from tests.bench.depth import BATCH, BATCHES
+from tests.bench.environments import LOCKS
 from tests.bench.figures import Spread, compare, judge, measure_spread
+from tests.bench.places import ROOT
 from tests.bench.records import WrongWork, check_work, measure_rounds
 from tests.bench.reports import Plan, report_depth, report_door, report_latency, write_costs
 from tests.bench.roster import Peers
 from tests.bench.scaling import measure_pace
 from tests.bench.stand import Stand, open_stand
+from tests.bench.turns import take_turns
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it reads /proc")
 
@@ -98,5 +101,41 @@ def test_who_could_not_be_installed_is_told() -> None:
     """A peer that is not there is a line of the table, and not left out."""
     table = write_costs({"ours": [1.0]}, ALONE.absent, {})
     assert "| arq | 0 | - |  |  | it could not be installed |" in table
-    assert "record" in ROWS
-    assert sys.platform
+
+
+def test_who_broke_before_anybody_could_be_compared_is_told() -> None:
+    """Not even our own breaking costs the table."""
+    table = write_costs({"ours": [1.0], "theirs": [2.0, 2.0]}, {"ours": "gone"}, {"theirs": 1.0})
+    assert "| ours | 0 | - |  |  | gone |" in table
+    assert "| theirs | 2 | 2.000 (2.000 … 2.000) |  |  |  |" in table
+
+
+def test_rounds_end_when_their_time_is_up() -> None:
+    """As many as asked for, or the fewest that say anything when there is no time at all."""
+    assert [*take_turns(5, 60)] == [0, 1, 2, 3, 4]
+    assert [*take_turns(5, 0)] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("group", "lock"), LOCKS.items())
+def test_a_lock_holds_what_its_peers_ask_for(group: str, lock: Path) -> None:
+    """A peer added to pyproject.toml without `run.py lock` is noticed."""
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"][group]
+    names = {re.split(r"[\[<>=; ]", each)[0] for each in asked}
+    assert names <= read_pins(lock).keys()
+
+
+def test_both_sides_share_their_clients() -> None:
+    """Whatever we and the peers both use is of one version; only arq wants an older redis-py."""
+    ours = read_pins(ROOT / "tests" / "requirements.lock")
+    differing = {
+        name
+        for lock in LOCKS.values()
+        for name, version in read_pins(lock).items()
+        if ours.get(name, version) != version
+    }
+    assert differing <= {"redis"}
+
+
+def read_pins(lock: Path) -> dict[str, str]:
+    """Read the versions that a lock pins."""
+    return dict(re.findall(r"^([\w.-]+)==([^\s;\\]+)", lock.read_text(), re.MULTILINE))
