@@ -56,7 +56,11 @@ class FailedOnes:
             return []
         moments = await self._client.zmscore(self._keys.failed, wanted)
         return await self._fill(
-            [(job, moment) for job, moment in zip(wanted, moments, strict=True) if moment]
+            [
+                (job, moment)
+                for job, moment in zip(wanted, moments, strict=True)
+                if moment is not None
+            ]
         )
 
     async def list_newest(self, span: Span) -> AsyncIterator[Failed]:
