@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import pwd
+import signal
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -26,7 +27,7 @@ from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from service.store.group import GroupCommit
 from service.store.keys import Keys
-from tests.command_line.shell import PASSWORD, Shell
+from tests.command_line.shell import PASSWORD, Program, Shell
 
 KEYS = Keys("deployments")
 DAY_MS = 86_400_000
@@ -187,62 +188,84 @@ async def test_what_failed_is_published_once_it_is_there(shell: Shell) -> None:
     assert (await shell.run("failed list")).err == "nothing that has failed\n"
 
 
-async def test_what_was_set_aside_is_read_by_the_source_as_it_is_now(
-    shell: Shell, server: EmbeddedServer, tmp_path: Path
-) -> None:
-    """Left with the new reason while it is not mended, then queued; its headers were kept."""
-    source = '[[source]]\nname = "web"\npreset = "github"\nsecrets = ["env:GITHUB"]\n'
-    file = tmp_path / "sources.toml"
-    file.write_text(source)
-    shell.environ |= {"ENRICHER_SOURCES": str(file), "GITHUB": PASSWORD}
-    shell.environ["ENRICHER_REDIS_URL"] = server.url
-    serve = await shell.start("serve", until="door_opened")
-    door = f"{(await serve.wait_for(r'http://[0-9.:]+'))[0]}/webhooks/web"
-    body = json.dumps(
-        {
-            "deployment_status": {"state": "success", "environment": "production"},
-            "deployment": {"sha": "7fd1a60"},
-            "repository": {"name": "shop"},
+class Sender:
+    """A GitHub whose events our source cannot map yet: it names no project."""
+
+    SOURCE = '[[source]]\nname = "web"\npreset = "github"\nsecrets = ["env:GITHUB"]\n'
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.door = ""
+        self.serve: Program
+        self.body = json.dumps(
+            {
+                "deployment_status": {"state": "success", "environment": "production"},
+                "deployment": {"sha": "7fd1a60"},
+                "repository": {"name": "shop"},
+            }
+        ).encode()
+
+    def write(self, more: str = "") -> None:
+        """Write the file of sources."""
+        self.file.write_text(self.SOURCE + more)
+
+    async def post(self) -> dict[str, Any]:
+        """Sign and post the event; gives the answer."""
+        digest = hmac.digest(PASSWORD.encode(), self.body, "sha256").hex()
+        headers = {
+            "X-GitHub-Event": "deployment_status",
+            "X-GitHub-Delivery": "d1",
+            "X-Hub-Signature-256": f"sha256={digest}",
         }
-    ).encode()
-    headers = {
-        "X-GitHub-Event": "deployment_status",
-        "X-GitHub-Delivery": "d1",
-        "X-Hub-Signature-256": f"sha256={hmac.digest(PASSWORD.encode(), body, 'sha256').hex()}",
-    }
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(door, data=body, headers=headers) as answer,
-    ):
-        assert (await answer.json())["status"] == "set aside"
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(self.door, data=self.body, headers=headers) as answer,
+        ):
+            told: dict[str, Any] = await answer.json()
+            return told
 
-    file.write_text(
-        source.replace("env:GITHUB", "env:GITHUB_NOT_SET") + 'when = {"body.x" = "y"}\n'
-    )
+
+@pytest.fixture
+async def sender(shell: Shell, server: EmbeddedServer, tmp_path: Path) -> Sender:
+    """Give a sender whose event was set aside by a running door."""
+    made = Sender(tmp_path / "sources.toml")
+    made.write()
+    shell.environ |= {"ENRICHER_SOURCES": str(made.file), "GITHUB": PASSWORD}
+    shell.environ["ENRICHER_REDIS_URL"] = server.url
+    made.serve = await shell.start("serve", until="door_opened")
+    made.door = f"{(await made.serve.wait_for(r'http://[0-9.:]+'))[0]}/webhooks/web"
+    assert (await made.post())["status"] == "set aside"
+    return made
+
+
+async def test_what_was_set_aside_is_left_with_the_new_reason(shell: Shell, sender: Sender) -> None:
+    """While its source is not mended; a source that is gone says so."""
+    sender.write('when = { "body.x" = "y" }\n')
     left = await shell.run("failed retry unmappable:web/d1")
-    assert left.code == 1
-    assert left.out == (
-        "unmappable:web/d1: left: it would be no event any more: "
-        "body.x is not what this source waits for\n"
-    )
+    reason = "it would be no event any more: body.x is not what this source waits for"
+    assert (left.code, left.out) == (1, f"unmappable:web/d1: left: {reason}\n")
     shown = await shell.run("failed show unmappable:web/d1")
-    assert "detail       it would be no event any more: body.x is not" in shown.out
+    assert f"detail       {reason}\n" in shown.out
     assert "  deployment-enricher failed retry unmappable:web/d1\n" in shown.out
+    gone = await shell.run("failed retry --all", ENRICHER_SOURCES="")
+    assert gone.out == "unmappable:web/d1: left: there is no source 'web' here\n"
+    assert PASSWORD not in left.out + shown.out + gone.out + gone.err
 
-    file.write_text(f'{source}project = "default"\n')
-    planned, done = [
-        await shell.run(f"failed retry {words}") for words in ("--all --dry-run", "--all")
-    ]
+
+async def test_what_was_set_aside_is_read_by_the_source_as_it_is_now(
+    shell: Shell, sender: Sender
+) -> None:
+    """By what was kept of its headers; then its sender's repeats are those of the new job."""
+    sender.write('project = "default"\n')
+    planned = await shell.run("failed retry --all --dry-run")
+    done = await shell.run("failed retry --all")
     job = "find:default/production/shop/7fd1a60"
     assert planned.out == f"unmappable:web/d1: would be due now as {job}\n"
     assert (done.code, done.out) == (0, f"unmappable:web/d1: is due now as {job}\n")
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(door, data=body, headers=headers) as answer,
-    ):
-        again: Any = await answer.json()
-    assert again == {"status": "duplicate", "job": job, "delivery": "d1"}
-    assert PASSWORD not in shown.out + done.out + done.err
+    sender.serve.child.send_signal(signal.SIGHUP)
+    await sender.serve.wait_for("sources_reloaded")
+    assert await sender.post() == {"status": "duplicate", "job": job, "delivery": "d1"}
+    assert PASSWORD not in planned.out + done.out + done.err
 
 
 async def test_many_are_settled_as_asked_and_written_down(shell: Shell, yard: Yard) -> None:
