@@ -13,13 +13,15 @@ from collections.abc import Callable, Coroutine
 
 from msgspec.structs import replace
 
-from service import __version__, commands, inspection
+from service import __version__, checkup, commands, inspection, mending
 from service.accept.live import LiveSources
 from service.accept.sources import SourceError
 from service.configured import open_sources, read_sources
 from service.log import Log, make_printable, open_log
 from service.operate.arguments import (
     add_demo_arguments,
+    add_doctor_arguments,
+    add_failed_arguments,
     add_send_arguments,
     add_simulate_arguments,
     add_sources_arguments,
@@ -121,6 +123,12 @@ def _make_parser() -> argparse.ArgumentParser:
     add_sources_arguments(
         add("sources", inspection.inspect, "look at the sources of webhooks, and try one")
     )
+    add_failed_arguments(
+        add("failed", _failed, "look at what was given up; take it up again, or drop it")
+    )
+    add_doctor_arguments(
+        add("doctor", _doctor, "say what is wrong and how it is mended; 1 when anything is")
+    )
     listing = add("settings", _settings, "list every setting, its default and its meaning")
     listing.set_defaults(read=lambda _: Settings())  # also when one of them is wrong
     return parser
@@ -192,6 +200,14 @@ async def _send(arguments: argparse.Namespace, settings: Settings) -> int:
 async def _tail(arguments: argparse.Namespace, settings: Settings) -> None:
     since = "0" if arguments.from_start else "$"
     await commands.tail(settings, since=since, as_json=arguments.json)
+
+
+async def _failed(arguments: argparse.Namespace, settings: Settings) -> int:
+    return await mending.mend(arguments, settings, _open_log(settings))
+
+
+async def _doctor(arguments: argparse.Namespace, settings: Settings) -> int:
+    return await checkup.examine(arguments, settings, _open_log(settings))
 
 
 async def _settings(_: argparse.Namespace, __: Settings) -> None:

@@ -108,10 +108,10 @@ def _make_backlog(settings: Settings, group: GroupCommit, keys: Keys) -> Backlog
         limit=settings.backlog_limit,
         share=settings.rate_share,
     )
-    return Backlog(group, keys=keys, terms=terms, room=load_room(), new_token=_count_tokens())
+    return Backlog(group, keys=keys, terms=terms, room=load_room(), new_token=count_tokens())
 
 
-def _count_tokens() -> Callable[[], str]:
+def count_tokens() -> Callable[[], str]:
     """Name acts: of one length, and never as another process names its own."""
     process, numbers = secrets.token_hex(8), itertools.count()
     return lambda: f"{process}{next(numbers):012x}"

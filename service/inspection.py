@@ -40,7 +40,7 @@ async def inspect(arguments: argparse.Namespace, settings: Settings) -> int:
 
 def _list(settings: Settings, url: str | None) -> int:
     sources, troubles = survey_sources(settings, os.environ)
-    base_url = url or _guess_url(settings)
+    base_url = url or guess_url(settings)
     sys.stdout.write(list_sources(sources, base_url=base_url, troubles=troubles))
     if url is None:
         sys.stderr.write(f"{base_url} is where the door listens; --url says how it is reached\n")
@@ -77,13 +77,14 @@ def _recipe(settings: Settings, name: str, url: str | None) -> int:
     if page is None or not is_as_its_page(source, presets=presets):
         about = find_about(preset, presets=presets)
         page = write_page(source, about=about, is_there=name in sources)
-    base_url = url or _guess_url(settings)
+    base_url = url or guess_url(settings)
     named = preset or source.name
     sys.stdout.write(fill_page(page, preset=named, source_name=source.name, base_url=base_url))
     return 0
 
 
-def _guess_url(settings: Settings) -> str:
+def guess_url(settings: Settings) -> str:
+    """Give the address on which the door listens, or would."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{settings.port}"
 

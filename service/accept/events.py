@@ -7,7 +7,9 @@ from typing import Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
+from service.accept.clues import Clues, keep_clues
 from service.accept.decode import Message, Unreadable, decode_request
 from service.accept.expressions import Expression
 from service.accept.names import find_names, judge_names, sender_word, to_text
@@ -58,13 +60,15 @@ class Ignored(Struct, frozen=True):
 class Unmappable(Struct, frozen=True):
     """A deployment ended, but which one cannot be told; ``missing`` has the sender's own names.
 
-    ``raw`` is what said so: the body, or one event of a batch.
+    ``raw`` is what said so: the body, or one event of a batch; ``clues`` is what else has to be
+    kept of the request to read that again.
     """
 
     reason: str
     missing: tuple[str, ...]
     delivery: str
     raw: bytes
+    clues: Clues = Clues()
 
 
 class Queued(Struct, frozen=True):
@@ -119,6 +123,15 @@ def make_view(request: SignedRequest, message: Message) -> dict[str, object]:
 
 
 def _read_message(
+    source: Source, request: SignedRequest, message: Message, *, batched: bool
+) -> Event:
+    event = _judge_message(source, request, message, batched=batched)
+    if isinstance(event, Unmappable):
+        return replace(event, clues=keep_clues(source, request, batched=batched))
+    return event
+
+
+def _judge_message(
     source: Source, request: SignedRequest, message: Message, *, batched: bool
 ) -> Event:
     view = make_view(request, message)

@@ -46,7 +46,7 @@ RETRY_AFTER_S = 2
 SLOWEST_BODY_S = 15.0
 
 Remember = Callable[[DeploymentCompleted], Awaitable[Remembered]]
-SetAside = Callable[[str, str, str, bytes], Awaitable[bool]]
+SetAside = Callable[[str, Unmappable], Awaitable[bool]]
 
 # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md, section 4: anybody
 # may send, as fast as they like; who is genuine is asked of every event.
@@ -66,9 +66,9 @@ class Log(Protocol):
 class Webhooks:
     """``POST /webhooks/{source}``, for the given sources; all else below it is refused.
 
-    ``remember`` keeps an event, ``set_aside`` (source, delivery, reason, body) keeps for a person
-    what cannot be mapped and tells whether it is new; both may raise Unavailable. ``clock`` gives
-    seconds since 1970. The body's cap is the application's ``client_max_size``.
+    ``remember`` keeps an event, ``set_aside`` (source, event) keeps for a person what cannot be
+    mapped and tells whether it is new; both may raise Unavailable. ``clock`` gives seconds since
+    1970. The body's cap is the application's ``client_max_size``.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Webhooks:
 
     async def _put_aside(self, source: Source, event: Unmappable) -> Reply:
         delivery, reason = event.delivery, event.reason
-        if await self._set_aside(source.name, delivery, reason, event.raw):
+        if await self._set_aside(source.name, event):
             self._log.info(
                 "webhook_set_aside", source=source.name, delivery=delivery, reason=reason
             )

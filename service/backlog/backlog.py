@@ -5,8 +5,14 @@ from typing import Literal, cast
 
 from msgspec import Struct
 
-from service.accept.events import DeploymentCompleted, Duplicate, Full, Queued
-from service.backlog.failure import Failure, encode_failure, record_failure
+from service.accept.events import DeploymentCompleted, Duplicate, Full, Queued, Unmappable
+from service.backlog.failure import (
+    UNMAPPABLE,
+    Failure,
+    encode_failure,
+    name_aside,
+    record_failure,
+)
 from service.backlog.ticket import (
     Lease,
     Ticket,
@@ -100,15 +106,17 @@ class Backlog:
         job = told.decode("utf-8", "replace")  # of a repeated delivery it may be another
         return Queued(job=job) if status == b"queued" else Duplicate(job=job)
 
-    async def set_aside(self, source: str, delivery: str, reason: str, body: bytes) -> bool:
+    async def set_aside(self, source: str, event: Unmappable) -> bool:
         """Keep an event that cannot be mapped for a person; False when it was kept before."""
+        delivery = event.delivery
+        failure = record_failure(UNMAPPABLE, detail=event.reason, raw=event.raw, clues=event.clues)
         kept = await self._group.submit(
             self._set_aside,
             keys=(self._keys.delivery(source, delivery), self._keys.failed, self._keys.failures),
             args=(
                 self._new_token(),
-                f"unmappable:{source}/{delivery}",
-                encode_failure(record_failure("unmappable", detail=reason, raw=body)),
+                name_aside(source, delivery),
+                encode_failure(failure),
                 self._terms.mark_ms,
                 self._terms.failed_ms,
             ),

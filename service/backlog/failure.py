@@ -1,17 +1,25 @@
 """What was given up, and why? Kept for a person, with all that is needed to judge and retry."""
 
+from hashlib import sha1
+
 import msgspec
 from msgspec import Struct
 
+from service.accept.clues import Clues
 from service.backlog.ticket import Ticket
 
 RAW_CAP = 64 * 1024
+UNMAPPABLE = "unmappable"
+"""The reason of events set aside: a deployment ended, but which one could not be told."""
+
+_ASIDE = f"{UNMAPPABLE}:"
 
 
 class Failure(Struct, frozen=True, kw_only=True):
     """One ticket given up, or one event set aside. ``raw`` is the answer or body, capped.
 
     ``fence`` names the lease that gave up, so that the same act sent twice is known again.
+    ``clues`` is what an event set aside needs beside its body to be read again.
     """
 
     reason: str
@@ -20,6 +28,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     raw_cut: bool = False
     ticket: Ticket | None = None
     fence: float = 0.0
+    clues: Clues | None = None
 
 
 def record_failure(
@@ -29,6 +38,7 @@ def record_failure(
     raw: bytes = b"",
     ticket: Ticket | None = None,
     fence: float = 0.0,
+    clues: Clues | None = None,
 ) -> Failure:
     """Make a failure, with at most 64 KiB of what was answered."""
     return Failure(
@@ -38,6 +48,7 @@ def record_failure(
         raw_cut=len(raw) > RAW_CAP,
         ticket=ticket,
         fence=fence,
+        clues=clues,
     )
 
 
@@ -49,3 +60,58 @@ def encode_failure(failure: Failure) -> bytes:
 def read_failure(stored: bytes) -> Failure:
     """Read what is kept; raises msgspec.MsgspecError on anything else."""
     return msgspec.msgpack.decode(stored, type=Failure)
+
+
+class Failed(Struct, frozen=True, kw_only=True):
+    """One of the failed: its job, when it was given up (Redis ms), and what is kept of it.
+
+    ``digest`` names what was read, so that nothing else is settled for it. Without ``failure`` what
+    is kept could not be read.
+    """
+
+    job: str
+    at_ms: float
+    digest: str
+    failure: Failure | None
+
+    @property
+    def reason(self) -> str:
+        """Why it was given up, in a word."""
+        return "unreadable" if self.failure is None else self.failure.reason
+
+    @property
+    def source(self) -> str:
+        """Who sent the webhook; empty where that cannot be told."""
+        aside = read_aside(self.job)
+        if aside is not None:
+            return aside[0]
+        return self.failure.ticket.source if self.failure and self.failure.ticket else ""
+
+    @property
+    def application(self) -> str:
+        """What was deployed; empty where that cannot be told."""
+        ticket = self.failure.ticket if self.failure else None
+        return (ticket.application if ticket else None) or ""
+
+
+def read_failed(job: str, at_ms: float, stored: bytes | None) -> Failed:
+    """Read one of the failed, whatever is kept of it."""
+    if stored is None:
+        return Failed(job=job, at_ms=at_ms, digest="", failure=None)
+    digest = sha1(stored, usedforsecurity=False).hexdigest()
+    try:
+        failure = read_failure(stored)
+    except (msgspec.MsgspecError, RecursionError):
+        return Failed(job=job, at_ms=at_ms, digest=digest, failure=None)
+    return Failed(job=job, at_ms=at_ms, digest=digest, failure=failure)
+
+
+def name_aside(source: str, delivery: str) -> str:
+    """Name an event set aside."""
+    return f"{_ASIDE}{source}/{delivery}"
+
+
+def read_aside(job: str) -> tuple[str, str] | None:
+    """Read source and delivery out of the name of an event set aside; None for any other job."""
+    source, found, delivery = job.removeprefix(_ASIDE).partition("/")
+    return (source, delivery) if found and job.startswith(_ASIDE) else None

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 _HIGHEST, _HIGHEST_PORT = 1_000_000, 65_535
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_LONGEST_NUMBER = 9
 _DOOR = "http://127.0.0.1:8080/webhooks/native"
 
 T = TypeVar("T", int, float)
@@ -79,6 +81,54 @@ def add_sources_arguments(command: argparse.ArgumentParser) -> None:
     recipe.add_argument("name", help="a source that is configured, or a preset")
     for each in (listing, recipe):
         each.add_argument("--url", type=_url, help="how senders reach the door: https://...")
+
+
+def add_failed_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what `failed` takes; ``what`` says which of the four is wanted."""
+    named = command.add_subparsers(dest="what", metavar="WHAT", required=True)
+    meanings = {
+        "list": "list what was given up or set aside, the newest first",
+        "show": "tell all that is known of one: why, when, the webhook, the answer",
+        "retry": "put it back into the backlog, due now; an event set aside is read again",
+        "drop": "forget it",
+    }
+    listing, show, retry, drop = (
+        named.add_parser(name, help=meaning, description=meaning)
+        for name, meaning in meanings.items()
+    )
+    show.add_argument("job", metavar="JOB", help="as `failed list` names it")
+    for each in (listing, show):
+        each.add_argument("--json", action="store_true", help="one JSON object a line")
+    for each in (retry, drop):
+        each.add_argument("jobs", nargs="*", metavar="JOB", help="as `failed list` names it")
+        each.add_argument("--all", action="store_true", help="all, or all that the filters leave")
+        each.add_argument("--dry-run", action="store_true", help="only say what would be done")
+        each.add_argument("--yes", action="store_true", help="do not ask before --all")
+    for each in (listing, retry, drop):
+        _add_filters(each)
+
+
+def add_doctor_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what `doctor` takes."""
+    command.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def _add_filters(command: argparse.ArgumentParser) -> None:
+    filters = command.add_argument_group("filters")
+    filters.add_argument("--reason", metavar="WORD", help="such as not_found or unmappable")
+    filters.add_argument("--source", metavar="NAME", help="what the source is called")
+    filters.add_argument("--application", metavar="KEY", help="what was deployed")
+    for option in ("--older-than", "--newer-than"):
+        filters.add_argument(option, type=_duration, metavar="AGE", help="such as 90s, 2h or 7d")
+    filters.add_argument("--limit", type=_number_from(1), metavar="N", help="the newest N only")
+
+
+def _duration(text: str) -> float:
+    """Read a number and its unit; seconds without one."""
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
+    if not number.isascii() or not number.isdecimal() or len(number) > _LONGEST_NUMBER:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age such as 90s, 30m, 2h or 7d")
+    return float(int(number) * _SECONDS[unit])
 
 
 def _split_at(sign: str) -> Callable[[str], tuple[str, str]]:

@@ -1,35 +1,27 @@
 """How does a record look on one line? In columns that fit the terminal, for a person."""
 
 import shutil
-import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
 import msgspec
-from msgspec import Struct
 
 from service.log import make_printable
+from service.operate.columns import GAP, Column, cut_text, measure_text, pad_text
 from service.operate.tail import Appended
 from service.publish.record import EnrichedDeployment
 from service.publish.summary import TouchedFlag
 
-_GAP = "  "
 _WIDE_FROM = 110  # columns; from here on there is room for whole deployment ids
 _SHORT_ID, _LONG_ID = 8, 36
 
 
-class _Column(Struct, frozen=True):
-    title: str
-    width: int
-    right: bool = False
-
-
 _BETWEEN = (
-    _Column("application", 15),
-    _Column("environment", 11),
-    _Column("rev", 3, right=True),
-    _Column("PRs", 3, right=True),
-    _Column("lead time", 9, right=True),
+    Column("application", 15),
+    Column("environment", 11),
+    Column("rev", 3, right=True),
+    Column("PRs", 3, right=True),
+    Column("lead time", 9, right=True),
 )
 _LAST = "flags touched"
 _UNKNOWN_COLUMNS = 160  # of a file or a pipe
@@ -50,7 +42,7 @@ def write_record(appended: Appended, *, columns: int) -> str:
     record = read_record(appended)
     if record is None:
         reason = "is no enriched deployment: not written by us, or damaged"
-        return _cut(f"{make_printable(appended.position)}  {reason}", columns)
+        return cut_text(f"{make_printable(appended.position)}  {reason}", columns)
     fields, summary = appended.fields, record.summary
     cells = (
         fields.get("subject", "?"),
@@ -61,7 +53,7 @@ def write_record(appended: Appended, *, columns: int) -> str:
         _write_hours(summary.lead_time_ms),
     )
     missing = "" if record.completeness.complete else "INCOMPLETE "
-    room = columns - sum(each.width + len(_GAP) for each in _columns_of(columns)) - len(missing)
+    room = columns - sum(each.width + len(GAP) for each in _columns_of(columns)) - len(missing)
     flags = _write_flags(summary.flags, room)
     return _write_row([make_printable(cell) for cell in cells], missing + flags, columns)
 
@@ -74,14 +66,14 @@ def read_record(appended: Appended) -> EnrichedDeployment | None:
         return None
 
 
-def _columns_of(columns: int) -> tuple[_Column, ...]:
+def _columns_of(columns: int) -> tuple[Column, ...]:
     id_width = _LONG_ID if columns >= _WIDE_FROM else _SHORT_ID
-    return (_Column("deployment" if id_width == _LONG_ID else "id", id_width), *_BETWEEN)
+    return (Column("deployment" if id_width == _LONG_ID else "id", id_width), *_BETWEEN)
 
 
 def _write_row(cells: Sequence[str], last: str, columns: int) -> str:
-    padded = [_pad(cell, each) for cell, each in zip(cells, _columns_of(columns), strict=True)]
-    return _cut(_GAP.join([*padded, last]), columns)
+    padded = [pad_text(cell, each) for cell, each in zip(cells, _columns_of(columns), strict=True)]
+    return cut_text(GAP.join([*padded, last]), columns)
 
 
 def _write_flags(flags: Sequence[TouchedFlag], room: int) -> str:
@@ -90,37 +82,13 @@ def _write_flags(flags: Sequence[TouchedFlag], room: int) -> str:
     for shown in range(len(names), 0, -1):
         rest = len(names) - shown
         text = ", ".join(names[:shown]) + (f" +{rest}" if rest else "")
-        if _width_of(text) <= room:
+        if measure_text(text) <= room:
             return text
     if not names:
         return "none"
     more = f" +{len(names) - 1}" if len(names) > 1 else ""
-    return _cut(names[0], room - len(more)) + more
+    return cut_text(names[0], room - len(more)) + more
 
 
 def _write_hours(duration_ms: int | None) -> str:
     return "?" if duration_ms is None else f"{duration_ms / 3_600_000:.1f} h"
-
-
-def _pad(text: str, column: _Column) -> str:
-    shown = _cut(text, column.width) if column.title != "id" else text[: column.width]
-    blank = " " * (column.width - _width_of(shown))
-    return blank + shown if column.right else shown + blank
-
-
-def _cut(text: str, columns: int) -> str:
-    """Shorten to so many columns of a terminal; two dots say that something is left out."""
-    if _width_of(text) <= columns:
-        return text
-    kept = text[: max(0, columns)]
-    while kept and _width_of(kept) > columns - 2:
-        kept = kept[:-1]
-    return f"{kept}.."
-
-
-def _width_of(text: str) -> int:
-    """Count columns: East Asian wide signs take two, marks that combine none."""
-    return sum(
-        0 if unicodedata.combining(sign) else 2 if unicodedata.east_asian_width(sign) in "WF" else 1
-        for sign in text
-    )

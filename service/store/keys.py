@@ -63,6 +63,10 @@ class Keys(Struct, frozen=True):
         """Name the mark of one claim: what it leased, should its reply be lost."""
         return self._named(f"claim:{token}")
 
+    def repair(self, token: str) -> str:
+        """Name the mark of one act of a person: what it did, should its reply be lost."""
+        return self._named(f"repair:{token}")
+
     @property
     def enriched(self) -> str:
         """Stream: the output."""

@@ -9,7 +9,14 @@ from typing import Any
 
 from aiohttp import ClientResponse, web
 
-from service.accept.events import DeploymentCompleted, Duplicate, Full, Queued, Remembered
+from service.accept.events import (
+    DeploymentCompleted,
+    Duplicate,
+    Full,
+    Queued,
+    Remembered,
+    Unmappable,
+)
 from service.accept.signature import sign_standard_webhook
 from service.accept.sources import Source
 from service.accept.webhooks import Webhooks
@@ -51,12 +58,12 @@ class Desk:
                 new = self.kept.setdefault((event.source, event.delivery), event) is event
                 return Queued("job") if new else Duplicate("job")
 
-    async def set_aside(self, source: str, delivery: str, reason: str, body: bytes) -> bool:
+    async def set_aside(self, source: str, event: Unmappable) -> bool:
         """Keep a body once."""
         if isinstance(self.answer, Unavailable):
             raise self.answer
-        value = (reason, body)
-        return self.aside.setdefault((source, delivery), value) is value
+        value = (event.reason, event.raw)
+        return self.aside.setdefault((source, event.delivery), value) is value
 
     def info(self, event: str, **facts: object) -> None:
         """Remember a fact."""

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from service.accept.events import DeploymentCompleted, Duplicate, Full, Queued
+from service.accept.events import DeploymentCompleted, Duplicate, Full, Queued, Unmappable
 from service.backlog.backlog import Backlog, Terms
 from service.backlog.failure import Failure, read_failure, record_failure
 from service.backlog.ticket import Lease, Unreadable
@@ -223,8 +223,9 @@ async def test_an_unmappable_event_is_set_aside_once(
     backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:
     """It is kept with its body for a person."""
-    assert await backlog.set_aside("github", "d1", "version is missing", b'{"a":1}')
-    assert not await backlog.set_aside("github", "d1", "version is missing", b'{"a":1}')
+    event = Unmappable("version is missing", ("version",), "d1", b'{"a":1}')
+    assert await backlog.set_aside("github", event)
+    assert not await backlog.set_aside("github", event)
     kept = await read_kept(redis, keys, "unmappable:github/d1")
     assert (kept.reason, kept.raw) == ("unmappable", b'{"a":1}')
 

@@ -14,7 +14,7 @@ from service.backlog.failure import record_failure
 from service.backlog.ticket import Lease
 from service.publish.record import Entry
 from service.publish.stream import Settled
-from tests.backlog.test_backlog_model import BacklogModel, make_event, replace_now, write_entry
+from tests.backlog.model import BacklogModel, make_event, replace_now, write_entry
 
 PLACES = st.integers(0, 9)
 

@@ -5,7 +5,7 @@ import itertools
 import msgspec
 from redis.asyncio import Redis
 
-from service.accept.events import DeploymentCompleted, Duplicate, Full, Queued
+from service.accept.events import DeploymentCompleted, Duplicate, Full, Queued, Unmappable
 from service.backlog.backlog import Backlog, Terms
 from service.backlog.failure import record_failure
 from service.backlog.ticket import Lease
@@ -144,6 +144,6 @@ async def test_what_was_set_aside_does_not_stay_for_ever(
     )
     await redis.zadd(keys.failed, {"unmappable:github/old": 1})
     await redis.hset(keys.failures, "unmappable:github/old", b"x")
-    await backlog.set_aside("github", "new", "version is missing", b"{}")
+    await backlog.set_aside("github", Unmappable("version is missing", (), "new", b"{}"))
     assert await redis.zscore(keys.failed, "unmappable:github/old") is None
     assert await redis.hexists(keys.failures, "unmappable:github/old") is False

@@ -15,7 +15,10 @@ from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from tests.command_line.shell import PASSWORD, Ended, Shell, all_of, children_of
 
-COMMANDS = ("run", "serve", "work", "demo", "simulate", "send", "tail", "settings")
+COMMANDS = (
+    *("run", "serve", "work", "demo", "simulate", "send", "tail", "sources"),
+    *("failed", "doctor", "settings"),
+)
 NATIVE = "--project default --environment production --application billing-service --version 1.2.3"
 
 Type = Callable[..., Ended]

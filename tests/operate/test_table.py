@@ -7,7 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.operate.table import _width_of, measure_columns, write_header, write_record
+from service.operate.columns import measure_text
+from service.operate.table import measure_columns, write_header, write_record
 from service.operate.tail import Appended
 
 Make = Callable[..., Appended]
@@ -85,7 +86,7 @@ def test_nothing_from_outside_moves_the_cursor_or_wraps(
     for shown in (entry, Appended(text, {})):
         row = write_record(shown, columns=columns)
         assert row.isprintable()
-        assert _width_of(row) <= columns
+        assert measure_text(row) <= columns
 
 
 def test_a_hostile_key_is_shown_escaped(make_entry: Make) -> None:

@@ -1,0 +1,1 @@
+"""What is wrong here, and how is it mended? Facts are asked for, judged, and told."""
