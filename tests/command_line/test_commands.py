@@ -65,17 +65,17 @@ async def test_a_signal_ends_everything_with_0(
 
 async def test_the_demo_ends_by_itself_and_shows_what_it_says(shell: Shell) -> None:
     """Records, a count, a sentence; its line for another terminal works; a second is refused."""
-    demo = await shell.start("demo --events 20 --per-second 6", until="^Ctrl-C")
+    demo = await shell.start("demo --events 40 --per-second 5", until="^Ctrl-C")
     pasted = (await demo.wait_for(r"^  (ENRICHER_REDIS_URL=.*) tail --from-start$"))[1]
     words = dict(word.split("=", 1) for word in pasted.split() if word.startswith("ENRICHER_"))
     following = await shell.start("tail --from-start", until="flags touched", **words)
     assert "another process runs" in (await shell.run("demo")).complaint
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(50):
         assert await demo.child.wait() == 0
     seen = [line for line in demo.lines if re.match(r"[0-9a-f]{8}-", line)]
-    assert len(seen) == 20
+    assert len(seen) == 40
     assert "What you saw: " in "\n".join(demo.lines)
-    assert "published 20" in "\n".join(demo.lines)
+    assert "published 40" in "\n".join(demo.lines)
     assert set(following.lines) & set(seen)
     assert children_of(shell.data) == []
 
