@@ -112,10 +112,13 @@ _NAMES = st.sampled_from(
 _STATUSES = st.sampled_from(
     [*[200] * 6, 201, 204, 301, 304, 400, 401, 404, 409, 429, 429, 500, 503]
 )
+_ENCODED = st.sampled_from(["gzip", "deflate"]).map(lambda name: {"Content-Encoding": name})
 ANSWERS = st.builds(
     lambda status, headers, body: Planted(status=status, headers=headers, body=body),
     _STATUSES,
-    st.just({}) | st.just({}) | st.dictionaries(_NAMES, _VALUES, max_size=5),
+    st.one_of(
+        st.just({}), _ENCODED, *(st.dictionaries(_NAMES, _VALUES, max_size=5) for _ in range(3))
+    ),
     BODIES,
 )
 
