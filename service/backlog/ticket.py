@@ -12,6 +12,7 @@ from service.accept.events import DeploymentCompleted
 
 # Written by Lua before the ticket: generation, crashes, and when it was queued (Redis ms).
 _HEADER = struct.Struct(">IHd")
+_MOMENTS = range(253_402_300_800_000)  # ms from 1970 to the end of the year 9999
 _IN_ID: dict[str, None] = {"deployment_id": None}
 _IN_FIND: dict[str, None] = dict.fromkeys(("project", "environment", "application", "version"))
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")  # what quoting leaves as it is
@@ -114,7 +115,7 @@ def read_lease(
     name, score = job.decode("utf-8", "replace"), float(fence)
     try:
         generation, crashes, queued_at = _HEADER.unpack_from(stored)
-        queued_ms = int(queued_at)
+        queued_ms = _MOMENTS.index(int(queued_at))  # a ValueError for what is none
         ticket = msgspec.msgpack.decode(memoryview(stored)[_HEADER.size :], type=Ticket)
         ticket = _restore(ticket, name)
     except (struct.error, msgspec.MsgspecError, ValueError, OverflowError, RecursionError):

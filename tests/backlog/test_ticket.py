@@ -3,6 +3,7 @@
 import struct
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -100,6 +101,17 @@ def test_tickets_of_an_older_and_of_a_newer_version_are_read() -> None:
         )
         assert isinstance(lease, Lease)
         assert lease.ticket.version == "1"
+
+
+@pytest.mark.parametrize("queued_at", [-1.0, -1e243, 1e18, float("inf"), float("nan")])
+def test_a_ticket_queued_at_no_moment_is_unreadable(queued_at: float) -> None:
+    """Such a header was not written by us: no record could bear its time, nor its age be told."""
+    stored = struct.pack(">IHd", 3, 0, queued_at) + encode_ticket(
+        write_ticket(complete(deployment_id="a")), job="id:a"
+    )
+    told = read_lease(b"id:a", fence=b"1.5", stored=stored, now=0)
+    assert isinstance(told, Unreadable)
+    assert (told.generation, told.raw) == (3, stored)
 
 
 @given(st.binary(max_size=60))
