@@ -1,7 +1,6 @@
 """How is LaunchDarkly asked? One GET at a time: bare token, beta header, no redirects, a cap."""
 
 from collections.abc import Callable
-from http import HTTPStatus
 
 import aiohttp
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
@@ -78,8 +77,3 @@ def open_session(token: str, *, connections: int) -> ClientSession:
         },
         raise_for_status=False,
     )
-
-
-def is_good(answer: Answer | Silence) -> bool:
-    """Tell whether an answer is a plain success."""
-    return isinstance(answer, Answer) and answer.status == HTTPStatus.OK and not answer.oversized
