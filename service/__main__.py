@@ -14,10 +14,16 @@ from collections.abc import Callable, Coroutine
 from msgspec.structs import replace
 
 from service import __version__, checkup, commands, inspection, mending
-from service.accept.live import LiveSources
 from service.accept.sources import SourceError
-from service.configured import open_sources, read_sources
-from service.log import Log, make_printable, open_log
+from service.configured import (
+    configure_log,
+    follow_sources,
+    read_sources,
+    require_redis,
+    require_token,
+)
+from service.environment import read_settings
+from service.log import make_printable, open_log
 from service.operate.arguments import (
     add_demo_arguments,
     add_doctor_arguments,
@@ -31,12 +37,10 @@ from service.operate.complaint import EXPECTED, explain_failure
 from service.operate.demo import Pace
 from service.rehearsal import rehearse, set_up_upstream
 from service.settings import (
-    TOKEN_VARIABLE,
     Secret,
     Settings,
     SettingsError,
     describe_settings,
-    read_settings,
 )
 from service.simulate.options import Options, change_options
 
@@ -135,21 +139,21 @@ def _make_parser() -> argparse.ArgumentParser:
 
 
 async def _run(_: argparse.Namespace, settings: Settings) -> None:
-    _require_token(settings)
-    log = _open_log(settings)
-    await commands.run(settings, _follow_sources(log), log)
+    require_token(settings)
+    log = configure_log(settings)
+    await commands.run(settings, follow_sources(log), log)
 
 
 async def _serve(_: argparse.Namespace, settings: Settings) -> None:
-    _require_redis(settings, "serve")
-    log = _open_log(settings)
-    await commands.serve(settings, _follow_sources(log), log)
+    require_redis(settings, "serve")
+    log = configure_log(settings)
+    await commands.serve(settings, follow_sources(log), log)
 
 
 async def _work(_: argparse.Namespace, settings: Settings) -> None:
-    _require_redis(settings, "work")
-    _require_token(settings)
-    await commands.work(settings, _open_log(settings))
+    require_redis(settings, "work")
+    require_token(settings)
+    await commands.work(settings, configure_log(settings))
 
 
 async def _demo(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -171,7 +175,7 @@ async def _simulate(arguments: argparse.Namespace, settings: Settings) -> None:
     options = change_options(Options(), os.fsencode(arguments.options))
     if isinstance(options, str):
         raise SettingsError(f"--options: {options}")
-    log = _open_log(settings)
+    log = configure_log(settings)
     await commands.simulate(options, host=arguments.host, port=arguments.port, log=log)
 
 
@@ -203,11 +207,11 @@ async def _tail(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 async def _failed(arguments: argparse.Namespace, settings: Settings) -> int:
-    return await mending.mend(arguments, settings, _open_log(settings))
+    return await mending.mend(arguments, settings, configure_log(settings))
 
 
 async def _doctor(arguments: argparse.Namespace, settings: Settings) -> int:
-    return await checkup.examine(arguments, settings, _open_log(settings))
+    return await checkup.examine(arguments, settings, configure_log(settings))
 
 
 async def _settings(_: argparse.Namespace, __: Settings) -> None:
@@ -216,31 +220,6 @@ async def _settings(_: argparse.Namespace, __: Settings) -> None:
         for variable, default, meaning in describe_settings()
     )
     sys.stdout.write("\n".join(("Times are seconds; = is the default.\n", *lines, "")))
-
-
-def _follow_sources(log: Log) -> LiveSources:
-    """Read the sources of webhooks, now and at every SIGHUP."""
-    sources = open_sources(os.environ, log)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, sources.reload)
-    return sources
-
-
-def _open_log(settings: Settings) -> Log:
-    pretty = {"auto": None, "pretty": True, "json": False}[settings.log_format]
-    return open_log(pretty=pretty)
-
-
-def _require_token(settings: Settings) -> None:
-    if not settings.access_token:
-        raise SettingsError(f"{TOKEN_VARIABLE} is not set: LaunchDarkly cannot be asked without it")
-
-
-def _require_redis(settings: Settings, command: str) -> None:
-    if not settings.redis_url:
-        raise SettingsError(
-            f"ENRICHER_REDIS_URL is not set: `{command}` shares a Redis with others; "
-            "`run` brings its own"
-        )
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
-"""Which sources of webhooks are configured here? By a file, by variables, by files of secrets."""
+"""What is configured here? The sources of webhooks, the log, and what a command must have."""
 
+import asyncio
+import os
+import signal
 from collections.abc import Mapping
 from functools import partial
 from importlib.resources import files
@@ -8,8 +11,9 @@ from pathlib import Path
 from service.accept.live import LiveSources
 from service.accept.schemes import ReadSecret, resolve_secret
 from service.accept.sources import Source, SourceError, load_sources, native_source
-from service.log import Log
-from service.settings import Settings, SettingsError, read_settings
+from service.environment import read_settings
+from service.log import Log, open_log
+from service.settings import TOKEN_VARIABLE, Settings, SettingsError
 
 
 def open_sources(environ: Mapping[str, str], log: Log) -> LiveSources:
@@ -57,6 +61,34 @@ def read_presets() -> str:
     folder = files("service.accept").joinpath("presets")
     texts = [file.read_text(encoding="utf-8") for file in folder.iterdir() if file.is_file()]
     return "\n".join(sorted(texts))
+
+
+def follow_sources(log: Log) -> LiveSources:
+    """Read the sources of webhooks, now and at every SIGHUP."""
+    sources = open_sources(os.environ, log)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, sources.reload)
+    return sources
+
+
+def configure_log(settings: Settings) -> Log:
+    """Open the log in the form that is set."""
+    pretty = {"auto": None, "pretty": True, "json": False}[settings.log_format]
+    return open_log(pretty=pretty)
+
+
+def require_token(settings: Settings) -> None:
+    """Refuse to go on where LaunchDarkly could not be asked; raises SettingsError."""
+    if not settings.access_token:
+        raise SettingsError(f"{TOKEN_VARIABLE} is not set: LaunchDarkly cannot be asked without it")
+
+
+def require_redis(settings: Settings, command: str) -> None:
+    """Refuse a command that makes sense only beside others; raises SettingsError."""
+    if not settings.redis_url:
+        raise SettingsError(
+            f"ENRICHER_REDIS_URL is not set: `{command}` shares a Redis with others; "
+            "`run` brings its own"
+        )
 
 
 def _read(settings: Settings, read_secret: ReadSecret) -> dict[str, Source]:
