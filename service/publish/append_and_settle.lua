@@ -1,5 +1,6 @@
 -- Append one record and forget its ticket.
 -- KEYS     1 backlog  2 tickets  3 stream  4 published  5 calls  6 budget  7 bell
+--          8 counts
 -- ARGV     1 job  2 fence  3 generation  4 deployment id  5 digest  6 life of the mark (ms)
 --          7 data before the revision  8 data after it  then fields and values of the entry
 -- Returns  {"published" | "unchanged", revision} | {"lost", 0}
@@ -49,6 +50,7 @@ else
   redis.call('HDEL', KEYS[2], job)
 end
 redis.call('ZREM', KEYS[5], job)
+redis.call('HINCRBY', KEYS[8], 'leased', -1)
 
 -- how many tickets end in a second, weighed over the last half minute: told to senders we refuse
 local pace = redis.call('HMGET', KEYS[6], 'settled_per_s', 'settled_at')

@@ -49,6 +49,7 @@ class OutputStream:
                 keys.calls,
                 keys.budget,
                 keys.bell,
+                keys.counts,
             ),
             args=(
                 lease.job,

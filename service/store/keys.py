@@ -55,6 +55,11 @@ class Keys(Struct, frozen=True):
         return self._named("failed:data")
 
     @property
+    def counts(self) -> str:
+        """Hash: how many tickets are leased, and how many failed for each reason."""
+        return self._named("counts")
+
+    @property
     def probe(self) -> str:
         """String: written to see whether anything can be, gone within a second."""
         return self._named("probe")
