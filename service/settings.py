@@ -86,6 +86,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     port: Annotated[
         Annotated[int, Meta(ge=0, le=65535)], _describe("Port the door listens on; 0: any free one")
     ] = 8080
+    metrics_port: Annotated[
+        Annotated[int, Meta(ge=0, le=65535)],
+        _describe(
+            "Port of a worker's `/metrics`, at `HOST`; 0: none (the door serves it at its own)"
+        ),
+    ] = 0
     sources: Annotated[
         str, _describe("TOML file of webhook sources; unset: one source `native`")
     ] = ""

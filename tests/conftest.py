@@ -28,7 +28,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ours")
 
 # Keys that may stay for ever: the output, what waits for a person, and how many there are.
-_LASTING = (":enriched", ":failed", ":failed:data", ":counts")
+_LASTING = (":enriched", ":failed", ":failed:data", ":counts", ":milestones")
 
 
 @pytest.fixture(scope="session")

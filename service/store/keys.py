@@ -56,8 +56,13 @@ class Keys(Struct, frozen=True):
 
     @property
     def counts(self) -> str:
-        """Hash: how many tickets are leased, and how many failed for each reason."""
+        """Hash: how many are leased, how many failed for each reason, how many were appended."""
         return self._named("counts")
+
+    @property
+    def milestones(self) -> str:
+        """Sorted set: id of every 64th record -> how many had been appended with it."""
+        return self._named("enriched:milestones")
 
     @property
     def probe(self) -> str:

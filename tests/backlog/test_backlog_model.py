@@ -299,7 +299,7 @@ class BacklogModel(RuleBasedStateMachine):
 
     async def read_counts(self) -> tuple[dict[str, int], list[float]]:
         """Read what is counted, and every score of the backlog."""
-        counts = await self.client.hgetall(self.keys.counts)
+        counts = cast("dict[bytes, bytes]", await self.client.hgetall(self.keys.counts))
         scored = cast(
             "list[tuple[bytes, float]]",
             await self.client.zrange(self.keys.backlog, 0, -1, withscores=True),
