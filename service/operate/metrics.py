@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import product
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from service import __version__
 from service.enrich.verdict import Answer, Silence
@@ -32,8 +32,8 @@ class Metrics:
         self._count_upstream()
         self._count_redis()
         ProcessCollector(registry=registry)
-        about = Gauge("enricher_build_info", "Which version runs", ["version"], registry=registry)
-        about.labels(__version__).set(1)
+        build = Info("enricher_build", "Which version runs", registry=registry)
+        build.info({"version": __version__})
 
     def _count_door(self) -> None:
         self._by_source = self._count("webhooks", "Webhooks by what became of them", "source fate")

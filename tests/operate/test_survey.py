@@ -58,8 +58,8 @@ async def publish(backlog: Backlog, output: OutputStream, count: int) -> None:
     """Append so many records, as workers do."""
     for number in range(count):
         await backlog.add(complete(number))
-    leases = (await backlog.claim(count, company=0)).leases
-    for lease in leases:
+    for _ in range(count):
+        (lease,) = (await backlog.claim(1)).leases
         assert isinstance(lease, Lease)
         entry = Entry(lease.job, "digest", (), b"}", complete=True)
         assert (await output.append_and_settle(entry, lease)).fate == "published"
