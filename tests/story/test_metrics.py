@@ -54,8 +54,9 @@ async def test_the_door_counts_webhooks_by_source_and_fate(story: Story, event: 
     assert {name for _, name in numbers.samples["enricher_webhooks_total"]} == {"native", "other"}
     assert numbers.value("webhooks_time_unreadable_total") == 1
     assert numbers.value("backlog_tickets") == numbers.value("backlog_limit_tickets") == 1
-    assert numbers.value("redis_round_trip_seconds_count") > 3
-    assert numbers.value("redis_group_acts_sum") >= 7
+    asked = 6  # five webhooks came to the store, and this scrape
+    assert numbers.value("redis_round_trip_seconds_count") >= asked
+    assert numbers.value("redis_group_acts_sum") >= asked
     assert "enricher_tickets_in_hand" not in numbers.samples
     await story.redis.delete(story.keys.backlog, story.keys.tickets)
 
