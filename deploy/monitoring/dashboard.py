@@ -59,9 +59,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
     ),
     "What comes in": (
-        Panel(
-            "Webhooks by source", "ops", {"{{source}}": rate("webhooks_total", "source")}
-        ),
+        Panel("Webhooks by source", "ops", {"{{source}}": rate("webhooks_total", "source")}),
         Panel("Webhooks by fate", "ops", {"{{fate}}": rate("webhooks_total", "fate")}),
         Panel(
             "Odd",
@@ -136,9 +134,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 "lost": rate("redis_lost_total"),
             },
         ),
-        Panel(
-            "Processor", "percentunit", {"{{instance}}": "rate(process_cpu_seconds_total[5m])"}
-        ),
+        Panel("Processor", "percentunit", {"{{instance}}": "rate(process_cpu_seconds_total[5m])"}),
         Panel("Memory", "bytes", {"{{instance}}": "process_resident_memory_bytes"}),
         Panel("Version", "short", {"{{version}}": "count by (version) (enricher_build_info)"}),
     ),
