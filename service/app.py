@@ -74,13 +74,7 @@ async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
         )
         stack.push_async_callback(client.aclose)
         metrics = Metrics(CollectorRegistry())
-        group = GroupCommit(
-            client,
-            durability=settings.durability,
-            clock=time.monotonic,
-            log=CountingLog(log, count_losses(metrics)),
-            note_trip=metrics.note_round_trip,
-        )
+        group = _make_group(client, settings, metrics, log)
         stack.push_async_callback(group.aclose)
         try:
             await group.connect()
@@ -99,6 +93,16 @@ async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
             exposition=_make_exposition(settings, metrics, group, keys),
             log=log,
         )
+
+
+def _make_group(client: Redis, settings: Settings, metrics: Metrics, log: Log) -> GroupCommit:
+    return GroupCommit(
+        client,
+        durability=settings.durability,
+        clock=time.monotonic,
+        log=CountingLog(log, count_losses(metrics)),
+        note_trip=metrics.note_round_trip,
+    )
 
 
 def find_data_dir(settings: Settings) -> Path:

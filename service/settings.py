@@ -19,6 +19,7 @@ PREFIX = "ENRICHER_"
 TOKEN_VARIABLE = "LAUNCHDARKLY_ACCESS_TOKEN"  # noqa: S105 - a name, not a token
 
 Positive = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(ge=0.001, le=1e9)]
 
 
@@ -83,15 +84,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str, _describe("Where our own server keeps its data, when `REDIS_URL` is unset")
     ] = "~/.local/state/deployment-enricher"
     host: Annotated[str, _describe("Address the door listens on")] = "127.0.0.1"
-    port: Annotated[
-        Annotated[int, Meta(ge=0, le=65535)], _describe("Port the door listens on; 0: any free one")
-    ] = 8080
-    metrics_port: Annotated[
-        Annotated[int, Meta(ge=0, le=65535)],
-        _describe(
-            "Port of a worker's `/metrics`, at `HOST`; 0: none (the door serves it at its own)"
-        ),
-    ] = 0
+    port: Annotated[Port, _describe("Port the door listens on; 0: any free one")] = 8080
+    metrics_port: Annotated[Port, _describe("Port of a worker's own `/metrics`; 0: none")] = 0
     sources: Annotated[
         str, _describe("TOML file of webhook sources; unset: one source `native`")
     ] = ""
@@ -170,12 +164,9 @@ def _show_default(value: object) -> str:
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Read every setting from the environment; raises :class:`SettingsError`."""
-    variables = {variable_of(name): name for name in Settings.__struct_fields__}
-    secrets = {
-        variable_of(field.name)
-        for field in msgspec.structs.fields(Settings)
-        if isinstance(field.default, Secret)
-    }
+    fields = msgspec.structs.fields(Settings)
+    variables = {variable_of(field.name): field.name for field in fields}
+    secrets = {variable_of(field.name) for field in fields if isinstance(field.default, Secret)}
     values: dict[str, str] = {}
     for name, value in environ.items():
         if not name.startswith((PREFIX, TOKEN_VARIABLE)) or not value:

@@ -56,7 +56,7 @@ async def test_processes_agree_on_what_they_share(shell: Shell, server: Embedded
     assert first.value("stream_records") == 3
     assert namespace_of(first) == namespace_of(second) == namespace_of(worker)
     queued = [
-        told.samples["enricher_webhooks_total"].get(("queued", "native"), 0)
+        told.samples.get("enricher_webhooks_total", {}).get(("queued", "native"), 0)
         for told in (first, second, worker)
     ]
     assert queued == [3, 0, 0]
