@@ -35,7 +35,7 @@ from service.store.keys import Keys
 
 NAMESPACES = itertools.count()
 LONG_MS = 100_000
-LASTING = {"enriched", "failed", "failed:data", "counts"}
+LASTING = {"enriched", "failed", "failed:data", "counts", "enriched:milestones"}
 
 
 class Waiting(Struct):
@@ -293,6 +293,7 @@ class BacklogModel(RuleBasedStateMachine):
     def what_is_counted_is_what_there_is(self) -> None:
         """How many are leased, also to the dead, and how many failed: counted, and looked up."""
         counts, scores = self.run(self.read_counts())
+        assert counts.pop("appended", 0) == sum(last for last, _ in self.published.values())
         assert counts.pop("leased", 0) == sum(score % 1 != 0 for score in scores)
         failed = Counter(f"failed:{self.given[job]}" for job in self.failed)
         assert counts == failed

@@ -88,6 +88,23 @@ async def test_tickets_are_due_or_leased_or_wait(
     await redis.delete(keys.backlog, keys.tickets)
 
 
+async def test_a_lease_without_a_ticket_is_forgotten(
+    surveyor: Surveyor, backlog: Backlog, redis: Redis, keys: Keys
+) -> None:
+    """The dead's lease is counted until it is taken over, or its job proves to be nothing."""
+    for number in range(2):
+        await backlog.add(complete(number))
+    await backlog.claim(2)
+    await redis.hdel(keys.tickets, "id:deployment-0")
+    for number in range(2):
+        await redis.zincrby(keys.backlog, -LONG_MS, f"id:deployment-{number}")
+    assert (await look(surveyor)).leased == 2
+    assert len((await backlog.claim(2)).leases) == 1
+    told = await look(surveyor)
+    assert (told.waiting, told.leased) == (1, 1)
+    await redis.delete(keys.backlog, keys.tickets)
+
+
 async def test_the_oldest_is_told_by_when_its_webhook_came(
     surveyor: Surveyor, backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:
@@ -110,7 +127,9 @@ async def test_failures_are_counted_by_reason(
         (lease,) = (await backlog.claim(1, company=0)).leases
         failure = record_failure(reason, raw=b"\xc1\x00", fence=lease.fence)
         assert await backlog.give_up(lease, failure) == "given up"
-    await backlog.set_aside("native", "delivery-9", "no version", b"{}")
+    for _ in range(2):  # its mark is gone by the second time, and it is one failure still
+        await backlog.set_aside("native", "delivery-9", "no version", b"{}")
+        await redis.delete(keys.delivery("native", "delivery-9"))
     told = {reason: n for reason, n in (await look(surveyor)).failed.items() if n}
     assert told == {"not_found": 2, "unmappable": 1, "other": 1}
 
