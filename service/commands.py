@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 
 import aiohttp
 
@@ -17,6 +18,7 @@ from service.operate.listening import listen
 from service.operate.send import Sent, send_event
 from service.operate.table import measure_columns, write_header, write_record
 from service.operate.tail import follow_stream, write_json
+from service.outlook import add_console
 from service.settings import Settings
 from service.simulate.options import Options
 from service.simulate.server import Simulator
@@ -31,7 +33,12 @@ async def serve(settings: Settings, sources: LiveSources, log: Log) -> None:
     """Take webhooks."""
     async with (
         open_house(settings, log) as house,
-        open_door(house, sources, list_warnings=sources.list_warnings),
+        open_door(
+            house,
+            sources,
+            list_warnings=sources.list_warnings,
+            add_pages=partial(add_console, house, sources),
+        ),
     ):
         await _for_ever()
 
@@ -46,7 +53,12 @@ async def run(settings: Settings, sources: LiveSources, log: Log) -> None:
     """Take webhooks and work on them, in one process."""
     async with open_house(settings, log) as house, AsyncExitStack() as stack:
         await stack.enter_async_context(open_worker(house))
-        door = open_door(house, sources, list_warnings=sources.list_warnings)
+        door = open_door(
+            house,
+            sources,
+            list_warnings=sources.list_warnings,
+            add_pages=partial(add_console, house, sources),
+        )
         await stack.enter_async_context(door)
         await _for_ever()
 
