@@ -64,7 +64,7 @@ def draw_flow(history: Sequence[Measures], windows: Sequence[Window]) -> Picture
     now = history[-1]
     came, went = find_rate(history, _received), find_rate(history, _appended)
     is_shut = now.closed_s > 0 or now.room == 0
-    working: Stream = "busy" if now.in_flight and not is_shut else "still"
+    working: Stream = "still" if is_shut else _name_stream(went)
     return Picture(
         stations=(
             _draw_door(history, came),
@@ -84,8 +84,8 @@ def draw_gauge(windows: Sequence[Window], *, share: float) -> Gauge | None:
     if window is None:
         return None
     spared = max(0.0, 1 - share)
-    left = window.part_left if window.is_open else 1.0
-    tone: Tone = "calm" if left > spared else "warn"
+    left = window.part_left if window.is_open else 0.0
+    tone: Tone = "calm" if left > spared or not window.is_open else "warn"
     return Gauge(
         window=window,
         track=draw_arc(1.0, radius=GAUGE_RADIUS),

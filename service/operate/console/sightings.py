@@ -180,7 +180,7 @@ def _add_record(known: Sighting, read: tuple[EnrichedDeployment, Outline]) -> Si
     event, summary, told = record.event, record.summary, record.completeness
     deployed_ms = outline.ended_at or event.event_time
     steps = [Step("deployed", float(deployed_ms))] if deployed_ms else []
-    tries = "" if record.attempts == 1 else f"attempt {record.attempts}"
+    tries = "" if record.attempts == 1 else f"at try {record.attempts}"
     steps += [
         Step("webhook", float(event.received_at), event.source),
         Step("enriched", float(record.enriched_at), tries),
