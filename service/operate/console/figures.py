@@ -4,12 +4,11 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
 
 from msgspec import Struct
 
 SPAN_S = 180.0
-_RATE_S = 10.0
+_RATE_MS, _RATE_SAMPLES = 10_000, 12
 _MOST_SAMPLES = 400
 _WINDOW = re.compile(r"(\d{1,15}) (-?\d{1,15}) (\d{1,15}) (\w+)")
 _FAMILIES = ("global", "token", "route:list", "route:get")
@@ -89,7 +88,7 @@ def find_rate(samples: Sequence[Measures], read: Callable[[Measures], int]) -> f
     if not samples:
         return 0.0
     last = samples[-1]
-    recent = [each for each in samples if last.at_ms - each.at_ms <= _RATE_S * 1000]
+    recent = [each for each in samples[-_RATE_SAMPLES:] if last.at_ms - each.at_ms <= _RATE_MS]
     span_s = (last.at_ms - recent[0].at_ms) / 1000
     grown = read(last) - read(recent[0])
     return max(0.0, grown / span_s) if span_s else 0.0
@@ -98,13 +97,10 @@ def find_rate(samples: Sequence[Measures], read: Callable[[Measures], int]) -> f
 def list_paces(
     samples: Sequence[Measures], read: Callable[[Measures], int]
 ) -> list[tuple[float, float]]:
-    """Give (seconds before now, growth in 1/s) between each two samples."""
-    if not samples:
-        return []
-    now = samples[-1].at_ms
+    """Give (seconds before now, growth in 1/s): of each sample since some before it."""
     return [
-        ((now - b.at_ms) / 1000, max(0.0, (read(b) - read(a)) / ((b.at_ms - a.at_ms) / 1000)))
-        for a, b in pairwise(samples)
+        (ago_s, find_rate(samples[: nth + 1], read))
+        for nth, (ago_s, _) in enumerate(list_levels(samples, read))
     ]
 
 

@@ -2,7 +2,7 @@
 -- KEYS     1 backlog  2 tickets  3 failed  4 stream  5 budget  6 counts
 -- ARGV     1 how many tickets, 2 failures and 3 records to show at most  4 the last record that is
 --          known already, or "-"  5 the largest record (bytes) that is given whole
--- Returns  {now (ms), records ever appended, {name, value, ..} of the budget,
+-- Returns  {now (ms), records ever appended, failed, {name, value, ..} of the budget,
 --           {job, score, ticket, ..} of those next, {job, score, ..} of the last failures,
 --           {position, fields, ..} of the records behind the known one, the newest first}
 -- Atomic   what is seen belongs to one moment.
@@ -32,6 +32,7 @@ end
 return {
   now,
   tonumber(redis.call('HGET', KEYS[6], 'appended') or '0'),
+  redis.call('ZCARD', KEYS[3]),
   redis.call('HGETALL', KEYS[5]),
   next_up,
   redis.call('ZREVRANGE', KEYS[3], 0, ARGV[2] - 1, 'WITHSCORES'),

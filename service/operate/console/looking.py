@@ -79,31 +79,31 @@ class Looker:
         reply = cast("list[Any]", await seen)
         if survey is None:
             raise Unavailable("it does not answer in time")
-        now_ms, appended, budget = reply[0], reply[1], read_fields(reply[2])
+        now_ms, appended, failed, budget = *reply[:3], read_fields(reply[3])
         if appended < self._appended:  # another stream by this name: begin anew
             self._records, self._last, self._appended = [], "-", 0
             return await self.look()
         self._appended = appended
-        self._note_records(reply[5])
+        self._note_records(reply[6])
         return Glimpse(
-            measures=self._measure(survey, at_ms=now_ms, appended=appended),
+            measures=self._measure(survey, at_ms=now_ms, appended=appended, failed=failed),
             windows=read_windows(budget, now_ms=now_ms),
             tickets=[
                 sight_ticket(read_text(job), score, stored, now_ms=now_ms)
-                for job, score, stored in split_rows(reply[3], 3)
+                for job, score, stored in split_rows(reply[4], 3)
             ],
             records=tuple(self._records),
-            failures=await self._note_failed(reply[4]),
+            failures=await self._note_failed(reply[5]),
         )
 
-    def _measure(self, survey: Survey, *, at_ms: int, appended: int) -> Measures:
+    def _measure(self, survey: Survey, *, at_ms: int, appended: int, failed: int) -> Measures:
         return Measures(
             at_ms=at_ms,
             waiting=survey.waiting,
             due=survey.due,
             in_hand=survey.leased,
             oldest_s=survey.oldest_s,
-            failed=sum(survey.failed.values()),
+            failed=failed,
             records=survey.records,
             groups=survey.groups,
             unread=survey.unread,
