@@ -218,3 +218,10 @@ def test_whatever_is_set_the_answer_is_settings_or_a_sentence(environ: dict[str,
     """No value of any variable ends in another exception."""
     with contextlib.suppress(SettingsError):
         assert isinstance(read_settings(environ), Settings)
+
+
+def test_a_token_that_could_be_guessed_is_refused() -> None:
+    """The console's token has at least 16 signs; the message does not show it."""
+    with pytest.raises(SettingsError, match="at least 16 signs") as refused:
+        read_settings({"ENRICHER_CONSOLE_TOKEN": "short-one"})
+    assert "short-one" not in str(refused.value)

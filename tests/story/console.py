@@ -35,6 +35,7 @@ async def let_fail(
     version: str = "a90a8a2",
     raw: bytes = b'{"code":"not_found"}',
     detail: str = "",
+    later_ms: int = 0,
 ) -> str:
     """Let a deployment have failed; gives its job."""
     ticket = Ticket(
@@ -50,7 +51,7 @@ async def let_fail(
     failure = record_failure("not_found", detail=detail, raw=raw, ticket=ticket)
     seconds, _ = await story.redis.time()
     await story.redis.hset(story.keys.failures, job, encode_failure(failure))
-    await story.redis.zadd(story.keys.failed, {job: seconds * 1000})
+    await story.redis.zadd(story.keys.failed, {job: seconds * 1000 + later_ms})
     return job
 
 

@@ -226,7 +226,7 @@ async def test_a_stream_sends_what_changed(visitor: Visitor, story: Story) -> No
         await let_fail(story, version="9.9.9")
         while "failed" not in parts or "9.9.9" not in parts["failed"]:
             parts = await read_parts(response.content)
-        assert "9.9.9" in parts["failed"]
+        assert "budget" not in parts
 
 
 async def read_parts(stream: aiohttp.StreamReader) -> dict[str, str]:
@@ -236,6 +236,18 @@ async def read_parts(stream: aiohttp.StreamReader) -> dict[str, str]:
         if line.startswith(b"data: "):
             parts: dict[str, str] = json.loads(line.removeprefix(b"data: "))
             return parts
+
+
+async def test_redis_away_is_told(visitor: Visitor, story: Story) -> None:
+    """The page stays and says so; what has to be read answers 503, as a page."""
+    assert story.house is not None
+    await visitor.get()
+    pool = story.house.client.connection_pool
+    pool.connection_kwargs["path"] = "/nowhere/redis.sock"
+    await pool.disconnect()
+    status, text = await visitor.get("/console/failed")
+    assert status == 503
+    assert "Redis is away" in text
 
 
 async def test_no_more_watch_than_we_can_serve(visitor: Visitor) -> None:

@@ -9,6 +9,16 @@ function isSame(a, b) {
   return a.nodeType !== Node.ELEMENT_NODE || a.getAttribute(KEY) === b.getAttribute(KEY);
 }
 
+function hasKey(node) {
+  return node.nodeType === Node.ELEMENT_NODE && node.hasAttribute(KEY);
+}
+
+function takeOut(node) {
+  const next = node.nextSibling;
+  node.remove();
+  return next;
+}
+
 function changeAttributes(old, now) {
   for (const { name } of [...old.attributes]) {
     if (!now.hasAttribute(name) && !OWN.has(name)) old.removeAttribute(name);
@@ -27,27 +37,31 @@ function change(old, now) {
   }
 }
 
-// An element with a key is moved rather than made anew: so focus and open details stay.
+// An element with a key stays itself, whatever comes or goes around it: so do focus and open details.
+// What is gone is taken out first, for an element that has to be moved loses its focus.
 function changeChildren(old, now) {
+  const wantedKeys = new Set([...now.children].map((child) => child.getAttribute(KEY)));
   const keyed = new Map();
-  for (const child of old.children) if (child.hasAttribute(KEY)) keyed.set(child.getAttribute(KEY), child);
+  for (const child of [...old.children]) {
+    const key = child.getAttribute(KEY);
+    if (key === null) continue;
+    if (wantedKeys.has(key)) keyed.set(key, child);
+    else child.remove();
+  }
   let place = old.firstChild;
   for (const wanted of [...now.childNodes]) {
     const key = wanted.nodeType === Node.ELEMENT_NODE ? wanted.getAttribute(KEY) : null;
     const known = key === null ? place : keyed.get(key);
     if (known && isSame(known, wanted)) {
-      if (known === place) place = place.nextSibling;
+      while (place !== known && place && !hasKey(place)) place = takeOut(place);
+      if (place === known) place = place.nextSibling;
       else old.insertBefore(known, place);
       change(known, wanted);
     } else {
       old.insertBefore(wanted, place);
     }
   }
-  while (place) {
-    const next = place.nextSibling;
-    place.remove();
-    place = next;
-  }
+  while (place) place = takeOut(place);
 }
 
 function show(parts) {
