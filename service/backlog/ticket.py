@@ -141,4 +141,6 @@ def _restore(ticket: Ticket, job: str) -> Ticket:
     parts = told.split("/") if kind == "find" else []
     if len(parts) != len(_IN_FIND) or ticket.project is not None:
         return ticket
-    return replace(ticket, **dict(zip(_IN_FIND, map(unquote, parts), strict=True)))
+    if "%" in told:
+        parts = [unquote(part) for part in parts]
+    return replace(ticket, **dict(zip(_IN_FIND, parts, strict=True)))
