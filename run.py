@@ -4,6 +4,7 @@
     python3 run.py demo               see it work: everything in one process, no account needed
     python3 run.py test [...]         the tests; `--coverage` measures them, the rest is pytest's
     python3 run.py faults [...]       the proof under faults: kills for half an hour, then a table
+    python3 run.py soak [...]         an hour of traffic and kills in the composition; needs Docker
     python3 run.py check              format, lint, types, architecture
     python3 run.py bench [NAME]       what it costs, measured here (tests/bench/README.md)
     python3 run.py lock [--upgrade]   write the locks anew
@@ -50,7 +51,7 @@ def main(words: Sequence[str]) -> int:
         found = f"this is {sys.platform} with Python {sys.version.split()[0]}"
         return fail(f"deployment-enricher needs Linux or macOS with Python 3.11 or newer; {found}")
     commands = {"test": run_tests, "check": run_checks, "lock": write_locks}
-    commands |= {name: partial(run_proof, f"tests.{name}") for name in ("faults", "bench")}
+    commands |= {name: partial(run_proof, f"tests.{name}") for name in ("faults", "bench", "soak")}
     command = commands.get(words[0]) if words else None
     try:
         return command(words[1:]) if command else run_service(words)

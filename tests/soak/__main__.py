@@ -1,0 +1,182 @@
+"""Does it stay the same for hours? `python3 run.py soak`: traffic and kills in the composition.
+
+Needs Docker with Compose, as root of the same machine: it reads /proc of the containers. Writes
+`deploy/soak/soak.svg` and `soak.csv`, prints a table, and is 1 when anything grows, was lost or
+came twice.
+"""
+
+import argparse
+import asyncio
+import csv
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import aiohttp
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from service.store.connect import AWAY, open_client
+from service.store.keys import Keys
+from tests.faults.oracle import Judgement, judge
+from tests.faults.reader import Reader, read_left
+from tests.faults.senders import Senders
+from tests.faults.storm import say
+from tests.faults.traffic import Habits, draw_webhooks
+from tests.soak.composition import ROOT, Composition, open_composition
+from tests.soak.graph import draw_graph
+from tests.soak.look import Onlooker
+from tests.soak.samples import Course, Sample, follow
+
+OUT = ROOT / "deploy" / "soak"
+KEYS = Keys("deployments")
+_MAY_LAST = frozenset({KEYS.enriched, KEYS.failed, KEYS.failures})
+_DRAIN_S = 400.0
+_UNITS = {"RSS": ("MB", 8.0), "files": ("", 4.0), "keys": ("", 50.0), "redis": ("MB", 2.0)}
+
+
+class NoWorld:
+    """The simulator is in the composition: it invents what it is asked for."""
+
+    epoch = 0
+
+    def add_deployment(self, new: object) -> None:
+        """Leave it to the simulator."""
+
+
+def main() -> int:
+    """Run for as long as was asked for."""
+    parser = argparse.ArgumentParser(prog="run.py soak", description=__doc__)
+    add = parser.add_argument
+    add("--minutes", type=float, default=60.0)
+    add("--seed", type=int, default=1, help="what traffic and kills are drawn from")
+    add("--per-s", type=float, default=4.0, help="webhooks a second, each sent twice or thrice")
+    add("--every", type=float, default=45.0, help="seconds between two kills")
+    add("--look", type=float, default=10.0, help="seconds between two looks")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        return asyncio.run(_soak(asked, Path(folder)))
+
+
+async def _soak(asked: argparse.Namespace, folder: Path) -> int:
+    async with open_composition(folder) as composition, aiohttp.ClientSession() as http:
+        async with open_client(composition.redis) as redis:
+            senders = Senders(
+                http,
+                [composition.door],
+                secret=composition.secret,
+                upstream=NoWorld(),
+                seed=asked.seed,
+            )
+            reader = Reader(redis, KEYS, lambda *_: None)
+            onlooker = Onlooker(composition, redis, KEYS, clock=time.monotonic)
+            strikes: list[tuple[float, str]] = []
+            async with asyncio.TaskGroup() as group:
+                group.create_task(reader.read_on())
+                webhooks = draw_webhooks(asked.seed, Habits(to_find=0.0))
+                group.create_task(senders.send_all(webhooks, per_s=asked.per_s, lanes=16))
+                looking = group.create_task(onlooker.look_on(every_s=asked.look))
+                striking = group.create_task(_strike_on(composition, asked, strikes))
+                await _tell(asked.minutes, senders, reader)
+                striking.cancel()
+                looking.cancel()
+                senders.stop()
+                await _drain(redis)
+                reader.stop()
+            left = await read_left(redis, KEYS)
+        told = judge(senders.deliveries, reader.records.values(), left, may_last=_MAY_LAST)
+    return _report(asked, onlooker.samples, strikes, told)
+
+
+async def _strike_on(
+    composition: Composition, asked: argparse.Namespace, strikes: list[tuple[float, str]]
+) -> None:
+    dice, begun = random.Random(f"soak {asked.seed}"), time.monotonic()
+    while True:
+        await asyncio.sleep(asked.every * dice.uniform(0.6, 1.4))
+        service = dice.choice(["door", "worker", "worker", "redis"])
+        if await composition.kill(service, dice.random()):
+            strikes.append((time.monotonic() - begun, service))
+
+
+async def _tell(minutes: float, senders: Senders, reader: Reader) -> None:
+    begun = time.monotonic()
+    for minute in count():
+        left_s = minutes * 60 - (time.monotonic() - begun)
+        say(f"{minute} min: {senders.accepted} accepted, {len(reader.records)} records")
+        if left_s <= 60:
+            await asyncio.sleep(max(0.0, left_s))
+            return
+        await asyncio.sleep(60)
+
+
+async def _drain(redis: Redis) -> None:
+    waits = True
+    async with asyncio.timeout(_DRAIN_S):
+        while waits:
+            await asyncio.sleep(0.5)
+            with suppress(*AWAY, RedisError):
+                waits = await redis.zcard(KEYS.backlog) > 0
+    await asyncio.sleep(2)  # and what was appended last is read
+
+
+def _report(
+    asked: argparse.Namespace,
+    samples: list[Sample],
+    strikes: list[tuple[float, str]],
+    told: Judgement,
+) -> int:
+    names = sorted({name for each in samples for name in each.values})
+    courses = [course for name in names if (course := _follow(samples, name)) is not None]
+    killed = Counter(service for _, service in strikes)
+    title = f"{asked.minutes:.0f} minutes of webhooks, {killed.total()} SIGKILLs"
+    panels = [
+        ("Resident memory, MB", [name for name in names if name.startswith("RSS")]),
+        ("Open files", [name for name in names if name.startswith("files")]),
+        ("Memory of Redis, MB", ["redis used"]),
+        ("Keys, without the ones that tell of deliveries and publications", ["keys lasting"]),
+        ("Keys with an end", ["keys ending"]),
+        ("Tickets that wait", ["backlog"]),
+    ]
+    OUT.mkdir(exist_ok=True)
+    graph = draw_graph(samples, panels, title=title, strikes_s=[at for at, _ in strikes])
+    (OUT / "soak.svg").write_text(graph)
+    with (OUT / "soak.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["at_s", *names])
+        writer.writerows([f"{s.at_s:.0f}", *(s.values.get(n, "") for n in names)] for s in samples)
+    lines = [f"| {title} | 2nd quarter | last quarter | highest | |", "|---|--:|--:|--:|---|"]
+    lines += [
+        f"| {c.name} {c.unit} | {c.middle:,.4g} | {c.end:,.4g} | {c.highest:,.4g} |"
+        f" {'**grows**' if c.grows else 'flat'} |"
+        for c in courses
+    ]
+    strokes = ", ".join(f"{name} {n}" for name, n in sorted(killed.items()))
+    lines += [
+        "",
+        f"{told.accepted:,} webhooks accepted, {told.records:,} records; killed: {strokes}.",
+        (
+            f"Lost {len(told.lost)}, duplicated {len(told.duplicated) + len(told.twice_queued)},"
+            f" stuck {len(told.stuck)}, failed {dict(told.failed)},"
+            f" keys without TTL {list(told.lasting)}."
+        ),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0 if told.is_clean and not any(course.grows for course in courses) else 1
+
+
+def _follow(samples: list[Sample], name: str) -> Course | None:
+    known = _UNITS.get(name.split(" ", maxsplit=1)[0])
+    if known is None:  # what goes up and down with the traffic
+        return None
+    unit, slack = known
+    return follow(samples, name, unit=unit, slack=slack)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
