@@ -12,8 +12,8 @@ from pathlib import Path
 
 from aiohttp import web
 from msgspec import Struct
+from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from service.accept.sources import Source
 from service.accept.webhooks import Webhooks
@@ -23,9 +23,13 @@ from service.enrich.budget import CALL_LIFE_MS, Budget, load_room
 from service.enrich.enricher import Caps, Enricher
 from service.enrich.launchdarkly import LaunchDarkly, open_session
 from service.enrich.verdict import Patience
-from service.log import Log
+from service.log import Log, note_trouble
+from service.operate.counting import CountingLog, count_attempts, count_losses, count_webhooks
+from service.operate.exposition import Exposition, open_exposition
 from service.operate.health import Health, Lookout
 from service.operate.listening import listen
+from service.operate.metrics import Metrics
+from service.operate.survey import Surveyor
 from service.publish.stream import OutputStream, Retention
 from service.settings import Settings, SettingsError
 from service.store import Unavailable
@@ -34,8 +38,6 @@ from service.store.embedded import EmbeddedServer
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 from service.worker import Collaborators, Manner, Worker
-
-_TRIM_EVERY_S = 60.0
 
 
 class House(Struct, frozen=True, kw_only=True):
@@ -48,6 +50,8 @@ class House(Struct, frozen=True, kw_only=True):
     keys: Keys
     backlog: Backlog
     lookout: Lookout
+    metrics: Metrics
+    exposition: Exposition
     log: Log
 
 
@@ -57,7 +61,7 @@ async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
 
     Raises Refused when the server cannot keep our promises; one that is away is waited for.
     """
-    asyncio.get_running_loop().set_exception_handler(partial(_note_trouble, log))
+    asyncio.get_running_loop().set_exception_handler(partial(note_trouble, log))
     async with AsyncExitStack() as stack:
         url = settings.redis_url.reveal()
         if not url:
@@ -69,7 +73,8 @@ async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
             reply_timeout_s=max(REPLY_TIMEOUT_S, LONGEST_BLOCK_S + 2),
         )
         stack.push_async_callback(client.aclose)
-        group = GroupCommit(client, durability=settings.durability, clock=time.monotonic, log=log)
+        metrics = Metrics(CollectorRegistry())
+        group = _make_group(client, settings, metrics, log)
         stack.push_async_callback(group.aclose)
         try:
             await group.connect()
@@ -84,14 +89,20 @@ async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
             keys=keys,
             backlog=_make_backlog(settings, group, keys),
             lookout=Lookout(group, keys=keys),
+            metrics=metrics,
+            exposition=_make_exposition(settings, metrics, group, keys),
             log=log,
         )
 
 
-def _note_trouble(log: Log, _: asyncio.AbstractEventLoop, context: Mapping[str, object]) -> None:
-    """Write what nobody was there to catch as a fact, and not as a traceback that may quote."""
-    error = context.get("exception")
-    log.warning("unexpected", reason=context.get("message"), error=type(error).__name__)
+def _make_group(client: Redis, settings: Settings, metrics: Metrics, log: Log) -> GroupCommit:
+    return GroupCommit(
+        client,
+        durability=settings.durability,
+        clock=time.monotonic,
+        log=CountingLog(log, count_losses(metrics)),
+        note_trip=metrics.note_round_trip,
+    )
 
 
 def find_data_dir(settings: Settings) -> Path:
@@ -117,6 +128,14 @@ def count_tokens() -> Callable[[], str]:
     return lambda: f"{process}{next(numbers):012x}"
 
 
+def _make_exposition(
+    settings: Settings, metrics: Metrics, group: GroupCommit, keys: Keys
+) -> Exposition:
+    metrics.limit(tickets=settings.backlog_limit, records=settings.stream_hard_cap)
+    surveyor = Surveyor(group, keys=keys, share=settings.rate_share)
+    return Exposition(metrics.registry, surveyor.survey)
+
+
 @asynccontextmanager
 async def open_door(
     house: House,
@@ -127,18 +146,20 @@ async def open_door(
     """Listen for webhooks; gives the address, and on leaving answers what is in hand."""
     settings = house.settings
     app = web.Application(client_max_size=settings.max_body_bytes)
+    house.metrics.expect_sources(sources)
     webhooks = Webhooks(
         sources,
         remember=house.backlog.add,
         set_aside=house.backlog.set_aside,
         clock=time.time,
-        log=house.log,
+        log=CountingLog(house.log, count_webhooks(house.metrics, sources)),
     )
     app.add_routes(webhooks.routes())
     health = Health(
         house.lookout, backlog_limit=settings.backlog_limit, list_warnings=list_warnings
     )
     health.add_to(app)
+    house.exposition.add_to(app)
     async with listen(app, host=settings.host, port=settings.port) as url:
         house.log.info("door_opened", url=url, sources=sorted(sources))
         yield url
@@ -152,18 +173,23 @@ async def open_worker(house: House) -> AsyncIterator[Worker]:
     token = settings.access_token.reveal()
     if not token:
         raise SettingsError("LAUNCHDARKLY_ACCESS_TOKEN is not set: a worker cannot ask without it")
-    async with open_session(token, connections=settings.concurrency) as session:
+    async with (
+        open_session(token, connections=settings.concurrency) as session,
+        open_exposition(house.exposition, host=settings.host, port=settings.metrics_port) as url,
+    ):
         launchdarkly = LaunchDarkly(
             session,
             origin=settings.launchdarkly_url,
             max_bytes=settings.max_answer_bytes,
             clock=time.time,
+            note_call=house.metrics.note_call,
         )
         output = _make_output(house)
         worker = _make_worker(house, launchdarkly, output)
+        house.metrics.watch_worker(worker.count_in_hand)
         working = asyncio.create_task(worker.run(), name="worker")
-        trimming = asyncio.create_task(_trim_now_and_then(output, house.log), name="trim")
-        house.log.info("worker_started", concurrency=settings.concurrency)
+        trimming = asyncio.create_task(output.keep_trimmed(house.log), name="trim")
+        house.log.info("worker_started", concurrency=settings.concurrency, metrics=url)
         try:
             yield worker
         finally:
@@ -191,6 +217,7 @@ def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream)
         patience=Patience(appear_s=settings.appear_deadline, outage_s=settings.outage_deadline),
         caps=Caps(pages=settings.max_pages, window_ms=_ms(settings.resolve_window)),
         chance=random.random,
+        note_drift=house.metrics.note_drift,
     )
     hands = Collaborators(
         backlog=house.backlog,
@@ -200,22 +227,12 @@ def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream)
         append_and_settle=output.append_and_settle,
         listen=Bell(house.client, house.keys.bell).listen,
         clock=time.monotonic,
-        log=house.log,
+        log=CountingLog(house.log, count_attempts(house.metrics)),
     )
     manner = Manner(
         concurrency=settings.concurrency, lease_s=settings.lease, grace_s=settings.grace
     )
     return Worker(hands, manner)
-
-
-async def _trim_now_and_then(output: OutputStream, log: Log) -> None:
-    while True:
-        try:
-            if dropped := await output.trim():
-                log.info("stream_trimmed", dropped=dropped)
-        except RedisError as error:
-            log.warning("trimming_failed", reason=str(error))
-        await asyncio.sleep(_TRIM_EVERY_S)
 
 
 def _ms(seconds: float) -> int:

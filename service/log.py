@@ -4,12 +4,29 @@ import asyncio
 import json
 import sys
 import traceback
-from typing import TextIO
+from collections.abc import Mapping
+from typing import Protocol, TextIO
 
 import msgspec
 import structlog
 
 Log = structlog.typing.FilteringBoundLogger
+
+
+class FactLog(Protocol):
+    """Where facts go: our loggers, and whatever stands before one."""
+
+    def info(self, event: str, **facts: object) -> object:
+        """Write one fact."""
+
+    def warning(self, event: str, **facts: object) -> object:
+        """Write a fact that somebody should look at."""
+
+    def error(self, event: str, **facts: object) -> object:
+        """Write that something is wrong."""
+
+    def exception(self, event: str, **facts: object) -> object:
+        """Write that our own code failed, with the exception being handled."""
 
 
 def open_log(
@@ -31,6 +48,12 @@ def open_log(
         cache_logger_on_first_use=True,
     )
     return bound
+
+
+def note_trouble(log: FactLog, _: object, context: Mapping[str, object]) -> None:
+    """Write what nobody was there to catch as a fact, and not as a traceback that may quote."""
+    error = context.get("exception")
+    log.warning("unexpected", reason=context.get("message"), error=type(error).__name__)
 
 
 class _Lines:

@@ -108,8 +108,16 @@ async def _clear_table(viewer: Redis, house: House) -> None:
     if not house.settings.redis_url:
         await viewer.flushall()
         return
-    lists = (keys.backlog, keys.tickets, keys.bell, keys.budget, keys.calls, keys.callers)
-    await viewer.unlink(*lists, keys.failed, keys.failures, keys.enriched)
+    lists = (
+        keys.backlog,
+        keys.tickets,
+        keys.bell,
+        keys.budget,
+        keys.calls,
+        keys.callers,
+        keys.counts,
+    )
+    await viewer.unlink(*lists, keys.failed, keys.failures, keys.enriched, keys.milestones)
 
 
 class _Pipeline:

@@ -12,6 +12,7 @@ PREFIX = "ENRICHER_"
 TOKEN_VARIABLE = "LAUNCHDARKLY_ACCESS_TOKEN"  # noqa: S105 - a name, not a token
 
 Positive = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(ge=0.001, le=1e9)]
 
 
@@ -76,9 +77,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str, _describe("Where our own server keeps its data, when `REDIS_URL` is unset")
     ] = "~/.local/state/deployment-enricher"
     host: Annotated[str, _describe("Address the door listens on")] = "127.0.0.1"
-    port: Annotated[
-        Annotated[int, Meta(ge=0, le=65535)], _describe("Port the door listens on; 0: any free one")
-    ] = 8080
+    port: Annotated[Port, _describe("Port the door listens on; 0: any free one")] = 8080
+    metrics_port: Annotated[Port, _describe("Port of a worker's own `/metrics`; 0: none")] = 0
     sources: Annotated[
         str, _describe("TOML file of webhook sources; unset: one source `native`")
     ] = ""

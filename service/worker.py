@@ -12,7 +12,7 @@ from service.backlog.failure import record_failure
 from service.backlog.holding import Hand, Holding, Room
 from service.backlog.ticket import Lease, Unreadable
 from service.enrich.verdict import Found, Later, Never, Verdict
-from service.log import Log
+from service.log import FactLog
 from service.publish.record import Entry, write_entry
 from service.publish.stream import Settled
 
@@ -34,7 +34,7 @@ class Collaborators(Struct, frozen=True, kw_only=True):
     append_and_settle: Callable[[Entry, Lease], Awaitable[Settled]]
     listen: Callable[[float], Awaitable[None]]
     clock: Callable[[], float]
-    log: Log
+    log: FactLog
 
 
 class Manner(Struct, frozen=True, kw_only=True):
@@ -69,6 +69,10 @@ class Worker:
     def stop(self) -> None:
         """Claim no more; finish what is in hand."""
         self._stopping.set()
+
+    def count_in_hand(self) -> int:
+        """Say how many tickets are being worked on."""
+        return len(self._holding)
 
     async def run(self) -> None:
         """Work until stopped, then finish within the grace time and hand the rest back."""
@@ -157,7 +161,9 @@ class Worker:
         await self._holding.begin_settling(hand)
         event, facts = await self._settle(verdict, hand)
         took_ms = round((self._do.clock() - begun) * 1000)
-        self._do.log.info(event, **(_describe(lease) | facts), took_ms=took_ms)
+        since_ms = max(0, lease.now - lease.queued_at) + took_ms
+        facts = _describe(lease) | facts | {"took_ms": took_ms, "since_webhook_ms": since_ms}
+        self._do.log.info(event, **facts)
 
     async def _try(self, lease: Lease, begun: float) -> "_Written | Later | Never":
         if not self._is_to_be_tried(lease):

@@ -27,8 +27,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("ours")
 
-# Keys that may stay for ever: the output, and what waits for a person.
-_LASTING = (":enriched", ":failed", ":failed:data")
+# Keys that may stay for ever: the output, what waits for a person, and how many there are.
+_LASTING = (":enriched", ":failed", ":failed:data", ":counts", ":milestones")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
--- Remember one delivery and the ticket it asks for.
+-- Remember one delivery and the ticket it asks for. (failures.lua stands before.)
 -- KEYS     1 delivery mark  2 backlog  3 tickets  4 failed  5 failures  6 bell  7 budget
+--          8 counts
 -- ARGV     1 token of this act  2 job  3 ticket (msgpack)  4 life of the mark (ms)  5 backlog limit
 -- Returns  {"queued", job} | {"duplicate", job} | {"full", seconds to wait}
 -- Atomic   a mark without its ticket would swallow the sender's retry for ever;
@@ -38,9 +39,7 @@ if not score or tonumber(score) % 1 == 0 then -- a part of a millisecond marks a
   redis.call('ZADD', KEYS[2], now, job)
 end
 for _, name in ipairs({ job, failed }) do
-  if redis.call('ZREM', KEYS[4], name) == 1 then
-    redis.call('HDEL', KEYS[5], name)
-  end
+  drop_failure(name, KEYS[4], KEYS[5], KEYS[8])
 end
 redis.call('SET', KEYS[1], token .. ' ' .. job, 'PX', life)
 if redis.call('LLEN', KEYS[6]) == 0 then

@@ -24,7 +24,7 @@ from service.backlog.ticket import (
 )
 from service.store.group import Argument, GroupCommit, Reply
 from service.store.keys import Keys
-from service.store.script import Script, load_script
+from service.store.script import Script, load_script, read_lua
 
 
 class Terms(Struct, frozen=True, kw_only=True):
@@ -65,9 +65,11 @@ class Backlog:
         self._keys = keys
         self._terms = terms
         self._new_token = new_token
-        self._add, self._renew, self._wait, self._give_up, self._set_aside = (
-            load_script(__package__, name)
-            for name in ("add", "renew", "wait", "give_up", "set_aside")
+        self._renew, self._wait = (load_script(__package__, name) for name in ("renew", "wait"))
+        failures = read_lua(__package__, "failures")
+        self._add, self._give_up, self._set_aside = (
+            load_script(__package__, name, prelude=failures)
+            for name in ("add", "give_up", "set_aside")
         )
         self._claim: Script = load_script(__package__, "claim", prelude=room)
 
@@ -89,6 +91,7 @@ class Backlog:
                     keys.failures,
                     keys.bell,
                     keys.budget,
+                    keys.counts,
                 ),
                 args=(
                     self._new_token(),
@@ -112,7 +115,12 @@ class Backlog:
         failure = record_failure(UNMAPPABLE, detail=event.reason, raw=event.raw, clues=event.clues)
         kept = await self._group.submit(
             self._set_aside,
-            keys=(self._keys.delivery(source, delivery), self._keys.failed, self._keys.failures),
+            keys=(
+                self._keys.delivery(source, delivery),
+                self._keys.failed,
+                self._keys.failures,
+                self._keys.counts,
+            ),
             args=(
                 self._new_token(),
                 name_aside(source, delivery),
@@ -141,6 +149,7 @@ class Backlog:
                 keys.callers,
                 keys.bell,
                 keys.claim(self._new_token()),
+                keys.counts,
             ),
             args=(limit, self._terms.lease_ms, self._terms.call_ms, self._terms.share, company),
         )
@@ -166,7 +175,7 @@ class Backlog:
         keys = self._keys
         reply = await self._group.submit(
             self._wait,
-            keys=(keys.backlog, keys.tickets, keys.calls, keys.callers, keys.bell),
+            keys=(keys.backlog, keys.tickets, keys.calls, keys.callers, keys.bell, keys.counts),
             args=(
                 lease.job,
                 lease.fence,
@@ -192,6 +201,7 @@ class Backlog:
                 keys.calls,
                 keys.callers,
                 keys.bell,
+                keys.counts,
             ),
             args=(
                 lease.job,

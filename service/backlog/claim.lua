@@ -1,5 +1,6 @@
 -- Lease the tickets that are due, as many as calls may be made now. (enrich/room.lua stands before.)
 -- KEYS     1 backlog  2 tickets  3 budget  4 calls  5 callers  6 bell  7 mark of this act
+--          8 counts
 -- ARGV     1 how many at most  2 lease (ms)  3 life of a call (ms)  4 share of the limit that is ours
 --          5 how many more at most that share a call with one of these
 -- Returns  {now, ms to sleep, then fours: job, fence, ticket, job whose call it shares or ""}
@@ -116,6 +117,7 @@ local function find_party(job, crashes)
 end
 
 local leads, taken, leased, begun, sleep = {}, {}, {}, 0, nil
+local more = 0 -- leases that are new; one taken over from the dead is counted already
 for i = 1, #due, 2 do
   local job, crashed = due[i], tonumber(due[i + 1]) % 1 ~= 0
   if crashed then
@@ -135,6 +137,7 @@ for i = 1, #due, 2 do
   local takes = false
   if not stored then
     redis.call('ZREM', KEYS[1], job) -- a job without a ticket: nothing can be known of it
+    more = more - (crashed and 1 or 0)
   elseif lead then
     if company == 0 then
       sleep = 0
@@ -166,6 +169,8 @@ for i = 1, #due, 2 do
   if takes then
     if crashed then
       redis.call('HSET', KEYS[2], job, stored)
+    else
+      more = more + 1
     end
     leased[#leased + 1], leased[#leased + 2] = fence, job
     taken[#taken + 1], taken[#taken + 2] = job, lead or ''
@@ -173,6 +178,9 @@ for i = 1, #due, 2 do
   end
 end
 
+if more ~= 0 then
+  redis.call('HINCRBY', KEYS[8], 'leased', more)
+end
 if begun > 0 then
   redis.call('ZADD', KEYS[1], unpack(leased))
   taken[#taken + 1] = string.format('%.10f', fence)

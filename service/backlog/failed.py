@@ -12,7 +12,7 @@ from service.backlog.failure import Failed, encode_failure, read_aside, read_fai
 from service.backlog.ticket import encode_ticket
 from service.store.group import Argument, GroupCommit
 from service.store.keys import Keys
-from service.store.script import load_script
+from service.store.script import load_script, read_lua
 
 BATCH = 100
 _PATIENCE_S = 10.0
@@ -42,7 +42,10 @@ class FailedOnes:
         self._group = group
         self._keys = keys
         self._new_token = new_token
-        self._retry, self._drop = (load_script(__package__, name) for name in ("retry", "drop"))
+        failures = read_lua(__package__, "failures")
+        self._retry, self._drop = (
+            load_script(__package__, name, prelude=failures) for name in ("retry", "drop")
+        )
 
     async def tell_time(self) -> int:
         """Give Redis's time, by which failures are dated, in ms."""
@@ -88,7 +91,7 @@ class FailedOnes:
             "retry",
             keys=(
                 *(keys.backlog, keys.tickets, keys.failed, keys.failures, keys.bell),
-                keys.repair(self._new_token()),
+                *(keys.repair(self._new_token()), keys.counts),
                 *(self._name_mark(failed) for failed, _ in asked),
             ),
             args=[part for failed, plan in asked for part in _write_order(failed, plan)],
@@ -101,7 +104,7 @@ class FailedOnes:
         keys = self._keys
         told = await self._submit(
             "drop",
-            keys=(keys.failed, keys.failures, keys.repair(self._new_token())),
+            keys=(keys.failed, keys.failures, keys.repair(self._new_token()), keys.counts),
             args=[part for failed in batch for part in (failed.job, failed.digest)],
         )
         return [

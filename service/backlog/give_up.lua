@@ -1,5 +1,6 @@
--- Move a ticket to the failed ones, for a person.
+-- Move a ticket to the failed ones, for a person. (failures.lua stands before.)
 -- KEYS     1 backlog  2 tickets  3 failed  4 failures  5 calls  6 callers  7 bell
+--          8 counts
 -- ARGV     1 job  2 fence  3 generation  4 failure (msgpack)  5 how long failures are kept (ms)
 -- Returns  "given up" | "again" (a newer event came meanwhile: it is due now) | "lost"
 -- Atomic   a ticket is in the backlog or among the failed, never in both and never in neither.
@@ -15,6 +16,7 @@ elseif tonumber(score or '0') ~= tonumber(ARGV[2]) then
 end
 redis.call('ZREM', KEYS[5], job) -- not before: it may be the call of who has the lease now
 redis.call('ZREM', KEYS[6], job)
+redis.call('HINCRBY', KEYS[8], 'leased', -1)
 local stored = redis.call('HGET', KEYS[2], job)
 if stored and #stored >= 4 and struct.unpack('>I4', stored) ~= tonumber(ARGV[3]) then
   redis.call('ZADD', KEYS[1], now, job)
@@ -26,11 +28,6 @@ if stored and #stored >= 4 and struct.unpack('>I4', stored) ~= tonumber(ARGV[3])
 end
 redis.call('ZREM', KEYS[1], job)
 redis.call('HDEL', KEYS[2], job)
-redis.call('ZADD', KEYS[3], now, job)
-redis.call('HSET', KEYS[4], job, ARGV[4])
-local old = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now - tonumber(ARGV[5]), 'LIMIT', 0, 100)
-for _, name in ipairs(old) do
-  redis.call('ZREM', KEYS[3], name)
-  redis.call('HDEL', KEYS[4], name)
-end
+keep_failure(job, ARGV[4], now, KEYS[3], KEYS[4], KEYS[8])
+drop_old_failures(now - tonumber(ARGV[5]), KEYS[3], KEYS[4], KEYS[8])
 return 'given up'

@@ -1,5 +1,5 @@
--- Take up again what was given up or set aside, as a person asks for.
--- KEYS     1 backlog  2 tickets  3 failed  4 failures  5 bell  6 mark of this act
+-- Take up again what was given up or set aside, as a person asks for. (failures.lua stands before.)
+-- KEYS     1 backlog  2 tickets  3 failed  4 failures  5 bell  6 mark of this act  7 counts
 --          then one for each: its delivery mark
 -- ARGV     then fours: job that failed, SHA-1 of its failure as it was read,
 --          job to queue or "" to leave it, ticket (msgpack) or the failure with its new reason
@@ -40,24 +40,23 @@ local function take_up(nth)
   if not failed_at or not kept or redis.sha1hex(kept) ~= digest then
     return 'gone'
   elseif job == '' then
-    redis.call('HSET', KEYS[4], failed, value)
+    keep_failure(failed, value, failed_at, KEYS[3], KEYS[4], KEYS[7])
     return 'left'
   end
   local fate = queue(job, value, tonumber(failed_at))
   for _, name in ipairs({ failed, job }) do -- an event set aside may be of a job that failed too
-    redis.call('ZREM', KEYS[3], name)
-    redis.call('HDEL', KEYS[4], name)
+    drop_failure(name, KEYS[3], KEYS[4], KEYS[7])
   end
-  local mark = redis.call('GET', KEYS[6 + nth])
+  local mark = redis.call('GET', KEYS[7 + nth])
   if mark and job ~= failed and string.sub(mark, -#failed - 1) == ' ' .. failed then
     -- Its sender's repeats are duplicates of the job that it is now.
-    redis.call('SET', KEYS[6 + nth], string.sub(mark, 1, #mark - #failed) .. job, 'KEEPTTL')
+    redis.call('SET', KEYS[7 + nth], string.sub(mark, 1, #mark - #failed) .. job, 'KEEPTTL')
   end
   return fate
 end
 
 local fates, queued = {}, false
-for nth = 1, #KEYS - 6 do
+for nth = 1, #KEYS - 7 do
   fates[nth] = take_up(nth)
   queued = queued or fates[nth] == 'queued'
 end

@@ -1,5 +1,5 @@
 -- Put a ticket back until later, with what was learnt of it.
--- KEYS     1 backlog  2 tickets  3 calls  4 callers  5 bell
+-- KEYS     1 backlog  2 tickets  3 calls  4 callers  5 bell  6 counts
 -- ARGV     1 job  2 fence  3 generation  4 ms from now  5 ticket (msgpack)
 -- Returns  "waiting" | "lost"
 -- Atomic   only the holder of the lease may move a ticket; a newer event that came meanwhile
@@ -15,6 +15,7 @@ if score ~= tonumber(ARGV[2]) then
 end
 redis.call('ZREM', KEYS[3], job) -- not before: it may be the call of who has the lease now
 redis.call('ZREM', KEYS[4], job)
+redis.call('HINCRBY', KEYS[6], 'leased', -1)
 local due = now + math.max(0, math.floor(tonumber(ARGV[4])))
 if stored and struct.unpack('>I4', stored) ~= generation then
   due = now

@@ -50,7 +50,10 @@ class Caps(Struct, frozen=True, kw_only=True):
 
 
 class Enricher:
-    """Asks LaunchDarkly for what tickets want. ``chance`` gives numbers in [0, 1)."""
+    """Asks LaunchDarkly for what tickets want. ``chance`` gives numbers in [0, 1).
+
+    ``note_drift`` hears of every attempt that met JSON of another shape.
+    """
 
     def __init__(
         self,
@@ -60,11 +63,13 @@ class Enricher:
         patience: Patience,
         caps: Caps,
         chance: Callable[[], float],
+        note_drift: Callable[[], None] | None = None,
     ) -> None:
         self._upstream = Upstream(launchdarkly, budget, asyncio.Semaphore(_AT_ONCE))
         self._patience = patience
         self._caps = caps
         self._chance = chance
+        self._note_drift = note_drift
         self._portion = Portion(cap=launchdarkly.max_bytes)
         self._bounds = Bounds(
             calls=caps.pages,
@@ -142,14 +147,21 @@ class Enricher:
                 assert not isinstance(verdict, bytes)  # noqa: S101 - a good answer is no refusal
                 return verdict
             case Misread(problem, body):
-                return judge_shape(problem, body, history, patience)
+                return self._judge_shape(problem, body, history)
             case Missing(unreadable):
                 verdict = judge_absence(history, patience)
                 if isinstance(verdict, Never) and unreadable is not None:
-                    return judge_shape(*unreadable, history, patience)
+                    return self._judge_shape(*unreadable, history)
                 return verdict
             case never:
                 assert_never(never)
+
+    def _judge_shape(
+        self, problem: Drift | Garbage, body: bytes, history: History
+    ) -> Later | Never:
+        if isinstance(problem, Drift) and self._note_drift is not None:
+            self._note_drift()
+        return judge_shape(problem, body, history, self._patience)
 
     async def _fetch(self, attempt: "_Attempt", wanted: str) -> Verdict:
         """Ask for one deployment by its id."""
@@ -162,7 +174,7 @@ class Enricher:
         if isinstance(deployment, Deployment) and deployment.id.lower() != wanted.lower():
             deployment = Garbage(reason="the answer is another deployment")
         if not isinstance(deployment, Deployment):
-            return judge_shape(deployment, body, attempt.history, self._patience)
+            return self._judge_shape(deployment, body, attempt.history)
         return await self._complete(attempt, deployment, body)
 
     async def _complete(self, attempt: "_Attempt", deployment: Deployment, body: bytes) -> Verdict:
@@ -185,7 +197,7 @@ class Enricher:
         merged = whole.encode()
         deployment = read_deployment(merged)
         if isinstance(deployment, Drift | Garbage):
-            return judge_shape(deployment, merged, attempt.history, self._patience)
+            return self._judge_shape(deployment, merged, attempt.history)
         return Found(
             deployment=deployment, body=merged, stopped=whole.why_stopped(), calls=attempt.count
         )

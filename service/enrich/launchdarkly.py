@@ -1,5 +1,6 @@
 """How is LaunchDarkly asked? One GET at a time: bare token, beta header, no redirects, a cap."""
 
+import asyncio
 from collections.abc import Callable
 
 import aiohttp
@@ -13,9 +14,14 @@ REQUEST_TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 5.0
 _CHUNK = 1 << 16
 
+NoteCall = Callable[[str, Answer | Silence, float], None]
+
 
 class LaunchDarkly:
-    """The Engineering Insights API. ``origin`` is ``https://host``, ``clock`` epoch seconds."""
+    """The Engineering Insights API. ``origin`` is ``https://host``, ``clock`` epoch seconds.
+
+    ``note_call`` hears of each call its route, what it came to, and how long that took (s).
+    """
 
     def __init__(
         self,
@@ -24,14 +30,24 @@ class LaunchDarkly:
         origin: str,
         max_bytes: int,
         clock: Callable[[], float],
+        note_call: NoteCall | None = None,
     ) -> None:
         self.origin = origin.rstrip("/")
         self._session = session
         self.max_bytes = max_bytes
         self._clock = clock
+        self._note_call = note_call
 
     async def get(self, path: str, *, route: str) -> Answer | Silence:
         """Ask for a path with its query; every failure of the network is a :class:`Silence`."""
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        answer = await self._get(path, route)
+        if self._note_call is not None:
+            self._note_call(route, answer, loop.time() - since)
+        return answer
+
+    async def _get(self, path: str, route: str) -> Answer | Silence:
         try:
             url = URL(self.origin + path, encoded=True)
             async with self._session.get(url, allow_redirects=False) as response:

@@ -1,10 +1,12 @@
 -- Append one record and forget its ticket.
 -- KEYS     1 backlog  2 tickets  3 stream  4 published  5 calls  6 budget  7 bell
+--          8 counts  9 milestones
 -- ARGV     1 job  2 fence  3 generation  4 deployment id  5 digest  6 life of the mark (ms)
 --          7 data before the revision  8 data after it  then fields and values of the entry
 -- Returns  {"published" | "unchanged", revision} | {"lost", 0}
 -- Atomic   a record without its settling would be appended again; a settling without its record
 --          would lose it. Only who holds the lease may do either.
+local MILESTONE = 64 -- records from one to the next: who counts those unread looks at no more
 local job, held, digest = ARGV[1], tonumber(ARGV[2]), ARGV[5]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -31,7 +33,11 @@ if last[2] ~= digest then
   end
   fields[#fields + 1] = 'data'
   fields[#fields + 1] = ARGV[7] .. number .. ARGV[8]
-  redis.call('XADD', KEYS[3], '*', unpack(fields))
+  local id = redis.call('XADD', KEYS[3], '*', unpack(fields))
+  local appended = redis.call('HINCRBY', KEYS[8], 'appended', 1)
+  if appended % MILESTONE == 0 then
+    redis.call('ZADD', KEYS[9], appended, id)
+  end
 end
 local act = table.concat({ ARGV[2], fate, string.format('%d', revision) }, ' ')
 redis.call('HSET', KEYS[4], 'revision', revision, 'digest', digest, 'by ' .. job, act)
@@ -49,6 +55,7 @@ else
   redis.call('HDEL', KEYS[2], job)
 end
 redis.call('ZREM', KEYS[5], job)
+redis.call('HINCRBY', KEYS[8], 'leased', -1)
 
 -- how many tickets end in a second, weighed over the last half minute: told to senders we refuse
 local pace = redis.call('HMGET', KEYS[6], 'settled_per_s', 'settled_at')

@@ -1,14 +1,19 @@
 """How does a record get out? Appended and settled in one act."""
 
+import asyncio
 from typing import Literal, cast
 
 from msgspec import Struct
+from redis.exceptions import RedisError
 
 from service.backlog.ticket import Lease
+from service.log import FactLog
 from service.publish.record import BEFORE_REVISION, Entry
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script
+
+_TRIM_EVERY_S = 60.0
 
 
 class Retention(Struct, frozen=True):
@@ -49,6 +54,8 @@ class OutputStream:
                 keys.calls,
                 keys.budget,
                 keys.bell,
+                keys.counts,
+                keys.milestones,
             ),
             args=(
                 lease.job,
@@ -70,7 +77,17 @@ class OutputStream:
         """Drop what is older than the retention and read by every group; gives how many."""
         reply = await self._group.submit(
             self._trim,
-            keys=(self._keys.enriched,),
+            keys=(self._keys.enriched, self._keys.counts, self._keys.milestones),
             args=(self._retention.entries_ms, self._retention.hard_cap),
         )
         return cast("int", reply)
+
+    async def keep_trimmed(self, log: FactLog) -> None:
+        """Trim now and then, for ever; Redis being away is no reason to end."""
+        while True:
+            try:
+                if dropped := await self.trim():
+                    log.info("stream_trimmed", dropped=dropped)
+            except RedisError as error:
+                log.warning("trimming_failed", reason=str(error))
+            await asyncio.sleep(_TRIM_EVERY_S)

@@ -1,5 +1,5 @@
 -- Drop what is old from the output, but nothing that a reader group has still to read.
--- KEYS     1 stream
+-- KEYS     1 stream  2 counts  3 milestones
 -- ARGV     1 how long entries are kept (ms)  2 hard cap on entries, 0 for none
 -- Returns  how many entries were dropped
 -- Atomic   the slowest group must not change between looking and trimming.
@@ -40,4 +40,6 @@ local cap = tonumber(ARGV[2])
 if cap > 0 then
   dropped = dropped + redis.call('XTRIM', KEYS[1], 'MAXLEN', cap)
 end
+local gone = tonumber(redis.call('HGET', KEYS[2], 'appended') or '0') - redis.call('XLEN', KEYS[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', gone)
 return dropped

@@ -30,6 +30,7 @@ from service.store.script import Script
 
 Argument = str | bytes | int | float
 Reply = object
+NoteTrip = Callable[[int, float], None]
 
 _GROUP_SIZE = 256
 _REPEAT_S = (0.02, 0.05, 0.1, 0.2, 0.5)
@@ -63,16 +64,24 @@ class Log(Protocol):
 class GroupCommit:
     """One connection on which concurrent script calls share pipelined round trips.
 
-    ``clock`` gives monotonic seconds. ``durability`` says what a *durable* call waits for.
+    ``clock`` gives monotonic seconds. ``durability`` says what a *durable* call waits for,
+    ``note_trip`` hears how many acts shared a round trip and how long it took (s).
     """
 
     def __init__(
-        self, client: Redis, *, durability: Durability, clock: Callable[[], float], log: Log
+        self,
+        client: Redis,
+        *,
+        durability: Durability,
+        clock: Callable[[], float],
+        log: Log,
+        note_trip: NoteTrip | None = None,
     ) -> None:
         self._client = client
         self._durability = durability
         self._clock = clock
         self._log = log
+        self._note_trip = note_trip
         self._waiting: list[_Call] = []
         self._sending: list[_Call] = []
         self._connection: AbstractConnection | None = None
@@ -161,8 +170,11 @@ class GroupCommit:
         packed = [call.command for call in group]
         if barrier is not None:
             packed += [pack_command(each) for each in barrier.commands]  # type: ignore[arg-type] # stub
+        since = self._clock()
         await connection.send_packed_command(packed, check_health=False)
         replies = [await _read_reply(connection) for _ in packed]
+        if self._note_trip is not None:
+            self._note_trip(len(group), self._clock() - since)
         replies, kept = replies[: len(group)], replies[len(group) :]
         if barrier is not None and not barrier.is_met_by(kept):
             raise Unavailable("the server did not confirm in time that the writes are kept")

@@ -55,6 +55,16 @@ class Keys(Struct, frozen=True):
         return self._named("failed:data")
 
     @property
+    def counts(self) -> str:
+        """Hash: how many are leased, how many failed for each reason, how many were appended."""
+        return self._named("counts")
+
+    @property
+    def milestones(self) -> str:
+        """Sorted set: id of every 64th record -> how many had been appended with it."""
+        return self._named("enriched:milestones")
+
+    @property
     def probe(self) -> str:
         """String: written to see whether anything can be, gone within a second."""
         return self._named("probe")

@@ -31,7 +31,7 @@ from service.store.keys import Keys
 
 NAMESPACES = itertools.count()
 LONG_MS = 100_000
-LASTING = {"enriched", "failed", "failed:data"}
+LASTING = {"enriched", "failed", "failed:data", "counts", "enriched:milestones"}
 
 
 class Waiting(Struct):
@@ -84,6 +84,7 @@ class BacklogModel(RuleBasedStateMachine):
         self.run(self.open(url))
         self.waiting: dict[str, Waiting] = {}
         self.failed: dict[str, list[tuple[int, str]]] = {}
+        self.reasons: dict[str, str] = {}
         self.marks: dict[str, str] = {}
         self.published: dict[str, tuple[int, str]] = {}
         self.ended: Counter[str] = Counter()
@@ -211,15 +212,15 @@ class BacklogModel(RuleBasedStateMachine):
             del self.waiting[lease.job]
 
     @precondition(lambda self: self.hands)
-    @rule(place=st.integers(0, 9), twice=st.booleans())
-    def give_up(self, place: int, twice: bool) -> None:
+    @rule(place=st.integers(0, 9), reason=st.sampled_from("xy"), twice=st.booleans())
+    def give_up(self, place: int, reason: str, twice: bool) -> None:
         """A worker gives up what it has in hand, or had."""
-        self.fail(place, twice=twice)
+        self.fail(place, reason, twice=twice)
 
-    def fail(self, place: int, *, twice: bool) -> str:
+    def fail(self, place: int, reason: str, *, twice: bool) -> str:
         """See what giving up one of the hands gives."""
         lease = self.pick(place)
-        failure = record_failure("test", ticket=lease.ticket, fence=lease.fence)
+        failure = record_failure(reason, ticket=lease.ticket, fence=lease.fence)
         fate = self.run(self.backlog.give_up(lease, failure))
         if twice and fate == "given up":
             assert self.run(self.backlog.give_up(lease, failure)) == fate
@@ -231,7 +232,7 @@ class BacklogModel(RuleBasedStateMachine):
             ticket.fence, ticket.due = None, True
         else:
             assert fate == "given up"
-            self.failed[lease.job] = ticket.events
+            self.failed[lease.job], self.reasons[lease.job] = ticket.events, reason
             self.ended.update(told for _, told in ticket.events)
             del self.waiting[lease.job]
         return fate
@@ -295,6 +296,23 @@ class BacklogModel(RuleBasedStateMachine):
         open_events = {told for ticket in self.waiting.values() for _, told in ticket.events}
         for delivery in self.marks:
             assert self.ended[delivery] == (delivery not in open_events), delivery
+
+    @invariant()
+    def what_is_counted_is_what_there_is(self) -> None:
+        """How many are leased, also to the dead, and how many failed: counted, and looked up."""
+        counts, scores = self.run(self.read_counts())
+        assert counts.pop("appended", 0) == sum(last for last, _ in self.published.values())
+        assert counts.pop("leased", 0) == sum(score % 1 != 0 for score in scores)
+        assert counts == Counter(f"failed:{self.reasons[job]}" for job in self.failed)
+
+    async def read_counts(self) -> tuple[dict[str, int], list[float]]:
+        """Read what is counted, and every score of the backlog."""
+        counts = cast("dict[bytes, bytes]", await self.client.hgetall(self.keys.counts))
+        scored = cast(
+            "list[tuple[bytes, float]]",
+            await self.client.zrange(self.keys.backlog, 0, -1, withscores=True),
+        )
+        return {k.decode(): int(v) for k, v in counts.items()}, [score for _, score in scored]
 
     async def look(self) -> tuple[set[str], set[str], set[str]]:
         """Read which jobs wait, which have a ticket, which have failed."""

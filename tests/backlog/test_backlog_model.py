@@ -1,5 +1,6 @@
 """Does every accepted event end exactly once, whatever workers, crashes and persons do?"""
 
+from collections.abc import Mapping
 from functools import partial
 
 import msgspec
@@ -9,13 +10,26 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
 from service.accept.events import Unmappable
-from service.accept.sources import native_source
+from service.accept.sources import Source, load_sources, native_source
 from service.backlog.failed import FailedOnes
 from service.backlog.failure import name_aside
 from service.configured import read_presets
 from tests.backlog.model import BacklogModel, Waiting, make_event
 
-SOURCES = {"native": native_source(["secret"], presets=read_presets())}
+MENDED = {"native": native_source(["secret"], presets=read_presets())}
+BROKEN = load_sources(
+    """
+[[source]]
+name = "native"
+preset = "native"
+secrets = ["secret"]
+[source.fields]
+id = "body.rollout"
+application = "body.app"
+""",
+    presets=read_presets(),
+    read_secret=lambda _: "secret",
+)
 
 
 def write_body(number: int, *, known: bool) -> bytes:
@@ -64,22 +78,29 @@ class RepairedModel(BacklogModel):
         assert kept is (delivery not in self.marks)
         if kept:
             job = self.marks[delivery] = name_aside("native", delivery)
-            self.failed[job] = [(0, delivery)]
+            self.failed[job], self.reasons[job] = [(0, delivery)], "unmappable"
             self.set_aside_at[job] = next(self.tokens)
             self.ended.update([delivery])
 
     @precondition(lambda self: self.failed)
-    @rule(places=st.lists(st.integers(0, 9), min_size=1, max_size=3), twice=st.booleans())
-    def retry(self, places: list[int], twice: bool) -> None:
-        """A person takes some of the failed up again."""
+    @rule(
+        places=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+        sources=st.sampled_from([MENDED, MENDED, BROKEN]),
+        twice=st.booleans(),
+    )
+    def retry(self, places: list[int], sources: Mapping[str, Source], twice: bool) -> None:
+        """A person takes some of the failed up again, perhaps before their source is mended."""
         self.token = f"{next(self.tokens):016d}"
         batch = self.run(self.person.read(self.choose(places)))
-        fates = self.run(self.person.retry(batch, SOURCES))
+        fates = self.run(self.person.retry(batch, sources))
         if twice:
-            assert self.run(self.person.retry(batch, SOURCES)) == fates
+            assert self.run(self.person.retry(batch, sources)) == fates
         for fate in fates:
             if fate.job not in self.failed:
                 assert fate.fate == "gone"
+                continue
+            if sources is BROKEN and fate.job in self.set_aside_at:
+                assert fate.fate == "left"
                 continue
             job = fate.detail or fate.job
             told = [name for _, name in self.failed.pop(fate.job)]

@@ -111,20 +111,20 @@ class LateRepeats(BacklogModel):
     def give_up_unheard(self, place: int) -> None:
         """A worker does not hear whether its ticket was given up."""
         lease = self.hands[place % len(self.hands)]
-        fate = self.fail(place, twice=False)
+        fate = self.fail(place, "x", twice=False)
         self.unheard.append(partial(self.repeat_give_up, lease, fate))
 
-    def fail(self, place: int, *, twice: bool) -> str:
+    def fail(self, place: int, reason: str, *, twice: bool) -> str:
         """Note also who gave a job up last."""
         lease = self.hands[place % len(self.hands)]
-        fate = super().fail(place, twice=twice)
+        fate = super().fail(place, reason, twice=twice)
         if fate == "given up":
             self.quitters[lease.job] = lease.fence
         return fate
 
     def repeat_give_up(self, lease: Lease, fate: str) -> None:
         """The same answer as long as it stands among the failed."""
-        failure = record_failure("test", ticket=lease.ticket, fence=lease.fence)
+        failure = record_failure("x", ticket=lease.ticket, fence=lease.fence)
         again = self.run(self.backlog.give_up(lease, failure))
         stands = lease.job in self.failed and self.quitters[lease.job] == lease.fence
         assert again == ("given up" if stands else "lost"), (fate, again)

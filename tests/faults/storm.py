@@ -20,7 +20,7 @@ from tests.faults.schedule import Stroke, Tempo, draw_strokes
 from tests.faults.traffic import Habits, draw_webhooks
 from tests.faults.upstream import Upstream
 
-MAY_LAST = frozenset({KEYS.enriched, KEYS.failed, KEYS.failures})
+MAY_LAST = frozenset({KEYS.enriched, KEYS.milestones, KEYS.failed, KEYS.failures, KEYS.counts})
 
 _DOWN_AT_ONCE = 2
 

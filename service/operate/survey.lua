@@ -1,0 +1,94 @@
+-- Measure the whole namespace: what every replica says alike. (enrich/room.lua stands before.)
+-- KEYS     1 backlog  2 tickets  3 counts  4 stream  5 milestones  6 budget  7 calls  8 callers
+--          9 a key to write, gone in a second
+-- ARGV     1 our share of each limit
+-- Returns  {waiting, due, leased, ms the first is overdue, ms since the oldest webhook at the head,
+--           entries, groups, records that the slowest group has not been given, ms since the oldest
+--           that a group has not read, ms the budget is closed, why, calls in flight, calls left
+--           for get, for list, then pairs: reason, failed for it}
+-- Atomic   the numbers belong to one moment.
+-- What it costs does not grow with the backlog: sizes are kept by Redis (ZCARD, XLEN), places are
+-- found in log n (ZCOUNT, the first of ZRANGE and XRANGE), leases and failures are counted where
+-- they change (counts), a look at tickets ends after HEAD of them, and what a group has not read
+-- is counted to the next milestone, which says how many were appended up to it. It grows with the
+-- reader groups and their consumers alone.
+local HEAD = 64
+local MILESTONE = 64
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+redis.call('SET', KEYS[9], '1', 'PX', 1000)
+
+local counts, reasons, flat = {}, {}, redis.call('HGETALL', KEYS[3])
+for i = 1, #flat, 2 do
+  counts[flat[i]] = tonumber(flat[i + 1])
+  local reason = string.match(flat[i], '^failed:(.*)$')
+  if reason then
+    reasons[#reasons + 1], reasons[#reasons + 2] = reason, counts[flat[i]]
+  end
+end
+
+local head = redis.call('ZRANGE', KEYS[1], 0, HEAD - 1, 'WITHSCORES')
+local overdue = head[2] and math.max(0, now - tonumber(head[2])) or 0
+local oldest = now
+for i = 1, #head, 2 do
+  local stored = redis.call('HGET', KEYS[2], head[i])
+  if stored and #stored >= 14 then
+    local _, _, queued = struct.unpack('>I4I2d', stored)
+    oldest = math.min(oldest, queued)
+  end
+end
+
+local function count_unread(from) -- the records behind an entry
+  local entries = redis.call('XRANGE', KEYS[4], '(' .. from, '+', 'COUNT', MILESTONE)
+  if #entries < MILESTONE then
+    return #entries
+  end
+  for i, entry in ipairs(entries) do
+    local appended = redis.call('ZSCORE', KEYS[5], entry[1])
+    if appended then
+      return i + counts.appended - tonumber(appended)
+    end
+  end
+  return redis.call('XLEN', KEYS[4]) -- appended by somebody else: at most as many as there are
+end
+local function find_unread(group, from) -- ms of the first record that a group has not read
+  local pending = redis.call('XPENDING', KEYS[4], group)
+  local id = pending[1] > 0 and pending[2]
+  if not id then
+    local first = redis.call('XRANGE', KEYS[4], '(' .. from, '+', 'COUNT', 1)[1]
+    id = first and first[1]
+  end
+  return id and tonumber(string.match(id, '^%d+')) or now
+end
+
+local groups = redis.call('EXISTS', KEYS[4]) == 1 and redis.call('XINFO', 'GROUPS', KEYS[4]) or {}
+local unread, unread_since = 0, now
+for _, group in ipairs(groups) do
+  local told = {}
+  for i = 1, #group, 2 do
+    told[group[i]] = group[i + 1]
+  end
+  unread = math.max(unread, count_unread(told['last-delivered-id']))
+  unread_since = math.min(unread_since, find_unread(told['name'], told['last-delivered-id']))
+end
+
+local budget = open_budget(KEYS[6], KEYS[7], KEYS[8], now, tonumber(ARGV[1]))
+local closed = redis.call('HMGET', KEYS[6], 'closed', 'why')
+local get, list = budget.room('get', true), budget.room('list', true)
+return {
+  redis.call('ZCARD', KEYS[1]),
+  redis.call('ZCOUNT', KEYS[1], '-inf', now),
+  math.max(0, counts.leased or 0),
+  math.floor(overdue),
+  math.floor(now - oldest),
+  redis.call('XLEN', KEYS[4]),
+  #groups,
+  unread,
+  now - unread_since,
+  math.max(0, math.ceil(tonumber(closed[1] or '0') - now)),
+  closed[2] or '',
+  redis.call('ZCARD', KEYS[7]),
+  math.max(0, get),
+  math.max(0, list),
+  unpack(reasons),
+}

@@ -1,0 +1,44 @@
+"""How is an exposition read? By Prometheus's own parser, into numbers by name and labels."""
+
+import aiohttp
+from msgspec import Struct
+from prometheus_client.parser import text_string_to_metric_families
+
+
+class Exposed(Struct, frozen=True):
+    """One answer of ``/metrics``: its type, and each sample by its name and its labels."""
+
+    kind: str
+    samples: dict[str, dict[tuple[str, ...], float]]
+
+    def value(self, name: str, *labels: str) -> float:
+        """Give one number; labels are given by value, in the order of their names."""
+        return self.samples[f"enricher_{name}"][labels]
+
+    def all(self, name: str) -> dict[str, float]:
+        """Give what is not 0 of a metric with one label."""
+        return {label: v for (label,), v in self.samples[f"enricher_{name}"].items() if v}
+
+
+def parse(text: str, *, kind: str = "") -> Exposed:
+    """Read the text format."""
+    samples: dict[str, dict[tuple[str, ...], float]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = tuple(value for _, value in sorted(sample.labels.items()))
+            series = samples.setdefault(sample.name, {})
+            assert labels not in series, f"{sample.name} {labels} is told twice"
+            series[labels] = sample.value
+    return Exposed(kind, samples)
+
+
+async def scrape(url: str, *, accept: str = "") -> Exposed:
+    """Ask for ``/metrics`` below an address."""
+    headers = {"Accept": accept} if accept else {}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{url}/metrics", headers=headers) as response,
+    ):
+        assert response.status == 200
+        text = await response.text()
+        return parse(text, kind=response.headers["Content-Type"])
