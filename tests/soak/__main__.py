@@ -31,13 +31,13 @@ from tests.faults.traffic import Habits, draw_webhooks
 from tests.soak.composition import ROOT, Composition, open_composition
 from tests.soak.graph import draw_graph
 from tests.soak.look import Onlooker
-from tests.soak.samples import Course, Sample, follow
+from tests.soak.report import list_courses, list_panels, write_table
+from tests.soak.samples import Sample
 
 OUT = ROOT / "deploy" / "soak"
 KEYS = Keys("deployments")
 _MAY_LAST = frozenset({KEYS.enriched, KEYS.failed, KEYS.failures, KEYS.counts, KEYS.milestones})
 _DRAIN_S = 400.0
-_UNITS = {"RSS": ("MB", 8.0), "files": ("", 4.0), "keys": ("", 50.0), "redis": ("MB", 2.0)}
 
 
 class NoWorld:
@@ -132,50 +132,19 @@ def _report(
     told: Judgement,
 ) -> int:
     names = sorted({name for each in samples for name in each.values})
-    courses = [course for name in names if (course := _follow(samples, name)) is not None]
+    courses = list_courses(samples, names)
     killed = Counter(service for _, service in strikes)
     title = f"{asked.minutes:.0f} minutes of webhooks, {killed.total()} SIGKILLs"
-    panels = [
-        ("Resident memory, MB", [name for name in names if name.startswith("RSS")]),
-        ("Open files", [name for name in names if name.startswith("files")]),
-        ("Memory of Redis, MB", ["redis used"]),
-        ("Keys, without the ones that tell of deliveries and publications", ["keys lasting"]),
-        ("Keys with an end", ["keys ending"]),
-        ("Tickets that wait", ["backlog"]),
-    ]
     OUT.mkdir(exist_ok=True)
-    graph = draw_graph(samples, panels, title=title, strikes_s=[at for at, _ in strikes])
+    moments = [at for at, _ in strikes]
+    graph = draw_graph(samples, list_panels(names), title=title, strikes_s=moments)
     (OUT / "soak.svg").write_text(graph)
     with (OUT / "soak.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["at_s", *names])
         writer.writerows([f"{s.at_s:.0f}", *(s.values.get(n, "") for n in names)] for s in samples)
-    lines = [f"| {title} | 2nd quarter | last quarter | highest | |", "|---|--:|--:|--:|---|"]
-    lines += [
-        f"| {c.name} {c.unit} | {c.middle:,.4g} | {c.end:,.4g} | {c.highest:,.4g} |"
-        f" {'**grows**' if c.grows else 'flat'} |"
-        for c in courses
-    ]
-    strokes = ", ".join(f"{name} {n}" for name, n in sorted(killed.items()))
-    lines += [
-        "",
-        f"{told.accepted:,} webhooks accepted, {told.records:,} records; killed: {strokes}.",
-        (
-            f"Lost {len(told.lost)}, duplicated {len(told.duplicated) + len(told.twice_queued)},"
-            f" stuck {len(told.stuck)}, failed {dict(told.failed)},"
-            f" keys without TTL {list(told.lasting)}."
-        ),
-    ]
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write(write_table(courses, told, killed, title=title))
     return 0 if told.is_clean and not any(course.grows for course in courses) else 1
-
-
-def _follow(samples: list[Sample], name: str) -> Course | None:
-    known = _UNITS.get(name.split(" ", maxsplit=1)[0])
-    if known is None:  # what goes up and down with the traffic
-        return None
-    unit, slack = known
-    return follow(samples, name, unit=unit, slack=slack)
 
 
 if __name__ == "__main__":
