@@ -121,12 +121,8 @@ def _make_parser() -> argparse.ArgumentParser:
     add_demo_arguments(
         add("demo", _demo, "see it work: a pipeline and a LaunchDarkly are simulated")
     )
-    add_simulate_arguments(
-        add("simulate", _simulate, "a LaunchDarkly on the table, for demos and CI")
-    )
-    add_pipeline_arguments(
-        add("pipeline", _deploy, "deploy for ever: tell a simulated LaunchDarkly and a door")
-    )
+    add_simulate_arguments(add("simulate", _simulate, "a LaunchDarkly on the table, for CI"))
+    add_pipeline_arguments(add("pipeline", _deploy, "deploy for ever, for demos"))
     add_send_arguments(add("send", _send, "sign one event and post it"))
     add_tail_arguments(add("tail", _tail, "follow the output stream"))
     add_sources_arguments(
