@@ -20,6 +20,7 @@ from service.configured import (
     follow_sources,
     read_sources,
     require_redis,
+    require_simulated,
     require_token,
 )
 from service.environment import read_settings
@@ -28,14 +29,15 @@ from service.operate.arguments import (
     add_demo_arguments,
     add_doctor_arguments,
     add_failed_arguments,
+    add_pipeline_arguments,
     add_send_arguments,
     add_simulate_arguments,
     add_sources_arguments,
     add_tail_arguments,
 )
 from service.operate.complaint import EXPECTED, explain_failure
-from service.operate.demo import Pace
-from service.rehearsal import rehearse, set_up_upstream
+from service.operate.pipeline import Pace
+from service.rehearsal import deploy, rehearse, set_up_upstream
 from service.settings import (
     Secret,
     Settings,
@@ -119,9 +121,8 @@ def _make_parser() -> argparse.ArgumentParser:
     add_demo_arguments(
         add("demo", _demo, "see it work: a pipeline and a LaunchDarkly are simulated")
     )
-    add_simulate_arguments(
-        add("simulate", _simulate, "a LaunchDarkly on the table, for demos and CI")
-    )
+    add_simulate_arguments(add("simulate", _simulate, "a LaunchDarkly on the table, for CI"))
+    add_pipeline_arguments(add("pipeline", _deploy, "deploy for ever, for demos"))
     add_send_arguments(add("send", _send, "sign one event and post it"))
     add_tail_arguments(add("tail", _tail, "follow the output stream"))
     add_sources_arguments(
@@ -177,6 +178,15 @@ async def _simulate(arguments: argparse.Namespace, settings: Settings) -> None:
         raise SettingsError(f"--options: {options}")
     log = configure_log(settings)
     await commands.simulate(options, host=arguments.host, port=arguments.port, log=log)
+
+
+async def _deploy(arguments: argparse.Namespace, settings: Settings) -> None:
+    if not settings.webhook_secret:
+        raise SettingsError("ENRICHER_WEBHOOK_SECRET is not set: an event cannot be signed")
+    require_token(settings)
+    require_simulated(settings)
+    pace = Pace(per_second=arguments.per_second, events=arguments.events)
+    await deploy(settings, door=arguments.door, pace=pace, log=configure_log(settings))
 
 
 async def _send(arguments: argparse.Namespace, settings: Settings) -> int:

@@ -25,6 +25,18 @@ def add_demo_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=whole, help="the same number invents the same again")
 
 
+def add_pipeline_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what `pipeline` takes."""
+    command.add_argument("--door", type=_url, default=_DOOR, help=f"where to (default: {_DOOR})")
+    command.add_argument("--events", type=_number_from(0), default=0, help="end after so many")
+    command.add_argument(
+        "--per-second",
+        type=_number_from(0.1),
+        default=2.0,
+        help="deployments a second (default: 2)",
+    )
+
+
 def add_simulate_arguments(command: argparse.ArgumentParser) -> None:
     """Add what `simulate` takes."""
     command.add_argument("--host", default="127.0.0.1", help="address to listen on")
