@@ -14,6 +14,7 @@ from service.publish.summary import Summary, summarize
 
 RECORD_TYPE = "deployment.enriched.v1"
 DATA_SCHEMA = "/schemas/enriched-deployment.v1.json"
+JSON, MSGPACK = "application/json", "application/msgpack"
 
 # The revision is known only to the script that appends: it is written between these two.
 BEFORE_REVISION = b'{"schemaVersion":1,"revision":'
@@ -118,7 +119,7 @@ def _write_fields(deployment: Deployment, lease: Lease, *, complete: bool) -> tu
         "type": RECORD_TYPE,
         "subject": deployment.id,
         "time": format_time(happened, fallback_ms=lease.queued_at),
-        "datacontenttype": "application/json",
+        "datacontenttype": JSON,
         "dataschema": DATA_SCHEMA,
         "projectkey": ticket.project or "",
         "environmentkey": deployment.environment_key or ticket.environment or "",
