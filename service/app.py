@@ -24,6 +24,7 @@ from service.enrich.enricher import Caps, Enricher
 from service.enrich.launchdarkly import LaunchDarkly, open_session
 from service.enrich.verdict import Patience
 from service.log import Log
+from service.operate.contracts import add_contracts
 from service.operate.health import Health, Lookout
 from service.operate.listening import listen
 from service.publish.stream import OutputStream, Retention
@@ -139,6 +140,7 @@ async def open_door(
         house.lookout, backlog_limit=settings.backlog_limit, list_warnings=list_warnings
     )
     health.add_to(app)
+    add_contracts(app)
     async with listen(app, host=settings.host, port=settings.port) as url:
         house.log.info("door_opened", url=url, sources=sorted(sources))
         yield url

@@ -2,10 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from service.backlog.ticket import Lease
 from service.enrich.deployment import Deployment, FlagReference
@@ -67,6 +67,25 @@ class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     summary: Summary
     completeness: Completeness
     event: SourceEvent
+
+
+class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.replace("_", "")):
+    """The fields of an entry beside ``data``, all of them text; the first are CloudEvents' own."""
+
+    id: Annotated[str, Meta(description="Deployment and revision, unique for ever")]
+    spec_version: Annotated[str, Meta(description="Of CloudEvents: 1.0")]
+    source: Annotated[str, Meta(description="/deployment-enricher/ and the source of the webhook")]
+    type: Annotated[str, Meta(description=f"{RECORD_TYPE}; another major version is another type")]
+    subject: Annotated[str, Meta(description="The deployment's id")]
+    time: Annotated[str, Meta(description="When the deployment ended, RFC 3339, UTC")]
+    data_content_type: Annotated[str, Meta(description=f"How data is written: {JSON} or {MSGPACK}")]
+    data_schema: Annotated[str, Meta(description="Where the door serves the schema of data")]
+    project_key: Annotated[str, Meta(description="Empty when the webhook did not name it")]
+    environment_key: str
+    application_key: str
+    revision: Annotated[str, Meta(pattern="^[1-9][0-9]*$", description="As in the data")]
+    complete: Annotated[str, Meta(pattern="^(true|false)$", description="As in the data")]
+    trace_parent: Annotated[str, Meta(description="W3C trace context of the webhook")] = ""
 
 
 class Entry(Struct, frozen=True):
