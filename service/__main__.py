@@ -30,12 +30,14 @@ from service.operate.arguments import (
     add_doctor_arguments,
     add_failed_arguments,
     add_pipeline_arguments,
+    add_schema_arguments,
     add_send_arguments,
     add_simulate_arguments,
     add_sources_arguments,
     add_tail_arguments,
 )
 from service.operate.complaint import EXPECTED, explain_failure
+from service.operate.contracts import write_contract
 from service.operate.pipeline import Pace
 from service.rehearsal import deploy, rehearse, set_up_upstream
 from service.settings import (
@@ -134,6 +136,9 @@ def _make_parser() -> argparse.ArgumentParser:
     add_doctor_arguments(
         add("doctor", _doctor, "say what is wrong and how it is mended; 1 when anything is")
     )
+    contract = add("schema", _schema, "print what others may rely on, for machines")
+    contract.set_defaults(read=lambda _: Settings())
+    add_schema_arguments(contract)
     listing = add("settings", _settings, "list every setting, its default and its meaning")
     listing.set_defaults(read=lambda _: Settings())  # also when one of them is wrong
     return parser
@@ -222,6 +227,10 @@ async def _failed(arguments: argparse.Namespace, settings: Settings) -> int:
 
 async def _doctor(arguments: argparse.Namespace, settings: Settings) -> int:
     return await checkup.examine(arguments, settings, configure_log(settings))
+
+
+async def _schema(arguments: argparse.Namespace, _: Settings) -> None:
+    sys.stdout.write(write_contract(arguments.contract))
 
 
 async def _settings(_: argparse.Namespace, __: Settings) -> None:

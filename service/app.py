@@ -24,6 +24,7 @@ from service.enrich.enricher import Caps, Enricher
 from service.enrich.launchdarkly import LaunchDarkly, open_session
 from service.enrich.verdict import Patience
 from service.log import Log, note_trouble
+from service.operate.contracts import add_contracts
 from service.operate.counting import CountingLog, count_attempts, count_losses, count_webhooks
 from service.operate.exposition import Exposition, open_exposition
 from service.operate.health import Health, Lookout
@@ -160,6 +161,7 @@ async def open_door(
     )
     health.add_to(app)
     house.exposition.add_to(app)
+    add_contracts(app)
     async with listen(app, host=settings.host, port=settings.port) as url:
         house.log.info("door_opened", url=url, sources=sorted(sources))
         yield url

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import TypeVar
 
+from service.operate.contracts import CONTRACTS
+
 _HIGHEST, _HIGHEST_PORT = 1_000_000, 65_535
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _LONGEST_NUMBER = 9
@@ -60,6 +62,13 @@ def add_send_arguments(command: argparse.ArgumentParser) -> None:
         command.add_argument(f"--{name}", metavar="KEY")
     command.add_argument("--version", help="the version that was deployed, such as a SHA")
     command.add_argument("--event-type", choices=("finished", "failed"), default="finished")
+
+
+def add_schema_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which of the contracts is printed."""
+    names = [*CONTRACTS]
+    parser.add_argument("contract", nargs="?", choices=names, default=names[0], metavar="FILE")
+    parser.epilog = f"FILE: {', '.join(names)}"
 
 
 def add_tail_arguments(command: argparse.ArgumentParser) -> None:

@@ -2,10 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from service.backlog.ticket import Lease
 from service.enrich.deployment import (
@@ -19,6 +19,7 @@ from service.publish.summary import Summary, summarize
 
 RECORD_TYPE = "deployment.enriched.v1"
 DATA_SCHEMA = "/schemas/enriched-deployment.v1.json"
+JSON, MSGPACK = "application/json", "application/msgpack"
 
 # The revision is known only to the script that appends: it is written between these two.
 BEFORE_REVISION = b'{"schemaVersion":1,"revision":'
@@ -74,6 +75,25 @@ class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     event: SourceEvent
 
 
+class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.replace("_", "")):
+    """The fields of an entry beside ``data``, all of them text; the first are CloudEvents' own."""
+
+    id: Annotated[str, Meta(description="Deployment and revision, unique for ever")]
+    spec_version: Annotated[str, Meta(description="Of CloudEvents: 1.0")]
+    source: Annotated[str, Meta(description="/deployment-enricher/ and the source of the webhook")]
+    type: Annotated[str, Meta(description=f"{RECORD_TYPE}; another major version is another type")]
+    subject: Annotated[str, Meta(description="The deployment's id")]
+    time: Annotated[str, Meta(description="When the deployment ended, RFC 3339, UTC")]
+    data_content_type: Annotated[str, Meta(description=f"How data is written: {JSON} or {MSGPACK}")]
+    data_schema: Annotated[str, Meta(description="Where the door serves the schema of data")]
+    project_key: Annotated[str, Meta(description="Empty when the webhook did not name it")]
+    environment_key: str
+    application_key: str
+    revision: Annotated[str, Meta(pattern="^[1-9][0-9]*$", description="As in the data")]
+    complete: Annotated[str, Meta(pattern="^(true|false)$", description="As in the data")]
+    trace_parent: Annotated[str, Meta(description="W3C trace context of the webhook")] = ""
+
+
 class Entry(Struct, frozen=True):
     """One entry to append: attributes and routing fields, and the data after the revision.
 
@@ -124,7 +144,7 @@ def _write_fields(deployment: Deployment, lease: Lease, *, complete: bool) -> tu
         "type": RECORD_TYPE,
         "subject": deployment.id,
         "time": format_time(happened, fallback_ms=lease.queued_at),
-        "datacontenttype": "application/json",
+        "datacontenttype": JSON,
         "dataschema": DATA_SCHEMA,
         "projectkey": ticket.project or "",
         "environmentkey": deployment.environment_key or ticket.environment or "",
