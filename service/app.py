@@ -181,6 +181,7 @@ def _make_output(house: House) -> OutputStream:
         marks_ms=_ms(settings.published_retention),
         entries_ms=_ms(settings.stream_retention),
         hard_cap=settings.stream_hard_cap,
+        dead_ms=_ms(settings.dead_group_after),
     )
     return OutputStream(house.group, keys=house.keys, retention=retention)
 
@@ -211,10 +212,15 @@ def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream)
 
 
 async def _trim_now_and_then(output: OutputStream, log: Log) -> None:
+    reported: set[str] = set()
     while True:
         try:
-            if dropped := await output.trim():
-                log.info("stream_trimmed", dropped=dropped)
+            trimmed = await output.trim()
+            if trimmed.dropped or trimmed.cut:
+                log.info("stream_trimmed", dropped=trimmed.dropped, above_cap=trimmed.cut)
+            for group in sorted(trimmed.dead.keys() - reported):
+                log.warning("reader_group_dead", group=group, unseen_s=trimmed.dead[group] // 1000)
+            reported = {*trimmed.dead}
         except RedisError as error:
             log.warning("trimming_failed", reason=str(error))
         await asyncio.sleep(_TRIM_EVERY_S)

@@ -126,6 +126,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=0)],
         _describe("Most records in the stream, whoever has not read them; 0: no such cap"),
     ] = 0
+    dead_group_after: Annotated[
+        Seconds, _describe("When a reader group that nobody reads for is not waited for any more")
+    ] = 604_800.0
     failed_retention: Annotated[
         Seconds, _describe("How long given-up tickets are kept for a person")
     ] = 7_776_000.0
