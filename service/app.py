@@ -206,7 +206,10 @@ def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream)
         log=house.log,
     )
     manner = Manner(
-        concurrency=settings.concurrency, lease_s=settings.lease, grace_s=settings.grace
+        concurrency=settings.concurrency,
+        lease_s=settings.lease,
+        grace_s=settings.grace,
+        record_bytes=settings.max_record_bytes,
     )
     return Worker(hands, manner)
 
