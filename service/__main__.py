@@ -137,11 +137,16 @@ def _make_parser() -> argparse.ArgumentParser:
         add("doctor", _doctor, "say what is wrong and how it is mended; 1 when anything is")
     )
     contract = add("schema", _schema, "print what others may rely on, for machines")
-    contract.set_defaults(read=lambda _: Settings())
     add_schema_arguments(contract)
     listing = add("settings", _settings, "list every setting, its default and its meaning")
-    listing.set_defaults(read=lambda _: Settings())  # also when one of them is wrong
+    _need_no_settings(contract, listing)
     return parser
+
+
+def _need_no_settings(*parsers: argparse.ArgumentParser) -> None:
+    """Let commands run also when a setting is wrong."""
+    for parser in parsers:
+        parser.set_defaults(read=lambda _: Settings())
 
 
 async def _run(_: argparse.Namespace, settings: Settings) -> None:

@@ -207,6 +207,7 @@ def _make_output(house: House) -> OutputStream:
         marks_ms=_ms(settings.published_retention),
         entries_ms=_ms(settings.stream_retention),
         hard_cap=settings.stream_hard_cap,
+        dead_ms=_ms(settings.dead_group_after),
     )
     return OutputStream(house.group, keys=house.keys, retention=retention)
 
@@ -232,7 +233,10 @@ def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream)
         log=CountingLog(house.log, count_attempts(house.metrics)),
     )
     manner = Manner(
-        concurrency=settings.concurrency, lease_s=settings.lease, grace_s=settings.grace
+        concurrency=settings.concurrency,
+        lease_s=settings.lease,
+        grace_s=settings.grace,
+        record_bytes=settings.max_record_bytes,
     )
     return Worker(hands, manner)
 

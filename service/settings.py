@@ -89,6 +89,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_answer_bytes: Annotated[Positive, _describe("Largest LaunchDarkly answer that is read")] = (
         33_554_432
     )
+    max_record_bytes: Annotated[
+        Annotated[int, Meta(ge=1, le=500_000_000)],
+        _describe("Largest record that is written; a larger one is failed as `record_too_large`"),
+    ] = 67_108_864
     max_pages: Annotated[
         Positive, _describe("Most calls that one deployment may cost; beyond, it is incomplete")
     ] = 200
@@ -126,6 +130,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=0)],
         _describe("Most records in the stream, whoever has not read them; 0: no such cap"),
     ] = 0
+    dead_group_after: Annotated[
+        Seconds, _describe("When a reader group that nobody reads for is not waited for any more")
+    ] = 604_800.0
     failed_retention: Annotated[
         Seconds, _describe("How long given-up tickets are kept for a person")
     ] = 7_776_000.0

@@ -41,7 +41,8 @@ class Manner(Struct, frozen=True, kw_only=True):
     """How a worker works: tickets at once, seconds of a lease, seconds of grace at the end.
 
     ``company`` is how many more it has in hand that share a call with one of these. A ticket whose
-    lease ran out ``crashes`` times is taken for what kills its workers.
+    lease ran out ``crashes`` times is taken for what kills its workers. A record whose data is
+    larger than ``record_bytes`` is not written.
     """
 
     concurrency: int
@@ -49,6 +50,7 @@ class Manner(Struct, frozen=True, kw_only=True):
     grace_s: float
     company: int = 1000
     crashes: int = 5
+    record_bytes: int = 1 << 26
 
 
 class Worker:
@@ -172,11 +174,18 @@ class Worker:
             verdict = await self._do.enrich(lease)
             if isinstance(verdict, Found):
                 now_ms = lease.now + round((self._do.clock() - begun) * 1000)
-                return _Written(write_entry(verdict, lease, now_ms=now_ms), verdict.calls)
+                return self._weigh(write_entry(verdict, lease, now_ms=now_ms), verdict.calls)
         except Exception as error:  # our own mistake must not lose the ticket
             self._do.log.exception("attempt_crashed", job=lease.job)
             return self._do.judge_accident(lease, error)
         return verdict
+
+    def _weigh(self, entry: Entry, calls: int) -> "_Written | Never":
+        """Refuse what no store or reader should be asked to hold: nothing is cut in silence."""
+        size, most = len(entry.data_after_revision), self._manner.record_bytes
+        if size <= most:
+            return _Written(entry, calls)
+        return Never(reason="record_too_large", detail=f"{size} bytes, the most is {most}")
 
     async def _settle(
         self, verdict: "_Written | Later | Never", hand: Hand

@@ -82,6 +82,11 @@ class Keys(Struct, frozen=True):
         """Stream: the output."""
         return self._named("enriched")
 
+    @property
+    def readers(self) -> str:
+        """Hash: reader group -> when it was last known to live (ms)."""
+        return self._named("readers")
+
     def delivery(self, source: str, delivery: str) -> str:
         """Name the mark of one delivery of one source."""
         return self._named(f"delivery:{source}:{delivery}")

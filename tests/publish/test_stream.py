@@ -37,9 +37,11 @@ class Outlet:
         self.backlog = backlog
         self.output = self.keep(entries_ms=60_000)
 
-    def keep(self, *, entries_ms: int, hard_cap: int = 0) -> OutputStream:
+    def keep(self, *, entries_ms: int, hard_cap: int = 0, dead_ms: int = 60_000) -> OutputStream:
         """Give an output that keeps its entries for so long."""
-        retention = Retention(marks_ms=60_000, entries_ms=entries_ms, hard_cap=hard_cap)
+        retention = Retention(
+            marks_ms=60_000, entries_ms=entries_ms, hard_cap=hard_cap, dead_ms=dead_ms
+        )
         return OutputStream(self.group, keys=self.keys, retention=retention)
 
     async def hear(self, delivery: str, *, known: bool = True) -> None:
@@ -236,12 +238,12 @@ async def test_two_jobs_for_one_deployment_are_one_record(outlet: Outlet) -> Non
 
 async def test_old_entries_are_trimmed(outlet: Outlet) -> None:
     """What is older than the retention goes, the rest stays; no stream is nothing to do."""
-    assert await outlet.output.trim() == 0
+    assert (await outlet.output.trim()).dropped == 0
     for entry_id in ("1-1", "1-2", "2-1", "*"):
         await outlet.redis.xadd(outlet.keys.enriched, {"n": "1"}, id=entry_id)
-    assert await outlet.output.trim() == 3
+    assert (await outlet.output.trim()).dropped == 3
     assert await outlet.redis.xlen(outlet.keys.enriched) == 1
-    assert await outlet.output.trim() == 0
+    assert (await outlet.output.trim()).dropped == 0
 
 
 @pytest.mark.parametrize(
@@ -265,10 +267,37 @@ async def test_nothing_is_trimmed_that_the_slowest_group_has_to_read(
     assert await redis.xlen(key) == left
 
 
+async def test_a_dead_group_is_reported_and_not_waited_for(
+    outlet: Outlet, eventually: Eventually
+) -> None:
+    """Whoever reads again lives again; a group that nobody read for yet has its time first."""
+    redis, key = outlet.redis, outlet.keys.enriched
+    await redis.xadd(key, {"n": 1}, id="1-1")
+    for name in ("gone", "new"):
+        await redis.xgroup_create(key, name, id="0")
+    await redis.xgroup_createconsumer(key, "gone", "reader")
+    patient = outlet.keep(entries_ms=60_000)
+    assert (await patient.trim()).dead == {}
+    hasty = outlet.keep(entries_ms=60_000, dead_ms=100)
+
+    async def are_dead() -> bool:
+        return {*(await hasty.trim()).dead} == {"gone", "new"}
+
+    await redis.xadd(key, {"n": 2}, id="1-2")
+    await eventually(are_dead)
+    assert await redis.xlen(key) == 0
+    assert await redis.pttl(outlet.keys.readers) > 0
+    await redis.xreadgroup("gone", "reader", {key: ">"})
+    assert {*(await outlet.keep(entries_ms=60_000, dead_ms=5_000).trim()).dead} == set()
+    await redis.xgroup_destroy(key, "new")
+    await patient.trim()
+    assert await redis.hkeys(outlet.keys.readers) == [b"gone"]
+
+
 async def test_a_hard_cap_trims_past_every_group(outlet: Outlet) -> None:
     """An operator may put the server's memory above a reader that never comes."""
     for _ in range(9):
         await outlet.redis.xadd(outlet.keys.enriched, {"n": "1"})
     await outlet.redis.xgroup_create(outlet.keys.enriched, "slow", id="0")
-    assert await outlet.keep(entries_ms=60_000, hard_cap=4).trim() == 5
+    assert (await outlet.keep(entries_ms=60_000, hard_cap=4).trim()).cut == 5
     assert await outlet.redis.xlen(outlet.keys.enriched) == 4

@@ -78,14 +78,15 @@ async def _soak(asked: argparse.Namespace, folder: Path) -> int:
             strikes: list[tuple[float, str]] = []
             async with asyncio.TaskGroup() as group:
                 group.create_task(reader.read_on())
-                webhooks = draw_webhooks(asked.seed, Habits(to_find=0.0))
-                group.create_task(senders.send_all(webhooks, per_s=asked.per_s, lanes=16))
+                webhooks = draw_webhooks(asked.seed, Habits(to_find=0.0, again=0.0))
+                sending = group.create_task(senders.send_all(webhooks, per_s=asked.per_s, lanes=16))
                 looking = group.create_task(onlooker.look_on(every_s=asked.look))
                 striking = group.create_task(_strike_on(composition, asked, strikes))
                 await _tell(asked.minutes, senders, reader)
                 striking.cancel()
                 looking.cancel()
                 senders.stop()
+                await sending  # what was begun is ended: only then nothing more can come
                 await _drain(redis)
                 reader.stop()
             left = await read_left(redis, KEYS)
