@@ -19,7 +19,8 @@ from service.accept.sources import Source
 from service.accept.webhooks import Webhooks
 from service.backlog.backlog import Backlog, Terms
 from service.backlog.bell import LONGEST_BLOCK_S, Bell
-from service.enrich.budget import CALL_LIFE_MS, Budget, load_room
+from service.backlog.looks import Looking, Looks
+from service.enrich.budget import CALL_LIFE_MS, Budget, load_leftover, load_room
 from service.enrich.enricher import Caps, Enricher
 from service.enrich.launchdarkly import LaunchDarkly, open_session
 from service.enrich.verdict import Patience
@@ -27,7 +28,7 @@ from service.log import Log
 from service.operate.health import Health, Lookout
 from service.operate.listening import listen
 from service.publish.stream import OutputStream, Retention
-from service.settings import Settings, SettingsError
+from service.settings import Settings, SettingsError, read_schedule
 from service.store import Unavailable
 from service.store.connect import REPLY_TIMEOUT_S, open_client
 from service.store.embedded import EmbeddedServer
@@ -183,6 +184,16 @@ def _make_output(house: House) -> OutputStream:
     return OutputStream(house.group, keys=house.keys, retention=retention)
 
 
+def _make_looks(house: House) -> Looks:
+    settings = house.settings
+    looking = Looking(
+        schedule=read_schedule(settings.revisions),
+        marks_ms=_ms(settings.published_retention),
+        share=settings.rate_share,
+    )
+    return Looks(house.group, keys=house.keys, looking=looking, leftover=load_leftover())
+
+
 def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream) -> Worker:
     settings = house.settings
     enricher = Enricher(
@@ -198,6 +209,7 @@ def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream)
         enrich=enricher.enrich,
         judge_accident=enricher.judge_accident,
         append_and_settle=output.append_and_settle,
+        looks=_make_looks(house),
         listen=Bell(house.client, house.keys.bell).listen,
         clock=time.monotonic,
         log=house.log,

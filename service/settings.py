@@ -12,6 +12,8 @@ PREFIX = "ENRICHER_"
 TOKEN_VARIABLE = "LAUNCHDARKLY_ACCESS_TOKEN"  # noqa: S105 - a name, not a token
 
 Positive = Annotated[int, Meta(ge=1)]
+NEVER = "never"
+_LONGEST_MS = 10**12
 Seconds = Annotated[float, Meta(ge=0.001, le=1e9)]
 
 
@@ -119,6 +121,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     published_retention: Annotated[
         Seconds, _describe("How long a deployment's last revision is known")
     ] = 7_776_000.0
+    revisions: Annotated[
+        str,
+        _describe(
+            "When a published deployment is looked at again, with calls that are left over; or "
+            "`never`"
+        ),
+    ] = "120 900 3600 86400"
     stream_retention: Annotated[
         Seconds, _describe("How long records stay, but never past the slowest reader group")
     ] = 2_592_000.0
@@ -132,6 +141,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_format: Annotated[
         Literal["auto", "json", "pretty"], _describe("Log lines; auto: pretty on a terminal")
     ] = "auto"
+
+
+def read_schedule(text: str) -> tuple[int, ...]:
+    """Read moments in seconds, separated by spaces, as ascending ms; raises ValueError."""
+    if text == NEVER:
+        return ()
+    moments = sorted({round(float(word) * 1000) for word in text.split()})
+    if any(not 1 <= moment <= _LONGEST_MS for moment in moments):
+        raise ValueError(text)
+    return tuple(moments)
 
 
 def variable_of(field: str) -> str:

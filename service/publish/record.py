@@ -1,5 +1,6 @@
 """What is the outgoing contract? One enriched record, as downstream services read it."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Literal
@@ -7,6 +8,7 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from service.backlog.schedule import Plan, plan_looks
 from service.backlog.ticket import Lease
 from service.enrich.deployment import Deployment, FlagReference
 from service.enrich.verdict import Found
@@ -41,6 +43,17 @@ class Completeness(Struct, frozen=True, rename="camel"):
     reason: str | UnsetType = UNSET
 
 
+class Looks(Struct, frozen=True):
+    """How often LaunchDarkly was asked again since the first record, and until when it will be.
+
+    ``until`` is the last look that is planned (epoch ms), null when no more will follow. A look
+    that finds other content makes the next revision; one that finds the same makes no record.
+    """
+
+    taken: int
+    until: int | None
+
+
 class SourceEvent(Struct, frozen=True, rename="camel"):
     """The webhook that caused the record. Times are epoch ms."""
 
@@ -65,13 +78,15 @@ class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     deployment: Raw
     summary: Summary
     completeness: Completeness
+    looks: Looks
     event: SourceEvent
 
 
 class Entry(Struct, frozen=True):
     """One entry to append: attributes and routing fields, and the data after the revision.
 
-    ``digest`` tells whether the content differs from the last revision.
+    ``digest`` tells whether the content differs from the last revision, ``plan`` when it is looked
+    at again.
     """
 
     deployment_id: str
@@ -79,11 +94,18 @@ class Entry(Struct, frozen=True):
     fields: tuple[str, ...]
     data_after_revision: bytes
     complete: bool
+    plan: Plan = Plan()
 
 
-def write_entry(found: Found, lease: Lease, *, now_ms: int) -> Entry:
-    """Write the stream entry of a deployment that was found."""
+def write_entry(found: Found, lease: Lease, *, now_ms: int, schedule: Sequence[int] = ()) -> Entry:
+    """Write the stream entry of a deployment that was found; ``schedule`` says when to look again.
+
+    See :mod:`service.backlog.schedule`.
+    """
     ticket, deployment = lease.ticket, found.deployment
+    plan = plan_looks(
+        schedule, lease, deployment.id, now_ms=now_ms, unfinished=deployment.is_unfinished
+    )
     completeness = measure_completeness(deployment, stopped=found.stopped)
     record = EnrichedDeployment(
         enriched_at=now_ms,
@@ -91,6 +113,7 @@ def write_entry(found: Found, lease: Lease, *, now_ms: int) -> Entry:
         deployment=Raw(found.body),
         summary=summarize(deployment),
         completeness=completeness,
+        looks=Looks(plan.taken, plan.until),
         event=SourceEvent(
             source=ticket.source,
             delivery=ticket.delivery,
@@ -106,6 +129,7 @@ def write_entry(found: Found, lease: Lease, *, now_ms: int) -> Entry:
         fields=_write_fields(deployment, lease, complete=completeness.complete),
         data_after_revision=msgspec.json.encode(record)[len(_PLACEHOLDER) :],
         complete=completeness.complete,
+        plan=plan,
     )
 
 
