@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 from aiohttp import web
 from msgspec import Struct
@@ -19,7 +18,8 @@ from service.accept.sources import Source
 from service.accept.webhooks import Webhooks
 from service.backlog.backlog import Backlog, Terms
 from service.backlog.bell import LONGEST_BLOCK_S, Bell
-from service.enrich.budget import CALL_LIFE_MS, Budget, load_room
+from service.backlog.looks import Looking, Looks
+from service.enrich.budget import CALL_LIFE_MS, Budget, load_leftover, load_room
 from service.enrich.enricher import Caps, Enricher
 from service.enrich.launchdarkly import LaunchDarkly, open_session
 from service.enrich.verdict import Patience
@@ -32,7 +32,7 @@ from service.operate.listening import listen
 from service.operate.metrics import Metrics
 from service.operate.survey import Surveyor
 from service.publish.stream import OutputStream, Retention
-from service.settings import Settings, SettingsError
+from service.settings import Settings, SettingsError, find_data_dir, read_schedule
 from service.store import Unavailable
 from service.store.connect import REPLY_TIMEOUT_S, open_client
 from service.store.embedded import EmbeddedServer
@@ -104,11 +104,6 @@ def _make_group(client: Redis, settings: Settings, metrics: Metrics, log: Log) -
         log=CountingLog(log, count_losses(metrics)),
         note_trip=metrics.note_round_trip,
     )
-
-
-def find_data_dir(settings: Settings) -> Path:
-    """Say where our own server keeps its data."""
-    return Path(settings.data_dir).expanduser()
 
 
 def _make_backlog(settings: Settings, group: GroupCommit, keys: Keys) -> Backlog:
@@ -212,6 +207,15 @@ def _make_output(house: House) -> OutputStream:
     return OutputStream(house.group, keys=house.keys, retention=retention)
 
 
+def _make_looks(house: House) -> Looks:
+    looking = Looking(
+        schedule=read_schedule(house.settings.revisions),
+        marks_ms=_ms(house.settings.published_retention),
+        share=house.settings.rate_share,
+    )
+    return Looks(house.group, keys=house.keys, looking=looking, leftover=load_leftover())
+
+
 def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream) -> Worker:
     settings = house.settings
     enricher = Enricher(
@@ -228,6 +232,7 @@ def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream)
         enrich=enricher.enrich,
         judge_accident=enricher.judge_accident,
         append_and_settle=output.append_and_settle,
+        looks=_make_looks(house),
         listen=Bell(house.client, house.keys.bell).listen,
         clock=time.monotonic,
         log=CountingLog(house.log, count_attempts(house.metrics)),

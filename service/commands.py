@@ -11,13 +11,13 @@ from contextlib import AsyncExitStack
 import aiohttp
 
 from service.accept.live import LiveSources
-from service.app import find_data_dir, open_door, open_house, open_worker
+from service.app import open_door, open_house, open_worker
 from service.log import Log, make_printable
 from service.operate.listening import listen
 from service.operate.send import Sent, send_event
 from service.operate.table import measure_columns, write_header, write_record
 from service.operate.tail import follow_stream, write_json
-from service.settings import Settings
+from service.settings import Settings, find_data_dir
 from service.simulate.options import Options
 from service.simulate.server import Simulator
 from service.store.connect import open_client

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.accept.sources import Source
-from service.app import House, find_data_dir, open_door, open_house, open_worker
+from service.app import House, open_door, open_house, open_worker
 from service.log import Log
 from service.operate.demo import Demo, Stage, Traffic
 from service.operate.health import Lookout
@@ -25,7 +25,7 @@ from service.operate.pipeline import Event, Pace, Pipeline, report_event
 from service.operate.send import Sent, send_event
 from service.operate.table import measure_columns
 from service.operate.tail import follow_stream
-from service.settings import Secret, Settings
+from service.settings import Secret, Settings, find_data_dir
 from service.simulate.deployment import Shape
 from service.simulate.faults import Rates
 from service.simulate.options import Options

@@ -3,6 +3,7 @@
 Every field is the variable ``ENRICHER_<NAME>`` of the environment.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
 
 import msgspec
@@ -13,6 +14,8 @@ TOKEN_VARIABLE = "LAUNCHDARKLY_ACCESS_TOKEN"  # noqa: S105 - a name, not a token
 
 Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
+NEVER = "never"
+_LONGEST_MS = 10**12
 Seconds = Annotated[float, Meta(ge=0.001, le=1e9)]
 
 
@@ -123,6 +126,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     published_retention: Annotated[
         Seconds, _describe("How long a deployment's last revision is known")
     ] = 7_776_000.0
+    revisions: Annotated[
+        str,
+        _describe(
+            "When a published deployment is looked at again, with calls that are left over; or "
+            "`never`"
+        ),
+    ] = "120 900 3600 86400"
     stream_retention: Annotated[
         Seconds, _describe("How long records stay, but never past the slowest reader group")
     ] = 2_592_000.0
@@ -139,6 +149,21 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_format: Annotated[
         Literal["auto", "json", "pretty"], _describe("Log lines; auto: pretty on a terminal")
     ] = "auto"
+
+
+def read_schedule(text: str) -> tuple[int, ...]:
+    """Read moments in seconds, separated by spaces, as ascending ms; raises ValueError."""
+    if text == NEVER:
+        return ()
+    moments = sorted({round(float(word) * 1000) for word in text.split()})
+    if any(not 1 <= moment <= _LONGEST_MS for moment in moments):
+        raise ValueError(text)
+    return tuple(moments)
+
+
+def find_data_dir(settings: Settings) -> Path:
+    """Say where our own server keeps its data."""
+    return Path(settings.data_dir).expanduser()
 
 
 def variable_of(field: str) -> str:

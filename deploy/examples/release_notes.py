@@ -77,7 +77,8 @@ def _write_measures(records: list[Record]) -> list[str]:
     for application, ones in sorted(groups.items()):
         times = [one.data.event.received_at for one in ones]
         days = max(1.0, (max(times) - min(times)) / _DAY_MS)
-        leads = [lead for one in ones if (lead := one.data.summary.lead_time_ms) is not None]
+        told = [one.data.summary.lead_time_ms for one in ones]
+        leads = [lead_ms for lead_ms in told if lead_ms is not None]
         lead = f"{statistics.median(leads) / _HOUR_MS:.1f} h" if leads else "not told"
         cells = (application, str(len(ones)), f"{len(ones) / days:.1f}", lead)
         lines.append(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")

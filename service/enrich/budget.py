@@ -21,6 +21,11 @@ def load_room() -> str:
     return read_lua(__package__, "room")
 
 
+def load_leftover() -> str:
+    """Give the Lua that says how many calls are left over; put before scripts that spend those."""
+    return load_room() + read_lua(__package__, "leftover")
+
+
 class Budget:
     """Take a call before making it, and say afterwards what its answer told.
 

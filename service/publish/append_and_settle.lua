@@ -1,11 +1,12 @@
--- Append one record and forget its ticket.
+-- Append one record and forget its ticket. (backlog/plan.lua stands before.)
 -- KEYS     1 backlog  2 tickets  3 stream  4 published  5 calls  6 budget  7 bell
---          8 counts  9 milestones
+--          8 counts  9 milestones  10 looks  11 their tickets
 -- ARGV     1 job  2 fence  3 generation  4 deployment id  5 digest  6 life of the mark (ms)
---          7 data before the revision  8 data after it  then fields and values of the entry
+--          7 data before the revision  8 data after it  9 since when looks are planned (ms)
+--          10 when the next one is due (ms) or ""  11 its ticket  then fields and values of the entry
 -- Returns  {"published" | "unchanged", revision} | {"lost", 0}
 -- Atomic   a record without its settling would be appended again; a settling without its record
---          would lose it. Only who holds the lease may do either.
+--          would lose it, and the next look with it. Only who holds the lease may do any of it.
 local MILESTONE = 64 -- records from one to the next: who counts those unread looks at no more
 local job, held, digest = ARGV[1], tonumber(ARGV[2]), ARGV[5]
 local clock = redis.call('TIME')
@@ -28,7 +29,7 @@ if last[2] ~= digest then
   revision = revision + 1
   local number = string.format('%d', revision)
   local fields = { 'id', ARGV[4] .. ':' .. number, 'revision', number }
-  for i = 9, #ARGV do
+  for i = 12, #ARGV do
     fields[#fields + 1] = ARGV[i]
   end
   fields[#fields + 1] = 'data'
@@ -41,6 +42,7 @@ if last[2] ~= digest then
 end
 local act = table.concat({ ARGV[2], fate, string.format('%d', revision) }, ' ')
 redis.call('HSET', KEYS[4], 'revision', revision, 'digest', digest, 'by ' .. job, act)
+plan_look({ mark = KEYS[4], looks = KEYS[10], tickets = KEYS[11] }, ARGV[4], ARGV[9], ARGV[10], ARGV[11], ARGV[6])
 redis.call('PEXPIRE', KEYS[4], ARGV[6])
 
 local stored = redis.call('HGET', KEYS[2], job)

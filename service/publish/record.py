@@ -1,5 +1,6 @@
 """What is the outgoing contract? One enriched record, as downstream services read it."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Annotated, Literal
@@ -7,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from service.backlog.schedule import Plan, plan_looks
 from service.backlog.ticket import Lease
 from service.enrich.deployment import (
     Deployment,
@@ -48,6 +50,17 @@ class Completeness(Struct, frozen=True, rename="camel"):
     reason: str | UnsetType = UNSET
 
 
+class Looks(Struct, frozen=True):
+    """How often LaunchDarkly was asked again since the first record, and until when it will be.
+
+    ``until`` is the last look that is planned (epoch ms), null when no more will follow. A look
+    that finds other content makes the next revision; one that finds the same makes no record.
+    """
+
+    taken: int
+    until: int | None
+
+
 class SourceEvent(Struct, frozen=True, rename="camel"):
     """The webhook that caused the record. Times are epoch ms."""
 
@@ -72,6 +85,7 @@ class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     deployment: Raw
     summary: Summary
     completeness: Completeness
+    looks: Looks
     event: SourceEvent
 
 
@@ -97,7 +111,8 @@ class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.rep
 class Entry(Struct, frozen=True):
     """One entry to append: attributes and routing fields, and the data after the revision.
 
-    ``digest`` tells whether the content differs from the last revision.
+    ``digest`` tells whether the content differs from the last revision, ``plan`` when it is looked
+    at again.
     """
 
     deployment_id: str
@@ -105,11 +120,18 @@ class Entry(Struct, frozen=True):
     fields: tuple[str, ...]
     data_after_revision: bytes
     complete: bool
+    plan: Plan = Plan()
 
 
-def write_entry(found: Found, lease: Lease, *, now_ms: int) -> Entry:
-    """Write the stream entry of a deployment that was found."""
+def write_entry(found: Found, lease: Lease, *, now_ms: int, schedule: Sequence[int] = ()) -> Entry:
+    """Write the stream entry of a deployment that was found; ``schedule`` says when to look again.
+
+    See :mod:`service.backlog.schedule`.
+    """
     ticket, deployment = lease.ticket, found.deployment
+    plan = plan_looks(
+        schedule, lease, deployment.id, now_ms=now_ms, unfinished=deployment.is_unfinished
+    )
     completeness = measure_completeness(deployment, stopped=found.stopped)
     record = EnrichedDeployment(
         enriched_at=now_ms,
@@ -117,6 +139,7 @@ def write_entry(found: Found, lease: Lease, *, now_ms: int) -> Entry:
         deployment=Raw(found.body),
         summary=summarize(deployment),
         completeness=completeness,
+        looks=Looks(plan.taken, plan.until),
         event=SourceEvent(
             source=ticket.source,
             delivery=ticket.delivery,
@@ -132,6 +155,7 @@ def write_entry(found: Found, lease: Lease, *, now_ms: int) -> Entry:
         fields=_write_fields(deployment, lease, complete=completeness.complete),
         data_after_revision=msgspec.json.encode(record)[len(_PLACEHOLDER) :],
         complete=completeness.complete,
+        plan=plan,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 from msgspec import Struct
 from redis.exceptions import RedisError
 
+from service.backlog.looks import load_plan
 from service.backlog.ticket import Lease
 from service.log import FactLog
 from service.publish.record import BEFORE_REVISION, Entry
@@ -54,12 +55,15 @@ class OutputStream:
         self._group = group
         self._keys = keys
         self._retention = retention
-        self._append: Script = load_script(__package__, "append_and_settle")
+        self._append: Script = load_script(__package__, "append_and_settle", prelude=load_plan())
         self._trim: Script = load_script(__package__, "trim")
 
     async def append_and_settle(self, entry: Entry, lease: Lease) -> Settled:
-        """Append one record as the next revision, unless its content is that of the last one."""
-        keys = self._keys
+        """Append one record as the next revision, unless its content is that of the last one.
+
+        The next look at the deployment is planned in the same act.
+        """
+        keys, plan = self._keys, entry.plan
         reply = await self._group.submit(
             self._append,
             keys=(
@@ -72,6 +76,8 @@ class OutputStream:
                 keys.bell,
                 keys.counts,
                 keys.milestones,
+                keys.looks,
+                keys.look_tickets,
             ),
             args=(
                 lease.job,
@@ -82,6 +88,9 @@ class OutputStream:
                 self._retention.marks_ms,
                 BEFORE_REVISION,
                 entry.data_after_revision,
+                plan.since,
+                "" if plan.due is None else plan.due,
+                plan.ticket,
                 *entry.fields,
             ),
             durable=True,

@@ -45,6 +45,16 @@ class Keys(Struct, frozen=True):
         return self._named("budget:callers")
 
     @property
+    def looks(self) -> str:
+        """Sorted set: deployment id -> when it is looked at, if calls are left over (ms)."""
+        return self._named("looks")
+
+    @property
+    def look_tickets(self) -> str:
+        """Hash: deployment id -> header and ticket to look with."""
+        return self._named("looks:tickets")
+
+    @property
     def failed(self) -> str:
         """Sorted set: job -> when it was given up (ms)."""
         return self._named("failed")
