@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from service.backlog.backlog import Backlog
 from service.backlog.failure import record_failure
 from service.backlog.holding import Hand, Holding, Room
-from service.backlog.ticket import Lease, Unreadable
+from service.backlog.ticket import Lease, Unreadable, describe_lease
 from service.enrich.verdict import Found, Later, Never, Verdict
 from service.log import FactLog
 from service.publish.record import Entry, write_entry
@@ -150,7 +150,7 @@ class Worker:
         except asyncio.CancelledError:
             if isinstance(hand.lease, Lease) and self._stopping.is_set():
                 await self._do.backlog.wait(hand.lease, hand.lease.ticket, for_s=0.0)
-                self._do.log.info("deployment_handed_back", **_describe(hand.lease))
+                self._do.log.info("deployment_handed_back", **describe_lease(hand.lease))
         except Exception:  # settling failed for good: the lease runs out by itself
             self._do.log.exception("settling_failed", job=hand.lease.job)
         finally:
@@ -164,7 +164,7 @@ class Worker:
         event, facts = await self._settle(verdict, hand)
         took_ms = round((self._do.clock() - begun) * 1000)
         since_ms = max(0, lease.now - lease.queued_at) + took_ms
-        facts = _describe(lease) | facts | {"took_ms": took_ms, "since_webhook_ms": since_ms}
+        facts = describe_lease(lease) | facts | {"took_ms": took_ms, "since_webhook_ms": since_ms}
         self._do.log.info(event, **facts)
 
     async def _try(self, lease: Lease, begun: float) -> "_Written | Later | Never":
@@ -239,15 +239,3 @@ _FACTS = {
     "again": "deployment_postponed",
     "lost": "lease_lost",
 }
-
-
-def _describe(lease: Lease) -> dict[str, object]:
-    """Give the facts that every line about an attempt carries."""
-    ticket = lease.ticket
-    return {
-        "deployment_id": ticket.deployment_id,
-        "job": lease.job,
-        "attempt": ticket.attempts + 1,
-        "source": ticket.source,
-        "delivery": ticket.delivery,
-    }

@@ -144,3 +144,15 @@ def _restore(ticket: Ticket, job: str) -> Ticket:
     if "%" in told:
         parts = [unquote(part) for part in parts]
     return replace(ticket, **dict(zip(_IN_FIND, parts, strict=True)))
+
+
+def describe_lease(lease: Lease) -> dict[str, object]:
+    """Give the facts that every line about an attempt carries."""
+    ticket = lease.ticket
+    return {
+        "deployment_id": ticket.deployment_id,
+        "job": lease.job,
+        "attempt": ticket.attempts + 1,
+        "source": ticket.source,
+        "delivery": ticket.delivery,
+    }
