@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 from service.store.connect import AWAY, open_client
 from service.store.keys import Keys
 from tests.faults.oracle import Judgement, judge
-from tests.faults.reader import Reader, read_left
+from tests.faults.reader import Reader, name_lasting, read_left
 from tests.faults.senders import Senders
 from tests.faults.storm import say
 from tests.faults.traffic import Habits, draw_webhooks
@@ -36,7 +36,6 @@ from tests.soak.samples import Sample
 
 OUT = ROOT / "deploy" / "soak"
 KEYS = Keys("deployments")
-_MAY_LAST = frozenset({KEYS.enriched, KEYS.failed, KEYS.failures, KEYS.counts, KEYS.milestones})
 _DRAIN_S = 400.0
 
 
@@ -90,7 +89,7 @@ async def _soak(asked: argparse.Namespace, folder: Path) -> int:
                 await _drain(redis)
                 reader.stop()
             left = await read_left(redis, KEYS)
-        told = judge(senders.deliveries, reader.records.values(), left, may_last=_MAY_LAST)
+        told = judge(senders.deliveries, reader.records.values(), left, may_last=name_lasting(KEYS))
     return _report(asked, onlooker.samples, strikes, told)
 
 
