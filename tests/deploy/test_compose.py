@@ -25,10 +25,12 @@ from service.store.keys import Keys
 from tests.deploy.composition import (
     IMAGE,
     SECRET,
+    Cast,
     Composition,
     find_engine,
     find_store_image,
     list_urls,
+    open_composition,
     run,
 )
 from tests.faults.oracle import Judgement, judge
@@ -48,20 +50,10 @@ async def composition(tmp_path: Path) -> AsyncIterator[Composition]:
     """Compose a store, two doors, a worker and a simulator, healthy within a minute."""
     if missing := find_engine():
         pytest.fail(missing)
-    store_image = await find_store_image(tmp_path)
-    made = Composition(tmp_path, os.environ, doors=4, store_image=store_image)
-    await made.compose("build", "door")
-    try:
-        await made.compose(
-            *("up", "-d", "--wait", "--wait-timeout", "60", "--scale", "door=2"),
-            *("redis", "door", "worker", "simulator"),
-        )
+    cast = Cast(store_image=await find_store_image(tmp_path), doors=4)
+    services = ("redis", "door", "worker", "simulator")
+    async with open_composition(tmp_path, os.environ, cast, "--scale", "door=2", *services) as made:
         yield made
-    finally:
-        await made.compose("down", "-v", "--timeout", "5", "--remove-orphans")
-        named = ("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", IMAGE)
-        ours = [each for each in (await run(*named)).split() if made.version in each]
-        await run("docker", "image", "rm", *ours)
 
 
 async def test_the_image_is_as_it_says(composition: Composition) -> None:
