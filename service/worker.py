@@ -175,10 +175,10 @@ class Worker:
         await self._holding.begin_settling(hand)
         event, facts = await self._settle(verdict, hand)
         took_ms = round((self._do.clock() - begun) * 1000)
-        facts["took_ms"] = took_ms
+        facts = describe_lease(lease) | facts | {"took_ms": took_ms}
         if lease.ticket.look is None:
             facts["since_webhook_ms"] = max(0, lease.now - lease.queued_at) + took_ms
-        self._do.log.info(event, **(describe_lease(lease) | facts))
+        self._do.log.info(event, **facts)
 
     async def _try(self, lease: Lease, begun: float) -> "_Written | Later | Never":
         if not self._is_to_be_tried(lease):

@@ -57,8 +57,8 @@ class Looks(Struct, frozen=True):
     that finds other content makes the next revision; one that finds the same makes no record.
     """
 
-    taken: int
-    until: int | None
+    taken: int = 0
+    until: int | None = None
 
 
 class SourceEvent(Struct, frozen=True, rename="camel"):
@@ -85,7 +85,7 @@ class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     deployment: Raw
     summary: Summary
     completeness: Completeness
-    looks: Looks
+    looks: Looks = Looks()  # records of versions before it have none
     event: SourceEvent
 
 

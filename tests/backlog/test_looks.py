@@ -1,9 +1,9 @@
 """Is a published deployment looked at again, with what is left over and without harm?"""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
-import msgspecfrom typing import Any
-
+import msgspec
 import pytest
 from redis.asyncio import Redis
 

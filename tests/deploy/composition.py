@@ -4,11 +4,14 @@ import asyncio
 import json
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
+from msgspec import Struct
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -40,18 +43,38 @@ async def run(*words: str, environ: Mapping[str, str] | None = None) -> str:
         stderr=asyncio.subprocess.PIPE,
     )
     out, err = await child.communicate()
-    assert child.returncode == 0, f"{' '.join(words)}\n{err.decode()[-3000:]}"
+    if child.returncode:
+        raise EngineError(f"{' '.join(words)}\n{err.decode()[-3000:]}")
     return out.decode()
+
+
+# A short lease, so that what a killed worker held is taken over while a test waits.
+HASTY = MappingProxyType({"ENRICHER_LEASE": "2", "ENRICHER_RATE_SHARE": "1"})
+
+
+class Cast(Struct, frozen=True, kw_only=True):
+    """What is composed: which store, how many ports for doors, what differs from what is shipped.
+
+    ``settings`` are those of door and worker, ``upstream`` the options of the simulator.
+    """
+
+    store_image: str
+    doors: int = 1
+    settings: Mapping[str, str] = HASTY
+    upstream: str = UPSTREAM
+
+
+class EngineError(Exception):
+    """The engine refused; the text is its own."""
 
 
 class Composition:
     """One composition; its redis is published too, so that an oracle can read the stream."""
 
-    def __init__(
-        self, home: Path, environ: Mapping[str, str], *, doors: int, store_image: str
-    ) -> None:
+    def __init__(self, home: Path, environ: Mapping[str, str], cast: Cast) -> None:
+        doors = cast.doors
         first, self.redis_port, simulator = _find_ports(doors)
-        self._store_image = store_image
+        self._cast = cast
         self.version = f"test-{first}"  # whoever has built an image here keeps it
         self.ports = range(first, first + doors)
         self._files = ["-f", str(ROOT / "docker-compose.yml"), "-f", str(home / "override.yml")]
@@ -68,24 +91,36 @@ class Composition:
             "ENRICHER_WEBHOOK_SECRET_FILE": str(home / "secret"),
             "LAUNCHDARKLY_ACCESS_TOKEN_FILE": str(home / "token"),
             "SIMULATOR_PORT": str(simulator),
-            "SIMULATOR_OPTIONS": UPSTREAM,
+            "SIMULATOR_OPTIONS": cast.upstream,
         }
 
     def _override(self) -> dict[str, Any]:
-        """Change what a test needs otherwise: a port to look at Redis, a short lease."""
+        """Change what a test needs otherwise: a port to look at Redis, other settings."""
         built = {"build": {"network": "host"}, "environment": {}}
-        hasty = {**built, "environment": {"ENRICHER_LEASE": "2", "ENRICHER_RATE_SHARE": "1"}}
+        ours = {**built, "environment": dict(self._cast.settings)}
         redis: dict[str, Any] = {
-            "image": self._store_image,
+            "image": self._cast.store_image,
             "ports": [f"127.0.0.1:{self.redis_port}:6379"],
             "networks": ["default", "store"],
         }
         return {
             "services": {
                 "redis": redis,
-                **{name: hasty if name in {"door", "worker"} else built for name in OURS},
+                **{name: ours if name in {"door", "worker"} else built for name in OURS},
             }
         }
+
+    async def up(self, *words: str) -> None:
+        """Build the one image, then start what is named and wait until it is well."""
+        await self.compose("build", "door")
+        await self.compose("up", "-d", "--wait", "--wait-timeout", "60", *words)
+
+    async def down(self) -> None:
+        """End all of it, with its data and its images."""
+        await self.compose("down", "-v", "--timeout", "5", "--remove-orphans")
+        named = ("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", IMAGE)
+        ours = [each for each in (await run(*named)).split() if self.version in each]
+        await run("docker", "image", "rm", *ours)
 
     async def compose(self, *words: str, **environ: str) -> str:
         """Run one command of Compose."""
@@ -111,6 +146,19 @@ class Composition:
                 if len(well) == len(states) == count:
                     return
                 await asyncio.sleep(0.2)
+
+
+@asynccontextmanager
+async def open_composition(
+    home: Path, environ: Mapping[str, str], cast: Cast, *words: str
+) -> AsyncIterator[Composition]:
+    """Compose up what is named, healthy within a minute; on leaving, down."""
+    made = Composition(home, environ, cast)
+    try:
+        await made.up(*words)
+        yield made
+    finally:
+        await made.down()
 
 
 # Process 1 is the init; what it minds is the only other one but for this.

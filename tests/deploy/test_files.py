@@ -11,7 +11,8 @@ from service import __version__
 from service.settings import Secret, Settings, variable_of
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+COMPOSITION: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+COMPOSE: dict[str, Any] = COMPOSITION["services"]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
 OURS = {name: told for name, told in COMPOSE.items() if "build" in told}
 
@@ -19,6 +20,19 @@ MONITORING = ["monitoring"]  # images of others, which need what they need
 every_service = pytest.mark.parametrize(
     "name", [name for name, told in COMPOSE.items() if told.get("profiles") != MONITORING]
 )
+
+
+def test_everything_stands_where_it_belongs() -> None:
+    """What runs is a service, whoever added it last; a network is only a network."""
+    named = {"redis", "door", "worker", "simulator", "pipeline", "prometheus", "grafana", "notes"}
+    assert COMPOSE.keys() == named
+    assert COMPOSITION["networks"] == {"default": {}, "store": {"internal": True}}
+    used = {network for told in COMPOSE.values() for network in told.get("networks", ["default"])}
+    assert used == COMPOSITION["networks"].keys()
+    mounted = {
+        each.partition(":")[0] for told in COMPOSE.values() for each in told.get("volumes", ())
+    }
+    assert {each for each in mounted if "/" not in each} == COMPOSITION["volumes"].keys()
 
 
 def test_the_version_is_one() -> None:
@@ -73,6 +87,6 @@ def test_only_this_machine_is_published_to() -> None:
 
 def test_there_is_time_to_end_well() -> None:
     """A worker's is longer than its grace."""
-    seconds = {name: int(told["stop_grace_period"].rstrip("s")) for name, told in COMPOSE.items()}
+    seconds = {name: int(told["stop_grace_period"].rstrip("s")) for name, told in OURS.items()}
     assert seconds["worker"] >= Settings().grace + 10
     assert seconds["door"] >= 5 + 10

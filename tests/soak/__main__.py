@@ -23,12 +23,13 @@ from redis.exceptions import RedisError
 
 from service.store.connect import AWAY, open_client
 from service.store.keys import Keys
+from tests.deploy.composition import ROOT, SECRET, Composition, list_urls
 from tests.faults.oracle import Judgement, judge
-from tests.faults.reader import Reader, read_left
+from tests.faults.reader import Reader, name_lasting, read_left
 from tests.faults.senders import Senders
 from tests.faults.storm import say
 from tests.faults.traffic import Habits, draw_webhooks
-from tests.soak.composition import ROOT, Composition, open_composition
+from tests.soak.composition import kill_one, open_soaked
 from tests.soak.graph import draw_graph
 from tests.soak.look import Onlooker
 from tests.soak.report import list_courses, list_panels, write_table
@@ -36,7 +37,6 @@ from tests.soak.samples import Sample
 
 OUT = ROOT / "deploy" / "soak"
 KEYS = Keys("deployments")
-_MAY_LAST = frozenset({KEYS.enriched, KEYS.failed, KEYS.failures, KEYS.counts, KEYS.milestones})
 _DRAIN_S = 400.0
 
 
@@ -64,12 +64,12 @@ def main() -> int:
 
 
 async def _soak(asked: argparse.Namespace, folder: Path) -> int:
-    async with open_composition(folder) as composition, aiohttp.ClientSession() as http:
-        async with open_client(composition.redis) as redis:
+    async with open_soaked(folder) as composition, aiohttp.ClientSession() as http:
+        async with open_client(f"redis://127.0.0.1:{composition.redis_port}") as redis:
             senders = Senders(
                 http,
-                [composition.door],
-                secret=composition.secret,
+                list_urls(composition.ports),
+                secret=SECRET,
                 upstream=NoWorld(),
                 seed=asked.seed,
             )
@@ -90,7 +90,7 @@ async def _soak(asked: argparse.Namespace, folder: Path) -> int:
                 await _drain(redis)
                 reader.stop()
             left = await read_left(redis, KEYS)
-        told = judge(senders.deliveries, reader.records.values(), left, may_last=_MAY_LAST)
+        told = judge(senders.deliveries, reader.records.values(), left, may_last=name_lasting(KEYS))
     return _report(asked, onlooker.samples, strikes, told)
 
 
@@ -101,7 +101,7 @@ async def _strike_on(
     while True:
         await asyncio.sleep(asked.every * dice.uniform(0.6, 1.4))
         service = dice.choice(["door", "worker", "worker", "redis"])
-        if await composition.kill(service, dice.random()):
+        if await kill_one(composition, service, dice.random()):
             strikes.append((time.monotonic() - begun, service))
 
 
