@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 
 from msgspec.structs import replace
 
-from service import __version__, checkup, commands, inspection, mending
+from service import __version__, backfilling, checkup, commands, inspection, mending
 from service.accept.sources import SourceError
 from service.configured import (
     configure_log,
@@ -25,6 +25,7 @@ from service.configured import (
 from service.environment import read_settings
 from service.log import make_printable, open_log
 from service.operate.arguments import (
+    add_backfill_arguments,
     add_demo_arguments,
     add_doctor_arguments,
     add_failed_arguments,
@@ -130,6 +131,7 @@ def _make_parser() -> argparse.ArgumentParser:
     add_failed_arguments(
         add("failed", _failed, "look at what was given up; take it up again, or drop it")
     )
+    add_backfill_arguments(add("backfill", _backfill, "queue what a past time has that we missed"))
     add_doctor_arguments(
         add("doctor", _doctor, "say what is wrong and how it is mended; 1 when anything is")
     )
@@ -208,6 +210,11 @@ async def _tail(arguments: argparse.Namespace, settings: Settings) -> None:
 
 async def _failed(arguments: argparse.Namespace, settings: Settings) -> int:
     return await mending.mend(arguments, settings, configure_log(settings))
+
+
+async def _backfill(arguments: argparse.Namespace, settings: Settings) -> int:
+    require_token(settings)
+    return await backfilling.backfill(arguments, settings, configure_log(settings))
 
 
 async def _doctor(arguments: argparse.Namespace, settings: Settings) -> int:

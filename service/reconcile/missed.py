@@ -4,7 +4,7 @@ LaunchDarkly does not say whether `from` and `to` bound the beginning of a deplo
 where one is still in progress, the next list begins no later than it did.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from msgspec import Raw, Struct
 from msgspec.structs import replace
@@ -12,6 +12,8 @@ from msgspec.structs import replace
 from service.accept.events import DeploymentCompleted
 from service.backlog.ticket import name_job, store_ticket, write_ticket
 from service.enrich.deployment import Outline, read_outline
+
+_DAY_MS = 86_400_000
 
 
 class Scope(Struct, frozen=True):
@@ -105,6 +107,12 @@ def write_missed(outline: Outline, scope: Scope) -> Missed:
     ticket = store_ticket(write_ticket(event), job=name_job(event), queued_at=0)
     sought_as = name_job(replace(event, deployment_id=None))
     return Missed(outline.id, sought_as, ticket)
+
+
+def split_span(span: Span) -> Iterator[Span]:
+    """Split a span into days: each is listed to its end before the next, whatever the order is."""
+    for begin in range(span.begin, span.end, _DAY_MS):
+        yield Span(begin, min(begin + _DAY_MS, span.end))
 
 
 def advance(now_ms: int, oldest_open: int | None, *, window_ms: int) -> int:

@@ -26,6 +26,17 @@ class Swept(Struct):
     trouble: str = ""
     """Why the list could not be had to its end; empty when it could."""
 
+    def add(self, other: "Swept") -> None:
+        """Add what another span held."""
+        self.listed += other.listed
+        self.open += other.open
+        self.unreadable += other.unreadable
+        self.known += other.known
+        self.missed += other.missed
+        self.trouble = other.trouble
+        began = (self.oldest_open, other.oldest_open)
+        self.oldest_open = min((each for each in began if each is not None), default=None)
+
 
 class Sweeper:
     """Lists what LaunchDarkly has, and plans a look at what was missed.
@@ -51,13 +62,16 @@ class Sweeper:
             sifted = sift_page(page, settled_before=held.now_ms - self._grace_ms)
             missed = [write_missed(outline, scope) for outline in sifted.ended]
             planned = await self._rounds.keep(held, missed, dry=dry)
-            swept.listed += sifted.listed
-            swept.open += sifted.open
-            swept.unreadable += sifted.unreadable
-            swept.missed += planned
-            swept.known += len(missed) - planned
-            began = (swept.oldest_open, sifted.oldest_open)
-            swept.oldest_open = min((each for each in began if each is not None), default=None)
+            swept.add(
+                Swept(
+                    listed=sifted.listed,
+                    open=sifted.open,
+                    unreadable=sifted.unreadable,
+                    known=len(missed) - planned,
+                    missed=planned,
+                    oldest_open=sifted.oldest_open,
+                )
+            )
         return swept
 
     async def _read(self, scope: Scope, span: Span) -> AsyncIterator[list[Raw] | str]:
