@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 
 from msgspec.structs import replace
 
-from service import __version__, checkup, commands, inspection, mending
+from service import __version__, backfilling, checkup, commands, inspection, mending
 from service.accept.sources import SourceError
 from service.configured import (
     configure_log,
@@ -24,8 +24,9 @@ from service.configured import (
     require_token,
 )
 from service.environment import read_settings
-from service.log import make_printable, open_log
+from service.log import Log, make_printable, open_log
 from service.operate.arguments import (
+    add_backfill_arguments,
     add_demo_arguments,
     add_doctor_arguments,
     add_failed_arguments,
@@ -40,12 +41,7 @@ from service.operate.complaint import EXPECTED, explain_failure
 from service.operate.contracts import write_contract
 from service.operate.pipeline import Pace
 from service.rehearsal import deploy, rehearse, set_up_upstream
-from service.settings import (
-    Secret,
-    Settings,
-    SettingsError,
-    describe_settings,
-)
+from service.settings import Secret, Settings, SettingsError, describe_settings
 from service.simulate.options import Options, change_options
 
 _MISTAKE, _FAILURE = 2, 1
@@ -57,6 +53,7 @@ or set. Settings are environment variables; `deployment-enricher settings` lists
 """
 
 Act = Callable[[argparse.Namespace, Settings], Coroutine[object, object, int | None]]
+LoggedAct = Callable[[argparse.Namespace, Settings, Log], Coroutine[object, object, int]]
 
 
 def main() -> None:
@@ -130,11 +127,13 @@ def _make_parser() -> argparse.ArgumentParser:
     add_sources_arguments(
         add("sources", inspection.inspect, "look at the sources of webhooks, and try one")
     )
-    add_failed_arguments(
-        add("failed", _failed, "look at what was given up; take it up again, or drop it")
-    )
+    failed = _with_log(mending.mend)
+    add_failed_arguments(add("failed", failed, "look at what was given up; retry it, or drop it"))
+    backfill = _with_log(backfilling.backfill)
+    add_backfill_arguments(add("backfill", backfill, "queue what a past time has that we missed"))
+    doctor = _with_log(checkup.examine)
     add_doctor_arguments(
-        add("doctor", _doctor, "say what is wrong and how it is mended; 1 when anything is")
+        add("doctor", doctor, "say what is wrong, how to mend it; 1 if anything is")
     )
     contract = add("schema", _schema, "print what others may rely on, for machines")
     add_schema_arguments(contract)
@@ -147,6 +146,11 @@ def _need_no_settings(*parsers: argparse.ArgumentParser) -> None:
     """Let commands run also when a setting is wrong."""
     for parser in parsers:
         parser.set_defaults(read=lambda _: Settings())
+
+
+def _with_log(act: LoggedAct) -> Act:
+    """Hand a command the log that the settings ask for."""
+    return lambda arguments, settings: act(arguments, settings, configure_log(settings))
 
 
 async def _run(_: argparse.Namespace, settings: Settings) -> None:
@@ -224,14 +228,6 @@ async def _send(arguments: argparse.Namespace, settings: Settings) -> int:
 async def _tail(arguments: argparse.Namespace, settings: Settings) -> None:
     since = "0" if arguments.from_start else "$"
     await commands.tail(settings, since=since, as_json=arguments.json)
-
-
-async def _failed(arguments: argparse.Namespace, settings: Settings) -> int:
-    return await mending.mend(arguments, settings, configure_log(settings))
-
-
-async def _doctor(arguments: argparse.Namespace, settings: Settings) -> int:
-    return await checkup.examine(arguments, settings, configure_log(settings))
 
 
 async def _schema(arguments: argparse.Namespace, _: Settings) -> None:

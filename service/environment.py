@@ -19,6 +19,7 @@ from service.settings import (
     Settings,
     SettingsError,
     read_schedule,
+    read_scopes,
     variable_of,
 )
 from service.store.address import read_address
@@ -77,6 +78,7 @@ def _convert(values: Mapping[str, str]) -> Settings:
         raise SettingsError(f"{variable_of(field)} {fault}") from None
     _check_addresses(settings)
     _check_schedule(settings)
+    _check_scopes(settings)
     return settings
 
 
@@ -118,6 +120,15 @@ def _check_schedule(settings: Settings) -> None:
         raise SettingsError(
             f"ENRICHER_REVISIONS goes beyond ENRICHER_PUBLISHED_RETENTION ({kept_s:g} s)"
         )
+
+
+def _check_scopes(settings: Settings) -> None:
+    try:
+        read_scopes(settings.reconcile)
+    except ValueError:
+        raise SettingsError(
+            f"ENRICHER_RECONCILE is {settings.reconcile!r}: give project/environment"
+        ) from None
 
 
 def _is_origin(text: str) -> bool:

@@ -133,6 +133,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "`never`"
         ),
     ] = "120 900 3600 86400"
+    reconcile: Annotated[
+        str,
+        _describe(
+            "`project/environment`s, separated by spaces, whose deployments are listed for those "
+            "that no webhook told of"
+        ),
+    ] = ""
+    reconcile_every: Annotated[Seconds, _describe("How often they are listed")] = 600.0
     stream_retention: Annotated[
         Seconds, _describe("How long records stay, but never past the slowest reader group")
     ] = 2_592_000.0
@@ -164,6 +172,14 @@ def read_schedule(text: str) -> tuple[int, ...]:
 def find_data_dir(settings: Settings) -> Path:
     """Say where our own server keeps its data."""
     return Path(settings.data_dir).expanduser()
+
+
+def read_scopes(text: str) -> tuple[tuple[str, str], ...]:
+    """Read pairs of project and environment; raises ValueError."""
+    pairs = [tuple(word.split("/")) for word in dict.fromkeys(text.split())]
+    if any(not all(pair) for pair in pairs):
+        raise ValueError(text)
+    return tuple((project, environment) for project, environment in pairs)
 
 
 def variable_of(field: str) -> str:

@@ -27,6 +27,10 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0
     redis.call('HDEL', KEYS[2], id)
     -- What has failed waits for a person: whoever takes it up again plans the looks anew.
     if ticket and not redis.call('ZSCORE', KEYS[5], job) then
+      local _, _, queued_at = struct.unpack('>I4I2d', ticket)
+      if queued_at == 0 then -- no webhook told of it: it begins to wait now
+        ticket = struct.pack('>I4I2d', 1, 0, now) .. string.sub(ticket, 15)
+      end
       redis.call('HSET', KEYS[4], job, ticket)
       redis.call('ZADD', KEYS[3], now, job)
       moved = moved + 1

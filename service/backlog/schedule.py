@@ -11,6 +11,8 @@ from msgspec.structs import replace
 
 from service.backlog.ticket import Lease, Look, store_ticket
 
+_GROWN_MS = 86_400_000
+
 
 class Plan(Struct, frozen=True, kw_only=True):
     """What follows on a look, or on the first record. Times are Redis ms.
@@ -24,6 +26,15 @@ class Plan(Struct, frozen=True, kw_only=True):
     due: int | None = None
     until: int | None = None
     ticket: bytes = b""
+
+
+def choose_schedule(schedule: Sequence[int], *, ended_at: int | None, now_ms: int) -> Sequence[int]:
+    """Give the schedule of a deployment: none if it ended so long ago that it is in its final form.
+
+    So a past that is queued anew does not cost each of its looks.
+    """
+    grown_ms = max([_GROWN_MS, *schedule[-1:]])
+    return () if ended_at is not None and ended_at < now_ms - grown_ms else schedule
 
 
 def plan_looks(

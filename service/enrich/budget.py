@@ -39,16 +39,16 @@ class Budget:
         self._keys = keys
         self._share = share
         self._chance = chance
+        self._take_keys: tuple[str, ...] = (keys.budget, keys.calls, keys.callers)
         self._take: Script = load_script(__package__, "take", prelude=load_room())
         self._learn: Script = load_script(__package__, "learn")
 
     async def take(self, job: str, route: str) -> None:
         """Wait until one more call may be made for a deployment already begun."""
-        keys = self._keys
         while True:
             reply = self._group.submit(
                 self._take,
-                keys=(keys.budget, keys.calls, keys.callers),
+                keys=self._take_keys,
                 args=(job, route, CALL_LIFE_MS, self._share),
             )
             wait_ms = cast("int", await reply)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from service.backlog.schedule import Plan, plan_looks
+from service.backlog.schedule import Plan, choose_schedule, plan_looks
 from service.backlog.ticket import Lease
 from service.enrich.deployment import (
     Deployment,
@@ -130,7 +130,11 @@ def write_entry(found: Found, lease: Lease, *, now_ms: int, schedule: Sequence[i
     """
     ticket, deployment = lease.ticket, found.deployment
     plan = plan_looks(
-        schedule, lease, deployment.id, now_ms=now_ms, unfinished=deployment.is_unfinished
+        choose_schedule(schedule, ended_at=deployment.ended_at, now_ms=now_ms),
+        lease,
+        deployment.id,
+        now_ms=now_ms,
+        unfinished=deployment.is_unfinished,
     )
     completeness = measure_completeness(deployment, stopped=found.stopped)
     record = EnrichedDeployment(

@@ -97,6 +97,10 @@ class Keys(Struct, frozen=True):
         """Hash: reader group -> when it was last known to live (ms)."""
         return self._named("readers")
 
+    def round(self, name: str) -> str:
+        """Name the hash of what is listed again and again: how far it is, and who is at it."""
+        return self._named(f"round:{name}")
+
     def delivery(self, source: str, delivery: str) -> str:
         """Name the mark of one delivery of one source."""
         return self._named(f"delivery:{source}:{delivery}")

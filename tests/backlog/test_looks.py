@@ -1,7 +1,7 @@
 """Is a published deployment looked at again, with what is left over and without harm?"""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import cast
 
 import msgspec
 import pytest
@@ -80,8 +80,9 @@ class Desk:
 
     async def planned(self) -> list[str]:
         """List the deployments that are to be looked at; each has its ticket."""
-        names: Any = await self.redis.zrange(self.keys.looks, 0, -1)
-        assert sorted(await self.redis.hkeys(self.keys.look_tickets)) == sorted(names)
+        names = cast("list[bytes]", await self.redis.zrange(self.keys.looks, 0, -1))
+        held = cast("list[bytes]", await self.redis.hkeys(self.keys.look_tickets))
+        assert sorted(held) == sorted(names)
         return [name.decode() for name in names]
 
 

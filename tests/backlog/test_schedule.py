@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.backlog.schedule import Plan, plan_looks
+from service.backlog.schedule import Plan, choose_schedule, plan_looks
 from service.backlog.ticket import Lease, Look, Ticket, read_lease
 
 BEGAN = 1_795_428_000_000
@@ -95,6 +95,19 @@ def test_looks_end(schedule: list[int], delays: list[tuple[int, bool]]) -> None:
     else:
         raise AssertionError("looks do not end")
     assert looks == planned.taken
+
+
+def test_what_ended_long_ago_gets_no_looks() -> None:
+    """A day, or as long as the schedule is, if that is longer; an end that is not told is none."""
+    day = 86_400_000
+    for schedule, ended_at, chosen in (
+        (SCHEDULE, BEGAN - day, SCHEDULE),
+        (SCHEDULE, BEGAN - day - 1, ()),
+        ((*SCHEDULE, 2 * day), BEGAN - day - 1, (*SCHEDULE, 2 * day)),
+        (SCHEDULE, None, SCHEDULE),
+        ((), BEGAN, ()),
+    ):
+        assert choose_schedule(schedule, ended_at=ended_at, now_ms=BEGAN) == chosen
 
 
 def test_without_a_schedule_nothing_is_planned() -> None:
