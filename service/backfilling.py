@@ -8,9 +8,9 @@ import sys
 from msgspec import Struct
 from msgspec.structs import replace
 
-from service.app import open_house
 from service.commands import find_redis
 from service.configured import require_token
+from service.house import open_house
 from service.log import Log, make_printable
 from service.operate.progress import Progress
 from service.reconcile.missed import Scope, Span, split_span

@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from service.accept.signature import Unverified
 from service.accept.sources import Source, SourceError
-from service.app import count_tokens
 from service.backlog.failed import FailedOnes
 from service.commands import find_redis
 from service.configured import survey_sources
+from service.house import count_tokens
 from service.inspection import guess_url
 from service.log import Log
 from service.operate.doctor.asking import (

@@ -11,7 +11,8 @@ from contextlib import AsyncExitStack
 import aiohttp
 
 from service.accept.live import LiveSources
-from service.app import open_door, open_house, open_worker
+from service.app import open_door, open_worker
+from service.house import open_house
 from service.log import Log, make_printable
 from service.operate.listening import listen
 from service.operate.send import Sent, send_event

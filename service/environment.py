@@ -79,6 +79,7 @@ def _convert(values: Mapping[str, str]) -> Settings:
     _check_addresses(settings)
     _check_schedule(settings)
     _check_scopes(settings)
+    _check_outcomes(settings)
     return settings
 
 
@@ -129,6 +130,14 @@ def _check_scopes(settings: Settings) -> None:
         raise SettingsError(
             f"ENRICHER_RECONCILE is {settings.reconcile!r}: give project/environment"
         ) from None
+
+
+def _check_outcomes(settings: Settings) -> None:
+    """Refuse what would keep everything from being sent."""
+    if not {*settings.only_outcomes.split()} <= {"succeeded", "failed"}:
+        raise SettingsError(
+            f"ENRICHER_ONLY_OUTCOMES is {settings.only_outcomes!r}: give succeeded or failed"
+        )
 
 
 def _is_origin(text: str) -> bool:

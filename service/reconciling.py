@@ -6,10 +6,11 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from service.app import House, count_tokens
+from service.app import make_only
 from service.enrich.calls import Upstream
 from service.enrich.launchdarkly import LaunchDarkly, open_session
 from service.enrich.leftover import LeftoverBudget
+from service.house import House, count_tokens
 from service.reconcile.missed import Scope
 from service.reconcile.reconciler import Reconciler, Rhythm
 from service.reconcile.rounds import Rounds
@@ -63,6 +64,12 @@ async def open_sweeper(house: House, *, grace_s: float) -> AsyncIterator[tuple[S
         )
         upstream = Upstream(launchdarkly, budget, asyncio.Semaphore(1))
         yield (
-            Sweeper(upstream, rounds, chance=random.random, grace_ms=round(grace_s * 1000)),
+            Sweeper(
+                upstream,
+                rounds,
+                only=make_only(settings),
+                chance=random.random,
+                grace_ms=round(grace_s * 1000),
+            ),
             rounds,
         )

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.accept.sources import Source
-from service.app import House, open_door, open_house, open_worker
+from service.app import open_door, open_worker
+from service.house import House, open_house
 from service.log import Log
 from service.operate.demo import Demo, Stage, Traffic
 from service.operate.health import Lookout

@@ -141,6 +141,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = ""
     reconcile_every: Annotated[Seconds, _describe("How often they are listed")] = 600.0
+    only_applications: Annotated[
+        str, _describe("Applications that are sent, or patterns (`payments-*`); empty: all")
+    ] = ""
+    only_environments: Annotated[
+        str, _describe("Environments that are sent, or patterns; empty: all")
+    ] = ""
+    only_outcomes: Annotated[
+        str, _describe("`succeeded` or `failed`: the outcomes that are sent; empty: both")
+    ] = ""
+    payload: Annotated[
+        Literal["json", "msgpack"], _describe("How the data of a record is written")
+    ] = "json"
     stream_retention: Annotated[
         Seconds, _describe("How long records stay, but never past the slowest reader group")
     ] = 2_592_000.0
@@ -172,6 +184,11 @@ def read_schedule(text: str) -> tuple[int, ...]:
 def find_data_dir(settings: Settings) -> Path:
     """Say where our own server keeps its data."""
     return Path(settings.data_dir).expanduser()
+
+
+def to_ms(seconds: float) -> int:
+    """Give a time in the unit of the scripts."""
+    return round(seconds * 1000)
 
 
 def read_scopes(text: str) -> tuple[tuple[str, str], ...]:

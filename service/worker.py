@@ -14,8 +14,8 @@ from service.backlog.looks import Looks
 from service.backlog.ticket import FACTS, Lease, Unreadable, describe_lease
 from service.enrich.verdict import Found, Later, Never, Verdict
 from service.log import FactLog
-from service.publish.record import Entry, write_entry
 from service.publish.stream import Settled
+from service.publish.writing import Entry, Writer
 
 T = TypeVar("T")
 
@@ -32,6 +32,7 @@ class Collaborators(Struct, frozen=True, kw_only=True):
     expect: Callable[[Sequence[Lease]], None]
     enrich: Callable[[Lease], Awaitable[Verdict]]
     judge_accident: Callable[[Lease, Exception], Later | Never]
+    writer: Writer
     append_and_settle: Callable[[Entry, Lease], Awaitable[Settled]]
     looks: Looks
     listen: Callable[[float], Awaitable[None]]
@@ -43,8 +44,7 @@ class Manner(Struct, frozen=True, kw_only=True):
     """How a worker works: tickets at once, seconds of a lease, seconds of grace at the end.
 
     ``company`` is how many more it has in hand that share a call with one of these. A ticket whose
-    lease ran out ``crashes`` times is taken for what kills its workers. A record whose data is
-    larger than ``record_bytes`` is not written.
+    lease ran out ``crashes`` times is taken for what kills its workers.
     """
 
     concurrency: int
@@ -52,7 +52,6 @@ class Manner(Struct, frozen=True, kw_only=True):
     grace_s: float
     company: int = 1000
     crashes: int = 5
-    record_bytes: int = 1 << 26
 
 
 class Worker:
@@ -187,20 +186,12 @@ class Worker:
             verdict = await self._do.enrich(lease)
             if isinstance(verdict, Found):
                 now_ms = lease.now + round((self._do.clock() - begun) * 1000)
-                schedule = self._do.looks.schedule
-                entry = write_entry(verdict, lease, now_ms=now_ms, schedule=schedule)
-                return self._weigh(entry, verdict.calls)
+                entry = self._do.writer.write(verdict, lease, now_ms=now_ms)
+                return entry if isinstance(entry, Never) else _Written(entry, verdict.calls)
         except Exception as error:  # our own mistake must not lose the ticket
             self._do.log.exception("attempt_crashed", job=lease.job)
             return self._do.judge_accident(lease, error)
         return verdict
-
-    def _weigh(self, entry: Entry, calls: int) -> "_Written | Never":
-        """Refuse what no store or reader should be asked to hold: nothing is cut in silence."""
-        size, most = len(entry.data_after_revision), self._manner.record_bytes
-        if size <= most:
-            return _Written(entry, calls)
-        return Never(reason="record_too_large", detail=f"{size} bytes, the most is {most}")
 
     async def _settle(
         self, verdict: "_Written | Later | Never", hand: Hand
@@ -211,8 +202,11 @@ class Worker:
         match verdict:
             case _Written(entry=entry, calls=calls):
                 settled = await self._do.append_and_settle(entry, lease)
-                facts = {"revision": settled.revision, "complete": entry.complete, "calls": calls}
-                return FACTS[settled.fate], {"deployment_id": entry.deployment_id, **facts}
+                facts = {"deployment_id": entry.deployment_id, "calls": calls}
+                if entry.left_out:
+                    return FACTS[settled.fate], facts | {"reason": entry.left_out}
+                facts |= {"revision": settled.revision, "complete": entry.complete}
+                return FACTS[settled.fate], facts
             case Later(reason=reason, wait_s=wait_s, counts=counts):
                 ticket = lease.ticket
                 tried = replace(ticket, attempts=ticket.attempts + counts, reason=reason)

@@ -24,6 +24,7 @@ from service.enrich.deployment import Deployment
 from service.enrich.verdict import Found, Later, Never, Verdict
 from service.log import open_log
 from service.publish.stream import OutputStream, Retention
+from service.publish.writing import Writer
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 from service.worker import Collaborators, Manner, Worker
@@ -81,6 +82,7 @@ class Bench:
             expect=lambda _: None,
             enrich=enrich,
             judge_accident=lambda _, error: Never(reason="internal_error", detail=repr(error)),
+            writer=Writer(),
             append_and_settle=self._stream.append_and_settle,
             looks=self._looks,
             listen=Bell(self.redis, self.keys.bell).listen,

@@ -31,6 +31,7 @@ class Look(Struct, frozen=True, array_like=True):
 FACTS = {
     "published": "deployment_published",
     "unchanged": "deployment_unchanged",
+    "left_out": "deployment_left_out",
     "given up": "deployment_given_up",
     "skipped": "look_skipped",
     "again": "deployment_postponed",

@@ -1,33 +1,20 @@
 """What is the outgoing contract? One enriched record, as downstream services read it."""
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from service.backlog.schedule import Plan, choose_schedule, plan_looks
-from service.backlog.ticket import Lease
 from service.enrich.deployment import (
     Deployment,
     FlagReferences,
     NestedDeployments,
     PullRequests,
 )
-from service.enrich.verdict import Found
-from service.publish.summary import Summary, summarize
+from service.publish.summary import Summary
 
 RECORD_TYPE = "deployment.enriched.v1"
 DATA_SCHEMA = "/schemas/enriched-deployment.v1.json"
 JSON, MSGPACK = "application/json", "application/msgpack"
-
-# The revision is known only to the script that appends: it is written between these two.
-BEFORE_REVISION = b'{"schemaVersion":1,"revision":'
-_PLACEHOLDER = BEFORE_REVISION + b"0"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DIGEST_LENGTH = 32  # hex digits of a SHA-256: processors have instructions for it
 
 
 class Count(Struct, frozen=True, omit_defaults=True):
@@ -73,9 +60,11 @@ class SourceEvent(Struct, frozen=True, rename="camel"):
 
 
 class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
-    """The ``data`` of one stream entry. ``deployment`` is LaunchDarkly's own JSON, bytes as sent.
+    """The ``data`` of one stream entry.
 
-    The first two fields stay first: the revision is written in by the script that appends.
+    ``deployment`` is LaunchDarkly's own JSON, bytes as sent; where the data is msgpack, the same
+    values in msgpack. The first two fields stay first: the revision is written in by the script
+    that appends.
     """
 
     schema_version: Literal[1] = 1
@@ -106,91 +95,6 @@ class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.rep
     revision: Annotated[str, Meta(pattern="^[1-9][0-9]*$", description="As in the data")]
     complete: Annotated[str, Meta(pattern="^(true|false)$", description="As in the data")]
     trace_parent: Annotated[str, Meta(description="W3C trace context of the webhook")] = ""
-
-
-class Entry(Struct, frozen=True):
-    """One entry to append: attributes and routing fields, and the data after the revision.
-
-    ``digest`` tells whether the content differs from the last revision, ``plan`` when it is looked
-    at again.
-    """
-
-    deployment_id: str
-    digest: str
-    fields: tuple[str, ...]
-    data_after_revision: bytes
-    complete: bool
-    plan: Plan = Plan()
-
-
-def write_entry(found: Found, lease: Lease, *, now_ms: int, schedule: Sequence[int] = ()) -> Entry:
-    """Write the stream entry of a deployment that was found; ``schedule`` says when to look again.
-
-    See :mod:`service.backlog.schedule`.
-    """
-    ticket, deployment = lease.ticket, found.deployment
-    plan = plan_looks(
-        choose_schedule(schedule, ended_at=deployment.ended_at, now_ms=now_ms),
-        lease,
-        deployment.id,
-        now_ms=now_ms,
-        unfinished=deployment.is_unfinished,
-    )
-    completeness = measure_completeness(deployment, stopped=found.stopped)
-    record = EnrichedDeployment(
-        enriched_at=now_ms,
-        attempts=ticket.attempts + 1,
-        deployment=Raw(found.body),
-        summary=summarize(deployment),
-        completeness=completeness,
-        looks=Looks(plan.taken, plan.until),
-        event=SourceEvent(
-            source=ticket.source,
-            delivery=ticket.delivery,
-            received_at=lease.queued_at,
-            outcome=ticket.outcome,
-            event_time=ticket.event_time,
-            metadata=Raw(ticket.metadata or b"null"),
-        ),
-    )
-    return Entry(
-        deployment_id=deployment.id,
-        digest=sha256(found.body).hexdigest()[:_DIGEST_LENGTH],
-        fields=_write_fields(deployment, lease, complete=completeness.complete),
-        data_after_revision=msgspec.json.encode(record)[len(_PLACEHOLDER) :],
-        complete=completeness.complete,
-        plan=plan,
-    )
-
-
-def _write_fields(deployment: Deployment, lease: Lease, *, complete: bool) -> tuple[str, ...]:
-    ticket = lease.ticket
-    happened = deployment.ended_at or ticket.event_time or lease.queued_at
-    fields = {
-        "specversion": "1.0",
-        "source": f"/deployment-enricher/{ticket.source}",
-        "type": RECORD_TYPE,
-        "subject": deployment.id,
-        "time": format_time(happened, fallback_ms=lease.queued_at),
-        "datacontenttype": JSON,
-        "dataschema": DATA_SCHEMA,
-        "projectkey": ticket.project or "",
-        "environmentkey": deployment.environment_key or ticket.environment or "",
-        "applicationkey": deployment.application_key or ticket.application or "",
-        "complete": "true" if complete else "false",
-    }
-    if ticket.traceparent is not None:
-        fields["traceparent"] = ticket.traceparent
-    return tuple(part for pair in fields.items() for part in pair)
-
-
-def format_time(moment_ms: int, *, fallback_ms: int) -> str:
-    """Give an epoch ms as RFC 3339; a moment that no calendar holds gives the fallback's."""
-    try:
-        moment = _EPOCH + timedelta(milliseconds=moment_ms)
-    except OverflowError:
-        moment = _EPOCH + timedelta(milliseconds=fallback_ms)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def measure_completeness(deployment: Deployment, *, stopped: str | None) -> Completeness:

@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from service.backlog.looks import load_plan
 from service.backlog.ticket import Lease
 from service.log import FactLog
-from service.publish.record import BEFORE_REVISION, Entry
+from service.publish.writing import Entry
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script
@@ -44,7 +44,7 @@ class Trimmed(Struct, frozen=True):
 class Settled(Struct, frozen=True):
     """How publishing ended. ``lost``: the lease was another's by then, and nothing was written."""
 
-    fate: Literal["published", "unchanged", "lost"]
+    fate: Literal["published", "unchanged", "left_out", "lost"]
     revision: int
 
 
@@ -60,6 +60,8 @@ class OutputStream:
 
     async def append_and_settle(self, entry: Entry, lease: Lease) -> Settled:
         """Append one record as the next revision, unless its content is that of the last one.
+
+        What is left out ends its ticket and is known from then on, without a record.
 
         The next look at the deployment is planned in the same act.
         """
@@ -86,11 +88,12 @@ class OutputStream:
                 entry.deployment_id,
                 entry.digest,
                 self._retention.marks_ms,
-                BEFORE_REVISION,
+                entry.data_before_revision,
                 entry.data_after_revision,
                 plan.since,
                 "" if plan.due is None else plan.due,
                 plan.ticket,
+                "" if entry.left_out else entry.payload,
                 *entry.fields,
             ),
             durable=True,

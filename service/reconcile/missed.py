@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
+from service.accept.choice import Only
 from service.accept.events import DeploymentCompleted
 from service.backlog.ticket import name_job, store_ticket, write_ticket
 from service.enrich.deployment import Outline, read_outline
@@ -87,8 +88,11 @@ def sift_page(items: Iterable[Raw], *, settled_before: int) -> Sifted:
     )
 
 
-def write_missed(outline: Outline, scope: Scope) -> Missed:
-    """Write what is queued for a listed deployment, as if a webhook had told of it."""
+def write_missed(outline: Outline, scope: Scope, only: Only) -> Missed | None:
+    """Write what is queued for a listed deployment, as if a webhook had told of it.
+
+    None: nobody wants it.
+    """
     event = DeploymentCompleted(
         source=scope.source,
         delivery=outline.id,
@@ -103,6 +107,8 @@ def write_missed(outline: Outline, scope: Scope) -> Missed:
         metadata_dropped=False,
         traceparent=None,
     )
+    if only.sift(event) is not event:
+        return None
     # When it was queued is written once it is taken up: see look_again.lua.
     ticket = store_ticket(write_ticket(event), job=name_job(event), queued_at=0)
     sought_as = name_job(replace(event, deployment_id=None))

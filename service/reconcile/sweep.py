@@ -5,6 +5,7 @@ from functools import partial
 
 from msgspec import Raw, Struct
 
+from service.accept.choice import Only
 from service.enrich.calls import Calls, Upstream
 from service.enrich.deployment import DeploymentPage, read_deployment_page
 from service.enrich.listing import open_list
@@ -41,14 +42,22 @@ class Swept(Struct):
 class Sweeper:
     """Lists what LaunchDarkly has, and plans a look at what was missed.
 
-    ``chance`` gives numbers in [0, 1); what ended in the last ``grace_ms`` may still be told of.
+    ``only`` says what is wanted; ``chance`` gives numbers in [0, 1); what ended in the last
+    ``grace_ms`` may still be told of.
     """
 
     def __init__(
-        self, upstream: Upstream, rounds: Rounds, *, chance: Callable[[], float], grace_ms: int
+        self,
+        upstream: Upstream,
+        rounds: Rounds,
+        *,
+        only: Only,
+        chance: Callable[[], float],
+        grace_ms: int,
     ) -> None:
         self._upstream = upstream
         self._rounds = rounds
+        self._only = only
         self._chance = chance
         self._grace_ms = grace_ms
 
@@ -60,7 +69,8 @@ class Sweeper:
                 swept.trouble = page
                 break
             sifted = sift_page(page, settled_before=held.now_ms - self._grace_ms)
-            missed = [write_missed(outline, scope) for outline in sifted.ended]
+            written = [write_missed(outline, scope, self._only) for outline in sifted.ended]
+            missed = [each for each in written if each is not None]
             planned = await self._rounds.keep(held, missed, dry=dry)
             swept.add(
                 Swept(

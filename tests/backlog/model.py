@@ -23,8 +23,8 @@ from service.backlog.backlog import Backlog, Terms
 from service.backlog.failure import record_failure
 from service.backlog.ticket import Lease
 from service.enrich.budget import load_room
-from service.publish.record import Entry
 from service.publish.stream import OutputStream, Retention, Settled
+from service.publish.writing import Entry
 from service.store.connect import open_client
 from service.store.group import GroupCommit
 from service.store.keys import Keys

@@ -15,8 +15,8 @@ from service.backlog.schedule import plan_looks
 from service.backlog.ticket import Lease
 from service.enrich.budget import Budget, load_leftover
 from service.enrich.ratelimit import Hints
-from service.publish.record import Entry
 from service.publish.stream import OutputStream, Retention, Settled
+from service.publish.writing import Entry
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 

@@ -13,8 +13,8 @@ from service.backlog.looks import Looking, Looks
 from service.backlog.schedule import Plan, plan_looks
 from service.backlog.ticket import Lease
 from service.enrich.budget import load_leftover
-from service.publish.record import Entry
 from service.publish.stream import Settled
+from service.publish.writing import Entry
 from tests.backlog.model import LONG_MS, Waiting
 from tests.backlog.test_backlog_model import RepairedModel
 

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from service.backlog.ticket import Lease, Ticket
 from service.enrich.deployment import Deployment, read_deployment
 from service.enrich.verdict import Found
-from service.publish.record import BEFORE_REVISION, write_entry
+from service.publish.writing import BEFORE_REVISION, Entry, Writer
 
 QUEUED_AT = 1_795_428_000_000
 
@@ -31,7 +31,8 @@ def write_fields(number: int, *, revision: int = 1, **told: object) -> dict[str,
         now=QUEUED_AT,
         ticket=ticket,
     )
-    entry = write_entry(Found(deployment=deployment, body=body), lease, now_ms=QUEUED_AT + 5)
+    entry = Writer().write(Found(deployment=deployment, body=body), lease, now_ms=QUEUED_AT + 5)
+    assert isinstance(entry, Entry)
     data = BEFORE_REVISION + str(revision).encode() + entry.data_after_revision
     pairs = dict(zip(entry.fields[::2], entry.fields[1::2], strict=True))
     return {"id": f"{name}:{revision}", "revision": str(revision), **pairs, "data": data}

@@ -14,8 +14,8 @@ from service.backlog.failure import record_failure
 from service.backlog.ticket import Lease
 from service.enrich.deployment import Deployment, read_deployment
 from service.enrich.verdict import Found
-from service.publish.record import Entry, write_entry
 from service.publish.stream import OutputStream, Retention, Settled
+from service.publish.writing import Entry, Writer
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 
@@ -82,7 +82,9 @@ def write(lease: Lease, *, status: str = "succeeded") -> Entry:
     body = json.dumps({"id": DEPLOYMENT, "applicationKey": "shop", "status": status}).encode()
     deployment = read_deployment(body)
     assert isinstance(deployment, Deployment)
-    return write_entry(Found(deployment=deployment, body=body), lease, now_ms=lease.now)
+    entry = Writer().write(Found(deployment=deployment, body=body), lease, now_ms=lease.now)
+    assert isinstance(entry, Entry)
+    return entry
 
 
 @pytest.fixture

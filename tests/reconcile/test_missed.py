@@ -5,6 +5,7 @@ import json
 import pytest
 from msgspec import Raw
 
+from service.accept.choice import Only
 from service.backlog.ticket import Lease, read_lease
 from service.enrich.deployment import Outline
 from service.reconcile.missed import Scope, Span, advance, sift_page, split_span, write_missed
@@ -57,7 +58,8 @@ def test_what_was_missed_is_queued_as_a_webhook_would(status: str, outcome: str)
         started_at=NOW,
         ended_at=NOW + 9,
     )
-    missed = write_missed(outline, Scope("default", "production"))
+    missed = write_missed(outline, Scope("default", "production"), Only())
+    assert missed is not None
     assert (missed.deployment_id, missed.sought_as) == ("a", "find:default/production/shop/1%2F0")
     lease = read_lease(b"id:a", fence=b"1.5", stored=missed.ticket, now=NOW)
     assert isinstance(lease, Lease)

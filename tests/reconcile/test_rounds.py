@@ -5,6 +5,7 @@ import itertools
 import pytest
 from redis.asyncio import Redis
 
+from service.accept.choice import Only
 from service.enrich.deployment import Outline
 from service.reconcile.missed import Missed, Scope, write_missed
 from service.reconcile.rounds import Lost, Round, Rounds
@@ -26,9 +27,10 @@ def rounds(group: GroupCommit, keys: Keys) -> Rounds:
 
 def miss() -> Missed:
     """Write one deployment that was missed."""
-    return write_missed(
-        Outline(id=NAME, application_key="shop", application_version="1.0", ended_at=7), SCOPE
-    )
+    outline = Outline(id=NAME, application_key="shop", application_version="1.0", ended_at=7)
+    missed = write_missed(outline, SCOPE, Only())
+    assert missed is not None
+    return missed
 
 
 async def test_one_process_at_a_time_lists_a_scope(rounds: Rounds) -> None:

@@ -13,8 +13,9 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.accept.signature import sign_standard_webhook
-from service.app import House, open_door, open_house, open_worker
+from service.app import open_door, open_worker
 from service.configured import read_sources
+from service.house import House, open_house
 from service.log import open_log
 from service.reconciling import open_reconciler
 from service.settings import Settings
