@@ -124,9 +124,8 @@ def _make_parser() -> argparse.ArgumentParser:
     add_pipeline_arguments(add("pipeline", _deploy, "deploy for ever, for demos"))
     add_send_arguments(add("send", _send, "sign one event and post it"))
     add_tail_arguments(add("tail", _tail, "follow the output stream"))
-    add_sources_arguments(
-        add("sources", inspection.inspect, "look at the sources of webhooks, and try one")
-    )
+    sources = add("sources", inspection.inspect, "look at the sources of webhooks, and try one")
+    add_sources_arguments(sources)
     failed = _with_log(mending.mend)
     add_failed_arguments(add("failed", failed, "look at what was given up; retry it, or drop it"))
     backfill = _with_log(backfilling.backfill)

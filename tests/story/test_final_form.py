@@ -18,7 +18,7 @@ from tests.story.stage import Story
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 Told = dict[str, Any]
 
-DEPLOYMENTS = 40
+DEPLOYMENTS = 24
 LOST = 0.2
 HOUR_MS = 3_600_000
 
@@ -60,7 +60,7 @@ async def test_every_deployment_gets_out_in_its_final_form(
     )
     await story.open(
         workers=2,
-        revisions="0.4 0.9 1.8 4",
+        revisions="0.4 0.9 1.8 3",
         reconcile="default/production",
         reconcile_every=0.3,
     )
