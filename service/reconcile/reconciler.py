@@ -10,7 +10,7 @@ from service.reconcile.missed import Scope, Span, advance
 from service.reconcile.rounds import Lost, Rounds
 from service.reconcile.sweep import Sweeper
 
-_OVERLAP_MS = 900_000
+_OVERLAP_MS = 3_600_000  # LaunchDarkly may list a deployment later than it ended
 _AFTER_TROUBLE_S = 10.0
 _SHORTEST_S = 0.05
 
