@@ -69,17 +69,9 @@ class OutputStream:
         reply = await self._group.submit(
             self._append,
             keys=(
-                keys.backlog,
-                keys.tickets,
-                keys.enriched,
-                keys.published(entry.deployment_id),
-                keys.calls,
-                keys.budget,
-                keys.bell,
-                keys.counts,
-                keys.milestones,
-                keys.looks,
-                keys.look_tickets,
+                *(keys.backlog, keys.tickets, keys.enriched, keys.published(entry.deployment_id)),
+                *(keys.calls, keys.budget, keys.bell, keys.counts, keys.milestones),
+                *(keys.looks, keys.look_tickets),
             ),
             args=(
                 lease.job,

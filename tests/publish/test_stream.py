@@ -6,6 +6,7 @@ from typing import cast
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.accept.events import DeploymentCompleted
@@ -14,8 +15,9 @@ from service.backlog.failure import record_failure
 from service.backlog.ticket import Lease
 from service.enrich.deployment import Deployment, read_deployment
 from service.enrich.verdict import Found
+from service.publish.reading import Record, read_entry
 from service.publish.stream import OutputStream, Retention, Settled
-from service.publish.writing import Entry, Writer
+from service.publish.writing import Entry, Payload, Writer
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 
@@ -77,12 +79,14 @@ class Outlet:
         ]
 
 
-def write(lease: Lease, *, status: str = "succeeded") -> Entry:
+def write(lease: Lease, *, status: str = "succeeded", payload: Payload = "json") -> Entry:
     """Write the entry of the deployment as LaunchDarkly tells it."""
     body = json.dumps({"id": DEPLOYMENT, "applicationKey": "shop", "status": status}).encode()
     deployment = read_deployment(body)
     assert isinstance(deployment, Deployment)
-    entry = Writer().write(Found(deployment=deployment, body=body), lease, now_ms=lease.now)
+    entry = Writer(payload=payload).write(
+        Found(deployment=deployment, body=body), lease, now_ms=lease.now
+    )
     assert isinstance(entry, Entry)
     return entry
 
@@ -188,6 +192,49 @@ async def test_a_ticket_given_up_is_not_published_too(outlet: Outlet) -> None:
     assert await outlet.backlog.give_up(lease, record_failure("test")) == "given up"
     assert (await outlet.output.append_and_settle(write(lease), lease)).fate == "lost"
     assert await outlet.read() == []
+
+
+async def test_what_is_left_out_is_settled_without_a_record(outlet: Outlet) -> None:
+    """Its ticket ends and it is known; once it is wanted, the same content is news."""
+    await outlet.hear("first")
+    lease = await outlet.claim()
+    unwanted = replace(write(lease), left_out="the application is not wanted")
+    for _ in range(2):  # the reply may be lost
+        settled = await outlet.output.append_and_settle(unwanted, lease)
+        assert settled == Settled(fate="left_out", revision=0)
+    assert await outlet.read() == []
+    keys = outlet.keys
+    assert await outlet.redis.exists(keys.backlog, keys.tickets, keys.calls) == 0
+    assert await outlet.redis.pttl(keys.published(DEPLOYMENT)) > 0
+    await outlet.hear("second")
+    lease = await outlet.claim()
+    settled = await outlet.output.append_and_settle(write(lease), lease)
+    assert settled == Settled(fate="published", revision=1)
+
+
+async def test_the_revision_is_written_into_msgpack_too(outlet: Outlet) -> None:
+    """Data in msgpack has the revision that its id has, however large."""
+    for revision, told in ((1, None), (70_000, "69999")):
+        if told is not None:
+            await outlet.redis.hset(outlet.keys.published(DEPLOYMENT), "revision", told)
+        await outlet.hear(f"d{revision}")
+        lease = await outlet.claim()
+        entry = write(lease, status=f"s{revision}", payload="msgpack")
+        settled = await outlet.output.append_and_settle(entry, lease)
+        assert settled == Settled(fate="published", revision=revision)
+        [(position, fields)] = cast(
+            "Entries", await outlet.redis.xrevrange(outlet.keys.enriched, count=1)
+        )
+        record = read_entry(position, [part for pair in fields.items() for part in pair])
+        assert isinstance(record, Record)
+        assert (record.is_msgpack, record.data.revision) == (True, revision)
+        assert record.raw["deployment"] == {
+            "id": DEPLOYMENT,
+            "applicationKey": "shop",
+            "status": f"s{revision}",
+        }
+        assert record.deployment.application_key == "shop"
+        assert record.raw["event"]["metadata"] == {"build": 7}
 
 
 async def test_unchanged_content_is_no_new_entry(outlet: Outlet) -> None:
