@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from service.accept.choice import Only
-from service.backlog.schedule import Plan, plan_looks
+from service.backlog.schedule import Plan, choose_schedule, plan_looks
 from service.backlog.ticket import Lease
 from service.enrich.deployment import Deployment
 from service.enrich.verdict import Found, Never
@@ -76,7 +76,11 @@ class Writer(Struct, frozen=True, kw_only=True):
         if objection is not None:
             return Entry(deployment_id=deployment.id, digest=digest, left_out=objection)
         plan = plan_looks(
-            self.schedule, lease, deployment.id, now_ms=now_ms, unfinished=deployment.is_unfinished
+            choose_schedule(self.schedule, ended_at=deployment.ended_at, now_ms=now_ms),
+            lease,
+            deployment.id,
+            now_ms=now_ms,
+            unfinished=deployment.is_unfinished,
         )
         record = _write_record(found, lease, plan, now_ms=now_ms)
         data = self._encode(record)
