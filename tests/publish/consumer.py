@@ -7,10 +7,10 @@ from service.publish.feed import Habits
 from service.publish.reader import EnrichedStream
 
 
-async def read(url: str, namespace: str, hang_at: int) -> None:
+async def read(url: str, namespace: str, group: str, hang_at: int) -> None:
     """Read until killed."""
     stream = EnrichedStream(
-        url, group="readers", consumer="mortal", namespace=namespace, habits=Habits(prefetch=4)
+        url, group=group, consumer="mortal", namespace=namespace, habits=Habits(prefetch=4)
     )
     count = 0
     async for record in stream:
@@ -21,4 +21,4 @@ async def read(url: str, namespace: str, hang_at: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(read(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(read(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))

@@ -175,7 +175,7 @@ async def test_what_a_killed_reader_left_is_read_again(
 ) -> None:
     """``kill -9`` in a body: what it held goes to a fellow, or at once to who has its name."""
     ids = await append(redis, keys.enriched, *range(10))
-    command = ("-m", "tests.publish.consumer", redis_url, keys.namespace, "3")
+    command = ("-m", "tests.publish.consumer", redis_url, keys.namespace, GROUP, "3")
     reader = await asyncio.create_subprocess_exec(
         sys.executable, *command, stdout=asyncio.subprocess.PIPE
     )

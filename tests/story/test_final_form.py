@@ -1,10 +1,13 @@
 """Does every deployment get out in its final form, though webhooks are lost and it grows late?"""
 
+import asyncio
 import json
 import random
+import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -51,21 +54,39 @@ def add(story: Story, number: int, *, started_ms_ago: int = 50 * MINUTE_MS) -> s
     )
 
 
-async def test_every_deployment_gets_out_in_its_final_form(
-    story: Story, event: Told, eventually: Eventually
-) -> None:
-    """A fifth of the webhooks is lost, pull requests join late: in the end all is there, once."""
-    story.simulator.options = Options(
-        grow_every_ms=300, visible_after_ms=50, shape=Shape(pull_requests=(1, 4)), list_links="bare"
-    )
-    await story.open(
-        workers=2,
-        revisions="0.4 0.9 1.8 3",
-        reconcile="default/production",
-        reconcile_every=0.3,
-    )
-    for _ in range(2):
-        await story.add_reconciler()
+class MortalReader:
+    """A group of one reader, a process of its own: what it printed in each of its lives."""
+
+    def __init__(self, story: Story, group: str) -> None:
+        url, namespace = story.settings.redis_url.reveal(), story.keys.namespace
+        self._command = ("-m", "tests.publish.consumer", url, namespace, group)
+        self.lives: list[list[str]] = []
+
+    @asynccontextmanager
+    async def living(self, *, hang_at: int = 0) -> AsyncIterator[None]:
+        """Read meanwhile, until it hangs in the body of one record; on leaving it is killed."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, *self._command, str(hang_at)), stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        self.lives.append([])
+        hearing = asyncio.create_task(self._hear(process.stdout, self.lives[-1]))
+        yield
+        process.kill()
+        await process.wait()
+        await hearing
+
+    async def _hear(self, lines: asyncio.StreamReader, heard: list[str]) -> None:
+        async for line in lines:
+            heard.append(line.decode().strip())  # noqa: PERF401 - it is looked at meanwhile
+
+    def knows(self, ids: set[str]) -> bool:
+        """Tell whether it has heard of all these, in whatever life."""
+        return ids <= {each for life in self.lives for each in life}
+
+
+async def deploy(story: Story, event: Told) -> tuple[list[str], set[str]]:
+    """Deploy, and lose a fifth of the webhooks; gives all deployments, and those nobody told of."""
     chance = random.Random(7)
     lost: set[str] = set()
     names: list[str] = []
@@ -78,19 +99,57 @@ async def test_every_deployment_gets_out_in_its_final_form(
         ended_at = (await ask(story, names[-1]))["endedAt"]
         assert (await story.post({**event, **told, "eventTime": ended_at}))[0] == 202
     assert lost
+    return names, lost
+
+
+async def test_every_deployment_gets_out_in_its_final_form(
+    story: Story, event: Told, eventually: Eventually
+) -> None:
+    """A fifth of the webhooks is lost, pull requests join late: in the end all is there, once.
+
+    Two groups of readers know all of it, though one was killed in the middle of a record.
+    """
+    story.simulator.options = Options(
+        grow_every_ms=300, visible_after_ms=50, shape=Shape(pull_requests=(1, 4)), list_links="bare"
+    )
+    await story.open(
+        workers=2,
+        revisions="0.4 0.9 1.8 3",
+        reconcile="default/production",
+        reconcile_every=0.3,
+    )
+    for _ in range(2):
+        await story.add_reconciler()
+    steady, mortal = MortalReader(story, "steady"), MortalReader(story, "mortal")
 
     async def is_final() -> bool:
-        last = await read_last(story)
         waits = await story.redis.exists(story.keys.looks, story.keys.backlog)
-        return not waits and set(last) == set(names)
+        return not waits and set(await read_last(story)) == set(names)
 
-    await eventually(is_final)
+    async def hangs() -> bool:
+        return len(mortal.lives[0]) == 5
+
+    async def all_is_known() -> bool:
+        ids = {record["id"] for record in await story.records()}
+        return steady.knows(ids) and mortal.knows(ids)
+
+    async with steady.living():
+        async with mortal.living(hang_at=5):
+            names, lost = await deploy(story, event)
+            await eventually(hangs)
+        async with mortal.living():
+            await eventually(is_final)
+            await eventually(all_is_known)
     last = await read_last(story)
     for name in names:
         assert last[name]["deployment"] == await ask(story, name)
         assert last[name]["event"]["source"] == ("reconcile" if name in lost else "native")
     assert any(data["revision"] > 1 for data in last.values())
     assert await story.failures() == []
+    for life in (*steady.lives, *mortal.lives):
+        assert len(life) == len(set(life))
+    before, after = mortal.lives
+    assert set(before) & set(after) <= set(before[-1:])  # only what it hung in comes again
 
 
 async def test_a_record_says_whether_more_looks_will_follow(
