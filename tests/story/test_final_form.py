@@ -71,10 +71,12 @@ class MortalReader:
         assert process.stdout is not None
         self.lives.append([])
         hearing = asyncio.create_task(self._hear(process.stdout, self.lives[-1]))
-        yield
-        process.kill()
-        await process.wait()
-        await hearing
+        try:
+            yield
+        finally:
+            process.kill()
+            await process.wait()
+            await hearing
 
     async def _hear(self, lines: asyncio.StreamReader, heard: list[str]) -> None:
         async for line in lines:
