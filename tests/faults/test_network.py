@@ -17,8 +17,9 @@ from service.enrich.backoff import Backoff
 from service.enrich.verdict import Patience
 from service.store import group
 from service.store.embedded import EmbeddedServer
-from tests.faults.insisting import Senders, open_story, open_upstream
+from tests.faults.insisting import Senders, open_story
 from tests.faults.weather import BAD, Weather, Wire, wire_to_place, wire_to_socket
+from tests.story.stage import open_upstream
 
 _EACH = 20  # webhooks taken before and after
 
