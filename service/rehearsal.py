@@ -93,7 +93,7 @@ async def rehearse(
         await Demo(stage, pace=pace, chance=random.Random()).play()
 
 
-async def deploy(settings: Settings, *, door: str, pace: Pace, log: Log) -> None:
+async def deploy(settings: Settings, *, door: str, secret: str, pace: Pace, log: Log) -> None:
     """Play a pipeline alone: tell a simulated LaunchDarkly and a door, until cancelled."""
     chance = random.Random()
     async with aiohttp.ClientSession() as session:
@@ -101,7 +101,7 @@ async def deploy(settings: Settings, *, door: str, pace: Pace, log: Log) -> None
             session,
             door=door,
             upstream=settings.launchdarkly_url,
-            secret=settings.webhook_secret.reveal().split()[0],
+            secret=secret,
             token=settings.access_token.reveal(),
         )
         pipeline = Pipeline(messenger.report, messenger.post, pace=pace, chance=chance)
