@@ -11,6 +11,7 @@ from service.enrich.calls import Upstream
 from service.enrich.launchdarkly import LaunchDarkly, open_session
 from service.enrich.leftover import LeftoverBudget
 from service.house import House, count_tokens
+from service.operate.counting import CountingLog, count_rounds
 from service.reconcile.missed import Scope
 from service.reconcile.reconciler import Reconciler, Rhythm
 from service.reconcile.rounds import Rounds
@@ -33,7 +34,8 @@ async def open_reconciler(house: House) -> AsyncIterator[None]:
         rhythm = Rhythm(
             every_ms=round(every_s * 1000), window_ms=round(settings.resolve_window * 1000)
         )
-        reconciler = Reconciler(scopes, sweeper, rounds, rhythm=rhythm, log=house.log)
+        log = CountingLog(house.log, count_rounds(house.metrics))
+        reconciler = Reconciler(scopes, sweeper, rounds, rhythm=rhythm, log=log)
         working = asyncio.create_task(reconciler.run(), name="reconcile")
         try:
             yield

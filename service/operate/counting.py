@@ -111,6 +111,20 @@ def count_attempts(metrics: Metrics) -> dict[str, Count]:
     }
 
 
+def count_rounds(metrics: Metrics) -> dict[str, Count]:
+    """Give what the facts of reconciling add to."""
+
+    def end(facts: Facts) -> None:
+        metrics.rounds["ended"].inc()
+        metrics.missed.inc(facts["missed"])
+
+    return {
+        "deployments_reconciled": end,
+        "reconciling_failed": lambda _: metrics.rounds["failed"].inc(),
+        "reconciling_taken_over": lambda _: metrics.rounds["taken_over"].inc(),
+    }
+
+
 def count_losses(metrics: Metrics) -> dict[str, Count]:
     """Give what the facts about Redis add to."""
     return {"redis_lost": lambda _: metrics.redis_lost.inc()}

@@ -20,6 +20,7 @@ Reply = Literal[
 ]
 
 ROUTES = ("get", "list", "pull-requests")
+ROUNDS = ("ended", "failed", "taken_over")
 FAILED = (
     "internal_error",
     "not_found",

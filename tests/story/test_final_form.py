@@ -251,3 +251,7 @@ async def test_every_page_is_read_and_the_checkpoint_survives(
     await eventually(lambda: has_reconciled(story, 2))
     facts = story.facts("deployments_reconciled")
     assert [fact["listed"] for fact in facts[:2]] == [120, 0]
+    assert story.house is not None
+    tell = story.house.metrics.registry.get_sample_value
+    assert tell("enricher_missed_deployments_total") == 120
+    assert tell("enricher_reconcile_rounds_total", {"outcome": "ended"}) == len(facts)
