@@ -37,6 +37,7 @@ from service.store.connect import REPLY_TIMEOUT_S, open_client
 from service.store.embedded import EmbeddedServer
 from service.store.group import GroupCommit
 from service.store.keys import Keys
+from service.tracing.tracing import OFF, Tracing
 from service.worker import Collaborators, Manner, Worker
 
 
@@ -52,11 +53,14 @@ class House(Struct, frozen=True, kw_only=True):
     lookout: Lookout
     metrics: Metrics
     exposition: Exposition
+    tracing: Tracing
     log: Log
 
 
 @asynccontextmanager
-async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
+async def open_house(
+    settings: Settings, log: Log, *, tracing: Tracing = OFF
+) -> AsyncIterator[House]:
     """Open Redis (our own server where none is named) and what is built on it.
 
     Raises Refused when the server cannot keep our promises; one that is away is waited for.
@@ -91,6 +95,7 @@ async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
             lookout=Lookout(group, keys=keys),
             metrics=metrics,
             exposition=_make_exposition(settings, metrics, group, keys),
+            tracing=tracing,
             log=log,
         )
 
@@ -145,11 +150,13 @@ async def open_door(
 ) -> AsyncIterator[str]:
     """Listen for webhooks; gives the address, and on leaving answers what is in hand."""
     settings = house.settings
-    app = web.Application(client_max_size=settings.max_body_bytes)
+    app = web.Application(
+        client_max_size=settings.max_body_bytes, middlewares=house.tracing.middlewares
+    )
     house.metrics.expect_sources(sources)
     webhooks = Webhooks(
         sources,
-        remember=house.backlog.add,
+        remember=house.tracing.carry(house.backlog.add),
         set_aside=house.backlog.set_aside,
         clock=time.time,
         log=CountingLog(house.log, count_webhooks(house.metrics, sources)),
@@ -174,7 +181,9 @@ async def open_worker(house: House) -> AsyncIterator[Worker]:
     if not token:
         raise SettingsError("LAUNCHDARKLY_ACCESS_TOKEN is not set: a worker cannot ask without it")
     async with (
-        open_session(token, connections=settings.concurrency) as session,
+        open_session(
+            token, connections=settings.concurrency, traces=house.tracing.calls
+        ) as session,
         open_exposition(house.exposition, host=settings.host, port=settings.metrics_port) as url,
     ):
         launchdarkly = LaunchDarkly(
@@ -222,12 +231,13 @@ def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream)
     hands = Collaborators(
         backlog=house.backlog,
         expect=enricher.expect,
-        enrich=enricher.enrich,
+        enrich=house.tracing.enrich(enricher.enrich),
         judge_accident=enricher.judge_accident,
-        append_and_settle=output.append_and_settle,
+        append_and_settle=house.tracing.append(output.append_and_settle),
         listen=Bell(house.client, house.keys.bell).listen,
         clock=time.monotonic,
         log=CountingLog(house.log, count_attempts(house.metrics)),
+        attempt=house.tracing.attempt,
     )
     manner = Manner(
         concurrency=settings.concurrency, lease_s=settings.lease, grace_s=settings.grace

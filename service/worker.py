@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeGuard, TypeVar, assert_never
 
 from msgspec import Struct
@@ -25,7 +26,10 @@ _LONG_S = 3600.0
 
 
 class Collaborators(Struct, frozen=True, kw_only=True):
-    """All that a worker is handed: the stages as verbs, a clock (monotonic s), the log."""
+    """All that a worker is handed: the stages as verbs, a clock (monotonic s), the log.
+
+    ``attempt`` is entered for each try at a ticket.
+    """
 
     backlog: Backlog
     expect: Callable[[Sequence[Lease]], None]
@@ -35,6 +39,7 @@ class Collaborators(Struct, frozen=True, kw_only=True):
     listen: Callable[[float], Awaitable[None]]
     clock: Callable[[], float]
     log: FactLog
+    attempt: Callable[[Lease], AbstractContextManager[object]] = nullcontext
 
 
 class Manner(Struct, frozen=True, kw_only=True):
@@ -138,7 +143,8 @@ class Worker:
         try:
             match hand.lease:
                 case Lease() as lease:
-                    await self._attempt(hand, lease)
+                    with self._do.attempt(lease):
+                        await self._attempt(hand, lease)
                 case Unreadable(raw=raw):
                     await self._holding.begin_settling(hand)
                     held = hand.lease  # its fence may be another by now

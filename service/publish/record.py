@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec.structs import replace
 
 from service.backlog.ticket import Lease
 from service.enrich.deployment import (
@@ -134,6 +135,14 @@ def _write_fields(deployment: Deployment, lease: Lease, *, complete: bool) -> tu
     if ticket.traceparent is not None:
         fields["traceparent"] = ticket.traceparent
     return tuple(part for pair in fields.items() for part in pair)
+
+
+def name_span(entry: Entry, traceparent: str | None) -> Entry:
+    """Let an entry name another span than its webhook's."""
+    pairs = dict(zip(entry.fields[::2], entry.fields[1::2], strict=True))
+    if traceparent is not None:
+        pairs["traceparent"] = traceparent
+    return replace(entry, fields=tuple(part for pair in pairs.items() for part in pair))
 
 
 def format_time(moment_ms: int, *, fallback_ms: int) -> str:

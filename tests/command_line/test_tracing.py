@@ -1,0 +1,121 @@
+"""Who gets traces, when is OpenTelemetry loaded, and what does a collector that is away cost?"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from service.operate.listening import listen
+from service.store.keys import Keys
+from service.tracing.switch import is_wanted
+from tests.command_line.shell import Program, Shell
+
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+HEADER = "OTEL_EXPORTER_OTLP_HEADERS"
+SLOWLY = {"OTEL_BSP_SCHEDULE_DELAY": "600000"}  # ms: spans go out at the end only
+KEYS = Keys("deployments")
+SENT = "send --id a0eebc99-9c0b-4ef8-bb6d-000000000001 --url"
+
+
+class Collector:
+    """Takes spans, as the OpenTelemetry collector does."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.names: set[str] = set()
+        self.services: set[str] = set()
+
+    async def take(self, request: web.Request) -> web.Response:
+        """Take one batch."""
+        told = ExportTraceServiceRequest.FromString(await request.read())
+        for each in told.resource_spans:
+            attributes = {pair.key: pair.value.string_value for pair in each.resource.attributes}
+            self.services.add(attributes["service.name"])
+            self.names |= {span.name for scope in each.scope_spans for span in scope.spans}
+        return web.Response()
+
+
+@pytest.fixture
+async def collector() -> AsyncIterator[Collector]:
+    """Open a collector."""
+    opened, app = Collector(), web.Application()
+    app.router.add_post("/v1/traces", opened.take)
+    async with listen(app, host="127.0.0.1", port=0) as url:
+        opened.url = url
+        yield opened
+
+
+async def run_one(shell: Shell, **changes: str) -> Program:
+    """Run the whole until one webhook has become a record."""
+    upstream = await shell.start("simulate --port 0", until="simulator_opened")
+    changes["ENRICHER_LAUNCHDARKLY_URL"] = (await upstream.wait_for(r"http://[\d.:]+"))[0]
+    program = await shell.start("run", until="door_opened", **changes)
+    url = (await program.wait_for(r'(?=.*door_opened).*"(http://[^"]+)"'))[1]
+    sent = await shell.run(f"{SENT} {url}/webhooks/native")
+    assert sent.code == 0, sent.err
+    await program.wait_for("deployment_published")
+    return program
+
+
+@pytest.mark.parametrize(
+    ("environ", "wanted"),
+    [
+        ({}, False),
+        ({ENDPOINT: ""}, False),
+        ({ENDPOINT: "http://collector:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}, True),
+        ({ENDPOINT: "http://collector:4318", "OTEL_SDK_DISABLED": "True"}, False),
+        ({ENDPOINT: "http://collector:4318", "OTEL_SDK_DISABLED": "false"}, True),
+        ({ENDPOINT: "http://collector:4318", "OTEL_TRACES_EXPORTER": "none"}, False),
+        ({ENDPOINT: "http://collector:4318", "OTEL_TRACES_EXPORTER": "console, otlp"}, True),
+    ],
+)
+def test_the_standard_variables_decide(environ: dict[str, str], wanted: bool) -> None:
+    """An endpoint turns it on; what turns OpenTelemetry off turns it off here."""
+    assert is_wanted(environ) is wanted
+
+
+async def test_without_tracing_nothing_of_it_is_loaded(shell: Shell) -> None:
+    """A run that published a record has imported neither exporter nor spans of ours."""
+    program = await run_one(shell, PYTHONPROFILEIMPORTTIME="1")
+    assert await program.end() == 0
+    loaded = [line for line in program.lines if line.startswith("import time:")]
+    assert any("redis" in line for line in loaded)
+    assert not [line for line in loaded if "exporter.otlp" in line or "tracing.spans" in line]
+
+
+async def test_what_was_traced_is_sent_at_the_end(shell: Shell, collector: Collector) -> None:
+    """SIGTERM sends the spans that no batch has taken yet, under our name."""
+    program = await run_one(shell, **{ENDPOINT: collector.url, **SLOWLY})
+    assert await program.end() == 0
+    assert collector.services == {"deployment-enricher"}
+    assert collector.names == {
+        "POST /webhooks/{source}",
+        f"process {KEYS.backlog}",
+        "GET",
+        f"append {KEYS.enriched}",
+    }
+
+
+async def test_a_collector_that_is_away_costs_no_webhook(shell: Shell) -> None:
+    """Its absence is a line in the log, without the secret for it, and the end is in time."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound and not listening: whoever connects is refused
+        away = f"http://127.0.0.1:{held.getsockname()[1]}"
+        quick = {"OTEL_BSP_SCHEDULE_DELAY": "50", HEADER: "authorization=hush,hush hush"}
+        program = await run_one(shell, **{ENDPOINT: away, **quick})
+        await program.wait_for("tracing_troubled")
+        async with asyncio.timeout(20):
+            assert await program.end() == 0
+    assert not [line for line in program.lines if "Traceback" in line or "hush" in line]
+
+
+async def test_what_tracing_cannot_read_stops_nothing(shell: Shell) -> None:
+    """A variable that is no number is told, and the work goes on without traces."""
+    odd = {ENDPOINT: "http://127.0.0.1:9", "OTEL_BSP_MAX_QUEUE_SIZE": "many"}
+    program = await run_one(shell, **odd)
+    await program.wait_for("tracing_(troubled|impossible)")
+    assert await program.end() == 0
