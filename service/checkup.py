@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from service.accept.signature import Unverified
 from service.accept.sources import Source, SourceError
-from service.app import count_tokens
 from service.backlog.failed import FailedOnes
 from service.commands import find_redis
 from service.configured import survey_sources
+from service.house import count_tokens
 from service.inspection import guess_url
 from service.log import Log
 from service.operate.doctor.asking import (
@@ -107,7 +107,10 @@ async def _look_at_store(settings: Settings, log: Log) -> tuple[StoreFacts, Wait
         group = GroupCommit(client, durability="memory", clock=time.monotonic, log=log)
         ones = FailedOnes(client, group, keys=keys, new_token=count_tokens())
         limit, share = settings.backlog_limit, settings.rate_share
-        return facts, await ask_waiting(client, ones, keys=keys, limit=limit, share=share)
+        waiting = await ask_waiting(client, ones, keys=keys, limit=limit, share=share)
+        if isinstance(waiting, WaitingFacts):
+            waiting = replace(waiting, dead_after_s=settings.dead_group_after)
+        return facts, waiting
 
 
 async def _look_upstream(

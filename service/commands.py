@@ -12,13 +12,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import aiohttp
 
 from service.accept.live import LiveSources
-from service.app import House, find_data_dir, open_door, open_house, open_worker
+from service.app import open_door, open_worker
+from service.house import House, open_house
 from service.log import Log, make_printable
 from service.operate.listening import listen
 from service.operate.send import Sent, send_event
 from service.operate.table import measure_columns, write_header, write_record
 from service.operate.tail import follow_stream, write_json
-from service.settings import Settings
+from service.reconciling import open_reconciler
+from service.settings import Settings, find_data_dir
 from service.simulate.options import Options
 from service.simulate.server import Simulator
 from service.store.connect import open_client
@@ -41,7 +43,7 @@ async def serve(settings: Settings, sources: LiveSources, log: Log) -> None:
 
 async def work(settings: Settings, log: Log) -> None:
     """Work on the backlog."""
-    async with _open_house(settings, log) as house, open_worker(house):
+    async with _open_house(settings, log) as house, open_worker(house), open_reconciler(house):
         await _for_ever()
 
 
@@ -49,6 +51,7 @@ async def run(settings: Settings, sources: LiveSources, log: Log) -> None:
     """Take webhooks and work on them, in one process."""
     async with _open_house(settings, log) as house, AsyncExitStack() as stack:
         await stack.enter_async_context(open_worker(house))
+        await stack.enter_async_context(open_reconciler(house))
         door = open_door(house, sources, list_warnings=sources.list_warnings)
         await stack.enter_async_context(door)
         await _for_ever()

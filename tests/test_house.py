@@ -49,7 +49,7 @@ def read_text_files() -> Iterator[tuple[str, str]]:
     for path in sorted({*ROOT.glob("*"), *ROOT.glob(".*ignore"), *inside}):
         if path.name.startswith(".coverage"):
             continue  # measured here and now, and ignored by git
-        if path.is_file() and "__pycache__" not in path.parts and "secrets" not in path.parts:
+        if path.is_file() and not {"__pycache__", "node_modules", "secrets"} & {*path.parts}:
             yield name_of(path), path.read_text(encoding="utf-8", errors="replace")
 
 

@@ -50,6 +50,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 "of these later revisions": rate("records_revised_total"),
                 "of these incomplete": rate("records_incomplete_total"),
                 "nothing new": rate("records_unchanged_total"),
+                "not wanted": rate("records_left_out_total"),
             },
         ),
         Panel(

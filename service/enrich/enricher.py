@@ -235,7 +235,12 @@ class _Attempt:
         self.lease = lease
         self.calls = calls
         self.shared: Calls | None = None
-        self.history = History(attempts=lease.ticket.attempts, age_s=lease.age_s, chance=chance)
+        self.history = History(
+            attempts=lease.ticket.attempts,
+            age_s=lease.age_s,
+            chance=chance,
+            again=lease.ticket.look is not None,
+        )
 
     @property
     def count(self) -> int:

@@ -47,6 +47,7 @@ class Metrics:
         self.revised = count("records_revised", "Records appended as a later revision")
         self.incomplete = count("records_incomplete", "Records appended that are not complete")
         self.unchanged = count("records_unchanged", "Deployments found with nothing new to append")
+        self.left_out = count("records_left_out", "Deployments found that are not wanted")
         self.leases_lost = count("leases_lost", "Leases that ran out while work went on")
         self.handed_back = count("handed_back", "Tickets handed back by a worker that stopped")
         self.drifted = count("drifted_answers", "Answers that are JSON of another shape")

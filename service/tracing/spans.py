@@ -4,7 +4,7 @@ https://opentelemetry.io/docs/specs/semconv: http and messaging. No header, no q
 no body and no message of an exception is in any attribute.
 """
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from aiohttp import web
@@ -27,11 +27,15 @@ from service.accept.events import DeploymentCompleted, Remembered
 from service.accept.webhooks import Remember
 from service.backlog.ticket import Lease
 from service.enrich.verdict import Found, Later, Never, Verdict
-from service.publish.record import Entry, name_span
 from service.publish.stream import Settled
+from service.publish.writing import Entry
 from service.store.keys import Keys
 from service.tracing.calls import trace_calls
-from service.tracing.tracing import Append, Enrich, Tracing
+from service.tracing.tracing import Tracing
+from service.worker import Collaborators
+
+Enrich = Callable[[Lease], Awaitable[Verdict]]
+Append = Callable[[Entry, Lease], Awaitable[Settled]]
 
 _W3C = TraceContextTextMapPropagator()  # what a ticket and an entry hold, whatever else is set
 _METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
@@ -51,9 +55,7 @@ def trace_with(provider: TracerProvider, keys: Keys) -> Tracing:
         middlewares=(receive,),
         calls=(trace_calls(tracer, _W3C),),
         carry=spans.carry,
-        attempt=spans.attempt,
-        enrich=spans.enrich,
-        append=spans.append,
+        join=spans.join,
     )
 
 
@@ -94,6 +96,15 @@ class Spans:
             return await remember(replace(event, traceparent=_join(event.traceparent)))
 
         return remember_traced
+
+    def join(self, hands: Collaborators) -> Collaborators:
+        """Let a worker's attempts be spans, and its entries name them."""
+        return replace(
+            hands,
+            attempt=self.attempt,
+            enrich=self.enrich(hands.enrich),
+            append_and_settle=self.append(hands.append_and_settle),
+        )
 
     def attempt(self, lease: Lease) -> AbstractContextManager[object]:
         """Try a ticket within a span, the child of its webhook's."""
@@ -142,7 +153,7 @@ class Spans:
 
         async def append_traced(entry: Entry, lease: Lease) -> Settled:
             with self._begin(f"append {stream}", SpanKind.PRODUCER, None, attributes) as span:
-                named = name_span(entry, _write(span) or lease.ticket.traceparent)
+                named = _name_span(entry, _write(span))
                 settled = await append(named, lease)
                 span.set_attribute("enricher.fate", settled.fate)
                 span.set_attribute("enricher.revision", settled.revision)
@@ -184,6 +195,15 @@ def _write(span: Span) -> str | None:
     if span.get_span_context().is_valid:
         _W3C.inject(written, context=set_span_in_context(span, Context()))
     return written.get("traceparent")
+
+
+def _name_span(entry: Entry, traceparent: str | None) -> Entry:
+    """Let an entry name another span than its webhook's; one that is left out names none."""
+    if traceparent is None or entry.left_out:
+        return entry
+    pairs = dict(zip(entry.fields[::2], entry.fields[1::2], strict=True))
+    pairs["traceparent"] = traceparent
+    return replace(entry, fields=tuple(part for pair in pairs.items() for part in pair))
 
 
 def _join(told: str | None) -> str | None:

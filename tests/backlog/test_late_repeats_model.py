@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from service.accept.events import DeploymentCompleted, Queued
 from service.backlog.failure import record_failure
 from service.backlog.ticket import Lease
-from service.publish.record import Entry
 from service.publish.stream import Settled
+from service.publish.writing import Entry
 from tests.backlog.model import BacklogModel, make_event, replace_now, write_entry
 
 PLACES = st.integers(0, 9)

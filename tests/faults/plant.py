@@ -92,7 +92,7 @@ async def build_plant(cast: Cast, home: Path) -> AsyncIterator[Plant]:
     await store.start()
     connector = aiohttp.TCPConnector(limit=0)
     async with open_client(store.url) as redis, aiohttp.ClientSession(connector=connector) as http:
-        ports = find_free_ports(cast.doors)
+        ports = _find_ports(cast.doors)
         urls = [f"http://127.0.0.1:{port}" for port in ports]
         doors, workers = _make_programs(cast, ports, home, _write_environ(cast, store, upstream))
         plant = Plant(
@@ -151,7 +151,7 @@ def _write_environ(cast: Cast, store: Store, upstream: Upstream) -> dict[str, st
     }
 
 
-def find_free_ports(count: int) -> list[str]:
+def _find_ports(count: int) -> list[str]:
     """Find free ports: a door that was killed must come back where its senders look for it."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [str(each.getsockname()[1]) for each in sockets]

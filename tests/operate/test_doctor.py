@@ -191,3 +191,10 @@ def test_findings_are_wrapped_and_printable() -> None:
         "1 to mend, 0 to look at, 1 well",
     ]
     assert not is_well(findings)
+
+
+def test_a_dead_group_of_readers_should_be_looked_at() -> None:
+    """It is named, with how long it was not seen; one that reads is well."""
+    facts = replace(WAITING, unseen_s={"notes": 3.0, "old": 900_000.0})
+    assert outline(judge_waiting(facts)) == {"readers": "old was not seen for 10.4 d"}
+    assert status_of(judge_waiting(replace(facts, unseen_s={"notes": 3.0})), "readers") == "ok"

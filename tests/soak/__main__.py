@@ -23,12 +23,13 @@ from redis.exceptions import RedisError
 
 from service.store.connect import AWAY, open_client
 from service.store.keys import Keys
+from tests.deploy.composition import ROOT, SECRET, Composition, list_urls
 from tests.faults.oracle import Judgement, judge
-from tests.faults.reader import Reader, read_left
+from tests.faults.reader import Reader, name_lasting, read_left
 from tests.faults.senders import Senders
 from tests.faults.storm import say
 from tests.faults.traffic import Habits, draw_webhooks
-from tests.soak.composition import ROOT, Composition, open_composition
+from tests.soak.composition import kill_one, open_soaked
 from tests.soak.graph import draw_graph
 from tests.soak.look import Onlooker
 from tests.soak.report import list_courses, list_panels, write_table
@@ -36,7 +37,6 @@ from tests.soak.samples import Sample
 
 OUT = ROOT / "deploy" / "soak"
 KEYS = Keys("deployments")
-_MAY_LAST = frozenset({KEYS.enriched, KEYS.failed, KEYS.failures, KEYS.counts, KEYS.milestones})
 _DRAIN_S = 400.0
 
 
@@ -64,12 +64,12 @@ def main() -> int:
 
 
 async def _soak(asked: argparse.Namespace, folder: Path) -> int:
-    async with open_composition(folder) as composition, aiohttp.ClientSession() as http:
-        async with open_client(composition.redis) as redis:
+    async with open_soaked(folder) as composition, aiohttp.ClientSession() as http:
+        async with open_client(f"redis://127.0.0.1:{composition.redis_port}") as redis:
             senders = Senders(
                 http,
-                [composition.door],
-                secret=composition.secret,
+                list_urls(composition.ports),
+                secret=SECRET,
                 upstream=NoWorld(),
                 seed=asked.seed,
             )
@@ -78,18 +78,19 @@ async def _soak(asked: argparse.Namespace, folder: Path) -> int:
             strikes: list[tuple[float, str]] = []
             async with asyncio.TaskGroup() as group:
                 group.create_task(reader.read_on())
-                webhooks = draw_webhooks(asked.seed, Habits(to_find=0.0))
-                group.create_task(senders.send_all(webhooks, per_s=asked.per_s, lanes=16))
+                webhooks = draw_webhooks(asked.seed, Habits(to_find=0.0, again=0.0))
+                sending = group.create_task(senders.send_all(webhooks, per_s=asked.per_s, lanes=16))
                 looking = group.create_task(onlooker.look_on(every_s=asked.look))
                 striking = group.create_task(_strike_on(composition, asked, strikes))
                 await _tell(asked.minutes, senders, reader)
                 striking.cancel()
                 looking.cancel()
                 senders.stop()
+                await sending  # what was begun is ended: only then nothing more can come
                 await _drain(redis)
                 reader.stop()
             left = await read_left(redis, KEYS)
-        told = judge(senders.deliveries, reader.records.values(), left, may_last=_MAY_LAST)
+        told = judge(senders.deliveries, reader.records.values(), left, may_last=name_lasting(KEYS))
     return _report(asked, onlooker.samples, strikes, told)
 
 
@@ -100,7 +101,7 @@ async def _strike_on(
     while True:
         await asyncio.sleep(asked.every * dice.uniform(0.6, 1.4))
         service = dice.choice(["door", "worker", "worker", "redis"])
-        if await composition.kill(service, dice.random()):
+        if await kill_one(composition, service, dice.random()):
             strikes.append((time.monotonic() - begun, service))
 
 

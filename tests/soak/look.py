@@ -11,7 +11,8 @@ from redis.exceptions import RedisError
 
 from service.store.connect import AWAY
 from service.store.keys import Keys
-from tests.soak.composition import ComposeError, Composition
+from tests.deploy.composition import Composition, EngineError
+from tests.soak.composition import list_processes
 from tests.soak.samples import Sample
 
 _MB = 1e6
@@ -35,8 +36,8 @@ class Onlooker:
         while True:
             values: dict[str, float] = {}
             for service in ("door", "worker", "redis"):
-                with suppress(ComposeError):
-                    for name, pids in await self._composition.list_processes(service):
+                with suppress(EngineError):
+                    for name, pids in await list_processes(self._composition, service):
                         values |= measure_processes(name, pids)
             with suppress(*AWAY, RedisError):
                 values |= await self._measure_redis()

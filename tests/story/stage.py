@@ -13,9 +13,11 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.accept.signature import sign_standard_webhook
-from service.app import House, open_door, open_house, open_worker
+from service.app import open_door, open_worker
 from service.configured import read_sources
+from service.house import House, open_house
 from service.log import open_log
+from service.reconciling import open_reconciler
 from service.settings import Settings
 from service.simulate.server import Simulator
 from service.store.keys import Keys
@@ -56,6 +58,11 @@ class Story:
         """Let one more worker work."""
         assert self.house is not None
         await self.stack.enter_async_context(open_worker(self.house))
+
+    async def add_reconciler(self) -> None:
+        """Let one more process reconcile what the settings name."""
+        assert self.house is not None
+        await self.stack.enter_async_context(open_reconciler(self.house))
 
     async def close(self) -> None:
         """Close everything, workers first."""

@@ -118,9 +118,20 @@ async def ask_waiting(
                 why=reply[4].decode(),
                 room=reply[6],
                 opens_s=reply[7] / 1000,
+                unseen_s=await _measure_unseen(client, keys),
             )
     except (*AWAY, RedisError) as error:
         return str(error) or "no answer in time"
+
+
+async def _measure_unseen(client: Redis, keys: Keys) -> dict[str, float]:
+    """Measure for how long each reader group was not seen, as trimming found it."""
+    seconds, _ = await client.time()
+    stored: Any = await client.hgetall(keys.readers)
+    return {
+        name.decode("utf-8", "replace"): max(0.0, seconds - float(seen) / 1000)
+        for name, seen in stored.items()
+    }
 
 
 async def _count_listening(client: Redis) -> int | None:
