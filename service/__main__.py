@@ -20,6 +20,7 @@ from service.configured import (
     follow_sources,
     read_sources,
     require_redis,
+    require_secret,
     require_simulated,
     require_token,
 )
@@ -194,18 +195,16 @@ async def _simulate(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 async def _deploy(arguments: argparse.Namespace, settings: Settings) -> None:
-    if not settings.webhook_secret:
-        raise SettingsError("ENRICHER_WEBHOOK_SECRET is not set: an event cannot be signed")
+    secret = require_secret(settings)
     require_token(settings)
     require_simulated(settings)
     pace = Pace(per_second=arguments.per_second, events=arguments.events)
-    await deploy(settings, door=arguments.door, pace=pace, log=configure_log(settings))
+    log = configure_log(settings)
+    await deploy(settings, door=arguments.door, secret=secret, pace=pace, log=log)
 
 
 async def _send(arguments: argparse.Namespace, settings: Settings) -> int:
-    secrets = settings.webhook_secret.reveal().split()
-    if not secrets:
-        raise SettingsError("ENRICHER_WEBHOOK_SECRET is not set: an event cannot be signed")
+    secret = require_secret(settings)
     named = {
         "deploymentId": arguments.id,
         "projectKey": arguments.project,
@@ -217,7 +216,7 @@ async def _send(arguments: argparse.Namespace, settings: Settings) -> int:
     sent = await commands.send(
         {**event, "eventType": arguments.event_type},
         url=arguments.url,
-        secret=secrets[0],
+        secret=secret,
         delivery=arguments.delivery or str(uuid.uuid4()),
     )
     sys.stdout.write(f"{sent.status} {make_printable(sent.body)}\n")

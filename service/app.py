@@ -87,6 +87,7 @@ async def open_worker(house: House) -> AsyncIterator[Worker]:
         worker = _make_worker(house, launchdarkly, output)
         house.metrics.watch_worker(worker.count_in_hand)
         working = asyncio.create_task(worker.run(), name="worker")
+        house.exposition.watch(working.done)
         trimming = asyncio.create_task(output.keep_trimmed(house.log), name="trim")
         house.log.info("worker_started", concurrency=settings.concurrency, metrics=url)
         try:

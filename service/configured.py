@@ -83,6 +83,14 @@ def require_token(settings: Settings) -> None:
         raise SettingsError(f"{TOKEN_VARIABLE} is not set: LaunchDarkly cannot be asked without it")
 
 
+def require_secret(settings: Settings) -> str:
+    """Give what events are signed with, the first of those that may match; raises SettingsError."""
+    secrets = settings.webhook_secret.reveal().split()
+    if not secrets:
+        raise SettingsError("ENRICHER_WEBHOOK_SECRET is not set: an event cannot be signed")
+    return secrets[0]
+
+
 def require_simulated(settings: Settings) -> None:
     """Refuse to tell the real LaunchDarkly of deployments that never were; raises SettingsError."""
     host = urlsplit(settings.launchdarkly_url).hostname or ""

@@ -37,6 +37,7 @@ from service.store.connect import open_client
 _WINDOW_MS = 5_000
 _SHARE = 0.8  # the pipeline's own posts live on the same quota
 _GRACE_S = 1.0
+_KEYS_AT_ONCE = 1000
 
 MakeSources = Callable[[str], dict[str, Source]]
 """Give the sources of webhooks that are signed with a secret."""
@@ -94,7 +95,7 @@ async def rehearse(
         await Demo(stage, pace=pace, chance=random.Random()).play()
 
 
-async def deploy(settings: Settings, *, door: str, pace: Pace, log: Log) -> None:
+async def deploy(settings: Settings, *, door: str, secret: str, pace: Pace, log: Log) -> None:
     """Play a pipeline alone: tell a simulated LaunchDarkly and a door, until cancelled."""
     chance = random.Random()
     async with aiohttp.ClientSession() as session:
@@ -102,7 +103,7 @@ async def deploy(settings: Settings, *, door: str, pace: Pace, log: Log) -> None
             session,
             door=door,
             upstream=settings.launchdarkly_url,
-            secret=settings.webhook_secret.reveal().split()[0],
+            secret=secret,
             token=settings.access_token.reveal(),
         )
         pipeline = Pipeline(messenger.report, messenger.post, pace=pace, chance=chance)
@@ -120,21 +121,11 @@ def _lay_table(settings: Settings) -> Settings:
 
 
 async def _clear_table(viewer: Redis, house: House) -> None:
-    """Take away what an earlier demo left: its LaunchDarkly, and what waits for it, is gone."""
-    keys = house.keys
-    if not house.settings.redis_url:
-        await viewer.flushall()
-        return
-    lists = (
-        keys.backlog,
-        keys.tickets,
-        keys.bell,
-        keys.budget,
-        keys.calls,
-        keys.callers,
-        keys.counts,
-    )
-    await viewer.unlink(*lists, keys.failed, keys.failures, keys.enriched, keys.milestones)
+    """Take away all that an earlier demo left: its LaunchDarkly, and what waits for it, is gone."""
+    ours = f"{{{house.keys.namespace}}}:*"
+    left = [key async for key in viewer.scan_iter(match=ours, count=_KEYS_AT_ONCE)]
+    if left:
+        await viewer.unlink(*left)
 
 
 class _Messenger:

@@ -81,7 +81,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "~/.local/state/deployment-enricher"
     host: Annotated[str, _describe("Address the door listens on")] = "127.0.0.1"
     port: Annotated[Port, _describe("Port the door listens on; 0: any free one")] = 8080
-    metrics_port: Annotated[Port, _describe("Port of a worker's own `/metrics`; 0: none")] = 0
+    metrics_port: Annotated[
+        Port, _describe("Port of a worker's own `/metrics` and `/healthz`; 0: none")
+    ] = 0
     sources: Annotated[
         str, _describe("TOML file of webhook sources; unset: one source `native`")
     ] = ""

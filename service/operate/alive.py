@@ -1,8 +1,9 @@
 """Is the one process of this container well? Asked by the image's HEALTHCHECK, every few seconds.
 
 It starts anew each time, so it imports next to nothing. What is asked depends on the command that
-the container runs: who serves is asked over HTTP, as anybody would; who works has no port, and is
-well while it is in touch with Redis; of any other, that it runs is enough.
+the container runs: who serves is asked over HTTP, as anybody would; who works is asked likewise
+where its metrics have a port, and is well while it is in touch with Redis; of any other, that it
+runs is enough.
 """
 
 import os
@@ -14,7 +15,11 @@ from pathlib import Path
 _PATIENCE_S = 2.0
 _ESTABLISHED = "01"  # the state in /proc/net/tcp (net/tcp_states.h)
 _LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
-_SERVERS = {"serve": ("ENRICHER_PORT", "8080"), "run": ("ENRICHER_PORT", "8080")}
+_SERVERS = {
+    "serve": ("ENRICHER_PORT", "8080"),
+    "run": ("ENRICHER_PORT", "8080"),
+    "work": ("ENRICHER_METRICS_PORT", "0"),
+}
 
 
 def find_port(words: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -50,8 +55,8 @@ def main() -> None:
     """Look at process 1, which is the command or the init that minds it."""
     words = Path("/proc/1/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
     port = find_port(words, os.environ)
-    if port:
-        sys.exit(not is_answered(port, "/" if "simulate" in words else "/healthz"))
+    if port and not is_answered(port, "/" if "simulate" in words else "/healthz"):
+        sys.exit(1)
     if "work" in words and not os.environ.get("ENRICHER_REDIS_URL", "").startswith("unix:"):
         tables = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
         lines = [line for table in tables if table.exists() for line in table.open()]

@@ -1,6 +1,7 @@
 """Where are the contracts? At the door, as a command prints them, and beside the code."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache, partial
 
 from aiohttp import web
 from msgspec import json
@@ -24,14 +25,14 @@ def write_contract(name: str) -> str:
 
 
 def add_contracts(app: web.Application) -> None:
-    """Serve each of them."""
+    """Serve each of them; it is made when it is first asked for, and kept."""
     for name in CONTRACTS:
         path = DATA_SCHEMA if DATA_SCHEMA.endswith(name) else f"/{name}"
-        app.router.add_get(path, _serve(write_contract(name)))
+        app.router.add_get(path, _serve(cache(partial(write_contract, name))))
 
 
-def _serve(text: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+def _serve(write: Callable[[], str]) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(_: web.Request) -> web.Response:
-        return web.Response(text=text, content_type="application/json")
+        return web.Response(text=write(), content_type="application/json")
 
     return answer

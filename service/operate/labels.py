@@ -24,6 +24,8 @@ FAILED = (
     "internal_error",
     "not_found",
     "poison",
+    "record_not_packable",
+    "record_too_large",
     "rejected",
     "too_large",
     "undecodable",

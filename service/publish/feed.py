@@ -7,8 +7,9 @@ from typing import Any, Protocol
 from msgspec import Struct
 from redis.exceptions import ResponseError
 
-from service.publish.line import Command, Line
+from service.publish.line import Line
 from service.publish.reading import StreamEntry, Unreadable
+from service.store.exchange import Command
 
 _BLOCK_S = 5.0
 

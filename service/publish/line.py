@@ -4,18 +4,13 @@ redis-py's own client turns every reply into nested dicts, which costs more than
 """
 
 import asyncio
-import math
-from collections.abc import Sequence
 
-from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ResponseError
 
 from service.store.connect import REPLY_TIMEOUT_S
+from service.store.exchange import Command, exchange, pack
 from service.store.opening import close_connection
-
-Command = Sequence[str | bytes | int]
 
 
 class Line:
@@ -33,9 +28,7 @@ class Line:
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S + block_s):
                 connection = await self._connected()
-                packed = [pack_command(tuple(each)) for each in commands]  # type: ignore[arg-type] # stub
-                await connection.send_packed_command(packed, check_health=False)
-                return [await _read_reply(connection) for _ in commands]
+                return await exchange(connection, [pack(each) for each in commands])
         except BaseException:
             await self.hang_up()
             raise
@@ -51,10 +44,3 @@ class Line:
             pool = self._client.connection_pool
             self._connection = await pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
         return self._connection
-
-
-async def _read_reply(connection: AbstractConnection) -> object:
-    try:
-        return await connection.read_response(timeout=math.inf, disconnect_on_error=True)
-    except ResponseError as error:
-        return error

@@ -85,6 +85,23 @@ def test_only_this_machine_is_published_to() -> None:
         assert port.startswith(("127.0.0.1:", "${ENRICHER_PUBLISH:-127.0.0.1:"))
 
 
+def test_prometheus_looks_where_they_tell() -> None:
+    """Each process of the composition that counts is scraped, at the port that it is given."""
+    text = (ROOT / "deploy" / "monitoring" / "prometheus.yml").read_text()
+    jobs = (job["dns_sd_configs"] for job in yaml.safe_load(text)["scrape_configs"])
+    scraped = {name: place["port"] for (place,) in jobs for name in place["names"]}
+    ports = ("ENRICHER_PORT", "ENRICHER_METRICS_PORT")
+    told = {
+        name: int(given[port])
+        for name, each in OURS.items()
+        for given in [each.get("environment", {})]
+        for port in ports
+        if port in given
+    }
+    assert scraped == told
+    assert told.keys() == {"door", "worker"}
+
+
 def test_there_is_time_to_end_well() -> None:
     """A worker's is longer than its grace."""
     seconds = {name: int(told["stop_grace_period"].rstrip("s")) for name, told in OURS.items()}

@@ -114,6 +114,26 @@ def test_what_selects_finds() -> None:
     assert service["ports"][0]["targetPort"] == port["name"]
 
 
+@every_deployment
+def test_whatever_it_tells_is_asked_at_a_named_port(name: str) -> None:
+    """Of all addresses, at the port that its settings say; each probe over HTTP goes there."""
+    (container,) = read("Deployment", name)["spec"]["template"]["spec"]["containers"]
+    given = {each["name"]: each["value"] for each in container["env"]}
+    variable, named = {
+        "enricher-door": ("ENRICHER_PORT", "http"),
+        "enricher-worker": ("ENRICHER_METRICS_PORT", "metrics"),
+    }[name]
+    assert given["ENRICHER_HOST"] == "0.0.0.0"  # noqa: S104 - a pod's own network
+    assert container["ports"] == [{"name": named, "containerPort": int(given[variable])}]
+    asked = [
+        each["httpGet"]
+        for key, each in container.items()
+        if key.endswith("Probe") and "httpGet" in each
+    ]
+    assert {each["port"] for each in asked} == {named}
+    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+
+
 def test_keda_scales_workers() -> None:
     """The target is there, each field of the trigger is one that KEDA knows, numbers are text."""
     scaled = read("ScaledObject", "enricher-worker")["spec"]

@@ -2,8 +2,6 @@
 
 import asyncio
 import hashlib
-import random
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,15 +12,13 @@ from redis.exceptions import NoPermissionError
 
 from service import checkup, commands, mending
 from service.__main__ import _make_parser
-from service.operate.listening import listen
-from service.settings import Secret, Settings
+from service.settings import Secret
 from service.simulate.options import Options
-from service.simulate.server import Simulator
 from service.store.connect import open_client
 from service.store.keys import Keys
 from tests.conftest import Eventually
 from tests.deploy.permissions import FILE, NO_PASSWORD, list_commands, write_acl
-from tests.story.stage import SECRET, Story, name_deployment
+from tests.story.stage import Story, name_deployment, set_stage
 
 PASSWORD = "s3cr3t"
 NOT_THERE = "04040404-9c0b-4ef8-bb6d-000000000001"
@@ -152,22 +148,8 @@ async def _mend(story: Story, *words: str) -> None:
 @pytest.fixture
 async def story(redis: Redis, keys: Keys) -> AsyncIterator[Story]:
     """Set the stage; a test says as whom it is played."""
-    simulator = Simulator(Options(), clock=time.time, chance=random.Random(1))
-    async with listen(simulator.app(), host="127.0.0.1", port=0) as upstream:
-        settings = Settings(
-            access_token=Secret(Options().token),
-            launchdarkly_url=upstream,
-            namespace=keys.namespace,
-            webhook_secret=Secret(SECRET),
-            port=0,
-            rate_share=1.0,
-            lease=2.0,
-            grace=1.0,
-            log_format="json",
-        )
-        told = Story(settings, simulator, redis)
+    async with set_stage(redis, keys.namespace, grace=1.0, log_format="json") as told:
         yield told
-        await told.close()
 
 
 async def play(story: Story, url: str, eventually: Eventually) -> None:

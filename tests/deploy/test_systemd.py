@@ -71,6 +71,15 @@ def test_its_environment_is_one_of_settings(unit: Path) -> None:
     }
 
 
+def test_a_worker_tells_what_it_does() -> None:
+    """At a port that is not the door's: both may run on one machine."""
+    given = dict(
+        each.split("=", 1)
+        for each in read(FOLDER / "deployment-enricher-worker.service")["Environment"]
+    )
+    assert int(given["ENRICHER_METRICS_PORT"]) not in {0, Settings().port}
+
+
 def test_a_worker_has_time_to_end_well() -> None:
     """Longer than its grace; a mistake in the settings is not tried for ever."""
     told = read(FOLDER / "deployment-enricher-worker.service")

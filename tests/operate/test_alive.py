@@ -23,6 +23,7 @@ OURSELVES = "   3: 0100007F:1F90 0100007F:A001 01 00000000:00000000 00:00000000 
         ("deployment-enricher simulate --host 0.0.0.0 --port 9191", {}, 9191),
         ("deployment-enricher simulate", {}, 9090),
         ("deployment-enricher work", {"ENRICHER_PORT": "81"}, 0),
+        ("deployment-enricher work", {"ENRICHER_METRICS_PORT": "9100"}, 9100),
         ("deployment-enricher tail --json", {}, 0),
     ],
 )

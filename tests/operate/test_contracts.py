@@ -5,11 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import jsonschema
 import pytest
+from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from service.operate.contracts import CONTRACTS, write_contract
+from service.operate import contracts
+from service.operate.contracts import CONTRACTS, add_contracts, write_contract
+from service.operate.listening import listen
 from service.publish.reading import Record, read_entry
 from service.publish.schema import describe_record
 from tests.publish.shelf import write_fields
@@ -51,6 +55,27 @@ def list_breaks(old: Any, new: Any, place: str = "$") -> Iterator[str]:
 def test_what_is_committed_is_what_the_types_say(name: str) -> None:
     """Else: `python3 run.py schema FILE > deploy/contracts/FILE`."""
     assert (ROOT / "deploy" / "contracts" / name).read_text() == write_contract(name)
+
+
+async def test_a_contract_is_made_when_somebody_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not while a door opens, and once however often it is asked for."""
+    made = []
+
+    def write(name: str) -> str:
+        made.append(name)
+        return write_contract(name)
+
+    monkeypatch.setattr(contracts, "write_contract", write)
+    app = web.Application()
+    add_contracts(app)
+    async with listen(app, host="127.0.0.1", port=0) as url, aiohttp.ClientSession() as session:
+        assert made == []
+        for _ in range(2):
+            async with session.get(f"{url}/openapi.json") as response:
+                assert await response.text() == write_contract("openapi.json")
+    assert made == ["openapi.json"]
 
 
 def test_the_door_is_described_as_openapi_wants_it() -> None:

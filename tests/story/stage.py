@@ -1,11 +1,13 @@
 """What does a story play with? One door, some workers, one LaunchDarkly, and hands for them."""
 
+import asyncio
 import io
 import itertools
 import json
+import random
 import time
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -17,8 +19,10 @@ from service.app import open_door, open_worker
 from service.configured import read_sources
 from service.house import House, open_house
 from service.log import open_log
+from service.operate.listening import listen
 from service.reconciling import open_reconciler
-from service.settings import Settings
+from service.settings import Secret, Settings
+from service.simulate.options import Options
 from service.simulate.server import Simulator
 from service.store.keys import Keys
 from service.tracing.tracing import OFF
@@ -104,6 +108,44 @@ class Story:
         """List the log lines, or those of one event."""
         lines = [json.loads(line) for line in self.written.getvalue().splitlines()]
         return [line for line in lines if event is None or line["event"] == event]
+
+
+@asynccontextmanager
+async def open_upstream() -> AsyncIterator[tuple[Simulator, str]]:
+    """Open a LaunchDarkly; gives it and its address."""
+    simulator = Simulator(Options(), clock=time.time, chance=random.Random(1))
+    async with listen(simulator.app(), host="127.0.0.1", port=0) as url:
+        yield simulator, url
+
+
+@asynccontextmanager
+async def set_stage(redis: Redis, namespace: str, **changes: object) -> AsyncIterator[Story]:
+    """Set the stage for a story that is not open yet, and close it whatever became of it.
+
+    ``redis`` is for looking on: the story itself goes to the ``redis_url`` among the changes.
+    """
+    async with open_upstream() as (simulator, upstream):
+        settings = Settings(
+            access_token=Secret(Options().token),
+            launchdarkly_url=upstream,
+            namespace=namespace,
+            webhook_secret=Secret(SECRET),
+            port=0,
+            rate_share=1.0,
+            lease=2.0,
+            grace=2.0,
+        )
+        story = Story(replace(settings, **changes), simulator, redis)
+        try:
+            yield story
+        finally:
+            await story.close()
+
+
+async def find_tasks_left() -> set[asyncio.Task[Any]]:
+    """Give what goes on beside us, and does not end within a few seconds."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    return (await asyncio.wait(others, timeout=5))[1] if others else set()
 
 
 async def read_stream(redis: Redis, stream: str) -> list[dict[str, str]]:

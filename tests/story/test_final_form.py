@@ -6,7 +6,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ Told = dict[str, Any]
 
 DEPLOYMENTS = 24
 LOST = 0.2
+HANGS_AT = 5
 MINUTE_MS = 60_000
 
 
@@ -82,6 +83,10 @@ class MortalReader:
         async for line in lines:
             heard.append(line.decode().strip())  # noqa: PERF401 - it is looked at meanwhile
 
+    async def hangs(self) -> bool:
+        """Tell whether its first life has come to the record it is to hang in."""
+        return len(self.lives[0]) == HANGS_AT
+
     def knows(self, ids: set[str]) -> bool:
         """Tell whether it has heard of all these, in whatever life."""
         return ids <= {each for life in self.lives for each in life}
@@ -114,44 +119,39 @@ async def test_every_deployment_gets_out_in_its_final_form(
     story.simulator.options = Options(
         grow_every_ms=300, visible_after_ms=50, shape=Shape(pull_requests=(1, 4)), list_links="bare"
     )
-    await story.open(
-        workers=2,
-        revisions="0.4 0.9 1.8 3",
-        reconcile="default/production",
-        reconcile_every=0.3,
-    )
+    looking: Told = {"revisions": "0.4 0.9 1.8 3", "reconcile": "default/production"}
+    await story.open(workers=2, reconcile_every=0.3, **looking)
     for _ in range(2):
         await story.add_reconciler()
     steady, mortal = MortalReader(story, "steady"), MortalReader(story, "mortal")
-
-    async def is_final() -> bool:
-        waits = await story.redis.exists(story.keys.looks, story.keys.backlog)
-        return not waits and set(await read_last(story)) == set(names)
-
-    async def hangs() -> bool:
-        return len(mortal.lives[0]) == 5
-
-    async def all_is_known() -> bool:
-        ids = {record["id"] for record in await story.records()}
-        return steady.knows(ids) and mortal.knows(ids)
-
     async with steady.living():
-        async with mortal.living(hang_at=5):
+        async with mortal.living(hang_at=HANGS_AT):
             names, lost = await deploy(story, event)
-            await eventually(hangs)
+            await eventually(mortal.hangs)
         async with mortal.living():
-            await eventually(is_final)
-            await eventually(all_is_known)
+            await eventually(lambda: is_final(story, names))
+            ids = {record["id"] for record in await story.records()}
+            await eventually(lambda: know_all(ids, steady, mortal))
     last = await read_last(story)
     for name in names:
         assert last[name]["deployment"] == await ask(story, name)
         assert last[name]["event"]["source"] == ("reconcile" if name in lost else "native")
     assert any(data["revision"] > 1 for data in last.values())
     assert await story.failures() == []
-    for life in (*steady.lives, *mortal.lives):
-        assert len(life) == len(set(life))
+    assert all(len(life) == len(set(life)) for life in (*steady.lives, *mortal.lives))
     before, after = mortal.lives
     assert set(before) & set(after) <= set(before[-1:])  # only what it hung in comes again
+
+
+async def is_final(story: Story, names: Sequence[str]) -> bool:
+    """Tell whether all is out, and no look will follow."""
+    waits = await story.redis.exists(story.keys.looks, story.keys.backlog)
+    return not waits and set(await read_last(story)) == set(names)
+
+
+async def know_all(ids: set[str], *readers: MortalReader) -> bool:
+    """Tell whether each of the readers has heard of all these."""
+    return all(reader.knows(ids) for reader in readers)
 
 
 async def test_a_record_says_whether_more_looks_will_follow(

@@ -15,7 +15,8 @@ from service.store.connect import open_client
 from service.store.group import GroupCommit
 from tests.conftest import Eventually
 from tests.story.stage import Story, name_deployment
-from tests.story.tls import Authority, TlsFront
+from tests.story.tls import Authority, put_tls_before
+from tests.wire import Wire
 
 
 @pytest.fixture
@@ -25,10 +26,10 @@ def authority(tmp_path: Path) -> Authority:
 
 
 @pytest.fixture
-async def front(authority: Authority, redis_url: str) -> AsyncIterator[TlsFront]:
+async def front(authority: Authority, redis_url: str) -> AsyncIterator[Wire]:
     """Put TLS before the session's Redis."""
-    socket = redis_url.removeprefix("unix://")
-    async with TlsFront(socket, authority.certify("127.0.0.1")) as listening:
+    socket = Path(redis_url.removeprefix("unix://"))
+    async with put_tls_before(socket, authority.certify("127.0.0.1")) as listening:
         yield listening
 
 
@@ -45,10 +46,10 @@ async def reach(url: str) -> None:
 
 
 async def test_a_webhook_becomes_a_record_over_tls(
-    story: Story, front: TlsFront, authority: Authority, eventually: Eventually
+    story: Story, front: Wire, authority: Authority, eventually: Eventually
 ) -> None:
     """The authority is named in the URL; door, worker and bell all go by it."""
-    url = f"rediss://127.0.0.1:{front.port}/0?ssl_ca_certs={quote(str(authority.file))}"
+    url = f"rediss://{front.place}/0?ssl_ca_certs={quote(str(authority.file))}"
     story.settings = replace(story.settings, redis_url=Secret(url))
     await story.open()
     status, _ = await story.post({"deploymentId": name_deployment(), "eventType": "finished"})
@@ -61,33 +62,33 @@ async def test_a_webhook_becomes_a_record_over_tls(
     assert not story.facts("redis_lost")
 
 
-async def test_an_authority_that_nobody_named_vouches_for_nobody(front: TlsFront) -> None:
+async def test_an_authority_that_nobody_named_vouches_for_nobody(front: Wire) -> None:
     """The system's authorities do not know it; the reason says so."""
     with pytest.raises(Unavailable, match="certificate verify failed"):
-        await reach(f"rediss://127.0.0.1:{front.port}")
+        await reach(f"rediss://{front.place}")
 
 
 async def test_a_certificate_for_another_address_is_refused(
     authority: Authority, redis_url: str
 ) -> None:
     """Signed by the right authority, but for somebody else."""
-    socket = redis_url.removeprefix("unix://")
-    async with TlsFront(socket, authority.certify("127.0.0.2")) as other:
+    socket = Path(redis_url.removeprefix("unix://"))
+    async with put_tls_before(socket, authority.certify("127.0.0.2")) as other:
         with pytest.raises(Unavailable, match="certificate verify failed"):
-            await reach(f"rediss://127.0.0.1:{other.port}?ssl_ca_certs={authority.file}")
+            await reach(f"rediss://{other.place}?ssl_ca_certs={authority.file}")
 
 
-async def test_plain_words_do_not_get_in(front: TlsFront) -> None:
+async def test_plain_words_do_not_get_in(front: Wire) -> None:
     """redis:// where TLS is spoken."""
     with pytest.raises(Unavailable):
-        await reach(f"redis://127.0.0.1:{front.port}")
+        await reach(f"redis://{front.place}")
 
 
 async def test_a_server_may_ask_for_our_certificate(authority: Authority, redis_url: str) -> None:
     """It is named in the URL too; without it there is no connection."""
-    socket, own = redis_url.removeprefix("unix://"), authority.certify("127.0.0.1")
-    async with TlsFront(socket, own, clients=authority) as strict:
-        url = f"rediss://127.0.0.1:{strict.port}?ssl_ca_certs={authority.file}"
+    socket, own = Path(redis_url.removeprefix("unix://")), authority.certify("127.0.0.1")
+    async with put_tls_before(socket, own, clients=authority) as strict:
+        url = f"rediss://{strict.place}?ssl_ca_certs={authority.file}"
         with pytest.raises(Unavailable):
             await reach(url)
         await reach(f"{url}&ssl_certfile={own.certificate}&ssl_keyfile={own.key}")

@@ -1,12 +1,9 @@
 """Who speaks TLS before a Redis? An authority of our own, and a server that has its certificate."""
 
-import asyncio
-import contextlib
 import ipaddress
 import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -14,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from msgspec import Struct
 
-_CHUNK = 65536
+from tests.wire import Wire, connect_to_socket
 
 
 class Certified(Struct, frozen=True):
@@ -74,56 +71,14 @@ def _begin(
     )
 
 
-class TlsFront:
-    """Ends TLS before a Redis on a socket; ``clients`` is the authority that it asks clients for.
+def put_tls_before(server: Path, own: Certified, *, clients: Authority | None = None) -> Wire:
+    """End TLS before a server on a socket; ``clients`` is the authority that it asks clients for.
 
     Our embedded server is built without TLS; to a client this is the same.
     """
-
-    def __init__(self, socket: str, own: Certified, *, clients: Authority | None = None) -> None:
-        self.port = 0
-        self._socket = socket
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._context.load_cert_chain(own.certificate, own.key)
-        if clients is not None:
-            self._context.verify_mode = ssl.CERT_REQUIRED
-            self._context.load_verify_locations(clients.file)
-        self._server: asyncio.Server | None = None
-        self._links: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._join, "127.0.0.1", 0, ssl=self._context)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for link in self._links:
-            link.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
-
-    async def _join(self, near: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
-        link = asyncio.current_task()
-        assert link is not None
-        self._links.add(link)
-        link.add_done_callback(self._links.discard)
-        with contextlib.closing(answer), contextlib.suppress(OSError, asyncio.CancelledError):
-            far, request = await asyncio.open_unix_connection(self._socket)
-            with contextlib.closing(request):
-                ways = {
-                    asyncio.ensure_future(_pass_on(near, request)),
-                    asyncio.ensure_future(_pass_on(far, answer)),
-                }
-                try:
-                    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for way in ways:
-                        way.cancel()
-                    await asyncio.gather(*ways, return_exceptions=True)
-
-
-async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while chunk := await reader.read(_CHUNK):
-        writer.write(chunk)
-        await writer.drain()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(own.certificate, own.key)
+    if clients is not None:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(clients.file)
+    return Wire(connect_to_socket(server), tls=context)
