@@ -21,6 +21,9 @@ from tests.story.stage import SECRET, Story, name_deployment
 Event = dict[str, object]
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
+Context = dict[str, str]
+
+CONTEXT = ("traceparent", "tracestate", "baggage")
 TRACE, SENDER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SENT = {"traceparent": f"00-{TRACE}-{SENDER}-01"}
 
@@ -52,13 +55,13 @@ def traces(story: Story) -> Traces:
 
 
 @pytest.fixture
-def asked(story: Story, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
-    """List the traceparent of each call that LaunchDarkly is asked with."""
-    heard: list[str | None] = []
+def asked(story: Story, monkeypatch: pytest.MonkeyPatch) -> list[Context]:
+    """List the trace context of each call that LaunchDarkly is asked with."""
+    heard: list[Context] = []
     answer = story.simulator._answer
 
     async def listen(request: web.Request, route: object) -> web.StreamResponse:
-        heard.append(request.headers.get("traceparent"))
+        heard.append({word: request.headers[word] for word in CONTEXT if word in request.headers})
         return await answer(request, route)  # type: ignore[arg-type] # handed on as it came
 
     monkeypatch.setattr(story.simulator, "_answer", listen)
@@ -106,7 +109,7 @@ def facts(span: ReadableSpan) -> dict[str, object]:
 
 
 async def test_one_trace_goes_from_the_sender_to_the_entry(
-    story: Story, event: Event, traces: Traces, asked: list[str | None], eventually: Eventually
+    story: Story, event: Event, traces: Traces, asked: list[Context], eventually: Eventually
 ) -> None:
     """Each span is the child of the one before; the call and the entry name theirs."""
     await story.open()
@@ -119,7 +122,7 @@ async def test_one_trace_goes_from_the_sender_to_the_entry(
     assert parent(server) == SENT["traceparent"]
     assert parent(consumer) == name(server)
     assert parent(client) == parent(producer) == name(consumer)
-    assert asked == [name(client)]
+    assert asked == [{"traceparent": name(client)}]
     assert [record["traceparent"] for record in await story.records()] == [name(producer)]
 
 
@@ -191,6 +194,30 @@ async def test_a_malformed_traceparent_breaks_nothing(
     (record,) = await story.records()
     assert record["traceparent"] == name(traces.only(SpanKind.PRODUCER))
     assert parent(traces.only(SpanKind.CONSUMER)) == name(traces.only(SpanKind.SERVER))
+    assert len(odd) < len(TRACE) or odd not in story.written.getvalue()
+
+
+@pytest.mark.parametrize(
+    "state", ["vendor=hush", "hush", "=hush,,=", "hush=" + "x" * 600, ",".join(["hush=1"] * 40)]
+)
+async def test_what_a_vendor_told_another_goes_no_further(
+    story: Story,
+    event: Event,
+    traces: Traces,
+    asked: list[Context],
+    state: str,
+    eventually: Eventually,
+) -> None:
+    """Well-formed or not: no tracestate and no baggage is in a call, a record, a span or a line."""
+    await story.open()
+    told = {**event, "deploymentId": name_deployment()}
+    others = SENT | {"tracestate": state, "baggage": state}
+    assert (await story.post(told, also=others))[0] == 202
+    await eventually(lambda: ended(traces, SpanKind.CONSUMER))
+    assert parent(traces.only(SpanKind.SERVER)) == SENT["traceparent"]
+    assert asked == [{"traceparent": name(traces.only(SpanKind.CLIENT))}]
+    spans = "".join(span.to_json() for span in traces.kept.get_finished_spans())
+    assert "hush" not in spans + story.written.getvalue() + str(await story.records())
 
 
 async def test_an_event_of_another_trace_than_its_request_stays_in_its_own(
@@ -215,14 +242,14 @@ async def test_an_event_of_another_trace_than_its_request_stays_in_its_own(
 
 
 async def test_without_tracing_the_entry_names_the_sender_s_span(
-    story: Story, event: Event, asked: list[str | None], eventually: Eventually
+    story: Story, event: Event, asked: list[Context], eventually: Eventually
 ) -> None:
     """Nothing is added to a call, and the traceparent goes through as it came."""
     await story.open()
     await story.post({**event, "deploymentId": name_deployment()}, also=SENT)
     await eventually(story.is_done)
     assert [record["traceparent"] for record in await story.records()] == [SENT["traceparent"]]
-    assert asked == [None]
+    assert asked == [{}]
 
 
 async def test_the_last_spans_wait_for_nobody_for_ever() -> None:
