@@ -35,6 +35,7 @@ async def open_door(
     sources: Mapping[str, Source],
     *,
     list_warnings: Callable[[], Sequence[str]] = tuple,
+    add_pages: Callable[[web.Application], None] = lambda _: None,
 ) -> AsyncIterator[str]:
     """Listen for webhooks; gives the address, and on leaving answers what is in hand."""
     settings = house.settings
@@ -57,6 +58,7 @@ async def open_door(
     health.add_to(app)
     house.exposition.add_to(app)
     add_contracts(app)
+    add_pages(app)
     async with listen(app, host=settings.host, port=settings.port) as url:
         house.log.info("door_opened", url=url, sources=sorted(sources))
         yield url

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import aiohttp
 
@@ -19,6 +20,7 @@ from service.operate.listening import listen
 from service.operate.send import Sent, send_event
 from service.operate.table import measure_columns, write_header, write_record
 from service.operate.tail import follow_stream, write_json
+from service.outlook import add_console
 from service.reconciling import open_reconciler
 from service.settings import Settings, find_data_dir
 from service.simulate.options import Options
@@ -36,7 +38,12 @@ async def serve(settings: Settings, sources: LiveSources, log: Log) -> None:
     """Take webhooks."""
     async with (
         _open_house(settings, log) as house,
-        open_door(house, sources, list_warnings=sources.list_warnings),
+        open_door(
+            house,
+            sources,
+            list_warnings=sources.list_warnings,
+            add_pages=partial(add_console, house, sources),
+        ),
     ):
         await _for_ever()
 
@@ -52,7 +59,12 @@ async def run(settings: Settings, sources: LiveSources, log: Log) -> None:
     async with _open_house(settings, log) as house, AsyncExitStack() as stack:
         await stack.enter_async_context(open_worker(house))
         await stack.enter_async_context(open_reconciler(house))
-        door = open_door(house, sources, list_warnings=sources.list_warnings)
+        door = open_door(
+            house,
+            sources,
+            list_warnings=sources.list_warnings,
+            add_pages=partial(add_console, house, sources),
+        )
         await stack.enter_async_context(door)
         await _for_ever()
 

@@ -24,6 +24,8 @@ from service.settings import (
 )
 from service.store.address import read_address
 
+SHORTEST_CONSOLE_TOKEN = 16
+
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Read every setting from the environment; raises :class:`SettingsError`."""
@@ -106,6 +108,8 @@ def _check_addresses(settings: Settings) -> None:
         raise SettingsError(f"ENRICHER_LAUNCHDARKLY_URL is {upstream!r}: give https://host")
     if not token.isascii() or not token.isprintable() or " " in token:
         raise SettingsError(f"{TOKEN_VARIABLE} holds signs that no token has, such as a space")
+    if 0 < len(settings.console_token.reveal()) < SHORTEST_CONSOLE_TOKEN:
+        raise SettingsError(f"ENRICHER_CONSOLE_TOKEN: give at least {SHORTEST_CONSOLE_TOKEN} signs")
 
 
 def _check_schedule(settings: Settings) -> None:

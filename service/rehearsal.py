@@ -26,6 +26,7 @@ from service.operate.pipeline import Event, Pace, Pipeline, report_event
 from service.operate.send import Sent, send_event
 from service.operate.table import measure_columns
 from service.operate.tail import follow_stream
+from service.outlook import add_console, has_console
 from service.settings import Secret, Settings, find_data_dir
 from service.simulate.deployment import Shape
 from service.simulate.faults import Rates
@@ -82,7 +83,9 @@ async def rehearse(
         )
         await _clear_table(viewer, house)
         await enter(open_worker(house))
-        door = await enter(open_door(house, make_sources(secret)))
+        sources = make_sources(secret)
+        add_pages = partial(add_console, house, sources)
+        door = await enter(open_door(house, sources, add_pages=add_pages))
         messenger = _Messenger(
             await enter(aiohttp.ClientSession()),
             door=f"{door}/webhooks/native",
@@ -181,6 +184,7 @@ def _introduce(house: House, *, door: str, upstream: str, options: Options) -> N
         "LaunchDarkly for the rest and append one enriched record to a Redis stream.",
         "",
         f"webhooks      {door}/webhooks/native",
+        *([f"console       {door}/"] if has_console(house.settings) else []),
         f"LaunchDarkly  {upstream}  simulated, {quota} calls in {window_s:g} s,",
         f"              of which {_SHARE:.0%} are ours and the rest the pipeline's",
         f"Redis         {where}",

@@ -84,6 +84,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metrics_port: Annotated[
         Port, _describe("Port of a worker's own `/metrics` and `/healthz`; 0: none")
     ] = 0
+    console: Annotated[
+        Literal["auto", "off"],
+        _describe("The console at `/`; auto: on this machine alone, beyond it with a token"),
+    ] = "auto"
+    console_token: Annotated[
+        Secret, _describe("What the console asks for; at least 16 signs; needed beyond loopback")
+    ] = Secret("")
     sources: Annotated[
         str, _describe("TOML file of webhook sources; unset: one source `native`")
     ] = ""

@@ -79,6 +79,16 @@ class FailedOnes:
             for failed in await self._fill(dated[at : at + BATCH]):
                 yield failed
 
+    async def read_page(self, first: int, count: int) -> tuple[list[Failed], int]:
+        """Read so many, the newest first, from a rank on; gives also how many there are in all."""
+        keys, last = self._keys, first + count - 1
+        pairs = await self._client.zrevrange(keys.failed, first, last, withscores=True)
+        dated = [
+            (_read_text(job), float(moment))
+            for job, moment in cast("list[tuple[bytes, float]]", pairs)
+        ]
+        return await self._fill(dated), int(await self._client.zcard(keys.failed))
+
     async def retry(self, batch: Sequence[Failed], sources: Mapping[str, Source]) -> list[Fate]:
         """Put up to BATCH of them back into the backlog, in one act; they are due at once.
 

@@ -27,6 +27,7 @@ class Metrics:
         self.registry = registry
         self._workers: list[Callable[[], int]] = []
         self._webhooks: dict[tuple[str, str], Counter] = {}
+        self.received = 0
         self._count_door()
         self._count_worker()
         self._count_upstream()
@@ -107,6 +108,7 @@ class Metrics:
         if counter is None:
             counter = self._webhooks[source, fate] = self._by_source.labels(source, fate)
         counter.inc()
+        self.received += 1
 
     def watch_worker(self, count_in_hand: Callable[[], int]) -> None:
         """Tell from now on how many tickets are in hand; told by processes that work alone."""

@@ -1,6 +1,7 @@
 """What does a reader hold in its hand? One entry of the stream, typed."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -69,6 +70,22 @@ class Unreadable(Struct, frozen=True):
     position: str
     reason: str
     fields: Mapping[bytes, bytes]
+
+
+def read_as_text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Give the fields of an entry as text, its data as JSON in whatever form it is written.
+
+    Bytes that are no text are replaced.
+    """
+    told = {_to_text(name): _to_text(value) for name, value in fields.items()}
+    if fields.get(b"datacontenttype") == MSGPACK.encode():
+        with suppress(KeyError, ValueError, TypeError, RecursionError):  # else it is shown as it is
+            told["data"] = msgspec.json.encode(msgspec.msgpack.decode(fields[b"data"])).decode()
+    return told
+
+
+def _to_text(value: bytes) -> str:
+    return value.decode("utf-8", "replace")
 
 
 def read_entry(position: bytes, parts: Sequence[bytes]) -> Record | Unreadable:

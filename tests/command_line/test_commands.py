@@ -7,6 +7,7 @@ import signal
 import socket
 from typing import Any
 
+import aiohttp
 import pytest
 
 from service.store.connect import open_client
@@ -69,6 +70,9 @@ async def test_the_demo_ends_by_itself_and_shows_what_it_says(shell: Shell) -> N
     pasted = (await demo.wait_for(r"^  (ENRICHER_REDIS_URL=.*) tail --from-start$"))[1]
     words = dict(word.split("=", 1) for word in pasted.split() if word.startswith("ENRICHER_"))
     following = await shell.start("tail --from-start", until="flags touched", **words)
+    address = (await demo.wait_for(r"^console +(http://127\.0\.0\.1:\d+/)$"))[1]
+    async with aiohttp.ClientSession() as session, session.get(address) as page:
+        assert "Last events" in await page.text()
     assert "another process runs" in (await shell.run("demo")).complaint
     async with asyncio.timeout(50):
         assert await demo.child.wait() == 0

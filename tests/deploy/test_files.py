@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from service import __version__
+from service.environment import read_settings
+from service.outlook import has_console
 from service.settings import Secret, Settings, variable_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +78,20 @@ def test_its_environment_is_one_of_settings(name: str) -> None:
     assert given.keys() <= known | {"ENRICHER_REDIS_URL"}  # which holds no password here
     files = {path for path in given.values() if path.startswith("/run/secrets/")}
     assert files == {f"/run/secrets/{secret}" for secret in told.get("secrets", ())}
+
+
+def test_the_demo_shows_its_console_and_every_other_setting_has_a_place() -> None:
+    """What the demo sets is a setting; doors and workers read the same file, if there is one."""
+    demo = ROOT / "deploy" / "demo"
+    lines = (demo / "enricher.env").read_text().splitlines()
+    given = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    assert has_console(replace(read_settings(given), host="0.0.0.0"))  # noqa: S104 - the door's
+    [place] = COMPOSE["door"]["env_file"]
+    assert COMPOSE["worker"]["env_file"] == [place]
+    assert place["required"] is False
+    assert "ENRICHER_ENV_FILE=./deploy/demo/enricher.env\n" in (demo / "demo.env").read_text()
+    usual = place["path"].removeprefix("${ENRICHER_ENV_FILE:-./").removesuffix("}")
+    assert usual in (ROOT / ".gitignore").read_text().splitlines()
 
 
 @every_service

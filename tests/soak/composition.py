@@ -20,7 +20,11 @@ from tests.deploy.composition import (
 # Short, so that what is kept for a time comes to its full size within the run.
 _KEPT = ("DELIVERY_RETENTION", "PUBLISHED_RETENTION", "STREAM_RETENTION", "FAILED_RETENTION")
 _SETTINGS = MappingProxyType(
-    {"ENRICHER_LEASE": "5", **{f"ENRICHER_{name}": "300" for name in _KEPT}}
+    {
+        "ENRICHER_LEASE": "5",
+        "ENRICHER_REVISIONS": "20 120",
+        **{f"ENRICHER_{name}": "300" for name in _KEPT},
+    }
 )
 _OPTIONS = {
     "latency_ms": [5, 60],

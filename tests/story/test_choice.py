@@ -1,9 +1,13 @@
 """Does only what is wanted get out, in the form that is wanted?"""
 
+import json
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from service.operate.console.sightings import sight_record
+from service.operate.table import write_record
+from service.operate.tail import follow_stream, write_json
 from service.publish.reader import EnrichedStream
 from service.simulate.world import NewDeployment
 from tests.story.stage import Story
@@ -83,3 +87,10 @@ async def test_records_in_msgpack_are_read_as_any_other(
     assert record.is_msgpack
     assert record.deployment.application_key == "shop"
     assert record.raw["deployment"]["id"] == name
+
+    shown = await anext(follow_stream(story.redis, story.keys.enriched, since="0"))
+    assert json.loads(write_json(shown))["data"] == record.raw
+    assert "is no enriched deployment" not in write_record(shown, columns=200)
+    sighting = sight_record(record.position, record.fields)
+    assert sighting.outcome is not None
+    assert sighting.outcome.pulls == record.data.summary.pull_requests
