@@ -203,6 +203,15 @@ async def test_a_collector_that_never_answers_holds_nothing_up(
         assert await program.end() == 0
 
 
+async def test_an_endpoint_without_the_extra_stops_nothing(shell: Shell, tmp_path: Path) -> None:
+    """It is told once what is missing, and the work goes on without traces."""
+    (tmp_path / "sitecustomize.py").write_text(LISTING + ABSENT)
+    absent = {ENDPOINT: "http://127.0.0.1:9", "PYTHONPATH": str(tmp_path)}
+    program = await run_one(shell, **absent)
+    await program.wait_for("tracing_impossible.*extra otel|extra otel.*tracing_impossible")
+    assert await program.end() == 0
+
+
 async def test_what_tracing_cannot_read_stops_nothing(shell: Shell) -> None:
     """A variable that is no number is told, and the work goes on without traces."""
     odd = {ENDPOINT: "http://127.0.0.1:9", "OTEL_BSP_MAX_QUEUE_SIZE": "many"}
