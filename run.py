@@ -36,7 +36,7 @@ TOOL = ROOT / ".tool"
 OLDEST = (3, 11)
 
 RUNTIME_LOCK = ROOT / "requirements.lock"  # with the embedded server
-IMAGE_LOCK = ROOT / "deploy" / "requirements.lock"  # without
+IMAGE_LOCK = ROOT / "deploy" / "requirements.lock"  # without; beside it one with the extra otel
 TESTS_LOCK = ROOT / "tests" / "requirements.lock"  # with all that tests and checks need
 BENCH = ROOT / "tests" / "bench"  # and its own locks: of what it compares with
 
@@ -109,6 +109,7 @@ def write_locks(words: Sequence[str]) -> int:
     compile_lock(uv, TESTS_LOCK, "--extra", "embedded", "--group", "dev", *ours)
     compile_lock(uv, RUNTIME_LOCK, "--extra", "embedded", *same, *ours)
     compile_lock(uv, IMAGE_LOCK, *same, *ours)
+    compile_lock(uv, IMAGE_LOCK.with_stem("requirements-otel"), "--extra", "otel", *same, *ours)
     compile_lock(uv, BENCH / "requirements.lock", "--group", "bench", *same, *words)
     compile_lock(uv, BENCH / "requirements-arq.lock", "--group", "bench-arq", *words)
     return 0

@@ -39,11 +39,13 @@ async def open_door(
 ) -> AsyncIterator[str]:
     """Listen for webhooks; gives the address, and on leaving answers what is in hand."""
     settings = house.settings
-    app = web.Application(client_max_size=settings.max_body_bytes)
+    app = web.Application(
+        client_max_size=settings.max_body_bytes, middlewares=house.tracing.middlewares
+    )
     house.metrics.expect_sources(sources)
     webhooks = Webhooks(
         sources,
-        remember=house.backlog.add,
+        remember=house.tracing.carry(house.backlog.add),
         set_aside=house.backlog.set_aside,
         sift=make_only(settings).sift,
         clock=time.time,
@@ -71,7 +73,9 @@ async def open_worker(house: House) -> AsyncIterator[Worker]:
     if not token:
         raise SettingsError("LAUNCHDARKLY_ACCESS_TOKEN is not set: a worker cannot ask without it")
     async with (
-        open_session(token, connections=settings.concurrency) as session,
+        open_session(
+            token, connections=settings.concurrency, traces=house.tracing.calls
+        ) as session,
         open_exposition(house.exposition, host=settings.host, port=settings.metrics_port) as url,
     ):
         launchdarkly = LaunchDarkly(
@@ -162,4 +166,4 @@ def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream)
         lease_s=settings.lease,
         grace_s=settings.grace,
     )
-    return Worker(hands, manner)
+    return Worker(house.tracing.join(hands), manner)

@@ -27,6 +27,7 @@ from service.store.connect import REPLY_TIMEOUT_S, open_client
 from service.store.embedded import EmbeddedServer
 from service.store.group import GroupCommit
 from service.store.keys import Keys
+from service.tracing.tracing import OFF, Tracing
 
 
 class House(Struct, frozen=True, kw_only=True):
@@ -41,11 +42,14 @@ class House(Struct, frozen=True, kw_only=True):
     lookout: Lookout
     metrics: Metrics
     exposition: Exposition
+    tracing: Tracing
     log: Log
 
 
 @asynccontextmanager
-async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
+async def open_house(
+    settings: Settings, log: Log, *, tracing: Tracing = OFF
+) -> AsyncIterator[House]:
     """Open Redis (our own server where none is named) and what is built on it.
 
     Raises Refused when the server cannot keep our promises; one that is away is waited for.
@@ -80,6 +84,7 @@ async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
             lookout=Lookout(group, keys=keys),
             metrics=metrics,
             exposition=_make_exposition(settings, metrics, group, keys),
+            tracing=tracing,
             log=log,
         )
 

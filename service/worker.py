@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeGuard, TypeVar, assert_never
 
 from msgspec import Struct
@@ -38,6 +39,7 @@ class Collaborators(Struct, frozen=True, kw_only=True):
     listen: Callable[[float], Awaitable[None]]
     clock: Callable[[], float]
     log: FactLog
+    attempt: Callable[[Lease], AbstractContextManager[object]] = nullcontext
 
 
 class Manner(Struct, frozen=True, kw_only=True):
@@ -151,7 +153,8 @@ class Worker:
         try:
             match hand.lease:
                 case Lease() as lease:
-                    await self._attempt(hand, lease)
+                    with self._do.attempt(lease):
+                        await self._attempt(hand, lease)
                 case Unreadable(raw=raw):
                     await self._holding.begin_settling(hand)
                     held = hand.lease  # its fence may be another by now

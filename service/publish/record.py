@@ -94,7 +94,7 @@ class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.rep
     application_key: str
     revision: Annotated[str, Meta(pattern="^[1-9][0-9]*$", description="As in the data")]
     complete: Annotated[str, Meta(pattern="^(true|false)$", description="As in the data")]
-    trace_parent: Annotated[str, Meta(description="W3C trace context of the webhook")] = ""
+    trace_parent: Annotated[str, Meta(description="W3C trace context of the last span")] = ""
 
 
 def measure_completeness(deployment: Deployment, *, stopped: str | None) -> Completeness:

@@ -55,6 +55,17 @@ def test_the_image_installs_what_is_locked_only() -> None:
     assert "\nUSER 10001:10001\n" in final
 
 
+def test_the_image_has_the_extra_for_traces_only_where_it_is_told_to() -> None:
+    """From a lock of its own, which is let into the build."""
+    build = DOCKERFILE.split("\nFROM ")[1]
+    asked = re.search(r'\nARG TRACES=""\n.*\nRUN if \[ -n "\$TRACES" \]; then (.*\n.*); fi', build)
+    assert asked is not None
+    assert "--require-hashes -r deploy/requirements-otel.lock" in asked[1]
+    assert "!deploy/requirements-otel.lock" in (ROOT / ".dockerignore").read_text().split()
+    lock = (ROOT / "deploy" / "requirements-otel.lock").read_text()
+    assert "\nopentelemetry-exporter-otlp-proto-http==" in lock
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_its_environment_is_one_of_settings(name: str) -> None:
     """No other name is set; secrets come from files that are mounted."""

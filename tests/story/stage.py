@@ -25,6 +25,7 @@ from service.settings import Secret, Settings
 from service.simulate.options import Options
 from service.simulate.server import Simulator
 from service.store.keys import Keys
+from service.tracing.tracing import OFF
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 _NUMBERS = itertools.count(1)
@@ -44,11 +45,13 @@ class Story:
         self.session = aiohttp.ClientSession()
         self.door = ""
         self.house: House | None = None
+        self.tracing = OFF
 
     async def open(self, *, workers: int = 1, **changes: object) -> "Story":
         """Open the door and so many workers."""
         self.settings = replace(self.settings, **changes)
-        self.house = await self.stack.enter_async_context(open_house(self.settings, self.log))
+        house = open_house(self.settings, self.log, tracing=self.tracing)
+        self.house = await self.stack.enter_async_context(house)
         for _ in range(workers):
             await self.add_worker()
         sources = read_sources(self.settings, {})
@@ -71,15 +74,19 @@ class Story:
         await self.stack.aclose()
 
     async def post(
-        self, event: Mapping[str, object] | bytes, *, delivery: str | None = None
+        self,
+        event: Mapping[str, object] | bytes,
+        *,
+        delivery: str | None = None,
+        also: Mapping[str, str] | None = None,
     ) -> tuple[int, dict[str, Any]]:
-        """Sign and post one event; gives status and answer."""
+        """Sign and post one event, with these headers too; gives status and answer."""
         body = event if isinstance(event, bytes) else json.dumps(event).encode()
         name = delivery or f"delivery-{next(_NUMBERS)}"
         headers = sign_standard_webhook(
             SECRET, delivery=name, timestamp_s=int(time.time()), body=body
         )
-        url = f"{self.door}/webhooks/native"
+        url, headers = f"{self.door}/webhooks/native", {**headers, **(also or {})}
         async with self.session.post(url, data=body, headers=headers) as response:
             return response.status, await response.json(content_type=None)
 
