@@ -1,12 +1,9 @@
 """Is no look lost, doubled or taken for a failure, whatever webhooks, crashes and persons do?"""
 
-from functools import partial
 from typing import cast
 
-import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import invariant, precondition, rule
 from msgspec.structs import replace
 
 from service.backlog.looks import Looking, Looks
@@ -17,6 +14,7 @@ from service.publish.stream import Settled
 from service.publish.writing import Entry
 from tests.backlog.model import LONG_MS, Waiting
 from tests.backlog.test_backlog_model import RepairedModel
+from tests.machine import play, run_machine
 
 SCHEDULE = (1, LONG_MS)
 
@@ -133,22 +131,7 @@ class LookedModel(RepairedModel):
         return {name.decode() for name in names}, {name.decode() for name in tickets}
 
 
-@pytest.mark.timeout(300)  # a failure is made small before it is shown
-@pytest.mark.parametrize(
-    ("examples", "steps"),
-    [(100, 30), pytest.param(1500, 60, marks=[pytest.mark.long, pytest.mark.timeout(1800)])],
-)
+@play((100, 30), long=(1500, 60))
 def test_looks_disturb_no_promise(redis_url: str, examples: int, steps: int) -> None:
     """Every event still ends exactly once, and every look is planned, or waits, or is over."""
-    run_state_machine_as_test(
-        partial(LookedModel, redis_url),  # type: ignore[arg-type] # any factory will do
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(LookedModel, redis_url, examples=examples, steps=steps)
