@@ -3,7 +3,7 @@
 from typing import cast
 
 from hypothesis import strategies as st
-from hypothesis.stateful import invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 from msgspec.structs import replace
 
 from service.backlog.looks import Looking, Looks
@@ -34,15 +34,21 @@ class LookedModel(RepairedModel):
         looking = Looking(schedule=SCHEDULE, marks_ms=LONG_MS, share=1.0)
         self.looks = Looks(self.group, keys=self.keys, looking=looking, leftover=load_leftover())
 
+    @initialize()
+    def publish_some(self) -> None:
+        """Two deployments are out, and are to be looked at again."""
+        for number in range(2):
+            self.add(number, True, 8, twice=False)
+            self.claim(1, 0, twice=False)
+            self.publish(0, "a", twice=False)
+
+    @precondition(lambda self: self.planned)
     @rule()
     def look_again(self) -> None:
         """An idle worker takes up what is due, which is all: but only while nothing else is due."""
         names = sorted(self.planned)
         self.run(self.make_due(names))
         wait_s = self.run(self.looks.look_again())
-        if not names:
-            assert wait_s is None
-            return
         if any(ticket.due for ticket in self.waiting.values()):
             assert wait_s
             return
@@ -54,6 +60,33 @@ class LookedModel(RepairedModel):
             born = self.planned.pop(name)
             if job not in self.failed:
                 self.waiting[job] = Waiting(generation=1, events=[], born=born)
+
+    @precondition(lambda self: self.planned)
+    @rule()
+    def take_looks_in_hand(self) -> None:
+        """A worker has nothing else to do, and claims what it took up."""
+        self.claim(9, 0, twice=False)
+        self.look_again()
+        self.claim(9, 0, twice=False)
+
+    def list_looking(self) -> list[int]:
+        """List the hands, and those of the past, that hold a look."""
+        return [nth for nth, hand in enumerate(self.hands) if hand.ticket.look is not None]
+
+    @precondition(lambda self: self.list_looking())
+    @rule(place=st.integers(0, 9), reason=st.sampled_from("xy"), twice=st.booleans())
+    def find_nothing(self, place: int, reason: str, twice: bool) -> None:
+        """A look comes to nothing."""
+        looking = self.list_looking()
+        self.fail(looking[place % len(looking)], reason, twice=twice)
+
+    @precondition(lambda self: self.list_looking())
+    @rule(place=st.integers(0, 9), nth=st.integers(0, 6))
+    def hear_meanwhile(self, place: int, nth: int) -> None:
+        """A webhook arrives of what is being looked at."""
+        looking = self.list_looking()
+        name = str(self.hands[looking[place % len(looking)]].ticket.deployment_id)
+        self.add(int(name[-1]), True, nth, twice=False)
 
     async def make_due(self, names: list[str]) -> None:
         """Have the moment come of every look."""
