@@ -4,6 +4,7 @@
     python3 run.py demo               see it work: everything in one process, no account needed
     python3 run.py test [...]         the tests; `--coverage` measures them, the rest is pytest's
     python3 run.py faults [...]       the proof under faults: kills for half an hour, then a table
+    python3 run.py soak [...]         an hour of traffic and kills in the composition; needs Docker
     python3 run.py check              format, lint, types, architecture
     python3 run.py bench [NAME]       what it costs, measured here (tests/bench/README.md)
     python3 run.py lock [--upgrade]   write the locks anew
@@ -35,7 +36,7 @@ TOOL = ROOT / ".tool"
 OLDEST = (3, 11)
 
 RUNTIME_LOCK = ROOT / "requirements.lock"  # with the embedded server
-IMAGE_LOCK = ROOT / "deploy" / "requirements.lock"  # without
+IMAGE_LOCK = ROOT / "deploy" / "requirements.lock"  # without; beside it one with the extra otel
 TESTS_LOCK = ROOT / "tests" / "requirements.lock"  # with all that tests and checks need
 BENCH = ROOT / "tests" / "bench"  # and its own locks: of what it compares with
 
@@ -50,7 +51,7 @@ def main(words: Sequence[str]) -> int:
         found = f"this is {sys.platform} with Python {sys.version.split()[0]}"
         return fail(f"deployment-enricher needs Linux or macOS with Python 3.11 or newer; {found}")
     commands = {"test": run_tests, "check": run_checks, "lock": write_locks}
-    commands |= {name: partial(run_proof, f"tests.{name}") for name in ("faults", "bench")}
+    commands |= {name: partial(run_proof, f"tests.{name}") for name in ("faults", "bench", "soak")}
     command = commands.get(words[0]) if words else None
     try:
         return command(words[1:]) if command else run_service(words)
@@ -108,6 +109,7 @@ def write_locks(words: Sequence[str]) -> int:
     compile_lock(uv, TESTS_LOCK, "--extra", "embedded", "--group", "dev", *ours)
     compile_lock(uv, RUNTIME_LOCK, "--extra", "embedded", *same, *ours)
     compile_lock(uv, IMAGE_LOCK, *same, *ours)
+    compile_lock(uv, IMAGE_LOCK.with_stem("requirements-otel"), "--extra", "otel", *same, *ours)
     compile_lock(uv, BENCH / "requirements.lock", "--group", "bench", *same, *words)
     compile_lock(uv, BENCH / "requirements-arq.lock", "--group", "bench-arq", *words)
     return 0

@@ -13,35 +13,36 @@ from collections.abc import Callable, Coroutine
 
 from msgspec.structs import replace
 
-from service import __version__, checkup, commands, inspection, mending
+from service import __version__, backfilling, checkup, commands, inspection, mending
 from service.accept.sources import SourceError
 from service.configured import (
     configure_log,
     follow_sources,
     read_sources,
     require_redis,
+    require_secret,
+    require_simulated,
     require_token,
 )
 from service.environment import read_settings
-from service.log import make_printable, open_log
+from service.log import Log, make_printable, open_log
 from service.operate.arguments import (
+    add_backfill_arguments,
     add_demo_arguments,
     add_doctor_arguments,
     add_failed_arguments,
+    add_pipeline_arguments,
+    add_schema_arguments,
     add_send_arguments,
     add_simulate_arguments,
     add_sources_arguments,
     add_tail_arguments,
 )
 from service.operate.complaint import EXPECTED, explain_failure
-from service.operate.demo import Pace
-from service.rehearsal import rehearse, set_up_upstream
-from service.settings import (
-    Secret,
-    Settings,
-    SettingsError,
-    describe_settings,
-)
+from service.operate.contracts import write_contract
+from service.operate.pipeline import Pace
+from service.rehearsal import deploy, rehearse, set_up_upstream
+from service.settings import Secret, Settings, SettingsError, describe_settings
 from service.simulate.options import Options, change_options
 
 _MISTAKE, _FAILURE = 2, 1
@@ -53,6 +54,7 @@ or set. Settings are environment variables; `deployment-enricher settings` lists
 """
 
 Act = Callable[[argparse.Namespace, Settings], Coroutine[object, object, int | None]]
+LoggedAct = Callable[[argparse.Namespace, Settings, Log], Coroutine[object, object, int]]
 
 
 def main() -> None:
@@ -119,23 +121,36 @@ def _make_parser() -> argparse.ArgumentParser:
     add_demo_arguments(
         add("demo", _demo, "see it work: a pipeline and a LaunchDarkly are simulated")
     )
-    add_simulate_arguments(
-        add("simulate", _simulate, "a LaunchDarkly on the table, for demos and CI")
-    )
+    add_simulate_arguments(add("simulate", _simulate, "a LaunchDarkly on the table, for CI"))
+    add_pipeline_arguments(add("pipeline", _deploy, "deploy for ever, for demos"))
     add_send_arguments(add("send", _send, "sign one event and post it"))
     add_tail_arguments(add("tail", _tail, "follow the output stream"))
-    add_sources_arguments(
-        add("sources", inspection.inspect, "look at the sources of webhooks, and try one")
-    )
-    add_failed_arguments(
-        add("failed", _failed, "look at what was given up; take it up again, or drop it")
-    )
+    sources = add("sources", inspection.inspect, "look at the sources of webhooks, and try one")
+    add_sources_arguments(sources)
+    failed = _with_log(mending.mend)
+    add_failed_arguments(add("failed", failed, "look at what was given up; retry it, or drop it"))
+    backfill = _with_log(backfilling.backfill)
+    add_backfill_arguments(add("backfill", backfill, "queue what a past time has that we missed"))
+    doctor = _with_log(checkup.examine)
     add_doctor_arguments(
-        add("doctor", _doctor, "say what is wrong and how it is mended; 1 when anything is")
+        add("doctor", doctor, "say what is wrong, how to mend it; 1 if anything is")
     )
+    contract = add("schema", _schema, "print what others may rely on, for machines")
+    add_schema_arguments(contract)
     listing = add("settings", _settings, "list every setting, its default and its meaning")
-    listing.set_defaults(read=lambda _: Settings())  # also when one of them is wrong
+    _need_no_settings(contract, listing)
     return parser
+
+
+def _need_no_settings(*parsers: argparse.ArgumentParser) -> None:
+    """Let commands run also when a setting is wrong."""
+    for parser in parsers:
+        parser.set_defaults(read=lambda _: Settings())
+
+
+def _with_log(act: LoggedAct) -> Act:
+    """Hand a command the log that the settings ask for."""
+    return lambda arguments, settings: act(arguments, settings, configure_log(settings))
 
 
 async def _run(_: argparse.Namespace, settings: Settings) -> None:
@@ -179,10 +194,17 @@ async def _simulate(arguments: argparse.Namespace, settings: Settings) -> None:
     await commands.simulate(options, host=arguments.host, port=arguments.port, log=log)
 
 
+async def _deploy(arguments: argparse.Namespace, settings: Settings) -> None:
+    secret = require_secret(settings)
+    require_token(settings)
+    require_simulated(settings)
+    pace = Pace(per_second=arguments.per_second, events=arguments.events)
+    log = configure_log(settings)
+    await deploy(settings, door=arguments.door, secret=secret, pace=pace, log=log)
+
+
 async def _send(arguments: argparse.Namespace, settings: Settings) -> int:
-    secrets = settings.webhook_secret.reveal().split()
-    if not secrets:
-        raise SettingsError("ENRICHER_WEBHOOK_SECRET is not set: an event cannot be signed")
+    secret = require_secret(settings)
     named = {
         "deploymentId": arguments.id,
         "projectKey": arguments.project,
@@ -194,7 +216,7 @@ async def _send(arguments: argparse.Namespace, settings: Settings) -> int:
     sent = await commands.send(
         {**event, "eventType": arguments.event_type},
         url=arguments.url,
-        secret=secrets[0],
+        secret=secret,
         delivery=arguments.delivery or str(uuid.uuid4()),
     )
     sys.stdout.write(f"{sent.status} {make_printable(sent.body)}\n")
@@ -206,12 +228,8 @@ async def _tail(arguments: argparse.Namespace, settings: Settings) -> None:
     await commands.tail(settings, since=since, as_json=arguments.json)
 
 
-async def _failed(arguments: argparse.Namespace, settings: Settings) -> int:
-    return await mending.mend(arguments, settings, configure_log(settings))
-
-
-async def _doctor(arguments: argparse.Namespace, settings: Settings) -> int:
-    return await checkup.examine(arguments, settings, configure_log(settings))
+async def _schema(arguments: argparse.Namespace, _: Settings) -> None:
+    sys.stdout.write(write_contract(arguments.contract))
 
 
 async def _settings(_: argparse.Namespace, __: Settings) -> None:

@@ -1,139 +1,32 @@
-"""Where is everything made, joined and closed? Here, and nowhere else."""
+"""Where are doors and workers made, joined and closed? Here, in a house, and nowhere else."""
 
 import asyncio
-import itertools
 import random
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
-from pathlib import Path
+from contextlib import asynccontextmanager
 
 from aiohttp import web
-from msgspec import Struct
-from prometheus_client import CollectorRegistry
-from redis.asyncio import Redis
 
+from service.accept.choice import Only
 from service.accept.sources import Source
 from service.accept.webhooks import Webhooks
-from service.backlog.backlog import Backlog, Terms
-from service.backlog.bell import LONGEST_BLOCK_S, Bell
-from service.enrich.budget import CALL_LIFE_MS, Budget, load_room
+from service.backlog.bell import Bell
+from service.backlog.looks import Looking, Looks
+from service.enrich.budget import Budget, load_leftover
 from service.enrich.enricher import Caps, Enricher
 from service.enrich.launchdarkly import LaunchDarkly, open_session
 from service.enrich.verdict import Patience
-from service.log import Log, note_trouble
-from service.operate.counting import CountingLog, count_attempts, count_losses, count_webhooks
-from service.operate.exposition import Exposition, open_exposition
-from service.operate.health import Health, Lookout
+from service.house import House
+from service.operate.contracts import add_contracts
+from service.operate.counting import CountingLog, count_attempts, count_webhooks
+from service.operate.exposition import open_exposition
+from service.operate.health import Health
 from service.operate.listening import listen
-from service.operate.metrics import Metrics
-from service.operate.survey import Surveyor
 from service.publish.stream import OutputStream, Retention
-from service.settings import Settings, SettingsError
-from service.store import Unavailable
-from service.store.connect import REPLY_TIMEOUT_S, open_client
-from service.store.embedded import EmbeddedServer
-from service.store.group import GroupCommit
-from service.store.keys import Keys
+from service.publish.writing import Writer
+from service.settings import Settings, SettingsError, read_schedule, to_ms
 from service.worker import Collaborators, Manner, Worker
-
-
-class House(Struct, frozen=True, kw_only=True):
-    """What door and workers share: the settings, Redis, and what speaks with it."""
-
-    settings: Settings
-    redis_url: str
-    client: Redis
-    group: GroupCommit
-    keys: Keys
-    backlog: Backlog
-    lookout: Lookout
-    metrics: Metrics
-    exposition: Exposition
-    log: Log
-
-
-@asynccontextmanager
-async def open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
-    """Open Redis (our own server where none is named) and what is built on it.
-
-    Raises Refused when the server cannot keep our promises; one that is away is waited for.
-    """
-    asyncio.get_running_loop().set_exception_handler(partial(note_trouble, log))
-    async with AsyncExitStack() as stack:
-        url = settings.redis_url.reveal()
-        if not url:
-            server = EmbeddedServer(find_data_dir(settings))
-            url = (await stack.enter_async_context(server)).url
-        client = open_client(
-            url,
-            namespace=settings.namespace,
-            reply_timeout_s=max(REPLY_TIMEOUT_S, LONGEST_BLOCK_S + 2),
-        )
-        stack.push_async_callback(client.aclose)
-        metrics = Metrics(CollectorRegistry())
-        group = _make_group(client, settings, metrics, log)
-        stack.push_async_callback(group.aclose)
-        try:
-            await group.connect()
-        except Unavailable as error:
-            log.warning("redis_not_there_yet", reason=str(error))
-        keys = Keys(settings.namespace)
-        yield House(
-            settings=settings,
-            redis_url=url,
-            client=client,
-            group=group,
-            keys=keys,
-            backlog=_make_backlog(settings, group, keys),
-            lookout=Lookout(group, keys=keys),
-            metrics=metrics,
-            exposition=_make_exposition(settings, metrics, group, keys),
-            log=log,
-        )
-
-
-def _make_group(client: Redis, settings: Settings, metrics: Metrics, log: Log) -> GroupCommit:
-    return GroupCommit(
-        client,
-        durability=settings.durability,
-        clock=time.monotonic,
-        log=CountingLog(log, count_losses(metrics)),
-        note_trip=metrics.note_round_trip,
-    )
-
-
-def find_data_dir(settings: Settings) -> Path:
-    """Say where our own server keeps its data."""
-    return Path(settings.data_dir).expanduser()
-
-
-def _make_backlog(settings: Settings, group: GroupCommit, keys: Keys) -> Backlog:
-    terms = Terms(
-        lease_ms=_ms(settings.lease),
-        mark_ms=_ms(settings.delivery_retention),
-        failed_ms=_ms(settings.failed_retention),
-        call_ms=CALL_LIFE_MS,
-        limit=settings.backlog_limit,
-        share=settings.rate_share,
-    )
-    return Backlog(group, keys=keys, terms=terms, room=load_room(), new_token=count_tokens())
-
-
-def count_tokens() -> Callable[[], str]:
-    """Name acts: of one length, and never as another process names its own."""
-    process, numbers = secrets.token_hex(8), itertools.count()
-    return lambda: f"{process}{next(numbers):012x}"
-
-
-def _make_exposition(
-    settings: Settings, metrics: Metrics, group: GroupCommit, keys: Keys
-) -> Exposition:
-    metrics.limit(tickets=settings.backlog_limit, records=settings.stream_hard_cap)
-    surveyor = Surveyor(group, keys=keys, share=settings.rate_share)
-    return Exposition(metrics.registry, surveyor.survey)
 
 
 @asynccontextmanager
@@ -146,12 +39,15 @@ async def open_door(
 ) -> AsyncIterator[str]:
     """Listen for webhooks; gives the address, and on leaving answers what is in hand."""
     settings = house.settings
-    app = web.Application(client_max_size=settings.max_body_bytes)
+    app = web.Application(
+        client_max_size=settings.max_body_bytes, middlewares=house.tracing.middlewares
+    )
     house.metrics.expect_sources(sources)
     webhooks = Webhooks(
         sources,
-        remember=house.backlog.add,
+        remember=house.tracing.carry(house.backlog.add),
         set_aside=house.backlog.set_aside,
+        sift=make_only(settings).sift,
         clock=time.time,
         log=CountingLog(house.log, count_webhooks(house.metrics, sources)),
     )
@@ -161,6 +57,7 @@ async def open_door(
     )
     health.add_to(app)
     house.exposition.add_to(app)
+    add_contracts(app)
     add_pages(app)
     async with listen(app, host=settings.host, port=settings.port) as url:
         house.log.info("door_opened", url=url, sources=sorted(sources))
@@ -176,7 +73,9 @@ async def open_worker(house: House) -> AsyncIterator[Worker]:
     if not token:
         raise SettingsError("LAUNCHDARKLY_ACCESS_TOKEN is not set: a worker cannot ask without it")
     async with (
-        open_session(token, connections=settings.concurrency) as session,
+        open_session(
+            token, connections=settings.concurrency, traces=house.tracing.calls
+        ) as session,
         open_exposition(house.exposition, host=settings.host, port=settings.metrics_port) as url,
     ):
         launchdarkly = LaunchDarkly(
@@ -190,6 +89,7 @@ async def open_worker(house: House) -> AsyncIterator[Worker]:
         worker = _make_worker(house, launchdarkly, output)
         house.metrics.watch_worker(worker.count_in_hand)
         working = asyncio.create_task(worker.run(), name="worker")
+        house.exposition.watch(working.done)
         trimming = asyncio.create_task(output.keep_trimmed(house.log), name="trim")
         house.log.info("worker_started", concurrency=settings.concurrency, metrics=url)
         try:
@@ -204,11 +104,39 @@ async def open_worker(house: House) -> AsyncIterator[Worker]:
 def _make_output(house: House) -> OutputStream:
     settings = house.settings
     retention = Retention(
-        marks_ms=_ms(settings.published_retention),
-        entries_ms=_ms(settings.stream_retention),
+        marks_ms=to_ms(settings.published_retention),
+        entries_ms=to_ms(settings.stream_retention),
         hard_cap=settings.stream_hard_cap,
+        dead_ms=to_ms(settings.dead_group_after),
     )
     return OutputStream(house.group, keys=house.keys, retention=retention)
+
+
+def _make_looks(house: House) -> Looks:
+    looking = Looking(
+        schedule=read_schedule(house.settings.revisions),
+        marks_ms=to_ms(house.settings.published_retention),
+        share=house.settings.rate_share,
+    )
+    return Looks(house.group, keys=house.keys, looking=looking, leftover=load_leftover())
+
+
+def make_only(settings: Settings) -> Only:
+    """Say which deployments are wanted."""
+    return Only(
+        applications=settings.only_applications.split(),
+        environments=settings.only_environments.split(),
+        outcomes=settings.only_outcomes.split(),
+    )
+
+
+def _make_writer(settings: Settings) -> Writer:
+    return Writer(
+        schedule=read_schedule(settings.revisions),
+        only=make_only(settings),
+        payload=settings.payload,
+        most_bytes=settings.max_record_bytes,
+    )
 
 
 def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream) -> Worker:
@@ -217,7 +145,7 @@ def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream)
         launchdarkly,
         Budget(house.group, keys=house.keys, share=settings.rate_share, chance=random.random),
         patience=Patience(appear_s=settings.appear_deadline, outage_s=settings.outage_deadline),
-        caps=Caps(pages=settings.max_pages, window_ms=_ms(settings.resolve_window)),
+        caps=Caps(pages=settings.max_pages, window_ms=to_ms(settings.resolve_window)),
         chance=random.random,
         note_drift=house.metrics.note_drift,
     )
@@ -226,16 +154,16 @@ def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream)
         expect=enricher.expect,
         enrich=enricher.enrich,
         judge_accident=enricher.judge_accident,
+        writer=_make_writer(settings),
         append_and_settle=output.append_and_settle,
+        looks=_make_looks(house),
         listen=Bell(house.client, house.keys.bell).listen,
         clock=time.monotonic,
         log=CountingLog(house.log, count_attempts(house.metrics)),
     )
     manner = Manner(
-        concurrency=settings.concurrency, lease_s=settings.lease, grace_s=settings.grace
+        concurrency=settings.concurrency,
+        lease_s=settings.lease,
+        grace_s=settings.grace,
     )
-    return Worker(hands, manner)
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)
+    return Worker(house.tracing.join(hands), manner)

@@ -11,10 +11,10 @@ from msgspec.structs import replace
 
 from service.accept.signature import Unverified
 from service.accept.sources import Source, SourceError
-from service.app import count_tokens
 from service.backlog.failed import FailedOnes
 from service.commands import find_redis
 from service.configured import survey_sources
+from service.house import count_tokens
 from service.inspection import guess_url
 from service.log import Log
 from service.operate.doctor.asking import (
@@ -37,7 +37,8 @@ from service.operate.doctor.store import StoreFacts, judge_store
 from service.operate.doctor.upstream import UpstreamFacts, judge_upstream
 from service.operate.doctor.waiting import WaitingFacts, judge_waiting
 from service.operate.table import measure_columns
-from service.settings import Settings, SettingsError, describe_settings
+from service.reconcile.missed import Scope
+from service.settings import Settings, SettingsError, describe_settings, read_scopes
 from service.store.connect import open_client
 from service.store.embedded import find_server
 from service.store.group import GroupCommit
@@ -107,7 +108,17 @@ async def _look_at_store(settings: Settings, log: Log) -> tuple[StoreFacts, Wait
         group = GroupCommit(client, durability="memory", clock=time.monotonic, log=log)
         ones = FailedOnes(client, group, keys=keys, new_token=count_tokens())
         limit, share = settings.backlog_limit, settings.rate_share
-        return facts, await ask_waiting(client, ones, keys=keys, limit=limit, share=share)
+        scopes = [Scope(*pair).name for pair in read_scopes(settings.reconcile)]
+        waiting = await ask_waiting(
+            client, ones, keys=keys, limit=limit, share=share, scopes=scopes
+        )
+        if isinstance(waiting, WaitingFacts):
+            waiting = replace(
+                waiting,
+                dead_after_s=settings.dead_group_after,
+                listed_every_s=settings.reconcile_every,
+            )
+        return facts, waiting
 
 
 async def _look_upstream(

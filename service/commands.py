@@ -2,37 +2,42 @@
 
 import asyncio
 import gc
+import os
 import random
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import aiohttp
 
 from service.accept.live import LiveSources
-from service.app import find_data_dir, open_door, open_house, open_worker
+from service.app import open_door, open_worker
+from service.house import House, open_house
 from service.log import Log, make_printable
 from service.operate.listening import listen
 from service.operate.send import Sent, send_event
 from service.operate.table import measure_columns, write_header, write_record
 from service.operate.tail import follow_stream, write_json
 from service.outlook import add_console
-from service.settings import Settings
+from service.reconciling import open_reconciler
+from service.settings import Settings, find_data_dir
 from service.simulate.options import Options
 from service.simulate.server import Simulator
 from service.store.connect import open_client
 from service.store.embedded import socket_path
 from service.store.keys import Keys
+from service.tracing.switch import open_tracing
 
 _COLLECT_RARELY = (10_000, 50, 50)  # objects, then rounds: few of ours form circles
+_LAST_SPANS_S = 2.0
 
 
 async def serve(settings: Settings, sources: LiveSources, log: Log) -> None:
     """Take webhooks."""
     async with (
-        open_house(settings, log) as house,
+        _open_house(settings, log) as house,
         open_door(
             house,
             sources,
@@ -45,14 +50,15 @@ async def serve(settings: Settings, sources: LiveSources, log: Log) -> None:
 
 async def work(settings: Settings, log: Log) -> None:
     """Work on the backlog."""
-    async with open_house(settings, log) as house, open_worker(house):
+    async with _open_house(settings, log) as house, open_worker(house), open_reconciler(house):
         await _for_ever()
 
 
 async def run(settings: Settings, sources: LiveSources, log: Log) -> None:
     """Take webhooks and work on them, in one process."""
-    async with open_house(settings, log) as house, AsyncExitStack() as stack:
+    async with _open_house(settings, log) as house, AsyncExitStack() as stack:
         await stack.enter_async_context(open_worker(house))
+        await stack.enter_async_context(open_reconciler(house))
         door = open_door(
             house,
             sources,
@@ -97,6 +103,17 @@ def find_redis(settings: Settings) -> str:
     """Give the address of the Redis named, or of our own server where none is."""
     own = f"unix://{socket_path(find_data_dir(settings))}"
     return settings.redis_url.reveal() or own
+
+
+@asynccontextmanager
+async def _open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
+    """Open the house, traced if the environment says so."""
+    keys, longest_s = Keys(settings.namespace), min(_LAST_SPANS_S, settings.grace)
+    async with (
+        open_tracing(os.environ, keys=keys, longest_s=longest_s, log=log) as tracing,
+        open_house(settings, log, tracing=tracing) as house,
+    ):
+        yield house
 
 
 def _print_line(line: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from service.accept.live import LiveSources
 from service.accept.schemes import ReadSecret, resolve_secret
@@ -80,6 +81,24 @@ def require_token(settings: Settings) -> None:
     """Refuse to go on where LaunchDarkly could not be asked; raises SettingsError."""
     if not settings.access_token:
         raise SettingsError(f"{TOKEN_VARIABLE} is not set: LaunchDarkly cannot be asked without it")
+
+
+def require_secret(settings: Settings) -> str:
+    """Give what events are signed with, the first of those that may match; raises SettingsError."""
+    secrets = settings.webhook_secret.reveal().split()
+    if not secrets:
+        raise SettingsError("ENRICHER_WEBHOOK_SECRET is not set: an event cannot be signed")
+    return secrets[0]
+
+
+def require_simulated(settings: Settings) -> None:
+    """Refuse to tell the real LaunchDarkly of deployments that never were; raises SettingsError."""
+    host = urlsplit(settings.launchdarkly_url).hostname or ""
+    if host.endswith(("launchdarkly.com", "launchdarkly.us")):
+        raise SettingsError(
+            f"ENRICHER_LAUNCHDARKLY_URL is {settings.launchdarkly_url}: what is made up is told to"
+            " a simulator only (`simulate`)"
+        )
 
 
 def require_redis(settings: Settings, command: str) -> None:

@@ -12,7 +12,16 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from service.settings import PREFIX, TOKEN_VARIABLE, Secret, Settings, SettingsError, variable_of
+from service.settings import (
+    PREFIX,
+    TOKEN_VARIABLE,
+    Secret,
+    Settings,
+    SettingsError,
+    read_schedule,
+    read_scopes,
+    variable_of,
+)
 from service.store.address import read_address
 
 SHORTEST_CONSOLE_TOKEN = 16
@@ -70,6 +79,9 @@ def _convert(values: Mapping[str, str]) -> Settings:
         fault = f"is {values[field]!r}: {_say_wanted(field)}"
         raise SettingsError(f"{variable_of(field)} {fault}") from None
     _check_addresses(settings)
+    _check_schedule(settings)
+    _check_scopes(settings)
+    _check_outcomes(settings)
     return settings
 
 
@@ -98,6 +110,38 @@ def _check_addresses(settings: Settings) -> None:
         raise SettingsError(f"{TOKEN_VARIABLE} holds signs that no token has, such as a space")
     if 0 < len(settings.console_token.reveal()) < SHORTEST_CONSOLE_TOKEN:
         raise SettingsError(f"ENRICHER_CONSOLE_TOKEN: give at least {SHORTEST_CONSOLE_TOKEN} signs")
+
+
+def _check_schedule(settings: Settings) -> None:
+    """Refuse looks after which nobody would know any more what was published."""
+    text, kept_s = settings.revisions, settings.published_retention
+    try:
+        schedule = read_schedule(text)
+    except (ValueError, OverflowError):
+        raise SettingsError(
+            f"ENRICHER_REVISIONS is {text!r}: give seconds, such as '120 900 3600', or never"
+        ) from None
+    if schedule and schedule[-1] / 1000 >= kept_s:
+        raise SettingsError(
+            f"ENRICHER_REVISIONS goes beyond ENRICHER_PUBLISHED_RETENTION ({kept_s:g} s)"
+        )
+
+
+def _check_scopes(settings: Settings) -> None:
+    try:
+        read_scopes(settings.reconcile)
+    except ValueError:
+        raise SettingsError(
+            f"ENRICHER_RECONCILE is {settings.reconcile!r}: give project/environment"
+        ) from None
+
+
+def _check_outcomes(settings: Settings) -> None:
+    """Refuse what would keep everything from being sent."""
+    if not {*settings.only_outcomes.split()} <= {"succeeded", "failed"}:
+        raise SettingsError(
+            f"ENRICHER_ONLY_OUTCOMES is {settings.only_outcomes!r}: give succeeded or failed"
+        )
 
 
 def _is_origin(text: str) -> bool:

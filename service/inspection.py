@@ -9,6 +9,7 @@ from typing import assert_never
 
 from service.accept.signature import SignedRequest
 from service.accept.sources import Source
+from service.app import make_only
 from service.configured import read_presets, survey_sources
 from service.operate.recipes import (
     fill_page,
@@ -58,7 +59,7 @@ def _try(settings: Settings, arguments: argparse.Namespace) -> int:
         dict(arguments.query),
         _read_body(arguments.file),
     )
-    trial = try_webhook(source, request, now_s=time.time())
+    trial = try_webhook(source, request, now_s=time.time(), only=make_only(settings))
     sys.stdout.write(trial.report)
     for place in source.secret_places:
         if place in troubles:

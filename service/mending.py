@@ -14,12 +14,12 @@ from typing import assert_never
 from msgspec import Struct
 
 from service.accept.sources import Source, SourceError
-from service.app import count_tokens
 from service.backlog.again import Anew, take_up
 from service.backlog.failed import BATCH, FailedOnes, Fate
 from service.backlog.failure import Failed, read_aside
 from service.commands import find_redis
 from service.configured import survey_sources
+from service.house import count_tokens
 from service.log import Log, make_printable
 from service.operate.failed import (
     write_failed,

@@ -8,8 +8,8 @@ from functools import partial
 from aiohttp import web
 
 from service.accept.sources import Source
-from service.app import House, count_tokens
 from service.backlog.failed import FailedOnes
+from service.house import House, count_tokens
 from service.operate.console.access import Gate, is_loopback_only, make_key
 from service.operate.console.guard import Guard
 from service.operate.console.looking import Looker

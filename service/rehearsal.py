@@ -1,6 +1,5 @@
 """How is the demo put together? A pipeline, LaunchDarkly and ourselves, on one table."""
 
-import asyncio
 import os
 import random
 import shlex
@@ -9,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,16 +16,18 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.accept.sources import Source
-from service.app import House, find_data_dir, open_door, open_house, open_worker
+from service.app import open_door, open_worker
+from service.house import House, open_house
 from service.log import Log
-from service.operate.demo import Demo, Event, Pace, Stage, Traffic
+from service.operate.demo import Demo, Stage, Traffic
 from service.operate.health import Lookout
 from service.operate.listening import listen
+from service.operate.pipeline import Event, Pace, Pipeline, report_event
 from service.operate.send import Sent, send_event
 from service.operate.table import measure_columns
 from service.operate.tail import follow_stream
 from service.outlook import add_console, has_console
-from service.settings import Secret, Settings
+from service.settings import Secret, Settings, find_data_dir
 from service.simulate.deployment import Shape
 from service.simulate.faults import Rates
 from service.simulate.options import Options
@@ -35,11 +35,10 @@ from service.simulate.quota import Limits
 from service.simulate.server import Simulator
 from service.store.connect import open_client
 
-_EVENTS_PATH = "/api/v2/engineering-insights/deployment-events"
 _WINDOW_MS = 5_000
 _SHARE = 0.8  # the pipeline's own posts live on the same quota
 _GRACE_S = 1.0
-_PIPELINE_PAUSE_S = 0.5
+_KEYS_AT_ONCE = 1000
 
 MakeSources = Callable[[str], dict[str, Source]]
 """Give the sources of webhooks that are signed with a secret."""
@@ -87,16 +86,35 @@ async def rehearse(
         sources = make_sources(secret)
         add_pages = partial(add_console, house, sources)
         door = await enter(open_door(house, sources, add_pages=add_pages))
-        pipeline = _Pipeline(
+        messenger = _Messenger(
             await enter(aiohttp.ClientSession()),
-            door=door,
+            door=f"{door}/webhooks/native",
             upstream=upstream,
             secret=secret,
             token=options.token,
         )
         _introduce(house, door=door, upstream=upstream, options=options)
-        stage = _set_stage(house, viewer, pipeline, simulator)
+        stage = _set_stage(house, viewer, messenger, simulator)
         await Demo(stage, pace=pace, chance=random.Random()).play()
+
+
+async def deploy(settings: Settings, *, door: str, secret: str, pace: Pace, log: Log) -> None:
+    """Play a pipeline alone: tell a simulated LaunchDarkly and a door, until cancelled."""
+    chance = random.Random()
+    async with aiohttp.ClientSession() as session:
+        messenger = _Messenger(
+            session,
+            door=door,
+            upstream=settings.launchdarkly_url,
+            secret=secret,
+            token=settings.access_token.reveal(),
+        )
+        pipeline = Pipeline(messenger.report, messenger.post, pace=pace, chance=chance)
+        log.info("pipeline_started", door=door, per_second=pace.per_second)
+        try:
+            await pipeline.deploy()
+        finally:
+            log.info("pipeline_ended", queued=pipeline.queued, repeated=pipeline.repeated)
 
 
 def _lay_table(settings: Settings) -> Settings:
@@ -106,44 +124,28 @@ def _lay_table(settings: Settings) -> Settings:
 
 
 async def _clear_table(viewer: Redis, house: House) -> None:
-    """Take away what an earlier demo left: its LaunchDarkly, and what waits for it, is gone."""
-    keys = house.keys
-    if not house.settings.redis_url:
-        await viewer.flushall()
-        return
-    lists = (
-        keys.backlog,
-        keys.tickets,
-        keys.bell,
-        keys.budget,
-        keys.calls,
-        keys.callers,
-        keys.counts,
-    )
-    await viewer.unlink(*lists, keys.failed, keys.failures, keys.enriched, keys.milestones)
+    """Take away all that an earlier demo left: its LaunchDarkly, and what waits for it, is gone."""
+    ours = f"{{{house.keys.namespace}}}:*"
+    left = [key async for key in viewer.scan_iter(match=ours, count=_KEYS_AT_ONCE)]
+    if left:
+        await viewer.unlink(*left)
 
 
-class _Pipeline:
-    """A CD system that tells LaunchDarkly and us of the same deployment: one body, two posts."""
+class _Messenger:
+    """Tells LaunchDarkly and our door of the same deployment: one body, two posts."""
 
     def __init__(
         self, session: aiohttp.ClientSession, *, door: str, upstream: str, secret: str, token: str
     ) -> None:
         self._session = session
-        self._door = f"{door}/webhooks/native"
-        self._upstream = upstream + _EVENTS_PATH
+        self._door = door
+        self._upstream = upstream
         self._secret = secret
         self._token = token
 
     async def report(self, event: Event) -> None:
-        """Tell LaunchDarkly, again and again until it has heard: its quota holds for us too."""
-        headers = {"Authorization": self._token}
-        while True:
-            async with self._session.post(self._upstream, json=event, headers=headers) as response:
-                await response.read()
-            if response.status == HTTPStatus.CREATED:
-                return
-            await asyncio.sleep(_PIPELINE_PAUSE_S)
+        """Tell LaunchDarkly."""
+        await report_event(self._session, self._upstream, event, token=self._token)
 
     async def post(self, event: Event, delivery: str) -> Sent:
         """Tell our door."""
@@ -157,14 +159,14 @@ class _Pipeline:
         )
 
 
-def _set_stage(house: House, viewer: Redis, pipeline: _Pipeline, simulator: Simulator) -> Stage:
+def _set_stage(house: House, viewer: Redis, messenger: _Messenger, simulator: Simulator) -> Stage:
     def count_calls() -> Traffic:
         stats = simulator.stats
         return Traffic(calls=sum(stats.calls.values()), refused=stats.rate_limited)
 
     return Stage(
-        report=pipeline.report,
-        post=pipeline.post,
+        report=messenger.report,
+        post=messenger.post,
         look=Lookout(house.group, keys=house.keys, share=_SHARE).look,
         count_calls=count_calls,
         records=follow_stream(viewer, house.keys.enriched, since="$"),

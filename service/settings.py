@@ -3,6 +3,7 @@
 Every field is the variable ``ENRICHER_<NAME>`` of the environment.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal, get_type_hints
 
 import msgspec
@@ -13,6 +14,8 @@ TOKEN_VARIABLE = "LAUNCHDARKLY_ACCESS_TOKEN"  # noqa: S105 - a name, not a token
 
 Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
+NEVER = "never"
+_LONGEST_MS = 10**12
 Seconds = Annotated[float, Meta(ge=0.001, le=1e9)]
 
 
@@ -78,7 +81,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "~/.local/state/deployment-enricher"
     host: Annotated[str, _describe("Address the door listens on")] = "127.0.0.1"
     port: Annotated[Port, _describe("Port the door listens on; 0: any free one")] = 8080
-    metrics_port: Annotated[Port, _describe("Port of a worker's own `/metrics`; 0: none")] = 0
+    metrics_port: Annotated[
+        Port, _describe("Port of a worker's own `/metrics` and `/healthz`; 0: none")
+    ] = 0
     console: Annotated[
         Literal["auto", "off"],
         _describe("The console at `/`; auto: on this machine alone, beyond it with a token"),
@@ -96,6 +101,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_answer_bytes: Annotated[Positive, _describe("Largest LaunchDarkly answer that is read")] = (
         33_554_432
     )
+    max_record_bytes: Annotated[
+        Annotated[int, Meta(ge=1, le=500_000_000)],
+        _describe("Largest record that is written; a larger one is failed as `record_too_large`"),
+    ] = 67_108_864
     max_pages: Annotated[
         Positive, _describe("Most calls that one deployment may cost; beyond, it is incomplete")
     ] = 200
@@ -126,6 +135,34 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     published_retention: Annotated[
         Seconds, _describe("How long a deployment's last revision is known")
     ] = 7_776_000.0
+    revisions: Annotated[
+        str,
+        _describe(
+            "When a published deployment is looked at again, with calls that are left over; or "
+            "`never`"
+        ),
+    ] = "120 900 3600 86400"
+    reconcile: Annotated[
+        str,
+        _describe(
+            "`project/environment`s, separated by spaces, whose deployments are listed for those "
+            "that no webhook told of"
+        ),
+    ] = ""
+    reconcile_every: Annotated[Seconds, _describe("How often they are listed")] = 600.0
+    only_applications: Annotated[
+        str, _describe("Applications that are sent, or patterns (`payments-*`); empty: all")
+    ] = ""
+    only_environments: Annotated[
+        str, _describe("Environments that are sent, or patterns; empty: all")
+    ] = ""
+    only_outcomes: Annotated[
+        str, _describe("`succeeded` or `failed`: the outcomes that are sent; empty: both")
+    ] = ""
+    payload: Annotated[
+        Literal["json", "msgpack"],
+        _describe("How the data of a record is written: `json` or `msgpack`"),
+    ] = "json"
     stream_retention: Annotated[
         Seconds, _describe("How long records stay, but never past the slowest reader group")
     ] = 2_592_000.0
@@ -133,12 +170,43 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=0)],
         _describe("Most records in the stream, whoever has not read them; 0: no such cap"),
     ] = 0
+    dead_group_after: Annotated[
+        Seconds, _describe("When a reader group that nobody reads for is not waited for any more")
+    ] = 604_800.0
     failed_retention: Annotated[
         Seconds, _describe("How long given-up tickets are kept for a person")
     ] = 7_776_000.0
     log_format: Annotated[
         Literal["auto", "json", "pretty"], _describe("Log lines; auto: pretty on a terminal")
     ] = "auto"
+
+
+def read_schedule(text: str) -> tuple[int, ...]:
+    """Read moments in seconds, separated by spaces, as ascending ms; raises ValueError."""
+    if text == NEVER:
+        return ()
+    moments = sorted({round(float(word) * 1000) for word in text.split()})
+    if any(not 1 <= moment <= _LONGEST_MS for moment in moments):
+        raise ValueError(text)
+    return tuple(moments)
+
+
+def find_data_dir(settings: Settings) -> Path:
+    """Say where our own server keeps its data."""
+    return Path(settings.data_dir).expanduser()
+
+
+def to_ms(seconds: float) -> int:
+    """Give a time in the unit of the scripts."""
+    return round(seconds * 1000)
+
+
+def read_scopes(text: str) -> tuple[tuple[str, str], ...]:
+    """Read pairs of project and environment; raises ValueError."""
+    pairs = [tuple(word.split("/")) for word in dict.fromkeys(text.split())]
+    if any(not all(pair) for pair in pairs):
+        raise ValueError(text)
+    return tuple((project, environment) for project, environment in pairs)
 
 
 def variable_of(field: str) -> str:

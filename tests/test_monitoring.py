@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from service.operate.labels import FAILED
 from service.operate.metrics import Metrics
 from service.operate.survey import Survey, write_gauges
 
@@ -114,6 +115,15 @@ def test_the_runbook_speaks_of_what_there_is() -> None:
     titles = {panel["title"] for panel in read_dashboard()["panels"]}
     assert set(re.findall(r"(?<!\*)\*([A-Z][\w ]+)\*(?!\*)", runbook)) <= titles
     assert set(re.findall(r"`(ENRICHER_\w+)`", runbook)) <= set(re.findall(r"ENRICHER_\w+", README))
+
+
+def test_the_runbook_knows_every_reason_of_a_failure() -> None:
+    """Whoever is called by the alert finds the label that it shows."""
+    runbook = (MONITORING / "runbook.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| reason \|.*?\n\n", runbook, re.MULTILINE | re.DOTALL)
+    cells = [row.split(" | ")[0] for row in table.splitlines()]
+    told = {reason for cell in cells for reason in re.findall(r"`(\w+)`", cell)}
+    assert told == {*FAILED} - {"other"}
 
 
 def read_dashboard() -> dict[str, list[dict[str, str]]]:

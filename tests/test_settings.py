@@ -220,6 +220,13 @@ def test_whatever_is_set_the_answer_is_settings_or_a_sentence(environ: dict[str,
         assert isinstance(read_settings(environ), Settings)
 
 
+def test_no_outcome_that_nothing_has_is_asked_for() -> None:
+    """A slip in the outcomes would keep everything back in silence."""
+    refusal = refusal_of({"ENRICHER_ONLY_OUTCOMES": "succeeded success"})
+    assert refusal == "ENRICHER_ONLY_OUTCOMES is 'succeeded success': give succeeded or failed"
+    assert read_settings({"ENRICHER_ONLY_OUTCOMES": "failed"}).only_outcomes == "failed"
+
+
 def test_a_token_that_could_be_guessed_is_refused() -> None:
     """The console's token has at least 16 signs; the message does not show it."""
     with pytest.raises(SettingsError, match="at least 16 signs") as refused:

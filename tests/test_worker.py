@@ -17,12 +17,14 @@ from service.accept.events import DeploymentCompleted
 from service.backlog.backlog import Backlog, Claimed, Terms
 from service.backlog.bell import Bell
 from service.backlog.failure import Failure
+from service.backlog.looks import Looking, Looks
 from service.backlog.ticket import Lease, Unreadable
-from service.enrich.budget import load_room
+from service.enrich.budget import load_leftover, load_room
 from service.enrich.deployment import Deployment
 from service.enrich.verdict import Found, Later, Never, Verdict
 from service.log import open_log
 from service.publish.stream import OutputStream, Retention
+from service.publish.writing import Writer
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 from service.worker import Collaborators, Manner, Worker
@@ -63,6 +65,12 @@ class Bench:
         self.redis = redis
         self.keys = keys
         self.written = io.StringIO()
+        self._looks = Looks(
+            group,
+            keys=keys,
+            looking=Looking(schedule=(), marks_ms=60_000, share=1.0),
+            leftover=load_leftover(),
+        )
         self._stream = OutputStream(
             group, keys=keys, retention=Retention(marks_ms=60_000, entries_ms=60_000)
         )
@@ -74,7 +82,9 @@ class Bench:
             expect=lambda _: None,
             enrich=enrich,
             judge_accident=lambda _, error: Never(reason="internal_error", detail=repr(error)),
+            writer=Writer(),
             append_and_settle=self._stream.append_and_settle,
+            looks=self._looks,
             listen=Bell(self.redis, self.keys.bell).listen,
             clock=time.monotonic,
             log=open_log(stream=self.written, pretty=False),

@@ -31,6 +31,11 @@ def rate(metric: str, by: str = "") -> str:
     return f"sum by ({by or 'enricher'}) (rate(enricher_{metric}{OURS}[$__rate_interval]))"
 
 
+def more(metric: str, by: str = "") -> str:
+    """Ask for how much was added within an hour: for what happens rarely."""
+    return f"sum by ({by or 'enricher'}) (increase(enricher_{metric}{OURS}[1h]))"
+
+
 def quantiles(metric: str) -> dict[str, str]:
     """Ask for what half, and all but a hundredth, stay below."""
     return {
@@ -50,6 +55,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 "of these later revisions": rate("records_revised_total"),
                 "of these incomplete": rate("records_incomplete_total"),
                 "nothing new": rate("records_unchanged_total"),
+                "not wanted": rate("records_left_out_total"),
             },
         ),
         Panel(
@@ -61,6 +67,14 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "What comes in": (
         Panel("Webhooks by source", "ops", {"{{source}}": rate("webhooks_total", "source")}),
         Panel("Webhooks by fate", "ops", {"{{fate}}": rate("webhooks_total", "fate")}),
+        Panel(
+            "Reconciled",
+            "short",
+            {
+                "no webhook told of": more("missed_deployments_total"),
+                "rounds {{outcome}}": more("reconcile_rounds_total", "outcome"),
+            },
+        ),
         Panel(
             "Odd",
             "ops",

@@ -51,7 +51,7 @@ class DeploymentCompleted(Struct, frozen=True, kw_only=True):
 
 
 class Ignored(Struct, frozen=True):
-    """Genuine, but no deployment ended."""
+    """Genuine, but no deployment ended, or none that is wanted."""
 
     reason: str
     delivery: str

@@ -9,7 +9,7 @@ fact                   status  when
 webhook_queued         202     kept
 webhook_set_aside      202     ended, but cannot be mapped: kept for a person
 webhook_duplicate      200     kept before
-webhook_ignored        200     genuine, but no deployment ended
+webhook_ignored        200     genuine, but no deployment ended, or not one that is wanted
 webhook_rejected       4xx     the sender's fault: 400, 401, 404, 408, 413, 422
 webhook_crashed        503     our own mistake
 webhook_refused        503     ours: the store is away, or full; ``Retry-After`` says when
@@ -66,8 +66,9 @@ class Log(Protocol):
 class Webhooks:
     """``POST /webhooks/{source}``, for the given sources; all else below it is refused.
 
-    ``remember`` keeps an event, ``set_aside`` (source, event) keeps for a person what cannot be
-    mapped and tells whether it is new; both may raise Unavailable. ``clock`` gives seconds since
+    ``sift`` ignores what is not wanted downstream. ``remember`` keeps an event, ``set_aside``
+    (source, event) keeps for a person what cannot be mapped and tells whether it is new; both may
+    raise Unavailable. ``clock`` gives seconds since
     1970. The body's cap is the application's ``client_max_size``.
     """
 
@@ -77,12 +78,14 @@ class Webhooks:
         *,
         remember: Remember,
         set_aside: SetAside,
+        sift: Callable[[Event], Event],
         clock: Callable[[], float],
         log: Log,
     ) -> None:
         self._sources = sources
         self._remember = remember
         self._set_aside = set_aside
+        self._sift = sift
         self._clock = clock
         self._log = log
 
@@ -159,7 +162,7 @@ class Webhooks:
 
     async def _keep(self, source: Source, event: Event) -> Reply:
         try:
-            return await self._settle(source, event)
+            return await self._settle(source, self._sift(event))
         except Unavailable:
             return self._refuse(source.name, "the store is away", RETRY_AFTER_S)
 

@@ -18,13 +18,35 @@ _IN_FIND: dict[str, None] = dict.fromkeys(("project", "environment", "applicatio
 _PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")  # what quoting leaves as it is
 
 
+class Look(Struct, frozen=True, array_like=True):
+    """That a published deployment is looked at again: how often before, and since when (Redis ms).
+
+    ``since`` is when the record of its webhook was published; looks are planned from there.
+    """
+
+    taken: int
+    since: int
+
+
+FACTS = {
+    "published": "deployment_published",
+    "unchanged": "deployment_unchanged",
+    "left_out": "deployment_left_out",
+    "given up": "deployment_given_up",
+    "skipped": "look_skipped",
+    "again": "deployment_postponed",
+    "lost": "lease_lost",
+}
+"""What the log says, by how an attempt was settled."""
+
+
 class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
     """One deployment that waits. Stored as a msgpack array: new fields go to the end.
 
     What the name of its job says is not stored once more.
 
     ``event_time`` is in ms, ``metadata`` JSON bytes, ``attempts`` the tries that counted,
-    ``reason`` why the last one did not end it.
+    ``reason`` why the last one did not end it. With a ``look`` nothing new was told of it.
     """
 
     source: str
@@ -40,6 +62,7 @@ class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
     traceparent: str | None = None
     attempts: int = 0
     reason: str | None = None
+    look: Look | None = None
 
 
 class Lease(Struct, frozen=True, kw_only=True):
@@ -71,6 +94,19 @@ class Unreadable(Struct, frozen=True, kw_only=True):
     fence: float
     generation: int
     raw: bytes
+
+
+def describe_lease(lease: Lease) -> dict[str, object]:
+    """Give the facts that every line about an attempt carries."""
+    ticket = lease.ticket
+    look = {} if ticket.look is None else {"look": ticket.look.taken + 1}
+    return look | {
+        "deployment_id": ticket.deployment_id,
+        "job": lease.job,
+        "attempt": ticket.attempts + 1,
+        "source": ticket.source,
+        "delivery": ticket.delivery,
+    }
 
 
 def name_job(event: DeploymentCompleted) -> str:
@@ -108,6 +144,11 @@ def encode_ticket(ticket: Ticket, *, job: str) -> bytes:
     return msgspec.msgpack.encode(replace(ticket, **told))
 
 
+def store_ticket(ticket: Ticket, *, job: str, queued_at: int) -> bytes:
+    """Give what is stored of a ticket that begins: the header too, which else Lua writes."""
+    return _HEADER.pack(1, 0, queued_at) + encode_ticket(ticket, job=job)
+
+
 def read_lease(
     job: bytes, *, fence: bytes, stored: bytes, lead: bytes = b"", now: int
 ) -> Lease | Unreadable:
@@ -141,4 +182,6 @@ def _restore(ticket: Ticket, job: str) -> Ticket:
     parts = told.split("/") if kind == "find" else []
     if len(parts) != len(_IN_FIND) or ticket.project is not None:
         return ticket
-    return replace(ticket, **dict(zip(_IN_FIND, map(unquote, parts), strict=True)))
+    if "%" in told:
+        parts = [unquote(part) for part in parts]
+    return replace(ticket, **dict(zip(_IN_FIND, parts, strict=True)))

@@ -21,6 +21,11 @@ def load_room() -> str:
     return read_lua(__package__, "room")
 
 
+def load_leftover() -> str:
+    """Give the Lua that says how many calls are left over; put before scripts that spend those."""
+    return load_room() + read_lua(__package__, "leftover")
+
+
 class Budget:
     """Take a call before making it, and say afterwards what its answer told.
 
@@ -34,16 +39,16 @@ class Budget:
         self._keys = keys
         self._share = share
         self._chance = chance
+        self._take_keys: tuple[str, ...] = (keys.budget, keys.calls, keys.callers)
         self._take: Script = load_script(__package__, "take", prelude=load_room())
         self._learn: Script = load_script(__package__, "learn")
 
     async def take(self, job: str, route: str) -> None:
         """Wait until one more call may be made for a deployment already begun."""
-        keys = self._keys
         while True:
             reply = self._group.submit(
                 self._take,
-                keys=(keys.budget, keys.calls, keys.callers),
+                keys=self._take_keys,
                 args=(job, route, CALL_LIFE_MS, self._share),
             )
             wait_ms = cast("int", await reply)

@@ -141,8 +141,19 @@ def read_deployment(body: bytes) -> Deployment | Drift | Garbage:
     return _read(body, Deployment)
 
 
+def read_item(item: msgspec.Raw) -> Deployment | Outline | Drift | None:
+    """Read an item of a page whose text was checked; None where the page has a null.
+
+    One whose outline alone can be read is known by that, and asked for by its id.
+    """
+    try:
+        return msgspec.json.decode(item, type=Deployment | None, strict=False)
+    except msgspec.MsgspecError:
+        return read_outline(item)
+
+
 def read_outline(item: msgspec.Raw) -> Outline | Drift | None:
-    """Read which deployment an item of a page is; None where the page has a null."""
+    """Read which deployment an item of a page is, and no more of it."""
     try:
         return msgspec.json.decode(item, type=Outline | None, strict=False)
     except msgspec.MsgspecError as error:

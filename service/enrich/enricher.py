@@ -127,10 +127,10 @@ class Enricher:
         if isinstance(outcome, Listed):
             if outcome.old and attempt.history.age_s < self._patience.appear_s:
                 return judge_absence(attempt.history, self._patience)
-            deployment = None if outcome.body is None else read_deployment(bytes(outcome.body))
-            if isinstance(deployment, Deployment) and not is_short(deployment):
-                return await self._complete(attempt, deployment, bytes(outcome.body or b""))
-            return await self._fetch(attempt, outcome.id)
+            known, body = outcome.known, outcome.body
+            if body is not None and isinstance(known, Deployment) and not is_short(known):
+                return await self._complete(attempt, known, bytes(body))
+            return await self._fetch(attempt, known.id)
         verdict = self._judge_unlisted(attempt, outcome)
         wanted = lease.ticket.deployment_id
         if wanted is not None and (isinstance(verdict, Never) or isinstance(outcome, Missing)):
@@ -235,7 +235,12 @@ class _Attempt:
         self.lease = lease
         self.calls = calls
         self.shared: Calls | None = None
-        self.history = History(attempts=lease.ticket.attempts, age_s=lease.age_s, chance=chance)
+        self.history = History(
+            attempts=lease.ticket.attempts,
+            age_s=lease.age_s,
+            chance=chance,
+            again=lease.ticket.look is not None,
+        )
 
     @property
     def count(self) -> int:

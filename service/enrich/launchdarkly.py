@@ -1,10 +1,10 @@
 """How is LaunchDarkly asked? One GET at a time: bare token, beta header, no redirects, a cap."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import aiohttp
-from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, TraceConfig
 from yarl import URL
 
 from service.enrich.ratelimit import read_hints
@@ -79,7 +79,9 @@ class LaunchDarkly:
         return b"".join(chunks)
 
 
-def open_session(token: str, *, connections: int) -> ClientSession:
+def open_session(
+    token: str, *, connections: int, traces: Sequence[TraceConfig] = ()
+) -> ClientSession:
     """Open the HTTP session: the token goes bare, and the beta header exactly once (API docs)."""
     return ClientSession(
         connector=TCPConnector(limit=connections, ttl_dns_cache=60),
@@ -92,4 +94,5 @@ def open_session(token: str, *, connections: int) -> ClientSession:
             "User-Agent": "deployment-enricher",
         },
         raise_for_status=False,
+        trace_configs=list(traces),
     )

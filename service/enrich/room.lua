@@ -1,7 +1,7 @@
 -- How many calls may be made now? Put before every script that hands out calls.
 -- KEYS     none of its own: open_budget is given the names of budget, calls and callers
 -- ARGV     none of its own
--- Returns  nothing; defines open_budget(...) -> { room(route, begun) -> free, opens; take(id, until); forget(id) }
+-- Returns  nothing; defines open_budget(...) -> { room(route, begun) -> free, opens, limit; take(id, until); forget(id) }
 -- Atomic   reading the room and taking from it happen in the one script that includes this.
 -- A window is kept as the text "limit left reset kind first heard since": left is the lowest
 -- Remaining seen in it, reset in ms of the server's clock, which is ahead of ours by "skew"; kind is
@@ -40,11 +40,12 @@ local function open_budget(budget, calls, callers, now, share)
     return math.min(left - math.max(spared, theirs), math.ceil(left / 2))
   end
 
+  -- The limit is the lowest of the windows that are open; nil while one of them is not known.
   local function room(route, begun)
     if closed > now then
       return 0, closed
     end
-    local free, opens, unopened, long_ago = nil, nil, nil, nil
+    local free, opens, unopened, long_ago, lowest = nil, nil, nil, nil, nil
     for _, family in ipairs({ 'global', 'token', 'route:' .. route }) do
       local limit, left, reset = string.match(state[family] or '', '^(%d+) (-?%d+) (%d+) %a+')
       if limit then
@@ -52,6 +53,7 @@ local function open_budget(budget, calls, callers, now, share)
         local ends = reset - skew + GUARD
         if ends > now then
           local bound = bound_calls(left, spared)
+          lowest = math.min(lowest or math.huge, limit)
           if not free or bound < free then
             free, opens = bound, ends
           end
@@ -63,12 +65,12 @@ local function open_budget(budget, calls, callers, now, share)
       end
     end
     if not free or (unopened and unopened < free) then
-      free, opens = unopened or long_ago or probe, now + SOON
+      free, opens, lowest = unopened or long_ago or probe, now + SOON, nil
     end
     if free >= 1 then
       opens = now + SOON
     end
-    return free - flying - (begun and 0 or begun_waiting), opens
+    return free - flying - (begun and 0 or begun_waiting), opens, lowest
   end
 
   local function take(id, until_ms)

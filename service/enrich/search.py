@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Raw, Struct
 
-from service.enrich.deployment import Drift, Outline, read_outline
+from service.enrich.deployment import Drift, Outline, read_item, read_outline
 from service.enrich.resolve import (
     Sought,
     choose_deployment,
@@ -22,12 +22,13 @@ _SHORTEST_SHA = 7
 
 
 class Listed(Struct, frozen=True):
-    """A listed deployment; ``body`` is its JSON, bytes as sent, or None where it was not kept.
+    """A listed deployment: what could be read of it, all of it or its outline.
 
-    ``old``: it ended long before the sender says, so the one meant may be still to come.
+    ``body`` is its JSON, bytes as sent, or None where it was not kept. ``old``: it ended long
+    before the sender says, so the one meant may be still to come.
     """
 
-    id: str
+    known: Outline
     body: Raw | None
     old: bool = False
 
@@ -79,7 +80,7 @@ class Search:
         keeps = self._left > 0
         self._left -= size
         for item in items:
-            match read_outline(item):
+            match read_item(item) if keeps else read_outline(item):
                 case Drift() as drift:
                     self._unreadable = self._unreadable or (drift, bytes(item))
                 case Outline() as outline:
@@ -97,7 +98,7 @@ class Search:
                 yield job, Missing(self._unreadable)
             else:
                 old = ended_long_before(chosen, sought)
-                yield job, Listed(chosen.id, self._bodies.get(chosen.id), old)
+                yield job, Listed(chosen, self._bodies.get(chosen.id), old)
         self._open.clear()
 
     def _take(self, outline: Outline, body: Raw | None) -> Iterator[tuple[str, Listed]]:
@@ -116,7 +117,7 @@ class Search:
         if job in self._open:
             self._open.discard(job)
             self._candidates.pop(job, None)
-            yield job, Listed(outline.id, body)
+            yield job, Listed(outline, body)
 
 
 def _abridge(version: str) -> str:

@@ -61,12 +61,14 @@ Outcome = Literal["fine", "limited", "failing", "refused"]
 class History(Struct, frozen=True):
     """What was tried before: attempts that counted, and the age in seconds since it was queued.
 
-    ``chance`` in [0, 1) is the jitter of the next wait.
+    ``chance`` in [0, 1) is the jitter of the next wait. ``again``: it was published before, and is
+    only looked at once more.
     """
 
     attempts: int
     age_s: float
     chance: float
+    again: bool = False
 
 
 class Patience(Struct, frozen=True):
@@ -136,7 +138,7 @@ def judge_page(
 
 def judge_absence(history: History, patience: Patience, *, raw: bytes = b"") -> Later | Never:
     """Decide on a deployment that is not there yet."""
-    if history.age_s >= patience.appear_s:
+    if history.again or history.age_s >= patience.appear_s:
         return Never(reason="not_found", detail=f"not there after {history.age_s:.0f} s", raw=raw)
     wait = patience.appear.wait(history.attempts + 1, history.chance)
     return Later(reason="not_found_yet", wait_s=min(wait, patience.appear_s - history.age_s + 0.01))
@@ -157,8 +159,11 @@ def judge_shape(
 
 
 def judge_progress(deployment: Deployment, history: History, patience: Patience) -> Later | None:
-    """Wait while LaunchDarkly has not heard that it ended; past the deadline take it as it is."""
-    if not deployment.is_unfinished or history.age_s >= patience.appear_s:
+    """Wait while LaunchDarkly has not heard that it ended; past the deadline take it as it is.
+
+    So is one that was published before: it is looked at again anyway.
+    """
+    if not deployment.is_unfinished or history.again or history.age_s >= patience.appear_s:
         return None
     wait = patience.appear.wait(history.attempts + 1, history.chance)
     return Later(
@@ -175,7 +180,11 @@ def judge_accident(reason: str, history: History, patience: Patience) -> Later |
 
 
 def _wait_out(reason: str, raw: bytes, history: History, patience: Patience) -> Later | Never:
-    """Outages are not the ticket's fault: a day passes before it is given up."""
-    if history.age_s >= patience.outage_s:
+    """Outages are not the ticket's fault: a day passes before it is given up.
+
+    A look was told of long ago, and may be left out: for it, tries count.
+    """
+    tired = history.attempts + 1 >= patience.garbled
+    if tired if history.again else history.age_s >= patience.outage_s:
         return Never(reason="upstream_failing", detail=reason, raw=raw)
     return Later(reason=reason, wait_s=patience.backoff.wait(history.attempts + 1, history.chance))

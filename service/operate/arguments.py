@@ -2,11 +2,15 @@
 
 import argparse
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
+
+from service.operate.contracts import CONTRACTS
 
 _HIGHEST, _HIGHEST_PORT = 1_000_000, 65_535
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _LONGEST_NUMBER = 9
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DOOR = "http://127.0.0.1:8080/webhooks/native"
 
 T = TypeVar("T", int, float)
@@ -23,6 +27,18 @@ def add_demo_arguments(command: argparse.ArgumentParser) -> None:
         "--quota", type=_number_from(10), default=60, help="calls allowed in 5 s (default: 60)"
     )
     command.add_argument("--seed", type=whole, help="the same number invents the same again")
+
+
+def add_pipeline_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what `pipeline` takes."""
+    command.add_argument("--door", type=_url, default=_DOOR, help=f"where to (default: {_DOOR})")
+    command.add_argument("--events", type=_number_from(0), default=0, help="end after so many")
+    command.add_argument(
+        "--per-second",
+        type=_number_from(0.1),
+        default=2.0,
+        help="deployments a second (default: 2)",
+    )
 
 
 def add_simulate_arguments(command: argparse.ArgumentParser) -> None:
@@ -48,6 +64,13 @@ def add_send_arguments(command: argparse.ArgumentParser) -> None:
         command.add_argument(f"--{name}", metavar="KEY")
     command.add_argument("--version", help="the version that was deployed, such as a SHA")
     command.add_argument("--event-type", choices=("finished", "failed"), default="finished")
+
+
+def add_schema_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which of the contracts is printed."""
+    names = [*CONTRACTS]
+    parser.add_argument("contract", nargs="?", choices=names, default=names[0], metavar="FILE")
+    parser.epilog = f"FILE: {', '.join(names)}"
 
 
 def add_tail_arguments(command: argparse.ArgumentParser) -> None:
@@ -108,6 +131,32 @@ def add_failed_arguments(command: argparse.ArgumentParser) -> None:
         _add_filters(each)
 
 
+def add_backfill_arguments(command: argparse.ArgumentParser) -> None:
+    """Add what `backfill` takes."""
+    for name in ("project", "environment"):
+        command.add_argument(f"--{name}", metavar="KEY", required=True)
+    command.add_argument(
+        "--application",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="this one only; may be repeated",
+    )
+    for option, name, meaning in (
+        ("--from", "since", "such as 2026-11-01 or 2026-11-01T12:00+01:00; UTC unless it says"),
+        ("--to", "until", "the same; default: now"),
+    ):
+        command.add_argument(
+            option,
+            dest=name,
+            type=_moment,
+            metavar="TIME",
+            required=option == "--from",
+            help=meaning,
+        )
+    command.add_argument("--dry-run", action="store_true", help="only count what would be queued")
+
+
 def add_doctor_arguments(command: argparse.ArgumentParser) -> None:
     """Add what `doctor` takes."""
     command.add_argument("--json", action="store_true", help="one JSON object")
@@ -129,6 +178,16 @@ def _duration(text: str) -> float:
     if not number.isascii() or not number.isdecimal() or len(number) > _LONGEST_NUMBER:
         raise argparse.ArgumentTypeError(f"{text!r} is no age such as 90s, 30m, 2h or 7d")
     return float(int(number) * _SECONDS[unit])
+
+
+def _moment(text: str) -> int:
+    """Read a date, or a date and a time, as epoch ms."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 2026-11-01") from None
+    known = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(1, (known - _EPOCH) // timedelta(milliseconds=1))
 
 
 def _split_at(sign: str) -> Callable[[str], tuple[str, str]]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Container, Mapping
 from functools import partial
 from typing import Any
 
+from prometheus_client import Counter
+
 from service.log import FactLog
 from service.operate.labels import Fate, name_delay, name_failure
 from service.operate.metrics import OTHER_SOURCE, Metrics
@@ -61,6 +63,12 @@ def count_webhooks(metrics: Metrics, sources: Container[str]) -> dict[str, Count
     return {f"webhook_{fate}": partial(count, fate) for fate in fates} | {"webhook_crashed": crash}
 
 
+def _time_way(metrics: Metrics, facts: Facts) -> None:
+    """Observe how long a webhook took; a later look says nothing of that."""
+    if "since_webhook_ms" in facts:
+        metrics.way.observe(facts["since_webhook_ms"] / 1000)
+
+
 def count_attempts(metrics: Metrics) -> dict[str, Count]:
     """Give what a worker's facts add to."""
 
@@ -70,11 +78,11 @@ def count_attempts(metrics: Metrics) -> dict[str, Count]:
             metrics.revised.inc()
         if not facts["complete"]:
             metrics.incomplete.inc()
-        metrics.way.observe(facts["since_webhook_ms"] / 1000)
+        _time_way(metrics, facts)
         metrics.attempt.observe(facts["took_ms"] / 1000)
 
-    def leave(facts: Facts) -> None:
-        metrics.unchanged.inc()
+    def end(ended: Counter, facts: Facts) -> None:
+        ended.inc()
         metrics.attempt.observe(facts["took_ms"] / 1000)
 
     def postpone(facts: Facts) -> None:
@@ -90,7 +98,8 @@ def count_attempts(metrics: Metrics) -> dict[str, Count]:
 
     return {
         "deployment_published": publish,
-        "deployment_unchanged": leave,
+        "deployment_unchanged": partial(end, metrics.unchanged),
+        "deployment_left_out": partial(end, metrics.left_out),
         "deployment_postponed": postpone,
         "deployment_given_up": give_up,
         "ticket_unreadable": bury,
@@ -99,6 +108,20 @@ def count_attempts(metrics: Metrics) -> dict[str, Count]:
         "claiming_failed": lambda _: metrics.crashes["claiming"].inc(),
         "attempt_crashed": lambda _: metrics.crashes["attempt"].inc(),
         "settling_failed": lambda _: metrics.crashes["settling"].inc(),
+    }
+
+
+def count_rounds(metrics: Metrics) -> dict[str, Count]:
+    """Give what the facts of reconciling add to."""
+
+    def end(facts: Facts) -> None:
+        metrics.rounds["ended"].inc()
+        metrics.missed.inc(facts["missed"])
+
+    return {
+        "deployments_reconciled": end,
+        "reconciling_failed": lambda _: metrics.rounds["failed"].inc(),
+        "reconciling_taken_over": lambda _: metrics.rounds["taken_over"].inc(),
     }
 
 

@@ -3,35 +3,20 @@
 import asyncio
 import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
-from http import HTTPStatus
 from random import Random
 from typing import TextIO
 
-import aiohttp
 from msgspec import Struct
 
 from service.operate.health import Standing
+from service.operate.pipeline import Event, Pace, Pipeline
 from service.operate.send import Sent
 from service.operate.table import write_header, write_record
 from service.operate.tail import Appended
 from service.store import Unavailable
 
-Event = dict[str, object]
-
-_APPLICATIONS = ("billing-service", "checkout", "search", "web-frontend", "mobile-api")
-_ENVIRONMENTS = ("production", "staging")
 _LOOK_EVERY_S = 0.25
 _LOOKS_PER_LINE = 12  # where no terminal can show the count in place
-_TWICE = 0.15  # share of webhooks that their sender repeats, as real ones do
-_TRAIN_EVERY, _TRAIN = 14, 10  # one merge often deploys many services at once
-_SENDER_PAUSE_S = 0.5
-
-
-class Pace(Struct, frozen=True):
-    """How many deployments a second, and after how many published records to end (0: never)."""
-
-    per_second: float
-    events: int = 0
 
 
 class Traffic(Struct, frozen=True):
@@ -58,11 +43,8 @@ class Demo:
 
     def __init__(self, stage: Stage, *, pace: Pace, chance: Random) -> None:
         self._stage = stage
-        self._pace = pace
-        self._chance = chance
-        self._received = 0
-        self._queued = 0
-        self._repeated = 0
+        self._events = pace.events
+        self._pipeline = Pipeline(stage.report, stage.post, pace=pace, chance=chance)
         self._published = 0
         self._met = 0
         self._standing: Standing | None = None
@@ -71,14 +53,14 @@ class Demo:
 
     async def play(self) -> None:
         """Play until cancelled, or until as many records as were asked for were published."""
-        sending = asyncio.create_task(self._send(), name="demo-send")
+        sending = asyncio.create_task(self._pipeline.deploy(), name="demo-send")
         counting = asyncio.create_task(self._watch(), name="demo-watch")
         self._say(write_header(columns=self._stage.columns()))
         try:
             async for appended in self._stage.records:
                 self._published += 1
                 self._say(write_record(appended, columns=self._stage.columns()))
-                if self._pace.events and self._published >= self._pace.events:
+                if self._events and self._published >= self._events:
                     break
         finally:
             for task in (sending, counting):
@@ -86,49 +68,6 @@ class Demo:
             await asyncio.gather(sending, counting, return_exceptions=True)
             await self._look()
             self._say_farewell()
-
-    async def _send(self) -> None:
-        """Deploy now and then, and every so often many applications at once."""
-        sent = 0
-        async with asyncio.TaskGroup() as deployments:
-            while not self._pace.events or sent < self._pace.events:
-                train = _TRAIN if sent % _TRAIN_EVERY == _TRAIN_EVERY // 2 else 1
-                left = self._pace.events - sent if self._pace.events else train
-                for _ in range(min(train, left)):
-                    deployments.create_task(self._deploy(self._invent_event()))
-                    sent += 1
-                even = train if train > 1 else self._chance.expovariate(1.0)
-                await asyncio.sleep(even / self._pace.per_second)
-
-    async def _deploy(self, event: Event) -> None:
-        """Tell LaunchDarkly and us of one deployment; us twice, when the sender is nervous."""
-        delivery = f"demo-{self._chance.getrandbits(64):016x}"
-        times = 2 if self._chance.random() < _TWICE else 1
-        posts = (self._post_until_taken(event, delivery) for _ in range(times))
-        await asyncio.gather(self._stage.report(event), *posts)
-
-    async def _post_until_taken(self, event: Event, delivery: str) -> None:
-        while True:
-            try:
-                status = (await self._stage.post(event, delivery)).status
-            except (aiohttp.ClientError, TimeoutError):
-                status = 0
-            self._received += status > 0
-            self._queued += status == HTTPStatus.ACCEPTED
-            self._repeated += status == HTTPStatus.OK
-            if status in {HTTPStatus.OK, HTTPStatus.ACCEPTED}:
-                return
-            await asyncio.sleep(_SENDER_PAUSE_S)
-
-    def _invent_event(self) -> Event:
-        return {
-            "projectKey": "default",
-            "environmentKey": self._chance.choice(_ENVIRONMENTS),
-            "applicationKey": self._chance.choice(_APPLICATIONS),
-            "version": f"{self._chance.getrandbits(160):040x}",
-            "eventType": "finished",
-            "eventMetadata": {"pipeline": "demo", "run": self._chance.randrange(1000, 9999)},
-        }
 
     async def _watch(self) -> None:
         """Keep the count up to date, and say so when the quota is met."""
@@ -159,8 +98,8 @@ class Demo:
     def _write_counts(self) -> str:
         standing = self._standing
         counts = {
-            "received": self._received,
-            "queued": self._queued,
+            "received": self._pipeline.received,
+            "queued": self._pipeline.queued,
             "published": self._published,
             "waiting": "?" if standing is None else standing.waiting,
             "failed": "?" if standing is None else standing.failed,
@@ -177,8 +116,8 @@ class Demo:
         met = "once" if self._met == 1 else f"{self._met} times"
         self._status, line = "", self._write_counts().rpartition("  ")[0]
         told = (
-            f"What you saw: {self._received} signed webhooks came in, of which "
-            f"{self._repeated} were repeats and known as such; LaunchDarkly "
+            f"What you saw: {self._pipeline.received} signed webhooks came in, of which "
+            f"{self._pipeline.repeated} were repeats and known as such; LaunchDarkly "
             f"(simulated) took {traffic.calls} calls and refused {traffic.refused}, the quota was "
             f"met {met}, and {self._published} deployments came out, each as one "
             "enriched record on a Redis stream."
@@ -196,7 +135,7 @@ class Demo:
         if self._live:
             self._status = line
             self._write(f"\r\x1b[K{line}")
-        elif not in_place_only and self._received:
+        elif not in_place_only and self._pipeline.received:
             self._write(f"-- {line}\n")
 
     def _write(self, text: str) -> None:

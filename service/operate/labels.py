@@ -20,10 +20,13 @@ Reply = Literal[
 ]
 
 ROUTES = ("get", "list", "pull-requests")
+ROUNDS = ("ended", "failed", "taken_over")
 FAILED = (
     "internal_error",
     "not_found",
     "poison",
+    "record_not_packable",
+    "record_too_large",
     "rejected",
     "too_large",
     "undecodable",

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from service import __version__
 from service.enrich.verdict import Answer, Silence
-from service.operate.labels import FAILED, POSTPONED, ROUTES, Fate, Reply, name_reply
+from service.operate.labels import FAILED, POSTPONED, ROUNDS, ROUTES, Fate, Reply, name_reply
 
 OTHER_SOURCE = "other"
 PLACES = ("webhook", "claiming", "attempt", "settling")
@@ -30,6 +30,7 @@ class Metrics:
         self.received = 0
         self._count_door()
         self._count_worker()
+        self._count_rounds()
         self._count_upstream()
         self._count_redis()
         ProcessCollector(registry=registry)
@@ -48,6 +49,7 @@ class Metrics:
         self.revised = count("records_revised", "Records appended as a later revision")
         self.incomplete = count("records_incomplete", "Records appended that are not complete")
         self.unchanged = count("records_unchanged", "Deployments found with nothing new to append")
+        self.left_out = count("records_left_out", "Deployments found that are not wanted")
         self.leases_lost = count("leases_lost", "Leases that ran out while work went on")
         self.handed_back = count("handed_back", "Tickets handed back by a worker that stopped")
         self.drifted = count("drifted_answers", "Answers that are JSON of another shape")
@@ -61,6 +63,13 @@ class Metrics:
         self.way = self._measure(
             "webhook_to_record_seconds", "From a webhook's arrival to its record", _WAY_S
         )
+
+    def _count_rounds(self) -> None:
+        self.missed = self._count(
+            "missed_deployments", "Deployments queued that no webhook had told of, by reconciling"
+        )
+        rounds = self._count("reconcile_rounds", "Times that a scope was listed", "outcome")
+        self.rounds = {outcome: rounds.labels(outcome) for outcome in ROUNDS}
 
     def _count_upstream(self) -> None:
         calls = self._count("launchdarkly_calls", "Calls to LaunchDarkly", "route outcome")

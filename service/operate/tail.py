@@ -8,6 +8,7 @@ from msgspec import Raw, Struct
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from service.publish.reading import read_as_text
 from service.store.connect import AWAY, describe_trouble, is_bad_password, is_not_now, leave
 
 _BLOCK_MS = 2000
@@ -79,7 +80,7 @@ def _read_entries(reply: object) -> list[Appended]:
     return [
         Appended(
             position=_read_text(position),
-            fields={_read_text(name): _read_text(value) for name, value in fields.items()},
+            fields=read_as_text(fields),
         )
         for entries in reply.values()
         for position, fields in entries

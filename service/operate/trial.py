@@ -7,6 +7,7 @@ from typing import assert_never
 from msgspec import Struct
 
 from service.accept.checks import is_genuine
+from service.accept.choice import Only
 from service.accept.decode import Message, Unreadable, decode_request
 from service.accept.events import (
     Batch,
@@ -47,11 +48,17 @@ class Trial(Struct, frozen=True):
         return self.genuine and all(isinstance(event, fine) for event in self.events)
 
 
-def try_webhook(source: Source, request: SignedRequest, *, now_s: float) -> Trial:
-    """Judge a request as the door would at ``now_s``, and tell how every value was found."""
+def try_webhook(
+    source: Source, request: SignedRequest, *, now_s: float, only: Only | None = None
+) -> Trial:
+    """Judge a request as the door would at ``now_s``, and tell how every value was found.
+
+    ``only`` says what is wanted downstream; None: all of it.
+    """
+    wanted = only or Only()
     genuine = is_genuine(source.checks, request, now_s=now_s)
     read = read_webhook(source, request)
-    events = read.events if isinstance(read, Batch) else (read,)
+    events = tuple(map(wanted.sift, read.events if isinstance(read, Batch) else (read,)))
     decoded = decode_request(request)
     messages = decoded if isinstance(decoded, tuple) else (decoded,)
     lines = [_row("source", f"{source.name}, {name_preset(source)}")]

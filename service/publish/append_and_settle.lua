@@ -1,11 +1,13 @@
--- Append one record and forget its ticket.
+-- Append one record, or leave it out, and forget its ticket. (backlog/plan.lua stands before.)
 -- KEYS     1 backlog  2 tickets  3 stream  4 published  5 calls  6 budget  7 bell
---          8 counts  9 milestones
+--          8 counts  9 milestones  10 looks  11 their tickets
 -- ARGV     1 job  2 fence  3 generation  4 deployment id  5 digest  6 life of the mark (ms)
---          7 data before the revision  8 data after it  then fields and values of the entry
--- Returns  {"published" | "unchanged", revision} | {"lost", 0}
+--          7 data before the revision  8 data after it  9 since when looks are planned (ms)
+--          10 when the next one is due (ms) or ""  11 its ticket  12 how the data is written: "json" or
+--          "msgpack"; "" when nothing is to be appended  then fields and values of the entry
+-- Returns  {"published" | "unchanged" | "left_out", revision} | {"lost", 0}
 -- Atomic   a record without its settling would be appended again; a settling without its record
---          would lose it. Only who holds the lease may do either.
+--          would lose it, and the next look with it. Only who holds the lease may do any of it.
 local MILESTONE = 64 -- records from one to the next: who counts those unread looks at no more
 local job, held, digest = ARGV[1], tonumber(ARGV[2]), ARGV[5]
 local clock = redis.call('TIME')
@@ -23,16 +25,19 @@ if tonumber(redis.call('ZSCORE', KEYS[1], job) or '0') ~= held then
 end
 
 local fate = 'unchanged'
-if last[2] ~= digest then
+if ARGV[12] == '' then
+  fate, digest = 'left_out', last[2] or '' -- were it wanted again, its content would be news
+elseif last[2] ~= digest then
   fate = 'published'
   revision = revision + 1
   local number = string.format('%d', revision)
   local fields = { 'id', ARGV[4] .. ':' .. number, 'revision', number }
-  for i = 9, #ARGV do
+  for i = 13, #ARGV do
     fields[#fields + 1] = ARGV[i]
   end
   fields[#fields + 1] = 'data'
-  fields[#fields + 1] = ARGV[7] .. number .. ARGV[8]
+  local written = ARGV[12] == 'msgpack' and struct.pack('>BI4', 0xce, revision) or number
+  fields[#fields + 1] = ARGV[7] .. written .. ARGV[8]
   local id = redis.call('XADD', KEYS[3], '*', unpack(fields))
   local appended = redis.call('HINCRBY', KEYS[8], 'appended', 1)
   if appended % MILESTONE == 0 then
@@ -41,6 +46,7 @@ if last[2] ~= digest then
 end
 local act = table.concat({ ARGV[2], fate, string.format('%d', revision) }, ' ')
 redis.call('HSET', KEYS[4], 'revision', revision, 'digest', digest, 'by ' .. job, act)
+plan_look({ mark = KEYS[4], looks = KEYS[10], tickets = KEYS[11] }, ARGV[4], ARGV[9], ARGV[10], ARGV[11], ARGV[6])
 redis.call('PEXPIRE', KEYS[4], ARGV[6])
 
 local stored = redis.call('HGET', KEYS[2], job)

@@ -1,24 +1,20 @@
 """What is the outgoing contract? One enriched record, as downstream services read it."""
 
-from datetime import UTC, datetime, timedelta
-from hashlib import blake2b
-from typing import Literal
+from typing import Annotated, Literal
 
-import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from service.backlog.ticket import Lease
-from service.enrich.deployment import Deployment, FlagReference
-from service.enrich.verdict import Found
-from service.publish.summary import Summary, summarize
+from service.enrich.deployment import (
+    Deployment,
+    FlagReferences,
+    NestedDeployments,
+    PullRequests,
+)
+from service.publish.summary import Summary
 
 RECORD_TYPE = "deployment.enriched.v1"
 DATA_SCHEMA = "/schemas/enriched-deployment.v1.json"
-
-# The revision is known only to the script that appends: it is written between these two.
-BEFORE_REVISION = b'{"schemaVersion":1,"revision":'
-_PLACEHOLDER = BEFORE_REVISION + b"0"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+JSON, MSGPACK = "application/json", "application/msgpack"
 
 
 class Count(Struct, frozen=True, omit_defaults=True):
@@ -41,6 +37,17 @@ class Completeness(Struct, frozen=True, rename="camel"):
     reason: str | UnsetType = UNSET
 
 
+class Looks(Struct, frozen=True):
+    """How often LaunchDarkly was asked again since the first record, and until when it will be.
+
+    ``until`` is the last look that is planned (epoch ms), null when no more will follow. A look
+    that finds other content makes the next revision; one that finds the same makes no record.
+    """
+
+    taken: int = 0
+    until: int | None = None
+
+
 class SourceEvent(Struct, frozen=True, rename="camel"):
     """The webhook that caused the record. Times are epoch ms."""
 
@@ -53,9 +60,11 @@ class SourceEvent(Struct, frozen=True, rename="camel"):
 
 
 class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
-    """The ``data`` of one stream entry. ``deployment`` is LaunchDarkly's own JSON, bytes as sent.
+    """The ``data`` of one stream entry.
 
-    The first two fields stay first: the revision is written in by the script that appends.
+    ``deployment`` is LaunchDarkly's own JSON, bytes as sent; where the data is msgpack, the same
+    values in msgpack. The first two fields stay first: the revision is written in by the script
+    that appends.
     """
 
     schema_version: Literal[1] = 1
@@ -65,102 +74,54 @@ class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     deployment: Raw
     summary: Summary
     completeness: Completeness
+    looks: Looks = Looks()  # records of versions before it have none
     event: SourceEvent
 
 
-class Entry(Struct, frozen=True):
-    """One entry to append: attributes and routing fields, and the data after the revision.
+class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.replace("_", "")):
+    """The fields of an entry beside ``data``, all of them text; the first are CloudEvents' own."""
 
-    ``digest`` tells whether the content differs from the last revision.
-    """
-
-    deployment_id: str
-    digest: str
-    fields: tuple[str, ...]
-    data_after_revision: bytes
-    complete: bool
-
-
-def write_entry(found: Found, lease: Lease, *, now_ms: int) -> Entry:
-    """Write the stream entry of a deployment that was found."""
-    ticket, deployment = lease.ticket, found.deployment
-    completeness = measure_completeness(deployment, stopped=found.stopped)
-    record = EnrichedDeployment(
-        enriched_at=now_ms,
-        attempts=ticket.attempts + 1,
-        deployment=Raw(found.body),
-        summary=summarize(deployment),
-        completeness=completeness,
-        event=SourceEvent(
-            source=ticket.source,
-            delivery=ticket.delivery,
-            received_at=lease.queued_at,
-            outcome=ticket.outcome,
-            event_time=ticket.event_time,
-            metadata=Raw(ticket.metadata or b"null"),
-        ),
-    )
-    return Entry(
-        deployment_id=deployment.id,
-        digest=blake2b(found.body, digest_size=16).hexdigest(),
-        fields=_write_fields(deployment, lease, complete=completeness.complete),
-        data_after_revision=msgspec.json.encode(record)[len(_PLACEHOLDER) :],
-        complete=completeness.complete,
-    )
-
-
-def _write_fields(deployment: Deployment, lease: Lease, *, complete: bool) -> tuple[str, ...]:
-    ticket = lease.ticket
-    happened = deployment.ended_at or ticket.event_time or lease.queued_at
-    fields = {
-        "specversion": "1.0",
-        "source": f"/deployment-enricher/{ticket.source}",
-        "type": RECORD_TYPE,
-        "subject": deployment.id,
-        "time": format_time(happened, fallback_ms=lease.queued_at),
-        "datacontenttype": "application/json",
-        "dataschema": DATA_SCHEMA,
-        "projectkey": ticket.project or "",
-        "environmentkey": deployment.environment_key or ticket.environment or "",
-        "applicationkey": deployment.application_key or ticket.application or "",
-        "complete": "true" if complete else "false",
-    }
-    if ticket.traceparent is not None:
-        fields["traceparent"] = ticket.traceparent
-    return tuple(part for pair in fields.items() for part in pair)
-
-
-def format_time(moment_ms: int, *, fallback_ms: int) -> str:
-    """Give an epoch ms as RFC 3339; a moment that no calendar holds gives the fallback's."""
-    try:
-        moment = _EPOCH + timedelta(milliseconds=moment_ms)
-    except OverflowError:
-        moment = _EPOCH + timedelta(milliseconds=fallback_ms)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    id: Annotated[str, Meta(description="Deployment and revision, unique for ever")]
+    spec_version: Annotated[str, Meta(description="Of CloudEvents: 1.0")]
+    source: Annotated[str, Meta(description="/deployment-enricher/ and the source of the webhook")]
+    type: Annotated[str, Meta(description=f"{RECORD_TYPE}; another major version is another type")]
+    subject: Annotated[str, Meta(description="The deployment's id")]
+    time: Annotated[str, Meta(description="When the deployment ended, RFC 3339, UTC")]
+    data_content_type: Annotated[str, Meta(description=f"How data is written: {JSON} or {MSGPACK}")]
+    data_schema: Annotated[str, Meta(description="Where the door serves the schema of data")]
+    project_key: Annotated[str, Meta(description="Empty when the webhook did not name it")]
+    environment_key: str
+    application_key: str
+    revision: Annotated[str, Meta(pattern="^[1-9][0-9]*$", description="As in the data")]
+    complete: Annotated[str, Meta(pattern="^(true|false)$", description="As in the data")]
+    trace_parent: Annotated[str, Meta(description="W3C trace context of the last span")] = ""
 
 
 def measure_completeness(deployment: Deployment, *, stopped: str | None) -> Completeness:
     """Compare what is here with what LaunchDarkly counts, at both levels."""
-    pulls = deployment.pull_requests
-    flags = deployment.flag_references
+    pulls, flags = deployment.pull_requests, deployment.flag_references
     items = [item for item in (pulls.items if pulls else None) or () if item is not None]
     parts = [part for item in items for part in (item.deployments, item.flag_references)]
-    nested = [Count(part.total_count, _present(part.items)) for part in parts if part is not None]
-    outer = (
-        Count(pulls.total_count if pulls else None, len(items)),
-        Count(flags.total_count if flags else None, _present(flags.items if flags else None)),
-    )
+    nested = [_count(part) for part in parts if part is not None]
+    outer = (_count(pulls), _count(flags))
     # What one pull request has too many of does not make up for what another lacks.
-    complete = stopped is None and all(
-        count.expected is None or count.present >= count.expected for count in (*outer, *nested)
-    )
+    complete = stopped is None and not any(map(_is_short, (*outer, *nested)))
     total = Count(
-        expected=sum(count.expected or 0 for count in nested),
-        present=sum(count.present for count in nested),
+        expected=sum([count.expected or 0 for count in nested]),
+        present=sum([count.present for count in nested]),
     )
     return Completeness(complete, *outer, total, UNSET if stopped is None else stopped)
 
 
-def _present(items: list[Raw] | list[FlagReference | None] | None) -> int:
-    plain = (bytes(item) if isinstance(item, Raw) else item for item in items or ())
-    return sum(item not in {None, b"null"} for item in plain)
+def _count(part: PullRequests | FlagReferences | NestedDeployments | None) -> Count:
+    if part is None or part.items is None:
+        return Count(part.total_count if part else None, 0)
+    if isinstance(part, NestedDeployments):
+        nulls = sum([bytes(item) == b"null" for item in part.items])
+    else:
+        nulls = part.items.count(None)
+    return Count(part.total_count, len(part.items) - nulls)
+
+
+def _is_short(count: Count) -> bool:
+    return count.expected is not None and count.present < count.expected

@@ -23,6 +23,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Any well-formed UUID asked for by id exists (but for those that begin with 04040404)."""
     visible_after_ms: Milliseconds = 0
     """How long an event, or a conjured deployment first asked for, stays invisible."""
+    grow_every_ms: Milliseconds = 0
+    """A deployment made known is seen with one pull request, and one more joins each time that so
+    much has passed, until all are there; 0: all are there at once. Conjured ones do not grow."""
     nested_page_size: Annotated[int, msgspec.Meta(ge=1)] = 20
     """Items on each page of a collection inside a deployment or a pull request."""
     nested_details: bool = True

@@ -208,6 +208,7 @@ def _read_rules(options: Options) -> Rules:
         shape=options.shape,
         conjure=options.conjure,
         visible_after_ms=options.visible_after_ms,
+        grow_every_ms=options.grow_every_ms,
     )
 
 

@@ -35,6 +35,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     shape: Shape
     conjure: bool
     visible_after_ms: int
+    grow_every_ms: int = 0
 
 
 class Sighting(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,8 +157,18 @@ class World:
     def _see(self, identifier: str, now: int) -> Deployment | None:
         for sighting in reversed(self._sightings[identifier]):
             if sighting.visible_at <= now:
-                return sighting.deployment
+                return self._grow(sighting, now)
         return None
+
+    def _grow(self, sighting: Sighting, now: int) -> Deployment:
+        """Give a deployment with the pull requests that have joined it by now."""
+        deployment, every = sighting.deployment, self.rules.grow_every_ms
+        if not every or deployment.given is not None:
+            return deployment
+        joined = 1 + (now - sighting.visible_at) // every
+        return msgspec.structs.replace(
+            deployment, pull_requests=min(joined, deployment.pull_requests)
+        )
 
 
 def _name(deployment: Deployment | NewDeployment) -> tuple[str, str, str, str]:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -24,6 +23,7 @@ from service.store.connect import (
     is_not_now,
 )
 from service.store.durability import Barrier, Durability
+from service.store.exchange import exchange, pack
 from service.store.opening import close_connection, open_connection
 from service.store.patience import Patience
 from service.store.script import Script
@@ -44,8 +44,7 @@ class _Call:
     def __init__(
         self, script: Script, keys: Sequence[str], args: Sequence[Argument], *, durable: bool
     ) -> None:
-        command = ("EVALSHA", script.sha, len(keys), *keys, *args)
-        self.command = pack_command(command)  # type: ignore[arg-type] # stub
+        self.command = pack(("EVALSHA", script.sha, len(keys), *keys, *args))
         self.script = script
         self.durable = durable
         self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
@@ -169,10 +168,9 @@ class GroupCommit:
         barrier = self._barrier if any(call.durable for call in group) else None
         packed = [call.command for call in group]
         if barrier is not None:
-            packed += [pack_command(each) for each in barrier.commands]  # type: ignore[arg-type] # stub
+            packed += [pack(each) for each in barrier.commands]
         since = self._clock()
-        await connection.send_packed_command(packed, check_health=False)
-        replies = [await _read_reply(connection) for _ in packed]
+        replies = await exchange(connection, packed)
         if self._note_trip is not None:
             self._note_trip(len(group), self._clock() - since)
         replies, kept = replies[: len(group)], replies[len(group) :]
@@ -234,11 +232,3 @@ class GroupCommit:
         connection, self._connection = self._connection, None
         if connection is not None:
             await close_connection(self._client, connection)
-
-
-async def _read_reply(connection: AbstractConnection) -> Reply:
-    """Read one reply; a server's error for one call must not cost the others theirs."""
-    try:
-        return await connection.read_response(timeout=math.inf, disconnect_on_error=True)
-    except ResponseError as error:
-        return error

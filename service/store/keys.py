@@ -45,6 +45,16 @@ class Keys(Struct, frozen=True):
         return self._named("budget:callers")
 
     @property
+    def looks(self) -> str:
+        """Sorted set: deployment id -> when it is looked at, if calls are left over (ms)."""
+        return self._named("looks")
+
+    @property
+    def look_tickets(self) -> str:
+        """Hash: deployment id -> header and ticket to look with."""
+        return self._named("looks:tickets")
+
+    @property
     def failed(self) -> str:
         """Sorted set: job -> when it was given up (ms)."""
         return self._named("failed")
@@ -81,6 +91,15 @@ class Keys(Struct, frozen=True):
     def enriched(self) -> str:
         """Stream: the output."""
         return self._named("enriched")
+
+    @property
+    def readers(self) -> str:
+        """Hash: reader group -> when it was last known to live (ms)."""
+        return self._named("readers")
+
+    def round(self, name: str) -> str:
+        """Name the hash of what is listed again and again: how far it is, and who is at it."""
+        return self._named(f"round:{name}")
 
     def delivery(self, source: str, delivery: str) -> str:
         """Name the mark of one delivery of one source."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import ClientResponse, web
 
+from service.accept.choice import Only
 from service.accept.events import (
     DeploymentCompleted,
     Duplicate,
@@ -86,6 +87,7 @@ async def serve(desk: Desk, *sources: Source) -> AsyncIterator[Address]:
         {source.name: source for source in sources},
         remember=desk.remember,
         set_aside=desk.set_aside,
+        sift=Only().sift,
         clock=lambda: NOW_S,
         log=desk,
     )

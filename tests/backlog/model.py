@@ -23,8 +23,8 @@ from service.backlog.backlog import Backlog, Terms
 from service.backlog.failure import record_failure
 from service.backlog.ticket import Lease
 from service.enrich.budget import load_room
-from service.publish.record import Entry
 from service.publish.stream import OutputStream, Retention, Settled
+from service.publish.writing import Entry
 from service.store.connect import open_client
 from service.store.group import GroupCommit
 from service.store.keys import Keys
@@ -178,7 +178,7 @@ class BacklogModel(RuleBasedStateMachine):
         return isinstance(lease, Lease) and lease.lead is None
 
     @precondition(lambda self: self.hands)
-    @rule(place=st.integers(0, 9), status=st.sampled_from("ab"), twice=st.booleans())
+    @rule(place=st.integers(0, 9), status=st.sampled_from("abu"), twice=st.booleans())
     def publish(self, place: int, status: str, twice: bool) -> None:
         """A worker publishes what it has in hand, or had."""
         self.settle(write_entry(self.hands[place % len(self.hands)], status), place, twice=twice)
@@ -194,11 +194,14 @@ class BacklogModel(RuleBasedStateMachine):
             assert settled == Settled("lost", 0)
             return settled
         revision, last = self.published.get(entry.deployment_id, (0, ""))
-        if last == entry.digest:
+        if entry.left_out:
+            assert settled == Settled("left_out", revision)
+        elif last == entry.digest:
             assert settled == Settled("unchanged", revision)
         else:
             assert settled == Settled("published", revision + 1)
-        self.published[entry.deployment_id] = (settled.revision, entry.digest)
+        digest = last if entry.left_out else entry.digest
+        self.published[entry.deployment_id] = (settled.revision, digest)
         self.end(lease, ticket)
         return settled
 
@@ -376,10 +379,11 @@ class BacklogModel(RuleBasedStateMachine):
 
 
 def write_entry(lease: Lease, status: str) -> Entry:
-    """Write the entry of what a lease asks for."""
+    """Write the entry of what a lease asks for; of status ``u`` none is wanted."""
     number = int(lease.job[-1])
     data = f',"status":"{status}"}}'.encode()
-    return Entry(name_deployment(number), status, (), data, complete=True)
+    left_out = "unwanted" if status == "u" else ""
+    return Entry(name_deployment(number), status, (), data, complete=True, left_out=left_out)
 
 
 def dict_of(ticket: Waiting) -> set[str]:

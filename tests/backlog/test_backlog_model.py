@@ -1,13 +1,10 @@
 """Does every accepted event end exactly once, whatever workers, crashes and persons do?"""
 
 from collections.abc import Mapping
-from functools import partial
 
 import msgspec
-import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import precondition, rule
 
 from service.accept.events import Unmappable
 from service.accept.sources import Source, load_sources, native_source
@@ -15,6 +12,7 @@ from service.backlog.failed import FailedOnes
 from service.backlog.failure import name_aside
 from service.configured import read_presets
 from tests.backlog.model import BacklogModel, Waiting, make_event
+from tests.machine import play, run_machine
 
 MENDED = {"native": native_source(["secret"], presets=read_presets())}
 BROKEN = load_sources(
@@ -136,22 +134,7 @@ class RepairedModel(BacklogModel):
         return [jobs[place % len(jobs)] for place in places]
 
 
-@pytest.mark.timeout(300)  # a failure is made small before it is shown
-@pytest.mark.parametrize(
-    ("examples", "steps"),
-    [(150, 30), pytest.param(1500, 60, marks=[pytest.mark.long, pytest.mark.timeout(1800)])],
-)
+@play((150, 30), long=(1500, 60))
 def test_every_accepted_event_ends_exactly_once(redis_url: str, examples: int, steps: int) -> None:
     """In a record, unchanged, or failed: never two of these and never none."""
-    run_state_machine_as_test(
-        partial(RepairedModel, redis_url),  # type: ignore[arg-type] # any factory will do
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(RepairedModel, redis_url, examples=examples, steps=steps)

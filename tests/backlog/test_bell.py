@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 from service.backlog.bell import LONGEST_BLOCK_S, Bell
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
-from tests.faults.weather import Wire, wire_to_socket
+from tests.faults.weather import BadWire
+from tests.wire import connect_to_socket
 
 
 @pytest.fixture
@@ -22,14 +23,14 @@ async def server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
 
 
 @pytest.fixture
-async def wire(server: EmbeddedServer) -> AsyncIterator[Wire]:
+async def wire(server: EmbeddedServer) -> AsyncIterator[BadWire]:
     """Put a network before it."""
-    async with wire_to_socket(server.socket) as between:
+    async with BadWire(connect_to_socket(server.socket)) as between:
         yield between
 
 
 @pytest.fixture
-async def client(wire: Wire) -> AsyncIterator[Redis]:
+async def client(wire: BadWire) -> AsyncIterator[Redis]:
     """Give a client that is very patient itself."""
     async with open_client(f"redis://{wire.place}", reply_timeout_s=100) as patient:
         yield patient
@@ -44,7 +45,7 @@ async def test_it_rings_at_once(client: Redis) -> None:
     assert not await client.exists("bell")
 
 
-async def test_nobody_oversleeps_for_a_server_that_hangs(client: Redis, wire: Wire) -> None:
+async def test_nobody_oversleeps_for_a_server_that_hangs(client: Redis, wire: BadWire) -> None:
     """A connection that is open and silent costs no more than a moment."""
     bell = Bell(client, "bell")
     await bell.listen(0.01)
@@ -57,7 +58,7 @@ async def test_nobody_oversleeps_for_a_server_that_hangs(client: Redis, wire: Wi
 
 
 async def test_a_master_that_was_demoted_is_left(
-    client: Redis, server: EmbeddedServer, wire: Wire
+    client: Redis, server: EmbeddedServer, wire: BadWire
 ) -> None:
     """The next sleep is on a new connection, which leads to whoever is the master then."""
     bell = Bell(client, "bell")

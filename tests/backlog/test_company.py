@@ -116,7 +116,9 @@ async def test_few_who_know_an_id_come_along_only_while_calls_are_scarce(
     await allow(redis, keys, 2)
     job = "id:a0eebc99-9c0b-4ef8-bb6d-000000000019"
     stored = cast("bytes", await redis.hget(keys.tickets, job))
-    grown = stored[:14] + b"\xdc\x00\x0d" + stored[15:]  # as if it had more fields than today
+    grown = (
+        stored[:14] + bytes((0xDC, 0, stored[14] & 15)) + stored[15:]
+    )  # as if it had more fields than today
     await redis.hset(keys.tickets, job, grown)
     together = await claim(backlog, 4)
     assert list(count_parties(together).values()) == [16]

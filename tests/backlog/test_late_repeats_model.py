@@ -3,18 +3,17 @@
 from collections.abc import Callable
 from functools import partial
 
-import pytest
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import precondition, rule
 from msgspec.structs import replace
 
 from service.accept.events import DeploymentCompleted, Queued
 from service.backlog.failure import record_failure
 from service.backlog.ticket import Lease
-from service.publish.record import Entry
 from service.publish.stream import Settled
+from service.publish.writing import Entry
 from tests.backlog.model import BacklogModel, make_event, replace_now, write_entry
+from tests.machine import play, run_machine
 
 PLACES = st.integers(0, 9)
 
@@ -175,22 +174,7 @@ class LateRepeats(BacklogModel):
         super().finish()
 
 
-@pytest.mark.timeout(300)  # a failure is made small before it is shown
-@pytest.mark.parametrize(
-    ("examples", "steps"),
-    [(100, 40), pytest.param(2000, 80, marks=[pytest.mark.long, pytest.mark.timeout(3600)])],
-)
+@play((100, 40), long=(2000, 80))
 def test_an_act_sent_again_late_changes_nothing(redis_url: str, examples: int, steps: int) -> None:
     """No event ends twice or never, and each late answer is true."""
-    run_state_machine_as_test(
-        partial(LateRepeats, redis_url),  # type: ignore[arg-type] # any factory will do
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(LateRepeats, redis_url, examples=examples, steps=steps)

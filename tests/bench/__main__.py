@@ -1,9 +1,9 @@
-"""Which benchmark is asked for? `python3 run.py bench [cost | quota | calls] ...`."""
+"""Which benchmark is asked for? `python3 run.py bench [cost | quota | calls | read] ...`."""
 
 import runpy
 import sys
 
-_NAMES = ("cost", "quota", "calls")
+_NAMES = ("cost", "quota", "calls", "read")
 
 
 def main() -> None:

@@ -26,10 +26,11 @@ from aiohttp import ClientSession
 from msgspec import Struct
 
 from service.accept.events import DeploymentCompleted
-from service.app import House, open_house, open_worker
+from service.app import open_worker
 from service.enrich.launchdarkly import open_session
 from service.enrich.listing import EXPAND
 from service.enrich.pages import ROOT
+from service.house import House, open_house
 from service.log import open_log
 from service.operate.listening import listen
 from service.settings import Secret, Settings

@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Raw, Struct
 
 from service.accept.events import DeploymentCompleted
-from service.app import House, open_house
+from service.house import House, open_house
 from service.log import open_log
 from service.settings import Secret, Settings
 from service.store import Unavailable

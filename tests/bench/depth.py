@@ -6,13 +6,13 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from service.app import House, open_house
 from service.backlog.ticket import Lease
 from service.enrich.budget import Budget
 from service.enrich.ratelimit import Hints, Window
+from service.house import House, open_house
 from service.log import open_log
-from service.publish.record import Entry
 from service.publish.stream import OutputStream, Retention
+from service.publish.writing import Entry
 from service.settings import Secret, Settings
 from tests.bench.contestants import keep_event, make_event
 from tests.bench.stand import Stand

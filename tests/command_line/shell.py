@@ -77,7 +77,7 @@ class Shell:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("ENRICHER_", "LAUNCHDARKLY_"))
+            if not name.startswith(("ENRICHER_", "LAUNCHDARKLY_", "OTEL_"))
         }
         self.environ = inherited | {
             "ENRICHER_DATA_DIR": str(self.data),

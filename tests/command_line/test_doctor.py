@@ -31,8 +31,12 @@ async def test_all_is_well_beside_a_running_service(shell: Shell) -> None:
     simulate = await shell.start(f"simulate --port 0 --options {options}", until="opened")
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
     shell.environ["ENRICHER_LAUNCHDARKLY_URL"] = upstream
-    await shell.start("run", until="door_opened")
+    shell.environ["ENRICHER_RECONCILE"] = "default/production"
+    serving = await shell.start("run", until="door_opened")
+    await serving.wait_for("deployments_reconciled")
     found = read(await shell.run("doctor --json"))
+    assert found["reconcile"][1].startswith("last listed: default/production ")
+    assert found["reconcile"][1].endswith(" s ago")
     assert {status for status, _ in found.values()} == {"ok"}, found
     assert found["redis durability"][1].startswith("fsync: each write is on disk")
     assert found["workers"][1].startswith("1 idle")

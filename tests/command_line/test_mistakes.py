@@ -111,6 +111,8 @@ def test_what_is_typed_wrong_is_told(type_in: Type, words: str, told: str) -> No
         ("work", {}, "ENRICHER_REDIS_URL is not set: `work` shares a Redis"),
         ("work", {"ENRICHER_REDIS_URL": f"http://:{PASSWORD}@host"}, "no address of a Redis"),
         ("send", {"ENRICHER_WEBHOOK_SECRET": ""}, "an event cannot be signed"),
+        ("send", {"ENRICHER_WEBHOOK_SECRET": " \n"}, "an event cannot be signed"),
+        ("pipeline", {"ENRICHER_WEBHOOK_SECRET": " \n"}, "an event cannot be signed"),
     ],
 )
 def test_what_is_set_wrong_is_told(

@@ -3,18 +3,15 @@
 import asyncio
 import itertools
 import time
-from functools import partial
 from typing import cast
 
 import pytest
 import structlog
-from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     rule,
-    run_state_machine_as_test,
 )
 from msgspec import Struct
 
@@ -26,6 +23,7 @@ from service.store.connect import open_client
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 from tests.enrich.desk import Desk
+from tests.machine import play, run_machine
 
 NAMESPACES = itertools.count()
 DAY = 86_400_000
@@ -262,22 +260,7 @@ class BudgetModel(RuleBasedStateMachine):
         await self.client.aclose()
 
 
-@pytest.mark.timeout(300)  # a failure is made small before it is shown
-@pytest.mark.parametrize(
-    ("examples", "steps"),
-    [(120, 40), pytest.param(1500, 80, marks=[pytest.mark.long, pytest.mark.timeout(1800)])],
-)
+@play((120, 40), long=(1500, 80))
 def test_no_window_is_overdrawn_and_work_goes_on(redis_url: str, examples: int, steps: int) -> None:
     """Never a call over what is known, never one while closed, and always an end."""
-    run_state_machine_as_test(
-        partial(BudgetModel, redis_url),  # type: ignore[arg-type] # any factory will do
-        settings=settings(
-            max_examples=examples,
-            stateful_step_count=steps,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            phases=(Phase.generate, Phase.shrink),
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(BudgetModel, redis_url, examples=examples, steps=steps)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
+from msgspec.json import decode as json_decode
 
-from service.enrich.deployment import Drift, Outline
+from service.enrich.deployment import Deployment, Drift, Outline
 from service.enrich.resolve import Sought, choose_deployment
 from service.enrich.search import Listed, Missing, Search
 
@@ -26,6 +27,11 @@ def sought(version: str = SHA, *, time_ms: int = 1000) -> Sought:
     return Sought(environment="production", application="web", version=version, time_ms=time_ms)
 
 
+def listed(one: Raw) -> Listed:
+    """Give the answer that an item is, whole."""
+    return Listed(json_decode(one, type=Deployment), one)
+
+
 def search(
     pages: Sequence[Sequence[Raw]],
     *,
@@ -40,18 +46,18 @@ def search(
         most_kept=most_kept,
     )
     for page in pages:
-        for _, listed in one.take_page(page, size=sum(map(len, map(bytes, page)))):
+        for _, answer in one.take_page(page, size=sum(map(len, map(bytes, page)))):
             assert one.is_over
-            return listed
-    ((_, answer),) = one.close()
+            return answer
+    ((_, last),) = one.close()
     assert one.is_over
-    return answer
+    return last
 
 
 def test_an_id_is_found_however_it_is_written() -> None:
     """A UUID is the same in capitals; the item's bytes are passed on."""
     found = item(id="A0EE")
-    assert search([[item(id="b"), found]], name="a0ee") == Listed("A0EE", found)
+    assert search([[item(id="b"), found]], name="a0ee") == listed(found)
     assert search([[item(id="b")]], name="a0ee") == Missing()
 
 
@@ -59,21 +65,33 @@ def test_the_first_page_suffices_only_beyond_doubt() -> None:
     """An equal version that ended at that very moment cannot be bettered; a nearer one can come."""
     near = item(id="near", applicationVersion=SHA, endedAt=1001)
     exact = item(id="exact", applicationVersion=SHA, endedAt=1000)
-    assert search([[near], [exact]], wanted=sought()) == Listed("exact", exact)
-    assert search([[exact], [near]], wanted=sought()) == Listed("exact", exact)
-    assert search([[near], []], wanted=sought()) == Listed("near", near)
+    assert search([[near], [exact]], wanted=sought()) == listed(exact)
+    assert search([[exact], [near]], wanted=sought()) == listed(exact)
+    assert search([[near], []], wanted=sought()) == listed(near)
 
 
 def test_what_comes_after_the_cap_is_known_by_its_id_alone() -> None:
     """Pages are not kept without bound."""
     page = [item(id="a", applicationVersion=SHA, endedAt=7)]
-    assert search([page], wanted=sought(), most_kept=0) == Listed("a", None)
+    answer = search([page], wanted=sought(), most_kept=0)
+    assert isinstance(answer, Listed)
+    assert (answer.known.id, answer.body) == ("a", None)
+    assert not isinstance(answer.known, Deployment)
+
+
+def test_an_item_of_which_only_the_outline_can_be_read_is_found() -> None:
+    """It answers its ticket, which can ask for it by its id."""
+    odd = item(id="a", applicationVersion=SHA, endedAt=1000, leadTime="long")
+    answer = search([[odd]], wanted=sought())
+    assert isinstance(answer, Listed)
+    assert answer.known.id == "a"
+    assert not isinstance(answer.known, Deployment)
 
 
 def test_an_item_that_cannot_be_read_is_kept_should_it_be_the_one() -> None:
     """It hides nothing else."""
     odd, good = Raw(b'{"id":7}'), item(id="a", applicationVersion=SHA, endedAt=1)
-    assert search([[odd, Raw(b"null"), good]], wanted=sought()) == Listed("a", good)
+    assert search([[odd, Raw(b"null"), good]], wanted=sought()) == listed(good)
     answer = search([[odd]], wanted=sought())
     assert isinstance(answer, Missing)
     assert answer.unreadable is not None
@@ -116,12 +134,12 @@ def write_outline(one: Outline) -> Raw:
 
 
 @given(
-    listed=st.lists(OUTLINES, max_size=12, unique_by=lambda one: one.id),
+    shown=st.lists(OUTLINES, max_size=12, unique_by=lambda one: one.id),
     wanted=st.lists(WANTED, min_size=1, max_size=5),
     size=st.integers(1, 12),
 )
 def test_many_find_together_what_each_would_find_alone(
-    listed: list[Outline], wanted: list[Sought], size: int
+    shown: list[Outline], wanted: list[Sought], size: int
 ) -> None:
     """Whatever the pages, every job is told once, and of a deployment that none betters."""
     together = Search(
@@ -130,24 +148,24 @@ def test_many_find_together_what_each_would_find_alone(
         most_kept=1 << 20,
     )
     told: list[tuple[str, Listed | Missing]] = []
-    for start in range(0, len(listed), size):
-        page = [write_outline(one) for one in listed[start : start + size]]
+    for start in range(0, len(shown), size):
+        page = [write_outline(one) for one in shown[start : start + size]]
         told += list(together.take_page(page, size=1))
     told += list(together.close())
     answers = dict(told)
     assert len(answers) == len(told) == len(wanted) + 1
-    by_id = {one.id: one for one in listed}
+    by_id = {one.id: one for one in shown}
     assert answers.pop("by-id") == (
-        Listed("c", write_outline(by_id["c"])) if "c" in by_id else Missing()
+        listed(write_outline(by_id["c"])) if "c" in by_id else Missing()
     )
     for job, answer in answers.items():
         one = wanted[int(job)]
-        alone = choose_deployment(listed, one)
+        alone = choose_deployment(shown, one)
         if isinstance(answer, Missing):
             assert alone is None
         else:
             assert isinstance(answer, Listed)
-            best = choose_deployment([by_id[answer.id]], one)
+            best = choose_deployment([by_id[answer.known.id]], one)
             assert alone is not None
             assert best is not None
             assert choose_deployment([best, alone], one) == best
@@ -164,4 +182,4 @@ def test_equal_versions_of_many_tickets_are_told_apart_by_time(count: int) -> No
         most_kept=1 << 20,
     )
     told = dict(together.take_page(redeployed, size=1))
-    assert told == {str(n): Listed(f"d{n}", redeployed[n]) for n in range(count)}
+    assert told == {str(n): listed(redeployed[n]) for n in range(count)}

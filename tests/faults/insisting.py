@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -10,12 +9,9 @@ from contextlib import asynccontextmanager, suppress
 
 from redis.exceptions import RedisError
 
-from service.operate.listening import listen
-from service.settings import Secret, Settings
-from service.simulate.options import Options
-from service.simulate.server import Simulator
+from service.settings import Secret
 from service.store.connect import leave, open_client
-from tests.story.stage import SECRET, Story, name_deployment
+from tests.story.stage import Story, name_deployment, set_stage
 
 NAMESPACE = "faults"
 _LANES = 6
@@ -93,33 +89,10 @@ class Senders:
 
 
 @asynccontextmanager
-async def open_upstream() -> AsyncIterator[tuple[Simulator, str]]:
-    """Open a LaunchDarkly; gives it and its address."""
-    simulator = Simulator(Options(), clock=time.time, chance=random.Random(1))
-    async with listen(simulator.app(), host="127.0.0.1", port=0) as url:
-        yield simulator, url
-
-
-@asynccontextmanager
 async def open_story(redis_url: str, **changes: object) -> AsyncIterator[Story]:
     """Open a door and two workers in one process, on any Redis, and who looks on beside them."""
     async with (
-        open_upstream() as (simulator, upstream),
         open_client(redis_url, namespace=NAMESPACE) as viewer,
+        set_stage(viewer, NAMESPACE, redis_url=Secret(redis_url)) as story,
     ):
-        settings = Settings(
-            access_token=Secret(Options().token),
-            launchdarkly_url=upstream,
-            redis_url=Secret(redis_url),
-            namespace=NAMESPACE,
-            webhook_secret=Secret(SECRET),
-            port=0,
-            rate_share=1.0,
-            lease=2.0,
-            grace=2.0,
-        )
-        story = Story(settings, simulator, viewer)
-        try:
-            yield await story.open(workers=2, **changes)
-        finally:
-            await story.close()
+        yield await story.open(workers=2, **changes)

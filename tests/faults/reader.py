@@ -134,6 +134,11 @@ def _entries_of(reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
     return flat
 
 
+def name_lasting(keys: Keys) -> frozenset[str]:
+    """Name the keys that may stay without an end; all others must have one, or be gone."""
+    return frozenset({keys.enriched, keys.milestones, keys.failed, keys.failures, keys.counts})
+
+
 async def read_left(redis: Redis, keys: Keys) -> Left:
     """Read what is left when nothing should be."""
     backlog: Any = await redis.zrange(keys.backlog, 0, -1)

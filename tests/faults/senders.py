@@ -5,18 +5,30 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from http import HTTPStatus
+from typing import Protocol
 
 import aiohttp
 import msgspec
 from msgspec.structs import replace
 
 from service.accept.signature import sign_standard_webhook
+from service.simulate.world import NewDeployment
 from tests.faults.oracle import Delivery
 from tests.faults.traffic import Webhook
-from tests.faults.upstream import Upstream
 
 _PATIENCE = aiohttp.ClientTimeout(total=8.0)
 _ACCEPTED = {HTTPStatus.OK, HTTPStatus.ACCEPTED}
+
+
+class World(Protocol):
+    """What the upstream tells: which state of things, and what is to be found in it."""
+
+    @property
+    def epoch(self) -> int:
+        """Number what is told now."""
+
+    def add_deployment(self, new: NewDeployment, /) -> object:
+        """Have one more to be found."""
 
 
 class Senders:
@@ -31,7 +43,7 @@ class Senders:
         doors: Sequence[str],
         *,
         secret: str,
-        upstream: Upstream,
+        upstream: World,
         seed: int,
     ) -> None:
         self.deliveries: list[Delivery] = []

@@ -15,12 +15,10 @@ from tests.faults.hurry import make_due
 from tests.faults.oracle import Judgement, judge
 from tests.faults.plant import KEYS, Plant
 from tests.faults.programs import Program, Store
-from tests.faults.reader import GROUP, read_left
+from tests.faults.reader import GROUP, name_lasting, read_left
 from tests.faults.schedule import Stroke, Tempo, draw_strokes
 from tests.faults.traffic import Habits, draw_webhooks
 from tests.faults.upstream import Upstream
-
-MAY_LAST = frozenset({KEYS.enriched, KEYS.milestones, KEYS.failed, KEYS.failures, KEYS.counts})
 
 _DOWN_AT_ONCE = 2
 
@@ -205,7 +203,7 @@ class Storm:
             plant.senders.deliveries,
             records,
             await read_left(plant.redis, KEYS),
-            may_last=MAY_LAST,
+            may_last=name_lasting(KEYS),
         )
         stats = plant.upstream.simulator.stats
         return Outcome(

@@ -17,8 +17,10 @@ from service.enrich.backoff import Backoff
 from service.enrich.verdict import Patience
 from service.store import group
 from service.store.embedded import EmbeddedServer
-from tests.faults.insisting import Senders, open_story, open_upstream
-from tests.faults.weather import BAD, Weather, Wire, wire_to_place, wire_to_socket
+from tests.faults.insisting import Senders, open_story
+from tests.faults.weather import BAD, BadWire, Weather
+from tests.story.stage import open_upstream
+from tests.wire import connect_to_place, connect_to_socket
 
 _EACH = 20  # webhooks taken before and after
 
@@ -31,9 +33,9 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
-async def wire(server: EmbeddedServer) -> AsyncIterator[Wire]:
+async def wire(server: EmbeddedServer) -> AsyncIterator[BadWire]:
     """Put a bad network before it."""
-    async with wire_to_socket(server.socket) as between:
+    async with BadWire(connect_to_socket(server.socket)) as between:
         yield between
 
 
@@ -54,7 +56,7 @@ def tell(what: str, took_s: float) -> None:
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("weather", BAD)
 async def test_redis_behind_a_bad_network_loses_and_doubles_nothing(
-    wire: Wire, weather: Weather
+    wire: BadWire, weather: Weather
 ) -> None:
     """Whatever becomes of requests and answers, each webhook that is taken makes one record."""
     async with open_story(f"redis://{wire.place}") as story:
@@ -75,7 +77,7 @@ async def test_redis_behind_a_bad_network_loses_and_doubles_nothing(
     [(1, 2.0), *(pytest.param(seed, 8.0, marks=pytest.mark.long) for seed in range(2, 12))],
 )
 async def test_redis_in_a_storm_loses_and_doubles_nothing(
-    wire: Wire, seed: int, lasts_s: float
+    wire: BadWire, seed: int, lasts_s: float
 ) -> None:
     """All weathers by turns, at moments that nobody chose."""
     async with open_story(f"redis://{wire.place}") as story:
@@ -98,7 +100,7 @@ async def test_launchdarkly_in_a_storm_loses_and_doubles_nothing(
     """Webhooks are taken all the while, and each has its whole record in the end."""
     async with (
         open_upstream() as (simulator, url),
-        wire_to_place("127.0.0.1", urlsplit(url).port or 0) as wire,
+        BadWire(connect_to_place("127.0.0.1", urlsplit(url).port or 0)) as wire,
         open_story(server.url, launchdarkly_url=f"http://{wire.place}") as story,
     ):
         senders = Senders(story)

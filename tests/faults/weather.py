@@ -4,10 +4,10 @@ import asyncio
 import random
 import socket
 import struct
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
+
+from tests.wire import CHUNK, Connect, Streams, Way, Wire
 
 Weather = Literal["clear", "cut", "reset", "lossy", "refusing", "slow", "dripping", "silent"]
 """clear: all passes. cut: closed at the next byte. reset: RST in the middle of an answer.
@@ -16,45 +16,23 @@ slow: each chunk comes late. dripping: answers in small pieces. silent: open, an
 """
 
 BAD: tuple[Weather, ...] = get_args(Weather)[1:]
-_CHUNK = 65536
 _LATE_S = 0.05
 _DROP = 11
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: close says RST
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
+class BadWire(Wire):
+    """Forwards both ways, as the weather lets it."""
 
-class Wire:
-    """Forwards both ways, as the weather lets it; ``place`` is where it listens."""
-
-    def __init__(self, connect: Callable[[], Awaitable[Streams]]) -> None:
-        self.place = ""
-        self.joined = 0
-        self._connect = connect
+    def __init__(self, connect: Connect) -> None:
+        super().__init__(connect)
         self._weather: Weather = "clear"
-        self._listener: asyncio.Server | None = None
-        self._links: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
-
-    async def __aenter__(self) -> Self:
-        self._listener = await asyncio.start_server(self._join, "127.0.0.1", 0)
-        host, port = self._listener.sockets[0].getsockname()
-        self.place = f"{host}:{port}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._listener is not None
-        self._listener.close()
-        for link in self._links:
-            link.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
 
     def turn(self, weather: Weather) -> None:
         """Let the weather change, for what is under way too."""
         self._weather = weather
         if weather == "refusing":
-            for writer in self._writers:
-                writer.close()
+            self.hang_up()
 
     async def storm(self, *, seed: int, lasts_s: float) -> None:
         """Be bad and clear by turns for so long, then clear."""
@@ -68,44 +46,23 @@ class Wire:
                     await asyncio.sleep(chance.uniform(0.02, 0.3))
         self.turn("clear")
 
-    async def _join(self, near: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
-        self.joined += 1
-        link = asyncio.current_task()
-        assert link is not None
-        self._links.add(link)
-        link.add_done_callback(self._links.discard)
-        with suppress(OSError, asyncio.CancelledError):
-            if self._weather != "refusing":
-                far, request = await self._connect()
-                self._writers |= {answer, request}
-                try:
-                    await self._forward((near, answer), (far, request))
-                finally:
-                    self._writers -= {answer, request}
-                    request.close()
-        answer.close()
+    def is_open(self) -> bool:
+        """Let nobody in while refusing."""
+        return self._weather != "refusing"
 
-    async def _forward(self, ours: Streams, theirs: Streams) -> None:
-        ways = {
-            asyncio.ensure_future(self._ask(ours[0], theirs[1])),
-            asyncio.ensure_future(self._answer(theirs[0], ours[1])),
-        }
-        try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
+    def pass_on(self, ours: Streams, theirs: Streams) -> tuple[Way, Way]:
+        """Let through what the weather lets."""
+        return self._ask(ours[0], theirs[1]), self._answer(theirs[0], ours[1])
 
     async def _ask(self, near: asyncio.StreamReader, request: asyncio.StreamWriter) -> None:
-        while chunk := await near.read(_CHUNK):
+        while chunk := await near.read(CHUNK):
             match self._weather:
                 case "cut":
                     return
                 case "slow":
                     await asyncio.sleep(_LATE_S)
                 case "silent":
-                    while await near.read(_CHUNK):  # taken, and never heard of again
+                    while await near.read(CHUNK):  # taken, and never heard of again
                         pass
                     return
                 case _:
@@ -114,7 +71,7 @@ class Wire:
             await request.drain()
 
     async def _answer(self, far: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
-        while chunk := await far.read(_CHUNK):
+        while chunk := await far.read(CHUNK):
             match self._weather:
                 case "cut" | "lossy":
                     return
@@ -140,13 +97,3 @@ class Wire:
                     pass
             answer.write(chunk)
             await answer.drain()
-
-
-def wire_to_socket(path: Path) -> Wire:
-    """Put a wire before a server on a unix socket."""
-    return Wire(lambda: asyncio.open_unix_connection(str(path)))
-
-
-def wire_to_place(host: str, port: int) -> Wire:
-    """Put a wire before a server on a TCP port."""
-    return Wire(lambda: asyncio.open_connection(host, port))

@@ -11,8 +11,9 @@ from http import HTTPStatus
 import aiohttp
 import pytest
 
-from service.operate.demo import Demo, Event, Pace, Stage, Traffic
+from service.operate.demo import Demo, Stage, Traffic
 from service.operate.health import Standing
+from service.operate.pipeline import Event, Pace
 from service.operate.send import Sent
 from service.operate.tail import Appended
 from service.store import Unavailable

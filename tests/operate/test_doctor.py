@@ -89,6 +89,9 @@ def test_of_a_store_that_is_away_nothing_else_is_said() -> None:
         ({"why": "upstream failing", "closed_s": 3.0}, "budget", "warning"),
         ({"why": "rate limited", "room": 0, "opens_s": 3.0}, "budget", "ok"),
         ({"failed_total": 2, "failed": {"not_found": 2}}, "failed", "warning"),
+        ({"listed_s": {"default/production": 700.0}}, "reconcile", "ok"),
+        ({"listed_s": {"default/production": 1900.0}}, "reconcile", "warning"),
+        ({"listed_s": {"a/b": 1.0, "default/production": None}}, "reconcile", "warning"),
     ],
 )
 def test_work_that_does_not_go_on_is_told(changes: dict[str, Any], check: str, status: str) -> None:
@@ -191,3 +194,10 @@ def test_findings_are_wrapped_and_printable() -> None:
         "1 to mend, 0 to look at, 1 well",
     ]
     assert not is_well(findings)
+
+
+def test_a_dead_group_of_readers_should_be_looked_at() -> None:
+    """It is named, with how long it was not seen; one that reads is well."""
+    facts = replace(WAITING, unseen_s={"notes": 3.0, "old": 900_000.0})
+    assert outline(judge_waiting(facts)) == {"readers": "old was not seen for 10.4 d"}
+    assert status_of(judge_waiting(replace(facts, unseen_s={"notes": 3.0})), "readers") == "ok"

@@ -19,8 +19,8 @@ from service.operate.exposition import Exposition
 from service.operate.listening import listen
 from service.operate.metrics import Metrics
 from service.operate.survey import Survey, Surveyor
-from service.publish.record import Entry
 from service.publish.stream import OutputStream, Retention
+from service.publish.writing import Entry
 from service.store.connect import open_client
 from service.store.group import GroupCommit
 from service.store.keys import Keys

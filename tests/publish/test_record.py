@@ -12,15 +12,9 @@ from hypothesis import strategies as st
 from service.backlog.ticket import Lease, Ticket
 from service.enrich.deployment import Deployment, read_deployment
 from service.enrich.verdict import Found
-from service.publish.record import (
-    BEFORE_REVISION,
-    EnrichedDeployment,
-    Entry,
-    format_time,
-    measure_completeness,
-    write_entry,
-)
+from service.publish.record import EnrichedDeployment, measure_completeness
 from service.publish.summary import summarize
+from service.publish.writing import BEFORE_REVISION, Entry, Writer, format_time
 
 QUEUED_AT = 1_795_428_000_000
 LEASE = Lease(
@@ -52,7 +46,9 @@ def parse(told: object) -> Deployment:
 def write(told: object, *, stopped: str | None = None) -> Entry:
     """Write the entry of a deployment."""
     found = Found(deployment=parse(told), body=json.dumps(told).encode(), stopped=stopped)
-    return write_entry(found, LEASE, now_ms=QUEUED_AT + 99)
+    entry = Writer().write(found, LEASE, now_ms=QUEUED_AT + 99)
+    assert isinstance(entry, Entry)
+    return entry
 
 
 def read_data(entry: Entry, revision: int = 1) -> Any:
@@ -71,6 +67,7 @@ def test_the_record_is_what_the_design_says() -> None:
         "deployment",
         "summary",
         "completeness",
+        "looks",
         "event",
     ]
     assert (data["schemaVersion"], data["enrichedAt"], data["attempts"]) == (1, QUEUED_AT + 99, 3)

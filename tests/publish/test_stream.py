@@ -6,6 +6,7 @@ from typing import cast
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.accept.events import DeploymentCompleted
@@ -14,8 +15,9 @@ from service.backlog.failure import record_failure
 from service.backlog.ticket import Lease
 from service.enrich.deployment import Deployment, read_deployment
 from service.enrich.verdict import Found
-from service.publish.record import Entry, write_entry
+from service.publish.reading import Record, read_entry
 from service.publish.stream import OutputStream, Retention, Settled
+from service.publish.writing import Entry, Payload, Writer
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 
@@ -37,9 +39,11 @@ class Outlet:
         self.backlog = backlog
         self.output = self.keep(entries_ms=60_000)
 
-    def keep(self, *, entries_ms: int, hard_cap: int = 0) -> OutputStream:
+    def keep(self, *, entries_ms: int, hard_cap: int = 0, dead_ms: int = 60_000) -> OutputStream:
         """Give an output that keeps its entries for so long."""
-        retention = Retention(marks_ms=60_000, entries_ms=entries_ms, hard_cap=hard_cap)
+        retention = Retention(
+            marks_ms=60_000, entries_ms=entries_ms, hard_cap=hard_cap, dead_ms=dead_ms
+        )
         return OutputStream(self.group, keys=self.keys, retention=retention)
 
     async def hear(self, delivery: str, *, known: bool = True) -> None:
@@ -75,12 +79,16 @@ class Outlet:
         ]
 
 
-def write(lease: Lease, *, status: str = "succeeded") -> Entry:
+def write(lease: Lease, *, status: str = "succeeded", payload: Payload = "json") -> Entry:
     """Write the entry of the deployment as LaunchDarkly tells it."""
     body = json.dumps({"id": DEPLOYMENT, "applicationKey": "shop", "status": status}).encode()
     deployment = read_deployment(body)
     assert isinstance(deployment, Deployment)
-    return write_entry(Found(deployment=deployment, body=body), lease, now_ms=lease.now)
+    entry = Writer(payload=payload).write(
+        Found(deployment=deployment, body=body), lease, now_ms=lease.now
+    )
+    assert isinstance(entry, Entry)
+    return entry
 
 
 @pytest.fixture
@@ -186,6 +194,49 @@ async def test_a_ticket_given_up_is_not_published_too(outlet: Outlet) -> None:
     assert await outlet.read() == []
 
 
+async def test_what_is_left_out_is_settled_without_a_record(outlet: Outlet) -> None:
+    """Its ticket ends and it is known; once it is wanted, the same content is news."""
+    await outlet.hear("first")
+    lease = await outlet.claim()
+    unwanted = replace(write(lease), left_out="the application is not wanted")
+    for _ in range(2):  # the reply may be lost
+        settled = await outlet.output.append_and_settle(unwanted, lease)
+        assert settled == Settled(fate="left_out", revision=0)
+    assert await outlet.read() == []
+    keys = outlet.keys
+    assert await outlet.redis.exists(keys.backlog, keys.tickets, keys.calls) == 0
+    assert await outlet.redis.pttl(keys.published(DEPLOYMENT)) > 0
+    await outlet.hear("second")
+    lease = await outlet.claim()
+    settled = await outlet.output.append_and_settle(write(lease), lease)
+    assert settled == Settled(fate="published", revision=1)
+
+
+async def test_the_revision_is_written_into_msgpack_too(outlet: Outlet) -> None:
+    """Data in msgpack has the revision that its id has, however large."""
+    for revision, told in ((1, None), (70_000, "69999")):
+        if told is not None:
+            await outlet.redis.hset(outlet.keys.published(DEPLOYMENT), "revision", told)
+        await outlet.hear(f"d{revision}")
+        lease = await outlet.claim()
+        entry = write(lease, status=f"s{revision}", payload="msgpack")
+        settled = await outlet.output.append_and_settle(entry, lease)
+        assert settled == Settled(fate="published", revision=revision)
+        [(position, fields)] = cast(
+            "Entries", await outlet.redis.xrevrange(outlet.keys.enriched, count=1)
+        )
+        record = read_entry(position, [part for pair in fields.items() for part in pair])
+        assert isinstance(record, Record)
+        assert (record.is_msgpack, record.data.revision) == (True, revision)
+        assert record.raw["deployment"] == {
+            "id": DEPLOYMENT,
+            "applicationKey": "shop",
+            "status": f"s{revision}",
+        }
+        assert record.deployment.application_key == "shop"
+        assert record.raw["event"]["metadata"] == {"build": 7}
+
+
 async def test_unchanged_content_is_no_new_entry(outlet: Outlet) -> None:
     """A second event about the same thing settles without a record."""
     for fate in ("published", "unchanged"):
@@ -236,12 +287,12 @@ async def test_two_jobs_for_one_deployment_are_one_record(outlet: Outlet) -> Non
 
 async def test_old_entries_are_trimmed(outlet: Outlet) -> None:
     """What is older than the retention goes, the rest stays; no stream is nothing to do."""
-    assert await outlet.output.trim() == 0
+    assert (await outlet.output.trim()).dropped == 0
     for entry_id in ("1-1", "1-2", "2-1", "*"):
         await outlet.redis.xadd(outlet.keys.enriched, {"n": "1"}, id=entry_id)
-    assert await outlet.output.trim() == 3
+    assert (await outlet.output.trim()).dropped == 3
     assert await outlet.redis.xlen(outlet.keys.enriched) == 1
-    assert await outlet.output.trim() == 0
+    assert (await outlet.output.trim()).dropped == 0
 
 
 @pytest.mark.parametrize(
@@ -265,10 +316,37 @@ async def test_nothing_is_trimmed_that_the_slowest_group_has_to_read(
     assert await redis.xlen(key) == left
 
 
+async def test_a_dead_group_is_reported_and_not_waited_for(
+    outlet: Outlet, eventually: Eventually
+) -> None:
+    """Whoever reads again lives again; a group that nobody read for yet has its time first."""
+    redis, key = outlet.redis, outlet.keys.enriched
+    await redis.xadd(key, {"n": 1}, id="1-1")
+    for name in ("gone", "new"):
+        await redis.xgroup_create(key, name, id="0")
+    await redis.xgroup_createconsumer(key, "gone", "reader")
+    patient = outlet.keep(entries_ms=60_000)
+    assert (await patient.trim()).dead == {}
+    hasty = outlet.keep(entries_ms=60_000, dead_ms=100)
+
+    async def are_dead() -> bool:
+        return {*(await hasty.trim()).dead} == {"gone", "new"}
+
+    await redis.xadd(key, {"n": 2}, id="1-2")
+    await eventually(are_dead)
+    assert await redis.xlen(key) == 0
+    assert await redis.pttl(outlet.keys.readers) > 0
+    await redis.xreadgroup("gone", "reader", {key: ">"})
+    assert {*(await outlet.keep(entries_ms=60_000, dead_ms=5_000).trim()).dead} == set()
+    await redis.xgroup_destroy(key, "new")
+    await patient.trim()
+    assert await redis.hkeys(outlet.keys.readers) == [b"gone"]
+
+
 async def test_a_hard_cap_trims_past_every_group(outlet: Outlet) -> None:
     """An operator may put the server's memory above a reader that never comes."""
     for _ in range(9):
         await outlet.redis.xadd(outlet.keys.enriched, {"n": "1"})
     await outlet.redis.xgroup_create(outlet.keys.enriched, "slow", id="0")
-    assert await outlet.keep(entries_ms=60_000, hard_cap=4).trim() == 5
+    assert (await outlet.keep(entries_ms=60_000, hard_cap=4).trim()).cut == 5
     assert await outlet.redis.xlen(outlet.keys.enriched) == 4

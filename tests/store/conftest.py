@@ -54,9 +54,9 @@ async def direct(server: EmbeddedServer) -> AsyncIterator[Redis]:
 
 
 @pytest.fixture
-async def proxy(server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Proxy]:
+async def proxy(server: EmbeddedServer) -> AsyncIterator[Proxy]:
     """Put a proxy before the server."""
-    async with Proxy(server.socket, tmp_path / "proxy.sock") as between:
+    async with Proxy(server.socket) as between:
         yield between
 
 

@@ -159,11 +159,11 @@ async def test_a_barrier_that_is_not_met_is_never_a_success(
 
 
 async def test_a_connection_whose_barrier_is_unknown_is_not_written_to(
-    tmp_path: Path, lazy: EmbeddedServer, open_group: OpenGroup
+    lazy: EmbeddedServer, open_group: OpenGroup
 ) -> None:
     """A first look at the server that failed is taken again before anything is called kept."""
     async with (
-        Proxy(lazy.socket, tmp_path / "proxy.sock") as proxy,
+        Proxy(lazy.socket) as proxy,
         open_client(lazy.url) as client,
         open_group(proxy.url) as commits,
     ):

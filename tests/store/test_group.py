@@ -94,7 +94,7 @@ async def test_an_event_whose_reply_was_lost_is_queued_once(
         await backlog.add(event(0))
         proxy.lose_a_reply(b"delivery-1")
         assert isinstance(await backlog.add(event(1)), Queued)
-        assert proxy.connections == 2
+        assert proxy.joined == 2
         assert log.facts == ["redis_lost", "redis_reached"]
         assert await direct.zcard(KEYS.backlog) == 2
         leases = (await backlog.claim(2)).leases
@@ -113,7 +113,7 @@ async def test_a_claim_whose_reply_was_lost_leases_nothing_to_nobody(
         proxy.lose_a_reply(KEYS.callers.encode())
         (lease,) = (await backlog.claim(1)).leases
         assert isinstance(lease, Lease)
-        assert proxy.connections == 2
+        assert proxy.joined == 2
         assert await direct.zscore(KEYS.backlog, lease.job) == lease.fence
         assert await direct.zcard(KEYS.calls) == 2
         (last,) = (await backlog.claim(3)).leases
@@ -132,7 +132,7 @@ async def test_a_connection_cut_mid_way_loses_and_doubles_nothing(
         proxy.cut_after(count)
         answers = await asyncio.gather(*(backlog.add(event(number)) for number in range(1, 80)))
         assert all(isinstance(answer, Queued) for answer in answers)
-        assert proxy.connections == 2
+        assert proxy.joined == 2
         stored = cast("list[bytes]", await direct.hvals(KEYS.tickets))
         assert len(stored) == 80
         assert {ticket[:4] for ticket in stored} == {(1).to_bytes(4, "big")}
@@ -182,7 +182,7 @@ async def test_one_callers_patience_costs_the_others_nothing(
                 await remember(commits, "impatient", patience_s=0.02)
         proxy.open.set()
         assert await patient == b"patient"
-        assert proxy.connections == 1
+        assert proxy.joined == 1
 
 
 async def test_a_cancelled_caller_disturbs_nobody(proxy: Proxy, open_group: OpenGroup) -> None:
@@ -202,7 +202,7 @@ async def test_a_cancelled_caller_disturbs_nobody(proxy: Proxy, open_group: Open
             else:
                 assert reply == str(number).encode()
         assert await remember(commits, "last") == b"last"
-        assert proxy.connections == 1
+        assert proxy.joined == 1
 
 
 async def test_an_error_for_one_call_is_its_callers_alone(
@@ -218,7 +218,7 @@ async def test_an_error_for_one_call_is_its_callers_alone(
         assert await asyncio.gather(*good) == [str(number).encode() for number in range(10)]
         with pytest.raises(ResponseError, match="never nothing"):
             await bad
-        assert proxy.connections == 1
+        assert proxy.joined == 1
 
 
 async def test_what_cannot_be_sent_hurts_nobody_else(proxy: Proxy, open_group: OpenGroup) -> None:

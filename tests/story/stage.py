@@ -1,11 +1,13 @@
 """What does a story play with? One door, some workers, one LaunchDarkly, and hands for them."""
 
+import asyncio
 import io
 import itertools
 import json
+import random
 import time
-from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -13,12 +15,17 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.accept.signature import sign_standard_webhook
-from service.app import House, open_door, open_house, open_worker
+from service.app import open_door, open_worker
 from service.configured import read_sources
+from service.house import House, open_house
 from service.log import open_log
-from service.settings import Settings
+from service.operate.listening import listen
+from service.reconciling import open_reconciler
+from service.settings import Secret, Settings
+from service.simulate.options import Options
 from service.simulate.server import Simulator
 from service.store.keys import Keys
+from service.tracing.tracing import OFF
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 _NUMBERS = itertools.count(1)
@@ -38,11 +45,13 @@ class Story:
         self.session = aiohttp.ClientSession()
         self.door = ""
         self.house: House | None = None
+        self.tracing = OFF
 
     async def open(self, *, workers: int = 1, **changes: object) -> "Story":
         """Open the door and so many workers."""
         self.settings = replace(self.settings, **changes)
-        self.house = await self.stack.enter_async_context(open_house(self.settings, self.log))
+        house = open_house(self.settings, self.log, tracing=self.tracing)
+        self.house = await self.stack.enter_async_context(house)
         for _ in range(workers):
             await self.add_worker()
         sources = read_sources(self.settings, {})
@@ -54,21 +63,30 @@ class Story:
         assert self.house is not None
         await self.stack.enter_async_context(open_worker(self.house))
 
+    async def add_reconciler(self) -> None:
+        """Let one more process reconcile what the settings name."""
+        assert self.house is not None
+        await self.stack.enter_async_context(open_reconciler(self.house))
+
     async def close(self) -> None:
         """Close everything, workers first."""
         await self.session.close()
         await self.stack.aclose()
 
     async def post(
-        self, event: Mapping[str, object] | bytes, *, delivery: str | None = None
+        self,
+        event: Mapping[str, object] | bytes,
+        *,
+        delivery: str | None = None,
+        also: Mapping[str, str] | None = None,
     ) -> tuple[int, dict[str, Any]]:
-        """Sign and post one event; gives status and answer."""
+        """Sign and post one event, with these headers too; gives status and answer."""
         body = event if isinstance(event, bytes) else json.dumps(event).encode()
         name = delivery or f"delivery-{next(_NUMBERS)}"
         headers = sign_standard_webhook(
             SECRET, delivery=name, timestamp_s=int(time.time()), body=body
         )
-        url = f"{self.door}/webhooks/native"
+        url, headers = f"{self.door}/webhooks/native", {**headers, **(also or {})}
         async with self.session.post(url, data=body, headers=headers) as response:
             return response.status, await response.json(content_type=None)
 
@@ -90,6 +108,44 @@ class Story:
         """List the log lines, or those of one event."""
         lines = [json.loads(line) for line in self.written.getvalue().splitlines()]
         return [line for line in lines if event is None or line["event"] == event]
+
+
+@asynccontextmanager
+async def open_upstream() -> AsyncIterator[tuple[Simulator, str]]:
+    """Open a LaunchDarkly; gives it and its address."""
+    simulator = Simulator(Options(), clock=time.time, chance=random.Random(1))
+    async with listen(simulator.app(), host="127.0.0.1", port=0) as url:
+        yield simulator, url
+
+
+@asynccontextmanager
+async def set_stage(redis: Redis, namespace: str, **changes: object) -> AsyncIterator[Story]:
+    """Set the stage for a story that is not open yet, and close it whatever became of it.
+
+    ``redis`` is for looking on: the story itself goes to the ``redis_url`` among the changes.
+    """
+    async with open_upstream() as (simulator, upstream):
+        settings = Settings(
+            access_token=Secret(Options().token),
+            launchdarkly_url=upstream,
+            namespace=namespace,
+            webhook_secret=Secret(SECRET),
+            port=0,
+            rate_share=1.0,
+            lease=2.0,
+            grace=2.0,
+        )
+        story = Story(replace(settings, **changes), simulator, redis)
+        try:
+            yield story
+        finally:
+            await story.close()
+
+
+async def find_tasks_left() -> set[asyncio.Task[Any]]:
+    """Give what goes on beside us, and does not end within a few seconds."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    return (await asyncio.wait(others, timeout=5))[1] if others else set()
 
 
 async def read_stream(redis: Redis, stream: str) -> list[dict[str, str]]:

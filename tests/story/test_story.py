@@ -341,3 +341,17 @@ async def test_unknown_fields_are_passed_on(
     await eventually(story.is_done)
     [fields] = await read_stream(story.redis, story.keys.enriched)
     assert body.decode() in fields["data"]
+
+
+async def test_a_record_that_is_too_large_is_failed_and_never_cut(
+    story: Story, event: Event, eventually: Eventually
+) -> None:
+    """It is kept for a person, who is told how large it is."""
+    await story.open(max_record_bytes=100)
+    told = {**event, "deploymentId": name_deployment()}
+    await story.post(told, delivery="d1")
+    await eventually(story.is_done)
+    assert (await story.records(), len(await story.failures())) == ([], 1)
+    [fact] = story.facts("deployment_given_up")
+    assert fact["reason"] == "record_too_large"
+    assert fact["detail"].endswith(" bytes, the most is 100")

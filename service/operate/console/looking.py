@@ -118,7 +118,7 @@ class Looker:
     def _note_records(self, entries: Sequence[Any]) -> None:
         """Put those that are new before those known."""
         new = [
-            sight_record(read_text(position), read_fields(fields))
+            sight_record(read_text(position), pair_fields(fields))
             for position, fields in split_rows(entries, 2)
         ]
         if new:
@@ -144,6 +144,11 @@ def read_text(value: object) -> str:
 def read_fields(flat: Sequence[object]) -> Mapping[str, str]:
     """Read names and values that stand in one row."""
     return {read_text(name): read_text(value) for name, value in split_rows(flat, 2)}
+
+
+def pair_fields(flat: Sequence[Any]) -> Mapping[bytes, bytes]:
+    """Pair the names and values of an entry."""
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def split_rows(flat: Sequence[Any], width: int) -> list[Sequence[Any]]:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from msgspec import Struct
 
 from service.backlog.failure import read_failed
-from service.operate.console.looking import LARGEST, read_fields, read_text, split_rows
+from service.operate.console.looking import LARGEST, pair_fields, read_text, split_rows
 from service.operate.console.sightings import Sighting, sight_failed, sight_record, sight_ticket
 from service.store.group import Argument, GroupCommit
 from service.store.keys import Keys
@@ -126,7 +126,7 @@ class Seeker:
             reply = cast("list[Any]", told)
             looked, before = reply[0], read_text(reply[1])
             sightings = [
-                sight_record(read_text(position), read_fields(fields))
+                sight_record(read_text(position), pair_fields(fields))
                 for position, fields in split_rows(reply[2:], 2)
             ]
             yield _Page(looked, sightings, looked < _FEW)

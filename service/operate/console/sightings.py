@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct
 from service.backlog.failure import Failed, Failure, read_aside
 from service.backlog.ticket import Lease, Ticket, read_lease
 from service.enrich.deployment import Outline
+from service.publish.reading import read_as_text
 from service.publish.record import EnrichedDeployment
 from service.publish.summary import PullRequestSummary, TouchedFlag
 
@@ -73,8 +74,9 @@ class Sighting(Struct, frozen=True, kw_only=True):
         return any(sought in name.casefold() for name in names)
 
 
-def sight_record(position: str, fields: Mapping[str, str]) -> Sighting:
+def sight_record(position: str, told: Mapping[bytes, bytes]) -> Sighting:
     """See an entry of the output stream; one that is not ours, or was cut, tells less."""
+    fields = read_as_text(told)
     at_ms = float(position.partition("-")[0])
     record = _read_record(fields.get("data", ""))
     revision = fields.get("revision", "")

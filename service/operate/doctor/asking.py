@@ -89,9 +89,9 @@ async def _ask_info(client: Redis) -> dict[str, str]:
 
 
 async def ask_waiting(
-    client: Redis, ones: FailedOnes, *, keys: Keys, limit: int, share: float
+    client: Redis, ones: FailedOnes, *, keys: Keys, limit: int, share: float, scopes: Sequence[str]
 ) -> WaitingFacts | str:
-    """Ask how backlog, budget and failures stand; a string says why that cannot be told."""
+    """Ask how backlog, budget, failures and scopes stand; a string says why it cannot be told."""
     try:
         async with asyncio.timeout(_REDIS_S):
             reply: Any = await client.eval(
@@ -118,9 +118,33 @@ async def ask_waiting(
                 why=reply[4].decode(),
                 room=reply[6],
                 opens_s=reply[7] / 1000,
+                unseen_s=await _measure_unseen(client, keys),
+                listed_s=await _measure_rounds(client, keys, scopes),
             )
     except (*AWAY, RedisError) as error:
         return str(error) or "no answer in time"
+
+
+async def _measure_rounds(
+    client: Redis, keys: Keys, scopes: Sequence[str]
+) -> dict[str, float | None]:
+    """Measure how long ago each scope was listed to its end; None for never."""
+    seconds, _ = await client.time()
+    ran: dict[str, Any] = {name: await client.hget(keys.round(name), "ran") for name in scopes}
+    return {
+        name: None if told is None else max(0.0, seconds - float(told) / 1000)
+        for name, told in ran.items()
+    }
+
+
+async def _measure_unseen(client: Redis, keys: Keys) -> dict[str, float]:
+    """Measure for how long each reader group was not seen, as trimming found it."""
+    seconds, _ = await client.time()
+    stored: Any = await client.hgetall(keys.readers)
+    return {
+        name.decode("utf-8", "replace"): max(0.0, seconds - float(seen) / 1000)
+        for name, seen in stored.items()
+    }
 
 
 async def _count_listening(client: Redis) -> int | None:

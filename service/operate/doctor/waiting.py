@@ -8,6 +8,7 @@ from service.operate.doctor.finding import Finding, find_odd, find_well, find_wr
 
 _NEARLY_FULL = 0.8
 _STARTING_S = 10.0
+_LATE_ROUNDS = 3
 
 
 class WaitingFacts(Struct, frozen=True, kw_only=True):
@@ -16,6 +17,8 @@ class WaitingFacts(Struct, frozen=True, kw_only=True):
     ``oldest_s`` is since when the oldest ticket waits (of those looked at), ``overdue_s`` since
     when the first is due. ``listening`` counts clients blocked on a list, as idle workers are;
     None: Redis does not tell. ``failed`` counts by reason; ``partly``: only the newest were read.
+    ``unseen_s`` is for how long each reader group was not seen, ``dead_after_s`` when that is long.
+    ``listed_s`` is how long ago each scope of reconciling was listed to its end, None for never.
     """
 
     waiting: int = 0
@@ -31,6 +34,10 @@ class WaitingFacts(Struct, frozen=True, kw_only=True):
     why: str = ""
     room: int = 0
     opens_s: float = 0.0
+    unseen_s: Mapping[str, float] = {}
+    dead_after_s: float = 604_800.0
+    listed_s: Mapping[str, float | None] = {}
+    listed_every_s: float = 600.0
 
     @property
     def may_call(self) -> bool:
@@ -45,6 +52,9 @@ def judge_waiting(facts: WaitingFacts) -> Iterator[Finding]:
     yield _judge_backlog(facts)
     yield _judge_workers(facts)
     yield _judge_budget(facts)
+    yield _judge_readers(facts)
+    if facts.listed_s:
+        yield _judge_rounds(facts)
     if not facts.failed_total:
         yield find_well("failed", "none")
         return
@@ -54,6 +64,29 @@ def judge_waiting(facts: WaitingFacts) -> Iterator[Finding]:
         told = f"of the newest {told}"
     fix = "`failed list` and `failed show` tell why, `failed retry` takes them up again"
     yield find_odd("failed", f"{facts.failed_total}: {told}", fix)
+
+
+def _judge_readers(facts: WaitingFacts) -> Finding:
+    dead = {name: s for name, s in facts.unseen_s.items() if s >= facts.dead_after_s}
+    if not dead:
+        told = ", ".join(sorted(facts.unseen_s)) or "no group reads the stream"
+        return find_well("readers", told)
+    told = ", ".join(f"{name} was not seen for {write_span(s)}" for name, s in sorted(dead.items()))
+    fix = "start its readers, or remove it: XGROUP DESTROY; what it has not read is trimmed by age"
+    return find_odd("readers", told, fix)
+
+
+def _judge_rounds(facts: WaitingFacts) -> Finding:
+    late_s = _LATE_ROUNDS * facts.listed_every_s
+    told = [
+        f"{name} {'never' if s is None else write_span(s) + ' ago'}"
+        for name, s in sorted(facts.listed_s.items())
+    ]
+    text = f"last listed: {', '.join(told)}"
+    if all(s is not None and s <= late_s for s in facts.listed_s.values()):
+        return find_well("reconcile", text)
+    fix = "a worker lists them while nothing else is due: `reconciling_failed` in its log says more"
+    return find_odd("reconcile", text, fix)
 
 
 def _judge_backlog(facts: WaitingFacts) -> Finding:

@@ -1,0 +1,19 @@
+-- When is a deployment looked at again? Put before every script that ends a ticket.
+-- KEYS     none of its own: plan_look is given the names of mark, looks and their tickets
+-- ARGV     none of its own
+-- Returns  nothing; defines plan_look(keys, id, since, due, ticket, life); due "": no more looks
+-- Atomic   a ticket is ended and its next look planned at once: no crash comes between.
+local function plan_look(keys, id, since, due, ticket, life)
+  if tonumber(since) < tonumber(redis.call('HGET', keys.mark, 'since') or '0') then
+    return -- a later webhook of the same deployment has planned its own looks meanwhile
+  elseif due == '' then
+    redis.call('ZREM', keys.looks, id)
+    redis.call('HDEL', keys.tickets, id)
+  else
+    redis.call('HSET', keys.mark, 'since', since)
+    redis.call('ZADD', keys.looks, due, id)
+    redis.call('HSET', keys.tickets, id, ticket)
+    redis.call('PEXPIRE', keys.looks, life)
+    redis.call('PEXPIRE', keys.tickets, life)
+  end
+end

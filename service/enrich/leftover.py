@@ -1,0 +1,19 @@
+"""How is a call made for which no webhook waits? With what is left over of everybody's budget."""
+
+from collections.abc import Callable
+
+from service.enrich.budget import Budget, load_leftover
+from service.store.group import GroupCommit
+from service.store.keys import Keys
+from service.store.script import load_script
+
+
+class LeftoverBudget(Budget):
+    """The same budget, of which a call is taken only while nothing is due and enough is left."""
+
+    def __init__(
+        self, group: GroupCommit, *, keys: Keys, share: float, chance: Callable[[], float]
+    ) -> None:
+        super().__init__(group, keys=keys, share=share, chance=chance)
+        self._take = load_script(__package__, "spare", prelude=load_leftover())
+        self._take_keys = (*self._take_keys, keys.backlog)

@@ -1,0 +1,65 @@
+"""How is the stream described to machines? An AsyncAPI document, from the types of a record."""
+
+from typing import Any
+
+import msgspec
+
+from service import __version__
+from service.publish.record import JSON, RECORD_TYPE, Attributes
+from service.publish.schema import list_schemas
+from service.store.keys import Keys
+
+_TEMPLATE = "#/components/schemas/{name}"
+
+
+def describe_stream() -> dict[str, Any]:
+    """Give the AsyncAPI 3.0 document of the stream."""
+    _, attributes = msgspec.json.schema_components([Attributes], ref_template=_TEMPLATE)
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "deployment-enricher: enriched deployments",
+            "version": __version__,
+            "description": "One entry for each revision of a deployment, on a Redis stream.",
+            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+        },
+        "defaultContentType": JSON,
+        "channels": {"enriched": _describe_channel()},
+        "operations": {
+            "readEnriched": {
+                "action": "send",
+                "channel": {"$ref": "#/channels/enriched"},
+                "summary": "Records are appended for others to read, by XREADGROUP or XREAD",
+            }
+        },
+        "components": {
+            "messages": {"enrichedDeployment": _describe_message()},
+            "schemas": {**attributes, **list_schemas(_TEMPLATE)},
+        },
+    }
+
+
+def _describe_channel() -> dict[str, Any]:
+    return {
+        "address": "{stream}",
+        "title": "The output stream",
+        "description": "The key of a Redis stream; its name ends in :enriched.",
+        "parameters": {
+            "stream": {
+                "description": "The namespace in braces, which are part of the key",
+                "default": Keys("deployments").enriched,
+            }
+        },
+        "messages": {"enrichedDeployment": {"$ref": "#/components/messages/enrichedDeployment"}},
+    }
+
+
+def _describe_message() -> dict[str, Any]:
+    return {
+        "name": RECORD_TYPE,
+        "title": "One revision of one deployment",
+        "summary": "The fields of an entry are the headers; its field `data` is the payload.",
+        "contentType": JSON,
+        "headers": {"$ref": _TEMPLATE.format(name="Attributes")},
+        "payload": {"$ref": _TEMPLATE.format(name="EnrichedDeployment")},
+    }

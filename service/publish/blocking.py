@@ -1,0 +1,47 @@
+"""How does a service without asyncio read the stream? In an ordinary loop.
+
+    with read_blocking(EnrichedStream("redis://host:6379", group="release-notes")) as records:
+        for record in records:
+            ...  # when the loop comes round, this record is acknowledged
+
+All that :mod:`service.publish.reader` promises holds; while nothing comes, the loop blocks.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.publish.reader import EnrichedStream
+from service.publish.reading import Record
+
+
+@contextmanager
+def read_blocking(stream: EnrichedStream) -> Iterator[Iterator[Record]]:
+    """Read a stream that nobody has begun to read; leaving closes it.
+
+    Raises RuntimeError where an event loop runs already: there the stream is read by ``async for``.
+    """
+    if _runs_a_loop():
+        raise RuntimeError("a running event loop is here: read the stream by `async for`")
+    with asyncio.Runner() as runner:
+        try:
+            yield _iterate(runner, stream)
+        finally:
+            runner.run(stream.aclose())
+
+
+def _runs_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _iterate(runner: asyncio.Runner, stream: EnrichedStream) -> Iterator[Record]:
+    async def take() -> Record | None:
+        return await anext(stream, None)
+
+    aiter(stream)
+    while (record := runner.run(take())) is not None:
+        yield record

@@ -1,0 +1,1 @@
+"""LaunchDarkly's list in, what no webhook told of into the backlog."""

@@ -1,0 +1,33 @@
+"""What is done differently when traces are collected? Unless one is handed in, nothing."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from aiohttp import TraceConfig
+from aiohttp.typedefs import Middleware
+from msgspec import Struct
+
+from service.accept.webhooks import Remember
+from service.worker import Collaborators
+
+T = TypeVar("T")
+
+
+def _leave(told: T) -> T:
+    return told
+
+
+class Tracing(Struct, frozen=True, kw_only=True):
+    """What stands around the stages' verbs. As it comes, it hands each back as it is.
+
+    ``middlewares`` are the door's, ``calls`` those of the session that asks LaunchDarkly, ``carry``
+    is the way from a webhook to its ticket, and ``join`` a worker's from the ticket to the entry.
+    """
+
+    middlewares: tuple[Middleware, ...] = ()
+    calls: tuple[TraceConfig, ...] = ()
+    carry: Callable[[Remember], Remember] = _leave
+    join: Callable[[Collaborators], Collaborators] = _leave
+
+
+OFF = Tracing()

@@ -1,0 +1,72 @@
+"""Is what is wanted sent, and nothing else ignored?"""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.accept.choice import Only
+from service.accept.decode import Unreadable
+from service.accept.events import DeploymentCompleted, Event, Ignored, Unmappable
+
+NAMES = st.text(min_size=1, max_size=9)
+EVENT = DeploymentCompleted(
+    source="native",
+    delivery="d1",
+    project="default",
+    environment="production",
+    application="payments-api",
+    version="1.0",
+    deployment_id=None,
+    outcome="failed",
+    event_time=None,
+    metadata=None,
+    metadata_dropped=False,
+    traceparent=None,
+)
+
+
+@given(NAMES, NAMES, st.sampled_from(["succeeded", "failed"]))
+def test_nothing_named_wants_everything(application: str, environment: str, outcome: str) -> None:
+    """Where nothing is chosen all is sent."""
+    told = {"application": application, "environment": environment, "outcome": outcome}
+    assert Only().find_objection(**told) is None
+
+
+@pytest.mark.parametrize(
+    ("only", "objection"),
+    [
+        (Only(applications=["payments-*"]), None),
+        (Only(applications=["shop", "payments-api"], outcomes=["failed"]), None),
+        (
+            Only(applications=["payments", "Payments-*"]),
+            "the application payments-api is not among ENRICHER_ONLY_APPLICATIONS",
+        ),
+        (
+            Only(environments=["staging"]),
+            "the environment production is not among ENRICHER_ONLY_ENVIRONMENTS",
+        ),
+        (
+            Only(environments=["prod*"], outcomes=["succeeded"]),
+            "the outcome failed is not among ENRICHER_ONLY_OUTCOMES",
+        ),
+    ],
+)
+def test_every_kind_of_name_must_be_wanted(only: Only, objection: str | None) -> None:
+    """Names as they are or as patterns, big and small letters told apart."""
+    expected = EVENT if objection is None else Ignored(objection, "d1")
+    assert only.sift(EVENT) == expected
+
+
+def test_a_name_that_is_not_known_yet_is_no_objection() -> None:
+    """An event with an id alone says too little: LaunchDarkly will tell."""
+    event = msgspec.structs.replace(EVENT, application=None, environment=None, deployment_id="a")
+    assert Only(applications=["shop"], environments=["staging"]).sift(event) is event
+
+
+@pytest.mark.parametrize(
+    "event", [Ignored("a ping", "d1"), Unmappable("odd", (), "d1", b"{}"), Unreadable("no JSON")]
+)
+def test_what_tells_of_no_deployment_stays_as_it_is(event: Event) -> None:
+    """Only deployments are chosen among."""
+    assert Only(outcomes=["succeeded"]).sift(event) is event

@@ -1,0 +1,91 @@
+"""Does the liveness probe of a worker tell one that is stuck from one that is well?
+
+It is read from deploy/kubernetes/worker.yaml, and asked as Kubernetes asks it.
+"""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+from redis.asyncio import Redis
+
+from service.settings import Secret
+from service.store.embedded import EmbeddedServer
+from service.store.keys import Keys
+from tests.command_line.shell import Program, Shell
+from tests.command_line.test_metrics import free_port
+from tests.story.stage import set_stage
+
+FILE = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes" / "worker.yaml"
+
+
+def read_probe() -> dict[str, Any]:
+    """Read what Kubernetes would ask."""
+    deployment, _ = yaml.safe_load_all(FILE.read_text())
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    probe: dict[str, Any] = container["livenessProbe"]
+    return probe
+
+
+async def passes(port: int) -> bool:
+    """Ask once, as patient as the manifest is."""
+    probe = read_probe()
+    url = f"http://127.0.0.1:{port}{probe['httpGet']['path']}"
+    patience = aiohttp.ClientTimeout(total=probe["timeoutSeconds"])
+    try:
+        async with aiohttp.ClientSession(timeout=patience) as session, session.get(url) as response:
+            return 200 <= response.status < 400
+    except (aiohttp.ClientError, TimeoutError):
+        return False
+
+
+async def start_worker(shell: Shell, server: EmbeddedServer, port: int) -> Program:
+    """Start a worker whose metrics have a port."""
+    return await shell.start(
+        "work",
+        until="worker_started",
+        ENRICHER_METRICS_PORT=str(port),
+        ENRICHER_REDIS_URL=server.url,
+        ENRICHER_LAUNCHDARKLY_URL="http://127.0.0.1:9",
+    )
+
+
+async def test_a_worker_that_hangs_is_restarted(shell: Shell, server: EmbeddedServer) -> None:
+    """An idle one is well; one that does nothing any more, though its port is open, is not."""
+    port = free_port()
+    worker = await start_worker(shell, server, port)
+    assert await passes(port)
+    worker.child.send_signal(signal.SIGSTOP)
+    assert not await passes(port)
+    worker.child.send_signal(signal.SIGCONT)
+    assert await passes(port)
+
+
+async def test_a_worker_is_not_restarted_for_redis(shell: Shell, server: EmbeddedServer) -> None:
+    """It waits for it: a restart would mend nothing."""
+    port = free_port()
+    worker = await start_worker(shell, server, port)
+    server.stop()
+    await worker.wait_for("redis_lost|claiming_failed")
+    assert await passes(port)
+
+
+async def test_a_worker_whose_work_ended_is_restarted(
+    redis: Redis, redis_url: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a mistake of our own: the process is there, answers, and claims nothing any more."""
+    port = free_port()
+
+    def fail(_: object) -> bool:
+        raise AssertionError
+
+    monkeypatch.setattr("service.backlog.holding.Holding.has_room", fail)
+    async with set_stage(redis, keys.namespace, redis_url=Secret(redis_url)) as story:
+        await story.open(workers=1, metrics_port=port)
+        async with asyncio.timeout(10):
+            while await passes(port):
+                await asyncio.sleep(0.01)

@@ -1,0 +1,44 @@
+"""How is a state machine run? The same each time, with a failure made small."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+
+_SHRUNK_S, _LONG_S = 300, 3600  # a failure is made small before it is shown
+
+Test = Callable[..., None]
+
+
+def play(short: tuple[int, int], long: tuple[int, int]) -> Callable[[Test], Test]:
+    """Give a test so many examples of so many steps, and with ``-m long`` more."""
+    longer = pytest.param(*long, marks=[pytest.mark.long, pytest.mark.timeout(_LONG_S)])
+
+    def mark(test: Test) -> Test:
+        both = pytest.mark.parametrize(("examples", "steps"), [short, longer])
+        marked: Test = pytest.mark.timeout(_SHRUNK_S)(both(test))
+        return marked
+
+    return mark
+
+
+def run_machine(
+    model: Callable[[str], RuleBasedStateMachine], url: str, *, examples: int, steps: int
+) -> None:
+    """Run a model against the Redis at ``url``."""
+    made: Any = partial(model, url)  # any factory will do
+    run_state_machine_as_test(
+        made,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

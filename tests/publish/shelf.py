@@ -1,0 +1,50 @@
+"""What do tests of readers read? Records as the service writes them, numbered."""
+
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from service.backlog.ticket import Lease, Ticket
+from service.enrich.deployment import Deployment, read_deployment
+from service.enrich.verdict import Found
+from service.publish.writing import BEFORE_REVISION, Entry, Writer
+
+QUEUED_AT = 1_795_428_000_000
+
+
+def write_fields(number: int, *, revision: int = 1, **told: object) -> dict[str, str | bytes]:
+    """Write all fields of one entry."""
+    name = f"a0eebc99-9c0b-4ef8-bb6d-{number:012d}"
+    body = msgspec.json.encode(
+        {"id": name, "applicationKey": "shop", "endedAt": QUEUED_AT + number, **told}
+    )
+    deployment = read_deployment(body)
+    assert isinstance(deployment, Deployment)
+    ticket = Ticket(source="native", delivery=f"d{number}", outcome="succeeded", project="default")
+    lease = Lease(
+        job=f"id:{name}",
+        fence=1.0,
+        generation=1,
+        crashes=0,
+        queued_at=QUEUED_AT,
+        now=QUEUED_AT,
+        ticket=ticket,
+    )
+    entry = Writer().write(Found(deployment=deployment, body=body), lease, now_ms=QUEUED_AT + 5)
+    assert isinstance(entry, Entry)
+    data = BEFORE_REVISION + str(revision).encode() + entry.data_after_revision
+    pairs = dict(zip(entry.fields[::2], entry.fields[1::2], strict=True))
+    return {"id": f"{name}:{revision}", "revision": str(revision), **pairs, "data": data}
+
+
+async def append(
+    redis: Redis, stream: str, *numbers: int, revision: int = 1, **told: object
+) -> list[str]:
+    """Append so many records; gives their ids."""
+    ids = []
+    for number in numbers:
+        fields: dict[Any, Any] = {**write_fields(number, revision=revision, **told)}
+        await redis.xadd(stream, fields)
+        ids.append(str(fields["id"]))
+    return ids

@@ -1,0 +1,97 @@
+"""Does one process at a time list a scope, and is nothing planned that is known?"""
+
+import itertools
+
+import pytest
+from redis.asyncio import Redis
+
+from service.accept.choice import Only
+from service.enrich.deployment import Outline
+from service.reconcile.missed import Missed, Scope, write_missed
+from service.reconcile.rounds import Lost, Round, Rounds
+from service.store.group import GroupCommit
+from service.store.keys import Keys
+
+SCOPE = Scope("default", "production")
+NAME = "a0eebc99-9c0b-4ef8-bb6d-000000000001"
+
+
+@pytest.fixture
+def rounds(group: GroupCommit, keys: Keys) -> Rounds:
+    """Give the rounds of one namespace, each lease of which is renewed by hand."""
+    tokens = itertools.count()
+    return Rounds(
+        group, keys=keys, new_token=lambda: f"{next(tokens):08d}", life_ms=60_000, lease_ms=50_000
+    )
+
+
+def miss() -> Missed:
+    """Write one deployment that was missed."""
+    outline = Outline(id=NAME, application_key="shop", application_version="1.0", ended_at=7)
+    missed = write_missed(outline, SCOPE, Only())
+    assert missed is not None
+    return missed
+
+
+async def test_one_process_at_a_time_lists_a_scope(rounds: Rounds) -> None:
+    """While one is at it, and for a while after it ended, others are told to wait."""
+    async with rounds.hold("a", every_ms=30_000) as mine:
+        assert isinstance(mine, Round)
+        assert mine.checkpoint is None
+        async with rounds.hold("a", every_ms=30_000) as theirs:
+            assert isinstance(theirs, float)
+        async with rounds.hold("b", every_ms=30_000) as other:
+            assert isinstance(other, Round)
+        await rounds.end(mine, 17)
+    async with rounds.hold("a", every_ms=30_000) as theirs:
+        assert isinstance(theirs, float)
+        assert 0 < theirs <= 30
+    async with rounds.hold("a", every_ms=0) as theirs:
+        assert isinstance(theirs, Round)
+        assert theirs.checkpoint == 17
+
+
+async def test_a_round_that_was_left_begins_again_at_once(rounds: Rounds) -> None:
+    """Who is cut short lets go; the checkpoint is where it was."""
+    with pytest.raises(RuntimeError):
+        async with rounds.hold("a", every_ms=30_000):
+            raise RuntimeError
+    async with rounds.hold("a", every_ms=30_000) as held:
+        assert isinstance(held, Round)
+        assert held.checkpoint is None
+
+
+async def test_who_lost_the_round_changes_nothing(rounds: Rounds, redis: Redis, keys: Keys) -> None:
+    """One that another took over plans nothing and moves no checkpoint."""
+    async with rounds.hold("a", every_ms=0) as mine:
+        assert isinstance(mine, Round)
+        await redis.hset(keys.round("a"), "until", 1)  # its lease has run out
+        async with rounds.hold("a", every_ms=0) as theirs:
+            assert isinstance(theirs, Round)
+            with pytest.raises(Lost):
+                await rounds.keep(mine, [miss()])
+            await rounds.end(mine, 17)
+            assert await redis.hget(keys.round("a"), "checkpoint") is None
+            assert await redis.exists(keys.looks) == 0
+
+
+async def test_only_what_is_unknown_is_planned(rounds: Rounds, redis: Redis, keys: Keys) -> None:
+    """Not what was published, waits by its id or its version, is planned, or has failed."""
+    async with rounds.hold("a", every_ms=0) as held:
+        assert isinstance(held, Round)
+        for place in (
+            keys.published(NAME),
+            (keys.tickets, f"id:{NAME}"),
+            (keys.tickets, "find:default/production/shop/1.0"),
+        ):
+            key, field = (place, "revision") if isinstance(place, str) else place
+            await redis.hset(key, field, "1")
+            assert await rounds.keep(held, [miss()]) == 0
+            await redis.delete(key)
+        await redis.zadd(keys.failed, {f"id:{NAME}": 1})
+        assert await rounds.keep(held, [miss()]) == 0
+        await redis.delete(keys.failed)
+        assert await rounds.keep(held, [miss()], dry=True) == 1
+        assert await rounds.keep(held, [miss()]) == 1
+        assert await rounds.keep(held, [miss()]) == 0
+        assert await redis.zscore(keys.looks, NAME) is not None

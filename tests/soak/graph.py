@@ -1,0 +1,89 @@
+"""How does a long run look? Small graphs, one above the other, in one SVG: thinks only."""
+
+from collections.abc import Sequence
+from html import escape
+
+from tests.soak.samples import Sample
+
+_WIDTH, _HEIGHT, _LEFT, _TOP = 860, 110, 64, 34
+_PLOT = _HEIGHT - 46
+_COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2")
+_STYLE = """
+text { font: 12px system-ui, sans-serif; fill: #334155 }
+.title { font-weight: 600 }
+.line { fill: none; stroke-width: 1.5 }
+.base { stroke: #cbd5e1 }
+.strike { stroke: #f1a5a5; stroke-width: 0.6 }
+rect { fill: #fff }
+@media (prefers-color-scheme: dark) {
+  text { fill: #cbd5e1 }
+  rect { fill: #0f172a }
+  .base { stroke: #475569 }
+  .strike { stroke: #7f1d1d }
+}
+"""
+
+
+def draw_graph(
+    samples: Sequence[Sample],
+    panels: Sequence[tuple[str, Sequence[str]]],
+    *,
+    title: str,
+    strikes_s: Sequence[float] = (),
+) -> str:
+    """Draw each panel (its title, the names of what it shows); strikes are thin lines."""
+    longest = max((each.at_s for each in samples), default=0.0) or 1.0
+    height = _TOP + len(panels) * _HEIGHT + 24
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">',
+        f"<title>{escape(title)}</title><style>{_STYLE}</style>",
+        f'<rect width="{_WIDTH}" height="{height}"/>',
+        f'<text class="title" x="{_LEFT}" y="20">{escape(title)}</text>',
+    ]
+    for place, (name, lines) in enumerate(panels):
+        top = _TOP + place * _HEIGHT + 20
+        parts += _draw_panel(samples, name, lines, top=top, longest=longest)
+        parts += [
+            f'<path class="strike" d="M{_x(at, longest):.1f} {top}v{_PLOT}"/>' for at in strikes_s
+        ]
+    parts += [
+        f'<text x="{_x(longest * part, longest):.0f}" y="{height - 8}" text-anchor="middle">'
+        f"{longest * part / 60:.0f} min</text>"
+        for part in (0.0, 0.25, 0.5, 0.75, 1.0)
+    ]
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _draw_panel(
+    samples: Sequence[Sample], name: str, lines: Sequence[str], *, top: int, longest: float
+) -> list[str]:
+    told = {
+        line: [(each.at_s, each.values[line]) for each in samples if line in each.values]
+        for line in lines
+    }
+    highest = max((value for points in told.values() for _, value in points), default=0.0) or 1.0
+    parts = [
+        f'<text class="title" x="{_LEFT}" y="{top - 6}">{escape(name)}</text>',
+        f'<text x="{_LEFT - 6}" y="{top + 10}" text-anchor="end">{highest:,.4g}</text>',
+        f'<text x="{_LEFT - 6}" y="{top + _PLOT}" text-anchor="end">0</text>',
+        f'<path class="base" d="M{_LEFT} {top + _PLOT}H{_WIDTH - 24}"/>',
+    ]
+    for place, (line, points) in enumerate(told.items()):
+        colour = _COLOURS[place % len(_COLOURS)]
+        drawn = " ".join(
+            f"{_x(at, longest):.1f},{top + _PLOT * (1 - value / highest):.1f}"
+            for at, value in points
+        )
+        legend = _WIDTH - 24 - (len(told) - 1 - place) * 92
+        parts += [
+            f'<polyline class="line" stroke="{colour}" points="{drawn}"/>',
+            (
+                f'<text x="{legend}" y="{top - 6}" text-anchor="end" style="fill:{colour}">'
+                f"{escape(line.rpartition(' ')[2])}</text>"
+            ),
+        ]
+    return parts
+
+
+def _x(at_s: float, longest: float) -> float:
+    return _LEFT + at_s / longest * (_WIDTH - 24 - _LEFT)
