@@ -122,3 +122,26 @@ async def test_who_stops_while_redis_is_away_does_not_wait_for_it(
                 await between.aclose()
             await group.aclose()
         await client.aclose()
+
+
+async def test_a_clock_set_back_does_not_hold_up_a_round(
+    rounds: Rounds, redis: Redis, keys: Keys
+) -> None:
+    """A round that ran, or is held, in what is now the future binds nobody until then."""
+    ahead = (await redis.time())[0] * 1000 + 86_400_000
+    await redis.hset(keys.round("a"), mapping={"ran": ahead, "checkpoint": ahead})
+    async with rounds.hold("a", every_ms=30_000) as held:
+        assert isinstance(held, Round)
+        assert held.checkpoint == held.now_ms
+    await redis.hset(keys.round("a"), mapping={"holder": "dead", "until": ahead})
+    async with rounds.hold("a", every_ms=0) as held:
+        assert isinstance(held, Round)
+
+
+async def test_what_was_only_left_out_is_planned(rounds: Rounds, redis: Redis, keys: Keys) -> None:
+    """A deployment that nobody wanted has a mark without a record: once wanted, it was missed."""
+    async with rounds.hold("a", every_ms=0) as held:
+        assert isinstance(held, Round)
+        await redis.hset(keys.published(NAME), mapping={"revision": 0, "digest": ""})
+        await redis.pexpire(keys.published(NAME), 60_000)
+        assert await rounds.keep(held, [miss()]) == 1
