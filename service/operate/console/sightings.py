@@ -26,7 +26,7 @@ class Step(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What a record says that was published."""
+    """What a record says that was published; ``look`` counts looks, 0: a webhook asked for it."""
 
     revision: int
     complete: bool = True
@@ -34,6 +34,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     pulls: Sequence[PullRequestSummary] = ()
     flags: Sequence[TouchedFlag] = ()
     lead_time_ms: int | None = None
+    look: int = 0
 
 
 class Sighting(Struct, frozen=True, kw_only=True):
@@ -61,9 +62,13 @@ class Sighting(Struct, frozen=True, kw_only=True):
 
     @property
     def took_ms(self) -> float | None:
-        """How long it took from the webhook to its end; None while it has not come to one."""
+        """How long it took from the webhook to its end; None while it has not come to one.
+
+        A look comes when it is planned: since the webhook says nothing of it.
+        """
         begun = next((step.at_ms for step in self.steps if step.name == "webhook"), None)
-        if begun is None or self.fate not in {"published", "failed"}:
+        is_look = self.outcome is not None and self.outcome.look > 0
+        if begun is None or is_look or self.fate not in {"published", "failed"}:
             return None
         return max(0.0, self.at_ms - begun)
 
@@ -182,10 +187,12 @@ def _add_record(known: Sighting, read: tuple[EnrichedDeployment, Outline]) -> Si
     event, summary, told = record.event, record.summary, record.completeness
     deployed_ms = outline.ended_at or event.event_time
     steps = [Step("deployed", float(deployed_ms))] if deployed_ms else []
-    tries = "" if record.attempts == 1 else f"at try {record.attempts}"
+    look = record.looks.taken
+    notes = [f"at look {look}"] if look else []
+    notes += [] if record.attempts == 1 else [f"at try {record.attempts}"]
     steps += [
         Step("webhook", float(event.received_at), event.source),
-        Step("enriched", float(record.enriched_at), tries),
+        Step("enriched", float(record.enriched_at), ", ".join(notes)),
         Step("record", known.at_ms, f"revision {record.revision}"),
     ]
     return msgspec.structs.replace(
@@ -202,5 +209,6 @@ def _add_record(known: Sighting, read: tuple[EnrichedDeployment, Outline]) -> Si
             pulls=summary.pull_requests,
             flags=summary.flags,
             lead_time_ms=summary.lead_time_ms,
+            look=look,
         ),
     )
