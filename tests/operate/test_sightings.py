@@ -48,3 +48,11 @@ def test_a_record_of_a_look_did_not_take_since_its_webhook(
     seen = sight_record("86402000-0", {b"subject": b"a", b"data": data.encode()})
     assert seen.took_ms == took_ms
     assert [step.note for step in seen.steps if step.name == "enriched"] == [note]
+
+
+@pytest.mark.parametrize("revision", ["", "x", "-1", "²", "9" * 5000])
+def test_an_entry_of_somebody_else_is_seen_all_the_same(revision: str) -> None:
+    """Whatever stands where our revision would."""
+    sighting = sight_record("1-0", {b"revision": revision.encode()})
+    assert sighting.outcome is not None
+    assert sighting.outcome.revision == 0

@@ -1,5 +1,6 @@
 """What became of a deployment? What Redis keeps of it in, one sighting with its way out."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
@@ -15,6 +16,9 @@ from service.publish.record import EnrichedDeployment
 from service.publish.summary import PullRequestSummary, TouchedFlag
 
 Fate = Literal["waiting", "in hand", "published", "failed", "set aside"]
+
+
+_REVISION = re.compile(r"[0-9]{1,10}")  # what somebody else wrote may be no number of ours
 
 
 class Step(Struct, frozen=True):
@@ -96,7 +100,7 @@ def sight_record(position: str, told: Mapping[bytes, bytes]) -> Sighting:
         source=fields.get("source", "").rpartition("/")[2],
         steps=(Step("record", at_ms),),
         outcome=Outcome(
-            revision=int(revision) if revision.isascii() and revision.isdigit() else 0,
+            revision=int(revision) if _REVISION.fullmatch(revision) else 0,
             complete=fields.get("complete") != "false",
         ),
     )
