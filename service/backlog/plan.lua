@@ -4,7 +4,9 @@
 -- Returns  nothing; defines plan_look(keys, id, since, due, ticket, life); due "": no more looks
 -- Atomic   a ticket is ended and its next look planned at once: no crash comes between.
 local function plan_look(keys, id, since, due, ticket, life)
-  if tonumber(since) < tonumber(redis.call('HGET', keys.mark, 'since') or '0') then
+  local clock, known = redis.call('TIME'), tonumber(redis.call('HGET', keys.mark, 'since') or '0')
+  local ahead = known > clock[1] * 1000 + 1000 -- the clock was set back: it says nothing
+  if tonumber(since) < known and not ahead then
     return -- a later webhook of the same deployment has planned its own looks meanwhile
   elseif due == '' then
     redis.call('ZREM', keys.looks, id)

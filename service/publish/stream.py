@@ -61,7 +61,7 @@ class OutputStream:
     async def append_and_settle(self, entry: Entry, lease: Lease) -> Settled:
         """Append one record as the next revision, unless its content is that of the last one.
 
-        What is left out ends its ticket and is known from then on, without a record.
+        What is left out ends its ticket, without a record: once wanted, a list may bring it back.
 
         The next look at the deployment is planned in the same act.
         """

@@ -12,7 +12,8 @@ end
 redis.call('HSET', KEYS[1], 'until', now + tonumber(ARGV[2]))
 
 local function is_known(mark, id, sought)
-  return redis.call('EXISTS', mark) == 1
+  -- Without a record it was left out, when nobody wanted it yet.
+  return (redis.call('HGET', mark, 'revision') or '0') ~= '0'
     or redis.call('HEXISTS', KEYS[2], 'id:' .. id) == 1
     or redis.call('HEXISTS', KEYS[2], sought) == 1
     or redis.call('HEXISTS', KEYS[4], id) == 1

@@ -1,18 +1,21 @@
 """Who lists a scope, and how far has that come? One process at a time; the checkpoint survives."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Literal, cast
 
 from msgspec import Struct
 
 from service.reconcile.missed import Missed
+from service.store import Unavailable
 from service.store.group import Argument, GroupCommit
 from service.store.keys import Keys
 from service.store.script import load_script
 
 _RENEWALS_PER_LEASE = 3
+_LAST_WORD_S = 2.0
 
 End = Literal["ended", "left", "goes on"]
 
@@ -72,7 +75,8 @@ class Rounds:
         finally:
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
-            await self._tell_end(held, "", "left")
+            with suppress(Unavailable):  # who stops does not wait for Redis: the lease runs out
+                await self._tell_end(held, "", "left", patience_s=_LAST_WORD_S)
 
     async def keep(self, held: Round, missed: Sequence[Missed], *, dry: bool = False) -> int:
         """Plan what was missed, durably; gives how many were. Raises Lost."""
@@ -98,9 +102,14 @@ class Rounds:
         """Keep how far it came."""
         await self._tell_end(held, checkpoint, how)
 
-    async def _tell_end(self, held: Round, checkpoint: int | str, how: End) -> None:
+    async def _tell_end(
+        self, held: Round, checkpoint: int | str, how: End, *, patience_s: float = math.inf
+    ) -> None:
         await self._group.submit(
-            self._end, keys=(self._keys.round(held.name),), args=(held.token, checkpoint, how)
+            self._end,
+            keys=(self._keys.round(held.name),),
+            args=(held.token, checkpoint, how),
+            patience_s=patience_s,
         )
 
     async def _keep_renewed(self, held: Round) -> None:

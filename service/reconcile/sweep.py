@@ -64,7 +64,9 @@ class Sweeper:
     async def sweep(self, held: Round, scope: Scope, span: Span, *, dry: bool = False) -> Swept:
         """Go through a span to its end, or until the list cannot be had. Raises Lost."""
         swept = Swept()
-        async for page in self._read(scope, span):
+        # The scope's name would be that of two calls, where a backfill goes on beside a round.
+        calls = Calls(self._upstream, f"round {held.token}")
+        async for page in self._read(calls, scope, span):
             if isinstance(page, str):
                 swept.trouble = page
                 break
@@ -84,7 +86,7 @@ class Sweeper:
             )
         return swept
 
-    async def _read(self, scope: Scope, span: Span) -> AsyncIterator[list[Raw] | str]:
+    async def _read(self, calls: Calls, scope: Scope, span: Span) -> AsyncIterator[list[Raw] | str]:
         """Read page after page; a text says why there is none."""
         query = {
             "projectKey": scope.project,
@@ -95,7 +97,6 @@ class Sweeper:
         }
         if scope.applications:
             query["applicationKey"] = ",".join(scope.applications)
-        calls = Calls(self._upstream, f"reconcile {scope.name}")
         page: Page | Unsafe | None = open_list(query)
         visited: set[str] = set()
         while isinstance(page, Page) and page.path not in visited:

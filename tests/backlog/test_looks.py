@@ -213,3 +213,12 @@ async def test_what_failed_is_left_to_its_person(desk: Desk, eventually: Eventua
     assert await desk.looks.look_again() == 0
     assert (await desk.backlog.claim(1)).leases == []
     assert await desk.planned() == []
+
+
+async def test_a_clock_set_back_costs_no_look(desk: Desk) -> None:
+    """Looks planned from what is now the future are no reason to plan none from a new record."""
+    seconds, _ = await desk.redis.time()
+    await desk.redis.hset(desk.keys.published(NAME.format(1)), "since", seconds * 1000 + 86_400_000)
+    await desk.hear()
+    await desk.publish(await desk.claim())
+    assert await desk.planned() == [NAME.format(1)]

@@ -1,16 +1,23 @@
 """Does one process at a time list a scope, and is nothing planned that is known?"""
 
+import asyncio
 import itertools
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
+import structlog
 from redis.asyncio import Redis
 
 from service.accept.choice import Only
 from service.enrich.deployment import Outline
 from service.reconcile.missed import Missed, Scope, write_missed
 from service.reconcile.rounds import Lost, Round, Rounds
+from service.store.connect import open_client
 from service.store.group import GroupCommit
 from service.store.keys import Keys
+from tests.wire import Wire, connect_to_socket
 
 SCOPE = Scope("default", "production")
 NAME = "a0eebc99-9c0b-4ef8-bb6d-000000000001"
@@ -95,3 +102,46 @@ async def test_only_what_is_unknown_is_planned(rounds: Rounds, redis: Redis, key
         assert await rounds.keep(held, [miss()]) == 1
         assert await rounds.keep(held, [miss()]) == 0
         assert await redis.zscore(keys.looks, NAME) is not None
+
+
+async def test_who_stops_while_redis_is_away_does_not_wait_for_it(
+    redis_url: str, keys: Keys
+) -> None:
+    """Its round is let go by the end of its lease, and nothing hangs until then."""
+    socket = Path(redis_url.removeprefix("unix://"))
+    async with AsyncExitStack() as between:
+        wire = await between.enter_async_context(Wire(connect_to_socket(socket)))
+        client = open_client(f"redis://{wire.place}")
+        group = GroupCommit(
+            client, durability="fsync", clock=time.monotonic, log=structlog.get_logger()
+        )
+        mine = Rounds(group, keys=keys, new_token=lambda: "mine", life_ms=60_000)
+        async with asyncio.timeout(30):  # for ever, were Redis waited for
+            async with mine.hold("a", every_ms=0) as held:
+                assert isinstance(held, Round)
+                await between.aclose()
+            await group.aclose()
+        await client.aclose()
+
+
+async def test_a_clock_set_back_does_not_hold_up_a_round(
+    rounds: Rounds, redis: Redis, keys: Keys
+) -> None:
+    """A round that ran, or is held, in what is now the future binds nobody until then."""
+    ahead = (await redis.time())[0] * 1000 + 86_400_000
+    await redis.hset(keys.round("a"), mapping={"ran": ahead, "checkpoint": ahead})
+    async with rounds.hold("a", every_ms=30_000) as held:
+        assert isinstance(held, Round)
+        assert held.checkpoint == held.now_ms
+    await redis.hset(keys.round("a"), mapping={"holder": "dead", "until": ahead})
+    async with rounds.hold("a", every_ms=0) as held:
+        assert isinstance(held, Round)
+
+
+async def test_what_was_only_left_out_is_planned(rounds: Rounds, redis: Redis, keys: Keys) -> None:
+    """A deployment that nobody wanted has a mark without a record: once wanted, it was missed."""
+    async with rounds.hold("a", every_ms=0) as held:
+        assert isinstance(held, Round)
+        await redis.hset(keys.published(NAME), mapping={"revision": 0, "digest": ""})
+        await redis.pexpire(keys.published(NAME), 60_000)
+        assert await rounds.keep(held, [miss()]) == 1

@@ -1,5 +1,6 @@
 """What became of a deployment? What Redis keeps of it in, one sighting with its way out."""
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
@@ -17,6 +18,9 @@ from service.publish.summary import PullRequestSummary, TouchedFlag
 Fate = Literal["waiting", "in hand", "published", "failed", "set aside"]
 
 
+_REVISION = re.compile(r"[0-9]{1,10}")  # what somebody else wrote may be no number of ours
+
+
 class Step(Struct, frozen=True):
     """One step of its way, and when (epoch ms)."""
 
@@ -26,7 +30,7 @@ class Step(Struct, frozen=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What a record says that was published."""
+    """What a record says that was published; ``look`` counts looks, 0: a webhook asked for it."""
 
     revision: int
     complete: bool = True
@@ -34,6 +38,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     pulls: Sequence[PullRequestSummary] = ()
     flags: Sequence[TouchedFlag] = ()
     lead_time_ms: int | None = None
+    look: int = 0
 
 
 class Sighting(Struct, frozen=True, kw_only=True):
@@ -61,9 +66,13 @@ class Sighting(Struct, frozen=True, kw_only=True):
 
     @property
     def took_ms(self) -> float | None:
-        """How long it took from the webhook to its end; None while it has not come to one."""
+        """How long it took from the webhook to its end; None while it has not come to one.
+
+        A look comes when it is planned: since the webhook says nothing of it.
+        """
         begun = next((step.at_ms for step in self.steps if step.name == "webhook"), None)
-        if begun is None or self.fate not in {"published", "failed"}:
+        is_look = self.outcome is not None and self.outcome.look > 0
+        if begun is None or is_look or self.fate not in {"published", "failed"}:
             return None
         return max(0.0, self.at_ms - begun)
 
@@ -91,7 +100,7 @@ def sight_record(position: str, told: Mapping[bytes, bytes]) -> Sighting:
         source=fields.get("source", "").rpartition("/")[2],
         steps=(Step("record", at_ms),),
         outcome=Outcome(
-            revision=int(revision) if revision.isascii() and revision.isdigit() else 0,
+            revision=int(revision) if _REVISION.fullmatch(revision) else 0,
             complete=fields.get("complete") != "false",
         ),
     )
@@ -182,10 +191,12 @@ def _add_record(known: Sighting, read: tuple[EnrichedDeployment, Outline]) -> Si
     event, summary, told = record.event, record.summary, record.completeness
     deployed_ms = outline.ended_at or event.event_time
     steps = [Step("deployed", float(deployed_ms))] if deployed_ms else []
-    tries = "" if record.attempts == 1 else f"at try {record.attempts}"
+    look = record.looks.taken
+    notes = [f"at look {look}"] if look else []
+    notes += [] if record.attempts == 1 else [f"at try {record.attempts}"]
     steps += [
         Step("webhook", float(event.received_at), event.source),
-        Step("enriched", float(record.enriched_at), tries),
+        Step("enriched", float(record.enriched_at), ", ".join(notes)),
         Step("record", known.at_ms, f"revision {record.revision}"),
     ]
     return msgspec.structs.replace(
@@ -202,5 +213,6 @@ def _add_record(known: Sighting, read: tuple[EnrichedDeployment, Outline]) -> Si
             pulls=summary.pull_requests,
             flags=summary.flags,
             lead_time_ms=summary.lead_time_ms,
+            look=look,
         ),
     )
