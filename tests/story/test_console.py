@@ -205,6 +205,8 @@ async def test_old_failures_hide_nothing_that_came_later(visitor: Visitor, story
         await let_fail(story, version=f"1.{nth}.0", later_ms=-60_000 - nth)
     fields: Any = {"subject": "x", "applicationkey": "billing-service", "revision": "7"}
     await story.redis.xadd(story.keys.enriched, fields)
+    for _ in range(100):  # so that it stands on the second page
+        await story.redis.xadd(story.keys.enriched, {"subject": "y"})
     native = {"eventType": "finished", "environmentKey": "production", "version": "2.0.0"}
     names = {"projectKey": "default", "applicationKey": "billing-service"}
     await story.post(native | names)

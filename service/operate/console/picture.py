@@ -107,7 +107,7 @@ def _draw_door(history: Sequence[Measures], came: float) -> Station:
         title="Door",
         number=write_pace(came),
         unit="/s",
-        note=f"{write_count(history[-1].received)} webhooks at this door",
+        note=f"{write_count(history[-1].received)} webhooks here",
         curve=_curve(list_paces(history, _received)),
     )
 
@@ -133,7 +133,7 @@ def _draw_budget(history: Sequence[Measures], windows: Sequence[Window]) -> Stat
     elif now.room == 0:
         note, tone = "quota met", "warn"
     elif window is not None and window.is_open:
-        note, tone = f"{window.left} of {window.limit} left in this window", "calm"
+        note, tone = f"{window.left:,} of {window.limit:,} left", "calm"
     else:
         note, tone = "a new window is tried first", "calm"
     return Station(
@@ -173,8 +173,8 @@ def _draw_stream(history: Sequence[Measures], went: float) -> Station:
 def _tell_readers(now: Measures) -> str:
     kept = f"{write_count(now.records)} kept"
     if not now.groups:
-        return f"{kept}, no reader group"
-    return f"{kept}, {write_count(now.unread)} not read yet"
+        return f"{kept}, no readers"
+    return f"{kept}, {write_count(now.unread)} unread"
 
 
 def _curve(points: Sequence[tuple[float, float]]) -> Curve:
