@@ -1,7 +1,9 @@
 """Is the console for those who may see it alone, and does nobody else act through it?"""
 
 import json
+import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import pytest
@@ -119,6 +121,20 @@ async def test_drop_forgets_only_what_was_shown(visitor: Visitor, story: Story) 
     assert fact["jobs"] == [job]
 
 
+async def test_all_that_failed_is_leafed_through(visitor: Visitor, story: Story) -> None:
+    """What does not fit on a page stands on those that its link leads to, each once."""
+    for nth in range(45):
+        await let_fail(story, version=f"1.{nth}.0", later_ms=nth)
+    path, shown, pages = "/console/failed", list[str](), 0
+    while path:
+        _, text = await visitor.get(path)
+        shown += re.findall(r'class="version">([0-9.]+)<', text)
+        pages += 1
+        found = re.search(r'rel="next" href="([^"]+)"', text)
+        path = found[1] if found and pages < 9 else ""
+    assert shown == [f"1.{nth}.0" for nth in reversed(range(45))]
+
+
 async def test_a_token_lets_in_and_nothing_else_does(stranger: Visitor) -> None:
     """Pages and stream ask for it; a wrong one and a forged pass are refused."""
     for path in ("/", "/console/live", "/console/failed", "/console/search?q=a"):
@@ -181,6 +197,21 @@ async def test_where_is_my_deployment(visitor: Visitor, story: Story) -> None:
     assert "1.2.3" in text
     _, text = await visitor.get(f"/console/search?q={name}")
     assert "Waiting: due now" in text
+
+
+async def test_old_failures_hide_nothing_that_came_later(visitor: Visitor, story: Story) -> None:
+    """What has not ended stands first, then the newest, and it is said that there is more."""
+    for nth in range(30):
+        await let_fail(story, version=f"1.{nth}.0", later_ms=-60_000 - nth)
+    fields: Any = {"subject": "x", "applicationkey": "billing-service", "revision": "7"}
+    await story.redis.xadd(story.keys.enriched, fields)
+    native = {"eventType": "finished", "environmentKey": "production", "version": "2.0.0"}
+    names = {"projectKey": "default", "applicationKey": "billing-service"}
+    await story.post(native | names)
+    _, text = await visitor.get("/console/search?q=billing")
+    fates = re.findall(r'class="fate ([a-z-]+)"', text)
+    assert fates[:3] == ["waiting", "published", "failed"]
+    assert "there may be more" in text
 
 
 async def test_what_was_published_is_found_at_its_revision(

@@ -207,3 +207,20 @@ async def test_signing_in_and_out(story: Story, browser: Browser) -> None:
         await page.get_by_role("button", name="Sign out").click()
         await expect(page.get_by_label("Token")).to_be_visible()
         await page.close()
+
+
+async def test_who_is_signed_out_is_asked_to_sign_in_again(story: Story, browser: Browser) -> None:
+    """A page whose pass has ended does not stand there with numbers that no longer move."""
+    await story.open(workers=0)
+    secret = type(story.settings.webhook_secret)
+    async with open_console(story, console_token=secret(TOKEN)) as url:
+        page = await browser.new_page()
+        await page.goto(url)
+        await page.get_by_label("Token").fill(TOKEN)
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#state")).to_have_text("live")
+        await page.context.clear_cookies()
+        await page.evaluate("dispatchEvent(new Event('pagehide'))")
+        await page.evaluate("dispatchEvent(new Event('pageshow'))")
+        await expect(page.get_by_label("Token")).to_be_visible()
+        await page.close()

@@ -64,18 +64,18 @@ class Seeker:
             ends_at, looked, is_whole = self._clock() + _PATIENCE_S, 0, True
             found: dict[str, Sighting] = {}
             for turn_pages in (self._turn_tickets, self._turn_failed, self._turn_records):
-                is_at_end = False
+                is_at_end, fit = False, dict[str, Sighting]()
                 async with aclosing(turn_pages(words)) as pages:
                     async for page in pages:
                         looked, is_at_end = looked + page.looked, page.is_last
-                        fit = [one for one in page.sightings if one.answers_to(words)]
-                        found |= {one.key: one for one in fit}
-                        if is_at_end or len(found) > MOST or self._clock() > ends_at:
+                        fit |= {one.key: one for one in page.sightings if one.answers_to(words)}
+                        if is_at_end or len(fit) > MOST or self._clock() > ends_at:
                             break
+                found |= fit
                 is_whole = is_whole and is_at_end
             return Findings(
                 words=words,
-                sightings=list(found.values())[:MOST],
+                sightings=sorted(found.values(), key=_rank)[:MOST],
                 looked=looked,
                 is_whole=is_whole and len(found) <= MOST,
                 revision=revision,
@@ -135,3 +135,8 @@ class Seeker:
         self, script: Script, keys: Sequence[str], args: Sequence[Argument]
     ) -> object:
         return await self._group.submit(script, keys=keys, args=args, patience_s=_PATIENCE_S)
+
+
+def _rank(one: Sighting) -> tuple[bool, float]:
+    """Rank what has not ended first, then the newest: old failures hide nothing that came later."""
+    return one.fate not in {"waiting", "in hand"}, -one.at_ms

@@ -91,8 +91,13 @@ function watch(address, state) {
       tell("waiting for the door");
       if (source.readyState !== EventSource.CLOSED) return;
       close(); // it was refused: too many watch, or the pass has ended
-      again = setTimeout(open, 5000);
+      again = setTimeout(comeAgain, 5000);
     };
+  }
+  async function comeAgain() {
+    const page = await fetch(location.href).catch(() => null);
+    if (page?.status === 401) location.reload(); // numbers that stand still would look alive
+    else open();
   }
   function close() {
     if (source) source.close();
