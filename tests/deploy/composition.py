@@ -5,7 +5,7 @@ import json
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -135,7 +135,8 @@ class Composition:
 
     async def kill_within(self, container: str) -> None:
         """Kill what a container runs, so that its restart policy has to start it again."""
-        await run("docker", "exec", container, "python", "-c", _KILL_CHILD)
+        with suppress(EngineError):  # the container may end before what was run in it has
+            await run("docker", "exec", container, "python", "-c", _KILL_CHILD)
 
     async def wait_until_well(self, service: str, *, count: int) -> None:
         """Wait until so many containers of a service run and are healthy."""

@@ -129,7 +129,7 @@ class Seeker:
                 sight_record(read_text(position), pair_fields(fields))
                 for position, fields in split_rows(reply[2:], 2)
             ]
-            yield _Page(looked, sightings, looked < _FEW)
+            yield _Page(looked, sightings, not before)
 
     async def _submit(
         self, script: Script, keys: Sequence[str], args: Sequence[Argument]
