@@ -135,7 +135,9 @@ async def test_every_deployment_gets_out_in_its_final_form(
     last = await read_last(story)
     for name in names:
         assert last[name]["deployment"] == await ask(story, name)
-        assert last[name]["event"]["source"] == ("reconcile" if name in lost else "native")
+    sources = {name: last[name]["event"]["source"] for name in names}
+    assert {sources[name] for name in lost} == {"reconcile"}
+    assert "native" in sources.values()  # the list may be read before a webhook is sent
     assert any(data["revision"] > 1 for data in last.values())
     assert await story.failures() == []
     assert all(len(life) == len(set(life)) for life in (*steady.lives, *mortal.lives))
