@@ -67,10 +67,11 @@ class Backlog:
         self._new_token = new_token
         self._renew, self._wait = (load_script(__package__, name) for name in ("renew", "wait"))
         failures = read_lua(__package__, "failures")
-        self._add, self._give_up, self._set_aside = (
-            load_script(__package__, name, prelude=failures)
-            for name in ("add", "give_up", "set_aside")
+        self._add, self._set_aside = (
+            load_script(__package__, name, prelude=failures) for name in ("add", "set_aside")
         )
+        ending = read_lua(__package__, "ending")
+        self._give_up: Script = load_script(__package__, "give_up", prelude=failures + ending)
         self._claim: Script = load_script(__package__, "claim", prelude=room)
 
     async def add(self, event: DeploymentCompleted) -> Queued | Duplicate | Full:

@@ -1,4 +1,4 @@
--- Move a ticket to the failed ones, for a person. (failures.lua stands before.)
+-- Move a ticket to the failed ones, for a person. (failures.lua and ending.lua stand before.)
 -- KEYS     1 backlog  2 tickets  3 failed  4 failures  5 calls  6 callers  7 bell
 --          8 counts
 -- ARGV     1 job  2 fence  3 generation  4 failure (msgpack)  5 how long failures are kept (ms)
@@ -17,17 +17,9 @@ end
 redis.call('ZREM', KEYS[5], job) -- not before: it may be the call of who has the lease now
 redis.call('ZREM', KEYS[6], job)
 redis.call('HINCRBY', KEYS[8], 'leased', -1)
-local stored = redis.call('HGET', KEYS[2], job)
-if stored and #stored >= 4 and struct.unpack('>I4', stored) ~= tonumber(ARGV[3]) then
-  redis.call('ZADD', KEYS[1], now, job)
-  if redis.call('LLEN', KEYS[7]) == 0 then
-    redis.call('LPUSH', KEYS[7], '1')
-    redis.call('PEXPIRE', KEYS[7], 60000)
-  end
+if not end_ticket({ backlog = KEYS[1], tickets = KEYS[2], bell = KEYS[7] }, job, ARGV[3], now) then
   return 'again'
 end
-redis.call('ZREM', KEYS[1], job)
-redis.call('HDEL', KEYS[2], job)
 keep_failure(job, ARGV[4], now, KEYS[3], KEYS[4], KEYS[8])
 drop_old_failures(now - tonumber(ARGV[5]), KEYS[3], KEYS[4], KEYS[8])
 return 'given up'

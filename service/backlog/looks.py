@@ -15,9 +15,9 @@ _ENDING = frozenset({"not_found", "poison"})
 """What ends all further looks: it is gone, or kills who looks at it."""
 
 
-def load_plan() -> str:
-    """Give the Lua that plans a look; put before every script that ends a ticket."""
-    return read_lua(__package__, "plan")
+def load_settling() -> str:
+    """Give the Lua that ends a ticket and plans a look; put before every script that does both."""
+    return read_lua(__package__, "ending") + read_lua(__package__, "plan")
 
 
 class Looking(Struct, frozen=True, kw_only=True):
@@ -37,12 +37,7 @@ class Looks:
         self._keys = keys
         self._looking = looking
         self._again: Script = load_script(__package__, "look_again", prelude=leftover)
-        self._skip: Script = load_script(__package__, "skip_look", prelude=load_plan())
-
-    @property
-    def schedule(self) -> Sequence[int]:
-        """When to look again, in ms after the first record."""
-        return self._looking.schedule
+        self._skip: Script = load_script(__package__, "skip_look", prelude=load_settling())
 
     async def look_again(self) -> float | None:
         """Make tickets of looks that are due, if calls are left over.

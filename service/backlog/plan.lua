@@ -1,4 +1,4 @@
--- When is a deployment looked at again? Put before every script that ends a ticket.
+-- When is a deployment looked at again? Put before every script that plans a look.
 -- KEYS     none of its own: plan_look is given the names of mark, looks and their tickets
 -- ARGV     none of its own
 -- Returns  nothing; defines plan_look(keys, id, since, due, ticket, life); due "": no more looks

@@ -1,4 +1,4 @@
--- End a look of which nothing came, and plan the next. (plan.lua stands before.)
+-- End a look of which nothing came, and plan the next. (ending.lua and plan.lua stand before.)
 -- KEYS     1 backlog  2 tickets  3 calls  4 callers  5 bell  6 published  7 looks  8 their tickets
 --          9 counts
 -- ARGV     1 job  2 fence  3 generation  4 deployment id  5 since when looks are planned (ms)
@@ -15,17 +15,9 @@ end
 redis.call('ZREM', KEYS[3], job)
 redis.call('ZREM', KEYS[4], job)
 redis.call('HINCRBY', KEYS[9], 'leased', -1)
-local stored = redis.call('HGET', KEYS[2], job)
-if stored and struct.unpack('>I4', stored) ~= tonumber(ARGV[3]) then
-  redis.call('ZADD', KEYS[1], now, job)
-  if redis.call('LLEN', KEYS[5]) == 0 then
-    redis.call('LPUSH', KEYS[5], '1')
-    redis.call('PEXPIRE', KEYS[5], 60000)
-  end
+if not end_ticket({ backlog = KEYS[1], tickets = KEYS[2], bell = KEYS[5] }, job, ARGV[3], now) then
   return 'again'
 end
-redis.call('ZREM', KEYS[1], job)
-redis.call('HDEL', KEYS[2], job)
 local keys = { mark = KEYS[6], looks = KEYS[7], tickets = KEYS[8] }
 plan_look(keys, ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8])
 redis.call('HSET', KEYS[6], 'by ' .. job, ARGV[2] .. ' skipped 0')

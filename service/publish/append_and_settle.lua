@@ -1,4 +1,4 @@
--- Append one record, or leave it out, and forget its ticket. (backlog/plan.lua stands before.)
+-- Append one record, or leave it out, and forget its ticket. (backlog/ending.lua and plan.lua stand before.)
 -- KEYS     1 backlog  2 tickets  3 stream  4 published  5 calls  6 budget  7 bell
 --          8 counts  9 milestones  10 looks  11 their tickets
 -- ARGV     1 job  2 fence  3 generation  4 deployment id  5 digest  6 life of the mark (ms)
@@ -49,17 +49,7 @@ redis.call('HSET', KEYS[4], 'revision', revision, 'digest', digest, 'by ' .. job
 plan_look({ mark = KEYS[4], looks = KEYS[10], tickets = KEYS[11] }, ARGV[4], ARGV[9], ARGV[10], ARGV[11], ARGV[6])
 redis.call('PEXPIRE', KEYS[4], ARGV[6])
 
-local stored = redis.call('HGET', KEYS[2], job)
-if stored and struct.unpack('>I4', stored) ~= tonumber(ARGV[3]) then
-  redis.call('ZADD', KEYS[1], now, job) -- a newer event came meanwhile: look once more
-  if redis.call('LLEN', KEYS[7]) == 0 then
-    redis.call('LPUSH', KEYS[7], '1')
-    redis.call('PEXPIRE', KEYS[7], 60000)
-  end
-else
-  redis.call('ZREM', KEYS[1], job)
-  redis.call('HDEL', KEYS[2], job)
-end
+end_ticket({ backlog = KEYS[1], tickets = KEYS[2], bell = KEYS[7] }, job, ARGV[3], now)
 redis.call('ZREM', KEYS[5], job)
 redis.call('HINCRBY', KEYS[8], 'leased', -1)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from service.backlog.looks import load_plan
+from service.backlog.looks import load_settling
 from service.backlog.ticket import Lease
 from service.log import FactLog
 from service.publish.writing import Entry
@@ -55,7 +55,9 @@ class OutputStream:
         self._group = group
         self._keys = keys
         self._retention = retention
-        self._append: Script = load_script(__package__, "append_and_settle", prelude=load_plan())
+        self._append: Script = load_script(
+            __package__, "append_and_settle", prelude=load_settling()
+        )
         self._trim: Script = load_script(__package__, "trim")
 
     async def append_and_settle(self, entry: Entry, lease: Lease) -> Settled:

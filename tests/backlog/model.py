@@ -227,18 +227,21 @@ class BacklogModel(RuleBasedStateMachine):
         fate = self.run(self.backlog.give_up(lease, failure))
         if twice and fate == "given up":
             assert self.run(self.backlog.give_up(lease, failure)) == fate
-        ticket = self.holds(lease)
-        if ticket is None:
-            assert fate == "lost"
-        elif ticket.generation != lease.generation:
-            assert fate == "again"
-            ticket.fence, ticket.due = None, True
-        else:
-            assert fate == "given up"
+        if (ticket := self.see_gone(lease, fate, gone="given up")) is not None:
             self.failed[lease.job], self.reasons[lease.job] = ticket.events, reason
             self.ended.update(told for _, told in ticket.events)
-            del self.waiting[lease.job]
         return fate
+
+    def see_gone(self, lease: Lease, fate: str, *, gone: str) -> Waiting | None:
+        """See that a ticket ended as it had to without a record; gives it, if it is gone."""
+        ticket = self.holds(lease)
+        if ticket is not None and ticket.generation == lease.generation:
+            assert fate == gone
+            return self.waiting.pop(lease.job)
+        assert fate == ("lost" if ticket is None else "again")
+        if ticket is not None:
+            ticket.fence, ticket.due = None, True
+        return None
 
     @precondition(lambda self: self.hands)
     @rule(place=st.integers(0, 9), for_s=st.sampled_from([0.0, 90.0]), twice=st.booleans())

@@ -129,15 +129,7 @@ class LookedModel(RepairedModel):
         fate = self.run(self.looks.skip(lease, reason))
         if twice and fate == "skipped":
             assert self.run(self.looks.skip(lease, reason)) == fate
-        ticket = self.holds(lease)
-        if ticket is None:
-            assert fate == "lost"
-        elif ticket.generation != lease.generation:
-            assert fate == "again"
-            ticket.fence, ticket.due = None, True
-        else:
-            assert fate == "skipped"
-            del self.waiting[lease.job]
+        if self.see_gone(lease, fate, gone="skipped") is not None:
             name = str(lease.ticket.deployment_id)
             schedule = () if reason == "not_found" else SCHEDULE
             plan = plan_looks(schedule, lease, name, now_ms=lease.now, unfinished=False)
