@@ -7,7 +7,7 @@ import random
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import aiohttp
@@ -38,12 +38,7 @@ async def serve(settings: Settings, sources: LiveSources, log: Log) -> None:
     """Take webhooks."""
     async with (
         _open_house(settings, log) as house,
-        open_door(
-            house,
-            sources,
-            list_warnings=sources.list_warnings,
-            add_pages=partial(add_console, house, sources),
-        ),
+        _open_door(house, sources),
     ):
         await _for_ever()
 
@@ -59,13 +54,7 @@ async def run(settings: Settings, sources: LiveSources, log: Log) -> None:
     async with _open_house(settings, log) as house, AsyncExitStack() as stack:
         await stack.enter_async_context(open_worker(house))
         await stack.enter_async_context(open_reconciler(house))
-        door = open_door(
-            house,
-            sources,
-            list_warnings=sources.list_warnings,
-            add_pages=partial(add_console, house, sources),
-        )
-        await stack.enter_async_context(door)
+        await stack.enter_async_context(_open_door(house, sources))
         await _for_ever()
 
 
@@ -114,6 +103,16 @@ async def _open_house(settings: Settings, log: Log) -> AsyncIterator[House]:
         open_house(settings, log, tracing=tracing) as house,
     ):
         yield house
+
+
+def _open_door(house: House, sources: LiveSources) -> AbstractAsyncContextManager[str]:
+    """Open the door with the console, if there is to be one."""
+    return open_door(
+        house,
+        sources,
+        list_warnings=sources.list_warnings,
+        add_pages=partial(add_console, house, sources),
+    )
 
 
 def _print_line(line: str) -> None:
