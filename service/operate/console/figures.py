@@ -99,8 +99,8 @@ def list_paces(
 ) -> list[tuple[float, float]]:
     """Give (seconds before now, growth in 1/s): of each sample since some before it."""
     return [
-        (ago_s, find_rate(samples[: nth + 1], read))
-        for nth, (ago_s, _) in enumerate(list_levels(samples, read))
+        (ago_s, find_rate(samples[max(0, end - _RATE_SAMPLES) : end], read))
+        for end, (ago_s, _) in enumerate(list_levels(samples, read), start=1)
     ]
 
 
