@@ -17,15 +17,15 @@ from service import __version__, backfilling, checkup, commands, inspection, men
 from service.accept.sources import SourceError
 from service.configured import (
     configure_log,
-    follow_sources,
+    open_sources_with_sighup,
     read_sources,
+    require_access_token,
     require_redis,
-    require_secret,
-    require_simulated,
-    require_token,
+    require_simulator,
+    require_webhook_secret,
 )
 from service.environment import read_settings
-from service.log import Log, make_printable, open_log
+from service.log import Log, build_log, escape_unprintable
 from service.operate.arguments import (
     add_backfill_arguments,
     add_demo_arguments,
@@ -38,23 +38,23 @@ from service.operate.arguments import (
     add_sources_arguments,
     add_tail_arguments,
 )
-from service.operate.complaint import EXPECTED, explain_failure
-from service.operate.contracts import write_contract
-from service.operate.pipeline import Pace
-from service.rehearsal import deploy, rehearse, set_up_upstream
-from service.settings import Secret, Settings, SettingsError, describe_settings
-from service.simulate.options import Options, change_options
+from service.operate.complaint import EXPECTED_ERRORS, explain_error
+from service.operate.contracts import render_contract
+from service.operate.pipeline import SendRate
+from service.rehearsal import build_simulator_options, run_demo, run_pipeline
+from service.settings import Secret, Settings, SettingsError, list_settings
+from service.simulate.options import Options, apply_changes
 
-_MISTAKE, _FAILURE = 2, 1
-_SEEDS = 1_000_000
+_EXIT_USAGE_ERROR, _EXIT_FAILURE = 2, 1
+_MAX_SEED = 1_000_000
 
 _EPILOG = """\
 exit codes: 0 ended as asked, 1 something needed is away or refuses, 2 a mistake in what was typed
 or set. Settings are environment variables; `deployment-enricher settings` lists them.
 """
 
-Act = Callable[[argparse.Namespace, Settings], Coroutine[object, object, int | None]]
-LoggedAct = Callable[[argparse.Namespace, Settings, Log], Coroutine[object, object, int]]
+CommandHandler = Callable[[argparse.Namespace, Settings], Coroutine[object, object, int | None]]
+LoggedCommandHandler = Callable[[argparse.Namespace, Settings, Log], Coroutine[object, object, int]]
 
 
 def main() -> None:
@@ -62,45 +62,45 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no encoding may end a command
-    arguments = _make_parser().parse_args()
+    arguments = _build_parser().parse_args()
     try:
         settings = arguments.read(os.environ)
-        code = asyncio.run(_run_until_signalled(arguments.act(arguments, settings)))
+        exit_code = asyncio.run(_run_until_signalled(arguments.act(arguments, settings)))
     except (SettingsError, SourceError) as error:
-        code = _complain(str(error), _MISTAKE)
+        exit_code = _print_error(str(error), _EXIT_USAGE_ERROR)
     except BrokenPipeError:
-        code = _end_quietly()
-    except EXPECTED as error:
-        code = _complain(explain_failure(error), _FAILURE)
+        exit_code = _silence_stdout()
+    except EXPECTED_ERRORS as error:
+        exit_code = _print_error(explain_error(error), _EXIT_FAILURE)
     except KeyboardInterrupt:
-        code = 0
-    sys.exit(code)
+        exit_code = 0
+    sys.exit(exit_code)
 
 
-async def _run_until_signalled(act: Coroutine[object, object, int | None]) -> int:
+async def _run_until_signalled(command: Coroutine[object, object, int | None]) -> int:
     """Run to the end, or until SIGINT or SIGTERM; a second signal cuts even the stopping short."""
-    task = asyncio.ensure_future(act)
+    task = asyncio.ensure_future(command)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(signal_number, task.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         return await task or 0
     return 0
 
 
-def _complain(reason: str, code: int) -> int:
-    shown = "\n".join(make_printable(line) for line in reason.splitlines())
-    sys.stderr.write(f"deployment-enricher: {shown}\n")
-    return code
+def _print_error(reason: str, exit_code: int) -> int:
+    message = "\n".join(escape_unprintable(line) for line in reason.splitlines())
+    sys.stderr.write(f"deployment-enricher: {message}\n")
+    return exit_code
 
 
-def _end_quietly() -> int:
+def _silence_stdout() -> int:
     """Whoever read our output has enough; Python must not complain of it at exit either."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="deployment-enricher",
         description="A signed deployment webhook in, one enriched record on a Redis stream out.",
@@ -108,11 +108,11 @@ def _make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
-    named = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(name: str, act: Act, meaning: str) -> argparse.ArgumentParser:
-        command = named.add_parser(name, help=meaning, description=meaning)
-        command.set_defaults(act=act, read=read_settings)
+    def add(name: str, handler: CommandHandler, description: str) -> argparse.ArgumentParser:
+        command = subparsers.add_parser(name, help=description, description=description)
+        command.set_defaults(act=handler, read=read_settings)
         return command
 
     add("run", _run, "take webhooks and work on them, in one process")
@@ -122,105 +122,105 @@ def _make_parser() -> argparse.ArgumentParser:
         add("demo", _demo, "see it work: a pipeline and a LaunchDarkly are simulated")
     )
     add_simulate_arguments(add("simulate", _simulate, "a LaunchDarkly on the table, for CI"))
-    add_pipeline_arguments(add("pipeline", _deploy, "deploy for ever, for demos"))
+    add_pipeline_arguments(add("pipeline", _pipeline, "deploy for ever, for demos"))
     add_send_arguments(add("send", _send, "sign one event and post it"))
     add_tail_arguments(add("tail", _tail, "follow the output stream"))
-    sources = add("sources", inspection.inspect, "look at the sources of webhooks, and try one")
+    sources = add("sources", inspection.run_sources, "look at the sources of webhooks, and try one")
     add_sources_arguments(sources)
-    failed = _with_log(mending.mend)
+    failed = _with_log(mending.run_failed)
     add_failed_arguments(add("failed", failed, "look at what was given up; retry it, or drop it"))
-    backfill = _with_log(backfilling.backfill)
+    backfill = _with_log(backfilling.run_backfill)
     add_backfill_arguments(add("backfill", backfill, "queue what a past time has that we missed"))
-    doctor = _with_log(checkup.examine)
+    doctor = _with_log(checkup.run_doctor)
     add_doctor_arguments(
         add("doctor", doctor, "say what is wrong, how to mend it; 1 if anything is")
     )
     contract = add("schema", _schema, "print what others may rely on, for machines")
     add_schema_arguments(contract)
     listing = add("settings", _settings, "list every setting, its default and its meaning")
-    _need_no_settings(contract, listing)
+    _use_default_settings(contract, listing)
     return parser
 
 
-def _need_no_settings(*parsers: argparse.ArgumentParser) -> None:
+def _use_default_settings(*parsers: argparse.ArgumentParser) -> None:
     """Let commands run also when a setting is wrong."""
     for parser in parsers:
         parser.set_defaults(read=lambda _: Settings())
 
 
-def _with_log(act: LoggedAct) -> Act:
+def _with_log(handler: LoggedCommandHandler) -> CommandHandler:
     """Hand a command the log that the settings ask for."""
-    return lambda arguments, settings: act(arguments, settings, configure_log(settings))
+    return lambda arguments, settings: handler(arguments, settings, configure_log(settings))
 
 
 async def _run(_: argparse.Namespace, settings: Settings) -> None:
-    require_token(settings)
+    require_access_token(settings)
     log = configure_log(settings)
-    await commands.run(settings, follow_sources(log), log)
+    await commands.run(settings, open_sources_with_sighup(log), log)
 
 
 async def _serve(_: argparse.Namespace, settings: Settings) -> None:
     require_redis(settings, "serve")
     log = configure_log(settings)
-    await commands.serve(settings, follow_sources(log), log)
+    await commands.serve(settings, open_sources_with_sighup(log), log)
 
 
 async def _work(_: argparse.Namespace, settings: Settings) -> None:
     require_redis(settings, "work")
-    require_token(settings)
+    require_access_token(settings)
     await commands.work(settings, configure_log(settings))
 
 
 async def _demo(arguments: argparse.Namespace, settings: Settings) -> None:
     # A Redis that is not ours may know the deployments of an earlier demo.
-    fresh = random.randrange(_SEEDS) if settings.redis_url else 1
-    seed = fresh if arguments.seed is None else arguments.seed
-    await rehearse(
+    default_seed = random.randrange(_MAX_SEED) if settings.redis_url else 1
+    seed = default_seed if arguments.seed is None else arguments.seed
+    await run_demo(
         replace(settings, port=0, sources=""),
-        set_up_upstream(seed=seed, calls_per_window=arguments.quota),
-        pace=Pace(per_second=arguments.per_second, events=arguments.events),
-        log=open_log(level="error"),
-        make_sources=lambda secret: read_sources(
+        build_simulator_options(seed=seed, calls_per_window=arguments.quota),
+        rate=SendRate(per_second=arguments.per_second, max_events=arguments.events),
+        log=build_log(level="error"),
+        build_sources=lambda secret: read_sources(
             replace(settings, sources="", webhook_secret=Secret(secret)), os.environ
         ),
     )
 
 
 async def _simulate(arguments: argparse.Namespace, settings: Settings) -> None:
-    options = change_options(Options(), os.fsencode(arguments.options))
+    options = apply_changes(Options(), os.fsencode(arguments.options))
     if isinstance(options, str):
         raise SettingsError(f"--options: {options}")
     log = configure_log(settings)
     await commands.simulate(options, host=arguments.host, port=arguments.port, log=log)
 
 
-async def _deploy(arguments: argparse.Namespace, settings: Settings) -> None:
-    secret = require_secret(settings)
-    require_token(settings)
-    require_simulated(settings)
-    pace = Pace(per_second=arguments.per_second, events=arguments.events)
+async def _pipeline(arguments: argparse.Namespace, settings: Settings) -> None:
+    secret = require_webhook_secret(settings)
+    require_access_token(settings)
+    require_simulator(settings)
+    rate = SendRate(per_second=arguments.per_second, max_events=arguments.events)
     log = configure_log(settings)
-    await deploy(settings, door=arguments.door, secret=secret, pace=pace, log=log)
+    await run_pipeline(settings, webhook_url=arguments.door, secret=secret, rate=rate, log=log)
 
 
 async def _send(arguments: argparse.Namespace, settings: Settings) -> int:
-    secret = require_secret(settings)
-    named = {
+    secret = require_webhook_secret(settings)
+    fields = {
         "deploymentId": arguments.id,
         "projectKey": arguments.project,
         "environmentKey": arguments.environment,
         "applicationKey": arguments.application,
         "version": arguments.version,
     }
-    event = {key: value for key, value in named.items() if value is not None}
-    sent = await commands.send(
+    event = {key: value for key, value in fields.items() if value is not None}
+    result = await commands.send(
         {**event, "eventType": arguments.event_type},
         url=arguments.url,
         secret=secret,
         delivery=arguments.delivery or str(uuid.uuid4()),
     )
-    sys.stdout.write(f"{sent.status} {make_printable(sent.body)}\n")
-    return 0 if sent.status < 300 else _FAILURE  # noqa: PLR2004 - HTTP's own boundary
+    sys.stdout.write(f"{result.status} {escape_unprintable(result.body)}\n")
+    return 0 if result.status < 300 else _EXIT_FAILURE  # noqa: PLR2004 - HTTP's own boundary
 
 
 async def _tail(arguments: argparse.Namespace, settings: Settings) -> None:
@@ -229,13 +229,13 @@ async def _tail(arguments: argparse.Namespace, settings: Settings) -> None:
 
 
 async def _schema(arguments: argparse.Namespace, _: Settings) -> None:
-    sys.stdout.write(write_contract(arguments.contract))
+    sys.stdout.write(render_contract(arguments.contract))
 
 
 async def _settings(_: argparse.Namespace, __: Settings) -> None:
     lines = (
-        f"{variable}{f' = {default}' if default else ''}\n    {meaning}"
-        for variable, default, meaning in describe_settings()
+        f"{variable}{f' = {default}' if default else ''}\n    {description}"
+        for variable, default, description in list_settings()
     )
     sys.stdout.write("\n".join(("Times are seconds; = is the default.\n", *lines, "")))
 

@@ -8,162 +8,173 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from service.accept.choice import Only
+from service.accept.choice import DeploymentFilter
 from service.accept.sources import Source
-from service.accept.webhooks import Webhooks
-from service.backlog.bell import Bell
-from service.backlog.looks import Looking, Looks
-from service.enrich.budget import Budget, load_leftover
-from service.enrich.enricher import Caps, Enricher
+from service.accept.webhooks import WebhookHandler
+from service.backlog.bell import Wakeup
+from service.backlog.looks import RefreshConfig, Refreshes
+from service.enrich.budget import Budget, load_spare_prelude
+from service.enrich.enricher import Enricher, EnrichLimits
 from service.enrich.launchdarkly import LaunchDarkly, open_session
-from service.enrich.verdict import Patience
-from service.house import House
-from service.operate.contracts import add_contracts
-from service.operate.counting import CountingLog, count_attempts, count_webhooks
-from service.operate.exposition import open_exposition
-from service.operate.health import Health
-from service.operate.listening import listen
-from service.publish.stream import OutputStream, Retention
-from service.publish.writing import Writer
-from service.settings import Settings, SettingsError, read_schedule, to_ms
-from service.worker import Collaborators, Manner, Worker
+from service.enrich.verdict import RetryPolicy
+from service.house import Runtime
+from service.operate.contracts import add_contract_routes
+from service.operate.counting import MetricsLog, attempt_counters, webhook_counters
+from service.operate.exposition import serve_exposition
+from service.operate.health import HealthRoutes
+from service.operate.listening import serve_app
+from service.publish.stream import OutputStream, RetentionConfig
+from service.publish.writing import EntryBuilder
+from service.settings import Settings, SettingsError, parse_schedule, to_ms
+from service.worker import Worker, WorkerConfig, WorkerDependencies
 
 
 @asynccontextmanager
-async def open_door(
-    house: House,
+async def open_receiver(
+    runtime: Runtime,
     sources: Mapping[str, Source],
     *,
     list_warnings: Callable[[], Sequence[str]] = tuple,
-    add_pages: Callable[[web.Application], None] = lambda _: None,
+    add_routes: Callable[[web.Application], None] = lambda _: None,
 ) -> AsyncIterator[str]:
     """Listen for webhooks; gives the address, and on leaving answers what is in hand."""
-    settings = house.settings
+    settings = runtime.settings
     app = web.Application(
-        client_max_size=settings.max_body_bytes, middlewares=house.tracing.middlewares
+        client_max_size=settings.max_body_bytes, middlewares=runtime.tracing.middlewares
     )
-    house.metrics.expect_sources(sources)
-    webhooks = Webhooks(
+    runtime.metrics.initialize_sources(sources)
+    handler = WebhookHandler(
         sources,
-        remember=house.tracing.carry(house.backlog.add),
-        set_aside=house.backlog.set_aside,
-        sift=make_only(settings).sift,
+        enqueue=runtime.tracing.wrap_enqueue(runtime.backlog.add),
+        park=runtime.backlog.park,
+        apply_filter=build_filter(settings).apply,
         clock=time.time,
-        log=CountingLog(house.log, count_webhooks(house.metrics, sources)),
+        log=MetricsLog(runtime.log, webhook_counters(runtime.metrics, sources)),
     )
-    app.add_routes(webhooks.routes())
-    health = Health(
-        house.lookout, backlog_limit=settings.backlog_limit, list_warnings=list_warnings
+    app.add_routes(handler.routes())
+    health = HealthRoutes(
+        runtime.readiness, backlog_limit=settings.backlog_limit, list_warnings=list_warnings
     )
-    health.add_to(app)
-    house.exposition.add_to(app)
-    add_contracts(app)
-    add_pages(app)
-    async with listen(app, host=settings.host, port=settings.port) as url:
-        house.log.info("door_opened", url=url, sources=sorted(sources))
+    health.add_routes(app)
+    runtime.exposition.add_metrics_route(app)
+    add_contract_routes(app)
+    add_routes(app)
+    async with serve_app(app, host=settings.host, port=settings.port) as url:
+        runtime.log.info("door_opened", url=url, sources=sorted(sources))
         yield url
-    house.log.info("door_closed")
+    runtime.log.info("door_closed")
 
 
 @asynccontextmanager
-async def open_worker(house: House) -> AsyncIterator[Worker]:
+async def open_worker(runtime: Runtime) -> AsyncIterator[Worker]:
     """Work on the backlog in the background; on leaving, finish what is in hand."""
-    settings = house.settings
+    settings = runtime.settings
     token = settings.access_token.reveal()
     if not token:
         raise SettingsError("LAUNCHDARKLY_ACCESS_TOKEN is not set: a worker cannot ask without it")
     async with (
         open_session(
-            token, connections=settings.concurrency, traces=house.tracing.calls
+            token, max_connections=settings.concurrency, trace_configs=runtime.tracing.trace_configs
         ) as session,
-        open_exposition(house.exposition, host=settings.host, port=settings.metrics_port) as url,
+        serve_exposition(runtime.exposition, host=settings.host, port=settings.metrics_port) as url,
     ):
         launchdarkly = LaunchDarkly(
             session,
             origin=settings.launchdarkly_url,
             max_bytes=settings.max_answer_bytes,
             clock=time.time,
-            note_call=house.metrics.note_call,
+            record_call=runtime.metrics.record_call,
         )
-        output = _make_output(house)
-        worker = _make_worker(house, launchdarkly, output)
-        house.metrics.watch_worker(worker.count_in_hand)
-        working = asyncio.create_task(worker.run(), name="worker")
-        house.exposition.watch(working.done)
-        trimming = asyncio.create_task(output.keep_trimmed(house.log), name="trim")
-        house.log.info("worker_started", concurrency=settings.concurrency, metrics=url)
+        output = _build_output(runtime)
+        worker = _build_worker(runtime, launchdarkly, output)
+        runtime.metrics.add_worker(worker.count_in_progress)
+        worker_task = asyncio.create_task(worker.run(), name="worker")
+        runtime.exposition.add_end_check(worker_task.done)
+        trim_task = asyncio.create_task(output.trim_periodically(runtime.log), name="trim")
+        runtime.log.info("worker_started", concurrency=settings.concurrency, metrics=url)
         try:
             yield worker
         finally:
             worker.stop()
-            trimming.cancel()
-            await asyncio.gather(working, trimming, return_exceptions=True)
-            house.log.info("worker_stopped")
+            trim_task.cancel()
+            await asyncio.gather(worker_task, trim_task, return_exceptions=True)
+            runtime.log.info("worker_stopped")
 
 
-def _make_output(house: House) -> OutputStream:
-    settings = house.settings
-    retention = Retention(
-        marks_ms=to_ms(settings.published_retention),
-        entries_ms=to_ms(settings.stream_retention),
-        hard_cap=settings.stream_hard_cap,
-        dead_ms=to_ms(settings.dead_group_after),
+def _build_output(runtime: Runtime) -> OutputStream:
+    settings = runtime.settings
+    retention = RetentionConfig(
+        dedup_ttl_ms=to_ms(settings.published_retention),
+        max_age_ms=to_ms(settings.stream_retention),
+        max_records=settings.stream_max_records,
+        idle_group_ms=to_ms(settings.idle_group_timeout),
     )
-    return OutputStream(house.group, keys=house.keys, retention=retention)
+    return OutputStream(runtime.group_commit, keys=runtime.keys, retention=retention)
 
 
-def _make_looks(house: House) -> Looks:
-    looking = Looking(
-        schedule=read_schedule(house.settings.revisions),
-        marks_ms=to_ms(house.settings.published_retention),
-        share=house.settings.rate_share,
+def _build_refreshes(runtime: Runtime) -> Refreshes:
+    config = RefreshConfig(
+        schedule=parse_schedule(runtime.settings.refresh_after),
+        dedup_ttl_ms=to_ms(runtime.settings.published_retention),
+        rate_limit_share=runtime.settings.rate_limit_share,
     )
-    return Looks(house.group, keys=house.keys, looking=looking, leftover=load_leftover())
+    return Refreshes(
+        runtime.group_commit, keys=runtime.keys, config=config, spare_calls_lua=load_spare_prelude()
+    )
 
 
-def make_only(settings: Settings) -> Only:
+def build_filter(settings: Settings) -> DeploymentFilter:
     """Say which deployments are wanted."""
-    return Only(
-        applications=settings.only_applications.split(),
-        environments=settings.only_environments.split(),
-        outcomes=settings.only_outcomes.split(),
+    return DeploymentFilter(
+        applications=settings.include_applications.split(),
+        environments=settings.include_environments.split(),
+        outcomes=settings.include_outcomes.split(),
     )
 
 
-def _make_writer(settings: Settings) -> Writer:
-    return Writer(
-        schedule=read_schedule(settings.revisions),
-        only=make_only(settings),
-        payload=settings.payload,
-        most_bytes=settings.max_record_bytes,
+def _build_entry_builder(settings: Settings) -> EntryBuilder:
+    return EntryBuilder(
+        refresh_schedule=parse_schedule(settings.refresh_after),
+        deployment_filter=build_filter(settings),
+        payload_format=settings.payload,
+        max_bytes=settings.max_record_bytes,
     )
 
 
-def _make_worker(house: House, launchdarkly: LaunchDarkly, output: OutputStream) -> Worker:
-    settings = house.settings
+def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputStream) -> Worker:
+    settings = runtime.settings
     enricher = Enricher(
         launchdarkly,
-        Budget(house.group, keys=house.keys, share=settings.rate_share, chance=random.random),
-        patience=Patience(appear_s=settings.appear_deadline, outage_s=settings.outage_deadline),
-        caps=Caps(pages=settings.max_pages, window_ms=to_ms(settings.resolve_window)),
-        chance=random.random,
-        note_drift=house.metrics.note_drift,
+        Budget(
+            runtime.group_commit,
+            keys=runtime.keys,
+            share=settings.rate_limit_share,
+            rng=random.random,
+        ),
+        retry_policy=RetryPolicy(
+            not_found_timeout_s=settings.not_found_timeout, outage_timeout_s=settings.outage_timeout
+        ),
+        limits=EnrichLimits(
+            max_calls=settings.max_calls_per_deployment, lookback_ms=to_ms(settings.lookback)
+        ),
+        rng=random.random,
+        record_drift=runtime.metrics.record_schema_mismatch,
     )
-    hands = Collaborators(
-        backlog=house.backlog,
-        expect=enricher.expect,
+    dependencies = WorkerDependencies(
+        backlog=runtime.backlog,
+        share_lists=enricher.share_lists,
         enrich=enricher.enrich,
-        judge_accident=enricher.judge_accident,
-        writer=_make_writer(settings),
+        on_internal_error=enricher.on_internal_error,
+        entry_builder=_build_entry_builder(settings),
         append_and_settle=output.append_and_settle,
-        looks=_make_looks(house),
-        listen=Bell(house.client, house.keys.bell).listen,
+        refreshes=_build_refreshes(runtime),
+        wait_for_wakeup=Wakeup(runtime.client, runtime.keys.wakeup).wait,
         clock=time.monotonic,
-        log=CountingLog(house.log, count_attempts(house.metrics)),
+        log=MetricsLog(runtime.log, attempt_counters(runtime.metrics)),
     )
-    manner = Manner(
+    config = WorkerConfig(
         concurrency=settings.concurrency,
         lease_s=settings.lease,
-        grace_s=settings.grace,
+        shutdown_timeout_s=settings.shutdown_timeout,
     )
-    return Worker(house.tracing.join(hands), manner)
+    return Worker(runtime.tracing.wrap_worker(dependencies), config)

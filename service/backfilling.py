@@ -8,106 +8,115 @@ import sys
 from msgspec import Struct
 from msgspec.structs import replace
 
-from service.commands import find_redis
-from service.configured import require_token
-from service.house import open_house
-from service.log import Log, make_printable
+from service.commands import resolve_redis_url
+from service.configured import require_access_token
+from service.house import open_runtime
+from service.log import Log, escape_unprintable
 from service.operate.progress import Progress
-from service.reconcile.missed import Scope, Span, split_span
-from service.reconcile.rounds import Lost, Round, Rounds
-from service.reconcile.sweep import Sweeper, Swept
-from service.reconciling import open_sweeper
+from service.reconcile.missed import Scope, TimeRange, split_by_day
+from service.reconcile.rounds import LeaseLost, Run, Runs
+from service.reconcile.sweep import Scanner, ScanResult
+from service.reconciling import open_scanner
 from service.settings import Secret, Settings, SettingsError
 
-_FAILURE = 1
+_EXIT_FAILURE = 1
 _GRACE_S = 120.0
-_LONGEST_WAIT_S = 5.0
+_MAX_WAIT_S = 5.0
 
 
 class _Backfill(Struct, kw_only=True):
     """One backfill as it goes on: what is wanted, the hands for it, and what it came to."""
 
     scope: Scope
-    dry: bool
-    sweeper: Sweeper
-    rounds: Rounds
+    dry_run: bool
+    scanner: Scanner
+    runs: Runs
     progress: Progress
-    total: Swept
+    total: ScanResult
 
 
-async def backfill(arguments: argparse.Namespace, settings: Settings, log: Log) -> int:
+async def run_backfill(arguments: argparse.Namespace, settings: Settings, log: Log) -> int:
     """Do what was typed after `backfill`; raises redis's errors when Redis is away."""
-    require_token(settings)
-    begin, end = arguments.since, arguments.until
-    if end is not None and begin >= end:
+    require_access_token(settings)
+    start_ms, end_ms = arguments.since, arguments.until
+    if end_ms is not None and start_ms >= end_ms:
         raise SettingsError("--from must be before --to")
     scope = Scope(
         arguments.project, arguments.environment, "backfill", tuple(sorted(arguments.application))
     )
     # Never a server of our own: what nobody works on would fill up for nobody.
-    shared = replace(settings, redis_url=Secret(find_redis(settings)))
-    async with open_house(shared, log) as house:
-        await house.group.connect()
-        async with open_sweeper(house, grace_s=_GRACE_S) as (sweeper, rounds):
+    shared_settings = replace(settings, redis_url=Secret(resolve_redis_url(settings)))
+    async with open_runtime(shared_settings, log) as runtime:
+        await runtime.group_commit.connect()
+        async with open_scanner(runtime, grace_s=_GRACE_S) as (scanner, runs):
             task = _Backfill(
                 scope=scope,
-                dry=arguments.dry_run,
-                sweeper=sweeper,
-                rounds=rounds,
+                dry_run=arguments.dry_run,
+                scanner=scanner,
+                runs=runs,
                 progress=Progress(
                     sys.stderr,
                     is_terminal=sys.stderr.isatty(),
                     columns=shutil.get_terminal_size().columns,
                 ),
-                total=Swept(),
+                total=ScanResult(),
             )
             try:
-                await _hold(task, begin, end)
-            except Lost:
-                task.total.trouble = "another process went on with it"
+                await _scan_when_free(task, start_ms, end_ms)
+            except LeaseLost:
+                task.total.error = "another process went on with it"
             finally:
                 task.progress.end()
-                sys.stdout.write(f"{_tell(task.total, dry=task.dry)}\n")
-    if task.total.trouble:
-        reason = make_printable(task.total.trouble)
+                sys.stdout.write(f"{_format_total(task.total, dry_run=task.dry_run)}\n")
+    if task.total.error:
+        reason = escape_unprintable(task.total.error)
         sys.stderr.write(f"not to the end: {reason}; the same command goes on from there\n")
-    return _FAILURE if task.total.trouble else 0
+    return _EXIT_FAILURE if task.total.error else 0
 
 
-async def _hold(task: _Backfill, begin: int, end: int | None) -> None:
+async def _scan_when_free(task: _Backfill, start_ms: int, end_ms: int | None) -> None:
     """Wait until nobody else is at the same, then go through it."""
-    name = f"{'dry-run' if task.dry else 'backfill'}/{task.scope.name}/{begin}"
+    run_name = f"{'dry-run' if task.dry_run else 'backfill'}/{task.scope.name}/{start_ms}"
     while True:
-        async with task.rounds.hold(name, every_ms=0) as held:
-            if isinstance(held, Round):
-                span = Span(begin, held.now_ms if end is None else min(end, held.now_ms))
-                await _go_through(task, held, span)
+        async with task.runs.hold(run_name, interval_ms=0) as run_or_wait_s:
+            if isinstance(run_or_wait_s, Run):
+                time_range = TimeRange(
+                    start_ms,
+                    run_or_wait_s.now_ms if end_ms is None else min(end_ms, run_or_wait_s.now_ms),
+                )
+                await _scan_days(task, run_or_wait_s, time_range)
                 return
         task.progress.show(0.0, "another process is at it, or has just died: waiting")
-        await asyncio.sleep(min(held, _LONGEST_WAIT_S))
+        await asyncio.sleep(min(run_or_wait_s, _MAX_WAIT_S))
 
 
-async def _go_through(task: _Backfill, held: Round, span: Span) -> None:
+async def _scan_days(task: _Backfill, run: Run, time_range: TimeRange) -> None:
     """List day after day, and remember after each how far it came."""
-    begin = span.begin if held.checkpoint is None or task.dry else held.checkpoint
-    if begin > span.begin:
-        task.progress.show(_share(begin, span), "goes on where it was left")
-    for day in split_span(Span(begin, span.end)):
-        swept = await task.sweeper.sweep(held, task.scope, day, dry=task.dry)
-        task.total.add(swept)
-        if swept.trouble:
+    start_ms = time_range.start_ms if run.checkpoint is None or task.dry_run else run.checkpoint
+    if start_ms > time_range.start_ms:
+        task.progress.show(_completed_fraction(start_ms, time_range), "goes on where it was left")
+    for day in split_by_day(TimeRange(start_ms, time_range.end_ms)):
+        day_result = await task.scanner.scan(run, task.scope, day, dry_run=task.dry_run)
+        task.total.add(day_result)
+        if day_result.error:
             return
-        if not task.dry:
-            await task.rounds.end(held, day.end, "goes on")
-        task.progress.show(_share(day.end, span), _tell(task.total, dry=task.dry))
-    await task.rounds.end(held, span.begin)  # the same command begins anew
+        if not task.dry_run:
+            await task.runs.end(run, day.end_ms, "goes on")
+        task.progress.show(
+            _completed_fraction(day.end_ms, time_range),
+            _format_total(task.total, dry_run=task.dry_run),
+        )
+    await task.runs.end(run, time_range.start_ms)  # the same command begins anew
 
 
-def _share(moment: int, span: Span) -> float:
-    return max(0.0, min(1.0, (moment - span.begin) / max(1, span.end - span.begin)))
+def _completed_fraction(time_ms: int, time_range: TimeRange) -> float:
+    return max(
+        0.0,
+        min(1.0, (time_ms - time_range.start_ms) / max(1, time_range.end_ms - time_range.start_ms)),
+    )
 
 
-def _tell(total: Swept, *, dry: bool) -> str:
-    word = "to queue" if dry else "queued"
-    told = f"{total.listed} listed, {total.known} known, {total.open} open, {total.missed} {word}"
-    return f"{told}, {total.unreadable} unreadable" if total.unreadable else told
+def _format_total(total: ScanResult, *, dry_run: bool) -> str:
+    queued_label = "to queue" if dry_run else "queued"
+    text = f"{total.listed} listed, {total.known} known, {total.still_open} open, {total.missed} {queued_label}"
+    return f"{text}, {total.unreadable} unreadable" if total.unreadable else text

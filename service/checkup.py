@@ -11,137 +11,149 @@ from msgspec.structs import replace
 
 from service.accept.signature import Unverified
 from service.accept.sources import Source, SourceError
-from service.backlog.failed import FailedOnes
-from service.commands import find_redis
-from service.configured import survey_sources
-from service.house import count_tokens
-from service.inspection import guess_url
+from service.backlog.failed import FailedTickets
+from service.commands import resolve_redis_url
+from service.configured import inspect_sources
+from service.house import build_token_factory
+from service.inspection import local_receiver_url
 from service.log import Log
 from service.operate.doctor.asking import (
-    ask_door,
-    ask_store,
-    ask_upstream,
-    ask_waiting,
-    name_place,
-    write_question,
+    probe_backlog,
+    probe_receiver,
+    probe_redis,
+    probe_upstream,
+    redis_location,
+    upstream_path,
 )
 from service.operate.doctor.entrance import (
     SourceFacts,
-    judge_door,
-    judge_settings,
-    judge_sources,
+    check_receiver,
+    check_settings,
+    check_sources,
 )
-from service.operate.doctor.finding import Finding, find_odd
-from service.operate.doctor.report import is_well, write_findings, write_findings_json
-from service.operate.doctor.store import StoreFacts, judge_store
-from service.operate.doctor.upstream import UpstreamFacts, judge_upstream
-from service.operate.doctor.waiting import WaitingFacts, judge_waiting
-from service.operate.table import measure_columns
+from service.operate.doctor.finding import Finding, warn
+from service.operate.doctor.report import format_findings, format_findings_json, has_no_failure
+from service.operate.doctor.store import RedisFacts, check_redis
+from service.operate.doctor.upstream import UpstreamFacts, check_upstream
+from service.operate.doctor.waiting import BacklogFacts, check_work
+from service.operate.table import measure_terminal_width
 from service.reconcile.missed import Scope
-from service.settings import Settings, SettingsError, describe_settings, read_scopes
+from service.settings import Settings, SettingsError, list_settings, parse_scopes
 from service.store.connect import open_client
 from service.store.embedded import find_server
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 
-_FAILURE = 1
+_EXIT_FAILURE = 1
 
 
-async def examine(arguments: argparse.Namespace, settings: Settings, log: Log) -> int:
+async def run_doctor(arguments: argparse.Namespace, settings: Settings, log: Log) -> int:
     """Look at everything, whoever is away, and tell what must be mended: 1 when anything must."""
-    sources, findings = _look_at_sources(settings)
-    findings = [judge_settings(_list_set()), *findings]
-    store, waiting = await _look_at_store(settings, log)
-    findings += [*judge_store(store)]
-    if isinstance(waiting, WaitingFacts):
-        findings += [*judge_waiting(waiting)]
-    elif not store.trouble:
-        findings.append(find_odd("backlog", f"cannot be looked at: {waiting}", ""))
-    findings += [*judge_upstream(await _look_upstream(settings, sources, waiting))]
-    door = await ask_door(guess_url(settings), host=settings.host, port=settings.port)
-    findings.append(judge_door(door))
-    told = (
-        write_findings_json(findings)
-        if arguments.json
-        else write_findings(findings, columns=measure_columns(sys.stdout))
+    sources, findings = _check_configured_sources(settings)
+    findings = [check_settings(_list_set_variables()), *findings]
+    redis_facts, backlog_facts = await _probe_redis_and_backlog(settings, log)
+    findings += [*check_redis(redis_facts)]
+    if isinstance(backlog_facts, BacklogFacts):
+        findings += [*check_work(backlog_facts)]
+    elif not redis_facts.connection_error:
+        findings.append(warn("backlog", f"cannot be looked at: {backlog_facts}", ""))
+    findings += [*check_upstream(await _probe_launchdarkly(settings, sources, backlog_facts))]
+    receiver_facts = await probe_receiver(
+        local_receiver_url(settings), host=settings.host, port=settings.port
     )
-    sys.stdout.write(told)
-    return 0 if is_well(findings) else _FAILURE
+    findings.append(check_receiver(receiver_facts))
+    report = (
+        format_findings_json(findings)
+        if arguments.json
+        else format_findings(findings, terminal_width=measure_terminal_width(sys.stdout))
+    )
+    sys.stdout.write(report)
+    return 0 if has_no_failure(findings) else _EXIT_FAILURE
 
 
-def _list_set() -> list[str]:
+def _list_set_variables() -> list[str]:
     """List the variables that are set, never what they are set to."""
-    names = [variable for variable, _, _ in describe_settings()]
-    return [name for one in names for name in (one, f"{one}_FILE") if os.environ.get(name)]
+    names = [variable for variable, _, _ in list_settings()]
+    return [
+        name for setting in names for name in (setting, f"{setting}_FILE") if os.environ.get(name)
+    ]
 
 
-def _look_at_sources(settings: Settings) -> tuple[Mapping[str, Source], list[Finding]]:
+def _check_configured_sources(settings: Settings) -> tuple[Mapping[str, Source], list[Finding]]:
     # `serve` and `work` on a shared Redis: this machine may be the one that needs no sources.
     is_needed = not settings.redis_url or bool(settings.sources)
     try:
-        sources, troubles = survey_sources(settings, os.environ)
+        sources, secret_problems = inspect_sources(settings, os.environ)
     except (SettingsError, SourceError) as error:
-        return {}, [*judge_sources([], error=str(error), is_needed=is_needed)]
+        return {}, [*check_sources([], error=str(error), is_needed=is_needed)]
     facts = [
         SourceFacts(
             source.name,
-            {place: troubles[place] for place in source.secret_places if place in troubles},
+            {
+                location: secret_problems[location]
+                for location in source.secret_locations
+                if location in secret_problems
+            },
             not any(isinstance(scheme, Unverified) for scheme in source.schemes),
         )
         for source in sources.values()
     ]
-    return sources, [*judge_sources(facts, error="", is_needed=is_needed)]
+    return sources, [*check_sources(facts, error="", is_needed=is_needed)]
 
 
-async def _look_at_store(settings: Settings, log: Log) -> tuple[StoreFacts, WaitingFacts | str]:
-    url, keys = find_redis(settings), Keys(settings.namespace)
-    facts = StoreFacts(
-        place=name_place(url),
-        own=not settings.redis_url,
-        startable=find_server() is not None,
+async def _probe_redis_and_backlog(
+    settings: Settings, log: Log
+) -> tuple[RedisFacts, BacklogFacts | str]:
+    url, keys = resolve_redis_url(settings), Keys(settings.namespace)
+    facts = RedisFacts(
+        location=redis_location(url),
+        is_embedded=not settings.redis_url,
+        can_start=find_server() is not None,
         durability=settings.durability,
     )
     async with open_client(url, namespace=settings.namespace) as client:
-        facts = await ask_store(client, facts, clock=time.time)
-        if facts.trouble:
-            return facts, facts.trouble
-        group = GroupCommit(client, durability="memory", clock=time.monotonic, log=log)
-        ones = FailedOnes(client, group, keys=keys, new_token=count_tokens())
-        limit, share = settings.backlog_limit, settings.rate_share
-        scopes = [Scope(*pair).name for pair in read_scopes(settings.reconcile)]
-        waiting = await ask_waiting(
-            client, ones, keys=keys, limit=limit, share=share, scopes=scopes
+        facts = await probe_redis(client, facts, clock=time.time)
+        if facts.connection_error:
+            return facts, facts.connection_error
+        group_commit = GroupCommit(client, durability="memory", clock=time.monotonic, log=log)
+        failed_tickets = FailedTickets(
+            client, group_commit, keys=keys, new_token=build_token_factory()
         )
-        if isinstance(waiting, WaitingFacts):
-            waiting = replace(
-                waiting,
-                dead_after_s=settings.dead_group_after,
-                listed_every_s=settings.reconcile_every,
+        limit, share = settings.backlog_limit, settings.rate_limit_share
+        scopes = [Scope(*pair).name for pair in parse_scopes(settings.reconcile_scopes)]
+        backlog_facts = await probe_backlog(
+            client, failed_tickets, keys=keys, limit=limit, share=share, scopes=scopes
+        )
+        if isinstance(backlog_facts, BacklogFacts):
+            backlog_facts = replace(
+                backlog_facts,
+                idle_group_timeout_s=settings.idle_group_timeout,
+                reconcile_interval_s=settings.reconcile_interval,
             )
-        return facts, waiting
+        return facts, backlog_facts
 
 
-async def _look_upstream(
-    settings: Settings, sources: Mapping[str, Source], waiting: WaitingFacts | str
+async def _probe_launchdarkly(
+    settings: Settings, sources: Mapping[str, Source], backlog_facts: BacklogFacts | str
 ) -> UpstreamFacts:
     """Make one call, unless others wait for just that."""
-    place = _find_place([*sources.values()])
+    project_environment = _find_project_environment([*sources.values()])
     facts = UpstreamFacts(
         origin=settings.launchdarkly_url,
         needs_token=not settings.redis_url,
         has_token=bool(settings.access_token),
-        project=place[0] if place else "",
+        project=project_environment[0] if project_environment else "",
     )
-    if isinstance(waiting, WaitingFacts) and not waiting.may_call:
-        return replace(facts, unasked="the quota is met, and others wait for it")
+    if isinstance(backlog_facts, BacklogFacts) and not backlog_facts.can_call:
+        return replace(facts, skipped_reason="the quota is met, and others wait for it")
     if not facts.has_token:
         return facts
-    path = write_question(place, stranger=str(uuid.uuid4()))
+    path = upstream_path(project_environment, unknown_id=str(uuid.uuid4()))
     token = settings.access_token.reveal()
-    return await ask_upstream(facts, token=token, path=path, clock=time.time)
+    return await probe_upstream(facts, token=token, path=path, clock=time.time)
 
 
-def _find_place(sources: Sequence[Source]) -> tuple[str, str] | None:
+def _find_project_environment(sources: Sequence[Source]) -> tuple[str, str] | None:
     """Find a project and an environment of it that the sources name."""
     for source in sources:
         for environment in source.environments.values():

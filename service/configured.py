@@ -9,32 +9,32 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from service.accept.live import LiveSources
+from service.accept.live import ReloadableSources
 from service.accept.schemes import ReadSecret, resolve_secret
 from service.accept.sources import Source, SourceError, load_sources, native_source
 from service.environment import read_settings
-from service.log import Log, open_log
+from service.log import Log, build_log
 from service.settings import TOKEN_VARIABLE, Settings, SettingsError
 
 
-def open_sources(environ: Mapping[str, str], log: Log) -> LiveSources:
+def open_reloadable_sources(environ: Mapping[str, str], log: Log) -> ReloadableSources:
     """Read the sources, to be read again on demand; raises SourceError."""
 
-    def read() -> dict[str, Source]:
+    def load() -> dict[str, Source]:
         try:
             return read_sources(read_settings(environ), environ)
         except SettingsError as error:
             raise SourceError(str(error)) from None
 
-    return LiveSources(read, log=log)
+    return ReloadableSources(load, log=log)
 
 
 def read_sources(settings: Settings, environ: Mapping[str, str]) -> dict[str, Source]:
     """Read the sources and their secrets; raises SettingsError or SourceError."""
-    return _read(settings, partial(_read_secret, environ=environ))
+    return _load_configured_sources(settings, partial(_read_secret, environ=environ))
 
 
-def survey_sources(
+def inspect_sources(
     settings: Settings, environ: Mapping[str, str]
 ) -> tuple[dict[str, Source], dict[str, str]]:
     """Read the sources even where secrets are missing, to look at them and never to serve them.
@@ -42,19 +42,19 @@ def survey_sources(
     Gives them by name, and what is wrong with a secret by its place, such as ``env:X``. Raises as
     `read_sources` does when anything else is wrong.
     """
-    troubles: dict[str, str] = {}
+    secret_problems: dict[str, str] = {}
 
     def read_secret(reference: str) -> str | None:
         try:
             secret = resolve_secret(reference, partial(_read_secret, environ=environ))
         except LookupError as error:
-            troubles[reference] = str(error).removeprefix(f"{reference} ")
+            secret_problems[reference] = str(error).removeprefix(f"{reference} ")
             return None
         if not secret:
-            troubles[reference] = "is empty"
+            secret_problems[reference] = "is empty"
         return secret or None
 
-    return _read(settings, read_secret), troubles
+    return _load_configured_sources(settings, read_secret), secret_problems
 
 
 def read_presets() -> str:
@@ -64,9 +64,9 @@ def read_presets() -> str:
     return "\n".join(sorted(texts))
 
 
-def follow_sources(log: Log) -> LiveSources:
+def open_sources_with_sighup(log: Log) -> ReloadableSources:
     """Read the sources of webhooks, now and at every SIGHUP."""
-    sources = open_sources(os.environ, log)
+    sources = open_reloadable_sources(os.environ, log)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, sources.reload)
     return sources
 
@@ -74,16 +74,16 @@ def follow_sources(log: Log) -> LiveSources:
 def configure_log(settings: Settings) -> Log:
     """Open the log in the form that is set."""
     pretty = {"auto": None, "pretty": True, "json": False}[settings.log_format]
-    return open_log(pretty=pretty)
+    return build_log(pretty=pretty)
 
 
-def require_token(settings: Settings) -> None:
+def require_access_token(settings: Settings) -> None:
     """Refuse to go on where LaunchDarkly could not be asked; raises SettingsError."""
     if not settings.access_token:
         raise SettingsError(f"{TOKEN_VARIABLE} is not set: LaunchDarkly cannot be asked without it")
 
 
-def require_secret(settings: Settings) -> str:
+def require_webhook_secret(settings: Settings) -> str:
     """Give what events are signed with, the first of those that may match; raises SettingsError."""
     secrets = settings.webhook_secret.reveal().split()
     if not secrets:
@@ -91,7 +91,7 @@ def require_secret(settings: Settings) -> str:
     return secrets[0]
 
 
-def require_simulated(settings: Settings) -> None:
+def require_simulator(settings: Settings) -> None:
     """Refuse to tell the real LaunchDarkly of deployments that never were; raises SettingsError."""
     host = urlsplit(settings.launchdarkly_url).hostname or ""
     if host.endswith(("launchdarkly.com", "launchdarkly.us")):
@@ -110,10 +110,10 @@ def require_redis(settings: Settings, command: str) -> None:
         )
 
 
-def _read(settings: Settings, read_secret: ReadSecret) -> dict[str, Source]:
+def _load_configured_sources(settings: Settings, read_secret: ReadSecret) -> dict[str, Source]:
     presets = read_presets()
     if settings.sources:
-        text = _read_file(settings.sources)
+        text = _read_sources_file(settings.sources)
         return load_sources(text, presets=presets, read_secret=read_secret, origin=settings.sources)
     if not settings.webhook_secret:
         raise SettingsError(
@@ -123,7 +123,7 @@ def _read(settings: Settings, read_secret: ReadSecret) -> dict[str, Source]:
     return {"native": native_source(secrets, presets=presets)}
 
 
-def _read_file(path: str) -> str:
+def _read_sources_file(path: str) -> str:
     try:
         return Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError, RuntimeError) as error:  # ~nobody has no home: a RuntimeError
@@ -132,7 +132,7 @@ def _read_file(path: str) -> str:
 
 def _read_secret(reference: str, environ: Mapping[str, str]) -> str:
     """Read what ``env:NAME`` or ``file:PATH`` stands for."""
-    kind, _, place = reference.partition(":")
+    kind, _, location = reference.partition(":")
     if kind == "env":
-        return environ[place]
-    return Path(place).expanduser().read_text(encoding="utf-8").strip()
+        return environ[location]
+    return Path(location).expanduser().read_text(encoding="utf-8").strip()

@@ -13,42 +13,46 @@ from urllib.parse import urlsplit
 import msgspec
 
 from service.settings import (
-    PREFIX,
     TOKEN_VARIABLE,
+    VARIABLE_PREFIX,
     Secret,
     Settings,
     SettingsError,
-    read_schedule,
-    read_scopes,
-    variable_of,
+    parse_schedule,
+    parse_scopes,
+    variable_name,
 )
-from service.store.address import read_address
+from service.store.address import parse_redis_url
 
-SHORTEST_CONSOLE_TOKEN = 16
+MIN_CONSOLE_TOKEN_LENGTH = 16
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Read every setting from the environment; raises :class:`SettingsError`."""
-    variables = {variable_of(name): name for name in Settings.__struct_fields__}
-    secrets = {
-        variable_of(field.name)
+    variables = {variable_name(name): name for name in Settings.__struct_fields__}
+    secret_variables = {
+        variable_name(field.name)
         for field in msgspec.structs.fields(Settings)
         if isinstance(field.default, Secret)
     }
     values: dict[str, str] = {}
     for name, value in environ.items():
-        if not name.startswith((PREFIX, TOKEN_VARIABLE)) or not value:
+        if not name.startswith((VARIABLE_PREFIX, TOKEN_VARIABLE)) or not value:
             continue
-        plain = name.removesuffix("_FILE")
+        base_name = name.removesuffix("_FILE")
         if name in variables:
             values[variables[name]] = value
-        elif plain in secrets and name != plain:
-            if environ.get(plain):
-                raise SettingsError(f"{plain} and {name} are both set; keep one of them")
-            values[variables[plain]] = _read_secret(name, value)
+        elif base_name in secret_variables and name != base_name:
+            if environ.get(base_name):
+                raise SettingsError(f"{base_name} and {name} are both set; keep one of them")
+            values[variables[base_name]] = _read_secret(name, value)
         else:
-            raise SettingsError(_name_unknown(name, [*variables, *(f"{s}_FILE" for s in secrets)]))
-    return _convert(values)
+            raise SettingsError(
+                _format_unknown_setting(
+                    name, [*variables, *(f"{variable}_FILE" for variable in secret_variables)]
+                )
+            )
+    return _build_settings(values)
 
 
 def _read_secret(name: str, path: str) -> str:
@@ -56,91 +60,97 @@ def _read_secret(name: str, path: str) -> str:
     try:
         secret = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        fault = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise SettingsError(f"{name} names a file that cannot be read: {fault}") from None
+        problem = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise SettingsError(f"{name} names a file that cannot be read: {problem}") from None
     if secret:
         return secret
     raise SettingsError(f"{name} names an empty file")
 
 
-def _name_unknown(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1, cutoff=0.8)
-    hint = f"; did you mean {near[0]}?" if near else "; `deployment-enricher settings` lists them"
+def _format_unknown_setting(name: str, known: list[str]) -> str:
+    matches = get_close_matches(name, known, n=1, cutoff=0.8)
+    hint = (
+        f"; did you mean {matches[0]}?"
+        if matches
+        else "; `deployment-enricher settings` lists them"
+    )
     return f"there is no setting {name}{hint}"
 
 
-def _convert(values: Mapping[str, str]) -> Settings:
+def _build_settings(values: Mapping[str, str]) -> Settings:
     try:
         settings = msgspec.convert(
             dict(values), Settings, strict=False, dec_hook=lambda _, text: Secret(text)
         )
     except msgspec.ValidationError as error:
         field = str(error).rpartition("$.")[2].rstrip("`")
-        fault = f"is {values[field]!r}: {_say_wanted(field)}"
-        raise SettingsError(f"{variable_of(field)} {fault}") from None
-    _check_addresses(settings)
+        problem = f"is {values[field]!r}: {_format_expected(field)}"
+        raise SettingsError(f"{variable_name(field)} {problem}") from None
+    _check_urls_and_tokens(settings)
     _check_schedule(settings)
     _check_scopes(settings)
     _check_outcomes(settings)
     return settings
 
 
-def _say_wanted(field: str) -> str:
-    kind: Any = get_type_hints(Settings, include_extras=True)[field]
-    base = get_args(kind)[0]
+def _format_expected(field: str) -> str:
+    annotation: Any = get_type_hints(Settings, include_extras=True)[field]
+    base = get_args(annotation)[0]
     if get_origin(base) is Literal:
         return f"give one of {', '.join(get_args(base))}"
     if base is str:
         return "give 1 to 64 letters, digits, '.', '_' or '-'"
-    bound = next(note for note in kind.__metadata__ if note.ge is not None)
-    highest = "" if bound.le is None else f" to {bound.le:.15g}"
-    return f"give a {'whole number' if base is int else 'number'} from {bound.ge:g}{highest}"
+    limits = next(meta for meta in annotation.__metadata__ if meta.ge is not None)
+    upper_limit = "" if limits.le is None else f" to {limits.le:.15g}"
+    return f"give a {'whole number' if base is int else 'number'} from {limits.ge:g}{upper_limit}"
 
 
-def _check_addresses(settings: Settings) -> None:
+def _check_urls_and_tokens(settings: Settings) -> None:
     """Refuse what no client could use; the Redis URL may hold a password and is not shown."""
     upstream, token = settings.launchdarkly_url, settings.access_token.reveal()
     try:
-        read_address(settings.redis_url.reveal() or "unix:///ours")
+        parse_redis_url(settings.redis_url.reveal() or "unix:///ours")
     except ValueError as error:
         raise SettingsError(f"ENRICHER_REDIS_URL {error}") from None
     if not _is_origin(upstream):
         raise SettingsError(f"ENRICHER_LAUNCHDARKLY_URL is {upstream!r}: give https://host")
     if not token.isascii() or not token.isprintable() or " " in token:
         raise SettingsError(f"{TOKEN_VARIABLE} holds signs that no token has, such as a space")
-    if 0 < len(settings.console_token.reveal()) < SHORTEST_CONSOLE_TOKEN:
-        raise SettingsError(f"ENRICHER_CONSOLE_TOKEN: give at least {SHORTEST_CONSOLE_TOKEN} signs")
+    if 0 < len(settings.console_token.reveal()) < MIN_CONSOLE_TOKEN_LENGTH:
+        raise SettingsError(
+            f"ENRICHER_CONSOLE_TOKEN: give at least {MIN_CONSOLE_TOKEN_LENGTH} signs"
+        )
 
 
 def _check_schedule(settings: Settings) -> None:
     """Refuse looks after which nobody would know any more what was published."""
-    text, kept_s = settings.revisions, settings.published_retention
+    text, retention_s = settings.refresh_after, settings.published_retention
     try:
-        schedule = read_schedule(text)
+        schedule = parse_schedule(text)
     except (ValueError, OverflowError):
         raise SettingsError(
             f"ENRICHER_REVISIONS is {text!r}: give seconds, such as '120 900 3600', or never"
         ) from None
-    if schedule and schedule[-1] / 1000 >= kept_s:
+    if schedule and schedule[-1] / 1000 >= retention_s:
         raise SettingsError(
-            f"ENRICHER_REVISIONS goes beyond ENRICHER_PUBLISHED_RETENTION ({kept_s:g} s)"
+            f"ENRICHER_REVISIONS goes beyond ENRICHER_PUBLISHED_RETENTION ({retention_s:g} s)"
         )
 
 
 def _check_scopes(settings: Settings) -> None:
     try:
-        read_scopes(settings.reconcile)
+        parse_scopes(settings.reconcile_scopes)
     except ValueError:
         raise SettingsError(
-            f"ENRICHER_RECONCILE is {settings.reconcile!r}: give project/environment"
+            f"ENRICHER_RECONCILE is {settings.reconcile_scopes!r}: give project/environment"
         ) from None
 
 
 def _check_outcomes(settings: Settings) -> None:
     """Refuse what would keep everything from being sent."""
-    if not {*settings.only_outcomes.split()} <= {"succeeded", "failed"}:
+    if not {*settings.include_outcomes.split()} <= {"succeeded", "failed"}:
         raise SettingsError(
-            f"ENRICHER_ONLY_OUTCOMES is {settings.only_outcomes!r}: give succeeded or failed"
+            f"ENRICHER_ONLY_OUTCOMES is {settings.include_outcomes!r}: give succeeded or failed"
         )
 
 

@@ -8,53 +8,66 @@ from functools import partial
 from aiohttp import web
 
 from service.accept.sources import Source
-from service.backlog.failed import FailedOnes
-from service.house import House, count_tokens
-from service.operate.console.access import Gate, is_loopback_only, make_key
-from service.operate.console.guard import Guard
-from service.operate.console.looking import Looker
-from service.operate.console.pages import Pages
-from service.operate.console.reception import Collaborators, Console
-from service.operate.console.seeking import Seeker
-from service.operate.console.watching import Watch
-from service.operate.survey import Surveyor
+from service.backlog.failed import FailedTickets
+from service.house import Runtime, build_token_factory
+from service.operate.console.access import ConsoleAuth, derive_key, is_loopback_bind
+from service.operate.console.guard import AuthMiddleware
+from service.operate.console.looking import OverviewReader
+from service.operate.console.pages import ConsolePages
+from service.operate.console.reception import Console, ConsoleDependencies
+from service.operate.console.seeking import Searcher
+from service.operate.console.watching import LiveFeed
+from service.operate.survey import NamespaceReader
 from service.settings import Settings
 
 
-def has_console(settings: Settings) -> bool:
+def is_console_enabled(settings: Settings) -> bool:
     """Tell whether there is a console: never beyond this machine without a token."""
-    is_kept_in = bool(settings.console_token) or is_loopback_only(settings.host)
-    return settings.console == "auto" and is_kept_in
+    is_protected = bool(settings.console_token) or is_loopback_bind(settings.host)
+    return settings.console == "auto" and is_protected
 
 
-def add_console(house: House, sources: Mapping[str, Source], app: web.Application) -> None:
+def add_console(runtime: Runtime, sources: Mapping[str, Source], app: web.Application) -> None:
     """Add the console to a door, if there is to be one."""
-    if has_console(house.settings):
-        make_console(house, sources).add_to(app)
+    if is_console_enabled(runtime.settings):
+        build_console(runtime, sources).add_routes(app)
 
 
-def make_console(house: House, sources: Mapping[str, Source]) -> Console:
+def build_console(runtime: Runtime, sources: Mapping[str, Source]) -> Console:
     """Make the console of a house."""
-    settings, group, keys, log = house.settings, house.group, house.keys, house.log
-    token = settings.console_token.reveal()
-    gate = Gate(token=token, key=make_key(token or secrets.token_hex(32)))
-    pages = Pages(namespace=settings.namespace, share=settings.rate_share)
-    ones = FailedOnes(house.client, group, keys=keys, new_token=count_tokens())
-    looker = Looker(
-        group,
-        keys=keys,
-        survey=Surveyor(group, keys=keys, share=settings.rate_share).survey,
-        read_failed=ones.read,
-        count_received=lambda: house.metrics.received,
+    settings, group_commit, keys, log = (
+        runtime.settings,
+        runtime.group_commit,
+        runtime.keys,
+        runtime.log,
     )
-    new_number = partial(secrets.token_hex, 16)
+    token = settings.console_token.reveal()
+    auth = ConsoleAuth(token=token, signing_key=derive_key(token or secrets.token_hex(32)))
+    pages = ConsolePages(namespace=settings.namespace, share=settings.rate_limit_share)
+    failed_tickets = FailedTickets(
+        runtime.client, group_commit, keys=keys, new_token=build_token_factory()
+    )
+    overview_reader = OverviewReader(
+        group_commit,
+        keys=keys,
+        read_stats=NamespaceReader(
+            group_commit, keys=keys, share=settings.rate_limit_share
+        ).read_stats,
+        read_failed=failed_tickets.read,
+        count_received=lambda: runtime.metrics.webhooks_received,
+    )
+    new_session_id = partial(secrets.token_hex, 16)
     return Console(
-        Collaborators(
-            guard=Guard(gate, pages, clock=time.time, new_number=new_number, log=log),
+        ConsoleDependencies(
+            auth_middleware=AuthMiddleware(
+                auth, pages, clock=time.time, new_session_id=new_session_id, log=log
+            ),
             pages=pages,
-            watch=Watch(looker.look, pages.draw_parts, clock=time.monotonic, log=log),
-            seeker=Seeker(group, keys=keys, clock=time.monotonic),
-            ones=ones,
+            live_feed=LiveFeed(
+                overview_reader.read, pages.render_fragments, clock=time.monotonic, log=log
+            ),
+            searcher=Searcher(group_commit, keys=keys, clock=time.monotonic),
+            failed_tickets=failed_tickets,
             sources=sources,
             clock=time.time,
             log=log,

@@ -6,72 +6,72 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from service.app import make_only
+from service.app import build_filter
 from service.enrich.calls import Upstream
 from service.enrich.launchdarkly import LaunchDarkly, open_session
-from service.enrich.leftover import LeftoverBudget
-from service.house import House, count_tokens
-from service.operate.counting import CountingLog, count_rounds
+from service.enrich.leftover import SpareBudget
+from service.house import Runtime, build_token_factory
+from service.operate.counting import MetricsLog, reconcile_counters
 from service.reconcile.missed import Scope
-from service.reconcile.reconciler import Reconciler, Rhythm
-from service.reconcile.rounds import Rounds
-from service.reconcile.sweep import Sweeper
-from service.settings import read_scopes
+from service.reconcile.reconciler import ReconcileConfig, Reconciler
+from service.reconcile.rounds import Runs
+from service.reconcile.sweep import Scanner
+from service.settings import parse_scopes
 
-_LONGEST_GRACE_S = 120.0
+_MAX_GRACE_S = 120.0
 
 
 @asynccontextmanager
-async def open_reconciler(house: House) -> AsyncIterator[None]:
+async def open_reconciler(runtime: Runtime) -> AsyncIterator[None]:
     """Reconcile in the background what the settings name; nothing where they name nothing."""
-    settings = house.settings
-    scopes = [Scope(*pair) for pair in read_scopes(settings.reconcile)]
+    settings = runtime.settings
+    scopes = [Scope(*pair) for pair in parse_scopes(settings.reconcile_scopes)]
     if not scopes:
         yield
         return
-    every_s = settings.reconcile_every
-    async with open_sweeper(house, grace_s=min(_LONGEST_GRACE_S, every_s)) as (sweeper, rounds):
-        rhythm = Rhythm(
-            every_ms=round(every_s * 1000), window_ms=round(settings.resolve_window * 1000)
+    interval_s = settings.reconcile_interval
+    async with open_scanner(runtime, grace_s=min(_MAX_GRACE_S, interval_s)) as (scanner, runs):
+        config = ReconcileConfig(
+            interval_ms=round(interval_s * 1000), lookback_ms=round(settings.lookback * 1000)
         )
-        log = CountingLog(house.log, count_rounds(house.metrics))
-        reconciler = Reconciler(scopes, sweeper, rounds, rhythm=rhythm, log=log)
-        working = asyncio.create_task(reconciler.run(), name="reconcile")
+        log = MetricsLog(runtime.log, reconcile_counters(runtime.metrics))
+        reconciler = Reconciler(scopes, scanner, runs, config=config, log=log)
+        reconcile_task = asyncio.create_task(reconciler.run(), name="reconcile")
         try:
             yield
         finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
+            reconcile_task.cancel()
+            await asyncio.gather(reconcile_task, return_exceptions=True)
 
 
 @asynccontextmanager
-async def open_sweeper(house: House, *, grace_s: float) -> AsyncIterator[tuple[Sweeper, Rounds]]:
+async def open_scanner(runtime: Runtime, *, grace_s: float) -> AsyncIterator[tuple[Scanner, Runs]]:
     """Open what lists LaunchDarkly's deployments, on calls that are left over."""
-    settings, keys = house.settings, house.keys
-    async with open_session(settings.access_token.reveal(), connections=1) as session:
+    settings, keys = runtime.settings, runtime.keys
+    async with open_session(settings.access_token.reveal(), max_connections=1) as session:
         launchdarkly = LaunchDarkly(
             session,
             origin=settings.launchdarkly_url,
             max_bytes=settings.max_answer_bytes,
             clock=time.time,
         )
-        budget = LeftoverBudget(
-            house.group, keys=keys, share=settings.rate_share, chance=random.random
+        budget = SpareBudget(
+            runtime.group_commit, keys=keys, share=settings.rate_limit_share, rng=random.random
         )
-        rounds = Rounds(
-            house.group,
+        runs = Runs(
+            runtime.group_commit,
             keys=keys,
-            new_token=count_tokens(),
-            life_ms=round(settings.published_retention * 1000),
+            new_token=build_token_factory(),
+            ttl_ms=round(settings.published_retention * 1000),
         )
         upstream = Upstream(launchdarkly, budget, asyncio.Semaphore(1))
         yield (
-            Sweeper(
+            Scanner(
                 upstream,
-                rounds,
-                only=make_only(settings),
-                chance=random.random,
+                runs,
+                deployment_filter=build_filter(settings),
+                rng=random.random,
                 grace_ms=round(grace_s * 1000),
             ),
-            rounds,
+            runs,
         )

@@ -16,18 +16,18 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.accept.sources import Source
-from service.app import open_door, open_worker
-from service.house import House, open_house
+from service.app import open_receiver, open_worker
+from service.house import Runtime, open_runtime
 from service.log import Log
-from service.operate.demo import Demo, Stage, Traffic
-from service.operate.health import Lookout
-from service.operate.listening import listen
-from service.operate.pipeline import Event, Pace, Pipeline, report_event
-from service.operate.send import Sent, send_event
-from service.operate.table import measure_columns
+from service.operate.demo import CallCounts, Demo, DemoInputs
+from service.operate.health import HealthReader
+from service.operate.listening import serve_app
+from service.operate.pipeline import EventBody, Pipeline, SendRate, report_event
+from service.operate.send import SendResult, send_event
+from service.operate.table import measure_terminal_width
 from service.operate.tail import follow_stream
-from service.outlook import add_console, has_console
-from service.settings import Secret, Settings, find_data_dir
+from service.outlook import add_console, is_console_enabled
+from service.settings import Secret, Settings, data_directory
 from service.simulate.deployment import Shape
 from service.simulate.faults import Rates
 from service.simulate.options import Options
@@ -36,15 +36,15 @@ from service.simulate.server import Simulator
 from service.store.connect import open_client
 
 _WINDOW_MS = 5_000
-_SHARE = 0.8  # the pipeline's own posts live on the same quota
-_GRACE_S = 1.0
-_KEYS_AT_ONCE = 1000
+_RATE_LIMIT_SHARE = 0.8  # the pipeline's own posts live on the same quota
+_MAX_SHUTDOWN_S = 1.0
+_SCAN_COUNT = 1000
 
-MakeSources = Callable[[str], dict[str, Source]]
+BuildSources = Callable[[str], dict[str, Source]]
 """Give the sources of webhooks that are signed with a secret."""
 
 
-def set_up_upstream(*, seed: int, calls_per_window: int) -> Options:
+def build_simulator_options(*, seed: int, calls_per_window: int) -> Options:
     """Give a LaunchDarkly with a small quota, some latency, faults now and then, and pages."""
     return Options(
         seed=seed,
@@ -57,101 +57,109 @@ def set_up_upstream(*, seed: int, calls_per_window: int) -> Options:
     )
 
 
-async def rehearse(
-    settings: Settings, options: Options, *, pace: Pace, log: Log, make_sources: MakeSources
+async def run_demo(
+    settings: Settings, options: Options, *, rate: SendRate, log: Log, build_sources: BuildSources
 ) -> None:
     """Play a pipeline, LaunchDarkly and ourselves, and show the records, until cancelled.
 
     Raises redis's errors when the user's own Redis is away.
     """
-    chance = random.Random(options.seed)
-    secret = f"whsec_{chance.randbytes(24).hex()}"
-    simulator = Simulator(options, clock=time.time, chance=chance)
+    rng = random.Random(options.seed)
+    secret = f"whsec_{rng.randbytes(24).hex()}"
+    simulator = Simulator(options, clock=time.time, rng=rng)
     async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        upstream = await enter(listen(simulator.app(), host="127.0.0.1", port=0))
-        played = replace(
-            _lay_table(settings),
+        enter_context = stack.enter_async_context
+        upstream = await enter_context(serve_app(simulator.app(), host="127.0.0.1", port=0))
+        run_settings = replace(
+            _demo_settings(settings),
             access_token=Secret(options.token),
             launchdarkly_url=upstream,
-            rate_share=_SHARE,
-            grace=min(settings.grace, _GRACE_S),
+            rate_limit_share=_RATE_LIMIT_SHARE,
+            shutdown_timeout=min(settings.shutdown_timeout, _MAX_SHUTDOWN_S),
         )
-        house = await enter(open_house(played, log))
-        viewer = await enter(
-            open_client(house.redis_url, namespace=house.keys.namespace, reply_timeout_s=10)
+        runtime = await enter_context(open_runtime(run_settings, log))
+        client = await enter_context(
+            open_client(runtime.redis_url, namespace=runtime.keys.namespace, reply_timeout_s=10)
         )
-        await _clear_table(viewer, house)
-        await enter(open_worker(house))
-        sources = make_sources(secret)
-        add_pages = partial(add_console, house, sources)
-        door = await enter(open_door(house, sources, add_pages=add_pages))
-        messenger = _Messenger(
-            await enter(aiohttp.ClientSession()),
-            door=f"{door}/webhooks/native",
+        await _delete_previous_demo(client, runtime)
+        await enter_context(open_worker(runtime))
+        sources = build_sources(secret)
+        add_pages = partial(add_console, runtime, sources)
+        receiver_url = await enter_context(open_receiver(runtime, sources, add_routes=add_pages))
+        event_sender = _EventSender(
+            await enter_context(aiohttp.ClientSession()),
+            webhook_url=f"{receiver_url}/webhooks/native",
             upstream=upstream,
             secret=secret,
             token=options.token,
         )
-        _introduce(house, door=door, upstream=upstream, options=options)
-        stage = _set_stage(house, viewer, messenger, simulator)
-        await Demo(stage, pace=pace, chance=random.Random()).play()
+        _print_introduction(runtime, receiver_url=receiver_url, upstream=upstream, options=options)
+        inputs = _demo_inputs(runtime, client, event_sender, simulator)
+        await Demo(inputs, rate=rate, rng=random.Random()).run()
 
 
-async def deploy(settings: Settings, *, door: str, secret: str, pace: Pace, log: Log) -> None:
+async def run_pipeline(
+    settings: Settings, *, webhook_url: str, secret: str, rate: SendRate, log: Log
+) -> None:
     """Play a pipeline alone: tell a simulated LaunchDarkly and a door, until cancelled."""
-    chance = random.Random()
+    rng = random.Random()
     async with aiohttp.ClientSession() as session:
-        messenger = _Messenger(
+        event_sender = _EventSender(
             session,
-            door=door,
+            webhook_url=webhook_url,
             upstream=settings.launchdarkly_url,
             secret=secret,
             token=settings.access_token.reveal(),
         )
-        pipeline = Pipeline(messenger.report, messenger.post, pace=pace, chance=chance)
-        log.info("pipeline_started", door=door, per_second=pace.per_second)
+        pipeline = Pipeline(event_sender.report, event_sender.post, rate=rate, rng=rng)
+        log.info("pipeline_started", door=webhook_url, per_second=rate.per_second)
         try:
             await pipeline.deploy()
         finally:
             log.info("pipeline_ended", queued=pipeline.queued, repeated=pipeline.repeated)
 
 
-def _lay_table(settings: Settings) -> Settings:
+def _demo_settings(settings: Settings) -> Settings:
     """Keep the demo's data apart."""
-    data_dir = find_data_dir(settings) / "demo"
+    data_dir = data_directory(settings) / "demo"
     return replace(settings, data_dir=str(data_dir), namespace=f"{settings.namespace}-demo")
 
 
-async def _clear_table(viewer: Redis, house: House) -> None:
+async def _delete_previous_demo(client: Redis, runtime: Runtime) -> None:
     """Take away all that an earlier demo left: its LaunchDarkly, and what waits for it, is gone."""
-    ours = f"{{{house.keys.namespace}}}:*"
-    left = [key async for key in viewer.scan_iter(match=ours, count=_KEYS_AT_ONCE)]
-    if left:
-        await viewer.unlink(*left)
+    key_pattern = f"{{{runtime.keys.namespace}}}:*"
+    leftover_keys = [key async for key in client.scan_iter(match=key_pattern, count=_SCAN_COUNT)]
+    if leftover_keys:
+        await client.unlink(*leftover_keys)
 
 
-class _Messenger:
+class _EventSender:
     """Tells LaunchDarkly and our door of the same deployment: one body, two posts."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, *, door: str, upstream: str, secret: str, token: str
+        self,
+        session: aiohttp.ClientSession,
+        *,
+        webhook_url: str,
+        upstream: str,
+        secret: str,
+        token: str,
     ) -> None:
         self._session = session
-        self._door = door
+        self._webhook_url = webhook_url
         self._upstream = upstream
         self._secret = secret
         self._token = token
 
-    async def report(self, event: Event) -> None:
+    async def report(self, event: EventBody) -> None:
         """Tell LaunchDarkly."""
         await report_event(self._session, self._upstream, event, token=self._token)
 
-    async def post(self, event: Event, delivery: str) -> Sent:
+    async def post(self, event: EventBody, delivery: str) -> SendResult:
         """Tell our door."""
         return await send_event(
             self._session,
-            self._door,
+            self._webhook_url,
             event,
             secret=self._secret,
             delivery=delivery,
@@ -159,38 +167,44 @@ class _Messenger:
         )
 
 
-def _set_stage(house: House, viewer: Redis, messenger: _Messenger, simulator: Simulator) -> Stage:
-    def count_calls() -> Traffic:
+def _demo_inputs(
+    runtime: Runtime, client: Redis, event_sender: _EventSender, simulator: Simulator
+) -> DemoInputs:
+    def count_calls() -> CallCounts:
         stats = simulator.stats
-        return Traffic(calls=sum(stats.calls.values()), refused=stats.rate_limited)
+        return CallCounts(calls=sum(stats.calls.values()), rate_limited=stats.rate_limited)
 
-    return Stage(
-        report=messenger.report,
-        post=messenger.post,
-        look=Lookout(house.group, keys=house.keys, share=_SHARE).look,
+    return DemoInputs(
+        report=event_sender.report,
+        post=event_sender.post,
+        read_stats=HealthReader(
+            runtime.group_commit, keys=runtime.keys, share=_RATE_LIMIT_SHARE
+        ).read_stats,
         count_calls=count_calls,
-        records=follow_stream(viewer, house.keys.enriched, since="$"),
+        records=follow_stream(client, runtime.keys.enriched, since="$"),
         out=sys.stdout,
-        columns=partial(measure_columns, sys.stdout),
+        columns=partial(measure_terminal_width, sys.stdout),
     )
 
 
-def _introduce(house: House, *, door: str, upstream: str, options: Options) -> None:
+def _print_introduction(
+    runtime: Runtime, *, receiver_url: str, upstream: str, options: Options
+) -> None:
     """Say what is where, and how to look at the stream oneself."""
     quota, window_s = options.quota.global_limit, options.quota.window_ms / 1000
-    where = f"on {house.settings.data_dir}" if not house.settings.redis_url else "yours"
+    redis_label = f"on {runtime.settings.data_dir}" if not runtime.settings.redis_url else "yours"
     lines = (
         "A pipeline deploys, signs a webhook for each deployment and posts it here; we ask",
         "LaunchDarkly for the rest and append one enriched record to a Redis stream.",
         "",
-        f"webhooks      {door}/webhooks/native",
-        *([f"console       {door}/"] if has_console(house.settings) else []),
+        f"webhooks      {receiver_url}/webhooks/native",
+        *([f"console       {receiver_url}/"] if is_console_enabled(runtime.settings) else []),
         f"LaunchDarkly  {upstream}  simulated, {quota} calls in {window_s:g} s,",
-        f"              of which {_SHARE:.0%} are ours and the rest the pipeline's",
-        f"Redis         {where}",
+        f"              of which {_RATE_LIMIT_SHARE:.0%} are ours and the rest the pipeline's",
+        f"Redis         {redis_label}",
         "",
         "See for yourself, in another terminal:",
-        *(f"  {command}" for command in _write_commands(house)),
+        *(f"  {command}" for command in _example_commands(runtime)),
         "",
         "Ctrl-C ends everything.",
     )
@@ -198,22 +212,25 @@ def _introduce(house: House, *, door: str, upstream: str, options: Options) -> N
     sys.stdout.flush()
 
 
-def _write_commands(house: House) -> list[str]:
+def _example_commands(runtime: Runtime) -> list[str]:
     """Write what can be pasted to look at the stream; no secret of a Redis URL is shown."""
-    address = urlsplit(house.redis_url)
-    is_open = not (address.query or address.netloc)
-    reach, named = '-u "$ENRICHER_REDIS_URL"', '"$ENRICHER_REDIS_URL"'
+    address = urlsplit(runtime.redis_url)
+    is_public = not (address.query or address.netloc)
+    connection_option, url_text = '-u "$ENRICHER_REDIS_URL"', '"$ENRICHER_REDIS_URL"'
     if address.scheme == "unix":
-        reach = f"-s {shlex.quote(address.path)}{'' if is_open else ' --askpass'}"
-        named = shlex.quote(house.redis_url) if is_open else named
-    variables = f"ENRICHER_REDIS_URL={named} ENRICHER_NAMESPACE={house.keys.namespace}"
-    follow = f"{variables} {_name_program()} tail --from-start"
+        connection_option = f"-s {shlex.quote(address.path)}{'' if is_public else ' --askpass'}"
+        url_text = shlex.quote(runtime.redis_url) if is_public else url_text
+    variables = f"ENRICHER_REDIS_URL={url_text} ENRICHER_NAMESPACE={runtime.keys.namespace}"
+    tail_command = f"{variables} {_program_command()} tail --from-start"
     if "+" in address.scheme:  # no URL tells redis-cli of Sentinel or of a Cluster
-        return [follow]
-    return [follow, f"redis-cli {reach} XRANGE '{house.keys.enriched}' - + COUNT 1"]
+        return [tail_command]
+    return [
+        tail_command,
+        f"redis-cli {connection_option} XRANGE '{runtime.keys.enriched}' - + COUNT 1",
+    ]
 
 
-def _name_program() -> str:
+def _program_command() -> str:
     """Say how we are started: from a checkout, or installed."""
     checkout = Path(__file__).resolve().parent.parent / "run.py"
     if checkout.is_file():

@@ -9,13 +9,13 @@ from typing import Annotated, Literal, get_type_hints
 import msgspec
 from msgspec import Meta, Struct
 
-PREFIX = "ENRICHER_"
+VARIABLE_PREFIX = "ENRICHER_"
 TOKEN_VARIABLE = "LAUNCHDARKLY_ACCESS_TOKEN"  # noqa: S105 - a name, not a token
 
 Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 NEVER = "never"
-_LONGEST_MS = 10**12
+_MAX_REFRESH_MS = 10**12
 Seconds = Annotated[float, Meta(ge=0.001, le=1e9)]
 
 
@@ -105,58 +105,58 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Annotated[int, Meta(ge=1, le=500_000_000)],
         _describe("Largest record that is written; a larger one is failed as `record_too_large`"),
     ] = 67_108_864
-    max_pages: Annotated[
+    max_calls_per_deployment: Annotated[
         Positive, _describe("Most calls that one deployment may cost; beyond, it is incomplete")
     ] = 200
     backlog_limit: Annotated[
         Positive, _describe("Tickets that may wait; beyond, the door answers 503")
     ] = 1_000_000
-    rate_share: Annotated[
+    rate_limit_share: Annotated[
         Annotated[float, Meta(ge=0.001, le=1)],
         _describe("Share of each LaunchDarkly limit that is ours; others live on the same quota"),
     ] = 0.8
     concurrency: Annotated[Positive, _describe("Deployments that one worker has in hand")] = 32
     lease: Annotated[Seconds, _describe("When a dead worker's tickets are taken over")] = 30.0
-    grace: Annotated[
+    shutdown_timeout: Annotated[
         Seconds, _describe("How long a stopping worker finishes what it has in hand")
     ] = 25.0
-    appear_deadline: Annotated[
+    not_found_timeout: Annotated[
         Seconds, _describe("How long LaunchDarkly may not know a deployment before it is failed")
     ] = 900.0
-    outage_deadline: Annotated[
+    outage_timeout: Annotated[
         Seconds, _describe("How long an upstream in trouble is tried before a ticket is failed")
     ] = 86_400.0
-    resolve_window: Annotated[
-        Seconds, _describe("How far back a deployment without an id is sought")
-    ] = 86_400.0
+    lookback: Annotated[Seconds, _describe("How far back a deployment without an id is sought")] = (
+        86_400.0
+    )
     delivery_retention: Annotated[
         Seconds, _describe("How long a delivery is known as a duplicate")
     ] = 259_200.0
     published_retention: Annotated[
         Seconds, _describe("How long a deployment's last revision is known")
     ] = 7_776_000.0
-    revisions: Annotated[
+    refresh_after: Annotated[
         str,
         _describe(
             "When a published deployment is looked at again, with calls that are left over; or "
             "`never`"
         ),
     ] = "120 900 3600 86400"
-    reconcile: Annotated[
+    reconcile_scopes: Annotated[
         str,
         _describe(
             "`project/environment`s, separated by spaces, whose deployments are listed for those "
             "that no webhook told of"
         ),
     ] = ""
-    reconcile_every: Annotated[Seconds, _describe("How often they are listed")] = 600.0
-    only_applications: Annotated[
+    reconcile_interval: Annotated[Seconds, _describe("How often they are listed")] = 600.0
+    include_applications: Annotated[
         str, _describe("Applications that are sent, or patterns (`payments-*`); empty: all")
     ] = ""
-    only_environments: Annotated[
+    include_environments: Annotated[
         str, _describe("Environments that are sent, or patterns; empty: all")
     ] = ""
-    only_outcomes: Annotated[
+    include_outcomes: Annotated[
         str, _describe("`succeeded` or `failed`: the outcomes that are sent; empty: both")
     ] = ""
     payload: Annotated[
@@ -166,11 +166,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stream_retention: Annotated[
         Seconds, _describe("How long records stay, but never past the slowest reader group")
     ] = 2_592_000.0
-    stream_hard_cap: Annotated[
+    stream_max_records: Annotated[
         Annotated[int, Meta(ge=0)],
         _describe("Most records in the stream, whoever has not read them; 0: no such cap"),
     ] = 0
-    dead_group_after: Annotated[
+    idle_group_timeout: Annotated[
         Seconds, _describe("When a reader group that nobody reads for is not waited for any more")
     ] = 604_800.0
     failed_retention: Annotated[
@@ -181,17 +181,17 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "auto"
 
 
-def read_schedule(text: str) -> tuple[int, ...]:
+def parse_schedule(text: str) -> tuple[int, ...]:
     """Read moments in seconds, separated by spaces, as ascending ms; raises ValueError."""
     if text == NEVER:
         return ()
-    moments = sorted({round(float(word) * 1000) for word in text.split()})
-    if any(not 1 <= moment <= _LONGEST_MS for moment in moments):
+    offsets_ms = sorted({round(float(seconds) * 1000) for seconds in text.split()})
+    if any(not 1 <= offset_ms <= _MAX_REFRESH_MS for offset_ms in offsets_ms):
         raise ValueError(text)
-    return tuple(moments)
+    return tuple(offsets_ms)
 
 
-def find_data_dir(settings: Settings) -> Path:
+def data_directory(settings: Settings) -> Path:
     """Say where our own server keeps its data."""
     return Path(settings.data_dir).expanduser()
 
@@ -201,30 +201,30 @@ def to_ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def read_scopes(text: str) -> tuple[tuple[str, str], ...]:
+def parse_scopes(text: str) -> tuple[tuple[str, str], ...]:
     """Read pairs of project and environment; raises ValueError."""
-    pairs = [tuple(word.split("/")) for word in dict.fromkeys(text.split())]
+    pairs = [tuple(scope.split("/")) for scope in dict.fromkeys(text.split())]
     if any(not all(pair) for pair in pairs):
         raise ValueError(text)
     return tuple((project, environment) for project, environment in pairs)
 
 
-def variable_of(field: str) -> str:
+def variable_name(field: str) -> str:
     """Give the environment variable of a field."""
-    return TOKEN_VARIABLE if field == "access_token" else PREFIX + field.upper()
+    return TOKEN_VARIABLE if field == "access_token" else VARIABLE_PREFIX + field.upper()
 
 
-def describe_settings() -> list[tuple[str, str, str]]:
+def list_settings() -> list[tuple[str, str, str]]:
     """List every setting: its variable, its default as text, its meaning."""
     hints = get_type_hints(Settings, include_extras=True)
     rows = []
     for field in msgspec.structs.fields(Settings):
-        notes = [note for note in hints[field.name].__metadata__ if isinstance(note, Meta)]
-        meaning = next(note.description for note in reversed(notes) if note.description)
-        rows.append((variable_of(field.name), _show_default(field.default), meaning))
+        metas = [meta for meta in hints[field.name].__metadata__ if isinstance(meta, Meta)]
+        meaning = next(meta.description for meta in reversed(metas) if meta.description)
+        rows.append((variable_name(field.name), _format_default(field.default), meaning))
     return rows
 
 
-def _show_default(value: object) -> str:
-    shown = f"{value:.15g}" if isinstance(value, float) else str(value)
-    return "" if isinstance(value, Secret) else shown
+def _format_default(value: object) -> str:
+    text = f"{value:.15g}" if isinstance(value, float) else str(value)
+    return "" if isinstance(value, Secret) else text

@@ -15,8 +15,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from service.backlog.backlog import Backlog, Terms
-from service.enrich.budget import Budget, load_room
+from service.backlog.backlog import Backlog, BacklogConfig
+from service.enrich.budget import Budget, load_budget_prelude
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from service.store.group import GroupCommit
@@ -31,30 +31,30 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ours")
 
 # Keys that may stay for ever: the output, what waits for a person, and how many there are.
-_LASTING = (":enriched", ":failed", ":failed:data", ":counts", ":milestones")
+_KEYS_WITHOUT_TTL = (":enriched", ":failed", ":failed:data", ":counts", ":milestones")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def connections() -> Iterator[WeakSet[AbstractConnection]]:
+def open_connections() -> Iterator[WeakSet[AbstractConnection]]:
     """Note every connection to Redis that this process makes."""
-    noted: WeakSet[AbstractConnection] = WeakSet()
-    make = AbstractConnection.__init__
+    seen: WeakSet[AbstractConnection] = WeakSet()
+    original_init = AbstractConnection.__init__
 
-    def make_noted(self: AbstractConnection, *words: Any, **named: Any) -> None:
-        noted.add(self)
-        make(self, *words, **named)
+    def recording_init(self: AbstractConnection, *args: Any, **kwargs: Any) -> None:
+        seen.add(self)
+        original_init(self, *args, **kwargs)
 
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(AbstractConnection, "__init__", make_noted)
-        yield noted
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(AbstractConnection, "__init__", recording_init)
+        yield seen
 
 
 @pytest.fixture(autouse=True)
-def no_connection_left(connections: WeakSet[AbstractConnection]) -> Iterator[None]:
+def no_connection_left(open_connections: WeakSet[AbstractConnection]) -> Iterator[None]:
     """Fail the test that leaves one open, rather than the one in which it is collected."""
     yield
-    left = [repr(one) for one in connections if one.is_connected]
-    assert not left, f"connections were left open: {left}"
+    still_open = [repr(each) for each in open_connections if each.is_connected]
+    assert not still_open, f"connections were left open: {still_open}"
 
 
 @pytest.fixture(scope="session")
@@ -76,47 +76,58 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 @pytest.fixture
 async def keys(redis: Redis) -> AsyncIterator[Keys]:
     """Give a namespace of this test's own; a key left in it without TTL fails the test."""
-    names = Keys(f"test{next(_NAMESPACES)}")
-    yield names
-    left = [
+    namespace_keys = Keys(f"test{next(_NAMESPACES)}")
+    yield namespace_keys
+    remaining = [
         key.decode()
-        async for key in redis.scan_iter(match=f"{{{names.namespace}}}:*", count=1000)
+        async for key in redis.scan_iter(match=f"{{{namespace_keys.namespace}}}:*", count=1000)
         if await redis.ttl(key) == -1  # -2 is gone by itself meanwhile
     ]
-    forgotten = [key for key in left if not key.endswith(_LASTING)]
-    await redis.delete(*left) if left else None
-    assert not forgotten, f"keys without TTL were left: {forgotten}"
+    unexpected = [key for key in remaining if not key.endswith(_KEYS_WITHOUT_TTL)]
+    await redis.delete(*remaining) if remaining else None
+    assert not unexpected, f"keys without TTL were left: {unexpected}"
 
 
 @pytest.fixture
-async def group(redis: Redis) -> AsyncIterator[GroupCommit]:
+async def group_commit(redis: Redis) -> AsyncIterator[GroupCommit]:
     """Give the connection on which acts share round trips."""
-    commits = GroupCommit(
+    group_commit = GroupCommit(
         redis, durability="fsync", clock=time.monotonic, log=structlog.get_logger()
     )
-    yield commits
-    await commits.aclose()
+    yield group_commit
+    await group_commit.aclose()
 
 
 @pytest.fixture
-def terms() -> Terms:
+def backlog_config() -> BacklogConfig:
     """Give short terms, so that leases run out within a test."""
-    return Terms(lease_ms=300, mark_ms=60_000, failed_ms=60_000, call_ms=300, limit=1000, share=1.0)
+    return BacklogConfig(
+        lease_ms=300,
+        delivery_ttl_ms=60_000,
+        failed_ttl_ms=60_000,
+        call_ttl_ms=300,
+        max_tickets=1000,
+        rate_limit_share=1.0,
+    )
 
 
 @pytest.fixture
-def backlog(group: GroupCommit, keys: Keys, terms: Terms) -> Backlog:
+def backlog(group_commit: GroupCommit, keys: Keys, backlog_config: BacklogConfig) -> Backlog:
     """Give a backlog with a budget that knows no limit yet."""
     tokens = itertools.count()
     return Backlog(
-        group, keys=keys, terms=terms, room=load_room(), new_token=lambda: f"{next(tokens):016d}"
+        group_commit,
+        keys=keys,
+        config=backlog_config,
+        budget_lua=load_budget_prelude(),
+        new_token=lambda: f"{next(tokens):016d}",
     )
 
 
 @pytest.fixture
-def budget(group: GroupCommit, keys: Keys) -> Budget:
+def budget(group_commit: GroupCommit, keys: Keys) -> Budget:
     """Give a budget of which everything is ours, with even luck."""
-    return Budget(group, keys=keys, share=1.0, chance=random.Random(1).random)
+    return Budget(group_commit, keys=keys, share=1.0, rng=random.Random(1).random)
 
 
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]

@@ -8,30 +8,30 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-_SHRUNK_S, _LONG_S = 300, 3600  # a failure is made small before it is shown
+_SHORT_TIMEOUT_S, _LONG_TIMEOUT_S = 300, 3600  # a failure is made small before it is shown
 
 Test = Callable[..., None]
 
 
-def play(short: tuple[int, int], long: tuple[int, int]) -> Callable[[Test], Test]:
+def with_examples(short: tuple[int, int], long: tuple[int, int]) -> Callable[[Test], Test]:
     """Give a test so many examples of so many steps, and with ``-m long`` more."""
-    longer = pytest.param(*long, marks=[pytest.mark.long, pytest.mark.timeout(_LONG_S)])
+    long_run = pytest.param(*long, marks=[pytest.mark.long, pytest.mark.timeout(_LONG_TIMEOUT_S)])
 
-    def mark(test: Test) -> Test:
-        both = pytest.mark.parametrize(("examples", "steps"), [short, longer])
-        marked: Test = pytest.mark.timeout(_SHRUNK_S)(both(test))
-        return marked
+    def decorate(test: Test) -> Test:
+        parametrize = pytest.mark.parametrize(("examples", "steps"), [short, long_run])
+        decorated: Test = pytest.mark.timeout(_SHORT_TIMEOUT_S)(parametrize(test))
+        return decorated
 
-    return mark
+    return decorate
 
 
 def run_machine(
     model: Callable[[str], RuleBasedStateMachine], url: str, *, examples: int, steps: int
 ) -> None:
     """Run a model against the Redis at ``url``."""
-    made: Any = partial(model, url)  # any factory will do
+    factory: Any = partial(model, url)  # any factory will do
     run_state_machine_as_test(
-        made,
+        factory,
         settings=settings(
             max_examples=examples,
             stateful_step_count=steps,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.log import Log, make_printable, open_log
+from service.log import Log, build_log, escape_unprintable
 from service.settings import Secret
 
 ESCAPES = "\x1b[2J\x9b1A\r\b\x07\u202e\u2028"
@@ -28,7 +28,7 @@ HOSTILE = [
 ]
 
 
-class Terminal(io.StringIO):
+class TerminalStream(io.StringIO):
     """A stream that says it is a terminal."""
 
     def isatty(self) -> bool:
@@ -36,30 +36,30 @@ class Terminal(io.StringIO):
         return True
 
 
-def write_json_line(**facts: object) -> dict[str, Any]:
+def log_json_line(**fields: object) -> dict[str, Any]:
     """Write one fact for programs and read it back; it must be one line of ASCII."""
     out = io.StringIO()
-    open_log(stream=out).info("thing_happened", **facts)
+    build_log(stream=out).info("thing_happened", **fields)
     line = out.getvalue()
     assert line.endswith("\n")
     assert line.isascii()
     assert len(line.splitlines()) == 1
-    read: dict[str, Any] = json.loads(line)
-    assert read["event"] == "thing_happened"
-    return read
+    event: dict[str, Any] = json.loads(line)
+    assert event["event"] == "thing_happened"
+    return event
 
 
-def fail_and_log(log: Log, error: Exception, **facts: object) -> None:
+def fail_and_log(log: Log, error: Exception, **fields: object) -> None:
     """Write a failure as a worker does."""
     try:
         raise error
     except type(error):
-        log.exception("attempt_crashed", **facts)
+        log.exception("attempt_crashed", **fields)
 
 
 def test_a_fact_is_a_json_line() -> None:
     """Its name, its level, its moment and its facts."""
-    read = write_json_line(job="id:1", took_ms=7)
+    read = log_json_line(job="id:1", took_ms=7)
     assert read.pop("timestamp").endswith("Z")
     assert read == {"event": "thing_happened", "level": "info", "job": "id:1", "took_ms": 7}
 
@@ -69,7 +69,7 @@ def test_a_fact_is_a_json_line() -> None:
 )
 def test_no_fact_breaks_the_line(value: object) -> None:
     """Whatever the facts hold, the line is one, and JSON."""
-    assert "fact" in write_json_line(fact=value)
+    assert "fact" in log_json_line(fact=value)
 
 
 def test_a_fact_that_holds_itself_is_still_a_line() -> None:
@@ -77,26 +77,26 @@ def test_a_fact_that_holds_itself_is_still_a_line() -> None:
     loop: list[object] = []
     loop.append(loop)
     out = io.StringIO()
-    open_log(stream=out).info("thing_happened", fact=loop)
+    build_log(stream=out).info("thing_happened", fact=loop)
     assert json.loads(out.getvalue())["event"] == "fact_unwritable"
 
 
 @given(st.recursive(st.text() | st.binary() | st.floats() | st.none(), st.lists))
 def test_any_fact_is_a_line(value: object) -> None:
     """As above, with anything."""
-    assert "fact" in write_json_line(fact=value)
+    assert "fact" in log_json_line(fact=value)
 
 
 @given(st.text())
 def test_text_comes_back_as_it_was(text: str) -> None:
     """Escaping loses nothing."""
-    assert write_json_line(fact=text)["fact"] == text
+    assert log_json_line(fact=text)["fact"] == text
 
 
 def test_a_traceback_is_inside_a_field() -> None:
     """An exception does not spread over many lines."""
     out = io.StringIO()
-    fail_and_log(open_log(stream=out), ValueError("first\nsecond"), job="id:1")
+    fail_and_log(build_log(stream=out), ValueError("first\nsecond"), job="id:1")
     read = json.loads(out.getvalue())
     assert len(out.getvalue().splitlines()) == 1
     assert read["exception"].startswith("Traceback")
@@ -106,7 +106,7 @@ def test_a_traceback_is_inside_a_field() -> None:
 def test_below_the_level_nothing_is_written() -> None:
     """A demo shows errors only."""
     out = io.StringIO()
-    open_log(stream=out, level="error").info("thing_happened")
+    build_log(stream=out, level="error").info("thing_happened")
     assert out.getvalue() == ""
 
 
@@ -114,7 +114,7 @@ def test_below_the_level_nothing_is_written() -> None:
 def test_a_secret_is_not_written(pretty: bool) -> None:
     """Not even when somebody logs one."""
     out = io.StringIO()
-    open_log(stream=out, pretty=pretty).info(
+    build_log(stream=out, pretty=pretty).info(
         "thing_happened", token=Secret("s3cr3t"), o=[Secret("s3cr3t")]
     )
     assert "s3cr3t" not in out.getvalue()
@@ -123,8 +123,8 @@ def test_a_secret_is_not_written(pretty: bool) -> None:
 
 def test_a_terminal_gets_readable_lines() -> None:
     """The stream decides, unless it is decided for it."""
-    out = Terminal()
-    open_log(stream=out).info("thing_happened", job="id:1")
+    out = TerminalStream()
+    build_log(stream=out).info("thing_happened", job="id:1")
     assert not out.getvalue().startswith("{")
     assert "thing_happened" in out.getvalue()
 
@@ -132,7 +132,7 @@ def test_a_terminal_gets_readable_lines() -> None:
 def test_no_fact_moves_the_cursor_of_a_terminal() -> None:
     """Facts from outside are escaped on a terminal, in tracebacks too."""
     out = io.StringIO()
-    log = open_log(stream=out, pretty=True)
+    log = build_log(stream=out, pretty=True)
     fail_and_log(log, ValueError(ESCAPES), title=ESCAPES, titles=[ESCAPES])
     assert not [sign for sign in out.getvalue() if not sign.isprintable() and sign != "\n"]
     assert "Traceback" in out.getvalue()
@@ -141,7 +141,7 @@ def test_no_fact_moves_the_cursor_of_a_terminal() -> None:
 @given(st.text())
 def test_printable_text_is_printable_and_reversible_enough(text: str) -> None:
     """No sign is left that a terminal would obey; what was harmless is as it was."""
-    shown = make_printable(text)
+    shown = escape_unprintable(text)
     assert shown.isprintable()
     assert shown == text or not text.isprintable()
 
@@ -155,7 +155,7 @@ async def test_lines_of_one_moment_are_written_together_and_at_once() -> None:
             writes.append(text)
             return len(text)
 
-    log = open_log(stream=Out())
+    log = build_log(stream=Out())
     for number in range(3):
         log.info("thing_happened", number=number)
     assert writes == []

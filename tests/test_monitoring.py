@@ -11,29 +11,29 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.operate.labels import FAILED
+from service.operate.labels import FAILURE_REASONS
 from service.operate.metrics import Metrics
-from service.operate.survey import Survey, write_gauges
+from service.operate.survey import NamespaceStats, collect_gauges
 
 ROOT = Path(__file__).parents[1]
 MONITORING = ROOT / "deploy" / "monitoring"
 ALERTS = (MONITORING / "alerts.yml").read_text(encoding="utf-8")
 NAMES = re.findall(r"- alert: (\w+)", ALERTS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-OF_THE_PROCESS = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
+PROCESS_METRICS = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
 
-EMPTY = Survey(
-    waiting=0,
+EMPTY = NamespaceStats(
+    backlog=0,
     due=0,
     leased=0,
     overdue_s=0,
-    oldest_s=0,
+    oldest_age_s=0,
     records=0,
-    groups=0,
-    unread=0,
-    unread_s=0,
+    reader_groups=0,
+    lag_records=0,
+    lag_s=0,
     closed_s=0,
-    why="",
+    closed_reason="",
     in_flight=0,
     calls_left={"get": 0},
     failed={"other": 0},
@@ -43,15 +43,15 @@ EMPTY = Survey(
 def list_metrics() -> dict[str, tuple[str, set[str], str]]:
     """List what a worker's exposition has: by name its kind, its samples and its meaning."""
     metrics = Metrics(CollectorRegistry())
-    metrics.limit(tickets=1, records=1)
-    metrics.expect_sources(["native"])
-    metrics.watch_worker(lambda: 0)
-    told = {}
-    for family in (*metrics.registry.collect(), *write_gauges(EMPTY)):
+    metrics.set_limits(tickets=1, records=1)
+    metrics.initialize_sources(["native"])
+    metrics.add_worker(lambda: 0)
+    metrics_by_name = {}
+    for family in (*metrics.registry.collect(), *collect_gauges(EMPTY)):
         suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
         samples = {sample.name for sample in family.samples if "_created" not in sample.name}
-        told[family.name + suffix] = (family.type, samples, family.documentation)
-    return told
+        metrics_by_name[family.name + suffix] = (family.type, samples, family.documentation)
+    return metrics_by_name
 
 
 def list_samples() -> set[str]:
@@ -59,16 +59,16 @@ def list_samples() -> set[str]:
     return {name for _, samples, _ in list_metrics().values() for name in samples}
 
 
-def find_promtool() -> str:
+def promtool_path() -> str:
     """Find promtool; the gate must not pass without it."""
-    ours = ROOT / ".tool" / "prometheus" / "usr" / "bin"
-    found = shutil.which("promtool") or shutil.which("promtool", path=ours)
-    if found is None:
-        say = "promtool is not installed (Debian, Ubuntu: it is in the package prometheus)"
+    local_path = ROOT / ".tool" / "prometheus" / "usr" / "bin"
+    program_path = shutil.which("promtool") or shutil.which("promtool", path=local_path)
+    if program_path is None:
+        reason = "promtool is not installed (Debian, Ubuntu: it is in the package prometheus)"
         if os.environ.get("CI") or os.environ.get("GATE"):
-            pytest.fail(f"{say}: the alerts cannot be tried")
-        pytest.skip(say)
-    return found
+            pytest.fail(f"{reason}: the alerts cannot be tried")
+        pytest.skip(reason)
+    return program_path
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def find_promtool() -> str:
 )
 def test_promtool_agrees(words: tuple[str, ...]) -> None:
     """The configuration is valid; each alert fires when it must, and only then."""
-    command = [find_promtool(), *words]
+    command = [promtool_path(), *words]
     ran = subprocess.run(command, cwd=MONITORING, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
@@ -123,14 +123,14 @@ def test_the_runbook_knows_every_reason_of_a_failure() -> None:
     (table,) = re.findall(r"^\| reason \|.*?\n\n", runbook, re.MULTILINE | re.DOTALL)
     cells = [row.split(" | ")[0] for row in table.splitlines()]
     told = {reason for cell in cells for reason in re.findall(r"`(\w+)`", cell)}
-    assert told == {*FAILED} - {"other"}
+    assert told == {*FAILURE_REASONS} - {"other"}
 
 
 def read_dashboard() -> dict[str, list[dict[str, str]]]:
     """Read the file that Grafana reads."""
     file = MONITORING / "grafana" / "dashboards" / "deployment-enricher.json"
-    read: dict[str, list[dict[str, str]]] = json.loads(file.read_text(encoding="utf-8"))
-    return read
+    dashboard: dict[str, list[dict[str, str]]] = json.loads(file.read_text(encoding="utf-8"))
+    return dashboard
 
 
 def test_the_dashboard_is_the_one_described() -> None:
@@ -138,7 +138,7 @@ def test_the_dashboard_is_the_one_described() -> None:
     described = runpy.run_path(str(MONITORING / "dashboard.py"))["write_dashboard"]()
     assert json.loads(described) == read_dashboard()
     asked = set(re.findall(r"(?:enricher|process)_[a-z_]+", json.dumps(read_dashboard()["panels"])))
-    assert asked <= list_samples() | OF_THE_PROCESS
+    assert asked <= list_samples() | PROCESS_METRICS
     shown = {name for name, (_, samples, _) in list_metrics().items() if samples & asked}
     assert shown >= {name for name in list_metrics() if name.startswith("enricher_")}
 

@@ -6,13 +6,13 @@ import re
 import tomllib
 from pathlib import Path
 
-from service.__main__ import _make_parser
+from service.__main__ import _build_parser
 from service.accept.events import DeploymentCompleted
 from service.accept.signature import SignedRequest
 from service.accept.sources import load_sources
 from service.configured import read_presets
-from service.operate.trial import try_webhook
-from service.settings import describe_settings
+from service.operate.trial import explain_webhook
+from service.settings import list_settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,7 +22,7 @@ def test_its_table_of_settings_is_the_struct() -> None:
     """Every setting stands there with its default and meaning, in the struct's order."""
     expected = [
         f"| `{name}` | {f'`{value}`' if value else ''} | {meaning} |"
-        for name, value, meaning in describe_settings()
+        for name, value, meaning in list_settings()
     ]
     rows = [line for line in README.splitlines() if re.match(r"\| `(ENRICHER|LAUNCHDARKLY)_", line)]
     assert rows == expected
@@ -36,7 +36,7 @@ def test_it_names_every_command() -> None:
         for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
         for name in re.findall(r"`(\w+)`", row)
     }
-    choices = next(action.choices for action in _make_parser()._actions if action.choices)
+    choices = next(action.choices for action in _build_parser()._actions if action.choices)
     assert named == set(choices)
 
 
@@ -57,13 +57,13 @@ def test_a_sender_that_nobody_knew_is_the_lines_shown() -> None:
         }
     ).encode()
     signature = f"sha256={hmac.new(b'x', body, 'sha256').hexdigest()}"
-    signed = try_webhook(
+    signed = explain_webhook(
         source, SignedRequest({"x-shipit-signature": signature}, {}, body), now_s=0
     )
     assert signed.genuine
     assert isinstance(signed.events[0], DeploymentCompleted)
     shown = section.split("sources try shipit body.json\n")[1].split("```")[0]
-    assert try_webhook(source, SignedRequest({}, {}, body), now_s=0).report == shown
+    assert explain_webhook(source, SignedRequest({}, {}, body), now_s=0).report == shown
 
 
 def test_it_lists_the_presets_that_there_are() -> None:

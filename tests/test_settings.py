@@ -14,15 +14,15 @@ from service.settings import (
     Secret,
     Settings,
     SettingsError,
-    describe_settings,
-    variable_of,
+    list_settings,
+    variable_name,
 )
 
 SECRET = "s3cr3t-that-nobody-may-see"
 SECRETS = (TOKEN_VARIABLE, "ENRICHER_WEBHOOK_SECRET", "ENRICHER_REDIS_URL")
 
 
-def refusal_of(environ: dict[str, str]) -> str:
+def settings_error(environ: dict[str, str]) -> str:
     """Give the sentence with which an environment is refused."""
     with pytest.raises(SettingsError) as caught:
         read_settings(environ)
@@ -39,14 +39,14 @@ def test_nothing_set_gives_the_defaults() -> None:
 
 def test_every_field_is_described() -> None:
     """Every setting has a variable, a default as one would write it, and a meaning."""
-    rows = describe_settings()
+    rows = list_settings()
     assert [name for name, _, _ in rows] == [
-        variable_of(field) for field in Settings.__struct_fields__
+        variable_name(field) for field in Settings.__struct_fields__
     ]
     assert all(meaning and not meaning.endswith(".") for _, _, meaning in rows)
 
 
-@pytest.mark.parametrize(("variable", "default", "_"), describe_settings())
+@pytest.mark.parametrize(("variable", "default", "_"), list_settings())
 def test_a_described_default_can_be_set(variable: str, default: str, _: str) -> None:
     """What the table shows as default is what the variable takes, and changes nothing."""
     assert read_settings({variable: default}) == Settings()
@@ -83,12 +83,12 @@ def test_every_kind_of_value_is_read() -> None:
 )
 def test_an_unknown_name_is_refused_with_what_was_meant(name: str, meant: str) -> None:
     """A typing mistake must not leave a default in force; its value is not repeated."""
-    assert refusal_of({name: SECRET}) == f"there is no setting {name}; did you mean {meant}?"
+    assert settings_error({name: SECRET}) == f"there is no setting {name}; did you mean {meant}?"
 
 
 def test_a_name_like_no_other_is_refused_with_where_to_look() -> None:
     """Where nothing is near, the list is named."""
-    assert "`deployment-enricher settings` lists them" in refusal_of({"ENRICHER_XYZZY": "1"})
+    assert "`deployment-enricher settings` lists them" in settings_error({"ENRICHER_XYZZY": "1"})
 
 
 def test_neighbours_that_are_not_ours_are_left_alone() -> None:
@@ -127,7 +127,7 @@ def test_a_value_that_does_not_fit_is_refused_with_what_would(
     variable: str, value: str, wanted: str
 ) -> None:
     """The sentence names the variable, what it holds, and what it takes."""
-    assert refusal_of({variable: value}) == f"{variable} is {value!r}: give {wanted}"
+    assert settings_error({variable: value}) == f"{variable} is {value!r}: give {wanted}"
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_value_that_does_not_fit_is_refused_with_what_would(
 )
 def test_an_address_of_no_redis_is_refused_unseen(url: str) -> None:
     """A Redis URL may hold a password: the sentence shows what one looks like instead."""
-    told = refusal_of({"ENRICHER_REDIS_URL": url})
+    told = settings_error({"ENRICHER_REDIS_URL": url})
     assert told.startswith("ENRICHER_REDIS_URL is no address of a Redis: give redis://")
     assert SECRET not in told
 
@@ -155,7 +155,7 @@ def test_an_address_of_a_redis_is_taken(url: str) -> None:
 @pytest.mark.parametrize("token", ["api 1", "api-1\n", "api-é", "api-\x00"])
 def test_a_token_that_no_header_can_carry_is_refused_unseen(token: str) -> None:
     """It would fail at every call; here it fails once, and is not shown."""
-    told = refusal_of({TOKEN_VARIABLE: token})
+    told = settings_error({TOKEN_VARIABLE: token})
     assert TOKEN_VARIABLE in told
     assert token not in told
 
@@ -174,7 +174,7 @@ def test_a_secret_may_come_from_a_file(variable: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("variable", SECRETS)
 def test_a_secret_set_twice_is_refused(variable: str) -> None:
     """Nobody should have to guess which of the two counts."""
-    told = refusal_of({variable: SECRET, f"{variable}_FILE": "/nowhere"})
+    told = settings_error({variable: SECRET, f"{variable}_FILE": "/nowhere"})
     assert told == f"{variable} and {variable}_FILE are both set; keep one of them"
 
 
@@ -184,12 +184,12 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     binary, empty = tmp_path / "binary", tmp_path / "empty"
     binary.write_bytes(b"\xff" + SECRET.encode())
     empty.write_text("\n")
-    assert refusal_of({variable: SECRET}) == (
+    assert settings_error({variable: SECRET}) == (
         f"{variable} names a file that cannot be read: No such file or directory"
     )
-    assert "Is a directory" in refusal_of({variable: str(tmp_path)})
-    assert "no UTF-8 text" in refusal_of({variable: str(binary)})
-    assert refusal_of({variable: str(empty)}) == f"{variable} names an empty file"
+    assert "Is a directory" in settings_error({variable: str(tmp_path)})
+    assert "no UTF-8 text" in settings_error({variable: str(binary)})
+    assert settings_error({variable: str(empty)}) == f"{variable} names an empty file"
 
 
 def test_a_secret_is_never_shown() -> None:
@@ -199,7 +199,7 @@ def test_a_secret_is_never_shown() -> None:
     shown = (repr(settings), str(settings), f"{settings.access_token}", f"{settings!r:>9}")
     assert SECRET not in "".join(shown)
     assert "Secret(set)" in repr(settings)
-    assert SECRET not in refusal_of({**environ, "ENRICHER_PORT": "x"})
+    assert SECRET not in settings_error({**environ, "ENRICHER_PORT": "x"})
     with pytest.raises(TypeError):
         msgspec.json.encode(settings)
 
@@ -213,7 +213,7 @@ def test_secrets_compare_by_value() -> None:
     assert (bool(Secret("a")), bool(Secret(""))) == (True, False)
 
 
-@given(st.dictionaries(st.sampled_from([name for name, _, _ in describe_settings()]), st.text()))
+@given(st.dictionaries(st.sampled_from([name for name, _, _ in list_settings()]), st.text()))
 def test_whatever_is_set_the_answer_is_settings_or_a_sentence(environ: dict[str, str]) -> None:
     """No value of any variable ends in another exception."""
     with contextlib.suppress(SettingsError):
@@ -222,9 +222,9 @@ def test_whatever_is_set_the_answer_is_settings_or_a_sentence(environ: dict[str,
 
 def test_no_outcome_that_nothing_has_is_asked_for() -> None:
     """A slip in the outcomes would keep everything back in silence."""
-    refusal = refusal_of({"ENRICHER_ONLY_OUTCOMES": "succeeded success"})
+    refusal = settings_error({"ENRICHER_ONLY_OUTCOMES": "succeeded success"})
     assert refusal == "ENRICHER_ONLY_OUTCOMES is 'succeeded success': give succeeded or failed"
-    assert read_settings({"ENRICHER_ONLY_OUTCOMES": "failed"}).only_outcomes == "failed"
+    assert read_settings({"ENRICHER_ONLY_OUTCOMES": "failed"}).include_outcomes == "failed"
 
 
 def test_a_token_that_could_be_guessed_is_refused() -> None:

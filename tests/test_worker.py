@@ -14,26 +14,26 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from service.accept.events import DeploymentCompleted
-from service.backlog.backlog import Backlog, Claimed, Terms
-from service.backlog.bell import Bell
-from service.backlog.failure import Failure
-from service.backlog.looks import Looking, Looks
-from service.backlog.ticket import Lease, Unreadable
-from service.enrich.budget import load_leftover, load_room
+from service.backlog.backlog import Backlog, BacklogConfig, Claimed
+from service.backlog.bell import Wakeup
+from service.backlog.failure import FailureRecord
+from service.backlog.looks import RefreshConfig, Refreshes
+from service.backlog.ticket import CorruptTicket, Lease
+from service.enrich.budget import load_budget_prelude, load_spare_prelude
 from service.enrich.deployment import Deployment
-from service.enrich.verdict import Found, Later, Never, Verdict
-from service.log import open_log
-from service.publish.stream import OutputStream, Retention
-from service.publish.writing import Writer
+from service.enrich.verdict import Fail, Found, Retry, Verdict
+from service.log import build_log
+from service.publish.stream import OutputStream, RetentionConfig
+from service.publish.writing import EntryBuilder
 from service.store.group import GroupCommit
 from service.store.keys import Keys
-from service.worker import Collaborators, Manner, Worker
+from service.worker import Worker, WorkerConfig, WorkerDependencies
 
 Enrich = Callable[[Lease], Awaitable[Verdict]]
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
-def complete(number: int) -> DeploymentCompleted:
+def make_event(number: int) -> DeploymentCompleted:
     """Make the event of one deployment."""
     return DeploymentCompleted(
         source="native",
@@ -51,58 +51,60 @@ def complete(number: int) -> DeploymentCompleted:
     )
 
 
-async def find(lease: Lease) -> Verdict:
+async def find_deployment(lease: Lease) -> Verdict:
     """Find every deployment at once."""
-    name = str(lease.ticket.deployment_id)
-    return Found(deployment=Deployment(id=name), body=json.dumps({"id": name}).encode())
+    deployment_id = str(lease.ticket.deployment_id)
+    return Found(
+        deployment=Deployment(id=deployment_id), body=json.dumps({"id": deployment_id}).encode()
+    )
 
 
-class Bench:
+class WorkerHarness:
     """A worker's surroundings: all real but for what it is told of each deployment."""
 
     def __init__(self, backlog: Backlog, group: GroupCommit, redis: Redis, keys: Keys) -> None:
         self.backlog = backlog
         self.redis = redis
         self.keys = keys
-        self.written = io.StringIO()
-        self._looks = Looks(
+        self.log_output = io.StringIO()
+        self._refreshes = Refreshes(
             group,
             keys=keys,
-            looking=Looking(schedule=(), marks_ms=60_000, share=1.0),
-            leftover=load_leftover(),
+            config=RefreshConfig(schedule=(), dedup_ttl_ms=60_000, rate_limit_share=1.0),
+            spare_calls_lua=load_spare_prelude(),
         )
         self._stream = OutputStream(
-            group, keys=keys, retention=Retention(marks_ms=60_000, entries_ms=60_000)
+            group, keys=keys, retention=RetentionConfig(dedup_ttl_ms=60_000, max_age_ms=60_000)
         )
 
-    def hands(self, enrich: Enrich) -> Collaborators:
+    def dependencies(self, enrich: Enrich) -> WorkerDependencies:
         """Give all that a worker is handed."""
-        return Collaborators(
+        return WorkerDependencies(
             backlog=self.backlog,
-            expect=lambda _: None,
+            share_lists=lambda _: None,
             enrich=enrich,
-            judge_accident=lambda _, error: Never(reason="internal_error", detail=repr(error)),
-            writer=Writer(),
+            on_internal_error=lambda _, error: Fail(reason="internal_error", detail=repr(error)),
+            entry_builder=EntryBuilder(),
             append_and_settle=self._stream.append_and_settle,
-            looks=self._looks,
-            listen=Bell(self.redis, self.keys.bell).listen,
+            refreshes=self._refreshes,
+            wait_for_wakeup=Wakeup(self.redis, self.keys.wakeup).wait,
             clock=time.monotonic,
-            log=open_log(stream=self.written, pretty=False),
+            log=build_log(stream=self.log_output, pretty=False),
         )
 
     @asynccontextmanager
-    async def working(self, enrich: Enrich, **manner: Any) -> AsyncIterator[Worker]:
+    async def running_worker(self, enrich: Enrich, **changes: Any) -> AsyncIterator[Worker]:
         """Have a worker work meanwhile."""
-        usual = Manner(concurrency=4, lease_s=0.3, grace_s=0.2)
-        worker = Worker(self.hands(enrich), replace(usual, **manner))
+        defaults = WorkerConfig(concurrency=4, lease_s=0.3, shutdown_timeout_s=0.2)
+        worker = Worker(self.dependencies(enrich), replace(defaults, **changes))
         running = asyncio.create_task(worker.run())
         yield worker
         worker.stop()
         await running
 
-    def facts(self) -> list[str]:
+    def log_event_names(self) -> list[str]:
         """List the names of what was logged."""
-        return [json.loads(line)["event"] for line in self.written.getvalue().splitlines()]
+        return [json.loads(line)["event"] for line in self.log_output.getvalue().splitlines()]
 
     async def is_done(self) -> bool:
         """Tell whether nothing waits."""
@@ -110,86 +112,101 @@ class Bench:
 
 
 @pytest.fixture
-def bench(backlog: Backlog, group: GroupCommit, redis: Redis, keys: Keys) -> Bench:
+def worker_harness(
+    backlog: Backlog, group_commit: GroupCommit, redis: Redis, keys: Keys
+) -> WorkerHarness:
     """Give a bench of this test's own."""
-    return Bench(backlog, group, redis, keys)
+    return WorkerHarness(backlog, group_commit, redis, keys)
 
 
-async def test_long_work_keeps_its_lease(bench: Bench, eventually: Eventually) -> None:
+async def test_long_work_keeps_its_lease(
+    worker_harness: WorkerHarness, eventually: Eventually
+) -> None:
     """Work of several leases' length is done once, though a second worker waits for it."""
     begun: list[str] = []
 
     async def slowly(lease: Lease) -> Verdict:
         begun.append(lease.job)
         await asyncio.sleep(1.0)
-        return await find(lease)
+        return await find_deployment(lease)
 
-    await bench.backlog.add(complete(1))
-    async with bench.working(slowly, grace_s=5.0), bench.working(slowly, grace_s=5.0):
-        await eventually(bench.is_done)
+    await worker_harness.backlog.add(make_event(1))
+    async with (
+        worker_harness.running_worker(slowly, shutdown_timeout_s=5.0),
+        worker_harness.running_worker(slowly, shutdown_timeout_s=5.0),
+    ):
+        await eventually(worker_harness.is_done)
     assert begun == ["id:deployment-1"]
-    assert bench.facts() == ["deployment_published"]
+    assert worker_harness.log_event_names() == ["deployment_published"]
 
 
-async def test_work_whose_lease_is_lost_is_dropped(bench: Bench, eventually: Eventually) -> None:
+async def test_work_whose_lease_is_lost_is_dropped(
+    worker_harness: WorkerHarness, eventually: Eventually
+) -> None:
     """Whoever else holds the ticket publishes it; the first neither publishes nor hands back."""
     lost, anothers = asyncio.Event(), 9e15 + 0.5
 
     async def until_lost(lease: Lease) -> Verdict:
-        await bench.redis.zadd(bench.keys.backlog, {lease.job: anothers})
+        await worker_harness.redis.zadd(worker_harness.keys.backlog, {lease.job: anothers})
         try:
             await asyncio.sleep(60)
         finally:
             lost.set()
-        return await find(lease)
+        return await find_deployment(lease)
 
-    await bench.backlog.add(complete(1))
-    async with bench.working(until_lost) as worker:
+    await worker_harness.backlog.add(make_event(1))
+    async with worker_harness.running_worker(until_lost) as worker:
         await lost.wait()
         worker.stop()
-    assert bench.facts() == ["lease_lost"]
-    assert await bench.redis.zscore(bench.keys.backlog, "id:deployment-1") == anothers
-    await bench.redis.zadd(bench.keys.backlog, {"id:deployment-1": 1})
-    async with bench.working(find):
-        await eventually(bench.is_done)
-    assert await bench.redis.xlen(bench.keys.enriched) == 1
+    assert worker_harness.log_event_names() == ["lease_lost"]
+    assert (
+        await worker_harness.redis.zscore(worker_harness.keys.backlog, "id:deployment-1")
+        == anothers
+    )
+    await worker_harness.redis.zadd(worker_harness.keys.backlog, {"id:deployment-1": 1})
+    async with worker_harness.running_worker(find_deployment):
+        await eventually(worker_harness.is_done)
+    assert await worker_harness.redis.xlen(worker_harness.keys.enriched) == 1
 
 
 async def test_what_kills_its_workers_ends_among_the_failed(
-    bench: Bench, eventually: Eventually
+    worker_harness: WorkerHarness, eventually: Eventually
 ) -> None:
     """After so many leases that ran out, the ticket is not tried again."""
-    await bench.backlog.add(complete(1))
+    await worker_harness.backlog.add(make_event(1))
     for crashes in range(2):
         async with asyncio.timeout(5):
-            while not (claimed := await bench.backlog.claim(1)).leases:
+            while not (claimed := await worker_harness.backlog.claim(1)).leases:
                 await asyncio.sleep(0.02)
         assert isinstance(claimed.leases[0], Lease)
         assert claimed.leases[0].crashes == crashes
-    async with bench.working(find, crashes=2):
-        await eventually(bench.is_done)
-    assert bench.facts() == ["deployment_given_up"]
-    assert b"poison" in (await bench.redis.hgetall(bench.keys.failures))[b"id:deployment-1"]
+    async with worker_harness.running_worker(find_deployment, max_crashes=2):
+        await eventually(worker_harness.is_done)
+    assert worker_harness.log_event_names() == ["deployment_given_up"]
+    assert (
+        b"poison"
+        in (await worker_harness.redis.hgetall(worker_harness.keys.failed_data))[b"id:deployment-1"]
+    )
 
 
 async def test_an_unreadable_ticket_is_not_renewed_while_it_is_given_up(
-    group: GroupCommit,
+    group_commit: GroupCommit,
     redis: Redis,
     keys: Keys,
-    terms: Terms,
+    backlog_config: BacklogConfig,
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A renewal under way would change the fence, and the ticket would be given up in vain."""
     patient = Backlog(
-        group,
+        group_commit,
         keys=keys,
-        terms=replace(terms, lease_ms=60_000),
-        room=load_room(),
+        config=replace(backlog_config, lease_ms=60_000),
+        budget_lua=load_budget_prelude(),
         new_token=lambda: "0123456789abcdef",
     )
-    bench = Bench(patient, group, redis, keys)
-    give_up, renewed = patient.give_up, asyncio.Event()
+    bench = WorkerHarness(patient, group_commit, redis, keys)
+    give_up, renewed = patient.fail, asyncio.Event()
     renew = patient.renew
 
     async def renew_and_tell(held: Sequence[tuple[str, float]], by_ms: int) -> list[float | None]:
@@ -198,45 +215,49 @@ async def test_an_unreadable_ticket_is_not_renewed_while_it_is_given_up(
         return fences
 
     async def give_up_late(
-        lease: Lease | Unreadable, failure: Failure
+        lease: Lease | CorruptTicket, failure: FailureRecord
     ) -> Literal["given up", "again", "lost"]:
         with suppress(TimeoutError):
             await asyncio.wait_for(renewed.wait(), 0.5)
         return await give_up(lease, failure)
 
     monkeypatch.setattr(patient, "renew", renew_and_tell)
-    monkeypatch.setattr(patient, "give_up", give_up_late)
+    monkeypatch.setattr(patient, "fail", give_up_late)
     await redis.hset(keys.tickets, "id:a", b"not a ticket")
     await redis.zadd(keys.backlog, {"id:a": 1})
-    async with bench.working(find):
+    async with bench.running_worker(find_deployment):
         await eventually(bench.is_done)
-    assert bench.facts() == ["ticket_unreadable"]
+    assert bench.log_event_names() == ["ticket_unreadable"]
     assert await redis.zrange(keys.failed, 0, -1) == [b"id:a"]
 
 
 async def test_our_own_mistake_fails_the_ticket_and_not_the_worker(
-    bench: Bench, eventually: Eventually
+    worker_harness: WorkerHarness, eventually: Eventually
 ) -> None:
     """An exception is written with its traceback, judged, and the next ticket is worked on."""
 
     async def stumble(lease: Lease) -> Verdict:
         if lease.ticket.deployment_id == "deployment-1":
             raise KeyError("bug")
-        return await find(lease)
+        return await find_deployment(lease)
 
-    async with bench.working(stumble):
-        await bench.backlog.add(complete(1))
-        await bench.backlog.add(complete(2))
-        await eventually(bench.is_done)
-    assert sorted(bench.facts()) == [
+    async with worker_harness.running_worker(stumble):
+        await worker_harness.backlog.add(make_event(1))
+        await worker_harness.backlog.add(make_event(2))
+        await eventually(worker_harness.is_done)
+    assert sorted(worker_harness.log_event_names()) == [
         "attempt_crashed",
         "deployment_given_up",
         "deployment_published",
     ]
-    assert await bench.redis.zrange(bench.keys.failed, 0, -1) == [b"id:deployment-1"]
+    assert await worker_harness.redis.zrange(worker_harness.keys.failed, 0, -1) == [
+        b"id:deployment-1"
+    ]
 
 
-async def test_no_more_is_in_hand_than_was_said(bench: Bench, eventually: Eventually) -> None:
+async def test_no_more_is_in_hand_than_was_said(
+    worker_harness: WorkerHarness, eventually: Eventually
+) -> None:
     """Concurrency is a bound, and every hand that is free is used."""
     now, most = 0, 0
 
@@ -246,63 +267,69 @@ async def test_no_more_is_in_hand_than_was_said(bench: Bench, eventually: Eventu
         most = max(most, now)
         await asyncio.sleep(0.02)
         now -= 1
-        return await find(lease)
+        return await find_deployment(lease)
 
-    await asyncio.gather(*(bench.backlog.add(complete(number)) for number in range(20)))
-    await bench.redis.hset(bench.keys.budget, "probe", "100")  # as after many answers
-    async with bench.working(count, concurrency=3):
-        await eventually(bench.is_done)
+    await asyncio.gather(*(worker_harness.backlog.add(make_event(number)) for number in range(20)))
+    await worker_harness.redis.hset(
+        worker_harness.keys.budget, "probe", "100"
+    )  # as after many answers
+    async with worker_harness.running_worker(count, concurrency=3):
+        await eventually(worker_harness.is_done)
     assert most == 3
-    assert await bench.redis.xlen(bench.keys.enriched) == 20
+    assert await worker_harness.redis.xlen(worker_harness.keys.enriched) == 20
 
 
-async def test_an_idle_worker_is_woken_at_once(bench: Bench, eventually: Eventually) -> None:
+async def test_an_idle_worker_is_woken_at_once(
+    worker_harness: WorkerHarness, eventually: Eventually
+) -> None:
     """It blocks on the bell and does not poll: few commands while nothing is to do."""
-    async with bench.working(find):
-        await bench.backlog.add(complete(1))
-        await eventually(bench.is_done)
-        before = (await bench.redis.info("stats"))["total_commands_processed"]
+    async with worker_harness.running_worker(find_deployment):
+        await worker_harness.backlog.add(make_event(1))
+        await eventually(worker_harness.is_done)
+        before = (await worker_harness.redis.info("stats"))["total_commands_processed"]
         await asyncio.sleep(0.5)
-        spent = (await bench.redis.info("stats"))["total_commands_processed"] - before
-        await bench.backlog.add(complete(2))
-        await eventually(bench.is_done)
+        spent = (await worker_harness.redis.info("stats"))["total_commands_processed"] - before
+        await worker_harness.backlog.add(make_event(2))
+        await eventually(worker_harness.is_done)
     assert spent < 30  # of which this test's own two, and scripts count their inner commands
-    assert bench.facts() == ["deployment_published"] * 2
+    assert worker_harness.log_event_names() == ["deployment_published"] * 2
 
 
 async def test_a_claim_that_fails_is_said_and_tried_again(
-    bench: Bench, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+    worker_harness: WorkerHarness, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker never ends in silence."""
-    claim = bench.backlog.claim
+    claim = worker_harness.backlog.claim
     failures = iter([ResponseError("NOPERM this user has no permissions")])
 
     async def claim_at_second_try(limit: int, *, company: int) -> Claimed:
         for failure in failures:
             raise failure
-        return await claim(limit, company=company)
+        return await claim(limit, followers=company)
 
-    monkeypatch.setattr(bench.backlog, "claim", claim_at_second_try)
-    await bench.backlog.add(complete(1))
-    async with bench.working(find):
-        await eventually(bench.is_done)
-    assert bench.facts() == ["claiming_failed", "deployment_published"]
+    monkeypatch.setattr(worker_harness.backlog, "claim", claim_at_second_try)
+    await worker_harness.backlog.add(make_event(1))
+    async with worker_harness.running_worker(find_deployment):
+        await eventually(worker_harness.is_done)
+    assert worker_harness.log_event_names() == ["claiming_failed", "deployment_published"]
 
 
-async def test_a_postponed_ticket_counts_its_attempts(bench: Bench, eventually: Eventually) -> None:
+async def test_a_postponed_ticket_counts_its_attempts(
+    worker_harness: WorkerHarness, eventually: Eventually
+) -> None:
     """Later counts an attempt only where it says so."""
     told = [
-        Later(reason="HTTP 502", wait_s=0.01),
-        Later(reason="rate_limited", counts=False),
-        Later(reason="HTTP 503", wait_s=0.01),
+        Retry(reason="HTTP 502", wait_s=0.01),
+        Retry(reason="rate_limited", counts_as_attempt=False),
+        Retry(reason="HTTP 503", wait_s=0.01),
     ]
     seen: list[int] = []
 
     async def later(lease: Lease) -> Verdict:
         seen.append(lease.ticket.attempts)
-        return told.pop(0) if told else await find(lease)
+        return told.pop(0) if told else await find_deployment(lease)
 
-    await bench.backlog.add(complete(1))
-    async with bench.working(later):
-        await eventually(bench.is_done)
+    await worker_harness.backlog.add(make_event(1))
+    async with worker_harness.running_worker(later):
+        await eventually(worker_harness.is_done)
     assert seen == [0, 1, 1, 2]

@@ -11,22 +11,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-CHUNK = 65536
+CHUNK_BYTES = 65536
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Streams]]
-Way = Coroutine[Any, Any, None]
+Copying = Coroutine[Any, Any, None]
 
 
-class Wire:
+class ForwardingProxy:
     """Forwards both ways; ``place`` is where it listens, ``joined`` counts who came.
 
     With ``tls`` it ends TLS before a server that speaks none.
     """
 
     def __init__(self, connect: Connect, *, tls: ssl.SSLContext | None = None) -> None:
-        self.place = ""
-        self.joined = 0
+        self.address = ""
+        self.connection_count = 0
         self._connect = connect
         self._tls = tls
         self._listener: asyncio.Server | None = None
@@ -34,9 +34,9 @@ class Wire:
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def __aenter__(self) -> Self:
-        self._listener = await asyncio.start_server(self._join, "127.0.0.1", 0, ssl=self._tls)
+        self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         host, port = self._listener.sockets[0].getsockname()
-        self.place = f"{host}:{port}"
+        self.address = f"{host}:{port}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -46,44 +46,50 @@ class Wire:
             link.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
 
-    def hang_up(self) -> None:
+    def disconnect_all(self) -> None:
         """Close every connection that there is."""
         for writer in self._writers:
             writer.close()
 
-    def is_open(self) -> bool:
+    def accepts_connections(self) -> bool:
         """Say whether a connection is let in now."""
         return True
 
-    def pass_on(self, ours: Streams, theirs: Streams) -> tuple[Way, Way]:
+    def copy_both_ways(self, client: Streams, server: Streams) -> tuple[Copying, Copying]:
         """Give the two ways of a connection, the way there first; when one ends, both do."""
-        return _copy(ours[0], theirs[1]), _copy(theirs[0], ours[1])
+        return _copy(client[0], server[1]), _copy(server[0], client[1])
 
-    async def _join(self, near: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
-        self.joined += 1
+    async def _accept(
+        self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter
+    ) -> None:
+        self.connection_count += 1
         link = asyncio.current_task()
         assert link is not None
         self._links.add(link)
         link.add_done_callback(self._links.discard)
         with suppress(OSError, asyncio.CancelledError):
-            if self.is_open():
-                far, request = await self._connect()
-                self._writers |= {answer, request}
+            if self.accepts_connections():
+                server_reader, server_writer = await self._connect()
+                self._writers |= {client_writer, server_writer}
                 try:
-                    await self._forward((near, answer), (far, request))
+                    await self._forward(
+                        (client_reader, client_writer), (server_reader, server_writer)
+                    )
                 finally:
-                    self._writers -= {answer, request}
-                    request.close()
-        answer.close()
+                    self._writers -= {client_writer, server_writer}
+                    server_writer.close()
+        client_writer.close()
 
-    async def _forward(self, ours: Streams, theirs: Streams) -> None:
-        ways = {asyncio.ensure_future(way) for way in self.pass_on(ours, theirs)}
+    async def _forward(self, client: Streams, server: Streams) -> None:
+        directions = {
+            asyncio.ensure_future(direction) for direction in self.copy_both_ways(client, server)
+        }
         try:
-            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for way in ways:
-                way.cancel()
-            await asyncio.gather(*ways, return_exceptions=True)
+            for direction in directions:
+                direction.cancel()
+            await asyncio.gather(*directions, return_exceptions=True)
 
 
 def connect_to_socket(path: Path) -> Connect:
@@ -91,12 +97,12 @@ def connect_to_socket(path: Path) -> Connect:
     return lambda: asyncio.open_unix_connection(str(path))
 
 
-def connect_to_place(host: str, port: int) -> Connect:
+def connect_to_address(host: str, port: int) -> Connect:
     """Reach a server on a TCP port."""
     return lambda: asyncio.open_connection(host, port)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while chunk := await reader.read(CHUNK):
+    while chunk := await reader.read(CHUNK_BYTES):
         writer.write(chunk)
         await writer.drain()

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FILE = Path(__file__).parent / "grafana" / "dashboards" / "deployment-enricher.json"
-WIDTH, HEIGHT = 8, 7
-ACROSS = 24
-OURS = '{enricher=~"$enricher"}'
+DASHBOARD_FILE = Path(__file__).parent / "grafana" / "dashboards" / "deployment-enricher.json"
+PANEL_WIDTH, PANEL_HEIGHT = 8, 7
+GRID_WIDTH = 24
+SELECTOR = '{enricher=~"$enricher"}'
 
 
 class Panel(NamedTuple):
@@ -18,22 +18,22 @@ class Panel(NamedTuple):
 
     title: str
     unit: str
-    asks: dict[str, str]
+    queries: dict[str, str]
 
 
-def tell(metric: str, by: str = "") -> str:
+def gauge(metric: str, by: str = "") -> str:
     """Ask for what every replica tells alike."""
-    return f"max by ({by or 'enricher'}) (enricher_{metric}{OURS})"
+    return f"max by ({by or 'enricher'}) (enricher_{metric}{SELECTOR})"
 
 
 def rate(metric: str, by: str = "") -> str:
     """Ask for how often something happens, in all processes together."""
-    return f"sum by ({by or 'enricher'}) (rate(enricher_{metric}{OURS}[$__rate_interval]))"
+    return f"sum by ({by or 'enricher'}) (rate(enricher_{metric}{SELECTOR}[$__rate_interval]))"
 
 
-def more(metric: str, by: str = "") -> str:
+def increase(metric: str, by: str = "") -> str:
     """Ask for how much was added within an hour: for what happens rarely."""
-    return f"sum by ({by or 'enricher'}) (increase(enricher_{metric}{OURS}[1h]))"
+    return f"sum by ({by or 'enricher'}) (increase(enricher_{metric}{SELECTOR}[1h]))"
 
 
 def quantiles(metric: str) -> dict[str, str]:
@@ -61,7 +61,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Age",
             "s",
-            {"overdue": tell("backlog_overdue_seconds"), "oldest": tell("backlog_oldest_seconds")},
+            {
+                "overdue": gauge("backlog_overdue_seconds"),
+                "oldest": gauge("backlog_oldest_seconds"),
+            },
         ),
     ),
     "What comes in": (
@@ -71,8 +74,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Reconciled",
             "short",
             {
-                "no webhook told of": more("missed_deployments_total"),
-                "rounds {{outcome}}": more("reconcile_rounds_total", "outcome"),
+                "no webhook told of": increase("missed_deployments_total"),
+                "rounds {{outcome}}": increase("reconcile_rounds_total", "outcome"),
             },
         ),
         Panel(
@@ -92,17 +95,17 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Backlog",
             "short",
             {
-                "all": tell("backlog_tickets"),
-                "due": tell("backlog_due_tickets"),
-                "leased": tell("backlog_leased_tickets"),
-                "limit": tell("backlog_limit_tickets"),
+                "all": gauge("backlog_tickets"),
+                "due": gauge("backlog_due_tickets"),
+                "leased": gauge("backlog_leased_tickets"),
+                "limit": gauge("backlog_limit_tickets"),
             },
         ),
         Panel("Postponed by reason", "ops", {"{{reason}}": rate("postponed_total", "reason")}),
         Panel(
             "In hand",
             "short",
-            {"{{instance}}": f"sum by (instance) (enricher_tickets_in_hand{OURS})"},
+            {"{{instance}}": f"sum by (instance) (enricher_tickets_in_hand{SELECTOR})"},
         ),
     ),
     "LaunchDarkly": (
@@ -115,26 +118,26 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Calls left",
             "short",
             {
-                "{{route}}": tell("budget_calls_left", "route"),
-                "in flight": tell("budget_calls_in_flight"),
+                "{{route}}": gauge("budget_calls_left", "route"),
+                "in flight": gauge("budget_calls_in_flight"),
             },
         ),
-        Panel("Budget closed", "s", {"{{reason}}": tell("budget_closed_seconds", "reason")}),
-        Panel("Token refused", "bool", {"refused": tell("token_refused")}),
+        Panel("Budget closed", "s", {"{{reason}}": gauge("budget_closed_seconds", "reason")}),
+        Panel("Token refused", "bool", {"refused": gauge("token_refused")}),
     ),
     "What went out, and what did not": (
         Panel(
             "Stream",
             "short",
             {
-                "records": tell("stream_records"),
-                "not given to the slowest group": tell("reader_lag_records"),
-                "cap": tell("stream_limit_records"),
-                "groups": tell("reader_groups"),
+                "records": gauge("stream_records"),
+                "not given to the slowest group": gauge("reader_lag_records"),
+                "cap": gauge("stream_limit_records"),
+                "groups": gauge("reader_groups"),
             },
         ),
-        Panel("Reader lag", "s", {"lag": tell("reader_lag_seconds")}),
-        Panel("Failed by reason", "short", {"{{reason}}": tell("failed_tickets", "reason")}),
+        Panel("Reader lag", "s", {"lag": gauge("reader_lag_seconds")}),
+        Panel("Failed by reason", "short", {"{{reason}}": gauge("failed_tickets", "reason")}),
         Panel("Given up by reason", "ops", {"{{reason}}": rate("given_up_total", "reason")}),
     ),
     "Redis and processes": (
@@ -144,7 +147,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Redis up",
             "bool",
             {
-                "{{instance}}": f"min by (instance) (enricher_redis_up{OURS})",
+                "{{instance}}": f"min by (instance) (enricher_redis_up{SELECTOR})",
                 "lost": rate("redis_lost_total"),
             },
         ),
@@ -155,43 +158,48 @@ ROWS: dict[str, tuple[Panel, ...]] = {
 }
 
 
-def write_dashboard() -> str:
+def render_dashboard() -> str:
     """Give the whole dashboard as JSON."""
     panels: list[dict[str, Any]] = []
     top = 0
     for title, row in ROWS.items():
-        place = {"x": 0, "y": top, "w": ACROSS, "h": 1}
-        panels.append({"type": "row", "title": title, "gridPos": place, "panels": []})
+        grid_position = {"x": 0, "y": top, "w": GRID_WIDTH, "h": 1}
+        panels.append({"type": "row", "title": title, "gridPos": grid_position, "panels": []})
         top += 1
-        for number, panel in enumerate(row):
-            down, right = divmod(number * WIDTH, ACROSS)
-            place = {"x": right, "y": top + down * HEIGHT, "w": WIDTH, "h": HEIGHT}
-            panels.append(_write_panel(panel, place))
-        top += -(-len(row) * WIDTH // ACROSS) * HEIGHT
-    return json.dumps(_frame(panels), indent=1) + "\n"
+        for index, panel in enumerate(row):
+            row_offset, column_offset = divmod(index * PANEL_WIDTH, GRID_WIDTH)
+            grid_position = {
+                "x": column_offset,
+                "y": top + row_offset * PANEL_HEIGHT,
+                "w": PANEL_WIDTH,
+                "h": PANEL_HEIGHT,
+            }
+            panels.append(_render_panel(panel, grid_position))
+        top += -(-len(row) * PANEL_WIDTH // GRID_WIDTH) * PANEL_HEIGHT
+    return json.dumps(_render_frame(panels), indent=1) + "\n"
 
 
-def _write_panel(panel: Panel, place: dict[str, int]) -> dict[str, Any]:
+def _render_panel(panel: Panel, grid_position: dict[str, int]) -> dict[str, Any]:
     source = {"type": "prometheus", "uid": "enricher-prometheus"}
     return {
         "type": "timeseries",
         "title": panel.title,
         "datasource": source,
-        "gridPos": place,
+        "gridPos": grid_position,
         "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
         "options": {"legend": {"displayMode": "list", "placement": "bottom"}},
         "targets": [
-            {"refId": chr(ord("A") + number), "expr": expr, "legendFormat": legend}
-            for number, (legend, expr) in enumerate(panel.asks.items())
+            {"refId": chr(ord("A") + index), "expr": expr, "legendFormat": legend}
+            for index, (legend, expr) in enumerate(panel.queries.items())
         ],
     }
 
 
-def _frame(panels: list[dict[str, Any]]) -> dict[str, Any]:
+def _render_frame(panels: list[dict[str, Any]]) -> dict[str, Any]:
     for number, panel in enumerate(panels, start=1):
         panel["id"] = number
     source = {"type": "prometheus", "uid": "enricher-prometheus"}
-    choice = {
+    namespace_variable = {
         "name": "enricher",
         "type": "query",
         "datasource": source,
@@ -208,10 +216,10 @@ def _frame(panels: list[dict[str, Any]]) -> dict[str, Any]:
         "editable": False,
         "refresh": "30s",
         "time": {"from": "now-6h", "to": "now"},
-        "templating": {"list": [choice]},
+        "templating": {"list": [namespace_variable]},
         "panels": panels,
     }
 
 
 if __name__ == "__main__":
-    FILE.write_text(write_dashboard(), encoding="utf-8")
+    DASHBOARD_FILE.write_text(render_dashboard(), encoding="utf-8")

@@ -11,81 +11,93 @@ import jmespath
 from msgspec import Struct
 
 from service.accept.expressions import Expression
-from service.accept.signature import Signed, SignedRequest, Token
+from service.accept.signature import SignatureScheme, SignedRequest, Token
 from service.accept.sources import Fields, Source
 
-_KIND, _ENVELOPE = "content-type", "application/cloudevents+json"
-_SECRET = {"authorization", "proxy-authorization", "cookie"}
+_CONTENT_TYPE, _CLOUDEVENT_JSON = "content-type", "application/cloudevents+json"
+_SECRET_HEADERS = {"authorization", "proxy-authorization", "cookie"}
 
 
-class Clues(Struct, frozen=True):
+class ReplayContext(Struct, frozen=True):
     """Headers, by lower-case name, and parameters of the URL."""
 
     headers: dict[str, str] = {}
     query: dict[str, str] = {}
 
 
-def keep_clues(source: Source, request: SignedRequest, *, batched: bool = False) -> Clues:
+def replay_context(
+    source: Source, request: SignedRequest, *, batched: bool = False
+) -> ReplayContext:
     """Pick what is to be kept; an event out of a batch is kept as one that came alone."""
     headers = {name.lower(): value for name, value in request.headers.items()}
-    named = {name.replace("_", "-").lower() for name in _list_mentions(source, "headers")}
-    wanted = {_KIND, *named} | {name for name in headers if name.startswith("ce-")}
-    kept = _pick(headers, wanted - _SECRET - _list_proofs(source, "header"))
+    mentioned_headers = {
+        name.replace("_", "-").lower() for name in _list_mentioned_names(source, "headers")
+    }
+    header_names = {_CONTENT_TYPE, *mentioned_headers} | {
+        name for name in headers if name.startswith("ce-")
+    }
+    kept_headers = _select_values(
+        headers, header_names - _SECRET_HEADERS - _list_secret_names(source, "header")
+    )
     if batched:
-        kept = {name: value for name, value in kept.items() if not name.startswith("ce-")}
-        kept[_KIND] = _ENVELOPE
-    parameters = _list_mentions(source, "query") - _list_proofs(source, "query")
-    return Clues(kept, _pick(request.query, parameters))
+        kept_headers = {
+            name: value for name, value in kept_headers.items() if not name.startswith("ce-")
+        }
+        kept_headers[_CONTENT_TYPE] = _CLOUDEVENT_JSON
+    query_names = _list_mentioned_names(source, "query") - _list_secret_names(source, "query")
+    return ReplayContext(kept_headers, _select_values(request.query, query_names))
 
 
-def _pick(given: Mapping[str, str], wanted: set[str]) -> dict[str, str]:
+def _select_values(values: Mapping[str, str], names: set[str]) -> dict[str, str]:
     """Give what is wanted and there; bytes that are no UTF-8 could not be stored."""
     return {
-        name: given[name].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        for name in sorted(wanted)
-        if name in given
+        name: values[name].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        for name in sorted(names)
+        if name in values
     }
 
 
-def _list_proofs(source: Source, place: str) -> set[str]:
+def _list_secret_names(source: Source, location: str) -> set[str]:
     """List what holds a secret or a signature: where ``place`` is a header or in the query."""
-    proofs = (
-        getattr(scheme, place, None)
+    names = (
+        getattr(scheme, location, None)
         for scheme in source.schemes
-        if isinstance(scheme, Token | Signed)
+        if isinstance(scheme, Token | SignatureScheme)
     )
-    return {name.lower() if place == "header" else name for name in proofs if name}
+    return {name.lower() if location == "header" else name for name in names if name}
 
 
-def _list_mentions(source: Source, whole: str) -> set[str]:
+def _list_mentioned_names(source: Source, root: str) -> set[str]:
     """List the names that any expression of a source looks up in ``headers`` or ``query``."""
     return {
         name
         for expression in _list_expressions(source)
-        for name in _find_mentions(jmespath.compile(expression.text).parsed, whole)
+        for name in _iter_mentioned_names(jmespath.compile(expression.text).parsed, root)
     }
 
 
 def _list_expressions(source: Source) -> Iterator[Expression]:
     yield source.outcome.expression
     yield from (condition.expression for condition in source.when)
-    fields = (getattr(source.fields, name) for name in Fields.__struct_fields__)
-    yield from (one for one in (source.dedupe, *fields) if one is not None)
+    field_expressions = (getattr(source.fields, name) for name in Fields.__struct_fields__)
+    yield from (
+        expression for expression in (source.dedupe, *field_expressions) if expression is not None
+    )
 
 
-def _find_mentions(node: Mapping[str, Any], whole: str) -> Iterator[str]:
+def _iter_mentioned_names(node: Mapping[str, Any], root: str) -> Iterator[str]:
     children = [child for child in node["children"] if isinstance(child, Mapping)]
     first = children[0] if children else None
-    if first is not None and first["type"] == "field" and first.get("value") == whole:
+    if first is not None and first["type"] == "field" and first.get("value") == root:
         for child in children[1:]:
-            yield from _find_fields(child)
+            yield from _iter_field_names(child)
     for child in children:
-        yield from _find_mentions(child, whole)
+        yield from _iter_mentioned_names(child, root)
 
 
-def _find_fields(node: Mapping[str, Any]) -> Iterator[str]:
+def _iter_field_names(node: Mapping[str, Any]) -> Iterator[str]:
     if node["type"] == "field":
         yield node["value"]
     for child in node["children"]:
         if isinstance(child, Mapping):
-            yield from _find_fields(child)
+            yield from _iter_field_names(child)

@@ -9,17 +9,17 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from service.accept.clues import Clues, keep_clues
-from service.accept.decode import Message, Unreadable, decode_request
+from service.accept.clues import ReplayContext, replay_context
+from service.accept.decode import InvalidPayload, Payload, decode_request
 from service.accept.expressions import Expression
-from service.accept.names import find_names, judge_names, sender_word, to_text
+from service.accept.names import check_keys, field_label, resolve_keys, to_text
 from service.accept.signature import SignedRequest
 from service.accept.sources import Source
-from service.accept.times import read_time
+from service.accept.times import parse_time
 
-METADATA_BYTES = 8192
+MAX_METADATA_BYTES = 8192
 
-_DELIVERY = re.compile(r"[!-~]{1,128}")
+_DELIVERY_ID = re.compile(r"[!-~]{1,128}")
 # https://www.w3.org/TR/trace-context/#traceparent-header: ff is no version, and no id is all zero.
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
@@ -68,7 +68,7 @@ class Unmappable(Struct, frozen=True):
     missing: tuple[str, ...]
     delivery: str
     raw: bytes
-    clues: Clues = Clues()
+    replay_context: ReplayContext = ReplayContext()
 
 
 class Queued(Struct, frozen=True):
@@ -83,14 +83,14 @@ class Duplicate(Struct, frozen=True):
     job: str
 
 
-class Full(Struct, frozen=True):
+class BacklogFull(Struct, frozen=True):
     """There is no room; there may be in so many seconds."""
 
     retry_after_s: int
 
 
-Event = DeploymentCompleted | Ignored | Unmappable | Unreadable
-Remembered = Queued | Duplicate | Full
+Event = DeploymentCompleted | Ignored | Unmappable | InvalidPayload
+EnqueueResult = Queued | Duplicate | BacklogFull
 
 
 class Batch(Struct, frozen=True):
@@ -99,61 +99,64 @@ class Batch(Struct, frozen=True):
     events: tuple[Event, ...]
 
 
-def read_webhook(source: Source, request: SignedRequest) -> Event | Batch:
+def parse_webhook(source: Source, request: SignedRequest) -> Event | Batch:
     """Read what a genuine request says, by the rules of its source."""
     match decode_request(request):
-        case Unreadable() as problem:
-            return problem
-        case Message() as message:
-            return _read_message(source, request, message, batched=False)
-        case messages:
+        case InvalidPayload() as invalid_payload:
+            return invalid_payload
+        case Payload() as payload:
+            return _map_payload(source, request, payload, batched=False)
+        case payloads:
             return Batch(
-                tuple(_read_message(source, request, one, batched=True) for one in messages)
+                tuple(
+                    _map_payload(source, request, event_payload, batched=True)
+                    for event_payload in payloads
+                )
             )
 
 
-def make_view(request: SignedRequest, message: Message) -> dict[str, object]:
+def expression_input(request: SignedRequest, payload: Payload) -> dict[str, object]:
     """Lay out what the expressions of a source look at."""
     return {
-        "headers": _Members(lambda name: request.headers.get(name.replace("_", "-"))),
-        "query": _Members(request.query.get),
-        "ce": message.ce,
-        "body": message.body,
+        "headers": _Lookup(lambda name: request.headers.get(name.replace("_", "-"))),
+        "query": _Lookup(request.query.get),
+        "ce": payload.ce_attributes,
+        "body": payload.body,
     }
 
 
-def _read_message(
-    source: Source, request: SignedRequest, message: Message, *, batched: bool
+def _map_payload(
+    source: Source, request: SignedRequest, payload: Payload, *, batched: bool
 ) -> Event:
-    event = _judge_message(source, request, message, batched=batched)
+    event = _classify_payload(source, request, payload, batched=batched)
     if isinstance(event, Unmappable):
-        return replace(event, clues=keep_clues(source, request, batched=batched))
+        return replace(event, replay_context=replay_context(source, request, batched=batched))
     return event
 
 
-def _judge_message(
-    source: Source, request: SignedRequest, message: Message, *, batched: bool
+def _classify_payload(
+    source: Source, request: SignedRequest, payload: Payload, *, batched: bool
 ) -> Event:
-    view = make_view(request, message)
+    inputs = expression_input(request, payload)
     # What names the whole request names none of the events in its batch.
-    alone = view | {"headers": {}, "query": {}} if batched else view
-    delivery = _delivery_of(source, alone, message)
+    delivery_inputs = inputs | {"headers": {}, "query": {}} if batched else inputs
+    delivery = _delivery_id(source, delivery_inputs, payload)
     for condition in source.when:
-        if not condition.holds(view):
+        if not condition.is_met(inputs):
             return Ignored(
                 f"{condition.expression.text} is not what this source waits for", delivery
             )
-    found = source.outcome.expression.find(view)
-    outcome = source.outcome.judge(found)
+    outcome_value = source.outcome.expression.evaluate(inputs)
+    outcome = source.outcome.decide(outcome_value)
     if outcome is not None:
-        return _read_completed(source, view, outcome, delivery=delivery, raw=message.raw)
-    if found is None and source.strict:
-        word = sender_word(source.outcome.expression, "outcome")
-        return Unmappable(f"missing: {word}", (word,), delivery, message.raw)
+        return _map_completed(source, inputs, outcome, delivery=delivery, raw=payload.raw)
+    if outcome_value is None and source.strict:
+        label = field_label(source.outcome.expression, "outcome")
+        return Unmappable(f"missing: {label}", (label,), delivery, payload.raw)
     return Ignored(f"{source.outcome.expression.text} says neither succeeded nor failed", delivery)
 
 
-class _Members:
+class _Lookup:
     """What is asked for by name, and is no value as a whole: among others it holds secrets.
 
     Headers have names that need no quotes in an expression: ``headers.x_github_event``.
@@ -168,63 +171,63 @@ class _Members:
         return "all of it"
 
 
-def _delivery_of(source: Source, view: Mapping[str, object], message: Message) -> str:
+def _delivery_id(source: Source, inputs: Mapping[str, object], payload: Payload) -> str:
     """Give a short printable key, equal for equal deliveries."""
-    key = None if source.dedupe is None else to_text(source.dedupe.find(view))
+    key = None if source.dedupe is None else to_text(source.dedupe.evaluate(inputs))
     if not key:
-        return sha256(message.identity).hexdigest()
-    if _DELIVERY.fullmatch(key):
+        return sha256(payload.dedup_key).hexdigest()
+    if _DELIVERY_ID.fullmatch(key):
         return key
     return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _read_completed(
+def _map_completed(
     source: Source,
-    view: Mapping[str, object],
+    inputs: Mapping[str, object],
     outcome: Literal["succeeded", "failed"],
     *,
     delivery: str,
     raw: bytes,
 ) -> DeploymentCompleted | Unmappable:
     fields = source.fields
-    names = find_names(source, view)
-    if trouble := judge_names(fields, names):
-        return Unmappable(trouble.reason, trouble.words, delivery, raw)
-    metadata, dropped = _pack_metadata(_find(fields.metadata, view))
-    written = _find(fields.finished_at, view)
-    event_time = read_time(written)
+    keys = resolve_keys(source, inputs)
+    if mapping_error := check_keys(fields, keys):
+        return Unmappable(mapping_error.reason, mapping_error.labels, delivery, raw)
+    metadata, metadata_dropped = _encode_metadata(_evaluate(fields.metadata, inputs))
+    finished_at = _evaluate(fields.finished_at, inputs)
+    event_time = parse_time(finished_at)
     return DeploymentCompleted(
         source=source.name,
         delivery=delivery,
-        project=names["project"],
-        environment=names["environment"],
-        application=names["application"],
-        version=names["version"],
-        deployment_id=names["id"],
+        project=keys["project"],
+        environment=keys["environment"],
+        application=keys["application"],
+        version=keys["version"],
+        deployment_id=keys["id"],
         outcome=outcome,
         event_time=event_time,
         metadata=metadata,
-        metadata_dropped=dropped,
-        traceparent=_check_traceparent(_find(fields.traceparent, view)),
-        time_unreadable=event_time is None and written not in (None, ""),
+        metadata_dropped=metadata_dropped,
+        traceparent=_parse_traceparent(_evaluate(fields.traceparent, inputs)),
+        time_unreadable=event_time is None and finished_at not in (None, ""),
     )
 
 
-def _find(expression: Expression | None, view: Mapping[str, object]) -> object:
-    return None if expression is None else expression.find(view)
+def _evaluate(expression: Expression | None, inputs: Mapping[str, object]) -> object:
+    return None if expression is None else expression.evaluate(inputs)
 
 
-def _pack_metadata(value: object) -> tuple[msgspec.Raw | None, bool]:
+def _encode_metadata(value: object) -> tuple[msgspec.Raw | None, bool]:
     """Give metadata as JSON, and whether it had to be dropped."""
     if not value:
         return None, False
     try:
-        packed = msgspec.json.encode(value)
+        encoded = msgspec.json.encode(value)
     except (RecursionError, TypeError, ValueError):
         # As deep as the decoder went, no JSON (all headers, say), or half a character.
         return None, True
-    return (msgspec.Raw(packed), False) if len(packed) <= METADATA_BYTES else (None, True)
+    return (msgspec.Raw(encoded), False) if len(encoded) <= MAX_METADATA_BYTES else (None, True)
 
 
-def _check_traceparent(value: object) -> str | None:
+def _parse_traceparent(value: object) -> str | None:
     return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None

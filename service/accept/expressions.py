@@ -21,13 +21,20 @@ from jmespath.visitor import Options, TreeInterpreter
 from msgspec import Struct
 
 # Longer texts match nothing: our regexes must not become a sender's lever.
-MATCHED_TEXT = 4096
+MAX_MATCH_LENGTH = 4096
 
-Getter = Callable[[Any], Any]
+Evaluator = Callable[[Any], Any]
 Node = Mapping[str, Any]
 
 # What an expression may stumble over in a body that is not what its author had in mind.
-_TYPE_ERRORS = (JMESPathError, ArithmeticError, LookupError, RecursionError, TypeError, ValueError)
+_EVALUATION_ERRORS = (
+    JMESPathError,
+    ArithmeticError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class ExpressionError(ValueError):
@@ -38,13 +45,13 @@ class Expression(Struct, frozen=True):
     """A compiled JMESPath expression, and its text."""
 
     text: str
-    getter: Getter
+    evaluator: Evaluator
 
-    def find(self, view: object) -> object:
+    def evaluate(self, inputs: object) -> object:
         """Evaluate over ``view``; a type error inside is null (None)."""
         try:
-            return self.getter(view)
-        except _TYPE_ERRORS:
+            return self.evaluator(inputs)
+        except _EVALUATION_ERRORS:
             return None
 
     def __repr__(self) -> str:
@@ -57,10 +64,12 @@ def compile_expression(text: str) -> Expression:
         tree = jmespath.compile(text).parsed
     except (JMESPathError, RecursionError) as error:
         raise ExpressionError(f"{text!r} is not JMESPath ({_first_line(error)})") from None
-    for node in _nodes_of(tree):
+    for node in _iter_nodes(tree):
         if node["type"] == "function_expression":
             _check_call(node["value"], node["children"])
-    return Expression(text, _compile(tree, TreeInterpreter(Options(custom_functions=_Ours()))))
+    return Expression(
+        text, _compile_node(tree, TreeInterpreter(Options(custom_functions=_CustomFunctions())))
+    )
 
 
 def compile_regex(text: str) -> re.Pattern[str]:
@@ -73,16 +82,18 @@ def compile_regex(text: str) -> re.Pattern[str]:
 
 def search_text(pattern: re.Pattern[str], value: object) -> re.Match[str] | None:
     """Search a value that is a text, and no longer than MATCHED_TEXT."""
-    return pattern.search(value) if isinstance(value, str) and len(value) <= MATCHED_TEXT else None
+    return (
+        pattern.search(value) if isinstance(value, str) and len(value) <= MAX_MATCH_LENGTH else None
+    )
 
 
 def match_text(pattern: re.Pattern[str], value: object) -> str | None:
     """Search a text; give its first group, or the whole match when there are no groups."""
-    found = search_text(pattern, value)
-    return found and found[1 if pattern.groups else 0]
+    match = search_text(pattern, value)
+    return match and match[1 if pattern.groups else 0]
 
 
-def parse_text(value: object) -> object:
+def parse_json_text(value: object) -> object:
     """Give the value that a text holds as JSON (None if it holds none); others as they are."""
     if not isinstance(value, str):
         return value
@@ -92,7 +103,7 @@ def parse_text(value: object) -> object:
         return None
 
 
-class _Ours(Functions):  # type: ignore[misc]  # jmespath ships no types
+class _CustomFunctions(Functions):  # type: ignore[misc]  # jmespath ships no types
     """JMESPath's functions and ours, for the parts that the interpreter evaluates."""
 
     @signature({"types": ["string"]}, {"types": []})  # type: ignore[untyped-decorator]  # as above
@@ -101,27 +112,27 @@ class _Ours(Functions):  # type: ignore[misc]  # jmespath ships no types
 
     @signature({"types": []})  # type: ignore[untyped-decorator]  # as above
     def _func_json(self, value: object) -> object:
-        return parse_text(value)
+        return parse_json_text(value)
 
 
-def _nodes_of(node: Node) -> Iterator[Node]:
+def _iter_nodes(node: Node) -> Iterator[Node]:
     yield node
     for child in node["children"]:
         if isinstance(child, Mapping):  # a slice's children are numbers
-            yield from _nodes_of(child)
+            yield from _iter_nodes(child)
 
 
 def _check_call(name: str, arguments: list[Node]) -> None:
     """Refuse at load what would otherwise be null for every webhook."""
-    known = _Ours.FUNCTION_TABLE
-    if name not in known:
-        close = get_close_matches(name, known, n=1)
-        hint = f"; did you mean {close[0]}()?" if close else ""
+    functions = _CustomFunctions.FUNCTION_TABLE
+    if name not in functions:
+        suggestions = get_close_matches(name, functions, n=1)
+        hint = f"; did you mean {suggestions[0]}()?" if suggestions else ""
         raise ExpressionError(f"there is no function {name}(){hint}")
-    expected = known[name]["signature"]
-    variadic = bool(expected) and bool(expected[-1].get("variadic"))
-    if len(arguments) < len(expected) or (len(arguments) > len(expected) and not variadic):
-        raise ExpressionError(f"{name}() takes {len(expected)} arguments, not {len(arguments)}")
+    parameters = functions[name]["signature"]
+    variadic = bool(parameters) and bool(parameters[-1].get("variadic"))
+    if len(arguments) < len(parameters) or (len(arguments) > len(parameters) and not variadic):
+        raise ExpressionError(f"{name}() takes {len(parameters)} arguments, not {len(arguments)}")
     if name == "match":
         regex = arguments[0].get("value") if arguments[0]["type"] == "literal" else None
         if not isinstance(regex, str):
@@ -129,22 +140,22 @@ def _check_call(name: str, arguments: list[Node]) -> None:
         compile_regex(regex)
 
 
-def _compile(node: Node, interpreter: TreeInterpreter) -> Getter:
-    kind = f"{node['value']}()" if node["type"] == "function_expression" else node["type"]
-    close = _CLOSURES.get(kind)
-    if close is None:
+def _compile_node(node: Node, interpreter: TreeInterpreter) -> Evaluator:
+    node_kind = f"{node['value']}()" if node["type"] == "function_expression" else node["type"]
+    build_closure = _CLOSURE_BUILDERS.get(node_kind)
+    if build_closure is None:
         return lambda value: interpreter.visit(node, value)
-    return close(node, [_compile(child, interpreter) for child in node["children"]])
+    return build_closure(node, [_compile_node(child, interpreter) for child in node["children"]])
 
 
-def _follow(node: Node, parts: Sequence[Getter]) -> Getter:
+def _build_path(node: Node, parts: Sequence[Evaluator]) -> Evaluator:
     """Close over ``a`` or ``a.b.c``; a chain of anything else goes from part to part."""
     fields = node["children"] or [node]
     if any(field["type"] != "field" for field in fields):
-        return _chain(parts)
+        return _build_chain(parts)
     names = [field["value"] for field in fields]
 
-    def follow(value: Any) -> Any:
+    def evaluate(value: Any) -> Any:
         try:
             for name in names:
                 value = value.get(name)
@@ -152,73 +163,73 @@ def _follow(node: Node, parts: Sequence[Getter]) -> Getter:
             return None
         return value
 
-    return follow
+    return evaluate
 
 
-def _chain(parts: Sequence[Getter]) -> Getter:
-    def chain(value: Any) -> Any:
+def _build_chain(parts: Sequence[Evaluator]) -> Evaluator:
+    def evaluate(value: Any) -> Any:
         for part in parts:
             value = part(value)
         return value
 
-    return chain
+    return evaluate
 
 
-def _either(_: Node, parts: Sequence[Getter]) -> Getter:
+def _build_or(_: Node, parts: Sequence[Evaluator]) -> Evaluator:
     left, right = parts
 
-    def either(value: Any) -> Any:
-        found = left(value)
-        return right(value) if _is_false(found) else found
+    def evaluate(value: Any) -> Any:
+        result = left(value)
+        return right(value) if _is_falsy(result) else result
 
-    return either
+    return evaluate
 
 
-def _both(_: Node, parts: Sequence[Getter]) -> Getter:
+def _build_and(_: Node, parts: Sequence[Evaluator]) -> Evaluator:
     left, right = parts
 
-    def both(value: Any) -> Any:
-        found = left(value)
-        return found if _is_false(found) else right(value)
+    def evaluate(value: Any) -> Any:
+        result = left(value)
+        return result if _is_falsy(result) else right(value)
 
-    return both
-
-
-def _object(node: Node, parts: Sequence[Getter]) -> Getter:
-    named = [(child["value"], part) for child, part in zip(node["children"], parts, strict=True)]
-    return lambda value: None if value is None else {name: part(value) for name, part in named}
+    return evaluate
 
 
-def _literal(node: Node, _: Sequence[Getter]) -> Getter:
+def _build_object(node: Node, parts: Sequence[Evaluator]) -> Evaluator:
+    members = [(child["value"], part) for child, part in zip(node["children"], parts, strict=True)]
+    return lambda value: None if value is None else {name: part(value) for name, part in members}
+
+
+def _build_literal(node: Node, _: Sequence[Evaluator]) -> Evaluator:
     constant = node["value"]
     return lambda _: constant
 
 
-def _json(_: Node, parts: Sequence[Getter]) -> Getter:
-    (text,) = parts
-    return lambda value: parse_text(text(value))
+def _build_json(_: Node, parts: Sequence[Evaluator]) -> Evaluator:
+    (evaluate_text,) = parts
+    return lambda value: parse_json_text(evaluate_text(value))
 
 
-def _match(node: Node, parts: Sequence[Getter]) -> Getter:
+def _build_match(node: Node, parts: Sequence[Evaluator]) -> Evaluator:
     pattern = compile_regex(node["children"][0]["value"])
     return lambda value: match_text(pattern, parts[1](value))
 
 
-def _is_false(value: Any) -> bool:
+def _is_falsy(value: Any) -> bool:
     return value is None or value is False or value in ("", [], {})
 
 
-_CLOSURES: Mapping[str, Callable[[Node, Sequence[Getter]], Getter]] = {
-    "field": _follow,
-    "subexpression": _follow,
-    "pipe": lambda _, parts: _chain(parts),
+_CLOSURE_BUILDERS: Mapping[str, Callable[[Node, Sequence[Evaluator]], Evaluator]] = {
+    "field": _build_path,
+    "subexpression": _build_path,
+    "pipe": lambda _, parts: _build_chain(parts),
     "key_val_pair": lambda _, parts: parts[0],
-    "or_expression": _either,
-    "and_expression": _both,
-    "multi_select_dict": _object,
-    "literal": _literal,
-    "json()": _json,
-    "match()": _match,
+    "or_expression": _build_or,
+    "and_expression": _build_and,
+    "multi_select_dict": _build_object,
+    "literal": _build_literal,
+    "json()": _build_json,
+    "match()": _build_match,
 }
 
 

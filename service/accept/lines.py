@@ -9,7 +9,7 @@ KeyPath = tuple[str | int, ...]
 """The way to a key: ``("source", 0, "fields", "version")``, numbers for the places of an array."""
 
 # In the order of trial: the longer quotes before the shorter ones that they begin with.
-_TOKEN = re.compile(
+_TOKEN_PATTERN = re.compile(
     r"""
       (?P<blank>[ \t\r]+|\#[^\n]*)
     | (?P<text>\"\"\"(?:[^\\]|\\.)*?\"{3,5}|'''.*?'{3,5}|"(?:[^"\\\n]|\\.)*"|'[^'\n]*')
@@ -20,7 +20,7 @@ _TOKEN = re.compile(
 )
 
 
-class _Token(NamedTuple):
+class _TomlToken(NamedTuple):
     text: str
     line: int
 
@@ -31,123 +31,125 @@ def find_line(text: str, path: KeyPath) -> tuple[int, int]:
     Where the whole path leads nowhere, it is the line of the last step that there is; a path of
     which nothing is there is on line 1.
     """
-    lines = dict(reversed(list(find_keys(text))))
+    lines = dict(reversed(list(list_key_lines(text))))
     for steps in range(len(path), 0, -1):
         if path[:steps] in lines:
             return lines[path[:steps]], steps
     return 1, 0
 
 
-def find_keys(text: str) -> Iterator[tuple[KeyPath, int]]:
+def list_key_lines(text: str) -> Iterator[tuple[KeyPath, int]]:
     """Give every key of valid TOML, every table and every place of an array, with its line."""
-    yield from _Reader(_tokens_of(text)).read_document()
+    yield from _KeyLineScanner(_tokenize(text)).scan_document()
 
 
-def _tokens_of(text: str) -> Iterator[_Token]:
+def _tokenize(text: str) -> Iterator[_TomlToken]:
     line = 1
-    for match in _TOKEN.finditer(text):
+    for match in _TOKEN_PATTERN.finditer(text):
         if match.lastgroup != "blank":
-            yield _Token(match.group(), line)
+            yield _TomlToken(match.group(), line)
         line += match.group().count("\n")
 
 
-class _Reader:
+class _KeyLineScanner:
     """Walks over the tokens of a document once."""
 
-    def __init__(self, tokens: Iterator[_Token]) -> None:
-        self._tokens = [*tokens, _Token("\n", 0)]
-        self._at = 0
-        self._places: dict[KeyPath, int] = {}  # of each array of tables, its last place so far
+    def __init__(self, tokens: Iterator[_TomlToken]) -> None:
+        self._tokens = [*tokens, _TomlToken("\n", 0)]
+        self._position = 0
+        self._last_indexes: dict[
+            KeyPath, int
+        ] = {}  # of each array of tables, its last place so far
 
-    def read_document(self) -> Iterator[tuple[KeyPath, int]]:
+    def scan_document(self) -> Iterator[tuple[KeyPath, int]]:
         table: KeyPath = ()
-        while self._at < len(self._tokens):
+        while self._position < len(self._tokens):
             match self._peek():
                 case "\n":
-                    self._take()
+                    self._next_token()
                 case "[":
-                    table, line = self._read_header()
+                    table, line = self._scan_header()
                     yield from _with_parents(table, (), line)
                 case _:
-                    yield from self._read_pair(table)
+                    yield from self._scan_pair(table)
 
-    def _read_header(self) -> tuple[KeyPath, int]:
-        line = self._take().line
+    def _scan_header(self) -> tuple[KeyPath, int]:
+        line = self._next_token().line
         is_array = self._peek() == "["
         if is_array:
-            self._take()
-        names = self._read_key()
-        self._skip("]" * (2 if is_array else 1))
+            self._next_token()
+        names = self._scan_key()
+        self._skip_symbols("]" * (2 if is_array else 1))
         path: KeyPath = ()
         for name in names[:-1]:
-            path = self._enter((*path, name))
+            path = self._resolve_array_path((*path, name))
         path = (*path, names[-1])
         if is_array:
-            self._places[path] = self._places.get(path, -1) + 1
-        return self._enter(path), line
+            self._last_indexes[path] = self._last_indexes.get(path, -1) + 1
+        return self._resolve_array_path(path), line
 
-    def _enter(self, path: KeyPath) -> KeyPath:
-        return (*path, self._places[path]) if path in self._places else path
+    def _resolve_array_path(self, path: KeyPath) -> KeyPath:
+        return (*path, self._last_indexes[path]) if path in self._last_indexes else path
 
-    def _read_pair(self, table: KeyPath) -> Iterator[tuple[KeyPath, int]]:
-        line = self._tokens[self._at].line
-        path = (*table, *self._read_key())
-        self._skip("=")
+    def _scan_pair(self, table: KeyPath) -> Iterator[tuple[KeyPath, int]]:
+        line = self._tokens[self._position].line
+        path = (*table, *self._scan_key())
+        self._skip_symbols("=")
         yield from _with_parents(path, table, line)
-        yield from self._read_value(path)
+        yield from self._scan_value(path)
 
-    def _read_key(self) -> Sequence[str]:
-        names = [_unquote(self._take().text)]
+    def _scan_key(self) -> Sequence[str]:
+        names = [_unquote(self._next_token().text)]
         while self._peek() == ".":
-            self._take()
-            names.append(_unquote(self._take().text))
+            self._next_token()
+            names.append(_unquote(self._next_token().text))
         return names
 
-    def _read_value(self, path: KeyPath) -> Iterator[tuple[KeyPath, int]]:
+    def _scan_value(self, path: KeyPath) -> Iterator[tuple[KeyPath, int]]:
         match self._peek():
             case "[":
-                yield from self._read_array(path)
+                yield from self._scan_array(path)
             case "{":
-                yield from self._read_inline_table(path)
+                yield from self._scan_inline_table(path)
             case _:
                 while self._peek() not in (",", "]", "}", "\n"):
-                    self._take()  # a number or a time is several tokens
+                    self._next_token()  # a number or a time is several tokens
 
-    def _read_array(self, path: KeyPath) -> Iterator[tuple[KeyPath, int]]:
-        self._take()
-        place = 0
+    def _scan_array(self, path: KeyPath) -> Iterator[tuple[KeyPath, int]]:
+        self._next_token()
+        index = 0
         while self._peek() != "]":
             if self._peek() in (",", "\n"):
-                self._take()
+                self._next_token()
                 continue
-            yield (*path, place), self._tokens[self._at].line
-            yield from self._read_value((*path, place))
-            place += 1
-        self._take()
+            yield (*path, index), self._tokens[self._position].line
+            yield from self._scan_value((*path, index))
+            index += 1
+        self._next_token()
 
-    def _read_inline_table(self, path: KeyPath) -> Iterator[tuple[KeyPath, int]]:
-        self._take()
+    def _scan_inline_table(self, path: KeyPath) -> Iterator[tuple[KeyPath, int]]:
+        self._next_token()
         while self._peek() != "}":
             if self._peek() in (",", "\n"):
-                self._take()
+                self._next_token()
             else:
-                yield from self._read_pair(path)
-        self._take()
+                yield from self._scan_pair(path)
+        self._next_token()
 
     def _peek(self) -> str:
-        return self._tokens[self._at].text
+        return self._tokens[self._position].text
 
-    def _take(self) -> _Token:
-        self._at += 1
-        return self._tokens[self._at - 1]
+    def _next_token(self) -> _TomlToken:
+        self._position += 1
+        return self._tokens[self._position - 1]
 
-    def _skip(self, signs: str) -> None:
-        self._at += len(signs)
+    def _skip_symbols(self, symbols: str) -> None:
+        self._position += len(symbols)
 
 
-def _with_parents(path: KeyPath, above: KeyPath, line: int) -> Iterator[tuple[KeyPath, int]]:
+def _with_parents(path: KeyPath, parent: KeyPath, line: int) -> Iterator[tuple[KeyPath, int]]:
     """Give a path, and before it the tables that it makes on its way: ``a.b = 1`` makes ``a``."""
-    for steps in range(len(above) + 1, len(path) + 1):
+    for steps in range(len(parent) + 1, len(path) + 1):
         yield path[:steps], line
 
 

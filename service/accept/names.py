@@ -13,52 +13,52 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from service.accept.expressions import Expression
-from service.accept.sources import Fields, Source, is_name
+from service.accept.sources import Fields, Source, is_valid_key
 
-_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
-_NEEDED = ("project", "environment", "application", "version")
-_UNUSABLE = "\0"  # stands for a value that is no text; no shape takes it
+_DEPLOYMENT_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
+_REQUIRED_KEYS = ("project", "environment", "application", "version")
+_INVALID_KEY = "\0"  # stands for a value that is no text; no shape takes it
 
 
-class Trouble(Struct, frozen=True):
+class MappingError(Struct, frozen=True):
     """Why a deployment cannot be told, and the sender's own words for what is wrong."""
 
     reason: str
-    words: tuple[str, ...]
+    labels: tuple[str, ...]
 
 
-def find_names(source: Source, view: Mapping[str, object]) -> dict[str, str | None]:
+def resolve_keys(source: Source, inputs: Mapping[str, object]) -> dict[str, str | None]:
     """Find id, project, environment, application and version; None is not there."""
     fields = source.fields
     return {
-        "id": _find_name(fields.id, view, {}),
-        "project": _find_name(fields.project, view, {}) or source.project,
-        "environment": _find_name(fields.environment, view, source.environments),
-        "application": _find_name(fields.application, view, source.applications),
-        "version": _find_name(fields.version, view, {}),
+        "id": _resolve_key(fields.id, inputs, {}),
+        "project": _resolve_key(fields.project, inputs, {}) or source.project,
+        "environment": _resolve_key(fields.environment, inputs, source.environments),
+        "application": _resolve_key(fields.application, inputs, source.applications),
+        "version": _resolve_key(fields.version, inputs, {}),
     }
 
 
-def judge_names(fields: Fields, names: Mapping[str, str | None]) -> Trouble | None:
+def check_keys(fields: Fields, keys: Mapping[str, str | None]) -> MappingError | None:
     """Tell what cannot be used, and what is missing where there is no id; all at once."""
-    bad = [
+    invalid = [
         key
-        for key, name in names.items()
-        if name and not (_ID.fullmatch(name) if key == "id" else is_name(name))
+        for key, value in keys.items()
+        if value and not (_DEPLOYMENT_ID.fullmatch(value) if key == "id" else is_valid_key(value))
     ]
-    lacking = [key for key in _NEEDED if not names[key]] if not names["id"] else []
-    if not bad and not lacking:
+    missing = [key for key in _REQUIRED_KEYS if not keys[key]] if not keys["id"] else []
+    if not invalid and not missing:
         return None
-    words = {key: sender_word(getattr(fields, key), key) for key in (*bad, *lacking)}
+    labels = {key: field_label(getattr(fields, key), key) for key in (*invalid, *missing)}
     problems = [
-        f"{problem}: {', '.join(words[key] for key in keys)}"
-        for problem, keys in (("cannot be used", bad), ("missing", lacking))
-        if keys
+        f"{problem}: {', '.join(labels[key] for key in problem_keys)}"
+        for problem, problem_keys in (("cannot be used", invalid), ("missing", missing))
+        if problem_keys
     ]
-    return Trouble("; ".join(problems), tuple(words.values()))
+    return MappingError("; ".join(problems), tuple(labels.values()))
 
 
-def sender_word(expression: Expression | None, key: str) -> str:
+def field_label(expression: Expression | None, key: str) -> str:
     """Give the sender's own name of a field, such as ``projectKey``."""
     return expression.text.removeprefix("body.") if expression else key
 
@@ -72,13 +72,13 @@ def to_text(value: object) -> str | None:
     return None
 
 
-def _find_name(
-    expression: Expression | None, view: Mapping[str, object], aliases: Mapping[str, str]
+def _resolve_key(
+    expression: Expression | None, inputs: Mapping[str, object], aliases: Mapping[str, str]
 ) -> str | None:
-    value = None if expression is None else expression.find(view)
+    value = None if expression is None else expression.evaluate(inputs)
     if isinstance(value, str):
         return aliases.get(value, value) or None
     if value is None:
         return None
-    name = to_text(value)
-    return _UNUSABLE if name is None else aliases.get(name, name)
+    text = to_text(value)
+    return _INVALID_KEY if text is None else aliases.get(text, text)

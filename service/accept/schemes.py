@@ -9,30 +9,38 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from service.accept.ed25519 import can_verify, is_public_key, read_public_key
+from service.accept.ed25519 import decode_public_key, is_ed25519_installed, is_public_key
 from service.accept.lines import KeyPath
 from service.accept.signature import (
+    AuthScheme,
     Ed25519,
     Hmac,
-    Scheme,
-    Signed,
+    SignatureScheme,
     Token,
     Unverified,
-    is_usable,
-    takes_secret,
+    accepts_secret,
+    is_usable_secret,
 )
-from service.accept.tables import SourceError, Table, convert_table, refuse_unknown, suggest
+from service.accept.tables import (
+    SourceError,
+    TomlTable,
+    convert_table,
+    format_suggestion,
+    refuse_unknown_keys,
+)
 
-S = TypeVar("S", bound=Signed)
+SchemeT = TypeVar("SchemeT", bound=SignatureScheme)
 ReadSecret = Callable[[str], str | None]
 """Gives what a reference stands for; None where it may be missing, for nothing will be served."""
 
-_KEY = ("verify",)
-_REFERENCES = ("env:", "file:")
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+_VERIFY_KEY = ("verify",)
+_REFERENCE_PREFIXES = ("env:", "file:")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 
 
-def read_schemes(verify: Any, presets: Table, *, key: KeyPath = _KEY) -> tuple[Scheme, ...]:
+def parse_schemes(
+    verify: Any, presets: TomlTable, *, key: KeyPath = _VERIFY_KEY
+) -> tuple[AuthScheme, ...]:
     """Read ``verify``, which stands under ``key``; raises SourceError."""
     match verify:
         case None | "" | [] | ():
@@ -42,65 +50,69 @@ def read_schemes(verify: Any, presets: Table, *, key: KeyPath = _KEY) -> tuple[S
         case "none":
             return (Unverified(),)
         case str() if verify in presets:
-            others = {name: preset for name, preset in presets.items() if name != verify}
-            return read_schemes(presets[verify].get("verify"), others, key=key)
+            other_presets = {name: preset for name, preset in presets.items() if name != verify}
+            return parse_schemes(presets[verify].get("verify"), other_presets, key=key)
         case str():
-            raise SourceError(f"there is no preset {verify!r}{suggest(verify, presets)}", key=key)
+            raise SourceError(
+                f"there is no preset {verify!r}{format_suggestion(verify, presets)}", key=key
+            )
         case list():
             schemes = tuple(
                 scheme
-                for place, one in enumerate(verify)
-                for scheme in read_schemes(one, presets, key=(*key, place))
+                for index, entry in enumerate(verify)
+                for scheme in parse_schemes(entry, presets, key=(*key, index))
             )
             if len(schemes) > 1 and Unverified() in schemes:
                 raise SourceError('"none" lets everybody in: write it alone or drop it', key=key)
             return schemes
         case _:
-            return (_read_scheme(verify, key),)
+            return (_parse_scheme(verify, key),)
 
 
-def read_secrets(
-    references: Sequence[str], schemes: Sequence[Scheme], read_secret: ReadSecret
+def resolve_secrets(
+    references: Sequence[str], schemes: Sequence[AuthScheme], read_secret: ReadSecret
 ) -> tuple[str, ...]:
     """Resolve ``env:X`` and ``file:/y`` by ``read_secret``; anything else is the secret itself."""
     if not references and Unverified() not in schemes:
         raise SourceError('there are none; add one, such as "env:WEBHOOK_SECRET"', key=("secrets",))
     secrets: list[str] = []
-    for place, reference in enumerate(references):
+    for index, reference in enumerate(references):
         try:
             secret = resolve_secret(reference, read_secret)
         except LookupError as error:
-            raise SourceError(f"{error}; set it, or take it out", key=("secrets", place)) from None
+            raise SourceError(f"{error}; set it, or take it out", key=("secrets", index)) from None
         if secret is None:
             continue
-        if name_place(reference) != reference and reference.lower().startswith(_REFERENCES):
-            raise SourceError("write env: and file: in small letters", key=("secrets", place))
-        if fault := _find_fault(secret, schemes):
-            raise SourceError(f"{name_place(reference)} {fault}", key=("secrets", place))
+        if secret_location(reference) != reference and reference.lower().startswith(
+            _REFERENCE_PREFIXES
+        ):
+            raise SourceError("write env: and file: in small letters", key=("secrets", index))
+        if problem := _check_secret(secret, schemes):
+            raise SourceError(f"{secret_location(reference)} {problem}", key=("secrets", index))
         secrets.append(secret)
     return tuple(secrets)
 
 
-def _find_fault(secret: str, schemes: Sequence[Scheme]) -> str | None:
+def _check_secret(secret: str, schemes: Sequence[AuthScheme]) -> str | None:
     """Say why a secret could not vouch for anybody, and what to do."""
-    asking = [scheme for scheme in schemes if takes_secret(scheme, secret)]
+    accepting_schemes = [scheme for scheme in schemes if accepts_secret(scheme, secret)]
     if is_public_key(secret):
-        if not asking:
+        if not accepting_schemes:
             return "is a public key (whpk_), and verify has no ed25519: take it out"
-        if not can_verify():
+        if not is_ed25519_installed():
             return "is a public key (whpk_): pip install 'deployment-enricher[ed25519]'"
-        if read_public_key(secret) is None:
+        if decode_public_key(secret) is None:
             return "is no public key: whpk_ and the base64 of 32 bytes are wanted"
-    elif not all(is_usable(scheme, secret) for scheme in asking):
+    elif not all(is_usable_secret(scheme, secret) for scheme in accepting_schemes):
         return "is empty; set it, or take it out"
-    elif not asking:
+    elif not accepting_schemes:
         return "is no public key (whpk_), and verify has only ed25519: take it out"
     return None
 
 
 def resolve_secret(reference: str, read_secret: ReadSecret) -> str | None:
     """Give the secret that a reference stands for; LookupError says why there is none."""
-    if not reference.startswith(_REFERENCES):
+    if not reference.startswith(_REFERENCE_PREFIXES):
         return reference
     try:
         secret = read_secret(reference)
@@ -115,46 +127,48 @@ def resolve_secret(reference: str, read_secret: ReadSecret) -> str | None:
     return secret and secret.rstrip("\r\n")
 
 
-def name_place(reference: str) -> str:
+def secret_location(reference: str) -> str:
     """Say where a secret comes from, without saying it."""
-    return reference if reference.startswith(_REFERENCES) else "written in the file"
+    return reference if reference.startswith(_REFERENCE_PREFIXES) else "written in the file"
 
 
-def _read_scheme(table: Table, key: KeyPath) -> Scheme:
+def _parse_scheme(table: TomlTable, key: KeyPath) -> AuthScheme:
     match sorted(table.keys() & {"hmac", "ed25519", "token", "query"}):
         case ["hmac"]:
-            return _read_signed(table, "hmac", Hmac, key)
+            return _parse_signature_scheme(table, "hmac", Hmac, key)
         case ["ed25519"]:
-            return _read_signed(table, "ed25519", Ed25519, key)
+            return _parse_signature_scheme(table, "ed25519", Ed25519, key)
         case ["token"]:
-            refuse_unknown(table, ("token", "scheme"), key=key)
-            return convert_table(_named(table, "token", key), Token, key=key)
+            refuse_unknown_keys(table, ("token", "scheme"), key=key)
+            return convert_table(_rename_kind_to_header(table, "token", key), Token, key=key)
         case ["query"]:
-            refuse_unknown(table, ("query",), key=key)
+            refuse_unknown_keys(table, ("query",), key=key)
             return convert_table(table, Token, key=key)
         case _:
-            what = "say hmac = <header>, ed25519 = <header>, token = <header> or query = <name>"
-            raise SourceError(what, key=key)
+            problem = "say hmac = <header>, ed25519 = <header>, token = <header> or query = <name>"
+            raise SourceError(problem, key=key)
 
 
-def _read_signed(table: Table, kind: str, to: type[S], key: KeyPath) -> S:
-    known = (kind, *(field for field in to.__struct_fields__ if field != "header"))
-    refuse_unknown(table, known, key=key)
-    scheme = convert_table(_named(table, kind, key), to, key=key)
-    stamp = f"{{{scheme.timestamp}}}"
+def _parse_signature_scheme(
+    table: TomlTable, kind: str, scheme_type: type[SchemeT], key: KeyPath
+) -> SchemeT:
+    known_keys = (kind, *(field for field in scheme_type.__struct_fields__ if field != "header"))
+    refuse_unknown_keys(table, known_keys, key=key)
+    scheme = convert_table(_rename_kind_to_header(table, kind, key), scheme_type, key=key)
+    timestamp_placeholder = f"{{{scheme.timestamp}}}"
     if "{body}" not in scheme.signed:
         raise SourceError("what is signed must include {body}", key=(*key, "signed"))
-    if scheme.timestamp is not None and stamp.lower() not in scheme.signed.lower():
-        what = f"whoever repeats a webhook could change it: {stamp} must be in what is signed"
-        raise SourceError(what, key=(*key, "timestamp"))
+    if scheme.timestamp is not None and timestamp_placeholder.lower() not in scheme.signed.lower():
+        problem = f"whoever repeats a webhook could change it: {timestamp_placeholder} must be in what is signed"
+        raise SourceError(problem, key=(*key, "timestamp"))
     if scheme.field is None and "{@" in scheme.signed:
-        what = "{@...} is a field of the signature header: say which field is the signature"
-        raise SourceError(what, key=(*key, "signed"))
+        problem = "{@...} is a field of the signature header: say which field is the signature"
+        raise SourceError(problem, key=(*key, "signed"))
     return scheme
 
 
-def _named(table: Table, kind: str, key: KeyPath) -> Table:
+def _rename_kind_to_header(table: TomlTable, kind: str, key: KeyPath) -> TomlTable:
     """Give the table with the key that names the kind of scheme read as what it holds."""
-    if not isinstance(table[kind], str) or not _HEADER.fullmatch(table[kind]):
+    if not isinstance(table[kind], str) or not _HEADER_NAME.fullmatch(table[kind]):
         raise SourceError("this is no name of a header", key=(*key, kind))
     return {("header" if name == kind else name): value for name, value in table.items()}

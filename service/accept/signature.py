@@ -11,16 +11,16 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from service.accept.ed25519 import is_public_key, read_public_key
+from service.accept.ed25519 import decode_public_key, is_public_key
 
 # As in the reference libraries of https://www.standardwebhooks.com: five minutes, both ways.
-TOLERANCE_S = 300
+TIMESTAMP_TOLERANCE_S = 300
 
 NonEmpty = Annotated[str, Meta(min_length=1)]
 Seconds = Annotated[int, Meta(ge=0)]
 
 
-class Signed(Struct, frozen=True, kw_only=True):
+class SignatureScheme(Struct, frozen=True, kw_only=True):
     """A header of signatures of the body, and of what else the sender's template names.
 
     The header holds one signature, or several parted by ``items``; each is bare, or, when ``field``
@@ -36,11 +36,11 @@ class Signed(Struct, frozen=True, kw_only=True):
     items: NonEmpty | None = None
     signed: str = "{body}"
     timestamp: NonEmpty | None = None
-    past_s: Seconds = TOLERANCE_S
-    future_s: Seconds = TOLERANCE_S
+    past_s: Seconds = TIMESTAMP_TOLERANCE_S
+    future_s: Seconds = TIMESTAMP_TOLERANCE_S
 
 
-class Hmac(Signed, frozen=True, kw_only=True):
+class Hmac(SignatureScheme, frozen=True, kw_only=True):
     """Signatures by a keyed digest: who verifies could sign."""
 
     algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
@@ -49,7 +49,7 @@ class Hmac(Signed, frozen=True, kw_only=True):
     secret_encoding: Literal["utf8", "base64"] = "utf8"
 
 
-class Ed25519(Signed, frozen=True, kw_only=True):
+class Ed25519(SignatureScheme, frozen=True, kw_only=True):
     """Signatures in base64 by a private key, verified by its public one (``whpk_...``)."""
 
 
@@ -65,7 +65,7 @@ class Unverified(Struct, frozen=True):
     """Anybody may send: for networks that nobody else can reach."""
 
 
-Scheme = Hmac | Ed25519 | Token | Unverified
+AuthScheme = Hmac | Ed25519 | Token | Unverified
 
 STANDARD_WEBHOOKS = Hmac(
     header="webhook-signature",
@@ -88,18 +88,18 @@ class SignedRequest(Struct, frozen=True):
     body: bytes
 
 
-def takes_secret(scheme: Scheme, secret: str) -> bool:
+def accepts_secret(scheme: AuthScheme, secret: str) -> bool:
     """Tell whether a secret may vouch: a public key only as what it is, for anybody may know it."""
     return isinstance(scheme, Unverified) or isinstance(scheme, Ed25519) is is_public_key(secret)
 
 
-def is_usable(scheme: Scheme, secret: str) -> bool:
+def is_usable_secret(scheme: AuthScheme, secret: str) -> bool:
     """Tell whether a secret can ever vouch: one that comes to no bytes at all must not."""
     match scheme:
         case Hmac():
-            return bool(read_key(scheme, secret))
+            return bool(decode_hmac_key(scheme, secret))
         case Ed25519():
-            return read_public_key(secret) is not None
+            return decode_public_key(secret) is not None
         case Token():
             return bool(secret)
         case Unverified():
@@ -110,35 +110,37 @@ def sign_standard_webhook(
     secret: str, *, delivery: str, timestamp_s: int, body: bytes
 ) -> dict[str, str]:
     """Give the three headers that Standard Webhooks adds to a body."""
-    stamp = str(timestamp_s)
-    signed = f"{delivery}.{stamp}.".encode() + body
-    signature = sign_bytes(STANDARD_WEBHOOKS, read_key(STANDARD_WEBHOOKS, secret), signed).decode()
+    timestamp = str(timestamp_s)
+    signed_bytes = f"{delivery}.{timestamp}.".encode() + body
+    signature = sign_bytes(
+        STANDARD_WEBHOOKS, decode_hmac_key(STANDARD_WEBHOOKS, secret), signed_bytes
+    ).decode()
     return {
         "webhook-id": delivery,
-        "webhook-timestamp": stamp,
+        "webhook-timestamp": timestamp,
         "webhook-signature": f"v1,{signature}",
     }
 
 
-def read_key(scheme: Hmac, secret: str) -> bytes:
+def decode_hmac_key(scheme: Hmac, secret: str) -> bytes:
     """Give the bytes that a secret stands for; none at all must not sign."""
     text = secret.removeprefix(scheme.secret_prefix)
     if scheme.secret_encoding == "utf8":
-        return to_bytes(text)
+        return encode_text(text)
     try:
         return b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
         # A secret that somebody made up by hand: the reference libraries would refuse it.
-        return to_bytes(text)
+        return encode_text(text)
 
 
-def sign_bytes(scheme: Hmac, key: bytes, signed: bytes) -> bytes:
+def sign_bytes(scheme: Hmac, key: bytes, signed_bytes: bytes) -> bytes:
     """Give the signature of some bytes, as it stands in a header."""
-    digest = hmac.digest(key, signed, scheme.algorithm)
+    digest = hmac.digest(key, signed_bytes, scheme.algorithm)
     return digest.hex().encode() if scheme.encoding == "hex" else b64encode(digest)
 
 
-def to_bytes(text: str) -> bytes:
+def encode_text(text: str) -> bytes:
     """Give the bytes as they came: aiohttp decodes headers as UTF-8 with surrogateescape."""
     try:
         return text.encode("utf-8", "surrogateescape")

@@ -30,26 +30,32 @@ from typing import Any
 
 from msgspec import Struct
 
-from service.accept.checks import Check, prepare_checks
+from service.accept.checks import RequestCheck, build_checks
 from service.accept.expressions import Expression
 from service.accept.lines import KeyPath, find_line
-from service.accept.rules import Condition, Outcome, read_condition, read_expression, read_outcome
-from service.accept.schemes import ReadSecret, name_place, read_schemes, read_secrets
-from service.accept.signature import Scheme
+from service.accept.rules import (
+    Condition,
+    OutcomeRule,
+    parse_condition,
+    parse_expression,
+    parse_outcome,
+)
+from service.accept.schemes import ReadSecret, parse_schemes, resolve_secrets, secret_location
+from service.accept.signature import AuthScheme
 from service.accept.tables import (
     SourceError,
-    Table,
+    TomlTable,
     convert_table,
+    format_suggestion,
     parse_toml,
-    refuse_unknown,
-    suggest,
+    refuse_unknown_keys,
 )
 
 __all__ = ["Fields", "Source", "SourceError", "load_sources", "native_source"]
 
-_NATIVE_SECRET = "env:ENRICHER_WEBHOOK_SECRET"  # noqa: S105 - where it is, not what it is
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_KEY = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
+_NATIVE_SECRET_REFERENCE = "env:ENRICHER_WEBHOOK_SECRET"  # noqa: S105 - where it is, not what it is
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_KEY_PATTERN = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
 
 
 class Fields(Struct, frozen=True, kw_only=True):
@@ -73,12 +79,12 @@ class Source(Struct, frozen=True, kw_only=True):
 
     name: str
     preset: str | None
-    schemes: tuple[Scheme, ...]
-    checks: tuple[Check, ...]
+    schemes: tuple[AuthScheme, ...]
+    checks: tuple[RequestCheck, ...]
     secrets: tuple[str, ...]
-    secret_places: tuple[str, ...]
+    secret_locations: tuple[str, ...]
     when: tuple[Condition, ...]
-    outcome: Outcome
+    outcome: OutcomeRule
     fields: Fields
     dedupe: Expression | None
     project: str | None
@@ -90,7 +96,7 @@ class Source(Struct, frozen=True, kw_only=True):
         return f"Source(name={self.name!r}, preset={self.preset!r}, secrets={len(self.secrets)})"
 
 
-class _File(Struct, frozen=True):
+class _SourcesFile(Struct, frozen=True):
     source: tuple[dict[str, Any], ...] = ()
     preset: dict[str, dict[str, Any]] = {}
 
@@ -113,9 +119,9 @@ class _SourceTable(Struct, frozen=True, kw_only=True):
 _PRESET_KEYS = tuple(key for key in _SourceTable.__struct_fields__ if key != "name")
 
 
-def is_name(text: str) -> bool:
+def is_valid_key(text: str) -> bool:
     """Tell whether a project, an environment, an application or a version can be called so."""
-    return _KEY.fullmatch(text) is not None
+    return _KEY_PATTERN.fullmatch(text) is not None
 
 
 def load_sources(
@@ -127,10 +133,10 @@ def load_sources(
     stand for, and raises LookupError, OSError or ValueError when it cannot. ``origin`` is the name
     of the file: messages begin with it and the line.
     """
-    written = parse_toml(text, origin=origin)
+    document = parse_toml(text, origin=origin)
     try:
-        file = convert_table(written, _File, key=())
-        known = _read_presets(presets, file.preset)
+        file = convert_table(document, _SourcesFile, key=())
+        all_presets = _parse_presets(presets, file.preset)
     except SourceError as error:
         raise SourceError(f"{origin}:{find_line(text, error.key)[0]}: {error}") from None
     if not file.source:
@@ -138,12 +144,12 @@ def load_sources(
             f"{origin}: there is no source: add a [[source]] with a name and a preset"
         )
     sources: dict[str, Source] = {}
-    for place, table in enumerate(file.source):
+    for index, table in enumerate(file.source):
         try:
-            _refuse_namesake(table, file.source[:place], text)
-            source = _read_source(table, known, read_secret)
+            _refuse_duplicate_name(table, file.source[:index], text)
+            source = _parse_source(table, all_presets, read_secret)
         except SourceError as error:
-            line = _find_line_of(error.key, text, place, file)
+            line = _find_source_line(error.key, text, index, file)
             name = json.dumps(table.get("name"), default=str)
             raise SourceError(f"{origin}:{line}: source {name}: {error}") from None
         sources[source.name] = source
@@ -152,53 +158,63 @@ def load_sources(
 
 def native_source(secrets: Sequence[str], *, presets: str) -> Source:
     """Give the source that there is without a file: the native body, signed or with a token."""
-    live = iter(secrets)
-    table = {"name": "native", "preset": "native", "secrets": [_NATIVE_SECRET] * len(secrets)}
+    remaining_secrets = iter(secrets)
+    table = {
+        "name": "native",
+        "preset": "native",
+        "secrets": [_NATIVE_SECRET_REFERENCE] * len(secrets),
+    }
     try:
-        return _read_source(table, _read_presets(presets, {}), lambda _: next(live))
+        return _parse_source(table, _parse_presets(presets, {}), lambda _: next(remaining_secrets))
     except SourceError as error:
         raise SourceError(f'source "native": {error}') from None
 
 
-def _read_presets(presets: str, own: Mapping[str, Table]) -> dict[str, Table]:
+def _parse_presets(presets: str, file_presets: Mapping[str, TomlTable]) -> dict[str, TomlTable]:
     """Give the presets that ship, and those of the file with what each of them builds on."""
-    known: dict[str, Table] = dict(parse_toml(presets, origin="presets")["preset"])
-    for name, preset in own.items():
-        refuse_unknown(preset, _PRESET_KEYS, key=("preset", name))
-    whole: dict[str, Table] = {}
-    for name, preset in own.items():
-        others = {other: table for other, table in own.items() if other != name}
-        merged = _merge(preset, known | others, key=("preset", name, "preset"))
-        whole[name] = {key: value for key, value in merged.items() if key != "preset"}
-    return known | whole
+    shipped_presets: dict[str, TomlTable] = dict(parse_toml(presets, origin="presets")["preset"])
+    for name, preset in file_presets.items():
+        refuse_unknown_keys(preset, _PRESET_KEYS, key=("preset", name))
+    merged_presets: dict[str, TomlTable] = {}
+    for name, preset in file_presets.items():
+        other_presets = {
+            other_name: table for other_name, table in file_presets.items() if other_name != name
+        }
+        merged = _merge_preset(
+            preset, shipped_presets | other_presets, key=("preset", name, "preset")
+        )
+        merged_presets[name] = {key: value for key, value in merged.items() if key != "preset"}
+    return shipped_presets | merged_presets
 
 
-def _refuse_namesake(table: Table, before: Sequence[Table], text: str) -> None:
-    for place, other in enumerate(before):
-        if other.get("name") == table.get("name"):
-            line, _ = find_line(text, ("source", place, "name"))
+def _refuse_duplicate_name(
+    table: TomlTable, earlier_tables: Sequence[TomlTable], text: str
+) -> None:
+    for index, earlier_table in enumerate(earlier_tables):
+        if earlier_table.get("name") == table.get("name"):
+            line, _ = find_line(text, ("source", index, "name"))
             raise SourceError(f"line {line} has the same; rename one", key=("name",))
 
 
-def _read_source(written: Table, presets: Table, read_secret: ReadSecret) -> Source:
-    name = written.get("name")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+def _parse_source(raw_table: TomlTable, presets: TomlTable, read_secret: ReadSecret) -> Source:
+    name = raw_table.get("name")
+    if not isinstance(name, str) or not _SOURCE_NAME.fullmatch(name):
         raise SourceError("give 1 to 64 letters, digits, '.', '_' or '-'", key=("name",))
-    table = convert_table(_merge(written, presets, key=("preset",)), _SourceTable, key=())
-    _refuse_unusable(table)
-    schemes = read_schemes(table.verify, presets)
-    secrets = read_secrets(table.secrets, schemes, read_secret)
+    table = convert_table(_merge_preset(raw_table, presets, key=("preset",)), _SourceTable, key=())
+    _refuse_invalid_keys(table)
+    schemes = parse_schemes(table.verify, presets)
+    secrets = resolve_secrets(table.secrets, schemes, read_secret)
     return Source(
         name=name,
         preset=table.preset,
         schemes=schemes,
-        checks=prepare_checks(schemes, secrets),
+        checks=build_checks(schemes, secrets),
         secrets=secrets,
-        secret_places=tuple(name_place(reference) for reference in table.secrets),
-        when=tuple(read_condition(text, values) for text, values in table.when.items()),
-        outcome=read_outcome(table.outcome),
-        fields=_read_fields(table.fields),
-        dedupe=None if table.dedupe is None else read_expression(("dedupe",), table.dedupe),
+        secret_locations=tuple(secret_location(reference) for reference in table.secrets),
+        when=tuple(parse_condition(text, values) for text, values in table.when.items()),
+        outcome=parse_outcome(table.outcome),
+        fields=_parse_fields(table.fields),
+        dedupe=None if table.dedupe is None else parse_expression(("dedupe",), table.dedupe),
         project=table.project,
         environments=table.environments,
         applications=table.applications,
@@ -206,44 +222,48 @@ def _read_source(written: Table, presets: Table, read_secret: ReadSecret) -> Sou
     )
 
 
-def _merge(written: Table, presets: Table, *, key: KeyPath) -> Table:
+def _merge_preset(table: TomlTable, presets: TomlTable, *, key: KeyPath) -> TomlTable:
     """Give what is written, and under it what it builds on; ``key`` is where it says on what."""
-    name = written.get("preset")
+    name = table.get("preset")
     if name is None:
-        return written
+        return table
     if not isinstance(name, str) or name not in presets:
-        raise SourceError(f"there is no {name!r}{suggest(str(name), presets)}", key=key)
-    others = {other: preset for other, preset in presets.items() if other != name}  # no circles
-    base = _merge(presets[name], others, key=("preset", name, "preset"))
-    merged = {**base, **written}
-    for part in ("when", "fields"):
-        theirs, own = base.get(part), written.get(part)
-        if isinstance(theirs, dict) and isinstance(own, dict):
-            merged[part] = theirs | own
+        raise SourceError(f"there is no {name!r}{format_suggestion(str(name), presets)}", key=key)
+    other_presets = {
+        other_name: preset for other_name, preset in presets.items() if other_name != name
+    }  # no circles
+    base = _merge_preset(presets[name], other_presets, key=("preset", name, "preset"))
+    merged = {**base, **table}
+    for section in ("when", "fields"):
+        base_section, own_section = base.get(section), table.get(section)
+        if isinstance(base_section, dict) and isinstance(own_section, dict):
+            merged[section] = base_section | own_section
     return merged
 
 
-def _refuse_unusable(table: _SourceTable) -> None:
+def _refuse_invalid_keys(table: _SourceTable) -> None:
     """Refuse a name that no deployment can have: each event would be set aside for it."""
-    names = {("environments", key): name for key, name in table.environments.items()}
-    names |= {("applications", key): name for key, name in table.applications.items()}
-    for place, name in [(("project",), table.project), *names.items()]:
-        if name is not None and not is_name(name):
-            what = "give 1 to 256 characters, and no control characters"
-            raise SourceError(what, key=place)
+    keys_by_path = {("environments", key): value for key, value in table.environments.items()}
+    keys_by_path |= {("applications", key): value for key, value in table.applications.items()}
+    for path, value in [(("project",), table.project), *keys_by_path.items()]:
+        if value is not None and not is_valid_key(value):
+            problem = "give 1 to 256 characters, and no control characters"
+            raise SourceError(problem, key=path)
 
 
-def _read_fields(written: Mapping[str, str]) -> Fields:
-    refuse_unknown(written, Fields.__struct_fields__, key=("fields",))
-    return Fields(**{key: read_expression(("fields", key), text) for key, text in written.items()})
+def _parse_fields(raw_table: Mapping[str, str]) -> Fields:
+    refuse_unknown_keys(raw_table, Fields.__struct_fields__, key=("fields",))
+    return Fields(
+        **{key: parse_expression(("fields", key), text) for key, text in raw_table.items()}
+    )
 
 
-def _find_line_of(key: KeyPath, text: str, place: int, file: _File) -> int:
+def _find_source_line(key: KeyPath, text: str, index: int, file: _SourcesFile) -> int:
     """Find the line of a source's key: in the source, or in a preset of the file under it."""
-    table, paths = file.source[place], [find_line(text, ("source", place, *key))]
+    table, candidates = file.source[index], [find_line(text, ("source", index, *key))]
     for _ in file.preset:
         name = str(table.get("preset"))
-        paths.append(find_line(text, ("preset", name, *key)))
+        candidates.append(find_line(text, ("preset", name, *key)))
         table = file.preset.get(name, {})
-    line, _ = max(paths, key=lambda found: found[1])
+    line, _ = max(candidates, key=lambda candidate: candidate[1])
     return line

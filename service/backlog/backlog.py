@@ -5,44 +5,44 @@ from typing import Literal, cast
 
 from msgspec import Struct
 
-from service.accept.events import DeploymentCompleted, Duplicate, Full, Queued, Unmappable
+from service.accept.events import BacklogFull, DeploymentCompleted, Duplicate, Queued, Unmappable
 from service.backlog.failure import (
     UNMAPPABLE,
-    Failure,
+    FailureRecord,
+    build_failure_record,
     encode_failure,
-    name_aside,
-    record_failure,
+    parked_job,
 )
 from service.backlog.ticket import (
+    CorruptTicket,
     Lease,
     Ticket,
-    Unreadable,
+    decode_lease,
     encode_ticket,
-    name_job,
-    read_lease,
-    write_ticket,
+    job_key,
+    ticket_from_event,
 )
-from service.store.group import Argument, GroupCommit, Reply
+from service.store.group import GroupCommit, ScriptArgument, ScriptReply
 from service.store.keys import Keys
 from service.store.script import Script, load_script, read_lua
 
 
-class Terms(Struct, frozen=True, kw_only=True):
+class BacklogConfig(Struct, frozen=True, kw_only=True):
     """How long things last, in ms, how much may wait, and which share of the quota is ours."""
 
     lease_ms: int
-    mark_ms: int
-    failed_ms: int
-    call_ms: int
-    limit: int
-    share: float
-    door_patience_s: float = 2.0
+    delivery_ttl_ms: int
+    failed_ttl_ms: int
+    call_ttl_ms: int
+    max_tickets: int
+    rate_limit_share: float
+    enqueue_timeout_s: float = 2.0
 
 
 class Claimed(Struct, frozen=True):
     """What claiming handed out, and how long to sleep (s) if that was all; None: till the bell."""
 
-    leases: list[Lease | Unreadable]
+    leases: list[Lease | CorruptTicket]
     sleep_s: float | None
 
 
@@ -54,154 +54,175 @@ class Backlog:
 
     def __init__(
         self,
-        group: GroupCommit,
+        group_commit: GroupCommit,
         *,
         keys: Keys,
-        terms: Terms,
-        room: str,
+        config: BacklogConfig,
+        budget_lua: str,
         new_token: Callable[[], str],
     ) -> None:
-        self._group = group
+        self._group_commit = group_commit
         self._keys = keys
-        self._terms = terms
+        self._config = config
         self._new_token = new_token
-        self._renew, self._wait = (load_script(__package__, name) for name in ("renew", "wait"))
-        failures = read_lua(__package__, "failures")
-        self._add, self._set_aside = (
-            load_script(__package__, name, prelude=failures) for name in ("add", "set_aside")
+        self._renew, self._postpone = (load_script(__package__, name) for name in ("renew", "wait"))
+        failures_lua = read_lua(__package__, "failures")
+        self._add, self._park = (
+            load_script(__package__, name, prelude=failures_lua) for name in ("add", "set_aside")
         )
-        ending = read_lua(__package__, "ending")
-        self._give_up: Script = load_script(__package__, "give_up", prelude=failures + ending)
-        self._claim: Script = load_script(__package__, "claim", prelude=room)
+        tickets_lua = read_lua(__package__, "ending")
+        self._fail: Script = load_script(__package__, "give_up", prelude=failures_lua + tickets_lua)
+        self._claim: Script = load_script(__package__, "claim", prelude=budget_lua)
 
-    async def add(self, event: DeploymentCompleted) -> Queued | Duplicate | Full:
+    async def add(self, event: DeploymentCompleted) -> Queued | Duplicate | BacklogFull:
         """Remember a delivery and its ticket; returns once they are kept.
 
         Raises :class:`service.store.Unavailable` when Redis cannot promise that in time.
         """
-        keys, job = self._keys, name_job(event)
-        status, told = cast(
+        keys, job = self._keys, job_key(event)
+        status, job_or_wait_s = cast(
             "tuple[bytes, bytes | int]",
-            await self._group.submit(
+            await self._group_commit.submit(
                 self._add,
                 keys=(
                     keys.delivery(event.source, event.delivery),
                     keys.backlog,
                     keys.tickets,
                     keys.failed,
-                    keys.failures,
-                    keys.bell,
+                    keys.failed_data,
+                    keys.wakeup,
                     keys.budget,
                     keys.counts,
                 ),
                 args=(
                     self._new_token(),
                     job,
-                    encode_ticket(write_ticket(event), job=job),
-                    self._terms.mark_ms,
-                    self._terms.limit,
+                    encode_ticket(ticket_from_event(event), job=job),
+                    self._config.delivery_ttl_ms,
+                    self._config.max_tickets,
                 ),
                 durable=True,
-                patience_s=self._terms.door_patience_s,
+                timeout_s=self._config.enqueue_timeout_s,
             ),
         )
-        if isinstance(told, int):
-            return Full(retry_after_s=min(max(told, 1), 3600))
-        job = told.decode("utf-8", "replace")  # of a repeated delivery it may be another
+        if isinstance(job_or_wait_s, int):
+            return BacklogFull(retry_after_s=min(max(job_or_wait_s, 1), 3600))
+        job = job_or_wait_s.decode("utf-8", "replace")  # of a repeated delivery it may be another
         return Queued(job=job) if status == b"queued" else Duplicate(job=job)
 
-    async def set_aside(self, source: str, event: Unmappable) -> bool:
+    async def park(self, source: str, event: Unmappable) -> bool:
         """Keep an event that cannot be mapped for a person; False when it was kept before."""
         delivery = event.delivery
-        failure = record_failure(UNMAPPABLE, detail=event.reason, raw=event.raw, clues=event.clues)
-        kept = await self._group.submit(
-            self._set_aside,
+        failure = build_failure_record(
+            UNMAPPABLE, detail=event.reason, raw=event.raw, clues=event.replay_context
+        )
+        reply = await self._group_commit.submit(
+            self._park,
             keys=(
                 self._keys.delivery(source, delivery),
                 self._keys.failed,
-                self._keys.failures,
+                self._keys.failed_data,
                 self._keys.counts,
             ),
             args=(
                 self._new_token(),
-                name_aside(source, delivery),
+                parked_job(source, delivery),
                 encode_failure(failure),
-                self._terms.mark_ms,
-                self._terms.failed_ms,
+                self._config.delivery_ttl_ms,
+                self._config.failed_ttl_ms,
             ),
             durable=True,
-            patience_s=self._terms.door_patience_s,
+            timeout_s=self._config.enqueue_timeout_s,
         )
-        return kept == 1
+        return reply == 1
 
-    async def claim(self, limit: int, *, company: int = 0) -> Claimed:
+    async def claim(self, limit: int, *, followers: int = 0) -> Claimed:
         """Lease up to ``limit`` tickets that are due, each with the one call it begins with.
 
         Up to ``company`` more come along that one of those calls can serve too: see claim.lua.
         """
         keys = self._keys
-        reply = await self._group.submit(
+        reply = await self._group_commit.submit(
             self._claim,
             keys=(
                 keys.backlog,
                 keys.tickets,
                 keys.budget,
-                keys.calls,
-                keys.callers,
-                keys.bell,
-                keys.claim(self._new_token()),
+                keys.budget_calls,
+                keys.budget_waiting,
+                keys.wakeup,
+                keys.claim_reply(self._new_token()),
                 keys.counts,
             ),
-            args=(limit, self._terms.lease_ms, self._terms.call_ms, self._terms.share, company),
+            args=(
+                limit,
+                self._config.lease_ms,
+                self._config.call_ttl_ms,
+                self._config.rate_limit_share,
+                followers,
+            ),
         )
         now, sleep_ms, *rest = cast("list[int]", reply)
         parts = cast("list[bytes]", rest)
         leases = [
-            read_lease(job, fence=fence, stored=stored, lead=lead, now=now)
-            for job, fence, stored, lead in zip(*(parts[n::4] for n in range(4)), strict=True)
+            decode_lease(job, fence=fence, stored=stored, leader=leader, now=now)
+            for job, fence, stored, leader in zip(
+                *(parts[offset::4] for offset in range(4)), strict=True
+            )
         ]
         return Claimed(leases=leases, sleep_s=None if sleep_ms < 0 else sleep_ms / 1000)
 
-    async def renew(self, held: Sequence[tuple[str, float]], by_ms: int) -> list[float | None]:
+    async def renew(
+        self, job_fences: Sequence[tuple[str, float]], by_ms: int
+    ) -> list[float | None]:
         """Lengthen leases; gives the new fence of each, None where the lease is lost."""
-        pairs: list[Argument] = [part for pair in held for part in pair]
-        reply = await self._group.submit(
-            self._renew, keys=(self._keys.backlog,), args=(by_ms, *pairs)
+        job_fence_args: list[ScriptArgument] = [
+            part for job_fence in job_fences for part in job_fence
+        ]
+        reply = await self._group_commit.submit(
+            self._renew, keys=(self._keys.backlog,), args=(by_ms, *job_fence_args)
         )
         fences = cast("list[bytes]", reply)
         return [float(fence) if fence else None for fence in fences]
 
-    async def wait(self, lease: Lease, ticket: Ticket, *, for_s: float) -> bool:
+    async def postpone(self, lease: Lease, ticket: Ticket, *, delay_s: float) -> bool:
         """Put a ticket back for so long; False when the lease was lost by then."""
         keys = self._keys
-        reply = await self._group.submit(
-            self._wait,
-            keys=(keys.backlog, keys.tickets, keys.calls, keys.callers, keys.bell, keys.counts),
+        reply = await self._group_commit.submit(
+            self._postpone,
+            keys=(
+                keys.backlog,
+                keys.tickets,
+                keys.budget_calls,
+                keys.budget_waiting,
+                keys.wakeup,
+                keys.counts,
+            ),
             args=(
                 lease.job,
                 lease.fence,
                 lease.generation,
-                int(for_s * 1000),
+                int(delay_s * 1000),
                 encode_ticket(ticket, job=lease.job),
             ),
         )
         return reply == b"waiting"
 
-    async def give_up(
-        self, lease: Lease | Unreadable, failure: Failure
+    async def fail(
+        self, lease: Lease | CorruptTicket, failure: FailureRecord
     ) -> Literal["given up", "again", "lost"]:
         """Move a ticket to the failed ones; ``again`` when a newer event came meanwhile."""
         keys = self._keys
-        reply: Reply = await self._group.submit(
-            self._give_up,
+        reply: ScriptReply = await self._group_commit.submit(
+            self._fail,
             keys=(
                 keys.backlog,
                 keys.tickets,
                 keys.failed,
-                keys.failures,
-                keys.calls,
-                keys.callers,
-                keys.bell,
+                keys.failed_data,
+                keys.budget_calls,
+                keys.budget_waiting,
+                keys.wakeup,
                 keys.counts,
             ),
             args=(
@@ -209,7 +230,7 @@ class Backlog:
                 lease.fence,
                 lease.generation,
                 encode_failure(failure),
-                self._terms.failed_ms,
+                self._config.failed_ttl_ms,
             ),
             durable=True,
         )

@@ -5,17 +5,17 @@ from hashlib import sha1
 import msgspec
 from msgspec import Struct
 
-from service.accept.clues import Clues
+from service.accept.clues import ReplayContext
 from service.backlog.ticket import Ticket
 
-RAW_CAP = 64 * 1024
+MAX_RAW_BYTES = 64 * 1024
 UNMAPPABLE = "unmappable"
 """The reason of events set aside: a deployment ended, but which one could not be told."""
 
-_ASIDE = f"{UNMAPPABLE}:"
+_PARKED_PREFIX = f"{UNMAPPABLE}:"
 
 
-class Failure(Struct, frozen=True, kw_only=True):
+class FailureRecord(Struct, frozen=True, kw_only=True):
     """One ticket given up, or one event set aside. ``raw`` is the answer or body, capped.
 
     ``fence`` names the lease that gave up, so that the same act sent twice is known again.
@@ -28,41 +28,41 @@ class Failure(Struct, frozen=True, kw_only=True):
     raw_cut: bool = False
     ticket: Ticket | None = None
     fence: float = 0.0
-    clues: Clues | None = None
+    clues: ReplayContext | None = None
 
 
-def record_failure(
+def build_failure_record(
     reason: str,
     *,
     detail: str = "",
     raw: bytes = b"",
     ticket: Ticket | None = None,
     fence: float = 0.0,
-    clues: Clues | None = None,
-) -> Failure:
+    clues: ReplayContext | None = None,
+) -> FailureRecord:
     """Make a failure, with at most 64 KiB of what was answered."""
-    return Failure(
+    return FailureRecord(
         reason=reason,
         detail=detail[:1000],
-        raw=raw[:RAW_CAP],
-        raw_cut=len(raw) > RAW_CAP,
+        raw=raw[:MAX_RAW_BYTES],
+        raw_cut=len(raw) > MAX_RAW_BYTES,
         ticket=ticket,
         fence=fence,
         clues=clues,
     )
 
 
-def encode_failure(failure: Failure) -> bytes:
+def encode_failure(failure: FailureRecord) -> bytes:
     """Give the bytes that are kept."""
     return msgspec.msgpack.encode(failure)
 
 
-def read_failure(stored: bytes) -> Failure:
+def decode_failure(stored: bytes) -> FailureRecord:
     """Read what is kept; raises msgspec.MsgspecError on anything else."""
-    return msgspec.msgpack.decode(stored, type=Failure)
+    return msgspec.msgpack.decode(stored, type=FailureRecord)
 
 
-class Failed(Struct, frozen=True, kw_only=True):
+class FailedTicket(Struct, frozen=True, kw_only=True):
     """One of the failed: its job, when it was given up (Redis ms), and what is kept of it.
 
     ``digest`` names what was read, so that nothing else is settled for it. Without ``failure`` what
@@ -72,7 +72,7 @@ class Failed(Struct, frozen=True, kw_only=True):
     job: str
     at_ms: float
     digest: str
-    failure: Failure | None
+    failure: FailureRecord | None
 
     @property
     def reason(self) -> str:
@@ -82,9 +82,9 @@ class Failed(Struct, frozen=True, kw_only=True):
     @property
     def source(self) -> str:
         """Who sent the webhook; empty where that cannot be told."""
-        aside = read_aside(self.job)
-        if aside is not None:
-            return aside[0]
+        parked = parse_parked_job(self.job)
+        if parked is not None:
+            return parked[0]
         return self.failure.ticket.source if self.failure and self.failure.ticket else ""
 
     @property
@@ -94,24 +94,24 @@ class Failed(Struct, frozen=True, kw_only=True):
         return (ticket.application if ticket else None) or ""
 
 
-def read_failed(job: str, at_ms: float, stored: bytes | None) -> Failed:
+def decode_failed_ticket(job: str, at_ms: float, stored: bytes | None) -> FailedTicket:
     """Read one of the failed, whatever is kept of it."""
     if stored is None:
-        return Failed(job=job, at_ms=at_ms, digest="", failure=None)
+        return FailedTicket(job=job, at_ms=at_ms, digest="", failure=None)
     digest = sha1(stored, usedforsecurity=False).hexdigest()
     try:
-        failure = read_failure(stored)
+        failure = decode_failure(stored)
     except (msgspec.MsgspecError, RecursionError):
-        return Failed(job=job, at_ms=at_ms, digest=digest, failure=None)
-    return Failed(job=job, at_ms=at_ms, digest=digest, failure=failure)
+        return FailedTicket(job=job, at_ms=at_ms, digest=digest, failure=None)
+    return FailedTicket(job=job, at_ms=at_ms, digest=digest, failure=failure)
 
 
-def name_aside(source: str, delivery: str) -> str:
+def parked_job(source: str, delivery: str) -> str:
     """Name an event set aside."""
-    return f"{_ASIDE}{source}/{delivery}"
+    return f"{_PARKED_PREFIX}{source}/{delivery}"
 
 
-def read_aside(job: str) -> tuple[str, str] | None:
+def parse_parked_job(job: str) -> tuple[str, str] | None:
     """Read source and delivery out of the name of an event set aside; None for any other job."""
-    source, found, delivery = job.removeprefix(_ASIDE).partition("/")
-    return (source, delivery) if found and job.startswith(_ASIDE) else None
+    source, separator, delivery = job.removeprefix(_PARKED_PREFIX).partition("/")
+    return (source, delivery) if separator and job.startswith(_PARKED_PREFIX) else None

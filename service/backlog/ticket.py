@@ -12,23 +12,25 @@ from service.accept.events import DeploymentCompleted
 
 # Written by Lua before the ticket: generation, crashes, and when it was queued (Redis ms).
 _HEADER = struct.Struct(">IHd")
-_MOMENTS = range(253_402_300_800_000)  # ms from 1970 to the end of the year 9999
-_IN_ID: dict[str, None] = {"deployment_id": None}
-_IN_FIND: dict[str, None] = dict.fromkeys(("project", "environment", "application", "version"))
-_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*")  # what quoting leaves as it is
+_VALID_TIMES_MS = range(253_402_300_800_000)  # ms from 1970 to the end of the year 9999
+_ID_JOB_FIELDS: dict[str, None] = {"deployment_id": None}
+_FIND_JOB_FIELDS: dict[str, None] = dict.fromkeys(
+    ("project", "environment", "application", "version")
+)
+_UNQUOTED = re.compile(r"[A-Za-z0-9_.~-]*")  # what quoting leaves as it is
 
 
-class Look(Struct, frozen=True, array_like=True):
+class RefreshState(Struct, frozen=True, array_like=True):
     """That a published deployment is looked at again: how often before, and since when (Redis ms).
 
     ``since`` is when the record of its webhook was published; looks are planned from there.
     """
 
-    taken: int
+    done: int
     since: int
 
 
-FACTS = {
+LOG_EVENTS = {
     "published": "deployment_published",
     "unchanged": "deployment_unchanged",
     "left_out": "deployment_left_out",
@@ -62,7 +64,7 @@ class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
     traceparent: str | None = None
     attempts: int = 0
     reason: str | None = None
-    look: Look | None = None
+    refresh: RefreshState | None = None
 
 
 class Lease(Struct, frozen=True, kw_only=True):
@@ -79,7 +81,7 @@ class Lease(Struct, frozen=True, kw_only=True):
     queued_at: int
     now: int
     ticket: Ticket
-    lead: str | None = None
+    leader: str | None = None
 
     @property
     def age_s(self) -> float:
@@ -87,7 +89,7 @@ class Lease(Struct, frozen=True, kw_only=True):
         return max(0, self.now - self.queued_at) / 1000
 
 
-class Unreadable(Struct, frozen=True, kw_only=True):
+class CorruptTicket(Struct, frozen=True, kw_only=True):
     """A lease on something that is not a ticket: for a person to look at."""
 
     job: str
@@ -96,11 +98,11 @@ class Unreadable(Struct, frozen=True, kw_only=True):
     raw: bytes
 
 
-def describe_lease(lease: Lease) -> dict[str, object]:
+def lease_log_fields(lease: Lease) -> dict[str, object]:
     """Give the facts that every line about an attempt carries."""
     ticket = lease.ticket
-    look = {} if ticket.look is None else {"look": ticket.look.taken + 1}
-    return look | {
+    refresh_field = {} if ticket.refresh is None else {"look": ticket.refresh.done + 1}
+    return refresh_field | {
         "deployment_id": ticket.deployment_id,
         "job": lease.job,
         "attempt": ticket.attempts + 1,
@@ -109,7 +111,7 @@ def describe_lease(lease: Lease) -> dict[str, object]:
     }
 
 
-def name_job(event: DeploymentCompleted) -> str:
+def job_key(event: DeploymentCompleted) -> str:
     """Name what an event asks for; equal names coalesce."""
     if event.deployment_id is not None:
         return f"id:{event.deployment_id}"
@@ -118,10 +120,10 @@ def name_job(event: DeploymentCompleted) -> str:
 
 
 def _encode_part(part: str) -> str:
-    return part if _PLAIN.fullmatch(part) else quote(part, safe="")
+    return part if _UNQUOTED.fullmatch(part) else quote(part, safe="")
 
 
-def write_ticket(event: DeploymentCompleted) -> Ticket:
+def ticket_from_event(event: DeploymentCompleted) -> Ticket:
     """Turn an event into its ticket, not yet tried."""
     return Ticket(
         source=event.source,
@@ -140,48 +142,48 @@ def write_ticket(event: DeploymentCompleted) -> Ticket:
 
 def encode_ticket(ticket: Ticket, *, job: str) -> bytes:
     """Give the bytes that Lua stores behind its header, under the name of its job."""
-    told = _IN_ID if job.startswith("id:") else _IN_FIND
-    return msgspec.msgpack.encode(replace(ticket, **told))
+    omitted = _ID_JOB_FIELDS if job.startswith("id:") else _FIND_JOB_FIELDS
+    return msgspec.msgpack.encode(replace(ticket, **omitted))
 
 
-def store_ticket(ticket: Ticket, *, job: str, queued_at: int) -> bytes:
+def new_ticket_bytes(ticket: Ticket, *, job: str, queued_at: int) -> bytes:
     """Give what is stored of a ticket that begins: the header too, which else Lua writes."""
     return _HEADER.pack(1, 0, queued_at) + encode_ticket(ticket, job=job)
 
 
-def read_lease(
-    job: bytes, *, fence: bytes, stored: bytes, lead: bytes = b"", now: int
-) -> Lease | Unreadable:
+def decode_lease(
+    job: bytes, *, fence: bytes, stored: bytes, leader: bytes = b"", now: int
+) -> Lease | CorruptTicket:
     """Read what claiming handed out."""
-    name, score = job.decode("utf-8", "replace"), float(fence)
+    job_text, fence_score = job.decode("utf-8", "replace"), float(fence)
     try:
         generation, crashes, queued_at = _HEADER.unpack_from(stored)
-        queued_ms = _MOMENTS.index(int(queued_at))  # a ValueError for what is none
+        queued_ms = _VALID_TIMES_MS.index(int(queued_at))  # a ValueError for what is none
         ticket = msgspec.msgpack.decode(memoryview(stored)[_HEADER.size :], type=Ticket)
-        ticket = _restore(ticket, name)
+        ticket = _fill_from_job(ticket, job_text)
     except (struct.error, msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         generation = int.from_bytes(stored[:4], "big")
-        return Unreadable(job=name, fence=score, generation=generation, raw=stored)
+        return CorruptTicket(job=job_text, fence=fence_score, generation=generation, raw=stored)
     return Lease(
-        job=name,
-        fence=score,
+        job=job_text,
+        fence=fence_score,
         generation=generation,
         crashes=crashes,
         queued_at=queued_ms,
         now=now,
         ticket=ticket,
-        lead=lead.decode("utf-8", "replace") or None,
+        leader=leader.decode("utf-8", "replace") or None,
     )
 
 
-def _restore(ticket: Ticket, job: str) -> Ticket:
+def _fill_from_job(ticket: Ticket, job: str) -> Ticket:
     """Add what the name of the job says; a ticket that was stored whole stays as it is."""
-    kind, _, told = job.partition(":")
+    kind, _, job_value = job.partition(":")
     if kind == "id" and ticket.deployment_id is None:
-        return replace(ticket, deployment_id=told)
-    parts = told.split("/") if kind == "find" else []
-    if len(parts) != len(_IN_FIND) or ticket.project is not None:
+        return replace(ticket, deployment_id=job_value)
+    parts = job_value.split("/") if kind == "find" else []
+    if len(parts) != len(_FIND_JOB_FIELDS) or ticket.project is not None:
         return ticket
-    if "%" in told:
+    if "%" in job_value:
         parts = [unquote(part) for part in parts]
-    return replace(ticket, **dict(zip(_IN_FIND, parts, strict=True)))
+    return replace(ticket, **dict(zip(_FIND_JOB_FIELDS, parts, strict=True)))

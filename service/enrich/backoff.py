@@ -12,15 +12,15 @@ class Backoff(Struct, frozen=True):
     base_s: float = 2.0
     cap_s: float = 300.0
 
-    def ceiling(self, attempt: int) -> float:
+    def max_delay(self, attempt: int) -> float:
         """Give the longest wait after the ``attempt``-th try (from 1), in seconds."""
         exponent = min(max(attempt, 1) - 1, 62)
         return min(self.cap_s, self.base_s * 2.0**exponent)
 
-    def wait(self, attempt: int, chance: float) -> float:
+    def delay(self, attempt: int, jitter: float) -> float:
         """Give the wait after the ``attempt``-th try, in seconds; ``chance`` is in [0, 1).
 
         A tenth of the ceiling is the least, so that no retry follows at once.
         """
-        ceiling = self.ceiling(attempt)
-        return ceiling / 10 + chance * ceiling * 9 / 10
+        max_delay = self.max_delay(attempt)
+        return max_delay / 10 + jitter * max_delay * 9 / 10

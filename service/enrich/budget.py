@@ -4,26 +4,26 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from service.enrich.ratelimit import Hints
-from service.enrich.verdict import Outcome
-from service.store.group import GroupCommit, Reply
+from service.enrich.ratelimit import RateLimitHeaders
+from service.enrich.verdict import CallResult
+from service.store.group import GroupCommit, ScriptReply
 from service.store.keys import Keys
 from service.store.script import Script, load_script, read_lua
 
-CALL_LIFE_MS = 40_000
+CALL_TTL_MS = 40_000
 """When a call in flight is no longer believed in; must exceed the request timeout."""
 
-_LONGEST_SLEEP_S = 5.0
+_MAX_SLEEP_S = 5.0
 
 
-def load_room() -> str:
+def load_budget_prelude() -> str:
     """Give the Lua that says how many calls may be made; put before every script that asks."""
     return read_lua(__package__, "room")
 
 
-def load_leftover() -> str:
+def load_spare_prelude() -> str:
     """Give the Lua that says how many calls are left over; put before scripts that spend those."""
-    return load_room() + read_lua(__package__, "leftover")
+    return load_budget_prelude() + read_lua(__package__, "leftover")
 
 
 class Budget:
@@ -33,56 +33,58 @@ class Budget:
     """
 
     def __init__(
-        self, group: GroupCommit, *, keys: Keys, share: float, chance: Callable[[], float]
+        self, group: GroupCommit, *, keys: Keys, share: float, rng: Callable[[], float]
     ) -> None:
         self._group = group
         self._keys = keys
         self._share = share
-        self._chance = chance
-        self._take_keys: tuple[str, ...] = (keys.budget, keys.calls, keys.callers)
-        self._take: Script = load_script(__package__, "take", prelude=load_room())
-        self._learn: Script = load_script(__package__, "learn")
+        self._rng = rng
+        self._acquire_keys: tuple[str, ...] = (keys.budget, keys.budget_calls, keys.budget_waiting)
+        self._acquire: Script = load_script(__package__, "take", prelude=load_budget_prelude())
+        self._record: Script = load_script(__package__, "learn")
 
-    async def take(self, job: str, route: str) -> None:
+    async def acquire(self, call_id: str, route: str) -> None:
         """Wait until one more call may be made for a deployment already begun."""
         while True:
             reply = self._group.submit(
-                self._take,
-                keys=self._take_keys,
-                args=(job, route, CALL_LIFE_MS, self._share),
+                self._acquire,
+                keys=self._acquire_keys,
+                args=(call_id, route, CALL_TTL_MS, self._share),
             )
             wait_ms = cast("int", await reply)
             if wait_ms == 0:
                 return
-            await asyncio.sleep(min(wait_ms / 1000, _LONGEST_SLEEP_S))
+            await asyncio.sleep(min(wait_ms / 1000, _MAX_SLEEP_S))
 
-    def learn(self, job: str, outcome: Outcome, hints: Hints) -> asyncio.Future[Reply]:
+    def record(
+        self, call_id: str, result: CallResult, rate_limits: RateLimitHeaders
+    ) -> asyncio.Future[ScriptReply]:
         """Give a call back with what its answer told; the reply is the ms the budget is closed."""
         keys = self._keys
-        windows = [
+        window_args = [
             part
-            for window in hints.windows
+            for window in rate_limits.windows
             for part in (
                 window.family,
-                _or_empty(window.limit),
-                window.left,
-                _or_empty(window.reset_ms),
+                _encode_optional(window.limit),
+                window.remaining,
+                _encode_optional(window.reset_ms),
             )
         ]
         return self._group.submit(
-            self._learn,
-            keys=(keys.budget, keys.calls, keys.bell),
+            self._record,
+            keys=(keys.budget, keys.budget_calls, keys.wakeup),
             args=(
-                job,
-                outcome,
-                _or_empty(hints.date_ms),
-                _or_empty(hints.retry_after_ms),
-                _or_empty(hints.resume_at_ms),
-                self._chance(),
-                *windows,
+                call_id,
+                result,
+                _encode_optional(rate_limits.date_ms),
+                _encode_optional(rate_limits.retry_after_ms),
+                _encode_optional(rate_limits.resume_at_ms),
+                self._rng(),
+                *window_args,
             ),
         )
 
 
-def _or_empty(value: int | None) -> int | str:
+def _encode_optional(value: int | None) -> int | str:
     return "" if value is None else value

@@ -7,14 +7,14 @@ from msgspec import Struct
 
 from service.enrich.budget import Budget
 from service.enrich.launchdarkly import LaunchDarkly
-from service.enrich.pages import Page
-from service.enrich.ratelimit import Hints
-from service.enrich.verdict import Answer, Later, Never, Silence, classify
+from service.enrich.pages import ApiRequest
+from service.enrich.ratelimit import RateLimitHeaders
+from service.enrich.verdict import ApiResponse, Fail, NoResponse, Retry, classify_response
 
-Judge = Callable[[Answer | Silence], bytes | Later | Never]
+ResponseCheck = Callable[[ApiResponse | NoResponse], bytes | Retry | Fail]
 
-_REPEATS = 5
-_SILENT = Hints()
+_MAX_TRIES = 5
+_NO_RATE_LIMITS = RateLimitHeaders()
 
 
 class Upstream(Struct, frozen=True):
@@ -25,53 +25,53 @@ class Upstream(Struct, frozen=True):
 
     launchdarkly: LaunchDarkly
     budget: Budget
-    turnstile: asyncio.Semaphore
+    limiter: asyncio.Semaphore
 
 
-class Calls:
+class BudgetedCalls:
     """The calls made for one job, each under a name in the budget.
 
     The first came with the lease of ``prepaid``, if there is one; the others are taken as ``name``.
     """
 
-    __slots__ = ("_name", "_prepaid", "_up", "count")
+    __slots__ = ("_call_id", "_reserved_by", "_upstream", "count")
 
-    def __init__(self, upstream: Upstream, name: str, *, prepaid: str | None = None) -> None:
-        self._up = upstream
-        self._name = name
-        self._prepaid = prepaid
+    def __init__(self, upstream: Upstream, call_id: str, *, reserved_by: str | None = None) -> None:
+        self._upstream = upstream
+        self._call_id = call_id
+        self._reserved_by = reserved_by
         self.count = 0
 
-    async def ask(self, page: Page, judge: Judge) -> bytes | Later | Never:
+    async def fetch(self, request: ApiRequest, check: ResponseCheck) -> bytes | Retry | Fail:
         """Make one call and judge its answer.
 
         What was fetched before is not thrown away for a rate limit: the call is made again.
         """
-        repeats = _REPEATS
+        tries_left = _MAX_TRIES
         while True:
-            is_first = self._prepaid is not None
-            name = await self._take(page)
-            answer = await self._up.launchdarkly.get(page.path, route=page.route)
+            is_reserved = self._reserved_by is not None
+            call_id = await self._acquire(request)
+            response = await self._upstream.launchdarkly.get(request.path, route=request.route)
             self.count += 1
-            told = self._tell(name, answer)
-            verdict = judge(answer)
+            recorded = self._record(call_id, response)
+            verdict = check(response)
             if isinstance(verdict, bytes):
                 return verdict
-            await told  # the budget must be closed before anybody can claim again
-            if is_first or isinstance(verdict, Never) or not verdict.repeatable:
+            await recorded  # the budget must be closed before anybody can claim again
+            if is_reserved or isinstance(verdict, Fail) or not verdict.retry_in_place:
                 return verdict
-            repeats -= 1
-            if not repeats:
+            tries_left -= 1
+            if not tries_left:
                 return verdict
 
-    async def _take(self, page: Page) -> str:
-        if self._prepaid is not None:
-            name, self._prepaid = self._prepaid, None
-            return name
-        async with self._up.turnstile:
-            await self._up.budget.take(self._name, page.route)
-        return self._name
+    async def _acquire(self, request: ApiRequest) -> str:
+        if self._reserved_by is not None:
+            call_id, self._reserved_by = self._reserved_by, None
+            return call_id
+        async with self._upstream.limiter:
+            await self._upstream.budget.acquire(self._call_id, request.route)
+        return self._call_id
 
-    def _tell(self, name: str, answer: Answer | Silence) -> asyncio.Future[object]:
-        hints = answer.hints if isinstance(answer, Answer) else _SILENT
-        return self._up.budget.learn(name, classify(answer), hints)
+    def _record(self, call_id: str, response: ApiResponse | NoResponse) -> asyncio.Future[object]:
+        rate_limits = response.rate_limits if isinstance(response, ApiResponse) else _NO_RATE_LIMITS
+        return self._upstream.budget.record(call_id, classify_response(response), rate_limits)

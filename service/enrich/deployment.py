@@ -82,7 +82,7 @@ class PullRequests(Struct, frozen=True, rename="camel"):
     links: dict[str, Link | None] | None = msgspec.field(name="_links", default=None)
 
 
-class Outline(Struct, frozen=True, rename="camel"):
+class DeploymentHead(Struct, frozen=True, rename="camel"):
     """What tells one deployment from another; times are epoch ms. It does not name its project."""
 
     id: str
@@ -103,7 +103,7 @@ class Outline(Struct, frozen=True, rename="camel"):
         return self.status == "started" and self.ended_at is None
 
 
-class Deployment(Outline, frozen=True, rename="camel"):
+class Deployment(DeploymentHead, frozen=True, rename="camel"):
     """One deployment, with what was asked to be expanded."""
 
     kind: str | None = None
@@ -130,18 +130,18 @@ class Drift(Struct, frozen=True):
     reason: str
 
 
-class Garbage(Struct, frozen=True):
+class Malformed(Struct, frozen=True):
     """An answer that is not JSON in UTF-8 at all: a proxy's page, or one cut short."""
 
     reason: str
 
 
-def read_deployment(body: bytes) -> Deployment | Drift | Garbage:
+def parse_deployment(body: bytes) -> Deployment | Drift | Malformed:
     """Read one deployment; a digit string is taken for its number."""
-    return _read(body, Deployment)
+    return _parse(body, Deployment)
 
 
-def read_item(item: msgspec.Raw) -> Deployment | Outline | Drift | None:
+def parse_list_item(item: msgspec.Raw) -> Deployment | DeploymentHead | Drift | None:
     """Read an item of a page whose text was checked; None where the page has a null.
 
     One whose outline alone can be read is known by that, and asked for by its id.
@@ -149,27 +149,27 @@ def read_item(item: msgspec.Raw) -> Deployment | Outline | Drift | None:
     try:
         return msgspec.json.decode(item, type=Deployment | None, strict=False)
     except msgspec.MsgspecError:
-        return read_outline(item)
+        return parse_head(item)
 
 
-def read_outline(item: msgspec.Raw) -> Outline | Drift | None:
+def parse_head(item: msgspec.Raw) -> DeploymentHead | Drift | None:
     """Read which deployment an item of a page is, and no more of it."""
     try:
-        return msgspec.json.decode(item, type=Outline | None, strict=False)
+        return msgspec.json.decode(item, type=DeploymentHead | None, strict=False)
     except msgspec.MsgspecError as error:
         return Drift(reason=str(error))
 
 
-def read_deployment_page(body: bytes) -> DeploymentPage | Drift | Garbage:
+def parse_deployment_page(body: bytes) -> DeploymentPage | Drift | Malformed:
     """Read one page of the list of deployments."""
-    return _read(body, DeploymentPage)
+    return _parse(body, DeploymentPage)
 
 
-def _read(body: bytes, shape: type[Shape]) -> Shape | Drift | Garbage:
+def _parse(body: bytes, shape: type[Shape]) -> Shape | Drift | Malformed:
     try:
         body.decode()  # fields that we skip are passed on: they must be text too
         return msgspec.json.decode(body, type=shape, strict=False)
     except msgspec.ValidationError as error:
         return Drift(reason=str(error))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        return Garbage(reason=str(error)[:200])
+        return Malformed(reason=str(error)[:200])

@@ -11,42 +11,50 @@ from msgspec import Struct
 
 from service.backlog.ticket import Lease
 from service.enrich.budget import Budget
-from service.enrich.calls import Calls, Judge, Upstream
-from service.enrich.deployment import Deployment, Drift, Garbage, read_deployment
-from service.enrich.errand import Bounds, Errand, Misread, Refused
+from service.enrich.calls import BudgetedCalls, ResponseCheck, Upstream
+from service.enrich.deployment import Deployment, Drift, Malformed, parse_deployment
+from service.enrich.errand import ListLimits, ListUnavailable, ListUnreadable, SharedList
 from service.enrich.launchdarkly import LaunchDarkly
-from service.enrich.listing import EXPAND, Portion
-from service.enrich.merge import Collection, Whole
-from service.enrich.pages import ROOT, Page, Unsafe, fill_nested, find_next, is_short, is_whole
-from service.enrich.search import Listed, Missing
+from service.enrich.listing import EXPAND, PageSizer
+from service.enrich.merge import MergedDeployment, PagedCollection
+from service.enrich.pages import (
+    API_ROOT,
+    ApiRequest,
+    UnsafeLink,
+    is_complete,
+    link_defaults,
+    list_omits_details,
+    resolve_next_link,
+)
+from service.enrich.search import Match, NoMatch
 from service.enrich.verdict import (
+    AttemptHistory,
+    Fail,
     Found,
-    History,
-    Later,
-    Never,
-    Patience,
+    Retry,
+    RetryPolicy,
     Verdict,
-    judge_absence,
-    judge_accident,
-    judge_answer,
-    judge_page,
-    judge_progress,
-    judge_shape,
+    check_page_response,
+    check_response,
+    decide_internal_error,
+    decide_malformed,
+    decide_not_found,
+    decide_unfinished,
 )
 
 _DAY_MS = 86_400_000
-_AT_ONCE = 32
+_MAX_CONCURRENT_ACQUIRES = 32
 
 
-class Caps(Struct, frozen=True, kw_only=True):
+class EnrichLimits(Struct, frozen=True, kw_only=True):
     """What one deployment may cost: calls, and how far back it is sought (ms).
 
     ``kept_bytes`` of a list stay in memory until all who seek in it have their answer.
     """
 
-    pages: int = 200
-    window_ms: int = _DAY_MS
-    kept_bytes: int = 1 << 26
+    max_calls: int = 200
+    lookback_ms: int = _DAY_MS
+    max_buffered_bytes: int = 1 << 26
 
 
 class Enricher:
@@ -60,167 +68,191 @@ class Enricher:
         launchdarkly: LaunchDarkly,
         budget: Budget,
         *,
-        patience: Patience,
-        caps: Caps,
-        chance: Callable[[], float],
-        note_drift: Callable[[], None] | None = None,
+        retry_policy: RetryPolicy,
+        limits: EnrichLimits,
+        rng: Callable[[], float],
+        record_drift: Callable[[], None] | None = None,
     ) -> None:
-        self._upstream = Upstream(launchdarkly, budget, asyncio.Semaphore(_AT_ONCE))
-        self._patience = patience
-        self._caps = caps
-        self._chance = chance
-        self._note_drift = note_drift
-        self._portion = Portion(cap=launchdarkly.max_bytes)
-        self._bounds = Bounds(
-            calls=caps.pages,
-            window_ms=caps.window_ms,
-            most_kept=caps.kept_bytes,
+        self._upstream = Upstream(launchdarkly, budget, asyncio.Semaphore(_MAX_CONCURRENT_ACQUIRES))
+        self._retry_policy = retry_policy
+        self._limits = limits
+        self._rng = rng
+        self._record_drift = record_drift
+        self._page_sizer = PageSizer(max_bytes=launchdarkly.max_bytes)
+        self._list_limits = ListLimits(
+            max_calls=limits.max_calls,
+            lookback_ms=limits.lookback_ms,
+            max_buffered_bytes=limits.max_buffered_bytes,
             origin=launchdarkly.origin,
         )
-        self._errands: dict[str, Errand] = {}
+        self._shared_lists: dict[str, SharedList] = {}
 
-    def expect(self, leases: Iterable[Lease]) -> None:
+    def share_lists(self, leases: Iterable[Lease]) -> None:
         """Hear which tickets were claimed together: those that share a call share its list."""
-        parties: dict[str, list[Lease]] = defaultdict(list)
+        batches: dict[str, list[Lease]] = defaultdict(list)
         for lease in leases:
-            parties[lease.lead or lease.job].append(lease)
-        for party in parties.values():
-            if len(party) > 1:
-                errand = self._plan(party)
-                self._errands.update((lease.job, errand) for lease in party)
+            batches[lease.leader or lease.job].append(lease)
+        for batch in batches.values():
+            if len(batch) > 1:
+                shared_list = self._build_shared_list(batch)
+                self._shared_lists.update((lease.job, shared_list) for lease in batch)
 
     async def enrich(self, lease: Lease) -> Verdict:
         """Find the deployment of a ticket, whole. Its first call came with the lease."""
-        errand = self._errands.pop(lease.job, None)
-        wanted = lease.ticket.deployment_id
-        if errand is None and wanted is not None:
-            return await self._fetch(self._begin(lease, prepaid=lease.job), wanted)
-        errand = errand or self._plan([lease])
-        return await self._enrich_listed(lease, errand)
+        shared_list = self._shared_lists.pop(lease.job, None)
+        deployment_id = lease.ticket.deployment_id
+        if shared_list is None and deployment_id is not None:
+            return await self._fetch_by_id(
+                self._start_attempt(lease, reserved_by=lease.job), deployment_id
+            )
+        shared_list = shared_list or self._build_shared_list([lease])
+        return await self._enrich_from_list(lease, shared_list)
 
-    def judge_accident(self, lease: Lease, error: Exception) -> Later | Never:
+    def on_internal_error(self, lease: Lease, error: Exception) -> Retry | Fail:
         """Say what becomes of a ticket on which our own code failed."""
-        history = self._begin(lease).history
-        return judge_accident(f"{type(error).__name__}: {error}", history, self._patience)
-
-    def _plan(self, party: Sequence[Lease]) -> Errand:
-        lead = next((lease for lease in party if lease.lead is None), party[0])
-        history = self._begin(lead).history
-        return Errand(
-            party,
-            Calls(self._upstream, f"list for {lead.job}", prepaid=lead.job),
-            judge=partial(judge_answer, history=history, patience=self._patience),
-            portion=self._portion,
-            bounds=self._bounds,
+        history = self._start_attempt(lease).history
+        return decide_internal_error(
+            f"{type(error).__name__}: {error}", history, self._retry_policy
         )
 
-    def _begin(self, lease: Lease, *, prepaid: str | None = None) -> "_Attempt":
+    def _build_shared_list(self, batch: Sequence[Lease]) -> SharedList:
+        leader = next((lease for lease in batch if lease.leader is None), batch[0])
+        history = self._start_attempt(leader).history
+        return SharedList(
+            batch,
+            BudgetedCalls(self._upstream, f"list for {leader.job}", reserved_by=leader.job),
+            check=partial(check_response, history=history, policy=self._retry_policy),
+            page_sizer=self._page_sizer,
+            limits=self._list_limits,
+        )
+
+    def _start_attempt(self, lease: Lease, *, reserved_by: str | None = None) -> "_Attempt":
         return _Attempt(
-            lease, Calls(self._upstream, lease.job, prepaid=prepaid), chance=self._chance()
+            lease,
+            BudgetedCalls(self._upstream, lease.job, reserved_by=reserved_by),
+            jitter=self._rng(),
         )
 
-    async def _enrich_listed(self, lease: Lease, errand: Errand) -> Verdict:
+    async def _enrich_from_list(self, lease: Lease, shared_list: SharedList) -> Verdict:
         """Take from a list what it has; ask for the deployment itself where that is not all."""
-        outcome = await errand.seek(lease.job)
-        attempt = self._begin(lease)
-        attempt.shared = errand.calls if lease.lead is None else None
-        if isinstance(outcome, Listed):
-            if outcome.old and attempt.history.age_s < self._patience.appear_s:
-                return judge_absence(attempt.history, self._patience)
-            known, body = outcome.known, outcome.body
-            if body is not None and isinstance(known, Deployment) and not is_short(known):
-                return await self._complete(attempt, known, bytes(body))
-            return await self._fetch(attempt, known.id)
-        verdict = self._judge_unlisted(attempt, outcome)
-        wanted = lease.ticket.deployment_id
-        if wanted is not None and (isinstance(verdict, Never) or isinstance(outcome, Missing)):
-            return await self._fetch(attempt, wanted)  # who knows the id needs no list
+        result = await shared_list.result_for(lease.job)
+        attempt = self._start_attempt(lease)
+        attempt.shared_calls = shared_list.calls if lease.leader is None else None
+        if isinstance(result, Match):
+            if (
+                result.may_be_earlier
+                and attempt.history.age_s < self._retry_policy.not_found_timeout_s
+            ):
+                return decide_not_found(attempt.history, self._retry_policy)
+            head, body = result.head, result.body
+            if body is not None and isinstance(head, Deployment) and not list_omits_details(head):
+                return await self._complete_deployment(attempt, head, bytes(body))
+            return await self._fetch_by_id(attempt, head.id)
+        verdict = self._decide_no_match(attempt, result)
+        deployment_id = lease.ticket.deployment_id
+        if deployment_id is not None and (isinstance(verdict, Fail) or isinstance(result, NoMatch)):
+            return await self._fetch_by_id(attempt, deployment_id)  # who knows the id needs no list
         return verdict
 
-    def _judge_unlisted(
-        self, attempt: "_Attempt", outcome: Missing | Refused | Misread
-    ) -> Later | Never:
-        history, patience = attempt.history, self._patience
-        match outcome:
-            case Refused(answer):
-                verdict = judge_answer(answer, history, patience)
+    def _decide_no_match(
+        self, attempt: "_Attempt", result: NoMatch | ListUnavailable | ListUnreadable
+    ) -> Retry | Fail:
+        history, policy = attempt.history, self._retry_policy
+        match result:
+            case ListUnavailable(response):
+                verdict = check_response(response, history, policy)
                 assert not isinstance(verdict, bytes)  # noqa: S101 - a good answer is no refusal
                 return verdict
-            case Misread(problem, body):
-                return self._judge_shape(problem, body, history)
-            case Missing(unreadable):
-                verdict = judge_absence(history, patience)
-                if isinstance(verdict, Never) and unreadable is not None:
-                    return self._judge_shape(*unreadable, history)
+            case ListUnreadable(problem, body):
+                return self._decide_malformed(problem, body, history)
+            case NoMatch(unreadable):
+                verdict = decide_not_found(history, policy)
+                if isinstance(verdict, Fail) and unreadable is not None:
+                    return self._decide_malformed(*unreadable, history)
                 return verdict
-            case never:
-                assert_never(never)
+            case unreachable:
+                assert_never(unreachable)
 
-    def _judge_shape(
-        self, problem: Drift | Garbage, body: bytes, history: History
-    ) -> Later | Never:
-        if isinstance(problem, Drift) and self._note_drift is not None:
-            self._note_drift()
-        return judge_shape(problem, body, history, self._patience)
+    def _decide_malformed(
+        self, problem: Drift | Malformed, body: bytes, history: AttemptHistory
+    ) -> Retry | Fail:
+        if isinstance(problem, Drift) and self._record_drift is not None:
+            self._record_drift()
+        return decide_malformed(problem, body, history, self._retry_policy)
 
-    async def _fetch(self, attempt: "_Attempt", wanted: str) -> Verdict:
+    async def _fetch_by_id(self, attempt: "_Attempt", deployment_id: str) -> Verdict:
         """Ask for one deployment by its id."""
-        path = f"{ROOT}deployments/{quote(wanted, safe='')}?expand={EXPAND}"
-        judge = partial(judge_answer, history=attempt.history, patience=self._patience)
-        body = await attempt.calls.ask(Page(route="get", path=path), judge)
+        path = f"{API_ROOT}deployments/{quote(deployment_id, safe='')}?expand={EXPAND}"
+        check = partial(check_response, history=attempt.history, policy=self._retry_policy)
+        body = await attempt.calls.fetch(ApiRequest(route="get", path=path), check)
         if not isinstance(body, bytes):
             return body
-        deployment = read_deployment(body)
-        if isinstance(deployment, Deployment) and deployment.id.lower() != wanted.lower():
-            deployment = Garbage(reason="the answer is another deployment")
+        deployment = parse_deployment(body)
+        if isinstance(deployment, Deployment) and deployment.id.lower() != deployment_id.lower():
+            deployment = Malformed(reason="the answer is another deployment")
         if not isinstance(deployment, Deployment):
-            return self._judge_shape(deployment, body, attempt.history)
-        return await self._complete(attempt, deployment, body)
+            return self._decide_malformed(deployment, body, attempt.history)
+        return await self._complete_deployment(attempt, deployment, body)
 
-    async def _complete(self, attempt: "_Attempt", deployment: Deployment, body: bytes) -> Verdict:
-        later = judge_progress(deployment, attempt.history, self._patience)
-        if later is not None:
-            return later
-        if is_whole(deployment):
-            return Found(deployment=deployment, body=body, calls=attempt.count)
-        return await self._follow(attempt, body)
+    async def _complete_deployment(
+        self, attempt: "_Attempt", deployment: Deployment, body: bytes
+    ) -> Verdict:
+        retry = decide_unfinished(deployment, attempt.history, self._retry_policy)
+        if retry is not None:
+            return retry
+        if is_complete(deployment):
+            return Found(deployment=deployment, body=body, calls=attempt.call_count)
+        return await self._fetch_pages(attempt, body)
 
-    async def _follow(self, attempt: "_Attempt", body: bytes) -> Verdict:
+    async def _fetch_pages(self, attempt: "_Attempt", body: bytes) -> Verdict:
         """Fetch what the first answer left out; a page that cannot be had leaves it incomplete."""
-        whole = Whole(body)
-        collections = [] if whole.pull_requests is None else [whole.pull_requests]
-        for opened in (collections, None):
-            for collection in whole.open_nested() if opened is None else opened:
-                later = await self._gather(attempt, collection)
-                if later is not None:
-                    return later
-        merged = whole.encode()
-        deployment = read_deployment(merged)
-        if isinstance(deployment, Drift | Garbage):
-            return self._judge_shape(deployment, merged, attempt.history)
+        merged_deployment = MergedDeployment(body)
+        collections = (
+            [] if merged_deployment.pull_requests is None else [merged_deployment.pull_requests]
+        )
+        for known_collections in (collections, None):
+            for collection in (
+                merged_deployment.nested_collections()
+                if known_collections is None
+                else known_collections
+            ):
+                retry = await self._fetch_collection(attempt, collection)
+                if retry is not None:
+                    return retry
+        merged_body = merged_deployment.encode()
+        deployment = parse_deployment(merged_body)
+        if isinstance(deployment, Drift | Malformed):
+            return self._decide_malformed(deployment, merged_body, attempt.history)
         return Found(
-            deployment=deployment, body=merged, stopped=whole.why_stopped(), calls=attempt.count
+            deployment=deployment,
+            body=merged_body,
+            stop_reason=merged_deployment.first_stop_reason(),
+            calls=attempt.call_count,
         )
 
-    async def _gather(self, attempt: "_Attempt", collection: Collection) -> Later | None:
+    async def _fetch_collection(
+        self, attempt: "_Attempt", collection: PagedCollection
+    ) -> Retry | None:
         """Follow one collection to its end, or until something says not to."""
         ticket = attempt.lease.ticket
-        fill = fill_nested(project=ticket.project, environment=ticket.environment)
-        origin = self._bounds.origin
-        judge: Judge = partial(judge_page, history=attempt.history, patience=self._patience)
+        defaults = link_defaults(project=ticket.project, environment=ticket.environment)
+        origin = self._list_limits.origin
+        check: ResponseCheck = partial(
+            check_page_response, history=attempt.history, policy=self._retry_policy
+        )
         while (href := collection.next_href()) is not None:
-            if attempt.calls.count >= self._caps.pages:
-                collection.stopped = "page cap reached"
+            if attempt.calls.count >= self._limits.max_calls:
+                collection.stop_reason = "page cap reached"
                 return None
-            page = find_next(href, origin=origin, fill=fill)
-            if isinstance(page, Unsafe):
-                collection.stopped = page.reason
+            request = resolve_next_link(href, origin=origin, defaults=defaults)
+            if isinstance(request, UnsafeLink):
+                collection.stop_reason = request.reason
                 return None
-            match await attempt.calls.ask(page, judge):
-                case Later() as later:
-                    return later
-                case Never() as refusal:
-                    collection.stopped = f"a page was refused: {refusal.reason}"
+            match await attempt.calls.fetch(request, check):
+                case Retry() as retry:
+                    return retry
+                case Fail() as failure:
+                    collection.stop_reason = f"a page was refused: {failure.reason}"
                 case bytes() as body:
                     collection.add_page(body)
         return None
@@ -229,20 +261,20 @@ class Enricher:
 class _Attempt:
     """One try at one ticket: its history, the calls made for it, and those made for others too."""
 
-    __slots__ = ("calls", "history", "lease", "shared")
+    __slots__ = ("calls", "history", "lease", "shared_calls")
 
-    def __init__(self, lease: Lease, calls: Calls, *, chance: float) -> None:
+    def __init__(self, lease: Lease, calls: BudgetedCalls, *, jitter: float) -> None:
         self.lease = lease
         self.calls = calls
-        self.shared: Calls | None = None
-        self.history = History(
+        self.shared_calls: BudgetedCalls | None = None
+        self.history = AttemptHistory(
             attempts=lease.ticket.attempts,
             age_s=lease.age_s,
-            chance=chance,
-            again=lease.ticket.look is not None,
+            jitter=jitter,
+            is_refresh=lease.ticket.refresh is not None,
         )
 
     @property
-    def count(self) -> int:
+    def call_count(self) -> int:
         """How many calls the ticket has cost; a shared list counts for whose call it was."""
-        return self.calls.count + (0 if self.shared is None else self.shared.count)
+        return self.calls.count + (0 if self.shared_calls is None else self.shared_calls.count)

@@ -6,40 +6,46 @@ from collections.abc import Iterable, Sequence
 from msgspec import Raw, Struct
 
 from service.backlog.ticket import Lease
-from service.enrich.calls import Calls, Judge
-from service.enrich.deployment import DeploymentPage, Drift, Garbage, read_deployment_page
-from service.enrich.listing import Portion, change_page, open_list, read_sought, write_query
-from service.enrich.pages import PAGE_SIZE, Page, find_next, read_href
-from service.enrich.search import Listed, Missing, Search
-from service.enrich.verdict import Answer, Later, Never, Silence
+from service.enrich.calls import BudgetedCalls, ResponseCheck
+from service.enrich.deployment import DeploymentPage, Drift, Malformed, parse_deployment_page
+from service.enrich.listing import (
+    PageSizer,
+    build_deployment_query,
+    build_list_query,
+    build_list_request,
+    with_parameters,
+)
+from service.enrich.pages import PAGE_SIZE, ApiRequest, next_link, resolve_next_link
+from service.enrich.search import ListMatcher, Match, NoMatch
+from service.enrich.verdict import ApiResponse, Fail, NoResponse, Retry
 
 
-class Refused(Struct, frozen=True):
+class ListUnavailable(Struct, frozen=True):
     """The list could not be had: each ticket judges by its own history what that means for it."""
 
-    answer: Answer | Silence
+    response: ApiResponse | NoResponse
 
 
-class Misread(Struct, frozen=True):
+class ListUnreadable(Struct, frozen=True):
     """A page of the list could not be read."""
 
-    problem: Drift | Garbage
+    problem: Drift | Malformed
     body: bytes
 
 
-Outcome = Listed | Missing | Refused | Misread
+ListResult = Match | NoMatch | ListUnavailable | ListUnreadable
 
 
-class Bounds(Struct, frozen=True, kw_only=True):
+class ListLimits(Struct, frozen=True, kw_only=True):
     """How far an errand goes: calls, ms back in time, bytes of pages kept, and to which host."""
 
-    calls: int
-    window_ms: int
-    most_kept: int
+    max_calls: int
+    lookback_ms: int
+    max_buffered_bytes: int
     origin: str
 
 
-class Errand:
+class SharedList:
     """The list for some tickets of one project and environment. Sets out when the first asks.
 
     ``judge`` knows the history of the ticket whose call it is. When nobody waits any more, it ends.
@@ -48,131 +54,148 @@ class Errand:
     def __init__(
         self,
         leases: Sequence[Lease],
-        calls: Calls,
+        calls: BudgetedCalls,
         *,
-        judge: Judge,
-        portion: Portion,
-        bounds: Bounds,
+        check: ResponseCheck,
+        page_sizer: PageSizer,
+        limits: ListLimits,
     ) -> None:
         self.calls = calls
-        self._judge = judge
-        self._portion = portion
-        self._bounds = bounds
-        self._query = write_query(leases, window_ms=bounds.window_ms, items=portion.items)
-        self._search = _make_search(leases, most_kept=bounds.most_kept)
-        self._answers: dict[str, asyncio.Future[None]] = {}
-        self._told: dict[str, Outcome | Exception] = {}
+        self._check = check
+        self._page_sizer = page_sizer
+        self._limits = limits
+        self._query = build_list_query(
+            leases, lookback_ms=limits.lookback_ms, page_size=page_sizer.page_size
+        )
+        self._matcher = _build_matcher(leases, max_buffered_bytes=limits.max_buffered_bytes)
+        self._waiters: dict[str, asyncio.Future[None]] = {}
+        self._results: dict[str, ListResult | Exception] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def seek(self, job: str) -> Outcome:
+    async def result_for(self, job: str) -> ListResult:
         """Wait for what the list says of one ticket."""
-        if job not in self._told:
-            await self._wait(job)
-        outcome = self._told.pop(job)
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        if job not in self._results:
+            await self._wait_for_result(job)
+        result = self._results.pop(job)
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    async def _wait(self, job: str) -> None:
-        answer = self._answers[job] = asyncio.get_running_loop().create_future()
+    async def _wait_for_result(self, job: str) -> None:
+        waiter = self._waiters[job] = asyncio.get_running_loop().create_future()
         if self._task is None:
-            self._task = asyncio.create_task(self._go(), name="errand")
+            self._task = asyncio.create_task(self._run(), name="errand")
         try:
-            await answer
+            await waiter
         finally:
-            del self._answers[job]
-            if not self._answers and self._task is not None:
+            del self._waiters[job]
+            if not self._waiters and self._task is not None:
                 self._task.cancel()
                 self._task = None
 
-    async def _go(self) -> None:
+    async def _run(self) -> None:
         try:
-            failed = await self._look()
-            told = self._search.close() if failed is None else self._fail(failed)
-            for job, outcome in told:
-                self._tell(job, outcome)
+            failure = await self._read_pages()
+            results = self._matcher.finish() if failure is None else self._fail_unmatched(failure)
+            for job, result in results:
+                self._set_result(job, result)
         except Exception as error:  # noqa: BLE001 - a mistake of ours is judged for each ticket
-            for job in self._search.list_open():
-                self._tell(job, error)
+            for job in self._matcher.list_unmatched():
+                self._set_result(job, error)
 
-    def _fail(self, outcome: Refused | Misread) -> Iterable[tuple[str, Outcome]]:
-        return [(job, outcome) for job in self._search.list_open()]
+    def _fail_unmatched(
+        self, failure: ListUnavailable | ListUnreadable
+    ) -> Iterable[tuple[str, ListResult]]:
+        return [(job, failure) for job in self._matcher.list_unmatched()]
 
-    def _tell(self, job: str, outcome: Outcome | Exception) -> None:
-        self._told[job] = outcome
-        answer = self._answers.get(job)
-        if answer is not None and not answer.done():
-            answer.set_result(None)
+    def _set_result(self, job: str, result: ListResult | Exception) -> None:
+        self._results[job] = result
+        waiter = self._waiters.get(job)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
-    async def _look(self) -> Refused | Misread | None:
+    async def _read_pages(self) -> ListUnavailable | ListUnreadable | None:
         """Read page after page until all is found, or no more is to be had."""
-        page: Page | None = open_list(self._query)
+        request: ApiRequest | None = build_list_request(self._query)
         visited: set[str] = set()
-        count = 0
-        while page is not None and page.path not in visited and not self._search.is_over:
-            if self.calls.count >= self._bounds.calls:
+        item_count = 0
+        while request is not None and request.path not in visited and not self._matcher.is_done:
+            if self.calls.count >= self._limits.max_calls:
                 break
-            visited.add(page.path)
-            body = await self._fetch(page)
+            visited.add(request.path)
+            body = await self._fetch_page(request)
             if not isinstance(body, bytes):
-                return Refused(body)
-            found = read_deployment_page(body)
-            if not isinstance(found, DeploymentPage):
-                return Misread(found, body)
-            items = found.items or []
-            count += len(items)
-            if not self._take_in(items, size=len(body)) and self._search.is_by_id:
+                return ListUnavailable(body)
+            list_page = parse_deployment_page(body)
+            if not isinstance(list_page, DeploymentPage):
+                return ListUnreadable(list_page, body)
+            items = list_page.items or []
+            item_count += len(items)
+            if not self._match_items(items, body_bytes=len(body)) and self._matcher.has_only_ids:
                 break  # further pages would answer few: each asks for its own
-            page = self._find_next(found, count)
+            request = self._next_request(list_page, item_count)
         return None
 
-    def _take_in(self, items: list[Raw], *, size: int) -> int:
+    def _match_items(self, items: list[Raw], *, body_bytes: int) -> int:
         """Look through the items of a page; gives how many tickets it answered."""
-        answered = 0
-        for job, listed in self._search.take_page(items, size=size):
-            self._tell(job, listed)
-            answered += 1
+        matched = 0
+        for job, match_found in self._matcher.match_page(items, body_bytes=body_bytes):
+            self._set_result(job, match_found)
+            matched += 1
         if "expand" in self._query:
-            self._portion.learn(size=size, items=len(items))
-            self._query["limit"] = str(self._portion.items)
-        return answered
+            self._page_sizer.record(body_bytes=body_bytes, item_count=len(items))
+            self._query["limit"] = str(self._page_sizer.page_size)
+        return matched
 
-    async def _fetch(self, page: Page) -> bytes | Answer | Silence:
+    async def _fetch_page(self, request: ApiRequest) -> bytes | ApiResponse | NoResponse:
         """Fetch one page, in smaller portions when it is over the cap of bytes."""
-        answer: Answer | Silence = Silence(reason="not asked")
+        response: ApiResponse | NoResponse = NoResponse(reason="not asked")
 
-        def judge(told: Answer | Silence) -> bytes | Later | Never:
-            nonlocal answer
-            answer = told
-            return self._judge(told)
+        def check(received: ApiResponse | NoResponse) -> bytes | Retry | Fail:
+            nonlocal response
+            response = received
+            return self._check(received)
 
         while True:
-            body = await self.calls.ask(page, judge)
+            body = await self.calls.fetch(request, check)
             if isinstance(body, bytes):
                 return body
-            if not (isinstance(answer, Answer) and answer.oversized) or "expand" not in self._query:
-                return answer
-            if self._portion.shrink():
-                self._query["limit"] = str(self._portion.items)
+            if (
+                not (isinstance(response, ApiResponse) and response.oversized)
+                or "expand" not in self._query
+            ):
+                return response
+            if self._page_sizer.shrink():
+                self._query["limit"] = str(self._page_sizer.page_size)
             else:  # one alone is too large: each ticket asks for its own
                 del self._query["expand"]
                 self._query["limit"] = PAGE_SIZE
-            page = change_page(page, limit=self._query["limit"], expand=self._query.get("expand"))
+            request = with_parameters(
+                request, limit=self._query["limit"], expand=self._query.get("expand")
+            )
 
-    def _find_next(self, found: DeploymentPage, count: int) -> Page | None:
-        href = read_href(found.links)
-        told_all = found.total_count is not None and count >= found.total_count
-        if not href or not found.items or told_all:
+    def _next_request(self, list_page: DeploymentPage, item_count: int) -> ApiRequest | None:
+        href = next_link(list_page.links)
+        is_last = list_page.total_count is not None and item_count >= list_page.total_count
+        if not href or not list_page.items or is_last:
             return None
-        page = find_next(href, origin=self._bounds.origin, fill={"list": self._query})
-        return change_page(page, limit=self._query["limit"]) if isinstance(page, Page) else None
+        request = resolve_next_link(
+            href, origin=self._limits.origin, defaults={"list": self._query}
+        )
+        return (
+            with_parameters(request, limit=self._query["limit"])
+            if isinstance(request, ApiRequest)
+            else None
+        )
 
 
-def _make_search(leases: Sequence[Lease], *, most_kept: int) -> Search:
-    ids, sought = {}, {}
+def _build_matcher(leases: Sequence[Lease], *, max_buffered_bytes: int) -> ListMatcher:
+    deployment_ids, queries = {}, {}
     for lease in leases:
         if lease.ticket.deployment_id is None:
-            sought[lease.job] = read_sought(lease)
+            queries[lease.job] = build_deployment_query(lease)
         else:
-            ids[lease.job] = lease.ticket.deployment_id
-    return Search(ids=ids, sought=sought, most_kept=most_kept)
+            deployment_ids[lease.job] = lease.ticket.deployment_id
+    return ListMatcher(
+        deployment_ids=deployment_ids, queries=queries, max_buffered_bytes=max_buffered_bytes
+    )

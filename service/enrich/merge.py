@@ -8,44 +8,44 @@ import msgspec
 from msgspec import Raw, Struct
 
 from service.enrich.deployment import NestedDeployments, PullRequests
-from service.enrich.pages import read_href
+from service.enrich.pages import next_link
 
 _NULL = b"null"
-_Fields = dict[str, Raw]
-_Shape = type[PullRequests] | type[NestedDeployments]
+_RawFields = dict[str, Raw]
+_PageType = type[PullRequests] | type[NestedDeployments]
 
 
-class _Identified(Struct, frozen=True):
+class _ItemWithId(Struct, frozen=True):
     id: str | None = None
 
 
-class Collection:
+class PagedCollection:
     """One paged collection while it is gathered: what a page adds stands in it once.
 
     Every page must have the ``shape`` of the collection. Raises msgspec.MsgspecError or
     RecursionError when ``raw`` is no collection.
     """
 
-    def __init__(self, raw: Raw, shape: _Shape) -> None:
-        outline = msgspec.json.decode(raw, type=NestedDeployments, strict=False)
-        self._shape = shape
-        self._fields = msgspec.json.decode(raw, type=_Fields)
-        self._total = outline.total_count
-        self._href = read_href(outline.links)
+    def __init__(self, raw: Raw, page_type: _PageType) -> None:
+        first_page = msgspec.json.decode(raw, type=NestedDeployments, strict=False)
+        self._page_type = page_type
+        self._fields = msgspec.json.decode(raw, type=_RawFields)
+        self._total = first_page.total_count
+        self._href = next_link(first_page.links)
         self._visited: set[str] = set()
-        self.items = list(outline.items or ())
-        self._known = set(map(_identify, self.items))
-        self.grown = False
-        self.stopped: str | None = None
+        self.items = list(first_page.items or ())
+        self._seen = set(map(_item_id, self.items))
+        self.changed = False
+        self.stop_reason: str | None = None
 
     def next_href(self) -> str | None:
         """Give the link to follow, or None at the end; a link seen before ends it."""
-        if self.stopped is not None or not self._href:
+        if self.stop_reason is not None or not self._href:
             return None
         if self._total is not None and len(self.items) >= self._total:
             return None
         if self._href in self._visited:
-            self.stopped = "pages repeat"
+            self.stop_reason = "pages repeat"
             return None
         self._visited.add(self._href)
         return self._href
@@ -54,33 +54,33 @@ class Collection:
         """Take in one more page: new items up to the total, and where it says to go on."""
         try:
             body.decode()
-            msgspec.json.decode(body, type=self._shape, strict=False)
+            msgspec.json.decode(body, type=self._page_type, strict=False)
             page = msgspec.json.decode(body, type=NestedDeployments, strict=False)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            self.stopped = "a page could not be read"
+            self.stop_reason = "a page could not be read"
             return
-        before = len(self.items)
+        count_before = len(self.items)
         for item in page.items or ():
             self._add_item(item)
-        if len(self.items) == before:
-            self.stopped = "a page held nothing new"
+        if len(self.items) == count_before:
+            self.stop_reason = "a page held nothing new"
             return
-        self.grown = True
-        self._href = read_href(page.links)
+        self.changed = True
+        self._href = next_link(page.links)
 
     def encode(self) -> Raw:
         """Give the collection with all that was gathered."""
         return Raw(msgspec.json.encode(self._fields | {"items": self.items}))
 
     def _add_item(self, item: Raw) -> None:
-        identity = _identify(item)
+        item_id = _item_id(item)
         is_full = self._total is not None and len(self.items) >= self._total
-        if not is_full and identity != _NULL and identity not in self._known:
-            self._known.add(identity)
+        if not is_full and item_id != _NULL and item_id not in self._seen:
+            self._seen.add(item_id)
             self.items.append(item)
 
 
-class Whole:
+class MergedDeployment:
     """A deployment while its pages are gathered: its pull requests, then their deployments.
 
     What cannot be taken apart stays as it was sent, and :meth:`why_stopped` tells.
@@ -88,64 +88,70 @@ class Whole:
 
     def __init__(self, body: bytes) -> None:
         self._body = body
-        self._unopened: str | None = None
-        self._fields = self._open_fields(Raw(body))
-        self.pull_requests = self._open_collection(self._fields, "pullRequests", PullRequests)
-        self._nested: dict[int, tuple[_Fields, Collection]] = {}
+        self._parse_error: str | None = None
+        self._fields = self._parse_fields(Raw(body))
+        self.pull_requests = self._parse_collection(self._fields, "pullRequests", PullRequests)
+        self._nested: dict[int, tuple[_RawFields, PagedCollection]] = {}
 
-    def open_nested(self) -> list[Collection]:
+    def nested_collections(self) -> list[PagedCollection]:
         """Give the ``deployments`` of every pull request gathered so far."""
         items = [] if self.pull_requests is None else self.pull_requests.items
-        for place, item in enumerate(items):
-            if place not in self._nested and bytes(item) != _NULL:
-                fields = self._open_fields(item)
-                nested = self._open_collection(fields, "deployments", NestedDeployments)
+        for index, item in enumerate(items):
+            if index not in self._nested and bytes(item) != _NULL:
+                fields = self._parse_fields(item)
+                nested = self._parse_collection(fields, "deployments", NestedDeployments)
                 if nested is not None:
-                    self._nested[place] = (fields, nested)
+                    self._nested[index] = (fields, nested)
         return [nested for _, nested in self._nested.values()]
 
-    def why_stopped(self) -> str | None:
+    def first_stop_reason(self) -> str | None:
         """Say why gathering ended early, if it did."""
         collections = [self.pull_requests, *(nested for _, nested in self._nested.values())]
-        reasons = (c.stopped for c in collections if c is not None and c.stopped)
-        return next(reasons, self._unopened)
+        reasons = (
+            collection.stop_reason
+            for collection in collections
+            if collection is not None and collection.stop_reason
+        )
+        return next(reasons, self._parse_error)
 
     def encode(self) -> bytes:
         """Give the deployment with every page merged; the very body when no page added to it."""
         pulls = self.pull_requests
         if pulls is None:
             return self._body
-        for place, (fields, nested) in self._nested.items():
-            if nested.grown:
-                changed = fields | {"deployments": nested.encode()}
-                pulls.items[place] = Raw(msgspec.json.encode(changed))
-                pulls.grown = True
-        if not pulls.grown:
+        for index, (fields, nested) in self._nested.items():
+            if nested.changed:
+                merged_fields = fields | {"deployments": nested.encode()}
+                pulls.items[index] = Raw(msgspec.json.encode(merged_fields))
+                pulls.changed = True
+        if not pulls.changed:
             return self._body
         return msgspec.json.encode(self._fields | {"pullRequests": pulls.encode()})
 
-    def _open_fields(self, raw: Raw) -> _Fields:
+    def _parse_fields(self, raw: Raw) -> _RawFields:
         try:
-            return msgspec.json.decode(raw, type=_Fields)
+            return msgspec.json.decode(raw, type=_RawFields)
         except (msgspec.MsgspecError, RecursionError):
-            self._unopened = "a part could not be read"
+            self._parse_error = "a part could not be read"
             return {}
 
-    def _open_collection(self, fields: _Fields, name: str, shape: _Shape) -> Collection | None:
+    def _parse_collection(
+        self, fields: _RawFields, name: str, page_type: _PageType
+    ) -> PagedCollection | None:
         raw = fields.get(name)
         if raw is None or bytes(raw) == _NULL:
             return None
         try:
-            return Collection(raw, shape)
+            return PagedCollection(raw, page_type)
         except (msgspec.MsgspecError, RecursionError):
-            self._unopened = "a part could not be read"
+            self._parse_error = "a part could not be read"
             return None
 
 
-def _identify(item: Raw) -> str | bytes:
+def _item_id(item: Raw) -> str | bytes:
     """Give the id of an item; one without any is known by its own bytes."""
     try:
-        identity = msgspec.json.decode(item, type=_Identified).id
+        item_id = msgspec.json.decode(item, type=_ItemWithId).id
     except (msgspec.MsgspecError, RecursionError):
-        identity = None
-    return bytes(item) if identity is None else identity
+        item_id = None
+    return bytes(item) if item_id is None else item_id

@@ -12,127 +12,131 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-ReadHeader = Callable[[str], Sequence[str]]
+HeaderValues = Callable[[str], Sequence[str]]
 """Give every value of one header, none when it is absent."""
 
-_LONGEST_NUMBER = 15
+_MAX_DIGITS = 15
 
 
-class Window(Struct, frozen=True):
+class RateLimitWindow(Struct, frozen=True):
     """What one family says: calls left, of how many, until when (the server's epoch ms)."""
 
     family: str
     limit: int | None
-    left: int
+    remaining: int
     reset_ms: int | None
 
 
-class Hints(Struct, frozen=True):
+class RateLimitHeaders(Struct, frozen=True):
     """All that one answer says of the budget; times are ms, the server's where they are moments."""
 
-    windows: tuple[Window, ...] = ()
+    windows: tuple[RateLimitWindow, ...] = ()
     retry_after_ms: int | None = None
     resume_at_ms: int | None = None
     date_ms: int | None = None
 
 
-def read_hints(read: ReadHeader, *, route: str, now_ms: int) -> Hints:
+def parse_rate_limits(header_values: HeaderValues, *, route: str, now_ms: int) -> RateLimitHeaders:
     """Read the hints of one answer to a call of ``route``.
 
     ``now_ms`` (epoch) stands in for a missing Date header when Retry-After is a date.
     """
-    reset = _largest(read("X-Ratelimit-Reset"))
-    token_reset = _largest(read("X-Ratelimit-Auth-Token-Reset"))
-    families = (
-        _window("global", read, "X-Ratelimit-Global", reset),
-        _window(f"route:{route}", read, "X-Ratelimit-Route", reset),
-        _window("token", read, "X-Ratelimit-Auth-Token", token_reset),
+    reset_ms = _largest(header_values("X-Ratelimit-Reset"))
+    token_reset_ms = _largest(header_values("X-Ratelimit-Auth-Token-Reset"))
+    windows = (
+        _parse_window("global", header_values, "X-Ratelimit-Global", reset_ms),
+        _parse_window(f"route:{route}", header_values, "X-Ratelimit-Route", reset_ms),
+        _parse_window("token", header_values, "X-Ratelimit-Auth-Token", token_reset_ms),
     )
-    date_ms = _read_date(read("Date"))
-    return Hints(
-        windows=tuple(window for window in families if window is not None),
-        retry_after_ms=_read_retry_after(read("Retry-After"), date_ms or now_ms),
-        resume_at_ms=_find_resumption(*families, reset=reset, token_reset=token_reset),
+    date_ms = _parse_first_date(header_values("Date"))
+    return RateLimitHeaders(
+        windows=tuple(window for window in windows if window is not None),
+        retry_after_ms=_parse_retry_after(header_values("Retry-After"), date_ms or now_ms),
+        resume_at_ms=_resume_time(*windows, reset_ms=reset_ms, token_reset_ms=token_reset_ms),
         date_ms=date_ms,
     )
 
 
-def _window(family: str, read: ReadHeader, prefix: str, reset: int | None) -> Window | None:
-    left = _smallest(read(f"{prefix}-Remaining"))
-    if left is None:
+def _parse_window(
+    family: str, header_values: HeaderValues, prefix: str, reset_ms: int | None
+) -> RateLimitWindow | None:
+    remaining = _smallest(header_values(f"{prefix}-Remaining"))
+    if remaining is None:
         return None
-    limit = _largest(read(f"{prefix}-Limit"))
-    return Window(family=family, limit=limit or None, left=left, reset_ms=reset)
+    limit = _largest(header_values(f"{prefix}-Limit"))
+    return RateLimitWindow(
+        family=family, limit=limit or None, remaining=remaining, reset_ms=reset_ms
+    )
 
 
-def _find_resumption(
-    shared: Window | None,
-    route: Window | None,
-    token: Window | None,
+def _resume_time(
+    global_window: RateLimitWindow | None,
+    route_window: RateLimitWindow | None,
+    token_window: RateLimitWindow | None,
     *,
-    reset: int | None,
-    token_reset: int | None,
+    reset_ms: int | None,
+    token_reset_ms: int | None,
 ) -> int | None:
     """Find when a refused call may be made again: the latest reset of what is used up.
 
     As LaunchDarkly's own newest client reads it: a Reset counts when its Remaining is 0 or unknown
     (find-code-references-in-pull-request, internal/ldclient/retry.go).
     """
-    moments = []
-    lefts = [window.left for window in (shared, route) if window is not None]
-    if reset is not None and (not lefts or 0 in lefts):
-        moments.append(reset)
-    if token_reset is not None and (token is None or token.left == 0):
-        moments.append(token_reset)
-    return max(moments, default=None)
+    resets = []
+    remaining = [window.remaining for window in (global_window, route_window) if window is not None]
+    if reset_ms is not None and (not remaining or 0 in remaining):
+        resets.append(reset_ms)
+    if token_reset_ms is not None and (token_window is None or token_window.remaining == 0):
+        resets.append(token_reset_ms)
+    return max(resets, default=None)
 
 
-def _read_retry_after(values: Sequence[str], now_ms: int) -> int | None:
+def _parse_retry_after(values: Sequence[str], now_ms: int) -> int | None:
     """Read seconds or an HTTP date (RFC 9110) as ms from now; the longest of several."""
-    waits = []
+    waits_ms = []
     for value in values:
-        seconds = _number(value)
-        moment = _read_date([value]) if seconds is None else None
+        seconds = _parse_number(value)
+        date_ms = _parse_first_date([value]) if seconds is None else None
         if seconds is not None:
-            waits.append(seconds * 1000)
-        elif moment is not None and moment > now_ms:
-            waits.append(moment - now_ms)
-    return max(waits, default=None)
+            waits_ms.append(seconds * 1000)
+        elif date_ms is not None and date_ms > now_ms:
+            waits_ms.append(date_ms - now_ms)
+    return max(waits_ms, default=None)
 
 
-def _read_date(values: Sequence[str]) -> int | None:
-    moments = (_parse_date(value) for value in values)
-    return next((moment for moment in moments if moment is not None), None)
+def _parse_first_date(values: Sequence[str]) -> int | None:
+    dates = (_parse_date(value) for value in values)
+    return next((date_ms for date_ms in dates if date_ms is not None), None)
 
 
 @lru_cache(maxsize=64)  # many answers carry the Date of one second
 def _parse_date(value: str) -> int | None:
     try:
-        moment = parsedate_to_datetime(value)
-        if moment.tzinfo is None:
-            moment = moment.replace(tzinfo=UTC)
-        return int(moment.timestamp() * 1000)
+        date = parsedate_to_datetime(value)
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)
+        return int(date.timestamp() * 1000)
     except (ValueError, IndexError, TypeError, OverflowError):
         return None
 
 
-def _number(text: str) -> int | None:
+def _parse_number(text: str) -> int | None:
     text = text.strip()
-    if text.isascii() and text.isdigit() and len(text) <= _LONGEST_NUMBER:
+    if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS:
         return int(text)
     return None
 
 
-def _numbers(values: Sequence[str]) -> list[int]:
+def _parse_numbers(values: Sequence[str]) -> list[int]:
     if not values:
         return []
     parts = (part for value in values for part in value.split(","))
-    return [number for number in map(_number, parts) if number is not None]
+    return [number for number in map(_parse_number, parts) if number is not None]
 
 
 def _largest(values: Sequence[str]) -> int | None:
-    return max(_numbers(values), default=None)
+    return max(_parse_numbers(values), default=None)
 
 
 def _smallest(values: Sequence[str]) -> int | None:
-    return min(_numbers(values), default=None)
+    return min(_parse_numbers(values), default=None)

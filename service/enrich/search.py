@@ -10,116 +10,122 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Raw, Struct
 
-from service.enrich.deployment import Drift, Outline, read_item, read_outline
+from service.enrich.deployment import DeploymentHead, Drift, parse_head, parse_list_item
 from service.enrich.resolve import (
-    Sought,
+    DeploymentQuery,
     choose_deployment,
     ended_long_before,
-    is_beyond_doubt,
+    is_exact_match,
 )
 
-_SHORTEST_SHA = 7
+_MIN_SHA_LENGTH = 7
 
 
-class Listed(Struct, frozen=True):
+class Match(Struct, frozen=True):
     """A listed deployment: what could be read of it, all of it or its outline.
 
     ``body`` is its JSON, bytes as sent, or None where it was not kept. ``old``: it ended long
     before the sender says, so the one meant may be still to come.
     """
 
-    known: Outline
+    head: DeploymentHead
     body: Raw | None
-    old: bool = False
+    may_be_earlier: bool = False
 
 
-class Missing(Struct, frozen=True):
+class NoMatch(Struct, frozen=True):
     """Not on any page; ``unreadable`` is an item that could not be read, should it be the one."""
 
     unreadable: tuple[Drift, bytes] | None = None
 
 
-class Search:
+class ListMatcher:
     """Who seeks what: jobs by the id of their deployment, or by what they know instead.
 
     At most ``most_kept`` bytes of pages stay in memory; of what comes later only the id is kept.
     """
 
     def __init__(
-        self, *, ids: Mapping[str, str], sought: Mapping[str, Sought], most_kept: int
+        self,
+        *,
+        deployment_ids: Mapping[str, str],
+        queries: Mapping[str, DeploymentQuery],
+        max_buffered_bytes: int,
     ) -> None:
-        self._ids: dict[str, list[str]] = defaultdict(list)
-        for job, name in ids.items():
-            self._ids[name.lower()].append(job)
-        self._sought = dict(sought)
-        self._by_version: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for job, one in sought.items():
-            self._by_version[one.application, _abridge(one.version)].append(job)
-        self._open = {*ids, *sought}
-        self._candidates: dict[str, dict[str, Outline]] = defaultdict(dict)
+        self._jobs_by_id: dict[str, list[str]] = defaultdict(list)
+        for job, deployment_id in deployment_ids.items():
+            self._jobs_by_id[deployment_id.lower()].append(job)
+        self._queries = dict(queries)
+        self._jobs_by_version: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for job, query in queries.items():
+            self._jobs_by_version[query.application, _version_prefix(query.version)].append(job)
+        self._unmatched = {*deployment_ids, *queries}
+        self._candidates: dict[str, dict[str, DeploymentHead]] = defaultdict(dict)
         self._bodies: dict[str, Raw] = {}
-        self._left = most_kept
+        self._buffer_left = max_buffered_bytes
         self._unreadable: tuple[Drift, bytes] | None = None
 
     @property
-    def is_over(self) -> bool:
+    def is_done(self) -> bool:
         """Tell whether every job has its answer."""
-        return not self._open
+        return not self._unmatched
 
     @property
-    def is_by_id(self) -> bool:
+    def has_only_ids(self) -> bool:
         """Tell whether every job knows the id of its deployment, so that it could ask for it."""
-        return not self._sought
+        return not self._queries
 
-    def list_open(self) -> list[str]:
+    def list_unmatched(self) -> list[str]:
         """List the jobs that have no answer yet."""
-        return sorted(self._open)
+        return sorted(self._unmatched)
 
-    def take_page(self, items: Iterable[Raw], *, size: int) -> Iterator[tuple[str, Listed]]:
+    def match_page(self, items: Iterable[Raw], *, body_bytes: int) -> Iterator[tuple[str, Match]]:
         """Look through one page of ``size`` bytes; gives the jobs that it answers for good."""
-        keeps = self._left > 0
-        self._left -= size
+        keep_bodies = self._buffer_left > 0
+        self._buffer_left -= body_bytes
         for item in items:
-            match read_item(item) if keeps else read_outline(item):
+            match parse_list_item(item) if keep_bodies else parse_head(item):
                 case Drift() as drift:
                     self._unreadable = self._unreadable or (drift, bytes(item))
-                case Outline() as outline:
-                    yield from self._take(outline, item if keeps else None)
+                case DeploymentHead() as head:
+                    yield from self._match_item(head, item if keep_bodies else None)
                 case None:
                     pass
 
-    def close(self) -> Iterator[tuple[str, Listed | Missing]]:
+    def finish(self) -> Iterator[tuple[str, Match | NoMatch]]:
         """Give what is left: the best that was seen for each job, or that there was nothing."""
-        for job in sorted(self._open):
-            sought = self._sought.get(job)
-            seen = self._candidates.get(job, {}).values()
-            chosen = None if sought is None else choose_deployment(seen, sought)
-            if sought is None or chosen is None:
-                yield job, Missing(self._unreadable)
+        for job in sorted(self._unmatched):
+            query = self._queries.get(job)
+            candidates = self._candidates.get(job, {}).values()
+            chosen = None if query is None else choose_deployment(candidates, query)
+            if query is None or chosen is None:
+                yield job, NoMatch(self._unreadable)
             else:
-                old = ended_long_before(chosen, sought)
-                yield job, Listed(chosen, self._bodies.get(chosen.id), old)
-        self._open.clear()
+                may_be_earlier = ended_long_before(chosen, query)
+                yield job, Match(chosen, self._bodies.get(chosen.id), may_be_earlier)
+        self._unmatched.clear()
 
-    def _take(self, outline: Outline, body: Raw | None) -> Iterator[tuple[str, Listed]]:
-        for job in self._ids.get(outline.id.lower(), ()):
-            yield from self._answer(job, outline, body)
-        key = (outline.application_key or "", _abridge(outline.application_version or ""))
-        for job in self._by_version.get(key, ()):
-            if is_beyond_doubt(outline, self._sought[job]):
-                yield from self._answer(job, outline, body)
-            elif job in self._open:
-                self._candidates[job][outline.id] = outline
+    def _match_item(self, head: DeploymentHead, body: Raw | None) -> Iterator[tuple[str, Match]]:
+        for job in self._jobs_by_id.get(head.id.lower(), ()):
+            yield from self._resolve_job(job, head, body)
+        version_key = (head.application_key or "", _version_prefix(head.application_version or ""))
+        for job in self._jobs_by_version.get(version_key, ()):
+            if is_exact_match(head, self._queries[job]):
+                yield from self._resolve_job(job, head, body)
+            elif job in self._unmatched:
+                self._candidates[job][head.id] = head
                 if body is not None:
-                    self._bodies[outline.id] = body
+                    self._bodies[head.id] = body
 
-    def _answer(self, job: str, outline: Outline, body: Raw | None) -> Iterator[tuple[str, Listed]]:
-        if job in self._open:
-            self._open.discard(job)
+    def _resolve_job(
+        self, job: str, head: DeploymentHead, body: Raw | None
+    ) -> Iterator[tuple[str, Match]]:
+        if job in self._unmatched:
+            self._unmatched.discard(job)
             self._candidates.pop(job, None)
-            yield job, Listed(outline, body)
+            yield job, Match(head, body)
 
 
-def _abridge(version: str) -> str:
+def _version_prefix(version: str) -> str:
     """Give what a version and its short form have in common."""
-    return version[:_SHORTEST_SHA].lower()
+    return version[:_MIN_SHA_LENGTH].lower()

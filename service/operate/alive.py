@@ -12,39 +12,43 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-_PATIENCE_S = 2.0
-_ESTABLISHED = "01"  # the state in /proc/net/tcp (net/tcp_states.h)
-_LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
-_SERVERS = {
+_TIMEOUT_S = 2.0
+_ESTABLISHED_STATE = "01"  # the state in /proc/net/tcp (net/tcp_states.h)
+_LOOPBACK_PREFIXES = (
+    "0100007F",
+    "0000000000000000FFFF00000100007F",
+    "00000000000000000000000001000000",
+)
+_PORT_VARIABLES = {
     "serve": ("ENRICHER_PORT", "8080"),
     "run": ("ENRICHER_PORT", "8080"),
     "work": ("ENRICHER_METRICS_PORT", "0"),
 }
 
 
-def find_port(words: Sequence[str], environ: Mapping[str, str]) -> int:
+def command_port(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Say on which port the command answers; 0: on none."""
-    for command, (variable, default) in _SERVERS.items():
-        if command in words:
+    for command, (variable, default) in _PORT_VARIABLES.items():
+        if command in arguments:
             return int(environ.get(variable) or default)
-    if "simulate" in words:
-        return int(words[words.index("--port") + 1]) if "--port" in words else 9090
+    if "simulate" in arguments:
+        return int(arguments[arguments.index("--port") + 1]) if "--port" in arguments else 9090
     return 0
 
 
-def is_in_touch(table: Iterable[str]) -> bool:
+def has_remote_connection(tcp_table: Iterable[str]) -> bool:
     """Tell whether a connection to another machine stands, by the lines of /proc/net/tcp."""
-    for line in table:
+    for line in tcp_table:
         _, _, remote, state, *_ = [*line.split(), "", "", "", ""]
-        if state == _ESTABLISHED and not remote.startswith(_LOOPBACK):
+        if state == _ESTABLISHED_STATE and not remote.startswith(_LOOPBACK_PREFIXES):
             return True
     return False
 
 
-def is_answered(port: int, path: str) -> bool:
+def is_page_served(port: int, path: str) -> bool:
     """Ask this machine for a page; tells whether it was had."""
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE_S) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT_S) as connection:
             connection.sendall(f"GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
             return connection.recv(64).split(b" ")[1:2] == [b"200"]
     except OSError:
@@ -53,14 +57,14 @@ def is_answered(port: int, path: str) -> bool:
 
 def main() -> None:
     """Look at process 1, which is the command or the init that minds it."""
-    words = Path("/proc/1/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
-    port = find_port(words, os.environ)
-    if port and not is_answered(port, "/" if "simulate" in words else "/healthz"):
+    arguments = Path("/proc/1/cmdline").read_text(encoding="utf-8", errors="replace").split("\0")
+    port = command_port(arguments, os.environ)
+    if port and not is_page_served(port, "/" if "simulate" in arguments else "/healthz"):
         sys.exit(1)
-    if "work" in words and not os.environ.get("ENRICHER_REDIS_URL", "").startswith("unix:"):
+    if "work" in arguments and not os.environ.get("ENRICHER_REDIS_URL", "").startswith("unix:"):
         tables = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
         lines = [line for table in tables if table.exists() for line in table.open()]
-        sys.exit(not is_in_touch(lines))
+        sys.exit(not has_remote_connection(lines))
 
 
 if __name__ == "__main__":

@@ -7,35 +7,40 @@ from typing import TypeVar
 
 from service.operate.contracts import CONTRACTS
 
-_HIGHEST, _HIGHEST_PORT = 1_000_000, 65_535
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_LONGEST_NUMBER = 9
+_MAX_NUMBER, _MAX_PORT = 1_000_000, 65_535
+_SECONDS_BY_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_MAX_DURATION_DIGITS = 9
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DOOR = "http://127.0.0.1:8080/webhooks/native"
+_DEFAULT_WEBHOOK_URL = "http://127.0.0.1:8080/webhooks/native"
 
 T = TypeVar("T", int, float)
 
 
 def add_demo_arguments(command: argparse.ArgumentParser) -> None:
     """Add what `demo` takes."""
-    whole, number = _number_from(0), _number_from(0.1)
+    whole, number = _number_parser(0), _number_parser(0.1)
     command.add_argument("--events", type=whole, default=0, help="end after so many records")
     command.add_argument(
         "--per-second", type=number, default=2.0, help="deployments a second (default: 2)"
     )
     command.add_argument(
-        "--quota", type=_number_from(10), default=60, help="calls allowed in 5 s (default: 60)"
+        "--quota", type=_number_parser(10), default=60, help="calls allowed in 5 s (default: 60)"
     )
     command.add_argument("--seed", type=whole, help="the same number invents the same again")
 
 
 def add_pipeline_arguments(command: argparse.ArgumentParser) -> None:
     """Add what `pipeline` takes."""
-    command.add_argument("--door", type=_url, default=_DOOR, help=f"where to (default: {_DOOR})")
-    command.add_argument("--events", type=_number_from(0), default=0, help="end after so many")
+    command.add_argument(
+        "--door",
+        type=_parse_url,
+        default=_DEFAULT_WEBHOOK_URL,
+        help=f"where to (default: {_DEFAULT_WEBHOOK_URL})",
+    )
+    command.add_argument("--events", type=_number_parser(0), default=0, help="end after so many")
     command.add_argument(
         "--per-second",
-        type=_number_from(0.1),
+        type=_number_parser(0.1),
         default=2.0,
         help="deployments a second (default: 2)",
     )
@@ -46,7 +51,7 @@ def add_simulate_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--host", default="127.0.0.1", help="address to listen on")
     command.add_argument(
         "--port",
-        type=_number_from(0, _HIGHEST_PORT),
+        type=_number_parser(0, _MAX_PORT),
         default=9090,
         help="0: any free one (default: 9090)",
     )
@@ -57,7 +62,12 @@ def add_simulate_arguments(command: argparse.ArgumentParser) -> None:
 
 def add_send_arguments(command: argparse.ArgumentParser) -> None:
     """Add what `send` takes."""
-    command.add_argument("--url", type=_url, default=_DOOR, help=f"where to (default: {_DOOR})")
+    command.add_argument(
+        "--url",
+        type=_parse_url,
+        default=_DEFAULT_WEBHOOK_URL,
+        help=f"where to (default: {_DEFAULT_WEBHOOK_URL})",
+    )
     command.add_argument("--delivery", default=None, help="idempotency key; default: a new one")
     command.add_argument("--id", help="LaunchDarkly's deployment id, when it is known")
     for name in ("project", "environment", "application"):
@@ -97,13 +107,13 @@ def add_sources_arguments(command: argparse.ArgumentParser) -> None:
         ("--header", ":", "'NAME: VALUE'", "a header as it came; may be repeated"),
         ("--query", "=", "NAME=VALUE", "a parameter of the URL; may be repeated"),
     ):
-        read = _split_at(sign)
+        read = _pair_parser(sign)
         trial.add_argument(
             option, type=read, action="append", default=[], metavar=form, help=meaning
         )
     recipe.add_argument("name", help="a source that is configured, or a preset")
     for each in (listing, recipe):
-        each.add_argument("--url", type=_url, help="how senders reach the door: https://...")
+        each.add_argument("--url", type=_parse_url, help="how senders reach the door: https://...")
 
 
 def add_failed_arguments(command: argparse.ArgumentParser) -> None:
@@ -128,7 +138,7 @@ def add_failed_arguments(command: argparse.ArgumentParser) -> None:
         each.add_argument("--dry-run", action="store_true", help="only say what would be done")
         each.add_argument("--yes", action="store_true", help="do not ask before --all")
     for each in (listing, retry, drop):
-        _add_filters(each)
+        _add_filter_arguments(each)
 
 
 def add_backfill_arguments(command: argparse.ArgumentParser) -> None:
@@ -149,7 +159,7 @@ def add_backfill_arguments(command: argparse.ArgumentParser) -> None:
         command.add_argument(
             option,
             dest=name,
-            type=_moment,
+            type=_parse_time_ms,
             metavar="TIME",
             required=option == "--from",
             help=meaning,
@@ -162,25 +172,27 @@ def add_doctor_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="one JSON object")
 
 
-def _add_filters(command: argparse.ArgumentParser) -> None:
+def _add_filter_arguments(command: argparse.ArgumentParser) -> None:
     filters = command.add_argument_group("filters")
     filters.add_argument("--reason", metavar="WORD", help="such as not_found or unmappable")
     filters.add_argument("--source", metavar="NAME", help="what the source is called")
     filters.add_argument("--application", metavar="KEY", help="what was deployed")
     for option in ("--older-than", "--newer-than"):
-        filters.add_argument(option, type=_duration, metavar="AGE", help="such as 90s, 2h or 7d")
-    filters.add_argument("--limit", type=_number_from(1), metavar="N", help="the newest N only")
+        filters.add_argument(
+            option, type=_parse_duration, metavar="AGE", help="such as 90s, 2h or 7d"
+        )
+    filters.add_argument("--limit", type=_number_parser(1), metavar="N", help="the newest N only")
 
 
-def _duration(text: str) -> float:
+def _parse_duration(text: str) -> float:
     """Read a number and its unit; seconds without one."""
-    number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS else (text, "s")
-    if not number.isascii() or not number.isdecimal() or len(number) > _LONGEST_NUMBER:
+    number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS_BY_UNIT else (text, "s")
+    if not number.isascii() or not number.isdecimal() or len(number) > _MAX_DURATION_DIGITS:
         raise argparse.ArgumentTypeError(f"{text!r} is no age such as 90s, 30m, 2h or 7d")
-    return float(int(number) * _SECONDS[unit])
+    return float(int(number) * _SECONDS_BY_UNIT[unit])
 
 
-def _moment(text: str) -> int:
+def _parse_time_ms(text: str) -> int:
     """Read a date, or a date and a time, as epoch ms."""
     try:
         moment = datetime.fromisoformat(text)
@@ -190,32 +202,34 @@ def _moment(text: str) -> int:
     return max(1, (known - _EPOCH) // timedelta(milliseconds=1))
 
 
-def _split_at(sign: str) -> Callable[[str], tuple[str, str]]:
+def _pair_parser(separator: str) -> Callable[[str], tuple[str, str]]:
     """Read a name and a value with a sign between them."""
 
-    def read(text: str) -> tuple[str, str]:
-        name, found, value = text.partition(sign)
+    def parse(text: str) -> tuple[str, str]:
+        name, found, value = text.partition(separator)
         if not found or not name.strip():
-            raise argparse.ArgumentTypeError(f"{text!r} has no {sign!r} between name and value")
+            raise argparse.ArgumentTypeError(
+                f"{text!r} has no {separator!r} between name and value"
+            )
         return name.strip(), value.strip()
 
-    return read
+    return parse
 
 
-def _number_from(lowest: T, highest: T | int = _HIGHEST) -> Callable[[str], T]:
+def _number_parser(minimum: T, maximum: T | int = _MAX_NUMBER) -> Callable[[str], T]:
     """Read a number of the kind of the lowest one that is taken."""
 
-    def read(text: str) -> T:
-        number = type(lowest)(text)
-        if not lowest <= number <= highest:
-            raise argparse.ArgumentTypeError(f"{text} is not from {lowest} to {highest}")
+    def parse(text: str) -> T:
+        number = type(minimum)(text)
+        if not minimum <= number <= maximum:
+            raise argparse.ArgumentTypeError(f"{text} is not from {minimum} to {maximum}")
         return number
 
-    read.__name__ = "number"  # argparse says: invalid number value
-    return read
+    parse.__name__ = "number"  # argparse says: invalid number value
+    return parse
 
 
-def _url(text: str) -> str:
+def _parse_url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise argparse.ArgumentTypeError(f"{text!r} does not begin with http:// or https://")
     return text

@@ -4,7 +4,7 @@ import unicodedata
 
 from msgspec import Struct
 
-GAP = "  "
+COLUMN_GAP = "  "
 
 
 class Column(Struct, frozen=True):
@@ -12,29 +12,33 @@ class Column(Struct, frozen=True):
 
     title: str
     width: int
-    right: bool = False
+    align_right: bool = False
 
 
 def pad_text(text: str, column: Column) -> str:
     """Fill a column; an id is shortened to its beginning, anything else by two dots."""
-    shown = cut_text(text, column.width) if column.title != "id" else text[: column.width]
-    blank = " " * (column.width - measure_text(shown))
-    return blank + shown if column.right else shown + blank
+    shown = truncate_text(text, column.width) if column.title != "id" else text[: column.width]
+    padding = " " * (column.width - measure_text_width(shown))
+    return padding + shown if column.align_right else shown + padding
 
 
-def cut_text(text: str, columns: int) -> str:
+def truncate_text(text: str, max_columns: int) -> str:
     """Shorten to so many columns of a terminal; two dots say that something is left out."""
-    if measure_text(text) <= columns:
+    if measure_text_width(text) <= max_columns:
         return text
-    kept = text[: max(0, columns)]
-    while kept and measure_text(kept) > columns - 2:
+    kept = text[: max(0, max_columns)]
+    while kept and measure_text_width(kept) > max_columns - 2:
         kept = kept[:-1]
     return f"{kept}.."
 
 
-def measure_text(text: str) -> int:
+def measure_text_width(text: str) -> int:
     """Count columns: East Asian wide signs take two, marks that combine none."""
     return sum(
-        0 if unicodedata.combining(sign) else 2 if unicodedata.east_asian_width(sign) in "WF" else 1
-        for sign in text
+        0
+        if unicodedata.combining(character)
+        else 2
+        if unicodedata.east_asian_width(character) in "WF"
+        else 1
+        for character in text
     )

@@ -7,18 +7,18 @@ import aiohttp
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from service.store import Refused, Unavailable
+from service.store import RedisMisconfigured, RedisUnavailable
 from service.store.connect import is_bad_password
 from service.store.embedded import EmbeddedServerError
 
-EXPECTED = (
-    *(Refused, Unavailable, EmbeddedServerError),
+EXPECTED_ERRORS = (
+    *(RedisMisconfigured, RedisUnavailable, EmbeddedServerError),
     *(RedisError, aiohttp.ClientError, OSError),  # TimeoutError is an OSError
 )
 """What ends a command because something it needs is away or refuses."""
 
 
-def explain_failure(error: Exception) -> str:
+def explain_error(error: Exception) -> str:
     """Say what is away or refuses, and which setting names it."""
     match error:
         case RedisConnectionError() if not is_bad_password(error):
@@ -30,12 +30,12 @@ def explain_failure(error: Exception) -> str:
         case aiohttp.ClientError():
             return f"nobody answers: {error}"
         case OSError():
-            return _explain_refusal(error)
+            return _explain_os_error(error)
         case _:
             return str(error)
 
 
-def _explain_refusal(error: OSError) -> str:
+def _explain_os_error(error: OSError) -> str:
     """Say what of this machine cannot be used."""
     if isinstance(error, TimeoutError):
         return "nobody answered in time"
@@ -43,6 +43,6 @@ def _explain_refusal(error: OSError) -> str:
         fix = "choose another by ENRICHER_HOST and ENRICHER_PORT (simulate: --host and --port)"
         return f"{error.strerror}; {fix}"
     if error.filename is not None:
-        place = os.fsdecode(error.filename)
-        return f"{place}: {error.strerror} (ENRICHER_DATA_DIR says where our server's data is kept)"
+        path = os.fsdecode(error.filename)
+        return f"{path}: {error.strerror} (ENRICHER_DATA_DIR says where our server's data is kept)"
     return str(error)

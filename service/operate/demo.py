@@ -8,32 +8,32 @@ from typing import TextIO
 
 from msgspec import Struct
 
-from service.operate.health import Standing
-from service.operate.pipeline import Event, Pace, Pipeline
-from service.operate.send import Sent
-from service.operate.table import write_header, write_record
-from service.operate.tail import Appended
-from service.store import Unavailable
+from service.operate.health import HealthStats
+from service.operate.pipeline import EventBody, Pipeline, SendRate
+from service.operate.send import SendResult
+from service.operate.table import render_record_header, render_record_row
+from service.operate.tail import StreamEntryText
+from service.store import RedisUnavailable
 
-_LOOK_EVERY_S = 0.25
-_LOOKS_PER_LINE = 12  # where no terminal can show the count in place
+_STATUS_INTERVAL_S = 0.25
+_READS_PER_STATUS_LINE = 12  # where no terminal can show the count in place
 
 
-class Traffic(Struct, frozen=True):
+class CallCounts(Struct, frozen=True):
     """What the upstream counted: calls, and those it answered with 429."""
 
     calls: int
-    refused: int
+    rate_limited: int
 
 
-class Stage(Struct, frozen=True, kw_only=True):
+class DemoInputs(Struct, frozen=True, kw_only=True):
     """What the demo plays on: verbs that are handed in, and where it writes."""
 
-    report: Callable[[Event], Awaitable[None]]
-    post: Callable[[Event, str], Awaitable[Sent]]
-    look: Callable[[], Awaitable[Standing]]
-    count_calls: Callable[[], Traffic]
-    records: AsyncIterator[Appended]
+    report: Callable[[EventBody], Awaitable[None]]
+    post: Callable[[EventBody, str], Awaitable[SendResult]]
+    read_stats: Callable[[], Awaitable[HealthStats]]
+    count_calls: Callable[[], CallCounts]
+    records: AsyncIterator[StreamEntryText]
     out: TextIO
     columns: Callable[[], int]
 
@@ -41,107 +41,109 @@ class Stage(Struct, frozen=True, kw_only=True):
 class Demo:
     """Sends deployments as a pipeline would and shows what becomes of them."""
 
-    def __init__(self, stage: Stage, *, pace: Pace, chance: Random) -> None:
-        self._stage = stage
-        self._events = pace.events
-        self._pipeline = Pipeline(stage.report, stage.post, pace=pace, chance=chance)
+    def __init__(self, inputs: DemoInputs, *, rate: SendRate, rng: Random) -> None:
+        self._inputs = inputs
+        self._max_records = rate.max_events
+        self._pipeline = Pipeline(inputs.report, inputs.post, rate=rate, rng=rng)
         self._published = 0
-        self._met = 0
-        self._standing: Standing | None = None
-        self._status = ""
-        self._live = stage.out.isatty()
+        self._limit_reached_count = 0
+        self._stats: HealthStats | None = None
+        self._status_line = ""
+        self._is_terminal = inputs.out.isatty()
 
-    async def play(self) -> None:
+    async def run(self) -> None:
         """Play until cancelled, or until as many records as were asked for were published."""
-        sending = asyncio.create_task(self._pipeline.deploy(), name="demo-send")
-        counting = asyncio.create_task(self._watch(), name="demo-watch")
-        self._say(write_header(columns=self._stage.columns()))
+        send_task = asyncio.create_task(self._pipeline.deploy(), name="demo-send")
+        status_task = asyncio.create_task(self._update_status(), name="demo-watch")
+        self._print_above_status(render_record_header(columns=self._inputs.columns()))
         try:
-            async for appended in self._stage.records:
+            async for entry in self._inputs.records:
                 self._published += 1
-                self._say(write_record(appended, columns=self._stage.columns()))
-                if self._events and self._published >= self._events:
+                self._print_above_status(render_record_row(entry, columns=self._inputs.columns()))
+                if self._max_records and self._published >= self._max_records:
                     break
         finally:
-            for task in (sending, counting):
+            for task in (send_task, status_task):
                 task.cancel()
-            await asyncio.gather(sending, counting, return_exceptions=True)
-            await self._look()
-            self._say_farewell()
+            await asyncio.gather(send_task, status_task, return_exceptions=True)
+            await self._read_stats()
+            self._print_summary()
 
-    async def _watch(self) -> None:
+    async def _update_status(self) -> None:
         """Keep the count up to date, and say so when the quota is met."""
-        looks = 0
+        read_count = 0
         while True:
-            before = self._standing
-            await self._look()
-            if _is_met(self._standing) and not _is_met(before):
-                self._say_quota_met()
-            self._show_status(in_place_only=looks % _LOOKS_PER_LINE != 0)
-            looks += 1
-            await asyncio.sleep(_LOOK_EVERY_S)
+            previous_stats = self._stats
+            await self._read_stats()
+            if _is_limit_reached(self._stats) and not _is_limit_reached(previous_stats):
+                self._print_limit_reached()
+            self._show_status(in_place_only=read_count % _READS_PER_STATUS_LINE != 0)
+            read_count += 1
+            await asyncio.sleep(_STATUS_INTERVAL_S)
 
-    async def _look(self) -> None:
+    async def _read_stats(self) -> None:
         try:
-            self._standing = await self._stage.look()
-        except Unavailable:
-            self._standing = None
+            self._stats = await self._inputs.read_stats()
+        except RedisUnavailable:
+            self._stats = None
 
-    def _say_quota_met(self) -> None:
-        if self._standing is not None and self._standing.waiting:
-            self._met += 1
-            self._say(
-                f"-- quota met: no call for {self._standing.opens_s:.1f} s; "
-                f"{self._standing.waiting} deployments wait, webhooks are still taken"
+    def _print_limit_reached(self) -> None:
+        if self._stats is not None and self._stats.backlog:
+            self._limit_reached_count += 1
+            self._print_above_status(
+                f"-- quota met: no call for {self._stats.next_call_in_s:.1f} s; "
+                f"{self._stats.backlog} deployments wait, webhooks are still taken"
             )
 
-    def _write_counts(self) -> str:
-        standing = self._standing
+    def _format_counts(self) -> str:
+        stats = self._stats
         counts = {
             "received": self._pipeline.received,
             "queued": self._pipeline.queued,
             "published": self._published,
-            "waiting": "?" if standing is None else standing.waiting,
-            "failed": "?" if standing is None else standing.failed,
+            "waiting": "?" if stats is None else stats.backlog,
+            "failed": "?" if stats is None else stats.failed,
         }
         line = "  ".join(f"{name} {count}" for name, count in counts.items())
-        if standing is None:
+        if stats is None:
             return f"{line}  Redis is away"
-        if _is_met(standing):
-            return f"{line}  quota met {standing.opens_s:.1f} s"
-        return f"{line}  calls left {standing.room}"
+        if _is_limit_reached(stats):
+            return f"{line}  quota met {stats.next_call_in_s:.1f} s"
+        return f"{line}  calls left {stats.calls_left}"
 
-    def _say_farewell(self) -> None:
-        traffic = self._stage.count_calls()
-        met = "once" if self._met == 1 else f"{self._met} times"
-        self._status, line = "", self._write_counts().rpartition("  ")[0]
-        told = (
+    def _print_summary(self) -> None:
+        call_counts = self._inputs.count_calls()
+        limit_reached_times = (
+            "once" if self._limit_reached_count == 1 else f"{self._limit_reached_count} times"
+        )
+        self._status_line, counts_line = "", self._format_counts().rpartition("  ")[0]
+        summary = (
             f"What you saw: {self._pipeline.received} signed webhooks came in, of which "
             f"{self._pipeline.repeated} were repeats and known as such; LaunchDarkly "
-            f"(simulated) took {traffic.calls} calls and refused {traffic.refused}, the quota was "
-            f"met {met}, and {self._published} deployments came out, each as one "
+            f"(simulated) took {call_counts.calls} calls and refused {call_counts.rate_limited}, the quota was "
+            f"met {limit_reached_times}, and {self._published} deployments came out, each as one "
             "enriched record on a Redis stream."
         )
-        width = max(40, min(self._stage.columns(), 100))
-        self._say("\n".join(("", line, *textwrap.wrap(told, width))))
+        width = max(40, min(self._inputs.columns(), 100))
+        self._print_above_status("\n".join(("", counts_line, *textwrap.wrap(summary, width))))
 
-    def _say(self, text: str) -> None:
+    def _print_above_status(self, text: str) -> None:
         """Write what stays; on a terminal the count stays below it."""
-        self._write(f"\r\x1b[K{text}\n{self._status}" if self._live else f"{text}\n")
+        self._write(f"\r\x1b[K{text}\n{self._status_line}" if self._is_terminal else f"{text}\n")
 
     def _show_status(self, *, in_place_only: bool) -> None:
         """Show the count, in one line that does not wrap: else it could not be written over."""
-        line = self._write_counts()[: self._stage.columns() - 1]
-        if self._live:
-            self._status = line
+        line = self._format_counts()[: self._inputs.columns() - 1]
+        if self._is_terminal:
+            self._status_line = line
             self._write(f"\r\x1b[K{line}")
         elif not in_place_only and self._pipeline.received:
             self._write(f"-- {line}\n")
 
     def _write(self, text: str) -> None:
-        self._stage.out.write(text)
-        self._stage.out.flush()
+        self._inputs.out.write(text)
+        self._inputs.out.flush()
 
 
-def _is_met(standing: Standing | None) -> bool:
-    return standing is not None and standing.opens_s > 0
+def _is_limit_reached(stats: HealthStats | None) -> bool:
+    return stats is not None and stats.next_call_in_s > 0

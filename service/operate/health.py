@@ -6,68 +6,82 @@ from typing import cast
 from aiohttp import web
 from msgspec import Struct, json
 
-from service.enrich.budget import load_room
-from service.store import Unavailable
+from service.enrich.budget import load_budget_prelude
+from service.store import RedisUnavailable
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script
 
-_PATIENCE_S = 2.0
+_PROBE_TIMEOUT_S = 2.0
 
 
-class Standing(Struct, frozen=True, kw_only=True):
+class HealthStats(Struct, frozen=True, kw_only=True):
     """How things stand at one moment.
 
     ``closed_s`` is 0 unless LaunchDarkly told us to keep off, and ``why`` says what for. ``room``
     is how many calls may be made now; while the quota is met it is 0, and ``opens_s`` more than 0.
     """
 
-    waiting: int
+    backlog: int
     failed: int
-    entries: int
+    records: int
     closed_s: float
-    why: str
+    closed_reason: str
     in_flight: int
-    room: int
-    opens_s: float
+    calls_left: int
+    next_call_in_s: float
 
 
-class Lookout:
+class HealthReader:
     """Looks at one namespace; looking also proves that Redis takes writes.
 
     ``share`` is the part of each LaunchDarkly limit that is ours.
     """
 
-    def __init__(self, group: GroupCommit, *, keys: Keys, share: float = 1.0) -> None:
-        self._group = group
+    def __init__(self, group_commit: GroupCommit, *, keys: Keys, share: float = 1.0) -> None:
+        self._group_commit = group_commit
         self._keys = (
-            *(keys.backlog, keys.failed, keys.enriched, keys.budget, keys.calls, keys.callers),
-            keys.probe,
+            *(
+                keys.backlog,
+                keys.failed,
+                keys.enriched,
+                keys.budget,
+                keys.budget_calls,
+                keys.budget_waiting,
+            ),
+            keys.write_probe,
         )
         self._share = share
-        self._look: Script = load_script(__package__, "look", prelude=load_room())
+        self._script: Script = load_script(__package__, "look", prelude=load_budget_prelude())
 
-    async def look(self) -> Standing:
+    async def read_stats(self) -> HealthStats:
         """See how things stand; raises Unavailable when Redis cannot be written in time."""
-        reply = await self._group.submit(
-            self._look, keys=self._keys, args=(self._share,), patience_s=_PATIENCE_S
+        reply = await self._group_commit.submit(
+            self._script, keys=self._keys, args=(self._share,), timeout_s=_PROBE_TIMEOUT_S
         )
-        waiting, failed, entries, closed_ms, why, in_flight, room, shut_ms = cast(
-            "tuple[int, int, int, int, bytes, int, int, int]", reply
-        )
-        return Standing(
-            waiting=waiting,
+        (
+            backlog,
+            failed,
+            records,
+            closed_ms,
+            closed_reason,
+            in_flight,
+            calls_left,
+            next_call_in_ms,
+        ) = cast("tuple[int, int, int, int, bytes, int, int, int]", reply)
+        return HealthStats(
+            backlog=backlog,
             failed=failed,
-            entries=entries,
+            records=records,
             closed_s=closed_ms / 1000,
-            why=why.decode(),
+            closed_reason=closed_reason.decode(),
             in_flight=in_flight,
-            room=room,
-            opens_s=shut_ms / 1000,
+            calls_left=calls_left,
+            next_call_in_s=next_call_in_ms / 1000,
         )
 
 
-class Health:
+class HealthRoutes:
     """The two questions of whoever runs us: restart it? send it traffic?
 
     ``list_warnings`` gives what a person should mend although traffic is welcome.
@@ -75,40 +89,44 @@ class Health:
 
     def __init__(
         self,
-        lookout: Lookout,
+        stats_reader: HealthReader,
         *,
         backlog_limit: int,
         list_warnings: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        self._lookout = lookout
-        self._limit = backlog_limit
+        self._stats_reader = stats_reader
+        self._backlog_limit = backlog_limit
         self._list_warnings = list_warnings
 
-    def add_to(self, app: web.Application) -> None:
+    def add_routes(self, app: web.Application) -> None:
         """Answer ``/healthz`` and ``/readyz``."""
-        app.router.add_get("/healthz", self._tell_alive)
-        app.router.add_get("/readyz", self._tell_ready)
+        app.router.add_get("/healthz", self._handle_healthz)
+        app.router.add_get("/readyz", self._handle_readyz)
 
-    async def _tell_alive(self, _: web.Request) -> web.Response:
-        return _answer(200, {"status": "alive"})
+    async def _handle_healthz(self, _: web.Request) -> web.Response:
+        return _build_json_response(200, {"status": "alive"})
 
-    async def _tell_ready(self, _: web.Request) -> web.Response:
+    async def _handle_readyz(self, _: web.Request) -> web.Response:
         try:
-            standing = await self._lookout.look()
-        except Unavailable as error:
-            return _answer(503, {"status": "not ready", "reasons": [f"redis: {error}"]})
+            stats = await self._stats_reader.read_stats()
+        except RedisUnavailable as error:
+            return _build_json_response(
+                503, {"status": "not ready", "reasons": [f"redis: {error}"]}
+            )
         reasons = []
-        if standing.waiting >= self._limit:
-            reasons.append(f"backlog: {standing.waiting} tickets wait, the limit is {self._limit}")
-        if standing.why == "token refused":
+        if stats.backlog >= self._backlog_limit:
+            reasons.append(
+                f"backlog: {stats.backlog} tickets wait, the limit is {self._backlog_limit}"
+            )
+        if stats.closed_reason == "token refused":
             reasons.append("token: LaunchDarkly refuses the access token")
         if reasons:
-            return _answer(503, {"status": "not ready", "reasons": reasons})
-        said: dict[str, object] = {"status": "ready", "waiting": standing.waiting}
+            return _build_json_response(503, {"status": "not ready", "reasons": reasons})
+        body: dict[str, object] = {"status": "ready", "waiting": stats.backlog}
         if warnings := self._list_warnings():
-            said["warnings"] = warnings
-        return _answer(200, said)
+            body["warnings"] = warnings
+        return _build_json_response(200, body)
 
 
-def _answer(status: int, said: dict[str, object]) -> web.Response:
-    return web.Response(status=status, body=json.encode(said), content_type="application/json")
+def _build_json_response(status: int, body: dict[str, object]) -> web.Response:
+    return web.Response(status=status, body=json.encode(body), content_type="application/json")

@@ -3,11 +3,11 @@
 from http import HTTPStatus
 from typing import Literal, get_args
 
-from service.enrich.verdict import Answer, Silence
+from service.enrich.verdict import ApiResponse, NoResponse
 
-Fate = Literal["queued", "duplicate", "ignored", "rejected", "set_aside", "refused"]
-Closing = Literal["rate_limited", "token_refused", "upstream_failing", "other"]
-Reply = Literal[
+WebhookOutcome = Literal["queued", "duplicate", "ignored", "rejected", "set_aside", "refused"]
+ClosedReason = Literal["rate_limited", "token_refused", "upstream_failing", "other"]
+CallOutcome = Literal[
     "ok",
     "not_found",
     "rate_limited",
@@ -19,9 +19,9 @@ Reply = Literal[
     "other",
 ]
 
-ROUTES = ("get", "list", "pull-requests")
-ROUNDS = ("ended", "failed", "taken_over")
-FAILED = (
+CALL_ROUTES = ("get", "list", "pull-requests")
+RECONCILE_OUTCOMES = ("ended", "failed", "taken_over")
+FAILURE_REASONS = (
     "internal_error",
     "not_found",
     "poison",
@@ -35,7 +35,7 @@ FAILED = (
     "upstream_failing",
     "other",
 )
-POSTPONED = (
+POSTPONE_REASONS = (
     "garbled",
     "http_error",
     "internal_error",
@@ -47,52 +47,54 @@ POSTPONED = (
     "token_refused",
     "other",
 )
-_STATUSES: dict[int, Reply] = {
+_OUTCOME_BY_STATUS: dict[int, CallOutcome] = {
     HTTPStatus.OK: "ok",
     HTTPStatus.NOT_FOUND: "not_found",
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limited",
     HTTPStatus.UNAUTHORIZED: "refused",
     HTTPStatus.FORBIDDEN: "refused",
 }
-_BEGINNINGS = (
+_REASON_PREFIXES = (
     ("HTTP ", "http_error"),
     ("no answer", "no_answer"),
     ("token_refused", "token_refused"),
 )
-_CLOSINGS: dict[str, Closing] = {
-    name.replace("_", " "): name for name in get_args(Closing) if name != "other"
+_CLOSED_REASONS: dict[str, ClosedReason] = {
+    name.replace("_", " "): name for name in get_args(ClosedReason) if name != "other"
 }
 
 
-def name_failure(reason: str) -> str:
+def failure_label(reason: str) -> str:
     """Name why a ticket was given up."""
-    return reason if reason in FAILED else "other"
+    return reason if reason in FAILURE_REASONS else "other"
 
 
-def name_delay(reason: str) -> str:
+def postpone_label(reason: str) -> str:
     """Name why a ticket was put back: whatever the status or the fault of the network was."""
-    if reason in POSTPONED:
+    if reason in POSTPONE_REASONS:
         return reason
-    for beginning, name in _BEGINNINGS:
-        if reason.startswith(beginning):
-            return name
-    return "newer_event" if reason in FAILED else "other"  # what would have failed, had none come
+    for prefix, label in _REASON_PREFIXES:
+        if reason.startswith(prefix):
+            return label
+    return (
+        "newer_event" if reason in FAILURE_REASONS else "other"
+    )  # what would have failed, had none come
 
 
-def name_reply(answer: Answer | Silence) -> Reply:
+def call_outcome_label(response: ApiResponse | NoResponse) -> CallOutcome:
     """Name what a call came to."""
-    if isinstance(answer, Silence):
+    if isinstance(response, NoResponse):
         return "silent"
-    if answer.oversized:
+    if response.oversized:
         return "too_large"
-    known = _STATUSES.get(answer.status)
-    if known is not None:
-        return known
-    if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    outcome = _OUTCOME_BY_STATUS.get(response.status)
+    if outcome is not None:
+        return outcome
+    if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return "server_error"
-    return "client_error" if answer.status >= HTTPStatus.BAD_REQUEST else "other"
+    return "client_error" if response.status >= HTTPStatus.BAD_REQUEST else "other"
 
 
-def name_closing(why: str) -> Closing:
+def closed_reason_label(reason: str) -> ClosedReason:
     """Name why nobody may call."""
-    return _CLOSINGS.get(why, "other")
+    return _CLOSED_REASONS.get(reason, "other")

@@ -7,17 +7,39 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from service import __version__
-from service.enrich.verdict import Answer, Silence
-from service.operate.labels import FAILED, POSTPONED, ROUNDS, ROUTES, Fate, Reply, name_reply
+from service.enrich.verdict import ApiResponse, NoResponse
+from service.operate.labels import (
+    CALL_ROUTES,
+    FAILURE_REASONS,
+    POSTPONE_REASONS,
+    RECONCILE_OUTCOMES,
+    CallOutcome,
+    WebhookOutcome,
+    call_outcome_label,
+)
 
 OTHER_SOURCE = "other"
-PLACES = ("webhook", "claiming", "attempt", "settling")
+ERROR_LOCATIONS = ("webhook", "claiming", "attempt", "settling")
 
-_CALL_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_ATTEMPT_S = (0.01, *_CALL_S, 60)
-_WAY_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 86400)
-_TRIP_S = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-_ACTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_CALL_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_ATTEMPT_BUCKETS_S = (0.01, *_CALL_BUCKETS_S, 60)
+_WEBHOOK_TO_RECORD_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 86400)
+_ROUND_TRIP_BUCKETS_S = (
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+)
+_BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
@@ -25,117 +47,143 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self._workers: list[Callable[[], int]] = []
-        self._webhooks: dict[tuple[str, str], Counter] = {}
-        self.received = 0
-        self._count_door()
-        self._count_worker()
-        self._count_rounds()
-        self._count_upstream()
-        self._count_redis()
+        self._in_progress_counts: list[Callable[[], int]] = []
+        self._webhook_counters: dict[tuple[str, str], Counter] = {}
+        self.webhooks_received = 0
+        self._define_receiver_metrics()
+        self._define_worker_metrics()
+        self._define_reconcile_metrics()
+        self._define_launchdarkly_metrics()
+        self._define_redis_metrics()
         ProcessCollector(registry=registry)
-        build = Info("enricher_build", "Which version runs", registry=registry)
-        build.info({"version": __version__})
+        build_info = Info("enricher_build", "Which version runs", registry=registry)
+        build_info.info({"version": __version__})
 
-    def _count_door(self) -> None:
-        self._by_source = self._count("webhooks", "Webhooks by what became of them", "source fate")
-        self.time_unreadable = self._count(
+    def _define_receiver_metrics(self) -> None:
+        self._webhooks_by_source = self._build_counter(
+            "webhooks", "Webhooks by what became of them", "source fate"
+        )
+        self.time_unreadable = self._build_counter(
             "webhooks_time_unreadable", "Webhooks queued whose time could not be read"
         )
 
-    def _count_worker(self) -> None:
-        count = self._count
-        self.published = count("records_published", "Records appended to the output stream")
-        self.revised = count("records_revised", "Records appended as a later revision")
-        self.incomplete = count("records_incomplete", "Records appended that are not complete")
-        self.unchanged = count("records_unchanged", "Deployments found with nothing new to append")
-        self.left_out = count("records_left_out", "Deployments found that are not wanted")
-        self.leases_lost = count("leases_lost", "Leases that ran out while work went on")
-        self.handed_back = count("handed_back", "Tickets handed back by a worker that stopped")
-        self.drifted = count("drifted_answers", "Answers that are JSON of another shape")
-        postponed = count("postponed", "Tickets put back until later", "reason")
-        self.postponed = {reason: postponed.labels(reason) for reason in POSTPONED}
-        given_up = count("given_up", "Tickets given up", "reason")
-        self.given_up = {reason: given_up.labels(reason) for reason in FAILED}
-        crashes = count("crashes", "Mistakes of our own, by where they were caught", "place")
-        self.crashes = {place: crashes.labels(place) for place in PLACES}
-        self.attempt = self._measure("attempt_seconds", "Time that one attempt took", _ATTEMPT_S)
-        self.way = self._measure(
-            "webhook_to_record_seconds", "From a webhook's arrival to its record", _WAY_S
+    def _define_worker_metrics(self) -> None:
+        build_counter = self._build_counter
+        self.published = build_counter("records_published", "Records appended to the output stream")
+        self.revised = build_counter("records_revised", "Records appended as a later revision")
+        self.incomplete = build_counter(
+            "records_incomplete", "Records appended that are not complete"
+        )
+        self.unchanged = build_counter(
+            "records_unchanged", "Deployments found with nothing new to append"
+        )
+        self.filtered = build_counter("records_left_out", "Deployments found that are not wanted")
+        self.leases_lost = build_counter("leases_lost", "Leases that ran out while work went on")
+        self.leases_released = build_counter(
+            "handed_back", "Tickets handed back by a worker that stopped"
+        )
+        self.schema_mismatches = build_counter(
+            "drifted_answers", "Answers that are JSON of another shape"
+        )
+        postponed = build_counter("postponed", "Tickets put back until later", "reason")
+        self.postponed = {reason: postponed.labels(reason) for reason in POSTPONE_REASONS}
+        failed = build_counter("given_up", "Tickets given up", "reason")
+        self.failed = {reason: failed.labels(reason) for reason in FAILURE_REASONS}
+        internal_errors = build_counter(
+            "crashes", "Mistakes of our own, by where they were caught", "place"
+        )
+        self.internal_errors = {
+            location: internal_errors.labels(location) for location in ERROR_LOCATIONS
+        }
+        self.attempt_seconds = self._build_histogram(
+            "attempt_seconds", "Time that one attempt took", _ATTEMPT_BUCKETS_S
+        )
+        self.webhook_to_record_seconds = self._build_histogram(
+            "webhook_to_record_seconds",
+            "From a webhook's arrival to its record",
+            _WEBHOOK_TO_RECORD_BUCKETS_S,
         )
 
-    def _count_rounds(self) -> None:
-        self.missed = self._count(
+    def _define_reconcile_metrics(self) -> None:
+        self.missed_deployments = self._build_counter(
             "missed_deployments", "Deployments queued that no webhook had told of, by reconciling"
         )
-        rounds = self._count("reconcile_rounds", "Times that a scope was listed", "outcome")
-        self.rounds = {outcome: rounds.labels(outcome) for outcome in ROUNDS}
+        runs = self._build_counter("reconcile_rounds", "Times that a scope was listed", "outcome")
+        self.reconcile_runs = {outcome: runs.labels(outcome) for outcome in RECONCILE_OUTCOMES}
 
-    def _count_upstream(self) -> None:
-        calls = self._count("launchdarkly_calls", "Calls to LaunchDarkly", "route outcome")
-        self._calls = {
-            (route, reply): calls.labels(route, reply)
-            for route, reply in product(ROUTES, get_args(Reply))
+    def _define_launchdarkly_metrics(self) -> None:
+        calls = self._build_counter("launchdarkly_calls", "Calls to LaunchDarkly", "route outcome")
+        self._call_counters = {
+            (route, outcome): calls.labels(route, outcome)
+            for route, outcome in product(CALL_ROUTES, get_args(CallOutcome))
         }
-        took = Histogram(
+        call_seconds = Histogram(
             "enricher_launchdarkly_call_seconds",
             "Time until a call was answered",
             ["route"],
-            buckets=_CALL_S,
+            buckets=_CALL_BUCKETS_S,
             registry=self.registry,
         )
-        self._took = {route: took.labels(route) for route in ROUTES}
+        self._call_seconds = {route: call_seconds.labels(route) for route in CALL_ROUTES}
 
-    def _count_redis(self) -> None:
-        self.redis_lost = self._count("redis_lost", "Times that Redis was lost or refused")
-        self._trip = self._measure("redis_round_trip_seconds", "Time of a round trip", _TRIP_S)
-        self._acts = self._measure("redis_group_acts", "Acts that shared a round trip", _ACTS)
+    def _define_redis_metrics(self) -> None:
+        self.redis_disconnects = self._build_counter(
+            "redis_lost", "Times that Redis was lost or refused"
+        )
+        self._round_trip_seconds = self._build_histogram(
+            "redis_round_trip_seconds", "Time of a round trip", _ROUND_TRIP_BUCKETS_S
+        )
+        self._batch_sizes = self._build_histogram(
+            "redis_group_acts", "Acts that shared a round trip", _BATCH_SIZE_BUCKETS
+        )
 
-    def _count(self, name: str, meaning: str, labels: str = "") -> Counter:
-        return Counter(f"enricher_{name}", meaning, labels.split(), registry=self.registry)
+    def _build_counter(self, name: str, description: str, labels: str = "") -> Counter:
+        return Counter(f"enricher_{name}", description, labels.split(), registry=self.registry)
 
-    def _measure(self, name: str, meaning: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(f"enricher_{name}", meaning, buckets=buckets, registry=self.registry)
+    def _build_histogram(self, name: str, description: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"enricher_{name}", description, buckets=buckets, registry=self.registry)
 
-    def limit(self, *, tickets: int, records: int) -> None:
+    def set_limits(self, *, tickets: int, records: int) -> None:
         """Tell how much may wait, and how many records are kept at most (0: no such cap)."""
-        for name, meaning, most in (
+        for name, description, limit in (
             ("backlog_limit_tickets", "Tickets that may wait", tickets),
             ("stream_limit_records", "Records kept at most; 0: no such cap", records),
         ):
-            Gauge(f"enricher_{name}", meaning, registry=self.registry).set(most)
+            Gauge(f"enricher_{name}", description, registry=self.registry).set(limit)
 
-    def expect_sources(self, names: Iterable[str]) -> None:
+    def initialize_sources(self, names: Iterable[str]) -> None:
         """Begin at zero for each source, so that its first webhook is an increase."""
-        for name, fate in product((*names, OTHER_SOURCE), get_args(Fate)):
-            self._webhooks[name, fate] = self._by_source.labels(name, fate)
+        for name, outcome in product((*names, OTHER_SOURCE), get_args(WebhookOutcome)):
+            self._webhook_counters[name, outcome] = self._webhooks_by_source.labels(name, outcome)
 
-    def count_webhook(self, source: str, fate: Fate) -> None:
+    def count_webhook(self, source: str, outcome: WebhookOutcome) -> None:
         """Count one webhook, or one event of a batch."""
-        counter = self._webhooks.get((source, fate))
+        counter = self._webhook_counters.get((source, outcome))
         if counter is None:
-            counter = self._webhooks[source, fate] = self._by_source.labels(source, fate)
+            counter = self._webhook_counters[source, outcome] = self._webhooks_by_source.labels(
+                source, outcome
+            )
         counter.inc()
-        self.received += 1
+        self.webhooks_received += 1
 
-    def watch_worker(self, count_in_hand: Callable[[], int]) -> None:
+    def add_worker(self, count_in_progress: Callable[[], int]) -> None:
         """Tell from now on how many tickets are in hand; told by processes that work alone."""
-        if not self._workers:
-            meaning = "Tickets that this process works on; told by workers alone"
-            gauge = Gauge("enricher_tickets_in_hand", meaning, registry=self.registry)
-            gauge.set_function(lambda: sum(count() for count in self._workers))
-        self._workers.append(count_in_hand)
+        if not self._in_progress_counts:
+            description = "Tickets that this process works on; told by workers alone"
+            gauge = Gauge("enricher_tickets_in_hand", description, registry=self.registry)
+            gauge.set_function(lambda: sum(count() for count in self._in_progress_counts))
+        self._in_progress_counts.append(count_in_progress)
 
-    def note_call(self, route: str, answer: Answer | Silence, took_s: float) -> None:
+    def record_call(self, route: str, response: ApiResponse | NoResponse, took_s: float) -> None:
         """Count one call to LaunchDarkly."""
-        self._calls[route, name_reply(answer)].inc()
-        self._took[route].observe(took_s)
+        self._call_counters[route, call_outcome_label(response)].inc()
+        self._call_seconds[route].observe(took_s)
 
-    def note_drift(self) -> None:
+    def record_schema_mismatch(self) -> None:
         """Count an answer of a shape that we do not know."""
-        self.drifted.inc()
+        self.schema_mismatches.inc()
 
-    def note_round_trip(self, acts: int, took_s: float) -> None:
+    def record_round_trip(self, batch_size: int, took_s: float) -> None:
         """Count one round trip to Redis."""
-        self._acts.observe(acts)
-        self._trip.observe(took_s)
+        self._batch_sizes.observe(batch_size)
+        self._round_trip_seconds.observe(took_s)

@@ -6,12 +6,12 @@ import msgspec
 from msgspec import Struct
 
 from service import __version__
-from service.accept.answers import Answer, Problem
+from service.accept.answers import Problem, WebhookResult
 
-_TEMPLATE = "#/components/schemas/{name}"
-_WEBHOOK = {
-    200: ("Answer", "Known already, or no deployment that ended"),
-    202: ("Answer", "Kept; or set aside for a person"),
+_OPENAPI_REF_TEMPLATE = "#/components/schemas/{name}"
+_WEBHOOK_RESPONSES = {
+    200: ("WebhookResult", "Known already, or no deployment that ended"),
+    202: ("WebhookResult", "Kept; or set aside for a person"),
     400: ("Problem", "Unreadable"),
     401: ("Problem", "Not signed with a secret of this source"),
     404: ("Problem", "There is no source of this name"),
@@ -20,25 +20,32 @@ _WEBHOOK = {
     422: ("Problem", "A field is missing, which is named"),
     503: ("Problem", "Redis is away, or the backlog is full: come again"),
 }
-_RETRY = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}}}
-_SOURCE = {
+_RETRY_AFTER_HEADER = {
+    "Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}}
+}
+_SOURCE_PARAMETER = {
     "name": "source",
     "in": "path",
     "required": True,
     "description": "The name of a source, such as native",
     "schema": {"type": "string"},
 }
-_CONTRACTS = {
+_CONTRACT_PATHS = {
     "/schemas/enriched-deployment.v1.json": ("schema", "The JSON Schema of a record"),
     "/asyncapi.json": ("asyncapi", "The AsyncAPI document of the stream"),
     "/openapi.json": ("openapi", "This document"),
 }
 
 
-_EVENTS = {
+_EVENTS_SCHEMA = {
     "type": "array",
     "description": "Of a batch: what became of each event, in the order sent",
-    "items": {"anyOf": [{"$ref": _TEMPLATE.format(name=name)} for name in ("Answer", "Problem")]},
+    "items": {
+        "anyOf": [
+            {"$ref": _OPENAPI_REF_TEMPLATE.format(name=name)}
+            for name in ("WebhookResult", "Problem")
+        ]
+    },
 }
 
 
@@ -46,17 +53,17 @@ class Health(Struct, omit_defaults=True):
     """Whether the process is well; why not, and what should be mended."""
 
     status: str
-    waiting: int | None = None
+    backlog: int | None = None
     reasons: list[str] | None = None
     warnings: list[str] | None = None
 
 
-def describe_door() -> dict[str, Any]:
+def build_openapi() -> dict[str, Any]:
     """Give the OpenAPI 3.1 document of the door."""
-    types = [_without_events(Answer), _without_events(Problem), Health]
-    _, schemas = msgspec.json.schema_components(types, ref_template=_TEMPLATE)
-    for name in ("Answer", "Problem"):
-        schemas[name]["properties"]["events"] = _EVENTS
+    types = [_without_events_field(WebhookResult), _without_events_field(Problem), Health]
+    _, schemas = msgspec.json.schema_components(types, ref_template=_OPENAPI_REF_TEMPLATE)
+    for name in ("WebhookResult", "Problem"):
+        schemas[name]["properties"]["events"] = _EVENTS_SCHEMA
     return {
         "openapi": "3.1.0",
         "info": {
@@ -68,12 +75,17 @@ def describe_door() -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "security": [],
         "paths": {
-            "/webhooks/{source}": _describe_webhooks(),
-            "/healthz": {"get": _describe_health("alive", {200: "The process answers"})},
+            "/webhooks/{source}": _build_webhook_path(),
+            "/healthz": {"get": _build_health_operation("alive", {200: "The process answers"})},
             "/readyz": {
-                "get": _describe_health("ready", {200: "It takes webhooks", 503: "It cannot"})
+                "get": _build_health_operation(
+                    "ready", {200: "It takes webhooks", 503: "It cannot"}
+                )
             },
-            **{path: {"get": _describe_contract(*told)} for path, told in _CONTRACTS.items()},
+            **{
+                path: {"get": _build_contract_operation(*contract)}
+                for path, contract in _CONTRACT_PATHS.items()
+            },
         },
         "components": {
             "schemas": schemas,
@@ -82,19 +94,21 @@ def describe_door() -> dict[str, Any]:
     }
 
 
-def _without_events(answer: type[Struct]) -> type[Struct]:
+def _without_events_field(struct_type: type[Struct]) -> type[Struct]:
     """Leave out the events of a batch: msgspec describes no untagged union."""
     fields = [
         (field.name, field.type, field.default)
-        for field in msgspec.structs.fields(answer)
+        for field in msgspec.structs.fields(struct_type)
         if field.name != "events"
     ]
-    return msgspec.defstruct(answer.__name__, fields, namespace={"__doc__": answer.__doc__})
+    return msgspec.defstruct(
+        struct_type.__name__, fields, namespace={"__doc__": struct_type.__doc__}
+    )
 
 
-def _describe_webhooks() -> dict[str, Any]:
+def _build_webhook_path() -> dict[str, Any]:
     return {
-        "parameters": [_SOURCE],
+        "parameters": [_SOURCE_PARAMETER],
         "post": {
             "operationId": "receiveWebhook",
             "summary": "Take a webhook, in whatever form its source sends it",
@@ -103,8 +117,10 @@ def _describe_webhooks() -> dict[str, Any]:
             "security": [{"bearer": []}, {}],
             "requestBody": {"required": True, "content": {"*/*": {"schema": {}}}},
             "responses": {
-                str(status): _answer(name, meaning, headers=_RETRY if status == 503 else {})  # noqa: PLR2004 - HTTP's own
-                for status, (name, meaning) in _WEBHOOK.items()
+                str(status): _build_response(
+                    schema_name, description, headers=_RETRY_AFTER_HEADER if status == 503 else {}
+                )  # noqa: PLR2004 - HTTP's own
+                for status, (schema_name, description) in _WEBHOOK_RESPONSES.items()
             },
         },
         "options": {
@@ -113,31 +129,39 @@ def _describe_webhooks() -> dict[str, Any]:
             "responses": {
                 "200": {"description": "Anybody may send"},
                 "204": {"description": "Post here"},
-                "404": _answer("Problem", "There is no source of this name"),
+                "404": _build_response("Problem", "There is no source of this name"),
             },
         },
     }
 
 
-def _describe_health(name: str, meanings: dict[int, str]) -> dict[str, Any]:
+def _build_health_operation(name: str, descriptions: dict[int, str]) -> dict[str, Any]:
     return {
         "operationId": f"tell{name.title()}",
         "summary": f"Is it {name}?",
-        "responses": {str(each): _answer("Health", told) for each, told in meanings.items()},
+        "responses": {
+            str(status): _build_response("Health", description)
+            for status, description in descriptions.items()
+        },
     }
 
 
-def _describe_contract(name: str, meaning: str) -> dict[str, Any]:
+def _build_contract_operation(name: str, description: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"type": "object"}}}
     return {
         "operationId": f"show{name.title()}",
-        "summary": meaning,
-        "responses": {"200": {"description": meaning, "content": content}},
+        "summary": description,
+        "responses": {"200": {"description": description, "content": content}},
     }
 
 
-def _answer(name: str, meaning: str, *, headers: dict[str, Any] | None = None) -> dict[str, Any]:
-    kind = "application/problem+json" if name == "Problem" else "application/json"
-    schema = {"$ref": _TEMPLATE.format(name=name)}
-    told: dict[str, Any] = {"description": meaning, "content": {kind: {"schema": schema}}}
-    return {**told, "headers": headers} if headers else told
+def _build_response(
+    schema_name: str, description: str, *, headers: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    content_type = "application/problem+json" if schema_name == "Problem" else "application/json"
+    schema = {"$ref": _OPENAPI_REF_TEMPLATE.format(name=schema_name)}
+    response: dict[str, Any] = {
+        "description": description,
+        "content": {content_type: {"schema": schema}},
+    }
+    return {**response, "headers": headers} if headers else response

@@ -8,24 +8,24 @@ from random import Random
 import aiohttp
 from msgspec import Struct
 
-from service.operate.send import Sent
+from service.operate.send import SendResult
 
-Event = dict[str, object]
+EventBody = dict[str, object]
 
 EVENTS_PATH = "/api/v2/engineering-insights/deployment-events"
 
 _APPLICATIONS = ("billing-service", "checkout", "search", "web-frontend", "mobile-api")
 _ENVIRONMENTS = ("production", "staging")
-_TWICE = 0.15  # share of webhooks that their sender repeats, as real ones do
-_TRAIN_EVERY, _TRAIN = 14, 10  # one merge often deploys many services at once
-_PAUSE_S = 0.5
+_REPEATED_SHARE = 0.15  # share of webhooks that their sender repeats, as real ones do
+_BATCH_EVERY, _BATCH_SIZE = 14, 10  # one merge often deploys many services at once
+_RETRY_PAUSE_S = 0.5
 
 
-class Pace(Struct, frozen=True):
+class SendRate(Struct, frozen=True):
     """How many deployments a second, and after how many of them to end (0: never)."""
 
     per_second: float
-    events: int = 0
+    max_events: int = 0
 
 
 class Pipeline:
@@ -36,41 +36,41 @@ class Pipeline:
 
     def __init__(
         self,
-        report: Callable[[Event], Awaitable[None]],
-        post: Callable[[Event, str], Awaitable[Sent]],
+        report: Callable[[EventBody], Awaitable[None]],
+        post: Callable[[EventBody, str], Awaitable[SendResult]],
         *,
-        pace: Pace,
-        chance: Random,
+        rate: SendRate,
+        rng: Random,
     ) -> None:
         self.received = 0
         self.queued = 0
         self.repeated = 0
         self._report = report
         self._post = post
-        self._pace = pace
-        self._chance = chance
+        self._rate = rate
+        self._rng = rng
 
     async def deploy(self) -> None:
         """Deploy now and then, and every so often many applications at once."""
         sent = 0
-        async with asyncio.TaskGroup() as deployments:
-            while not self._pace.events or sent < self._pace.events:
-                train = _TRAIN if sent % _TRAIN_EVERY == _TRAIN_EVERY // 2 else 1
-                left = self._pace.events - sent if self._pace.events else train
-                for _ in range(min(train, left)):
-                    deployments.create_task(self._tell(self._invent_event()))
+        async with asyncio.TaskGroup() as task_group:
+            while not self._rate.max_events or sent < self._rate.max_events:
+                batch_size = _BATCH_SIZE if sent % _BATCH_EVERY == _BATCH_EVERY // 2 else 1
+                remaining = self._rate.max_events - sent if self._rate.max_events else batch_size
+                for _ in range(min(batch_size, remaining)):
+                    task_group.create_task(self._report_and_post(self._generate_event()))
                     sent += 1
-                even = train if train > 1 else self._chance.expovariate(1.0)
-                await asyncio.sleep(even / self._pace.per_second)
+                gap = batch_size if batch_size > 1 else self._rng.expovariate(1.0)
+                await asyncio.sleep(gap / self._rate.per_second)
 
-    async def _tell(self, event: Event) -> None:
+    async def _report_and_post(self, event: EventBody) -> None:
         """Tell LaunchDarkly and us of one deployment; us twice, when the sender is nervous."""
-        delivery = f"demo-{self._chance.getrandbits(64):016x}"
-        times = 2 if self._chance.random() < _TWICE else 1
-        posts = (self._post_until_taken(event, delivery) for _ in range(times))
+        delivery = f"demo-{self._rng.getrandbits(64):016x}"
+        post_count = 2 if self._rng.random() < _REPEATED_SHARE else 1
+        posts = (self._post_until_accepted(event, delivery) for _ in range(post_count))
         await asyncio.gather(self._report(event), *posts)
 
-    async def _post_until_taken(self, event: Event, delivery: str) -> None:
+    async def _post_until_accepted(self, event: EventBody, delivery: str) -> None:
         while True:
             try:
                 status = (await self._post(event, delivery)).status
@@ -81,21 +81,21 @@ class Pipeline:
             self.repeated += status == HTTPStatus.OK
             if status in {HTTPStatus.OK, HTTPStatus.ACCEPTED}:
                 return
-            await asyncio.sleep(_PAUSE_S)
+            await asyncio.sleep(_RETRY_PAUSE_S)
 
-    def _invent_event(self) -> Event:
+    def _generate_event(self) -> EventBody:
         return {
             "projectKey": "default",
-            "environmentKey": self._chance.choice(_ENVIRONMENTS),
-            "applicationKey": self._chance.choice(_APPLICATIONS),
-            "version": f"{self._chance.getrandbits(160):040x}",
+            "environmentKey": self._rng.choice(_ENVIRONMENTS),
+            "applicationKey": self._rng.choice(_APPLICATIONS),
+            "version": f"{self._rng.getrandbits(160):040x}",
             "eventType": "finished",
-            "eventMetadata": {"pipeline": "demo", "run": self._chance.randrange(1000, 9999)},
+            "eventMetadata": {"pipeline": "demo", "run": self._rng.randrange(1000, 9999)},
         }
 
 
 async def report_event(
-    session: aiohttp.ClientSession, upstream: str, event: Event, *, token: str
+    session: aiohttp.ClientSession, upstream: str, event: EventBody, *, token: str
 ) -> None:
     """Tell LaunchDarkly of an event, again and again until it has heard: its quota holds for all.
 
@@ -111,4 +111,4 @@ async def report_event(
                 return
         except (aiohttp.ClientError, TimeoutError):
             pass
-        await asyncio.sleep(_PAUSE_S)
+        await asyncio.sleep(_RETRY_PAUSE_S)

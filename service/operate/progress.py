@@ -2,12 +2,12 @@
 
 from typing import Protocol
 
-from service.operate.columns import cut_text
+from service.operate.columns import truncate_text
 
-_BAR = 24
+_BAR_WIDTH = 24
 
 
-class Stream(Protocol):
+class TextOutput(Protocol):
     """Where it is shown."""
 
     def write(self, text: str, /) -> object:
@@ -20,19 +20,19 @@ class Stream(Protocol):
 class Progress:
     """One thing that goes on, shown on a stream; ``columns`` is how wide a terminal is."""
 
-    def __init__(self, stream: Stream, *, is_terminal: bool, columns: int = 80) -> None:
+    def __init__(self, stream: TextOutput, *, is_terminal: bool, columns: int = 80) -> None:
         self._stream = stream
         self._is_terminal = is_terminal
         self._columns = columns
 
-    def show(self, done: float, text: str) -> None:
+    def show(self, fraction: float, text: str) -> None:
         """Show which part of it is done, from 0 to 1, and what there is to say."""
         if self._is_terminal:
-            full = round(_BAR * done)
-            line = f"[{'#' * full}{'.' * (_BAR - full)}] {done:4.0%}  {text}"
-            self._stream.write(f"\r\x1b[K{cut_text(line, self._columns - 1)}")
+            filled = round(_BAR_WIDTH * fraction)
+            line = f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {fraction:4.0%}  {text}"
+            self._stream.write(f"\r\x1b[K{truncate_text(line, self._columns - 1)}")
         else:
-            self._stream.write(f"{done:4.0%}  {text}\n")
+            self._stream.write(f"{fraction:4.0%}  {text}\n")
         self._stream.flush()
 
     def end(self) -> None:

@@ -11,7 +11,7 @@ from service.accept.signature import sign_standard_webhook
 _TIMEOUT_S = 15.0
 
 
-class Sent(Struct, frozen=True):
+class SendResult(Struct, frozen=True):
     """What the door said."""
 
     status: int
@@ -26,7 +26,7 @@ async def send_event(
     secret: str,
     delivery: str,
     timestamp_s: int,
-) -> Sent:
+) -> SendResult:
     """Sign and post one event; raises aiohttp.ClientError or TimeoutError when nobody answers."""
     body = msgspec.json.encode(event)
     headers = sign_standard_webhook(secret, delivery=delivery, timestamp_s=timestamp_s, body=body)
@@ -37,4 +37,4 @@ async def send_event(
         timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
         allow_redirects=False,
     ) as response:
-        return Sent(status=response.status, body=await response.text())
+        return SendResult(status=response.status, body=await response.text())

@@ -2,10 +2,10 @@
 
 from msgspec import Struct
 
-from service.backlog.failure import Failed
+from service.backlog.failure import FailedTicket
 
 
-class Sieve(Struct, frozen=True, kw_only=True):
+class FailedFilter(Struct, frozen=True, kw_only=True):
     """What a person asked for; None is anything. Ages are seconds."""
 
     reason: str | None = None
@@ -14,18 +14,18 @@ class Sieve(Struct, frozen=True, kw_only=True):
     older_than: float | None = None
     newer_than: float | None = None
 
-    def find_span(self, now_ms: float) -> tuple[float, float]:
+    def time_range_ms(self, now_ms: float) -> tuple[float, float]:
         """Give from and until when it was given up, in ms."""
-        oldest = float("-inf") if self.newer_than is None else now_ms - self.newer_than * 1000
-        newest = float("inf") if self.older_than is None else now_ms - self.older_than * 1000
-        return oldest, newest
+        oldest_ms = float("-inf") if self.newer_than is None else now_ms - self.newer_than * 1000
+        newest_ms = float("inf") if self.older_than is None else now_ms - self.older_than * 1000
+        return oldest_ms, newest_ms
 
-    def passes(self, failed: Failed, now_ms: float) -> bool:
+    def matches(self, failed: FailedTicket, now_ms: float) -> bool:
         """Tell whether one of the failed is meant."""
-        oldest, newest = self.find_span(now_ms)
+        oldest_ms, newest_ms = self.time_range_ms(now_ms)
         return (
             self.reason in {None, failed.reason}
             and self.source in {None, failed.source}
             and self.application in {None, failed.application}
-            and oldest <= failed.at_ms <= newest
+            and oldest_ms <= failed.at_ms <= newest_ms
         )

@@ -6,89 +6,100 @@ from typing import TextIO
 
 import msgspec
 
-from service.log import make_printable
-from service.operate.columns import GAP, Column, cut_text, measure_text, pad_text
-from service.operate.tail import Appended
+from service.log import escape_unprintable
+from service.operate.columns import COLUMN_GAP, Column, measure_text_width, pad_text, truncate_text
+from service.operate.tail import StreamEntryText
 from service.publish.record import EnrichedDeployment
 from service.publish.summary import TouchedFlag
 
-_WIDE_FROM = 110  # columns; from here on there is room for whole deployment ids
-_SHORT_ID, _LONG_ID = 8, 36
+_WIDE_TERMINAL_COLUMNS = 110  # columns; from here on there is room for whole deployment ids
+_SHORT_ID_WIDTH, _FULL_ID_WIDTH = 8, 36
 
 
-_BETWEEN = (
+_MIDDLE_COLUMNS = (
     Column("application", 15),
     Column("environment", 11),
-    Column("rev", 3, right=True),
-    Column("PRs", 3, right=True),
-    Column("lead time", 9, right=True),
+    Column("rev", 3, align_right=True),
+    Column("PRs", 3, align_right=True),
+    Column("lead time", 9, align_right=True),
 )
-_LAST = "flags touched"
-_UNKNOWN_COLUMNS = 160  # of a file or a pipe
+_FLAGS_TITLE = "flags touched"
+_DEFAULT_COLUMNS = 160  # of a file or a pipe
 
 
-def measure_columns(out: TextIO) -> int:
+def measure_terminal_width(out: TextIO) -> int:
     """Say how many columns there are; more than enough where it is no terminal."""
-    return shutil.get_terminal_size().columns if out.isatty() else _UNKNOWN_COLUMNS
+    return shutil.get_terminal_size().columns if out.isatty() else _DEFAULT_COLUMNS
 
 
-def write_header(*, columns: int) -> str:
+def render_record_header(*, columns: int) -> str:
     """Give the titles, for a terminal of so many columns."""
-    return _write_row([each.title for each in _columns_of(columns)], _LAST, columns)
+    return _render_row([column.title for column in _select_columns(columns)], _FLAGS_TITLE, columns)
 
 
-def write_record(appended: Appended, *, columns: int) -> str:
+def render_record_row(entry: StreamEntryText, *, columns: int) -> str:
     """Tell one record in one line that does not wrap; an entry that is none is told as such."""
-    record = read_record(appended)
+    record = decode_record(entry)
     if record is None:
         reason = "is no enriched deployment: not written by us, or damaged"
-        return cut_text(f"{make_printable(appended.position)}  {reason}", columns)
-    fields, summary = appended.fields, record.summary
+        return truncate_text(f"{escape_unprintable(entry.position)}  {reason}", columns)
+    fields, summary = entry.fields, record.summary
     cells = (
         fields.get("subject", "?"),
         fields.get("applicationkey", "?"),
         fields.get("environmentkey", "?"),
         str(record.revision),
         str(len(summary.pull_requests)),
-        _write_hours(summary.lead_time_ms),
+        _format_hours(summary.lead_time_ms),
     )
-    missing = "" if record.completeness.complete else "INCOMPLETE "
-    room = columns - sum(each.width + len(GAP) for each in _columns_of(columns)) - len(missing)
-    flags = _write_flags(summary.flags, room)
-    return _write_row([make_printable(cell) for cell in cells], missing + flags, columns)
+    incomplete_mark = "" if record.completeness.complete else "INCOMPLETE "
+    flags_width = (
+        columns
+        - sum(column.width + len(COLUMN_GAP) for column in _select_columns(columns))
+        - len(incomplete_mark)
+    )
+    flags = _render_flags(summary.flags, flags_width)
+    return _render_row(
+        [escape_unprintable(cell) for cell in cells], incomplete_mark + flags, columns
+    )
 
 
-def read_record(appended: Appended) -> EnrichedDeployment | None:
+def decode_record(entry: StreamEntryText) -> EnrichedDeployment | None:
     """Read the record of an entry; None when the entry holds none."""
     try:
-        return msgspec.json.decode(appended.fields.get("data", ""), type=EnrichedDeployment)
+        return msgspec.json.decode(entry.fields.get("data", ""), type=EnrichedDeployment)
     except (msgspec.MsgspecError, RecursionError):
         return None
 
 
-def _columns_of(columns: int) -> tuple[Column, ...]:
-    id_width = _LONG_ID if columns >= _WIDE_FROM else _SHORT_ID
-    return (Column("deployment" if id_width == _LONG_ID else "id", id_width), *_BETWEEN)
+def _select_columns(columns: int) -> tuple[Column, ...]:
+    id_width = _FULL_ID_WIDTH if columns >= _WIDE_TERMINAL_COLUMNS else _SHORT_ID_WIDTH
+    return (
+        Column("deployment" if id_width == _FULL_ID_WIDTH else "id", id_width),
+        *_MIDDLE_COLUMNS,
+    )
 
 
-def _write_row(cells: Sequence[str], last: str, columns: int) -> str:
-    padded = [pad_text(cell, each) for cell, each in zip(cells, _columns_of(columns), strict=True)]
-    return cut_text(GAP.join([*padded, last]), columns)
+def _render_row(cells: Sequence[str], last_cell: str, columns: int) -> str:
+    padded = [
+        pad_text(cell, column) for cell, column in zip(cells, _select_columns(columns), strict=True)
+    ]
+    return truncate_text(COLUMN_GAP.join([*padded, last_cell]), columns)
 
 
-def _write_flags(flags: Sequence[TouchedFlag], room: int) -> str:
+def _render_flags(flags: Sequence[TouchedFlag], max_width: int) -> str:
     """Name as many flags as there is room for, and count the rest."""
-    names = [make_printable(flag.key) for flag in flags]
+    names = [escape_unprintable(flag.key) for flag in flags]
     for shown in range(len(names), 0, -1):
-        rest = len(names) - shown
-        text = ", ".join(names[:shown]) + (f" +{rest}" if rest else "")
-        if measure_text(text) <= room:
+        hidden = len(names) - shown
+        text = ", ".join(names[:shown]) + (f" +{hidden}" if hidden else "")
+        if measure_text_width(text) <= max_width:
             return text
     if not names:
         return "none"
-    more = f" +{len(names) - 1}" if len(names) > 1 else ""
-    return cut_text(names[0], room - len(more)) + more
+    hidden_note = f" +{len(names) - 1}" if len(names) > 1 else ""
+    return truncate_text(names[0], max_width - len(hidden_note)) + hidden_note
 
 
-def _write_hours(duration_ms: int | None) -> str:
+def _format_hours(duration_ms: int | None) -> str:
     return "?" if duration_ms is None else f"{duration_ms / 3_600_000:.1f} h"

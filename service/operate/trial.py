@@ -7,34 +7,34 @@ from typing import assert_never
 from msgspec import Struct
 
 from service.accept.checks import is_genuine
-from service.accept.choice import Only
-from service.accept.decode import Message, Unreadable, decode_request
+from service.accept.choice import DeploymentFilter
+from service.accept.decode import InvalidPayload, Payload, decode_request
 from service.accept.events import (
     Batch,
     DeploymentCompleted,
     Event,
     Ignored,
     Unmappable,
-    make_view,
-    read_webhook,
+    expression_input,
+    parse_webhook,
 )
 from service.accept.expressions import Expression
-from service.accept.names import find_names
+from service.accept.names import resolve_keys
 from service.accept.rules import Condition
 from service.accept.signature import SignedRequest, Token
 from service.accept.sources import Fields, Source
-from service.accept.times import read_time
-from service.backlog.ticket import name_job
-from service.log import make_printable
-from service.operate.sources import describe_scheme, name_preset
+from service.accept.times import parse_time
+from service.backlog.ticket import job_key
+from service.log import escape_unprintable
+from service.operate.sources import describe_scheme, preset_label
 
-_LONGEST = 160  # of a value that is shown
-_LABEL = 13
+_MAX_VALUE_CHARACTERS = 160  # of a value that is shown
+_LABEL_WIDTH = 13
 
-View = Mapping[str, object]
+ExpressionInput = Mapping[str, object]
 
 
-class Trial(Struct, frozen=True):
+class Explanation(Struct, frozen=True):
     """Whether the request was genuine, and what each of its events says."""
 
     genuine: bool
@@ -42,112 +42,135 @@ class Trial(Struct, frozen=True):
     report: str
 
     @property
-    def is_welcome(self) -> bool:
+    def accepted(self) -> bool:
         """Tell whether the door would answer 2xx, and a person would have nothing to do."""
-        fine = (DeploymentCompleted, Ignored)
-        return self.genuine and all(isinstance(event, fine) for event in self.events)
+        accepted_types = (DeploymentCompleted, Ignored)
+        return self.genuine and all(isinstance(event, accepted_types) for event in self.events)
 
 
-def try_webhook(
-    source: Source, request: SignedRequest, *, now_s: float, only: Only | None = None
-) -> Trial:
+def explain_webhook(
+    source: Source,
+    request: SignedRequest,
+    *,
+    now_s: float,
+    deployment_filter: DeploymentFilter | None = None,
+) -> Explanation:
     """Judge a request as the door would at ``now_s``, and tell how every value was found.
 
     ``only`` says what is wanted downstream; None: all of it.
     """
-    wanted = only or Only()
+    active_filter = deployment_filter or DeploymentFilter()
     genuine = is_genuine(source.checks, request, now_s=now_s)
-    read = read_webhook(source, request)
-    events = tuple(map(wanted.sift, read.events if isinstance(read, Batch) else (read,)))
+    parsed = parse_webhook(source, request)
+    events = tuple(
+        map(active_filter.apply, parsed.events if isinstance(parsed, Batch) else (parsed,))
+    )
     decoded = decode_request(request)
-    messages = decoded if isinstance(decoded, tuple) else (decoded,)
-    lines = [_row("source", f"{source.name}, {name_preset(source)}")]
-    lines += _tell_verified(source, request, genuine=genuine)
-    for message, event in zip(messages, events, strict=True):
+    payloads = decoded if isinstance(decoded, tuple) else (decoded,)
+    lines = [_format_labelled_line("source", f"{source.name}, {preset_label(source)}")]
+    lines += _format_verification(source, request, genuine=genuine)
+    for payload, event in zip(payloads, events, strict=True):
         lines.append("")
-        if isinstance(message, Message):
-            lines += _tell_found(source, make_view(request, message))
-        lines.append(_row("answer", _tell_fate(source, event, genuine=genuine)))
-    return Trial(genuine, events, "".join(f"{make_printable(line)}\n" for line in lines))
+        if isinstance(payload, Payload):
+            lines += _format_mapping(source, expression_input(request, payload))
+        lines.append(
+            _format_labelled_line("answer", _format_response(source, event, genuine=genuine))
+        )
+    return Explanation(genuine, events, "".join(f"{escape_unprintable(line)}\n" for line in lines))
 
 
-def _tell_verified(source: Source, request: SignedRequest, *, genuine: bool) -> Iterator[str]:
+def _format_verification(source: Source, request: SignedRequest, *, genuine: bool) -> Iterator[str]:
     if genuine:
-        yield _row("verified", "yes")
+        yield _format_labelled_line("verified", "yes")
         return
-    for nth, scheme in enumerate(source.schemes):
-        wanted = describe_scheme(scheme)
+    for index, scheme in enumerate(source.schemes):
+        expected = describe_scheme(scheme)
         if isinstance(scheme, Token) and scheme.query is not None:
-            there = scheme.query in request.query
+            is_present = scheme.query in request.query
         else:
-            there = str(getattr(scheme, "header", "")).lower() in request.headers
-        fault = "none of the secrets made it, or it is too old" if there else "it is not there"
-        yield _row("" if nth else "verified", f"{'nor' if nth else 'no'}: {wanted}: {fault}")
+            is_present = str(getattr(scheme, "header", "")).lower() in request.headers
+        reason = (
+            "none of the secrets made it, or it is too old" if is_present else "it is not there"
+        )
+        yield _format_labelled_line(
+            "" if index else "verified", f"{'nor' if index else 'no'}: {expected}: {reason}"
+        )
 
 
-def _tell_found(source: Source, view: View) -> Iterator[str]:
+def _format_mapping(source: Source, input_data: ExpressionInput) -> Iterator[str]:
     for condition in source.when:
-        holds = "as wanted" if condition.holds(view) else f"wanted: {_show_wanted(condition)}"
-        yield _row("when", f"{_show_found(condition.expression, view)}, {holds}")
-    outcome = source.outcome.judge(source.outcome.expression.find(view))
-    ended = outcome or "neither succeeded nor failed"
-    yield _row("outcome", f"{ended}, as {_show_found(source.outcome.expression, view)}")
-    names = find_names(source, view)
+        result = (
+            "as wanted"
+            if condition.is_met(input_data)
+            else f"wanted: {_format_condition(condition)}"
+        )
+        yield _format_labelled_line(
+            "when", f"{_format_evaluation(condition.expression, input_data)}, {result}"
+        )
+    outcome = source.outcome.decide(source.outcome.expression.evaluate(input_data))
+    outcome_text = outcome or "neither succeeded nor failed"
+    yield _format_labelled_line(
+        "outcome", f"{outcome_text}, as {_format_evaluation(source.outcome.expression, input_data)}"
+    )
+    keys = resolve_keys(source, input_data)
     for field in Fields.__struct_fields__:
         expression: Expression | None = getattr(source.fields, field)
-        if expression is not None or names.get(field):
-            yield _row(field, _tell_field(field, expression, names, view))
+        if expression is not None or keys.get(field):
+            yield _format_labelled_line(field, _format_field(field, expression, keys, input_data))
 
 
-def _tell_field(
-    field: str, expression: Expression | None, names: Mapping[str, str | None], view: View
+def _format_field(
+    field: str,
+    expression: Expression | None,
+    keys: Mapping[str, str | None],
+    input_data: ExpressionInput,
 ) -> str:
     """Say what a field comes to, and how."""
-    name = names.get(field)
-    found = None if expression is None else expression.find(view)
-    if expression is None or (found is None and name):
-        return f"{_show(name)}, as the source says"
-    told = _show_found(expression, view)
-    if isinstance(found, str) and name and name != found:
-        return f"{_show(name)}, for {told}"
-    if field == "finished_at" and found is not None and read_time(found) is None:
-        return f"{told}, which is no time: that of its arrival will do"
-    return told
+    key = keys.get(field)
+    value = None if expression is None else expression.evaluate(input_data)
+    if expression is None or (value is None and key):
+        return f"{_format_value(key)}, as the source says"
+    text = _format_evaluation(expression, input_data)
+    if isinstance(value, str) and key and key != value:
+        return f"{_format_value(key)}, for {text}"
+    if field == "finished_at" and value is not None and parse_time(value) is None:
+        return f"{text}, which is no time: that of its arrival will do"
+    return text
 
 
-def _tell_fate(source: Source, event: Event, *, genuine: bool) -> str:
+def _format_response(source: Source, event: Event, *, genuine: bool) -> str:
     """Say what the door would answer; of what is not genuine, what it would be if it were."""
     match event:
         case DeploymentCompleted():
-            fate = f"queued as {name_job(event)} (202), delivery {event.delivery}"
+            response = f"queued as {job_key(event)} (202), delivery {event.delivery}"
         case Ignored(reason):
-            fate = f"ignored (200): {reason}"
+            response = f"ignored (200): {reason}"
         case Unmappable(reason) if source.strict:
-            fate = f"rejected (422): {reason}"
+            response = f"rejected (422): {reason}"
         case Unmappable(reason):
-            fate = f"set aside for a person (202): {reason}"
-        case Unreadable(reason):
-            fate = f"rejected (400): {reason}"
+            response = f"set aside for a person (202): {reason}"
+        case InvalidPayload(reason):
+            response = f"rejected (400): {reason}"
         case never:
             assert_never(never)
-    return fate if genuine else f"rejected (401); were it genuine: {fate}"
+    return response if genuine else f"rejected (401); were it genuine: {response}"
 
 
-def _show_wanted(condition: Condition) -> str:
+def _format_condition(condition: Condition) -> str:
     patterns = [f"/{pattern.pattern}/" for pattern in condition.patterns]
-    return " or ".join([*map(_show, condition.values), *patterns])
+    return " or ".join([*map(_format_value, condition.values), *patterns])
 
 
-def _show_found(expression: Expression, view: View) -> str:
-    return f"{_show(expression.find(view))} <- {expression.text}"
+def _format_evaluation(expression: Expression, input_data: ExpressionInput) -> str:
+    return f"{_format_value(expression.evaluate(input_data))} <- {expression.text}"
 
 
-def _show(value: object) -> str:
+def _format_value(value: object) -> str:
     if value is None:
         return "nothing"
     text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}.."
+    return text if len(text) <= _MAX_VALUE_CHARACTERS else f"{text[:_MAX_VALUE_CHARACTERS]}.."
 
 
-def _row(label: str, text: str) -> str:
-    return f"{label:<{_LABEL}}{text}"
+def _format_labelled_line(label: str, text: str) -> str:
+    return f"{label:<{_LABEL_WIDTH}}{text}"

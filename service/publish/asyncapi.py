@@ -5,16 +5,18 @@ from typing import Any
 import msgspec
 
 from service import __version__
-from service.publish.record import JSON, RECORD_TYPE, Attributes
-from service.publish.schema import list_schemas
+from service.publish.record import JSON_CONTENT_TYPE, RECORD_TYPE, Attributes
+from service.publish.schema import build_component_schemas
 from service.store.keys import Keys
 
-_TEMPLATE = "#/components/schemas/{name}"
+_ASYNCAPI_REF_TEMPLATE = "#/components/schemas/{name}"
 
 
-def describe_stream() -> dict[str, Any]:
+def build_asyncapi() -> dict[str, Any]:
     """Give the AsyncAPI 3.0 document of the stream."""
-    _, attributes = msgspec.json.schema_components([Attributes], ref_template=_TEMPLATE)
+    _, attribute_schemas = msgspec.json.schema_components(
+        [Attributes], ref_template=_ASYNCAPI_REF_TEMPLATE
+    )
     return {
         "asyncapi": "3.0.0",
         "info": {
@@ -23,8 +25,8 @@ def describe_stream() -> dict[str, Any]:
             "description": "One entry for each revision of a deployment, on a Redis stream.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
-        "defaultContentType": JSON,
-        "channels": {"enriched": _describe_channel()},
+        "defaultContentType": JSON_CONTENT_TYPE,
+        "channels": {"enriched": _build_channel()},
         "operations": {
             "readEnriched": {
                 "action": "send",
@@ -33,13 +35,13 @@ def describe_stream() -> dict[str, Any]:
             }
         },
         "components": {
-            "messages": {"enrichedDeployment": _describe_message()},
-            "schemas": {**attributes, **list_schemas(_TEMPLATE)},
+            "messages": {"enrichedDeployment": _build_message()},
+            "schemas": {**attribute_schemas, **build_component_schemas(_ASYNCAPI_REF_TEMPLATE)},
         },
     }
 
 
-def _describe_channel() -> dict[str, Any]:
+def _build_channel() -> dict[str, Any]:
     return {
         "address": "{stream}",
         "title": "The output stream",
@@ -54,12 +56,12 @@ def _describe_channel() -> dict[str, Any]:
     }
 
 
-def _describe_message() -> dict[str, Any]:
+def _build_message() -> dict[str, Any]:
     return {
         "name": RECORD_TYPE,
         "title": "One revision of one deployment",
         "summary": "The fields of an entry are the headers; its field `data` is the payload.",
-        "contentType": JSON,
-        "headers": {"$ref": _TEMPLATE.format(name="Attributes")},
-        "payload": {"$ref": _TEMPLATE.format(name="EnrichedDeployment")},
+        "contentType": JSON_CONTENT_TYPE,
+        "headers": {"$ref": _ASYNCAPI_REF_TEMPLATE.format(name="Attributes")},
+        "payload": {"$ref": _ASYNCAPI_REF_TEMPLATE.format(name="EnrichedDeployment")},
     }

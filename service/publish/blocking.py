@@ -21,16 +21,16 @@ def read_blocking(stream: EnrichedStream) -> Iterator[Iterator[Record]]:
 
     Raises RuntimeError where an event loop runs already: there the stream is read by ``async for``.
     """
-    if _runs_a_loop():
+    if _is_loop_running():
         raise RuntimeError("a running event loop is here: read the stream by `async for`")
     with asyncio.Runner() as runner:
         try:
-            yield _iterate(runner, stream)
+            yield _iterate_records(runner, stream)
         finally:
             runner.run(stream.aclose())
 
 
-def _runs_a_loop() -> bool:
+def _is_loop_running() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -38,10 +38,10 @@ def _runs_a_loop() -> bool:
     return True
 
 
-def _iterate(runner: asyncio.Runner, stream: EnrichedStream) -> Iterator[Record]:
-    async def take() -> Record | None:
+def _iterate_records(runner: asyncio.Runner, stream: EnrichedStream) -> Iterator[Record]:
+    async def next_record() -> Record | None:
         return await anext(stream, None)
 
     aiter(stream)
-    while (record := runner.run(take())) is not None:
+    while (record := runner.run(next_record())) is not None:
         yield record

@@ -9,11 +9,11 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
 from service.store.connect import REPLY_TIMEOUT_S
-from service.store.exchange import Command, exchange, pack
+from service.store.exchange import Command, encode_command, exchange
 from service.store.opening import close_connection
 
 
-class Line:
+class Connection:
     """One connection, opened when it is needed. Whatever cuts an exchange cuts the connection."""
 
     def __init__(self, client: Redis) -> None:
@@ -27,19 +27,19 @@ class Line:
         """
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S + block_s):
-                connection = await self._connected()
-                return await exchange(connection, [pack(each) for each in commands])
+                connection = await self._get_connection()
+                return await exchange(connection, [encode_command(command) for command in commands])
         except BaseException:
-            await self.hang_up()
+            await self.disconnect()
             raise
 
-    async def hang_up(self) -> None:
+    async def disconnect(self) -> None:
         """Let the connection go; the next exchange opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await close_connection(self._client, connection)
 
-    async def _connected(self) -> AbstractConnection:
+    async def _get_connection(self) -> AbstractConnection:
         if self._connection is None:
             pool = self._client.connection_pool
             self._connection = await pool.get_connection()  # type: ignore[no-untyped-call] # redis-py

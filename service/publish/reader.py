@@ -19,18 +19,30 @@ from typing import Self
 
 from redis.exceptions import RedisError, ResponseError
 
-from service.publish.feed import Feed, Habits, Member, Onlooker, TryAgain
-from service.publish.line import Line
-from service.publish.reading import Record, StreamEntry, Unreadable, read_entry
-from service.publish.seen import Seen
-from service.store.connect import AWAY, is_bad_password, is_not_now, leave, open_client
+from service.publish.feed import (
+    EntrySource,
+    GroupConsumer,
+    GroupMissing,
+    PlainConsumer,
+    ReaderOptions,
+)
+from service.publish.line import Connection
+from service.publish.reading import InvalidEntry, Record, StreamEntry, parse_entry
+from service.publish.seen import RecentIds
+from service.store.connect import (
+    UNAVAILABLE_ERRORS,
+    drop_idle_connections,
+    is_bad_password,
+    is_retryable,
+    open_client,
+)
 from service.store.keys import Keys
 
-_PAUSES_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-_GOODBYE_S = 2.0
+_RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0)
+_CLOSE_TIMEOUT_S = 2.0
 
 
-class UnreadableEntry(Exception):
+class InvalidEntryError(Exception):
     """An entry of the stream is no record that this version reads; it was not acknowledged."""
 
 
@@ -53,31 +65,35 @@ class EnrichedStream:
         consumer: str | None = None,
         since: str | datetime = "0",
         namespace: str = "deployments",
-        habits: Habits | None = None,
+        options: ReaderOptions | None = None,
     ) -> None:
-        self._habits = habits or Habits()
+        self._options = options or ReaderOptions()
         self._client = open_client(url, namespace=namespace)
-        self._line = Line(self._client)
-        self._member = self._make_member(Keys(namespace).enriched, group, consumer, since)
-        self._is_named = consumer is not None
-        self._feed: Feed = self._member or Onlooker(
-            Keys(namespace).enriched, since=write_position(since), habits=self._habits
+        self._connection = Connection(self._client)
+        self._group_consumer = self._build_group_consumer(
+            Keys(namespace).enriched, group, consumer, since
         )
-        self._seen = Seen(self._habits.remember)
-        self._waiting: deque[StreamEntry] = deque()
-        self._in_hand: tuple[bytes, str] | None = None
-        self._fetching: asyncio.Task[list[StreamEntry]] | None = None
-        self._refresh_at = 0.0
+        self._is_consumer_named = consumer is not None
+        self._source: EntrySource = self._group_consumer or PlainConsumer(
+            Keys(namespace).enriched, since=format_position(since), options=self._options
+        )
+        self._recent_ids = RecentIds(self._options.recent_ids)
+        self._prefetched: deque[StreamEntry] = deque()
+        self._current: tuple[bytes, str] | None = None
+        self._fetch_task: asyncio.Task[list[StreamEntry]] | None = None
+        self._renew_at = 0.0
         self._is_closed = False
 
-    def _make_member(
+    def _build_group_consumer(
         self, stream: str, group: str | None, consumer: str | None, since: str | datetime
-    ) -> Member | None:
+    ) -> GroupConsumer | None:
         if group is None:
             return None
-        name = consumer or f"{socket.gethostname()}-{os.getpid()}-{id(self):x}"
-        begin = write_position(since)
-        return Member(stream, group, consumer=name, since=begin, habits=self._habits)
+        consumer_name = consumer or f"{socket.gethostname()}-{os.getpid()}-{id(self):x}"
+        start = format_position(since)
+        return GroupConsumer(
+            stream, group, consumer=consumer_name, since=start, options=self._options
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -87,141 +103,143 @@ class EnrichedStream:
 
     def __aiter__(self) -> Self:
         """Begin a loop; what an earlier one was cut off from comes again."""
-        if self._in_hand is not None or self._waiting:
-            self._forget()
+        if self._current is not None or self._prefetched:
+            self._discard_prefetched()
         return self
 
     async def __anext__(self) -> Record:
         """Acknowledge the last record, give the next; the end comes only by ``aclose``."""
-        self._note_done()
+        self._mark_done()
         while not self._is_closed:
-            if not self._waiting:
-                self._waiting.extend(await self._fetch())
-            elif asyncio.get_running_loop().time() >= self._refresh_at:
-                await self._refresh()
-            while self._waiting:
-                record = self._read(self._waiting.popleft())
+            if not self._prefetched:
+                self._prefetched.extend(await self._fetch())
+            elif asyncio.get_running_loop().time() >= self._renew_at:
+                await self._renew()
+            while self._prefetched:
+                record = self._parse_new_record(self._prefetched.popleft())
                 if record is not None:
                     return record
         raise StopAsyncIteration
 
     async def acknowledge(self) -> None:
         """Acknowledge the record in hand now: for who leaves the loop after it."""
-        self._note_done()
-        await self._refresh()
+        self._mark_done()
+        await self._renew()
 
     async def aclose(self) -> None:
         """End the loop, hand back what was fetched for it, and let Redis go."""
         if self._is_closed:
             return
         self._is_closed = True
-        if self._fetching is not None:
-            self._fetching.cancel()
-            await asyncio.gather(self._fetching, return_exceptions=True)
-        held = [entry.position for entry in self._waiting]
-        if self._in_hand is not None:
-            held.insert(0, self._in_hand[0])
-        with suppress(*AWAY, RedisError, TryAgain):  # else it is taken over a little later
-            async with asyncio.timeout(_GOODBYE_S):
-                await self._feed.leave(self._line, held)
-                if self._member is not None and not self._is_named:
-                    await self._member.retire(self._line)
-        await self._line.hang_up()
+        if self._fetch_task is not None:
+            self._fetch_task.cancel()
+            await asyncio.gather(self._fetch_task, return_exceptions=True)
+        held = [entry.position for entry in self._prefetched]
+        if self._current is not None:
+            held.insert(0, self._current[0])
+        with suppress(
+            *UNAVAILABLE_ERRORS, RedisError, GroupMissing
+        ):  # else it is taken over a little later
+            async with asyncio.timeout(_CLOSE_TIMEOUT_S):
+                await self._source.release(self._connection, held)
+                if self._group_consumer is not None and not self._is_consumer_named:
+                    await self._group_consumer.delete_consumer(self._connection)
+        await self._connection.disconnect()
         await self._client.aclose()
 
-    def _note_done(self) -> None:
-        if self._in_hand is not None:
-            position, name = self._in_hand
-            self._in_hand = None
-            self._seen.add(name)
-            self._feed.note_done(position)
+    def _mark_done(self) -> None:
+        if self._current is not None:
+            position, record_id = self._current
+            self._current = None
+            self._recent_ids.add(record_id)
+            self._source.mark_done(position)
 
-    def _read(self, entry: StreamEntry) -> Record | None:
+    def _parse_new_record(self, entry: StreamEntry) -> Record | None:
         """Take the record of an entry in hand; None when there is nothing to give."""
-        if entry.parts is None:
+        if entry.flat_fields is None:
             self.trimmed += 1
-            self._feed.note_done(entry.position)
+            self._source.mark_done(entry.position)
             return None
-        record = read_entry(entry.position, entry.parts)
-        if isinstance(record, Unreadable):
-            if self._habits.on_unreadable is None:
-                self._waiting.appendleft(entry)
-                raise UnreadableEntry(f"{record.position} is no record of ours: {record.reason}")
-            self._habits.on_unreadable(record)
-        elif record.id not in self._seen:
-            self._in_hand = (entry.position, record.id)
+        record = parse_entry(entry.position, entry.flat_fields)
+        if isinstance(record, InvalidEntry):
+            if self._options.on_invalid_entry is None:
+                self._prefetched.appendleft(entry)
+                raise InvalidEntryError(f"{record.position} is no record of ours: {record.reason}")
+            self._options.on_invalid_entry(record)
+        elif record.id not in self._recent_ids:
+            self._current = (entry.position, record.id)
             return record
-        self._feed.note_done(entry.position)
+        self._source.mark_done(entry.position)
         return None
 
     async def _fetch(self) -> list[StreamEntry]:
         """Fetch the next entries, in a task of its own that ``aclose`` may end."""
-        self._fetching = asyncio.ensure_future(self._fetch_patiently())
+        self._fetch_task = asyncio.ensure_future(self._fetch_with_retry())
         try:
-            return await self._fetching
+            return await self._fetch_task
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._is_closed and not (task and task.cancelling()):
                 return []
             raise
         finally:
-            self._fetching = None
+            self._fetch_task = None
 
-    async def _fetch_patiently(self) -> list[StreamEntry]:
+    async def _fetch_with_retry(self) -> list[StreamEntry]:
         """Fetch the next entries, whatever becomes of the server meanwhile."""
         failures = 0
         while not self._is_closed:  # redis-py may swallow a cancellation before Python 3.12
             try:
-                entries = await self._feed.fetch(self._line)
-            except TryAgain:
+                entries = await self._source.fetch(self._connection)
+            except GroupMissing:
                 continue
             except asyncio.CancelledError:
-                self._feed.note_cut()
+                self._source.on_disconnect()
                 raise
-            except (*AWAY, ResponseError) as error:
-                await self._bear(error, failures)
+            except (*UNAVAILABLE_ERRORS, ResponseError) as error:
+                await self._wait_or_raise(error, failures)
                 failures += 1
                 continue
-            self._plan_refresh()
+            self._schedule_renewal()
             return entries
         return []
 
-    async def _refresh(self) -> None:
+    async def _renew(self) -> None:
         """Keep what is held from being taken over while loop bodies take their time."""
         try:
-            held = await self._feed.refresh(self._line, self._waiting)
-        except TryAgain:
-            self._forget()
-        except (*AWAY, ResponseError) as error:
-            await self._bear(error, 0)
-            self._forget()
+            held = await self._source.renew(self._connection, self._prefetched)
+        except GroupMissing:
+            self._discard_prefetched()
+        except (*UNAVAILABLE_ERRORS, ResponseError) as error:
+            await self._wait_or_raise(error, 0)
+            self._discard_prefetched()
         else:
-            self._waiting = deque(held)
-            self._plan_refresh()
+            self._prefetched = deque(held)
+            self._schedule_renewal()
 
-    def _plan_refresh(self) -> None:
+    def _schedule_renewal(self) -> None:
         """Look after what is held long before others take it for abandoned."""
         now = asyncio.get_running_loop().time()
-        self._refresh_at = now + self._habits.take_over_after_s / 4
+        self._renew_at = now + self._options.claim_after_s / 4
 
-    def _forget(self) -> None:
+    def _discard_prefetched(self) -> None:
         """Drop what is fetched and not read: it is fetched again."""
-        self._waiting.clear()
-        self._in_hand = None
-        self._feed.note_cut()
+        self._prefetched.clear()
+        self._current = None
+        self._source.on_disconnect()
 
-    async def _bear(self, error: Exception, failures: int) -> None:
+    async def _wait_or_raise(self, error: Exception, failures: int) -> None:
         """Wait a little for a server that is away; raise what no patience mends."""
-        is_final = isinstance(error, ResponseError) and not is_not_now(error)
-        if is_final or is_bad_password(error):
+        is_permanent = isinstance(error, ResponseError) and not is_retryable(error)
+        if is_permanent or is_bad_password(error):
             raise error
-        self._feed.note_cut()
-        await self._line.hang_up()
-        await leave(self._client)
-        await asyncio.sleep(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)])
+        self._source.on_disconnect()
+        await self._connection.disconnect()
+        await drop_idle_connections(self._client)
+        await asyncio.sleep(_RETRY_DELAYS_S[min(failures, len(_RETRY_DELAYS_S) - 1)])
 
 
-def write_position(since: str | datetime) -> str:
+def format_position(since: str | datetime) -> str:
     """Give the position of a moment; a moment without a zone is UTC."""
     if isinstance(since, str):
         return since

@@ -9,10 +9,10 @@ import msgspec
 from msgspec import Struct
 
 from service.enrich.deployment import Deployment
-from service.publish.record import MSGPACK, EnrichedDeployment
+from service.publish.record import MSGPACK_CONTENT_TYPE, EnrichedDeployment
 
-_FROM_JSON = msgspec.json.Decoder(EnrichedDeployment).decode
-_FROM_MSGPACK = msgspec.msgpack.Decoder(EnrichedDeployment).decode
+_DECODE_JSON = msgspec.json.Decoder(EnrichedDeployment).decode
+_DECODE_MSGPACK = msgspec.msgpack.Decoder(EnrichedDeployment).decode
 
 
 class StreamEntry(Struct, frozen=True):
@@ -22,7 +22,7 @@ class StreamEntry(Struct, frozen=True):
     """
 
     position: bytes
-    parts: Sequence[bytes] | None
+    flat_fields: Sequence[bytes] | None
 
 
 class Record(Struct, frozen=True, kw_only=True, dict=True):
@@ -44,27 +44,27 @@ class Record(Struct, frozen=True, kw_only=True, dict=True):
     @property
     def is_msgpack(self) -> bool:
         """Tell whether the data, and what is raw in it, is msgpack and not JSON."""
-        return self.fields.get(b"datacontenttype") == MSGPACK.encode()
+        return self.fields.get(b"datacontenttype") == MSGPACK_CONTENT_TYPE.encode()
 
     @cached_property
     def raw(self) -> dict[str, Any]:
         """All of the data as plain values, decoded when first asked for."""
-        body = self.fields[b"data"]
-        told: dict[str, Any] = (
-            msgspec.msgpack.decode(body) if self.is_msgpack else msgspec.json.decode(body)
+        data = self.fields[b"data"]
+        values: dict[str, Any] = (
+            msgspec.msgpack.decode(data) if self.is_msgpack else msgspec.json.decode(data)
         )
-        return told
+        return values
 
     @cached_property
     def deployment(self) -> Deployment:
         """The deployment as LaunchDarkly tells it, typed, decoded when first asked for."""
-        told = self.data.deployment
+        raw_deployment = self.data.deployment
         if self.is_msgpack:
-            return msgspec.msgpack.decode(told, type=Deployment, strict=False)
-        return msgspec.json.decode(told, type=Deployment, strict=False)
+            return msgspec.msgpack.decode(raw_deployment, type=Deployment, strict=False)
+        return msgspec.json.decode(raw_deployment, type=Deployment, strict=False)
 
 
-class Unreadable(Struct, frozen=True):
+class InvalidEntry(Struct, frozen=True):
     """An entry that is no record of ours, and why."""
 
     position: str
@@ -72,29 +72,29 @@ class Unreadable(Struct, frozen=True):
     fields: Mapping[bytes, bytes]
 
 
-def read_as_text(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+def format_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
     """Give the fields of an entry as text, its data as JSON in whatever form it is written.
 
     Bytes that are no text are replaced.
     """
-    told = {_to_text(name): _to_text(value) for name, value in fields.items()}
-    if fields.get(b"datacontenttype") == MSGPACK.encode():
+    texts = {_decode_text(name): _decode_text(value) for name, value in fields.items()}
+    if fields.get(b"datacontenttype") == MSGPACK_CONTENT_TYPE.encode():
         with suppress(KeyError, ValueError, TypeError, RecursionError):  # else it is shown as it is
-            told["data"] = msgspec.json.encode(msgspec.msgpack.decode(fields[b"data"])).decode()
-    return told
+            texts["data"] = msgspec.json.encode(msgspec.msgpack.decode(fields[b"data"])).decode()
+    return texts
 
 
-def _to_text(value: bytes) -> str:
+def _decode_text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-def read_entry(position: bytes, parts: Sequence[bytes]) -> Record | Unreadable:
+def parse_entry(position: bytes, flat_fields: Sequence[bytes]) -> Record | InvalidEntry:
     """Read one entry of the stream."""
-    fields = dict(zip(parts[::2], parts[1::2], strict=True))
+    fields = dict(zip(flat_fields[::2], flat_fields[1::2], strict=True))
     get = fields.get
     try:
-        body = fields[b"data"]
-        is_packed = get(b"datacontenttype") == MSGPACK.encode()
+        data = fields[b"data"]
+        is_msgpack = get(b"datacontenttype") == MSGPACK_CONTENT_TYPE.encode()
         return Record(
             position=position.decode(),
             id=fields[b"id"].decode(),
@@ -102,11 +102,11 @@ def read_entry(position: bytes, parts: Sequence[bytes]) -> Record | Unreadable:
             project=get(b"projectkey", b"").decode(),
             environment=get(b"environmentkey", b"").decode(),
             application=get(b"applicationkey", b"").decode(),
-            data=_FROM_MSGPACK(body) if is_packed else _FROM_JSON(body),
+            data=_DECODE_MSGPACK(data) if is_msgpack else _DECODE_JSON(data),
             fields=fields,
         )
     except KeyError as error:
         reason = f"it has no field {error.args[0].decode()!r}"
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         reason = str(error)
-    return Unreadable(position.decode(), reason, fields)
+    return InvalidEntry(position.decode(), reason, fields)

@@ -13,8 +13,8 @@ from service.enrich.deployment import (
 from service.publish.summary import Summary
 
 RECORD_TYPE = "deployment.enriched.v1"
-DATA_SCHEMA = "/schemas/enriched-deployment.v1.json"
-JSON, MSGPACK = "application/json", "application/msgpack"
+DATA_SCHEMA_PATH = "/schemas/enriched-deployment.v1.json"
+JSON_CONTENT_TYPE, MSGPACK_CONTENT_TYPE = "application/json", "application/msgpack"
 
 
 class Count(Struct, frozen=True, omit_defaults=True):
@@ -37,14 +37,14 @@ class Completeness(Struct, frozen=True, rename="camel"):
     reason: str | UnsetType = UNSET
 
 
-class Looks(Struct, frozen=True):
+class RefreshProgress(Struct, frozen=True):
     """How often LaunchDarkly was asked again since the first record, and until when it will be.
 
     ``until`` is the last look that is planned (epoch ms), null when no more will follow. A look
     that finds other content makes the next revision; one that finds the same makes no record.
     """
 
-    taken: int = 0
+    done: int = 0
     until: int | None = None
 
 
@@ -74,7 +74,7 @@ class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     deployment: Raw
     summary: Summary
     completeness: Completeness
-    looks: Looks = Looks()  # records of versions before it have none
+    refreshes: RefreshProgress = RefreshProgress()  # records of versions before it have none
     event: SourceEvent
 
 
@@ -87,7 +87,9 @@ class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.rep
     type: Annotated[str, Meta(description=f"{RECORD_TYPE}; another major version is another type")]
     subject: Annotated[str, Meta(description="The deployment's id")]
     time: Annotated[str, Meta(description="When the deployment ended, RFC 3339, UTC")]
-    data_content_type: Annotated[str, Meta(description=f"How data is written: {JSON} or {MSGPACK}")]
+    data_content_type: Annotated[
+        str, Meta(description=f"How data is written: {JSON_CONTENT_TYPE} or {MSGPACK_CONTENT_TYPE}")
+    ]
     data_schema: Annotated[str, Meta(description="Where the door serves the schema of data")]
     project_key: Annotated[str, Meta(description="Empty when the webhook did not name it")]
     environment_key: str
@@ -97,31 +99,33 @@ class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.rep
     trace_parent: Annotated[str, Meta(description="W3C trace context of the last span")] = ""
 
 
-def measure_completeness(deployment: Deployment, *, stopped: str | None) -> Completeness:
+def measure_completeness(deployment: Deployment, *, stop_reason: str | None) -> Completeness:
     """Compare what is here with what LaunchDarkly counts, at both levels."""
-    pulls, flags = deployment.pull_requests, deployment.flag_references
-    items = [item for item in (pulls.items if pulls else None) or () if item is not None]
+    pull_requests, flag_references = deployment.pull_requests, deployment.flag_references
+    items = [
+        item for item in (pull_requests.items if pull_requests else None) or () if item is not None
+    ]
     parts = [part for item in items for part in (item.deployments, item.flag_references)]
-    nested = [_count(part) for part in parts if part is not None]
-    outer = (_count(pulls), _count(flags))
+    nested = [_count_items(part) for part in parts if part is not None]
+    top_level = (_count_items(pull_requests), _count_items(flag_references))
     # What one pull request has too many of does not make up for what another lacks.
-    complete = stopped is None and not any(map(_is_short, (*outer, *nested)))
+    complete = stop_reason is None and not any(map(_is_incomplete, (*top_level, *nested)))
     total = Count(
         expected=sum([count.expected or 0 for count in nested]),
         present=sum([count.present for count in nested]),
     )
-    return Completeness(complete, *outer, total, UNSET if stopped is None else stopped)
+    return Completeness(complete, *top_level, total, UNSET if stop_reason is None else stop_reason)
 
 
-def _count(part: PullRequests | FlagReferences | NestedDeployments | None) -> Count:
-    if part is None or part.items is None:
-        return Count(part.total_count if part else None, 0)
-    if isinstance(part, NestedDeployments):
-        nulls = sum([bytes(item) == b"null" for item in part.items])
+def _count_items(collection: PullRequests | FlagReferences | NestedDeployments | None) -> Count:
+    if collection is None or collection.items is None:
+        return Count(collection.total_count if collection else None, 0)
+    if isinstance(collection, NestedDeployments):
+        nulls = sum([bytes(item) == b"null" for item in collection.items])
     else:
-        nulls = part.items.count(None)
-    return Count(part.total_count, len(part.items) - nulls)
+        nulls = collection.items.count(None)
+    return Count(collection.total_count, len(collection.items) - nulls)
 
 
-def _is_short(count: Count) -> bool:
+def _is_incomplete(count: Count) -> bool:
     return count.expected is not None and count.present < count.expected

@@ -1,7 +1,7 @@
 """Was this one seen before? The last ids, and no more of them than there is room for."""
 
 
-class Seen:
+class RecentIds:
     """Remembers at least half of ``capacity`` ids, and at most all of it, the newest."""
 
     def __init__(self, capacity: int) -> None:
@@ -9,11 +9,11 @@ class Seen:
         self._newer: set[str] = set()
         self._older: set[str] = set()
 
-    def add(self, name: str) -> None:
+    def add(self, record_id: str) -> None:
         """Remember an id."""
-        self._newer.add(name)
+        self._newer.add(record_id)
         if len(self._newer) >= self._half:
             self._newer, self._older = set(), self._newer
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._newer or name in self._older
+    def __contains__(self, record_id: str) -> bool:
+        return record_id in self._newer or record_id in self._older

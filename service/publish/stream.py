@@ -7,60 +7,62 @@ from typing import Any, Literal, cast
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from service.backlog.looks import load_settling
+from service.backlog.looks import load_settle_lua
 from service.backlog.ticket import Lease
-from service.log import FactLog
+from service.log import EventLogger
 from service.publish.writing import Entry
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script
 
-_TRIM_EVERY_S = 60.0
+_TRIM_INTERVAL_S = 60.0
 
 
-class Retention(Struct, frozen=True):
+class RetentionConfig(Struct, frozen=True):
     """How long things are kept, in ms; ``hard_cap`` is a number of entries, 0 for none.
 
     A reader group that was not seen for ``dead_ms`` is not waited for any more.
     """
 
-    marks_ms: int
-    entries_ms: int
-    hard_cap: int = 0
-    dead_ms: int = 604_800_000
+    dedup_ttl_ms: int
+    max_age_ms: int
+    max_records: int = 0
+    idle_group_ms: int = 604_800_000
 
 
-class Trimmed(Struct, frozen=True):
+class TrimResult(Struct, frozen=True):
     """What trimming did: entries that were old, those above the cap, and the dead groups.
 
     ``dead`` tells of each group how long it was not seen, in ms.
     """
 
-    dropped: int
-    cut: int = 0
-    dead: Mapping[str, int] = {}
+    expired: int
+    over_limit: int = 0
+    idle_groups: Mapping[str, int] = {}
 
 
-class Settled(Struct, frozen=True):
+class PublishResult(Struct, frozen=True):
     """How publishing ended. ``lost``: the lease was another's by then, and nothing was written."""
 
-    fate: Literal["published", "unchanged", "left_out", "lost"]
+    status: Literal["published", "unchanged", "left_out", "lost"]
     revision: int
 
 
 class OutputStream:
     """The stream of enriched records."""
 
-    def __init__(self, group: GroupCommit, *, keys: Keys, retention: Retention) -> None:
-        self._group = group
+    def __init__(
+        self, group_commit: GroupCommit, *, keys: Keys, retention: RetentionConfig
+    ) -> None:
+        self._group_commit = group_commit
         self._keys = keys
         self._retention = retention
-        self._append: Script = load_script(
-            __package__, "append_and_settle", prelude=load_settling()
+        self._append_script: Script = load_script(
+            __package__, "append_and_settle", prelude=load_settle_lua()
         )
-        self._trim: Script = load_script(__package__, "trim")
+        self._trim_script: Script = load_script(__package__, "trim")
 
-    async def append_and_settle(self, entry: Entry, lease: Lease) -> Settled:
+    async def append_and_settle(self, entry: Entry, lease: Lease) -> PublishResult:
         """Append one record as the next revision, unless its content is that of the last one.
 
         What is left out ends its ticket, without a record: once wanted, a list may bring it back.
@@ -68,12 +70,12 @@ class OutputStream:
         The next look at the deployment is planned in the same act.
         """
         keys, plan = self._keys, entry.plan
-        reply = await self._group.submit(
-            self._append,
+        reply = await self._group_commit.submit(
+            self._append_script,
             keys=(
                 *(keys.backlog, keys.tickets, keys.enriched, keys.published(entry.deployment_id)),
-                *(keys.calls, keys.budget, keys.bell, keys.counts, keys.milestones),
-                *(keys.looks, keys.look_tickets),
+                *(keys.budget_calls, keys.budget, keys.wakeup, keys.counts, keys.milestones),
+                *(keys.refreshes, keys.refresh_tickets),
             ),
             args=(
                 lease.job,
@@ -81,48 +83,60 @@ class OutputStream:
                 lease.generation,
                 entry.deployment_id,
                 entry.digest,
-                self._retention.marks_ms,
+                self._retention.dedup_ttl_ms,
                 entry.data_before_revision,
                 entry.data_after_revision,
                 plan.since,
                 "" if plan.due is None else plan.due,
                 plan.ticket,
-                "" if entry.left_out else entry.payload,
+                "" if entry.filtered_because else entry.payload_format,
                 *entry.fields,
             ),
             durable=True,
         )
-        fate, revision = cast("tuple[bytes, int]", reply)
-        return Settled(fate=cast("Literal['published']", fate.decode()), revision=int(revision))
+        status, revision = cast("tuple[bytes, int]", reply)
+        return PublishResult(
+            status=cast("Literal['published']", status.decode()), revision=int(revision)
+        )
 
-    async def trim(self) -> Trimmed:
+    async def trim(self) -> TrimResult:
         """Drop what is older than the retention and read by every living group."""
-        reply = await self._group.submit(
-            self._trim,
+        reply = await self._group_commit.submit(
+            self._trim_script,
             keys=(
                 self._keys.enriched,
                 self._keys.counts,
                 self._keys.milestones,
-                self._keys.readers,
+                self._keys.reader_groups,
             ),
-            args=(self._retention.entries_ms, self._retention.hard_cap, self._retention.dead_ms),
+            args=(
+                self._retention.max_age_ms,
+                self._retention.max_records,
+                self._retention.idle_group_ms,
+            ),
         )
-        dropped, cut, *dead = cast("list[Any]", reply)
-        pairs = zip(dead[::2], dead[1::2], strict=True)
-        return Trimmed(dropped, cut, {name.decode("utf-8", "replace"): ms for name, ms in pairs})
+        expired, over_limit, *idle_groups = cast("list[Any]", reply)
+        pairs = zip(idle_groups[::2], idle_groups[1::2], strict=True)
+        return TrimResult(
+            expired,
+            over_limit,
+            {name.decode("utf-8", "replace"): idle_ms for name, idle_ms in pairs},
+        )
 
-    async def keep_trimmed(self, log: FactLog) -> None:
+    async def trim_periodically(self, log: EventLogger) -> None:
         """Trim now and then, for ever; Redis being away is no reason to end."""
         reported: set[str] = set()
         while True:
             try:
                 trimmed = await self.trim()
-                if trimmed.dropped or trimmed.cut:
-                    log.info("stream_trimmed", dropped=trimmed.dropped, above_cap=trimmed.cut)
-                for group in sorted(trimmed.dead.keys() - reported):
-                    unseen_s = trimmed.dead[group] // 1000
-                    log.warning("reader_group_dead", group=group, unseen_s=unseen_s)
-                reported = {*trimmed.dead}
+                if trimmed.expired or trimmed.over_limit:
+                    log.info(
+                        "stream_trimmed", dropped=trimmed.expired, above_cap=trimmed.over_limit
+                    )
+                for group in sorted(trimmed.idle_groups.keys() - reported):
+                    idle_s = trimmed.idle_groups[group] // 1000
+                    log.warning("reader_group_dead", group=group, unseen_s=idle_s)
+                reported = {*trimmed.idle_groups}
             except RedisError as error:
                 log.warning("trimming_failed", reason=str(error))
-            await asyncio.sleep(_TRIM_EVERY_S)
+            await asyncio.sleep(_TRIM_INTERVAL_S)

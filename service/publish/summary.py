@@ -46,8 +46,10 @@ class Summary(Struct, frozen=True, rename="camel"):
 
 def summarize(deployment: Deployment) -> Summary:
     """Gather authors, flags and lead time of a deployment."""
-    pulls = deployment.pull_requests
-    items = [item for item in (pulls.items if pulls else None) or () if item is not None]
+    pull_requests = deployment.pull_requests
+    items = [
+        item for item in (pull_requests.items if pull_requests else None) or () if item is not None
+    ]
     stages = list_stages(deployment)
     return Summary(
         authors=sorted({item.author for item in items if item.author}),
@@ -55,7 +57,7 @@ def summarize(deployment: Deployment) -> Summary:
             PullRequestSummary(item.external_id, item.title, item.author, item.url)
             for item in items
         ],
-        flags=sum_flags(deployment, items),
+        flags=sum_flag_references(deployment, items),
         lead_time_ms=deployment.lead_time,
         stages=stages,
         slowest_stage=max(stages, key=lambda stage: stage.duration_ms).name if stages else None,
@@ -64,31 +66,38 @@ def summarize(deployment: Deployment) -> Summary:
 
 def list_stages(deployment: Deployment) -> list[Stage]:
     """List the stages whose length is told, in the order of work."""
-    told = deployment.lead_time_stages
-    if told is None:
+    lead_time_stages = deployment.lead_time_stages
+    if lead_time_stages is None:
         return []
-    lengths: dict[Literal["coding", "review", "wait", "deploy"], int | None] = {
-        "coding": told.coding_duration_ms,
-        "review": told.review_duration_ms,
-        "wait": told.wait_duration_ms,
-        "deploy": told.deploy_duration_ms,
+    durations: dict[Literal["coding", "review", "wait", "deploy"], int | None] = {
+        "coding": lead_time_stages.coding_duration_ms,
+        "review": lead_time_stages.review_duration_ms,
+        "wait": lead_time_stages.wait_duration_ms,
+        "deploy": lead_time_stages.deploy_duration_ms,
     }
-    return [Stage(name, length) for name, length in lengths.items() if length is not None]
+    return [
+        Stage(name, duration_ms)
+        for name, duration_ms in durations.items()
+        if duration_ms is not None
+    ]
 
 
-def sum_flags(deployment: Deployment, items: list[PullRequest]) -> list[TouchedFlag]:
+def sum_flag_references(deployment: Deployment, items: list[PullRequest]) -> list[TouchedFlag]:
     """Sum references by flag: as the deployment tells them, else as its pull requests do."""
-    flags = deployment.flag_references
-    told = (flags.items if flags else None) or [
+    flag_references = deployment.flag_references
+    references = (flag_references.items if flag_references else None) or [
         reference
         for item in items
         if item.flag_references is not None
         for reference in item.flag_references.items or ()
     ]
-    sums: dict[tuple[str | None, str], list[int]] = defaultdict(lambda: [0, 0])
-    for reference in told:
+    counts_by_flag: dict[tuple[str | None, str], list[int]] = defaultdict(lambda: [0, 0])
+    for reference in references:
         if reference is not None and reference.flag_key is not None:
-            added_removed = sums[reference.project_key, reference.flag_key]
-            added_removed[0] += reference.references_added or 0
-            added_removed[1] += reference.references_removed or 0
-    return [TouchedFlag(project, key, *pair) for (project, key), pair in sums.items()]
+            counts = counts_by_flag[reference.project_key, reference.flag_key]
+            counts[0] += reference.references_added or 0
+            counts[1] += reference.references_removed or 0
+    return [
+        TouchedFlag(project, key, *added_and_removed)
+        for (project, key), added_and_removed in counts_by_flag.items()
+    ]

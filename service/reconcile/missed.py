@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from service.accept.choice import Only
+from service.accept.choice import DeploymentFilter
 from service.accept.events import DeploymentCompleted
-from service.backlog.ticket import name_job, store_ticket, write_ticket
-from service.enrich.deployment import Outline, read_outline
+from service.backlog.ticket import job_key, new_ticket_bytes, ticket_from_event
+from service.enrich.deployment import DeploymentHead, parse_head
 
 _DAY_MS = 86_400_000
 
@@ -34,97 +34,101 @@ class Scope(Struct, frozen=True):
         return "/".join((self.project, self.environment, *self.applications))
 
 
-class Span(Struct, frozen=True):
+class TimeRange(Struct, frozen=True):
     """From and until when something is listed (epoch ms)."""
 
-    begin: int
-    end: int
+    start_ms: int
+    end_ms: int
 
 
-class Missed(Struct, frozen=True):
+class MissedDeployment(Struct, frozen=True):
     """A deployment that was not missed if its mark, or a job of it, is there."""
 
     deployment_id: str
-    sought_as: str
+    version_job: str
     ticket: bytes
 
 
-class Sifted(Struct, frozen=True):
+class PageResult(Struct, frozen=True):
     """A page of the list: how many it held, how many may be missed, and those still open.
 
     ``oldest_open`` is when the first of those began that have not ended, or have just now.
     """
 
     listed: int = 0
-    ended: tuple[Outline, ...] = ()
-    open: int = 0
+    ended: tuple[DeploymentHead, ...] = ()
+    still_open: int = 0
     unreadable: int = 0
-    oldest_open: int | None = None
+    oldest_open_ms: int | None = None
 
 
-def sift_page(items: Iterable[Raw], *, settled_before: int) -> Sifted:
+def classify_page(items: Iterable[Raw], *, settled_before_ms: int) -> PageResult:
     """Tell those that ended some time ago from those whose webhook may be on its way."""
-    ended: list[Outline] = []
-    began: list[int] = []
+    ended: list[DeploymentHead] = []
+    start_times: list[int] = []
     listed = unfinished = unreadable = 0
     for item in items:
-        outline = read_outline(item)
-        if outline is None:
+        head = parse_head(item)
+        if head is None:
             continue
         listed += 1
-        if not isinstance(outline, Outline):
+        if not isinstance(head, DeploymentHead):
             unreadable += 1
-        elif outline.is_unfinished or (_find_end(outline) or 0) > settled_before:
+        elif head.is_unfinished or (_ended_at(head) or 0) > settled_before_ms:
             unfinished += 1
-            began += [] if outline.started_at is None else [outline.started_at]
+            start_times += [] if head.started_at is None else [head.started_at]
         else:
-            ended.append(outline)
-    return Sifted(
+            ended.append(head)
+    return PageResult(
         listed=listed,
         ended=tuple(ended),
-        open=unfinished,
+        still_open=unfinished,
         unreadable=unreadable,
-        oldest_open=min(began, default=None),
+        oldest_open_ms=min(start_times, default=None),
     )
 
 
-def write_missed(outline: Outline, scope: Scope, only: Only) -> Missed | None:
+def build_missed(
+    head: DeploymentHead, scope: Scope, deployment_filter: DeploymentFilter
+) -> MissedDeployment | None:
     """Write what is queued for a listed deployment, as if a webhook had told of it.
 
     None: nobody wants it.
     """
     event = DeploymentCompleted(
         source=scope.source,
-        delivery=outline.id,
+        delivery=head.id,
         project=scope.project,
         environment=scope.environment,
-        application=outline.application_key,
-        version=outline.application_version,
-        deployment_id=outline.id,
-        outcome="failed" if outline.status == "failed" else "succeeded",
-        event_time=_find_end(outline),
+        application=head.application_key,
+        version=head.application_version,
+        deployment_id=head.id,
+        outcome="failed" if head.status == "failed" else "succeeded",
+        event_time=_ended_at(head),
         metadata=None,
         metadata_dropped=False,
         traceparent=None,
     )
-    if only.sift(event) is not event:
+    if deployment_filter.apply(event) is not event:
         return None
     # When it was queued is written once it is taken up: see look_again.lua.
-    ticket = store_ticket(write_ticket(event), job=name_job(event), queued_at=0)
-    sought_as = name_job(replace(event, deployment_id=None))
-    return Missed(outline.id, sought_as, ticket)
+    ticket = new_ticket_bytes(ticket_from_event(event), job=job_key(event), queued_at=0)
+    version_job = job_key(replace(event, deployment_id=None))
+    return MissedDeployment(head.id, version_job, ticket)
 
 
-def split_span(span: Span) -> Iterator[Span]:
+def split_by_day(time_range: TimeRange) -> Iterator[TimeRange]:
     """Split a span into days: each is listed to its end before the next, whatever the order is."""
-    for begin in range(span.begin, span.end, _DAY_MS):
-        yield Span(begin, min(begin + _DAY_MS, span.end))
+    for start_ms in range(time_range.start_ms, time_range.end_ms, _DAY_MS):
+        yield TimeRange(start_ms, min(start_ms + _DAY_MS, time_range.end_ms))
 
 
-def advance(now_ms: int, oldest_open: int | None, *, window_ms: int) -> int:
+def next_checkpoint(now_ms: int, oldest_open_ms: int | None, *, lookback_ms: int) -> int:
     """Give the next checkpoint: now, but not past what has been open for up to ``window_ms``."""
-    return now_ms if oldest_open is None else min(now_ms, max(oldest_open, now_ms - window_ms))
+    return (
+        now_ms if oldest_open_ms is None else min(now_ms, max(oldest_open_ms, now_ms - lookback_ms))
+    )
 
 
-def _find_end(outline: Outline) -> int | None:
-    return outline.ended_at or outline.started_at
+def _ended_at(head: DeploymentHead) -> int | None:
+    return head.ended_at or head.started_at

@@ -6,13 +6,13 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from service.reconcile.missed import Scope, Span, advance
-from service.reconcile.rounds import Lost, Rounds
-from service.reconcile.sweep import Sweeper
+from service.reconcile.missed import Scope, TimeRange, next_checkpoint
+from service.reconcile.rounds import LeaseLost, Runs
+from service.reconcile.sweep import Scanner
 
 _OVERLAP_MS = 3_600_000  # LaunchDarkly may list a deployment later than it ended
-_AFTER_TROUBLE_S = 10.0
-_SHORTEST_S = 0.05
+_RETRY_DELAY_S = 10.0
+_MIN_SLEEP_S = 0.05
 
 
 class Log(Protocol):
@@ -25,11 +25,11 @@ class Log(Protocol):
         """Write a fact that somebody should know of."""
 
 
-class Rhythm(Struct, frozen=True, kw_only=True):
+class ReconcileConfig(Struct, frozen=True, kw_only=True):
     """How often each scope is listed, and how far back the first time (ms)."""
 
-    every_ms: int
-    window_ms: int
+    interval_ms: int
+    lookback_ms: int
 
 
 class Reconciler:
@@ -38,53 +38,55 @@ class Reconciler:
     def __init__(
         self,
         scopes: Sequence[Scope],
-        sweeper: Sweeper,
-        rounds: Rounds,
+        scanner: Scanner,
+        runs: Runs,
         *,
-        rhythm: Rhythm,
+        config: ReconcileConfig,
         log: Log,
     ) -> None:
         self._scopes = scopes
-        self._sweeper = sweeper
-        self._rounds = rounds
-        self._rhythm = rhythm
+        self._scanner = scanner
+        self._runs = runs
+        self._config = config
         self._log = log
 
     async def run(self) -> None:
         """Reconcile for ever; what goes wrong is tried again."""
         while True:
-            waits = [await self._try(scope) for scope in self._scopes]
-            await asyncio.sleep(max(_SHORTEST_S, min(waits)))
+            waits_s = [await self._try_reconcile(scope) for scope in self._scopes]
+            await asyncio.sleep(max(_MIN_SLEEP_S, min(waits_s)))
 
-    async def _try(self, scope: Scope) -> float:
+    async def _try_reconcile(self, scope: Scope) -> float:
         try:
             return await self.reconcile(scope)
-        except Lost:
+        except LeaseLost:
             self._log.warning("reconciling_taken_over", scope=scope.name)
         except Exception as error:  # noqa: BLE001 - one that ends in silence heals nothing
             self._log.warning("reconciling_failed", scope=scope.name, reason=repr(error))
-        return _AFTER_TROUBLE_S
+        return _RETRY_DELAY_S
 
     async def reconcile(self, scope: Scope) -> float:
         """List one scope, if it is time; gives the seconds until it is time again. Raises Lost."""
-        every_ms, window_ms = self._rhythm.every_ms, self._rhythm.window_ms
-        async with self._rounds.hold(scope.name, every_ms=every_ms) as held:
-            if isinstance(held, float):
-                return held
-            now_ms = held.now_ms
-            begin = now_ms - window_ms if held.checkpoint is None else held.checkpoint - _OVERLAP_MS
-            swept = await self._sweeper.sweep(held, scope, Span(begin, now_ms))
-            if swept.trouble:
-                self._log.warning("reconciling_failed", scope=scope.name, reason=swept.trouble)
-                return min(_AFTER_TROUBLE_S, every_ms / 1000)
-            checkpoint = advance(now_ms, swept.oldest_open, window_ms=window_ms)
-            await self._rounds.end(held, checkpoint)
+        interval_ms, lookback_ms = self._config.interval_ms, self._config.lookback_ms
+        async with self._runs.hold(scope.name, interval_ms=interval_ms) as run:
+            if isinstance(run, float):
+                return run
+            now_ms = run.now_ms
+            start_ms = (
+                now_ms - lookback_ms if run.checkpoint is None else run.checkpoint - _OVERLAP_MS
+            )
+            result = await self._scanner.scan(run, scope, TimeRange(start_ms, now_ms))
+            if result.error:
+                self._log.warning("reconciling_failed", scope=scope.name, reason=result.error)
+                return min(_RETRY_DELAY_S, interval_ms / 1000)
+            checkpoint = next_checkpoint(now_ms, result.oldest_open_ms, lookback_ms=lookback_ms)
+            await self._runs.end(run, checkpoint)
             self._log.info(
                 "deployments_reconciled",
                 scope=scope.name,
-                listed=swept.listed,
-                open=swept.open,
-                missed=swept.missed,
-                unreadable=swept.unreadable,
+                listed=result.listed,
+                open=result.still_open,
+                missed=result.missed,
+                unreadable=result.unreadable,
             )
-            return every_ms / 1000
+            return interval_ms / 1000

@@ -8,32 +8,32 @@ from typing import Literal, cast
 
 from msgspec import Struct
 
-from service.reconcile.missed import Missed
-from service.store import Unavailable
-from service.store.group import Argument, GroupCommit
+from service.reconcile.missed import MissedDeployment
+from service.store import RedisUnavailable
+from service.store.group import GroupCommit, ScriptArgument
 from service.store.keys import Keys
 from service.store.script import load_script
 
 _RENEWALS_PER_LEASE = 3
-_LAST_WORD_S = 2.0
+_RELEASE_TIMEOUT_S = 2.0
 
-End = Literal["ended", "left", "goes on"]
+RunEnd = Literal["ended", "left", "goes on"]
 
 
-class Lost(Exception):
+class LeaseLost(Exception):
     """The round is another's by now."""
 
 
-class Round(Struct, frozen=True):
+class Run(Struct, frozen=True):
     """A round begun: its name, whose it is, Redis's time (ms), and where the last one ended."""
 
-    name: str
+    scope_name: str
     token: str
     now_ms: int
     checkpoint: int | None
 
 
-class Rounds:
+class Runs:
     """The rounds of one namespace. ``new_token`` names who holds one; all is kept ``life_ms``."""
 
     def __init__(
@@ -42,77 +42,92 @@ class Rounds:
         *,
         keys: Keys,
         new_token: Callable[[], str],
-        life_ms: int,
+        ttl_ms: int,
         lease_ms: int = 30_000,
     ) -> None:
         self._group = group
         self._keys = keys
         self._new_token = new_token
-        self._life_ms = life_ms
+        self._ttl_ms = ttl_ms
         self._lease_ms = lease_ms
-        self._begin, self._keep, self._end = (
+        self._begin, self._queue_missed, self._end = (
             load_script(__package__, name) for name in ("begin_round", "keep_missed", "end_round")
         )
 
     @asynccontextmanager
-    async def hold(self, name: str, *, every_ms: int) -> AsyncIterator[Round | float]:
+    async def hold(self, scope_name: str, *, interval_ms: int) -> AsyncIterator[Run | float]:
         """Hold a round while it goes on; or give the seconds after which to ask again."""
         token = self._new_token()
         reply = await self._group.submit(
             self._begin,
-            keys=(self._keys.round(name),),
-            args=(token, self._lease_ms, every_ms, self._life_ms),
+            keys=(self._keys.reconcile(scope_name),),
+            args=(token, self._lease_ms, interval_ms, self._ttl_ms),
         )
-        told, number, *rest = cast("list[bytes | int]", reply)
-        if told == b"wait":
-            yield int(number) / 1000
+        status, time_ms, *rest = cast("list[bytes | int]", reply)
+        if status == b"wait":
+            yield int(time_ms) / 1000
             return
         checkpoint = int(rest[0]) if rest[0] else None
-        held = Round(name, token, int(number), checkpoint)
-        renewing = asyncio.create_task(self._keep_renewed(held), name="renew-round")
+        run = Run(scope_name, token, int(time_ms), checkpoint)
+        renewal_task = asyncio.create_task(self._renew_lease(run), name="renew-round")
         try:
-            yield held
+            yield run
         finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
-            with suppress(Unavailable):  # who stops does not wait for Redis: the lease runs out
-                await self._tell_end(held, "", "left", patience_s=_LAST_WORD_S)
+            renewal_task.cancel()
+            await asyncio.gather(renewal_task, return_exceptions=True)
+            with suppress(
+                RedisUnavailable
+            ):  # who stops does not wait for Redis: the lease runs out
+                await self._submit_end(run, "", "left", timeout_s=_RELEASE_TIMEOUT_S)
 
-    async def keep(self, held: Round, missed: Sequence[Missed], *, dry: bool = False) -> int:
+    async def queue_missed(
+        self, run: Run, missed: Sequence[MissedDeployment], *, dry_run: bool = False
+    ) -> int:
         """Plan what was missed, durably; gives how many were. Raises Lost."""
         keys = self._keys
-        args: list[Argument] = [held.token, self._lease_ms, self._life_ms, "dry" if dry else ""]
-        for one in missed:
-            args += [one.deployment_id, one.sought_as, one.ticket]
+        args: list[ScriptArgument] = [
+            run.token,
+            self._lease_ms,
+            self._ttl_ms,
+            "dry" if dry_run else "",
+        ]
+        for deployment in missed:
+            args += [deployment.deployment_id, deployment.version_job, deployment.ticket]
         reply = await self._group.submit(
-            self._keep,
+            self._queue_missed,
             keys=(
-                *(keys.round(held.name), keys.tickets, keys.looks, keys.look_tickets, keys.failed),
-                *(keys.published(one.deployment_id) for one in missed),
+                *(
+                    keys.reconcile(run.scope_name),
+                    keys.tickets,
+                    keys.refreshes,
+                    keys.refresh_tickets,
+                    keys.failed,
+                ),
+                *(keys.published(deployment.deployment_id) for deployment in missed),
             ),
             args=args,
-            durable=not dry,
+            durable=not dry_run,
         )
-        planned = cast("int", reply)
-        if planned < 0:
-            raise Lost(held.name)
-        return planned
+        queued = cast("int", reply)
+        if queued < 0:
+            raise LeaseLost(run.scope_name)
+        return queued
 
-    async def end(self, held: Round, checkpoint: int, how: End = "ended") -> None:
+    async def end(self, run: Run, checkpoint: int, outcome: RunEnd = "ended") -> None:
         """Keep how far it came."""
-        await self._tell_end(held, checkpoint, how)
+        await self._submit_end(run, checkpoint, outcome)
 
-    async def _tell_end(
-        self, held: Round, checkpoint: int | str, how: End, *, patience_s: float = math.inf
+    async def _submit_end(
+        self, run: Run, checkpoint: int | str, outcome: RunEnd, *, timeout_s: float = math.inf
     ) -> None:
         await self._group.submit(
             self._end,
-            keys=(self._keys.round(held.name),),
-            args=(held.token, checkpoint, how),
-            patience_s=patience_s,
+            keys=(self._keys.reconcile(run.scope_name),),
+            args=(run.token, checkpoint, outcome),
+            timeout_s=timeout_s,
         )
 
-    async def _keep_renewed(self, held: Round) -> None:
+    async def _renew_lease(self, run: Run) -> None:
         while True:
             await asyncio.sleep(self._lease_ms / 1000 / _RENEWALS_PER_LEASE)
-            await self.keep(held, (), dry=True)
+            await self.queue_missed(run, (), dry_run=True)

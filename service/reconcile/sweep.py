@@ -5,41 +5,43 @@ from functools import partial
 
 from msgspec import Raw, Struct
 
-from service.accept.choice import Only
-from service.enrich.calls import Calls, Upstream
-from service.enrich.deployment import DeploymentPage, read_deployment_page
-from service.enrich.listing import open_list
-from service.enrich.pages import PAGE_SIZE, Page, Unsafe, find_next, read_href
-from service.enrich.verdict import History, Patience, judge_answer
-from service.reconcile.missed import Scope, Span, sift_page, write_missed
-from service.reconcile.rounds import Round, Rounds
+from service.accept.choice import DeploymentFilter
+from service.enrich.calls import BudgetedCalls, Upstream
+from service.enrich.deployment import DeploymentPage, parse_deployment_page
+from service.enrich.listing import build_list_request
+from service.enrich.pages import PAGE_SIZE, ApiRequest, UnsafeLink, next_link, resolve_next_link
+from service.enrich.verdict import AttemptHistory, RetryPolicy, check_response
+from service.reconcile.missed import Scope, TimeRange, build_missed, classify_page
+from service.reconcile.rounds import Run, Runs
 
 
-class Swept(Struct):
+class ScanResult(Struct):
     """What a span held: deployments listed, still open, unreadable, known before, and missed."""
 
     listed: int = 0
-    open: int = 0
+    still_open: int = 0
     unreadable: int = 0
     known: int = 0
     missed: int = 0
-    oldest_open: int | None = None
-    trouble: str = ""
+    oldest_open_ms: int | None = None
+    error: str = ""
     """Why the list could not be had to its end; empty when it could."""
 
-    def add(self, other: "Swept") -> None:
+    def add(self, other: "ScanResult") -> None:
         """Add what another span held."""
         self.listed += other.listed
-        self.open += other.open
+        self.still_open += other.still_open
         self.unreadable += other.unreadable
         self.known += other.known
         self.missed += other.missed
-        self.trouble = other.trouble
-        began = (self.oldest_open, other.oldest_open)
-        self.oldest_open = min((each for each in began if each is not None), default=None)
+        self.error = other.error
+        start_times = (self.oldest_open_ms, other.oldest_open_ms)
+        self.oldest_open_ms = min(
+            (start for start in start_times if start is not None), default=None
+        )
 
 
-class Sweeper:
+class Scanner:
     """Lists what LaunchDarkly has, and plans a look at what was missed.
 
     ``only`` says what is wanted; ``chance`` gives numbers in [0, 1); what ended in the last
@@ -49,71 +51,79 @@ class Sweeper:
     def __init__(
         self,
         upstream: Upstream,
-        rounds: Rounds,
+        runs: Runs,
         *,
-        only: Only,
-        chance: Callable[[], float],
+        deployment_filter: DeploymentFilter,
+        rng: Callable[[], float],
         grace_ms: int,
     ) -> None:
         self._upstream = upstream
-        self._rounds = rounds
-        self._only = only
-        self._chance = chance
+        self._runs = runs
+        self._deployment_filter = deployment_filter
+        self._rng = rng
         self._grace_ms = grace_ms
 
-    async def sweep(self, held: Round, scope: Scope, span: Span, *, dry: bool = False) -> Swept:
+    async def scan(
+        self, run: Run, scope: Scope, time_range: TimeRange, *, dry_run: bool = False
+    ) -> ScanResult:
         """Go through a span to its end, or until the list cannot be had. Raises Lost."""
-        swept = Swept()
+        result = ScanResult()
         # The scope's name would be that of two calls, where a backfill goes on beside a round.
-        calls = Calls(self._upstream, f"round {held.token}")
-        async for page in self._read(calls, scope, span):
+        calls = BudgetedCalls(self._upstream, f"round {run.token}")
+        async for page in self._read_pages(calls, scope, time_range):
             if isinstance(page, str):
-                swept.trouble = page
+                result.error = page
                 break
-            sifted = sift_page(page, settled_before=held.now_ms - self._grace_ms)
-            written = [write_missed(outline, scope, self._only) for outline in sifted.ended]
-            missed = [each for each in written if each is not None]
-            planned = await self._rounds.keep(held, missed, dry=dry)
-            swept.add(
-                Swept(
-                    listed=sifted.listed,
-                    open=sifted.open,
-                    unreadable=sifted.unreadable,
-                    known=len(missed) - planned,
-                    missed=planned,
-                    oldest_open=sifted.oldest_open,
+            page_result = classify_page(page, settled_before_ms=run.now_ms - self._grace_ms)
+            candidates = [
+                build_missed(head, scope, self._deployment_filter) for head in page_result.ended
+            ]
+            missed = [candidate for candidate in candidates if candidate is not None]
+            queued = await self._runs.queue_missed(run, missed, dry_run=dry_run)
+            result.add(
+                ScanResult(
+                    listed=page_result.listed,
+                    still_open=page_result.still_open,
+                    unreadable=page_result.unreadable,
+                    known=len(missed) - queued,
+                    missed=queued,
+                    oldest_open_ms=page_result.oldest_open_ms,
                 )
             )
-        return swept
+        return result
 
-    async def _read(self, calls: Calls, scope: Scope, span: Span) -> AsyncIterator[list[Raw] | str]:
+    async def _read_pages(
+        self, calls: BudgetedCalls, scope: Scope, time_range: TimeRange
+    ) -> AsyncIterator[list[Raw] | str]:
         """Read page after page; a text says why there is none."""
         query = {
             "projectKey": scope.project,
             "environmentKey": scope.environment,
-            "from": str(max(1, span.begin)),
-            "to": str(span.end),
+            "from": str(max(1, time_range.start_ms)),
+            "to": str(time_range.end_ms),
             "limit": PAGE_SIZE,
         }
         if scope.applications:
             query["applicationKey"] = ",".join(scope.applications)
-        page: Page | Unsafe | None = open_list(query)
+        request: ApiRequest | UnsafeLink | None = build_list_request(query)
         visited: set[str] = set()
-        while isinstance(page, Page) and page.path not in visited:
-            visited.add(page.path)
-            history = History(attempts=0, age_s=0.0, chance=self._chance())
-            judge = partial(judge_answer, history=history, patience=Patience())
-            body = await calls.ask(page, judge)
+        while isinstance(request, ApiRequest) and request.path not in visited:
+            visited.add(request.path)
+            history = AttemptHistory(attempts=0, age_s=0.0, jitter=self._rng())
+            check = partial(check_response, history=history, policy=RetryPolicy())
+            body = await calls.fetch(request, check)
             if not isinstance(body, bytes):
                 yield body.reason
                 return
-            found = read_deployment_page(body)
-            if not isinstance(found, DeploymentPage):
-                yield found.reason
+            list_page = parse_deployment_page(body)
+            if not isinstance(list_page, DeploymentPage):
+                yield list_page.reason
                 return
-            yield found.items or []
-            href = read_href(found.links) if found.items else None
+            yield list_page.items or []
+            href = next_link(list_page.links) if list_page.items else None
             origin = self._upstream.launchdarkly.origin
-            page = find_next(href, origin=origin, fill={"list": query}) if href else None
-        if page is not None:
-            yield page.reason if isinstance(page, Unsafe) else "the pages go in a circle"
+            request = (
+                resolve_next_link(href, origin=origin, defaults={"list": query}) if href else None
+            )
+        if request is not None:
+            yield request.reason if isinstance(request, UnsafeLink) else "the pages go in a circle"

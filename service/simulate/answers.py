@@ -11,7 +11,7 @@ import msgspec
 JSON_TYPE = "application/json"
 
 
-def _write_json_type() -> Mapping[str, str]:
+def _json_headers() -> Mapping[str, str]:
     return {"Content-Type": JSON_TYPE}
 
 
@@ -25,80 +25,80 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes = b""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class SimulatedResponse(msgspec.Struct, frozen=True, kw_only=True):
     """One answer as it goes out."""
 
     status: int
     body: bytes = b""
-    headers: Mapping[str, str] = msgspec.field(default_factory=_write_json_type)
+    headers: Mapping[str, str] = msgspec.field(default_factory=_json_headers)
 
 
-class Planted(msgspec.Struct, frozen=True, kw_only=True):
+class Canned(msgspec.Struct, frozen=True, kw_only=True):
     """An answer that a test wrote word by word."""
 
     status: int = 200
-    headers: Mapping[str, str] = msgspec.field(default_factory=_write_json_type)
+    headers: Mapping[str, str] = msgspec.field(default_factory=_json_headers)
     body: bytes = b""
 
 
-class Reason(msgspec.Struct, frozen=True, kw_only=True):
+class FieldError(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong with one attribute of a call."""
 
     attribute: str
     reason: str
 
 
-def answer_json(body: object, *, status: int = 200) -> Answer:
+def json_response(body: object, *, status: int = 200) -> SimulatedResponse:
     """Answer with JSON."""
-    return Answer(status=status, body=msgspec.json.encode(body))
+    return SimulatedResponse(status=status, body=msgspec.json.encode(body))
 
 
-def answer_invalid(reasons: Sequence[Reason]) -> Answer:
+def invalid_request(field_errors: Sequence[FieldError]) -> SimulatedResponse:
     """400 with one entry for each attribute that is wrong."""
-    errors = [msgspec.to_builtins(reason) for reason in reasons]
-    return _refuse(400, "invalid_request", "validation failed", errors=errors)
+    errors = [msgspec.to_builtins(reason) for reason in field_errors]
+    return _error_response(400, "invalid_request", "validation failed", errors=errors)
 
 
-def answer_unreadable() -> Answer:
+def malformed_json() -> SimulatedResponse:
     """400 for a body that is not the expected JSON."""
-    return _refuse(400, "invalid_request", "Unable to parse JSON")
+    return _error_response(400, "invalid_request", "Unable to parse JSON")
 
 
-def answer_unauthorized() -> Answer:
+def unauthorized() -> SimulatedResponse:
     """401 for a token that is missing, wrong, or dressed up as `Bearer`."""
-    return _refuse(401, "unauthorized", "Invalid access token")
+    return _error_response(401, "unauthorized", "Invalid access token")
 
 
-def answer_not_beta() -> Answer:
+def beta_header_missing() -> SimulatedResponse:
     """403 without a `code`, as observed when the beta header is missing."""
     message = (
         "This API is in beta. To use it, your request must include the header "
         "`LD-API-Version: beta`."
     )
-    return answer_json({"message": message}, status=403)
+    return json_response({"message": message}, status=403)
 
 
-def answer_not_found() -> Answer:
+def not_found() -> SimulatedResponse:
     """404 for an id or a path that does not exist, or is not visible yet."""
-    return _refuse(404, "not_found", "Invalid resource identifier")
+    return _error_response(404, "not_found", "Invalid resource identifier")
 
 
-def answer_wrong_method() -> Answer:
+def method_not_allowed() -> SimulatedResponse:
     """405 for a verb that the path does not know."""
-    return _refuse(405, "method_not_allowed", "Method not allowed")
+    return _error_response(405, "method_not_allowed", "Method not allowed")
 
 
-def answer_rate_limited(headers: Mapping[str, str]) -> Answer:
+def rate_limited(headers: Mapping[str, str]) -> SimulatedResponse:
     """429, with the headers that say when to come back."""
     message = "You've exceeded the API rate limit. Try again later."
-    answer = _refuse(429, "rate_limited", message)
-    return add_headers(answer, headers)
+    response = _error_response(429, "rate_limited", message)
+    return with_headers(response, headers)
 
 
-def add_headers(answer: Answer, headers: Mapping[str, str]) -> Answer:
+def with_headers(response: SimulatedResponse, headers: Mapping[str, str]) -> SimulatedResponse:
     """Give the same answer with more headers."""
-    return msgspec.structs.replace(answer, headers={**answer.headers, **headers})
+    return msgspec.structs.replace(response, headers={**response.headers, **headers})
 
 
-def _refuse(status: int, code: str, message: str, **more: Any) -> Answer:
-    return answer_json({"code": code, "message": message, **more}, status=status)
+def _error_response(status: int, code: str, message: str, **extra_fields: Any) -> SimulatedResponse:
+    return json_response({"code": code, "message": message, **extra_fields}, status=status)

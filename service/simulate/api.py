@@ -12,24 +12,24 @@ from urllib.parse import unquote
 import msgspec
 
 from service.simulate.answers import (
-    Answer,
     Call,
-    answer_invalid,
-    answer_json,
-    answer_not_beta,
-    answer_not_found,
-    answer_unauthorized,
-    answer_wrong_method,
+    SimulatedResponse,
+    beta_header_missing,
+    invalid_request,
+    json_response,
+    method_not_allowed,
+    not_found,
+    unauthorized,
 )
-from service.simulate.deployment import Deployment
-from service.simulate.events import record_event
+from service.simulate.deployment import SimulatedDeployment
+from service.simulate.events import apply_event
 from service.simulate.listing import list_deployments, list_pull_requests
-from service.simulate.pages import BASE, DEPLOYMENTS, PULL_REQUESTS, Pages
-from service.simulate.query import read_list
+from service.simulate.pages import BASE, DEPLOYMENTS, PULL_REQUESTS, PageRenderer
+from service.simulate.query import parse_list
 from service.simulate.world import World
 
 EVENTS = f"{BASE}/deployment-events"
-_MOST_KEPT = 4_096
+_MAX_CACHED_RESPONSES = 4_096
 
 
 class Route(StrEnum):
@@ -43,92 +43,94 @@ class Route(StrEnum):
     WRONG_METHOD = "wrong method"
 
 
-def find_route(method: str, path: str) -> Route:
+def match_route(method: str, path: str) -> Route:
     """Say which route a call takes."""
     routes = {
         DEPLOYMENTS: ("GET", Route.LIST_DEPLOYMENTS),
         PULL_REQUESTS: ("GET", Route.LIST_PULL_REQUESTS),
         EVENTS: ("POST", Route.POST_EVENT),
     }
-    known = routes.get(path)
-    if known is None:
+    entry = routes.get(path)
+    if entry is None:
         parent, _, identifier = path.rpartition("/")
         if parent != DEPLOYMENTS or not identifier:
             return Route.UNKNOWN
-        known = ("GET", Route.GET_DEPLOYMENT)
-    verb, route = known
+        entry = ("GET", Route.GET_DEPLOYMENT)
+    verb, route = entry
     return route if method == verb else Route.WRONG_METHOD
 
 
-def read_identifier(path: str) -> str:
+def parse_deployment_id(path: str) -> str:
     """Give the deployment id at the end of a path."""
     return unquote(path.rpartition("/")[2])
 
 
-def refuse_stranger(route: Route, headers: Mapping[str, str], token: str) -> Answer | None:
+def check_credentials(
+    route: Route, headers: Mapping[str, str], token: str
+) -> SimulatedResponse | None:
     """Turn away a call without the bare token (401) or without the beta header (403).
 
     Posting events is the one route that needs no beta header (LaunchDarkly's own GitHub action).
     """
     if headers.get("Authorization") != token:
-        return answer_unauthorized()
+        return unauthorized()
     if headers.get("LD-API-Version") != "beta" and route is not Route.POST_EVENT:
-        return answer_not_beta()
+        return beta_header_missing()
     return None
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
+class CachedResponse(msgspec.Struct, frozen=True, kw_only=True):
     """An encoded answer and the deployment of which it is true."""
 
-    deployment: Deployment
-    answer: Answer
+    deployment: SimulatedDeployment
+    response: SimulatedResponse
 
 
 class Api:
     """The routes over one world."""
 
-    def __init__(self, world: World, pages: Pages, *, full_links: bool) -> None:
+    def __init__(self, world: World, pages: PageRenderer, *, full_links: bool) -> None:
         self._world = world
         self._pages = pages
         self._full_links = full_links
-        self._kept: dict[tuple[str, str], Kept] = {}
+        self._cache: dict[tuple[str, str], CachedResponse] = {}
 
-    def answer(self, call: Call, now: int) -> Answer:
+    def handle(self, call: Call, now: int) -> SimulatedResponse:
         """Answer one call that was let in. `now` is in epoch milliseconds."""
-        route = find_route(call.method, call.path)
+        route = match_route(call.method, call.path)
         match route:
             case Route.GET_DEPLOYMENT:
                 return self._get_deployment(call, now)
             case Route.LIST_DEPLOYMENTS:
-                found = list_deployments(self._world, self._pages, call.query, now)
+                listing = list_deployments(self._world, self._pages, call.query, now)
             case Route.LIST_PULL_REQUESTS:
-                found = list_pull_requests(self._world, self._pages, call.query, now)
+                listing = list_pull_requests(self._world, self._pages, call.query, now)
             case Route.POST_EVENT:
-                return record_event(self._world, call.body, now)
+                return apply_event(self._world, call.body, now)
             case Route.UNKNOWN:
-                return answer_not_found()
+                return not_found()
             case Route.WRONG_METHOD:
-                return answer_wrong_method()
+                return method_not_allowed()
             case _:
                 assert_never(route)
-        if isinstance(found, tuple):
-            return answer_invalid(found)
-        return answer_json(found.write(call, self._pages, full_links=self._full_links))
+        if isinstance(listing, tuple):
+            return invalid_request(listing)
+        return json_response(listing.render(call, self._pages, full_links=self._full_links))
 
-    def _get_deployment(self, call: Call, now: int) -> Answer:
-        identifier = read_identifier(call.path)
-        deployment = self._world.find(identifier, now)
+    def _get_deployment(self, call: Call, now: int) -> SimulatedResponse:
+        identifier = parse_deployment_id(call.path)
+        deployment = self._world.get(identifier, now)
         if deployment is None:
-            return answer_not_found()
+            return not_found()
         key = (identifier, call.query.get("expand", ""))
-        kept = self._kept.get(key)
-        if kept is not None and kept.deployment == deployment:
-            return kept.answer
-        written = self._pages.write_deployment(deployment, read_list(key[1]))
-        answer = answer_json(written)
+        cached = self._cache.get(key)
+        if cached is not None and cached.deployment == deployment:
+            return cached.response
+        rendered = self._pages.render_deployment(deployment, parse_list(key[1]))
+        response = json_response(rendered)
         # A page that goes on holds a cursor, which must be remembered anew each time.
-        if not self._pages.goes_on(deployment):
-            if len(self._kept) >= _MOST_KEPT:
-                self._kept.pop(next(iter(self._kept)))
-            self._kept[key] = Kept(deployment=deployment, answer=answer)
-        return answer
+        if not self._pages.is_paginated(deployment):
+            if len(self._cache) >= _MAX_CACHED_RESPONSES:
+                self._cache.pop(next(iter(self._cache)))
+            self._cache[key] = CachedResponse(deployment=deployment, response=response)
+        return response

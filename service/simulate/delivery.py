@@ -5,49 +5,53 @@ import asyncio
 import msgspec
 from aiohttp import web
 
-from service.simulate.answers import Answer
+from service.simulate.answers import SimulatedResponse
 
-_CHUNK = 64 * 1024
+_CHUNK_BYTES = 64 * 1024
 
 
-class Drip(msgspec.Struct, frozen=True, kw_only=True):
+class SlowBody(msgspec.Struct, frozen=True, kw_only=True):
     """A body that comes in drops of so many bytes, so many seconds apart."""
 
-    size: int
-    every_s: float
+    chunk_bytes: int
+    interval_s: float
 
 
-def send_whole(answer: Answer) -> web.Response:
+def full_response(response: SimulatedResponse) -> web.Response:
     """Answer at once."""
-    return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
+    return web.Response(status=response.status, body=response.body, headers=response.headers)
 
 
-def cut_connection(request: web.Request) -> web.Response:
+def abort_connection(request: web.Request) -> web.Response:
     """Cut the connection; what is returned reaches nobody."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()
 
 
-async def send_drops(request: web.Request, answer: Answer, drip: Drip) -> web.StreamResponse:
+async def send_slowly(
+    request: web.Request, source: SimulatedResponse, slow_body: SlowBody
+) -> web.StreamResponse:
     """Announce the whole length, then let the body drip."""
-    response = web.StreamResponse(status=answer.status, headers=answer.headers)
-    response.content_length = len(answer.body)
+    response = web.StreamResponse(status=source.status, headers=source.headers)
+    response.content_length = len(source.body)
     await response.prepare(request)
-    for start in range(0, len(answer.body), drip.size):
-        await response.write(answer.body[start : start + drip.size])
-        await asyncio.sleep(drip.every_s)
+    for start in range(0, len(source.body), slow_body.chunk_bytes):
+        await response.write(source.body[start : start + slow_body.chunk_bytes])
+        await asyncio.sleep(slow_body.interval_s)
     await response.write_eof()
     return response
 
 
-async def send_flood(request: web.Request, answer: Answer, length: int) -> web.StreamResponse:
+async def send_oversized(
+    request: web.Request, source: SimulatedResponse, length: int
+) -> web.StreamResponse:
     """Answer with JSON that goes on for so many bytes, without saying beforehand how many."""
-    response = web.StreamResponse(status=200, headers=answer.headers)
+    response = web.StreamResponse(status=200, headers=source.headers)
     await response.prepare(request)
     await response.write(b'{"metadata":{"padding":"')
-    padding = b"x" * _CHUNK
-    for start in range(0, length, _CHUNK):
+    padding = b"x" * _CHUNK_BYTES
+    for start in range(0, length, _CHUNK_BYTES):
         await response.write(padding[: length - start])
     await response.write(b'"}}')
     await response.write_eof()

@@ -7,8 +7,8 @@ import msgspec
 Json: TypeAlias = dict[str, Any]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
-PROJECT = "default"
-ENVIRONMENT = "production"
+DEFAULT_PROJECT = "default"
+DEFAULT_ENVIRONMENT = "production"
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,12 +28,12 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Add fields that nobody documents, at each level: a beta may."""
 
 
-class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+class SimulatedDeployment(msgspec.Struct, frozen=True, kw_only=True):
     """One deployment. What is not said here is invented from its id."""
 
     id: str
-    project: str = PROJECT
-    environment: str = ENVIRONMENT
+    project: str = DEFAULT_PROJECT
+    environment: str = DEFAULT_ENVIRONMENT
     application: str
     version: str
     started_at: int
@@ -41,5 +41,5 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     status: str = "finished"
     pull_requests: int
     metadata: Json = {}
-    given: Json | None = None
+    raw: Json | None = None
     """The whole answer, when somebody planted it word by word."""

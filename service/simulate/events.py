@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, assert_never
 
 import msgspec
 
-from service.simulate.answers import Answer, Reason, answer_invalid, answer_unreadable
+from service.simulate.answers import FieldError, SimulatedResponse, invalid_request, malformed_json
 from service.simulate.world import NewDeployment, World
 
 Key = Annotated[str, msgspec.Meta(min_length=1)]
@@ -16,7 +16,7 @@ Version = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]+\Z")]
 _REQUIRED = ("projectKey", "environmentKey", "applicationKey", "version", "eventType")
 
 
-class DeploymentEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class PostedEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One event of a deployment, as a pipeline posts it. Unknown fields are ignored."""
 
     project_key: Key
@@ -32,12 +32,12 @@ class DeploymentEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
     deployment_metadata: dict[str, Any] = {}
 
 
-def record_event(world: World, body: bytes, now: int) -> Answer:
+def apply_event(world: World, body: bytes, now: int) -> SimulatedResponse:
     """Start or end a deployment. `custom` is accepted and changes nothing."""
-    event = _read_event(body)
-    if isinstance(event, Answer):
+    event = _parse_event(body)
+    if isinstance(event, SimulatedResponse):
         return event
-    new = NewDeployment(
+    new_deployment = NewDeployment(
         project=event.project_key,
         environment=event.environment_key,
         application=event.application_key,
@@ -47,28 +47,28 @@ def record_event(world: World, body: bytes, now: int) -> Answer:
     )
     match event.event_type:
         case "started":
-            world.start(new, event.deployment_metadata, now)
+            world.start(new_deployment, event.deployment_metadata, now)
         case "finished" | "failed":
-            world.end(new, event.deployment_metadata, now)
+            world.end(new_deployment, event.deployment_metadata, now)
         case "custom":
             pass
         case _:
             assert_never(event.event_type)
-    return Answer(status=201, headers={})
+    return SimulatedResponse(status=201, headers={})
 
 
-def _read_event(body: bytes) -> DeploymentEvent | Answer:
+def _parse_event(body: bytes) -> PostedEvent | SimulatedResponse:
     try:
         raw = msgspec.json.decode(body, type=dict[str, Any])
     except msgspec.MsgspecError:
-        return answer_unreadable()
+        return malformed_json()
     missing = [name for name in _REQUIRED if not raw.get(name)]
     if missing:
-        return answer_invalid(
-            [Reason(attribute=name, reason="must be present") for name in missing]
+        return invalid_request(
+            [FieldError(attribute=name, reason="must be present") for name in missing]
         )
     try:
-        return msgspec.convert(raw, DeploymentEvent)
+        return msgspec.convert(raw, PostedEvent)
     except msgspec.ValidationError as error:
-        reason, _, place = str(error).partition(" - at `$.")
-        return answer_invalid([Reason(attribute=place.strip("`"), reason=reason)])
+        reason, _, field = str(error).partition(" - at `$.")
+        return invalid_request([FieldError(attribute=field.strip("`"), reason=reason)])

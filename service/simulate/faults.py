@@ -69,11 +69,11 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The body comes a few bytes at a time."""
 
 
-def draw_fault(rates: Rates, roll: float) -> Fault | None:
+def choose_fault(rates: Rates, roll: float) -> Fault | None:
     """Give the fault on which a roll (0 to 1) falls, when the rates are laid end to end."""
-    edge = 0.0
+    upper_bound = 0.0
     for fault in Fault:
-        edge += getattr(rates, fault)
-        if roll < edge:
+        upper_bound += getattr(rates, fault)
+        if roll < upper_bound:
             return fault
     return None

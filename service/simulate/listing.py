@@ -11,130 +11,139 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from service.simulate.answers import Call, Reason
-from service.simulate.deployment import Deployment, Json
-from service.simulate.invention import invent_stages
-from service.simulate.pages import Pages, link_self, link_to
-from service.simulate.query import Query, read_query
+from service.simulate.answers import Call, FieldError
+from service.simulate.deployment import Json, SimulatedDeployment
+from service.simulate.invention import generate_stages
+from service.simulate.pages import PageRenderer, render_link, render_self_link
+from service.simulate.query import ListQuery, parse_query
 from service.simulate.world import World
 
 T = TypeVar("T")
 
 
-class Listing(msgspec.Struct, frozen=True, kw_only=True):
+class ListPage(msgspec.Struct, frozen=True, kw_only=True):
     """One page of a list: its items, how many there are in all, and its neighbours' cursors."""
 
     items: Sequence[Json]
     total: int
-    following: str | None = None
-    preceding: str | None = None
-    nested: Json | None = None
+    next_cursor: str | None = None
+    previous_cursor: str | None = None
+    nested_page: Json | None = None
     """The whole page, when the cursor led into a nested collection."""
 
-    def write(self, call: Call, pages: Pages, *, full_links: bool) -> Json:
+    def render(self, call: Call, pages: PageRenderer, *, full_links: bool) -> Json:
         """Write the collection. Links repeat the call's parameters only when they are full."""
-        if self.nested is not None:
-            return self.nested
-        kept = {k: v for k, v in call.query.items() if k not in {"after", "before"}}
-        links = link_self(call.path)
-        for name, cursor, item in (
-            ("next", "after", self.following),
-            ("prev", "before", self.preceding),
+        if self.nested_page is not None:
+            return self.nested_page
+        parameters = {k: v for k, v in call.query.items() if k not in {"after", "before"}}
+        links = render_self_link(call.path)
+        for name, parameter, cursor_id in (
+            ("next", "after", self.next_cursor),
+            ("prev", "before", self.previous_cursor),
         ):
-            if item is not None:
-                query = (kept if full_links else {}) | {cursor: item}
-                links[name] = link_to(f"{call.path}?{urlencode(query)}")
-        return pages.write_collection(self.items, self.total, links)
+            if cursor_id is not None:
+                query = (parameters if full_links else {}) | {parameter: cursor_id}
+                links[name] = render_link(f"{call.path}?{urlencode(query)}")
+        return pages.render_collection(self.items, self.total, links)
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True):
+class ListedPullRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One pull request: which of which deployment, and how it reads when nothing is expanded."""
 
-    deployment: Deployment
+    deployment: SimulatedDeployment
     index: int
-    plain: Json
+    fields: Json
 
 
 def list_deployments(
-    world: World, pages: Pages, raw: Mapping[str, str], now: int
-) -> Listing | tuple[Reason, ...]:
+    world: World, pages: PageRenderer, parameters: Mapping[str, str], now: int
+) -> ListPage | tuple[FieldError, ...]:
     """List the deployments of one environment, or go on with those of one pull request."""
-    query = read_query(raw, ("projectKey", "environmentKey"), now)
+    query = parse_query(parameters, ("projectKey", "environmentKey"), now)
     if isinstance(query, tuple):
         return query
-    at = pages.find_cursor(query.after)
-    if at is not None and at.pull_request is not None:
-        limit = query.limit if "limit" in raw else None
-        nested = pages.write_deployments(at, query.expand, limit)
-        return Listing(items=(), total=0, nested=nested)
-    found = [
+    cursor = pages.get_cursor(query.after)
+    if cursor is not None and cursor.pull_request_index is not None:
+        limit = query.limit if "limit" in parameters else None
+        nested_page = pages.render_deployments(cursor, query.expand, limit)
+        return ListPage(items=(), total=0, nested_page=nested_page)
+    deployments = [
         deployment
-        for deployment in world.browse(query.project, now)
-        if _suits(deployment, query) and query.start <= deployment.started_at <= query.end
+        for deployment in world.list_visible(query.project, now)
+        if _deployment_matches(deployment, query)
+        and query.start <= deployment.started_at <= query.end
     ]
-    return _cut_page(
-        found,
+    return _paginate(
+        deployments,
         query,
-        identify=lambda deployment: deployment.id,
-        write=lambda deployment: pages.write_deployment(deployment, query.expand),
+        item_id=lambda deployment: deployment.id,
+        render=lambda deployment: pages.render_deployment(deployment, query.expand),
     )
 
 
 def list_pull_requests(
-    world: World, pages: Pages, raw: Mapping[str, str], now: int
-) -> Listing | tuple[Reason, ...]:
+    world: World, pages: PageRenderer, parameters: Mapping[str, str], now: int
+) -> ListPage | tuple[FieldError, ...]:
     """List the pull requests of a project, or go on with those of one deployment."""
-    required = ("projectKey", "environmentKey") if raw.get("sort") else ("projectKey",)
-    query = read_query(raw, required, now)
+    required = ("projectKey", "environmentKey") if parameters.get("sort") else ("projectKey",)
+    query = parse_query(parameters, required, now)
     if isinstance(query, tuple):
         return query
-    at = pages.find_cursor(query.after)
-    if at is not None and at.pull_request is None:
-        limit = query.limit if "limit" in raw else None
-        nested = pages.write_pull_requests(at, query.expand, limit)
-        return Listing(items=(), total=0, nested=nested)
-    places = sorted(_find_pull_requests(world, pages, query, now), key=_order(pages, query))
-    return _cut_page(
-        places,
+    cursor = pages.get_cursor(query.after)
+    if cursor is not None and cursor.pull_request_index is None:
+        limit = query.limit if "limit" in parameters else None
+        nested_page = pages.render_pull_requests(cursor, query.expand, limit)
+        return ListPage(items=(), total=0, nested_page=nested_page)
+    pull_requests = sorted(
+        _matching_pull_requests(world, pages, query, now), key=_sort_key(pages, query)
+    )
+    return _paginate(
+        pull_requests,
         query,
-        identify=lambda place: str(place.plain["id"]),
-        write=lambda place: pages.write_pull_request(place.deployment, place.index, query.expand),
+        item_id=lambda place: str(place.fields["id"]),
+        render=lambda place: pages.render_pull_request(place.deployment, place.index, query.expand),
     )
 
 
-def _find_pull_requests(world: World, pages: Pages, query: Query, now: int) -> Iterator[Place]:
-    for deployment in world.browse(query.project, now):
+def _matching_pull_requests(
+    world: World, pages: PageRenderer, query: ListQuery, now: int
+) -> Iterator[ListedPullRequest]:
+    for deployment in world.list_visible(query.project, now):
         if query.environment and deployment.environment != query.environment:
             continue
         if query.applications and deployment.application not in query.applications:
             continue
         for index in range(deployment.pull_requests):
-            plain = pages.write_pull_request(deployment, index, frozenset())
-            if _matches(plain, query):
-                yield Place(deployment=deployment, index=index, plain=plain)
+            fields = pages.render_pull_request(deployment, index, frozenset())
+            if _pull_request_matches(fields, query):
+                yield ListedPullRequest(deployment=deployment, index=index, fields=fields)
 
 
-def _order(pages: Pages, query: Query) -> Callable[[Place], tuple[int, str]]:
-    def measure(place: Place) -> tuple[int, str]:
-        identifier = place.plain["id"]
+def _sort_key(
+    pages: PageRenderer, query: ListQuery
+) -> Callable[[ListedPullRequest], tuple[int, str]]:
+    def sort_key(pull_request: ListedPullRequest) -> tuple[int, str]:
+        identifier = pull_request.fields["id"]
         if not query.sort:
-            return -place.plain["mergeTime"], identifier
-        total = invent_stages(pages.style.seed, place.deployment, place.index).total
-        return (-total if query.sort.startswith("-") else total), identifier
+            return -pull_request.fields["mergeTime"], identifier
+        lead_time_ms = generate_stages(
+            pages.config.seed, pull_request.deployment, pull_request.index
+        ).total
+        return (-lead_time_ms if query.sort.startswith("-") else lead_time_ms), identifier
 
-    return measure
+    return sort_key
 
 
-def _matches(plain: Json, query: Query) -> bool:
+def _pull_request_matches(fields: Json, query: ListQuery) -> bool:
     return (
-        query.start <= plain["mergeTime"] <= query.end
-        and query.status in {"", plain["status"]}
-        and query.text.lower() in f"{plain['title']} {plain['author']}".lower()
+        query.start <= fields["mergeTime"] <= query.end
+        and query.status in {"", fields["status"]}
+        and query.text.lower() in f"{fields['title']} {fields['author']}".lower()
     )
 
 
-def _suits(deployment: Deployment, query: Query) -> bool:
-    kind = "redeployment" if deployment.given is None else deployment.given.get("kind")
+def _deployment_matches(deployment: SimulatedDeployment, query: ListQuery) -> bool:
+    kind = "redeployment" if deployment.raw is None else deployment.raw.get("kind")
     return (
         deployment.environment == query.environment
         and (not query.applications or deployment.application in query.applications)
@@ -143,26 +152,26 @@ def _suits(deployment: Deployment, query: Query) -> bool:
     )
 
 
-def _cut_page(
-    found: Sequence[T],
-    query: Query,
+def _paginate(
+    items: Sequence[T],
+    query: ListQuery,
     *,
-    identify: Callable[[T], str],
-    write: Callable[[T], Json],
-) -> Listing | tuple[Reason, ...]:
-    begin, end = 0, query.limit
+    item_id: Callable[[T], str],
+    render: Callable[[T], Json],
+) -> ListPage | tuple[FieldError, ...]:
+    start, end = 0, query.limit
     if query.after or query.before:
-        places = {identify(item): place for place, item in enumerate(found)}
-        place = places.get(query.after or query.before)
-        if place is None:
-            name = "after" if query.after else "before"
-            return (Reason(attribute=name, reason="is not a known cursor"),)
-        begin = place + 1 if query.after else max(0, place - query.limit)
-        end = begin + query.limit if query.after else place
-    page = found[begin:end]
-    return Listing(
-        items=[write(item) for item in page],
-        total=len(found),
-        following=identify(page[-1]) if page and end < len(found) else None,
-        preceding=identify(page[0]) if page and begin > 0 else None,
+        positions = {item_id(item): position for position, item in enumerate(items)}
+        position = positions.get(query.after or query.before)
+        if position is None:
+            parameter = "after" if query.after else "before"
+            return (FieldError(attribute=parameter, reason="is not a known cursor"),)
+        start = position + 1 if query.after else max(0, position - query.limit)
+        end = start + query.limit if query.after else position
+    page = items[start:end]
+    return ListPage(
+        items=[render(item) for item in page],
+        total=len(items),
+        next_cursor=item_id(page[-1]) if page and end < len(items) else None,
+        previous_cursor=item_id(page[0]) if page and start > 0 else None,
     )

@@ -19,7 +19,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The access token that callers send, bare, as `Authorization`."""
     seed: int = 1
     """Decides everything that is invented; with the same seed a run can be repeated."""
-    conjure: bool = True
+    auto_create: bool = True
     """Any well-formed UUID asked for by id exists (but for those that begin with 04040404)."""
     visible_after_ms: Milliseconds = 0
     """How long an event, or a conjured deployment first asked for, stays invisible."""
@@ -53,21 +53,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """How rich the invented deployments are."""
 
 
-def change_options(options: Options, changes: bytes) -> Options | str:
+def apply_changes(options: Options, changes: bytes) -> Options | str:
     """Apply a JSON object of the changed fields only, at any depth; a string says what is wrong."""
     try:
-        wanted = msgspec.json.decode(changes, type=dict[str, Any])
-        return msgspec.convert(_merge(msgspec.to_builtins(options), wanted), Options)
+        changed_fields = msgspec.json.decode(changes, type=dict[str, Any])
+        return msgspec.convert(_merge(msgspec.to_builtins(options), changed_fields), Options)
     except msgspec.MsgspecError as error:
         return str(error)
 
 
-def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(old)
-    for key, value in new.items():
-        match old.get(key), value:
-            case dict() as before, dict():
-                merged[key] = _merge(before, value)
+def _merge(current: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(current)
+    for key, value in changes.items():
+        match current.get(key), value:
+            case dict() as nested, dict():
+                merged[key] = _merge(nested, value)
             case _:
                 merged[key] = value
     return merged

@@ -12,23 +12,23 @@ from typing import Annotated
 import msgspec
 
 from service.simulate.answers import JSON_TYPE
-from service.simulate.deployment import Deployment, Json, Shape
-from service.simulate.draws import Draws, draw_uuid
+from service.simulate.deployment import Json, Shape, SimulatedDeployment
+from service.simulate.draws import SeededRandom, seeded_uuid
 from service.simulate.invention import (
-    invent_deployment,
-    invent_facts,
-    invent_flag_references,
-    invent_lead_time,
-    invent_pull_request,
-    invent_stages,
+    generate_deployment,
+    generate_deployment_fields,
+    generate_flag_references,
+    generate_pull_request,
+    generate_stages,
+    render_lead_time,
 )
 
 BASE = "/api/v2/engineering-insights"
 DEPLOYMENTS = f"{BASE}/deployments"
 PULL_REQUESTS = f"{BASE}/pull-requests"
-DETAILS = frozenset({"deployments", "flagReferences", "leadTime"})
+PULL_REQUEST_DETAILS = frozenset({"deployments", "flagReferences", "leadTime"})
 """What List pull requests can expand."""
-_MOST_CURSORS = 20_000
+_MAX_CURSORS = 20_000
 
 
 class Cursor(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,12 +38,12 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     index, the deployments of that one.
     """
 
-    deployment: Deployment
-    pull_request: int | None = None
+    deployment: SimulatedDeployment
+    pull_request_index: int | None = None
     offset: int
 
 
-class Style(msgspec.Struct, frozen=True, kw_only=True):
+class RenderConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What decides how deployments are written."""
 
     seed: int
@@ -52,111 +52,114 @@ class Style(msgspec.Struct, frozen=True, kw_only=True):
     nested_details: bool
 
 
-class Pages:
+class PageRenderer:
     """Writes deployments and pull requests, and remembers the cursors that it gave away."""
 
-    def __init__(self, style: Style) -> None:
-        self.style = style
+    def __init__(self, config: RenderConfig) -> None:
+        self.config = config
         self._cursors: dict[str, Cursor] = {}
 
-    def find_cursor(self, name: str) -> Cursor | None:
+    def get_cursor(self, cursor_id: str) -> Cursor | None:
         """Say what a cursor stands for."""
-        return self._cursors.get(name)
+        return self._cursors.get(cursor_id)
 
-    def goes_on(self, deployment: Deployment) -> bool:
+    def is_paginated(self, deployment: SimulatedDeployment) -> bool:
         """Tell whether writing this deployment may give cursors away."""
-        most = max(deployment.pull_requests, self.style.shape.deployments[1])
-        return most > self.style.page_size
+        largest_collection = max(deployment.pull_requests, self.config.shape.deployments[1])
+        return largest_collection > self.config.page_size
 
-    def write_deployment(self, deployment: Deployment, expand: AbstractSet[str]) -> Json:
+    def render_deployment(self, deployment: SimulatedDeployment, expand: AbstractSet[str]) -> Json:
         """Write a `DeploymentRep`."""
-        if deployment.given is not None:
-            return deployment.given
-        written = invent_facts(self.style.seed, deployment, self.style.shape)
+        if deployment.raw is not None:
+            return deployment.raw
+        rendered = generate_deployment_fields(self.config.seed, deployment, self.config.shape)
         if "pullRequests" in expand:
-            details = DETAILS if self.style.nested_details else frozenset[str]()
+            details = PULL_REQUEST_DETAILS if self.config.nested_details else frozenset[str]()
             start = Cursor(deployment=deployment, offset=0)
-            written["pullRequests"] = self.write_pull_requests(start, details)
+            rendered["pullRequests"] = self.render_pull_requests(start, details)
         if "flagReferences" in expand:
-            written["flagReferences"] = self._write_flags(deployment, deployment.id)
-        return written
+            rendered["flagReferences"] = self._render_flags(deployment, deployment.id)
+        return rendered
 
-    def write_pull_request(
-        self, deployment: Deployment, index: int, expand: AbstractSet[str]
+    def render_pull_request(
+        self, deployment: SimulatedDeployment, index: int, expand: AbstractSet[str]
     ) -> Json:
         """Write a `PullRequestRep`."""
-        seed, shape = self.style.seed, self.style.shape
-        written = invent_pull_request(seed, deployment, index, shape)
+        seed, shape = self.config.seed, self.config.shape
+        rendered = generate_pull_request(seed, deployment, index, shape)
         if "deployments" in expand:
-            start = Cursor(deployment=deployment, pull_request=index, offset=0)
-            written["deployments"] = self.write_deployments(start, frozenset({"flagReferences"}))
+            start = Cursor(deployment=deployment, pull_request_index=index, offset=0)
+            rendered["deployments"] = self.render_deployments(start, frozenset({"flagReferences"}))
         if "flagReferences" in expand:
-            written["flagReferences"] = self._write_flags(deployment, written["id"])
+            rendered["flagReferences"] = self._render_flags(deployment, rendered["id"])
         if "leadTime" in expand:
-            written["leadTime"] = invent_lead_time(invent_stages(seed, deployment, index))
-        return written
+            rendered["leadTime"] = render_lead_time(generate_stages(seed, deployment, index))
+        return rendered
 
-    def write_pull_requests(
-        self, at: Cursor, expand: AbstractSet[str], limit: int | None = None
+    def render_pull_requests(
+        self, cursor: Cursor, expand: AbstractSet[str], limit: int | None = None
     ) -> Json:
         """Write one page of the pull requests of a deployment."""
-        end = at.offset + (limit or self.style.page_size)
-        total = at.deployment.pull_requests
+        end = cursor.offset + (limit or self.config.page_size)
+        total = cursor.deployment.pull_requests
         items = [
-            self.write_pull_request(at.deployment, index, expand)
-            for index in range(at.offset, min(end, total))
+            self.render_pull_request(cursor.deployment, index, expand)
+            for index in range(cursor.offset, min(end, total))
         ]
-        following = self._write_next(at, end, PULL_REQUESTS) if end < total else {}
-        return self.write_collection(items, total, link_self(PULL_REQUESTS) | following)
+        next_link = self._render_next_link(cursor, end, PULL_REQUESTS) if end < total else {}
+        return self.render_collection(items, total, render_self_link(PULL_REQUESTS) | next_link)
 
-    def write_deployments(
-        self, at: Cursor, expand: AbstractSet[str], limit: int | None = None
+    def render_deployments(
+        self, cursor: Cursor, expand: AbstractSet[str], limit: int | None = None
     ) -> Json:
         """Write one page of the deployments of a pull request.
 
         The first is the one at hand. The others are conjured, so each can be asked for by id and
         is the same there. None shows its pull requests here: the circle has to end somewhere.
         """
-        key = (at.deployment.id, "deployments", at.pull_request)
-        draws = Draws(self.style.seed, *key)
-        total = max(1, draws.between(*self.style.shape.deployments))
-        end = at.offset + (limit or self.style.page_size)
-        shown = range(at.offset, min(end, total))
-        items = [self.write_deployment(self._follow(at, turn), expand) for turn in shown]
-        following = self._write_next(at, end, DEPLOYMENTS) if end < total else {}
-        return self.write_collection(items, total, link_self(DEPLOYMENTS) | following)
+        key = (cursor.deployment.id, "deployments", cursor.pull_request_index)
+        rng = SeededRandom(self.config.seed, *key)
+        total = max(1, rng.between(*self.config.shape.deployments))
+        end = cursor.offset + (limit or self.config.page_size)
+        page_indexes = range(cursor.offset, min(end, total))
+        items = [
+            self.render_deployment(self._nested_deployment(cursor, turn), expand)
+            for turn in page_indexes
+        ]
+        next_link = self._render_next_link(cursor, end, DEPLOYMENTS) if end < total else {}
+        return self.render_collection(items, total, render_self_link(DEPLOYMENTS) | next_link)
 
-    def write_collection(self, items: Iterable[Json], total: int, links: Json) -> Json:
+    def render_collection(self, items: Iterable[Json], total: int, links: Json) -> Json:
         """Write a collection with its links."""
         collection: Json = {"totalCount": total, "items": list(items), "_links": links}
-        return collection | ({"estimated": False} if self.style.shape.novelties else {})
+        return collection | ({"estimated": False} if self.config.shape.novelties else {})
 
-    def _follow(self, at: Cursor, turn: int) -> Deployment:
-        if turn == 0:
-            return at.deployment
-        key = (at.deployment.id, at.pull_request, turn)
-        identifier = draw_uuid(self.style.seed, "sibling", *key)
-        return invent_deployment(self.style.seed, identifier, self.style.shape)
+    def _nested_deployment(self, cursor: Cursor, index: int) -> SimulatedDeployment:
+        if index == 0:
+            return cursor.deployment
+        key = (cursor.deployment.id, cursor.pull_request_index, index)
+        identifier = seeded_uuid(self.config.seed, "sibling", *key)
+        return generate_deployment(self.config.seed, identifier, self.config.shape)
 
-    def _write_flags(self, deployment: Deployment, owner: str) -> Json:
-        shape = self.style.shape
-        items = invent_flag_references(self.style.seed, deployment.project, owner, shape)
+    def _render_flags(self, deployment: SimulatedDeployment, owner_id: str) -> Json:
+        shape = self.config.shape
+        items = generate_flag_references(self.config.seed, deployment.project, owner_id, shape)
         return {"totalCount": len(items), "items": items}
 
-    def _write_next(self, at: Cursor, offset: int, path: str) -> Json:
-        key = (at.deployment.id, at.pull_request, offset)
-        name = draw_uuid(self.style.seed, "cursor", *key)
-        if len(self._cursors) >= _MOST_CURSORS:
+    def _render_next_link(self, cursor: Cursor, offset: int, path: str) -> Json:
+        key = (cursor.deployment.id, cursor.pull_request_index, offset)
+        cursor_id = seeded_uuid(self.config.seed, "cursor", *key)
+        if len(self._cursors) >= _MAX_CURSORS:
             self._cursors.pop(next(iter(self._cursors)))
-        self._cursors[name] = msgspec.structs.replace(at, offset=offset)
-        return {"next": link_to(f"{path}?after={name}")}
+        self._cursors[cursor_id] = msgspec.structs.replace(cursor, offset=offset)
+        return {"next": render_link(f"{path}?after={cursor_id}")}
 
 
-def link_to(href: str) -> Json:
+def render_link(href: str) -> Json:
     """Write a link; the API's are always root-relative."""
     return {"href": href, "type": JSON_TYPE}
 
 
-def link_self(href: str) -> Json:
+def render_self_link(href: str) -> Json:
     """Write the links of a collection that has no other page."""
-    return {"self": link_to(href)}
+    return {"self": render_link(href)}

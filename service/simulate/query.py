@@ -5,16 +5,16 @@ from typing import Annotated
 
 import msgspec
 
-from service.simulate.answers import Reason
+from service.simulate.answers import FieldError
 
-_DAY = 24 * 60 * 60 * 1000
+_DAY_MS = 24 * 60 * 60 * 1000
 _DEFAULT_LIMIT = 20
-_MOST_LIMIT = 100
+_MAX_LIMIT = 100
 _DEFAULT_DAYS = 7
 _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-class Query(msgspec.Struct, frozen=True, kw_only=True):
+class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
     """A list query with its defaults filled in. `start` and `end` are epoch milliseconds."""
 
     project: str
@@ -32,44 +32,46 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     sort: str
 
 
-def read_query(
-    raw: Mapping[str, str], required: Sequence[str], now: int
-) -> Query | tuple[Reason, ...]:
+def parse_query(
+    parameters: Mapping[str, str], required: Sequence[str], now: int
+) -> ListQuery | tuple[FieldError, ...]:
     """Read a list query, or say what is wrong with each attribute.
 
     Defaults as documented: 20 items (at most 100), from 7 days ago until now.
     """
-    wrong = [
-        Reason(attribute=name, reason="must be present") for name in required if not raw.get(name)
+    errors = [
+        FieldError(attribute=name, reason="must be present")
+        for name in required
+        if not parameters.get(name)
     ]
-    numbers = {"from": now - _DEFAULT_DAYS * _DAY, "to": now, "limit": _DEFAULT_LIMIT}
+    numbers = {"from": now - _DEFAULT_DAYS * _DAY_MS, "to": now, "limit": _DEFAULT_LIMIT}
     for name in numbers:
-        if text := raw.get(name):
+        if text := parameters.get(name):
             try:
                 numbers[name] = msgspec.convert(text, _Int64, strict=False)
             except msgspec.ValidationError:
-                wrong.append(Reason(attribute=name, reason="must be an integer"))
-    if not 1 <= numbers["limit"] <= _MOST_LIMIT:
-        wrong.append(Reason(attribute="limit", reason=f"must be between 1 and {_MOST_LIMIT}"))
-    if wrong:
-        return tuple(wrong)
-    return Query(
-        project=raw.get("projectKey", ""),
-        environment=raw.get("environmentKey", ""),
-        applications=read_list(raw.get("applicationKey", "")),
+                errors.append(FieldError(attribute=name, reason="must be an integer"))
+    if not 1 <= numbers["limit"] <= _MAX_LIMIT:
+        errors.append(FieldError(attribute="limit", reason=f"must be between 1 and {_MAX_LIMIT}"))
+    if errors:
+        return tuple(errors)
+    return ListQuery(
+        project=parameters.get("projectKey", ""),
+        environment=parameters.get("environmentKey", ""),
+        applications=parse_list(parameters.get("applicationKey", "")),
         start=numbers["from"],
         end=numbers["to"],
         limit=numbers["limit"],
-        expand=read_list(raw.get("expand", "")),
-        after=raw.get("after", ""),
-        before=raw.get("before", ""),
-        status=raw.get("status", ""),
-        kind=raw.get("kind", ""),
-        text=raw.get("query", ""),
-        sort=raw.get("sort", ""),
+        expand=parse_list(parameters.get("expand", "")),
+        after=parameters.get("after", ""),
+        before=parameters.get("before", ""),
+        status=parameters.get("status", ""),
+        kind=parameters.get("kind", ""),
+        text=parameters.get("query", ""),
+        sort=parameters.get("sort", ""),
     )
 
 
-def read_list(text: str) -> frozenset[str]:
+def parse_list(text: str) -> frozenset[str]:
     """Read a comma-separated list."""
     return frozenset(part.strip() for part in text.split(",") if part.strip())

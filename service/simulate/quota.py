@@ -14,7 +14,7 @@ import msgspec
 Family: TypeAlias = Literal["global", "route", "token", "address"]
 Limit = Annotated[int, msgspec.Meta(ge=0)]
 
-_FAR = 24 * 60 * 60 * 1000
+_DAY_MS = 24 * 60 * 60 * 1000
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,26 +44,26 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Whether each 429 carries Retry-After, and in which form."""
 
 
-class Window(msgspec.Struct, frozen=True, kw_only=True):
+class QuotaWindow(msgspec.Struct, frozen=True, kw_only=True):
     """One window of one family: when it opened, our calls in it, and those of others."""
 
     opened_at: int
     used: int = 0
-    others: int = 0
+    used_by_others: int = 0
 
 
-class Count(msgspec.Struct, frozen=True, kw_only=True):
+class FamilyUsage(msgspec.Struct, frozen=True, kw_only=True):
     """One family's window as it stands after a call."""
 
     family: Family
     key: str
     limit: int
-    window: Window
+    window: QuotaWindow
 
     @property
     def remaining(self) -> int:
         """How many more calls this window allows."""
-        return max(0, self.limit - self.window.used - self.window.others)
+        return max(0, self.limit - self.window.used - self.window.used_by_others)
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,114 +73,118 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     address: str
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class QuotaDecision(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the call is granted, which families refuse it, and how each now stands."""
 
-    refusing: tuple[Count, ...]
-    counts: tuple[Count, ...]
+    exhausted: tuple[FamilyUsage, ...]
+    usages: tuple[FamilyUsage, ...]
 
     @property
     def granted(self) -> bool:
         """No family refuses."""
-        return not self.refusing
+        return not self.exhausted
 
 
 def decide_call(
-    windows: Mapping[str, Window], caller: Caller, limits: Limits, now: int
-) -> Decision:
+    windows: Mapping[str, QuotaWindow], caller: Caller, limits: Limits, now: int
+) -> QuotaDecision:
     """Weigh one call against every family. A refused call uses nothing up."""
-    before = tuple(_list_counts(windows, caller, limits, now))
-    refusing = tuple(count for count in before if count.remaining == 0)
-    if refusing:
-        return Decision(refusing=refusing, counts=before)
-    return Decision(refusing=(), counts=tuple(_use_one(count) for count in before))
+    usages = tuple(_list_usages(windows, caller, limits, now))
+    exhausted = tuple(count for count in usages if count.remaining == 0)
+    if exhausted:
+        return QuotaDecision(exhausted=exhausted, usages=usages)
+    return QuotaDecision(exhausted=(), usages=tuple(_record_call(count) for count in usages))
 
 
-def write_headers(decision: Decision, limits: Limits, now: int) -> dict[str, str]:
+def rate_limit_headers(decision: QuotaDecision, limits: Limits, now: int) -> dict[str, str]:
     """Write the headers that tell a caller how it stands, and on a refusal when to come back."""
     headers: dict[str, str] = {}
-    for count in decision.counts:
-        headers |= _write_family(count, limits, now)
-    if decision.refusing:
-        ends = max(count.window.opened_at for count in decision.refusing) + limits.window_ms
-        by_address = any(count.family == "address" for count in decision.refusing)
-        headers |= _write_retry_after(ends, now, limits.retry_after, required=by_address)
+    for usage in decision.usages:
+        headers |= _family_headers(usage, limits, now)
+    if decision.exhausted:
+        window_end = max(usage.window.opened_at for usage in decision.exhausted) + limits.window_ms
+        address_exhausted = any(usage.family == "address" for usage in decision.exhausted)
+        headers |= _retry_after_header(
+            window_end, now, limits.retry_after, required=address_exhausted
+        )
     return headers
 
 
-def _list_counts(
-    windows: Mapping[str, Window], caller: Caller, limits: Limits, now: int
-) -> list[Count]:
+def _list_usages(
+    windows: Mapping[str, QuotaWindow], caller: Caller, limits: Limits, now: int
+) -> list[FamilyUsage]:
     families: tuple[tuple[Family, str, int | None], ...] = (
         ("global", "global", limits.global_limit),
         ("route", f"route {caller.route}", limits.route_limit),
         ("token", "token", limits.token_limit),
         ("address", f"address {caller.address}", limits.address_limit),
     )
-    counts = []
+    usages = []
     for family, key, limit in families:
         if limit is not None:
-            window = _roll_window(windows.get(key), limits, now)
-            count = Count(family=family, key=key, limit=limit, window=window)
-            counts.append(_add_others(count, limits, now) if family == "global" else count)
-    return counts
+            window = _current_window(windows.get(key), limits, now)
+            usage = FamilyUsage(family=family, key=key, limit=limit, window=window)
+            usages.append(_add_competing_calls(usage, limits, now) if family == "global" else usage)
+    return usages
 
 
-def _roll_window(window: Window | None, limits: Limits, now: int) -> Window:
+def _current_window(window: QuotaWindow | None, limits: Limits, now: int) -> QuotaWindow:
     if window is not None and window.opened_at <= now < window.opened_at + limits.window_ms:
         return window
     match limits.aligned_to:
         case "clock":
-            return Window(opened_at=now - now % limits.window_ms)
+            return QuotaWindow(opened_at=now - now % limits.window_ms)
         case "first_call":
-            return Window(opened_at=now)
+            return QuotaWindow(opened_at=now)
         case _:
             assert_never(limits.aligned_to)
 
 
-def _add_others(count: Count, limits: Limits, now: int) -> Count:
-    elapsed = now - count.window.opened_at
-    wanted = limits.competing_per_window * elapsed // limits.window_ms
-    others = max(count.window.others, min(wanted, count.limit - count.window.used))
+def _add_competing_calls(usage: FamilyUsage, limits: Limits, now: int) -> FamilyUsage:
+    elapsed = now - usage.window.opened_at
+    competing_calls = limits.competing_per_window * elapsed // limits.window_ms
+    used_by_others = max(
+        usage.window.used_by_others, min(competing_calls, usage.limit - usage.window.used)
+    )
     return msgspec.structs.replace(
-        count, window=msgspec.structs.replace(count.window, others=others)
+        usage, window=msgspec.structs.replace(usage.window, others=used_by_others)
     )
 
 
-def _use_one(count: Count) -> Count:
-    window = msgspec.structs.replace(count.window, used=count.window.used + 1)
-    return msgspec.structs.replace(count, window=window)
+def _record_call(usage: FamilyUsage) -> FamilyUsage:
+    window = msgspec.structs.replace(usage.window, used=usage.window.used + 1)
+    return msgspec.structs.replace(usage, window=window)
 
 
-def _write_family(count: Count, limits: Limits, now: int) -> dict[str, str]:
-    match count.family:
+def _family_headers(usage: FamilyUsage, limits: Limits, now: int) -> dict[str, str]:
+    match usage.family:
         case "global":
-            name, reset = "X-Ratelimit-Global", "X-Ratelimit-Reset"
+            prefix, reset_header = "X-Ratelimit-Global", "X-Ratelimit-Reset"
         case "route":
-            name, reset = "X-Ratelimit-Route", "X-Ratelimit-Reset"
+            prefix, reset_header = "X-Ratelimit-Route", "X-Ratelimit-Reset"
         case "token":
-            name, reset = "X-Ratelimit-Auth-Token", "X-Ratelimit-Auth-Token-Reset"
+            prefix, reset_header = "X-Ratelimit-Auth-Token", "X-Ratelimit-Auth-Token-Reset"
         case "address":
             return {}
         case _:
-            assert_never(count.family)
+            assert_never(usage.family)
     headers = {}
     if limits.send_limit:
-        headers[f"{name}-Limit"] = str(count.limit)
+        headers[f"{prefix}-Limit"] = str(usage.limit)
     if limits.send_remaining:
-        headers[f"{name}-Remaining"] = str(count.remaining)
-    value = _write_reset(count.window.opened_at + limits.window_ms, limits, now)
-    return headers if value is None else headers | {reset: value}
+        headers[f"{prefix}-Remaining"] = str(usage.remaining)
+    value = _reset_value(usage.window.opened_at + limits.window_ms, limits, now)
+    return headers if value is None else headers | {reset_header: value}
 
 
-def _write_reset(ends: int, limits: Limits, now: int) -> str | None:
+def _reset_value(window_end: int, limits: Limits, now: int) -> str | None:
     match limits.reset:
         case "normal":
-            return str(ends)
+            return str(window_end)
         case "past":
             return str(now - limits.window_ms)
         case "far":
-            return str(now + _FAR)
+            return str(now + _DAY_MS)
         case "malformed":
             return "soon"
         case "absent":
@@ -189,13 +193,13 @@ def _write_reset(ends: int, limits: Limits, now: int) -> str | None:
             assert_never(limits.reset)
 
 
-def _write_retry_after(
-    ends: int, now: int, form: Literal["absent", "seconds", "date"], *, required: bool
+def _retry_after_header(
+    window_end: int, now: int, form: Literal["absent", "seconds", "date"], *, required: bool
 ) -> dict[str, str]:
-    seconds = -(-(ends - now) // 1000)
+    seconds = -(-(window_end - now) // 1000)
     match form:
         case "date":
-            return {"Retry-After": formatdate(-(-ends // 1000), usegmt=True)}
+            return {"Retry-After": formatdate(-(-window_end // 1000), usegmt=True)}
         case "seconds":
             return {"Retry-After": str(seconds)}
         case "absent":

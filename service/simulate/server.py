@@ -7,25 +7,31 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from service.simulate.answers import (
-    Answer,
     Call,
-    Planted,
-    add_headers,
-    answer_json,
-    answer_rate_limited,
+    Canned,
+    SimulatedResponse,
+    json_response,
+    rate_limited,
+    with_headers,
 )
-from service.simulate.api import Api, Route, find_route, read_identifier, refuse_stranger
-from service.simulate.delivery import Drip, cut_connection, send_drops, send_flood, send_whole
-from service.simulate.deployment import PROJECT
-from service.simulate.faults import Fault, draw_fault
-from service.simulate.options import Options, change_options
-from service.simulate.pages import BASE, Pages, Style
-from service.simulate.quota import Caller, Window, decide_call, write_headers
-from service.simulate.spoil import Scene, comes_from_gateway, spoil
-from service.simulate.tally import Stats, Tally
-from service.simulate.world import NewDeployment, Rules, World
+from service.simulate.api import Api, Route, check_credentials, match_route, parse_deployment_id
+from service.simulate.delivery import (
+    SlowBody,
+    abort_connection,
+    full_response,
+    send_oversized,
+    send_slowly,
+)
+from service.simulate.deployment import DEFAULT_PROJECT
+from service.simulate.faults import Fault, choose_fault
+from service.simulate.options import Options, apply_changes
+from service.simulate.pages import BASE, PageRenderer, RenderConfig
+from service.simulate.quota import Caller, QuotaWindow, decide_call, rate_limit_headers
+from service.simulate.spoil import FaultContext, apply_fault, is_from_gateway
+from service.simulate.tally import CallStats, SimulatorStats
+from service.simulate.world import NewDeployment, World, WorldConfig
 
-_GREETING = """\
+_INDEX_TEXT = """\
 This is a simulator of LaunchDarkly's Engineering Insights API, for demos and tests.
 
   GET  {base}/deployments/{{id}}
@@ -38,7 +44,7 @@ This is a simulator of LaunchDarkly's Engineering Insights API, for demos and te
 """
 
 
-class Chance(Protocol):
+class RandomSource(Protocol):
     """Where chance comes from; `random.Random(seed)` makes a run repeatable in its order."""
 
     def random(self) -> float:
@@ -53,25 +59,25 @@ class Simulator:
     latency and drops are waited for in real time.
     """
 
-    def __init__(self, options: Options, *, clock: Callable[[], float], chance: Chance) -> None:
+    def __init__(self, options: Options, *, clock: Callable[[], float], rng: RandomSource) -> None:
         self._clock = clock
-        self._chance = chance
-        self._tally = Tally()
-        self._windows: dict[str, Window] = {}
-        self._planted: dict[str, Planted] = {}
+        self._rng = rng
+        self._stats = CallStats()
+        self._windows: dict[str, QuotaWindow] = {}
+        self._canned: dict[str, Canned] = {}
         self._options = options
-        self._world = World(_read_rules(options))
-        self._pages = Pages(_read_style(options))
-        self._api = self._make_api()
+        self._world = World(_world_config(options))
+        self._pages = PageRenderer(_render_config(options))
+        self._api = self._build_api()
 
     def app(self) -> web.Application:
         """Make the application; it starts nothing and needs no closing."""
         app = web.Application()
-        app.router.add_get("/", self._greet)
-        app.router.add_get("/healthz", self._say_healthy)
-        app.router.add_get("/simulator/stats", self._tell_stats)
-        app.router.add_post("/simulator/reset", self._reset)
-        app.router.add_post("/simulator/options", self._change)
+        app.router.add_get("/", self._show_index)
+        app.router.add_get("/healthz", self._show_health)
+        app.router.add_get("/simulator/stats", self._show_stats)
+        app.router.add_post("/simulator/reset", self._reset_stats)
+        app.router.add_post("/simulator/options", self._change_options)
         app.router.add_route("*", "/{path:.*}", self._serve)
         return app
 
@@ -83,137 +89,143 @@ class Simulator:
     @options.setter
     def options(self, options: Options) -> None:
         self._options = options
-        self._world.rules = _read_rules(options)
-        self._pages.style = _read_style(options)
-        self._api = self._make_api()
+        self._world.config = _world_config(options)
+        self._pages.config = _render_config(options)
+        self._api = self._build_api()
 
     @property
-    def stats(self) -> Stats:
+    def stats(self) -> SimulatorStats:
         """What was counted since the last reset."""
-        return self._tally.read()
+        return self._stats.snapshot()
 
-    def plant_answer(self, path_suffix: str, planted: Planted) -> None:
+    def set_response(self, path_suffix: str, canned: Canned) -> None:
         """Answer word by word where a path, with or without its query, ends so.
 
         Token, beta header and quota come first; faults do not touch it.
         """
-        self._planted[path_suffix] = planted
+        self._canned[path_suffix] = canned
 
-    def plant_deployment(self, given: dict[str, Any], project: str = PROJECT) -> str:
+    def add_raw_deployment(self, raw: dict[str, Any], project: str = DEFAULT_PROJECT) -> str:
         """Add a deployment given word by word, and say its id."""
-        return self._world.plant(given, project, self._now()).id
+        return self._world.add_raw(raw, project, self._now()).id
 
-    def add_deployment(self, new: NewDeployment) -> str:
+    def add_deployment(self, new_deployment: NewDeployment) -> str:
         """Add a deployment that can be seen at once, and say its id."""
-        return self._world.add(new, self._now()).id
+        return self._world.add(new_deployment, self._now()).id
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
 
-    def _make_api(self) -> Api:
+    def _build_api(self) -> Api:
         return Api(self._world, self._pages, full_links=self._options.list_links == "full")
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        route = find_route(request.method, request.path)
+        route = match_route(request.method, request.path)
         if route is Route.GET_DEPLOYMENT:
-            self._tally.ask(read_identifier(request.path))
-        self._tally.begin(route)
+            self._stats.record_requested_id(parse_deployment_id(request.path))
+        self._stats.start_call(route)
         status = "cut"
         try:
-            response = await self._answer(request, route)
+            response = await self._respond(request, route)
             if request.transport is not None and not request.transport.is_closing():
                 status = str(response.status)
             return response
         finally:
-            self._tally.finish(status)
+            self._stats.end_call(status)
 
-    async def _answer(self, request: web.Request, route: Route) -> web.StreamResponse:
-        refusal = refuse_stranger(route, request.headers, self._options.token)
-        if refusal is not None:
-            return send_whole(refusal)
+    async def _respond(self, request: web.Request, route: Route) -> web.StreamResponse:
+        error = check_credentials(route, request.headers, self._options.token)
+        if error is not None:
+            return full_response(error)
         limits, now = self._options.quota, self._now()
         caller = Caller(route=route, address=request.remote or "")
         decision = decide_call(self._windows, caller, limits, now)
-        self._windows |= {count.key: count.window for count in decision.counts}
-        self._tally.weigh(decision, now, self._options.notice_ms)
-        headers = write_headers(decision, limits, now)
+        self._windows |= {count.key: count.window for count in decision.usages}
+        self._stats.record_decision(decision, now, self._options.notice_ms)
+        headers = rate_limit_headers(decision, limits, now)
         if not decision.granted:
-            return send_whole(answer_rate_limited(headers))
-        planted = self._find_planted(request)
-        if planted is not None:
-            answer = Answer(status=planted.status, headers=planted.headers, body=planted.body)
-            return send_whole(add_headers(answer, headers))
-        fault = draw_fault(self._options.faults, self._chance.random())
-        scene = Scene(href=request.path_qs, lure=self._options.lure_url, roll=self._chance.random())
-        await self._take_time()
-        answer = self._api.answer(await _read_call(request), self._now())
+            return full_response(rate_limited(headers))
+        canned = self._get_canned(request)
+        if canned is not None:
+            response = SimulatedResponse(
+                status=canned.status, headers=canned.headers, body=canned.body
+            )
+            return full_response(with_headers(response, headers))
+        fault = choose_fault(self._options.faults, self._rng.random())
+        fault_context = FaultContext(
+            href=request.path_qs, lure_url=self._options.lure_url, roll=self._rng.random()
+        )
+        await self._simulate_latency()
+        response = self._api.handle(await _read_call(request), self._now())
         if fault is not None:
-            self._tally.strike(fault)
-            answer = spoil(answer, fault, scene)
-        if not comes_from_gateway(fault):
-            answer = add_headers(answer, headers)
-        return await self._deliver(request, answer, fault)
+            self._stats.record_fault(fault)
+            response = apply_fault(response, fault, fault_context)
+        if not is_from_gateway(fault):
+            response = with_headers(response, headers)
+        return await self._send(request, response, fault)
 
-    async def _take_time(self) -> None:
+    async def _simulate_latency(self) -> None:
         shortest, longest = self._options.latency_ms
-        roll = self._chance.random()
+        roll = self._rng.random()
         if longest:
             await asyncio.sleep((shortest + (longest - shortest) * roll) / 1000)
 
-    async def _deliver(
-        self, request: web.Request, answer: Answer, fault: Fault | None
+    async def _send(
+        self, request: web.Request, response: SimulatedResponse, fault: Fault | None
     ) -> web.StreamResponse:
         options = self._options
         match fault:
             case Fault.RESET:
-                return cut_connection(request)
+                return abort_connection(request)
             case Fault.DRIP:
-                drip = Drip(size=options.drip_bytes, every_s=options.drip_every_ms / 1000)
-                return await send_drops(request, answer, drip)
+                slow_body = SlowBody(
+                    chunk_bytes=options.drip_bytes, interval_s=options.drip_every_ms / 1000
+                )
+                return await send_slowly(request, response, slow_body)
             case Fault.OVERSIZED:
-                return await send_flood(request, answer, options.oversized_bytes)
+                return await send_oversized(request, response, options.oversized_bytes)
             case _:
-                return send_whole(answer)
+                return full_response(response)
 
-    def _find_planted(self, request: web.Request) -> Planted | None:
-        for suffix, planted in self._planted.items():
+    def _get_canned(self, request: web.Request) -> Canned | None:
+        for suffix, canned in self._canned.items():
             if request.path_qs.endswith(suffix) or request.path.endswith(suffix):
-                return planted
+                return canned
         return None
 
-    async def _greet(self, _: web.Request) -> web.Response:
-        return web.Response(text=_GREETING.format(base=BASE))
+    async def _show_index(self, _: web.Request) -> web.Response:
+        return web.Response(text=_INDEX_TEXT.format(base=BASE))
 
-    async def _say_healthy(self, _: web.Request) -> web.Response:
+    async def _show_health(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})
 
-    async def _tell_stats(self, _: web.Request) -> web.Response:
-        return send_whole(answer_json(self.stats))
+    async def _show_stats(self, _: web.Request) -> web.Response:
+        return full_response(json_response(self.stats))
 
-    async def _reset(self, _: web.Request) -> web.Response:
-        self._tally = self._tally.start_anew()
+    async def _reset_stats(self, _: web.Request) -> web.Response:
+        self._stats = self._stats.reset()
         return web.Response(status=204)
 
-    async def _change(self, request: web.Request) -> web.Response:
-        changed = change_options(self._options, await request.read())
+    async def _change_options(self, request: web.Request) -> web.Response:
+        changed = apply_changes(self._options, await request.read())
         if isinstance(changed, str):
-            return send_whole(answer_json({"message": changed}, status=400))
+            return full_response(json_response({"message": changed}, status=400))
         self.options = changed
         return web.Response(status=204)
 
 
-def _read_rules(options: Options) -> Rules:
-    return Rules(
+def _world_config(options: Options) -> WorldConfig:
+    return WorldConfig(
         seed=options.seed,
         shape=options.shape,
-        conjure=options.conjure,
+        auto_create=options.auto_create,
         visible_after_ms=options.visible_after_ms,
         grow_every_ms=options.grow_every_ms,
     )
 
 
-def _read_style(options: Options) -> Style:
-    return Style(
+def _render_config(options: Options) -> RenderConfig:
+    return RenderConfig(
         seed=options.seed,
         shape=options.shape,
         page_size=options.nested_page_size,

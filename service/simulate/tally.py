@@ -4,9 +4,9 @@ from collections import Counter
 
 import msgspec
 
-from service.simulate.quota import Count, Decision, Family
+from service.simulate.quota import Family, FamilyUsage, QuotaDecision
 
-_MOST_WINDOWS = 1_000
+_MAX_WINDOWS = 1_000
 
 
 class WindowUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,7 +21,7 @@ class WindowUse(msgspec.Struct, frozen=True, kw_only=True):
     refused: int
 
 
-class Stats(msgspec.Struct, frozen=True, kw_only=True):
+class SimulatorStats(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that was counted since the last reset."""
 
     calls: dict[str, int]
@@ -42,84 +42,84 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """The newest windows, oldest first."""
 
 
-class Tally:
+class CallStats:
     """Counts calls and answers."""
 
     def __init__(self, *, concurrent: int = 0) -> None:
         self._calls: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
-        self._while_closed = 0
-        self._ids: set[str] = set()
+        self._limited_while_closed = 0
+        self._requested_ids: set[str] = set()
         self._concurrent = concurrent
         self._max_concurrent = concurrent
         self._windows: dict[tuple[str, int], WindowUse] = {}
-        self._refused_at: dict[str, tuple[int, int]] = {}
+        self._first_refusals: dict[str, tuple[int, int]] = {}
 
-    def begin(self, route: str) -> None:
+    def start_call(self, route: str) -> None:
         """Count a call that comes in."""
         self._calls[route] += 1
         self._concurrent += 1
         self._max_concurrent = max(self._max_concurrent, self._concurrent)
 
-    def finish(self, status: str) -> None:
+    def end_call(self, status: str) -> None:
         """Count a call that is answered."""
         self._statuses[status] += 1
         self._concurrent -= 1
 
-    def ask(self, identifier: str) -> None:
+    def record_requested_id(self, identifier: str) -> None:
         """Count a deployment asked for by id."""
-        self._ids.add(identifier)
+        self._requested_ids.add(identifier)
 
-    def strike(self, fault: str) -> None:
+    def record_fault(self, fault: str) -> None:
         """Count a fault."""
         self._faults[fault] += 1
 
-    def weigh(self, decision: Decision, now: int, notice_ms: int) -> None:
+    def record_decision(self, decision: QuotaDecision, now: int, notice_ms: int) -> None:
         """Count a call against its windows.
 
         A refusal counts as made while closed when the same window refused another call more than
         `notice_ms` ago: since then the caller must have known.
         """
-        for count in decision.counts:
-            self._note(count, refused=count in decision.refusing)
-        known = False
-        for count in decision.refusing:
-            opened_at, first_at = self._refused_at.get(count.key, (-1, now))
-            if opened_at != count.window.opened_at:
-                first_at = now
-                self._refused_at[count.key] = (count.window.opened_at, now)
-            known = known or now - first_at > notice_ms
-        self._while_closed += known
+        for usage in decision.usages:
+            self._record_window(usage, refused=usage in decision.exhausted)
+        known_closed = False
+        for usage in decision.exhausted:
+            opened_at, first_refused_at = self._first_refusals.get(usage.key, (-1, now))
+            if opened_at != usage.window.opened_at:
+                first_refused_at = now
+                self._first_refusals[usage.key] = (usage.window.opened_at, now)
+            known_closed = known_closed or now - first_refused_at > notice_ms
+        self._limited_while_closed += known_closed
 
-    def start_anew(self) -> "Tally":
+    def reset(self) -> "CallStats":
         """Give a tally without counts; calls in work stay in work."""
-        return Tally(concurrent=self._concurrent)
+        return CallStats(concurrent=self._concurrent)
 
-    def read(self) -> Stats:
+    def snapshot(self) -> SimulatorStats:
         """Give the counts as they stand."""
-        return Stats(
+        return SimulatorStats(
             calls=dict(self._calls),
             statuses=dict(self._statuses),
             faults=dict(self._faults),
             rate_limited=self._statuses["429"],
-            rate_limited_while_closed=self._while_closed,
-            distinct_ids=len(self._ids),
+            rate_limited_while_closed=self._limited_while_closed,
+            distinct_ids=len(self._requested_ids),
             max_concurrent=self._max_concurrent,
             windows=list(self._windows.values()),
         )
 
-    def _note(self, count: Count, *, refused: bool) -> None:
-        key = (count.key, count.window.opened_at)
-        before = self._windows.get(key)
-        if before is None and len(self._windows) >= _MOST_WINDOWS:
+    def _record_window(self, usage: FamilyUsage, *, refused: bool) -> None:
+        key = (usage.key, usage.window.opened_at)
+        previous = self._windows.get(key)
+        if previous is None and len(self._windows) >= _MAX_WINDOWS:
             self._windows.pop(next(iter(self._windows)))
         self._windows[key] = WindowUse(
-            family=count.family,
-            key=count.key,
-            opened_at=count.window.opened_at,
-            used=count.window.used,
-            others=count.window.others,
-            limit=count.limit,
-            refused=refused + (0 if before is None else before.refused),
+            family=usage.family,
+            key=usage.key,
+            opened_at=usage.window.opened_at,
+            used=usage.window.used,
+            others=usage.window.used_by_others,
+            limit=usage.limit,
+            refused=refused + (0 if previous is None else previous.refused),
         )

@@ -7,19 +7,28 @@ from uuid import UUID
 
 import msgspec
 
-from service.simulate.deployment import ENVIRONMENT, PROJECT, Deployment, Shape
-from service.simulate.draws import draw_uuid
-from service.simulate.invention import count_pull_requests, invent_deployment, invent_duration
+from service.simulate.deployment import (
+    DEFAULT_ENVIRONMENT,
+    DEFAULT_PROJECT,
+    Shape,
+    SimulatedDeployment,
+)
+from service.simulate.draws import seeded_uuid
+from service.simulate.invention import (
+    generate_deployment,
+    generate_duration_ms,
+    generate_pull_request_count,
+)
 
-NEVER = "04040404"
+UNKNOWN_ID_PREFIX = "04040404"
 """No deployment whose id begins so is ever conjured."""
 
 
 class NewDeployment(msgspec.Struct, frozen=True, kw_only=True):
     """A deployment to add; what is left out is invented or the present."""
 
-    project: str = PROJECT
-    environment: str = ENVIRONMENT
+    project: str = DEFAULT_PROJECT
+    environment: str = DEFAULT_ENVIRONMENT
     application: str = "billing-service"
     version: str = "a90a8a2"
     pull_requests: int | None = None
@@ -28,21 +37,21 @@ class NewDeployment(msgspec.Struct, frozen=True, kw_only=True):
     """`started` gives a deployment that is still in progress."""
 
 
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
+class WorldConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How the world makes deployments up and how long it hides news."""
 
     seed: int
     shape: Shape
-    conjure: bool
+    auto_create: bool
     visible_after_ms: int
     grow_every_ms: int = 0
 
 
-class Sighting(msgspec.Struct, frozen=True, kw_only=True):
+class VisibleVersion(msgspec.Struct, frozen=True, kw_only=True):
     """A deployment as it can be seen from a moment on, until the next sighting."""
 
     visible_at: int
-    deployment: Deployment
+    deployment: SimulatedDeployment
 
 
 class World:
@@ -51,127 +60,139 @@ class World:
     Like the real API it is eventually consistent: what an event changes is seen later.
     """
 
-    def __init__(self, rules: Rules) -> None:
-        self.rules = rules
-        self._sightings: dict[str, list[Sighting]] = {}
+    def __init__(self, config: WorldConfig) -> None:
+        self.config = config
+        self._versions: dict[str, list[VisibleVersion]] = {}
         self._order: list[tuple[int, str]] = []
-        self._running: dict[tuple[str, str, str, str], Deployment] = {}
-        self._asked_at: dict[str, int] = {}
+        self._running: dict[tuple[str, str, str, str], SimulatedDeployment] = {}
+        self._first_requested_at: dict[str, int] = {}
 
-    def add(self, new: NewDeployment, now: int) -> Deployment:
+    def add(self, new_deployment: NewDeployment, now: int) -> SimulatedDeployment:
         """Add a deployment that can be seen at once."""
-        started_at = now if new.started_at is None else new.started_at
-        made = self._make(new, started_at)
-        if new.status != "started":
-            ended_at = started_at + invent_duration(self.rules.seed, made.id)
-            made = msgspec.structs.replace(made, ended_at=ended_at)
-        self._show(made, now)
-        return made
+        started_at = now if new_deployment.started_at is None else new_deployment.started_at
+        deployment = self._build(new_deployment, started_at)
+        if new_deployment.status != "started":
+            ended_at = started_at + generate_duration_ms(self.config.seed, deployment.id)
+            deployment = msgspec.structs.replace(deployment, ended_at=ended_at)
+        self._add_version(deployment, now)
+        return deployment
 
-    def plant(self, given: dict[str, Any], project: str, now: int) -> Deployment:
+    def add_raw(self, raw: dict[str, Any], project: str, now: int) -> SimulatedDeployment:
         """Add a deployment whose answer is given word by word; it can be seen at once."""
-        planted = Deployment(
-            id=given["id"],
+        deployment = SimulatedDeployment(
+            id=raw["id"],
             project=project,
-            environment=given.get("environmentKey", ENVIRONMENT),
-            application=given.get("applicationKey", ""),
-            version=given.get("applicationVersion", ""),
-            started_at=_read_time(given.get("startedAt"), now),
-            status=str(given.get("status")),
+            environment=raw.get("environmentKey", DEFAULT_ENVIRONMENT),
+            application=raw.get("applicationKey", ""),
+            version=raw.get("applicationVersion", ""),
+            started_at=_parse_time(raw.get("startedAt"), now),
+            status=str(raw.get("status")),
             pull_requests=0,
-            given=given,
+            raw=raw,
         )
-        self._show(planted, now)
-        return planted
+        self._add_version(deployment, now)
+        return deployment
 
-    def start(self, new: NewDeployment, metadata: dict[str, Any], now: int) -> Deployment:
+    def start(
+        self, new_deployment: NewDeployment, metadata: dict[str, Any], now: int
+    ) -> SimulatedDeployment:
         """Begin a deployment by an event; it is seen later."""
-        started_at = now if new.started_at is None else new.started_at
-        started = self._make(new, started_at, metadata)
-        self._show(started, now + self.rules.visible_after_ms)
-        return started
+        started_at = now if new_deployment.started_at is None else new_deployment.started_at
+        deployment = self._build(new_deployment, started_at, metadata)
+        self._add_version(deployment, now + self.config.visible_after_ms)
+        return deployment
 
-    def end(self, new: NewDeployment, metadata: dict[str, Any], now: int) -> Deployment:
+    def end(
+        self, new_deployment: NewDeployment, metadata: dict[str, Any], now: int
+    ) -> SimulatedDeployment:
         """End the deployment in progress of this version; it is seen later.
 
         An end without a beginning is allowed: then both are the same moment, and the duration
         means nothing (LaunchDarkly's product docs, "deployment events").
         """
-        ended_at = now if new.started_at is None else new.started_at
-        running = self._running.pop(_name(new), None) or self._make(new, ended_at)
-        ended = msgspec.structs.replace(
+        ended_at = now if new_deployment.started_at is None else new_deployment.started_at
+        running = self._running.pop(_deployment_key(new_deployment), None) or self._build(
+            new_deployment, ended_at
+        )
+        deployment = msgspec.structs.replace(
             running,
-            status=new.status,
+            status=new_deployment.status,
             ended_at=max(ended_at, running.started_at),
             metadata={**running.metadata, **metadata},
         )
-        self._show(ended, now + self.rules.visible_after_ms)
-        return ended
+        self._add_version(deployment, now + self.config.visible_after_ms)
+        return deployment
 
-    def find(self, identifier: str, now: int) -> Deployment | None:
+    def get(self, identifier: str, now: int) -> SimulatedDeployment | None:
         """Look a deployment up by id, as it can be seen now."""
-        if identifier in self._sightings:
-            return self._see(identifier, now)
-        if not self.rules.conjure or identifier.startswith(NEVER) or not _is_uuid(identifier):
+        if identifier in self._versions:
+            return self._visible_version(identifier, now)
+        if (
+            not self.config.auto_create
+            or identifier.startswith(UNKNOWN_ID_PREFIX)
+            or not _is_uuid(identifier)
+        ):
             return None
-        if self.rules.visible_after_ms:
-            asked_at = self._asked_at.setdefault(identifier, now)
-            if now < asked_at + self.rules.visible_after_ms:
+        if self.config.visible_after_ms:
+            first_requested_at = self._first_requested_at.setdefault(identifier, now)
+            if now < first_requested_at + self.config.visible_after_ms:
                 return None
-        return invent_deployment(self.rules.seed, identifier, self.rules.shape)
+        return generate_deployment(self.config.seed, identifier, self.config.shape)
 
-    def browse(self, project: str, now: int) -> Iterator[Deployment]:
+    def list_visible(self, project: str, now: int) -> Iterator[SimulatedDeployment]:
         """Give what can be seen now of one project, newest start first. Conjured ones are not."""
         for _, identifier in self._order:
-            deployment = self._see(identifier, now)
+            deployment = self._visible_version(identifier, now)
             if deployment is not None and deployment.project == project:
                 yield deployment
 
-    def _make(
-        self, new: NewDeployment, started_at: int, metadata: dict[str, Any] | None = None
-    ) -> Deployment:
-        identifier = draw_uuid(self.rules.seed, "deployment", len(self._order))
-        count = new.pull_requests
-        if count is None:
-            count = count_pull_requests(self.rules.seed, identifier, self.rules.shape)
-        return Deployment(
+    def _build(
+        self, new_deployment: NewDeployment, started_at: int, metadata: dict[str, Any] | None = None
+    ) -> SimulatedDeployment:
+        identifier = seeded_uuid(self.config.seed, "deployment", len(self._order))
+        pull_request_count = new_deployment.pull_requests
+        if pull_request_count is None:
+            pull_request_count = generate_pull_request_count(
+                self.config.seed, identifier, self.config.shape
+            )
+        return SimulatedDeployment(
             id=identifier,
-            project=new.project,
-            environment=new.environment,
-            application=new.application,
-            version=new.version,
+            project=new_deployment.project,
+            environment=new_deployment.environment,
+            application=new_deployment.application,
+            version=new_deployment.version,
             started_at=started_at,
-            status=new.status,
-            pull_requests=count,
+            status=new_deployment.status,
+            pull_requests=pull_request_count,
             metadata=metadata or {},
         )
 
-    def _show(self, deployment: Deployment, visible_at: int) -> None:
-        sightings = self._sightings.setdefault(deployment.id, [])
-        if not sightings:
+    def _add_version(self, deployment: SimulatedDeployment, visible_at: int) -> None:
+        versions = self._versions.setdefault(deployment.id, [])
+        if not versions:
             insort(self._order, (-deployment.started_at, deployment.id))
         if deployment.status == "started":
-            self._running[_name(deployment)] = deployment
-        sightings.append(Sighting(visible_at=visible_at, deployment=deployment))
+            self._running[_deployment_key(deployment)] = deployment
+        versions.append(VisibleVersion(visible_at=visible_at, deployment=deployment))
 
-    def _see(self, identifier: str, now: int) -> Deployment | None:
-        for sighting in reversed(self._sightings[identifier]):
-            if sighting.visible_at <= now:
-                return self._grow(sighting, now)
+    def _visible_version(self, identifier: str, now: int) -> SimulatedDeployment | None:
+        for version in reversed(self._versions[identifier]):
+            if version.visible_at <= now:
+                return self._with_joined_pull_requests(version, now)
         return None
 
-    def _grow(self, sighting: Sighting, now: int) -> Deployment:
+    def _with_joined_pull_requests(self, version: VisibleVersion, now: int) -> SimulatedDeployment:
         """Give a deployment with the pull requests that have joined it by now."""
-        deployment, every = sighting.deployment, self.rules.grow_every_ms
-        if not every or deployment.given is not None:
+        deployment, interval_ms = version.deployment, self.config.grow_every_ms
+        if not interval_ms or deployment.raw is not None:
             return deployment
-        joined = 1 + (now - sighting.visible_at) // every
+        joined_count = 1 + (now - version.visible_at) // interval_ms
         return msgspec.structs.replace(
-            deployment, pull_requests=min(joined, deployment.pull_requests)
+            deployment, pull_requests=min(joined_count, deployment.pull_requests)
         )
 
 
-def _name(deployment: Deployment | NewDeployment) -> tuple[str, str, str, str]:
+def _deployment_key(deployment: SimulatedDeployment | NewDeployment) -> tuple[str, str, str, str]:
     return (
         deployment.project,
         deployment.environment,
@@ -187,11 +208,11 @@ def _is_uuid(text: str) -> bool:
         return False
 
 
-def _read_time(value: object, otherwise: int) -> int:
+def _parse_time(value: object, default: int) -> int:
     match value:
         case int():
             return value
         case str() if value.isdigit():
             return int(value)
         case _:
-            return otherwise
+            return default

@@ -5,23 +5,23 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlencode, urlsplit
 
 from msgspec import Struct
 
-WANTED = (
+URL_FORMS = (
     "redis://host:6379, rediss://host:6379, redis+sentinel://host:26379,host:26379/name,"
     " redis+cluster://host:6379,host:6379 or unix:///path"
 )
 
 _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
-_LOGIN_OF_SENTINELS = {"sentinel_username": "username", "sentinel_password": "password"}
+_SENTINEL_LOGIN_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
 
 
-class Place(Struct, frozen=True):
+class HostPort(Struct, frozen=True):
     """A host and a port where somebody listens."""
 
     host: str
     port: int
 
 
-class Address(Struct, frozen=True, kw_only=True):
+class RedisUrl(Struct, frozen=True, kw_only=True):
     """What a URL says. ``places`` are those to ask where the master is; a server has none.
 
     ``plain`` is the URL as redis-py reads it: login, database, TLS and options, of one server.
@@ -29,13 +29,13 @@ class Address(Struct, frozen=True, kw_only=True):
     """
 
     kind: Literal["server", "sentinel", "cluster"]
-    plain: str
-    places: tuple[Place, ...] = ()
-    service: str = ""
-    login: dict[str, str] = {}
+    server_url: str
+    seeds: tuple[HostPort, ...] = ()
+    master_name: str = ""
+    sentinel_login: dict[str, str] = {}
 
 
-def read_address(url: str) -> Address:
+def parse_redis_url(url: str) -> RedisUrl:
     """Read a Redis URL; raises ValueError, which never repeats it, since it may hold a password.
 
     The forms for Sentinel and Cluster are those of redis-sentinel-url, limits and others; with
@@ -46,48 +46,52 @@ def read_address(url: str) -> Address:
         parts = urlsplit(url)
         match parts.scheme:
             case "unix" if parts.path:
-                return Address(kind="server", plain=url)
+                return RedisUrl(kind="server", server_url=url)
             case "redis" | "rediss" if parts.hostname and parts.port != 0:
-                return Address(kind="server", plain=url)
+                return RedisUrl(kind="server", server_url=url)
             case "redis+sentinel" | "rediss+sentinel":
-                return _read_sentinels(parts)
+                return _parse_sentinel_url(parts)
             case "redis+cluster" | "rediss+cluster" if parts.path in {"", "/", "/0"}:
-                places = _read_places(parts, _REDIS_PORT)
-                return Address(kind="cluster", plain=_write_plain(parts), places=places)
+                seeds = _parse_seeds(parts, _REDIS_PORT)
+                return RedisUrl(kind="cluster", server_url=_format_server_url(parts), seeds=seeds)
     except ValueError:
         pass
-    raise ValueError(f"is no address of a Redis: give {WANTED}")
+    raise ValueError(f"is no address of a Redis: give {URL_FORMS}")
 
 
-def _read_sentinels(parts: SplitResult) -> Address:
-    service, _, database = parts.path.removeprefix("/").partition("/")
-    if not service or (database and not database.isdecimal()):
+def _parse_sentinel_url(parts: SplitResult) -> RedisUrl:
+    master_name, _, database = parts.path.removeprefix("/").partition("/")
+    if not master_name or (database and not database.isdecimal()):
         raise ValueError("the name that Sentinel knows the master by is missing")
-    asked = parse_qs(parts.query)
-    return Address(
+    query = parse_qs(parts.query)
+    return RedisUrl(
         kind="sentinel",
-        plain=_write_plain(parts, database=database),
-        places=_read_places(parts, _SENTINEL_PORT),
-        service=unquote(service),
-        login={ours: asked[name][0] for name, ours in _LOGIN_OF_SENTINELS.items() if name in asked},
+        server_url=_format_server_url(parts, database=database),
+        seeds=_parse_seeds(parts, _SENTINEL_PORT),
+        master_name=unquote(master_name),
+        sentinel_login={
+            option: query[name][0]
+            for name, option in _SENTINEL_LOGIN_OPTIONS.items()
+            if name in query
+        },
     )
 
 
-def _read_places(parts: SplitResult, port: int) -> tuple[Place, ...]:
+def _parse_seeds(parts: SplitResult, default_port: int) -> tuple[HostPort, ...]:
     """Read ``host:port,host,...``; urlsplit itself knows of one host only."""
-    hosts = [urlsplit(f"//{each}") for each in parts.netloc.rpartition("@")[2].split(",")]
-    if not all(each.hostname and each.port != 0 for each in hosts):
+    hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
+    if not all(host.hostname and host.port != 0 for host in hosts):
         raise ValueError("a host is missing")
-    return tuple(Place(each.hostname or "", each.port or port) for each in hosts)
+    return tuple(HostPort(host.hostname or "", host.port or default_port) for host in hosts)
 
 
-def _write_plain(parts: SplitResult, *, database: str = "") -> str:
+def _format_server_url(parts: SplitResult, *, database: str = "") -> str:
     """Leave all that is not about one server out; the host is found later and stands for none."""
     login, at, _ = parts.netloc.rpartition("@")
     options = {
         name: values[0]
         for name, values in parse_qs(parts.query).items()
-        if name not in _LOGIN_OF_SENTINELS
+        if name not in _SENTINEL_LOGIN_OPTIONS
     }
     scheme = parts.scheme.partition("+")[0]
     return f"{scheme}://{login}{at}master/{database}?{urlencode(options)}"

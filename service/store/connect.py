@@ -21,30 +21,30 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from service.store.address import Address, read_address
+from service.store.address import RedisUrl, parse_redis_url
 from service.store.keys import Keys
 from service.store.whereabouts import (
-    FoundConnection,
-    FoundTlsConnection,
-    ask_by,
-    find_by_sentinel,
-    find_by_slot,
+    MasterConnection,
+    MasterTlsConnection,
+    cluster_discovery,
+    node_query,
+    sentinel_discovery,
 )
 
 CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 5.0
-LOOK_EVERY_S = 1.0
+MASTER_CHECK_INTERVAL_S = 1.0
 
 # What redis-py raises when the server is away, as opposed to when we asked nonsense.
-AWAY = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
+UNAVAILABLE_ERRORS = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 
 # ASK is not followed: nearly every act names a key that is not there yet, and while a slot moves,
 # both sides answer TRYAGAIN to such an act. So it waits until the slot has moved.
-_NOT_NOW = (
+_RETRYABLE_ERRORS = (
     *(ReadOnlyError, OutOfMemoryError),
     *(MovedError, AskError, TryAgainError, ClusterDownError),  # MASTERDOWN is a ClusterDownError
 )
-_NOT_NOW_CODES = ("MISCONF", "NOREPLICAS", "BUSY ", "READONLY", "OOM", "LOADING", "UNBLOCKED")
+_RETRYABLE_CODES = ("MISCONF", "NOREPLICAS", "BUSY ", "READONLY", "OOM", "LOADING", "UNBLOCKED")
 
 
 def open_client(
@@ -56,47 +56,55 @@ def open_client(
     so the client never retries: every script is idempotent and we repeat it ourselves.
     In a Cluster it speaks with the master of ``namespace`` alone, where all of its keys are.
     """
-    address = read_address(url)
+    redis_url = parse_redis_url(url)
     options: dict[str, Any] = {
-        **parse_url(address.plain),
+        **parse_url(redis_url.server_url),
         "retry": Retry(NoBackoff(), 0),
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_timeout": reply_timeout_s,
         "legacy_responses": False,
     }
-    if address.kind != "server":
-        options = _find_master(address, options, namespace=namespace)
+    if redis_url.kind != "server":
+        options = _add_master_discovery(redis_url, options, namespace=namespace)
     return Redis.from_pool(ConnectionPool(**options))
 
 
-def _find_master(address: Address, options: dict[str, Any], *, namespace: str) -> dict[str, Any]:
+def _add_master_discovery(
+    redis_url: RedisUrl, options: dict[str, Any], *, namespace: str
+) -> dict[str, Any]:
     """Change the options so that each connection is opened to the master of the moment."""
-    kind = options.pop("connection_class", Connection)
-    to_ask = {name: value for name, value in options.items() if name != "host"}
-    if address.kind == "sentinel":
-        for of_the_master in ("db", "username", "password"):
-            to_ask.pop(of_the_master, None)
-        ask = ask_by(kind, **to_ask, **address.login)
-        find = find_by_sentinel(address.places, service=address.service, ask=ask)
-        options["look_every_s"] = LOOK_EVERY_S
+    connection_class = options.pop("connection_class", Connection)
+    query_options = {name: value for name, value in options.items() if name != "host"}
+    if redis_url.kind == "sentinel":
+        for master_option in ("db", "username", "password"):
+            query_options.pop(master_option, None)
+        query = node_query(connection_class, **query_options, **redis_url.sentinel_login)
+        find_master = sentinel_discovery(
+            redis_url.seeds, master_name=redis_url.master_name, query=query
+        )
+        options["check_interval_s"] = MASTER_CHECK_INTERVAL_S
     else:
-        slot = key_slot(Keys(namespace).probe.encode())
-        find = find_by_slot(address.places, slot=slot, ask=ask_by(kind, **to_ask))
+        slot = key_slot(Keys(namespace).write_probe.encode())
+        find_master = cluster_discovery(
+            redis_url.seeds, slot=slot, query=node_query(connection_class, **query_options)
+        )
     return options | {
-        "connection_class": FoundTlsConnection if kind is SSLConnection else FoundConnection,
-        "find": find,
+        "connection_class": MasterTlsConnection
+        if connection_class is SSLConnection
+        else MasterConnection,
+        "find_master": find_master,
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),  # another finder
     }
 
 
-async def leave(client: Redis) -> None:
+async def drop_idle_connections(client: Redis) -> None:
     """Let idle connections go: whoever answered an error may be the master no more."""
     await client.connection_pool.disconnect(inuse_connections=False)
 
 
-def is_not_now(error: ResponseError) -> bool:
+def is_retryable(error: ResponseError) -> bool:
     """Tell whether an error reply asks for patience (failing over, full) and not for a fix."""
-    return isinstance(error, _NOT_NOW) or str(error).startswith(_NOT_NOW_CODES)
+    return isinstance(error, _RETRYABLE_ERRORS) or str(error).startswith(_RETRYABLE_CODES)
 
 
 def is_bad_password(error: Exception) -> bool:
@@ -109,9 +117,9 @@ def is_bad_password(error: Exception) -> bool:
     )
 
 
-def describe_trouble(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Say what went wrong with Redis, and the fix where redis-py's words do not tell it."""
-    told = f"{type(error).__name__}: {error}"
+    message = f"{type(error).__name__}: {error}"
     if isinstance(error, MovedError):
-        return f"{told} (a Cluster: name it by redis+cluster:// and we follow our keys)"
-    return told
+        return f"{message} (a Cluster: name it by redis+cluster:// and we follow our keys)"
+    return message

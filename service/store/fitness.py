@@ -4,27 +4,27 @@ from collections.abc import Mapping
 
 from redis.exceptions import ResponseError
 
-from service.store import Refused
-from service.store.durability import Ask, Durability
+from service.store import RedisMisconfigured
+from service.store.durability import Durability, SendCommand
 
-_OLDEST = (7, 0)
+_MIN_VERSION = (7, 0)
 
 
-async def examine_server(ask: Ask, durability: Durability) -> list[str]:
+async def check_server(send_command: SendCommand, durability: Durability) -> list[str]:
     """Give what a person should mend, each with the fix; raises Refused when it cannot serve.
 
     A server that does not let us see (an ACL without INFO) is taken as it is.
     """
     try:
-        reply = await ask("INFO")
+        reply = await send_command("INFO")
     except ResponseError:
         return []
-    told = reply.decode() if isinstance(reply, bytes) else str(reply)
-    lines = (line.partition(":") for line in told.splitlines())
-    return judge_server({name: value for name, _, value in lines}, durability)
+    info_text = reply.decode() if isinstance(reply, bytes) else str(reply)
+    lines = (line.partition(":") for line in info_text.splitlines())
+    return check_server_info({name: value for name, _, value in lines}, durability)
 
 
-def judge_server(info: Mapping[str, str], durability: Durability) -> list[str]:
+def check_server_info(info: Mapping[str, str], durability: Durability) -> list[str]:
     """Judge the facts of INFO."""
     _check_version(info)
     warnings = [_check_eviction(info, durability), _check_replicas(info, durability)]
@@ -34,9 +34,9 @@ def judge_server(info: Mapping[str, str], durability: Durability) -> list[str]:
 def _check_version(info: Mapping[str, str]) -> None:
     """Refuse what is too old for us. Valkey tells the version of Redis that it is compatible to."""
     version = info.get("redis_version", "")
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
-    if numbers and numbers < _OLDEST:
-        raise Refused(
+    version_numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    if version_numbers and version_numbers < _MIN_VERSION:
+        raise RedisMisconfigured(
             f"this Redis is {version}, which is too old: use Redis 7.0 or newer, or Valkey."
         )
 
@@ -47,7 +47,7 @@ def _check_eviction(info: Mapping[str, str], durability: Durability) -> str:
     if policy == "noeviction" or info.get("maxmemory", "0") == "0":
         return ""
     if policy.startswith("allkeys") and durability != "memory":
-        raise Refused(
+        raise RedisMisconfigured(
             f"Redis evicts any key when its memory is full (maxmemory-policy {policy}), so an "
             "accepted webhook could be lost. Set `maxmemory-policy noeviction`, or say "
             "ENRICHER_DURABILITY=memory to accept the loss."

@@ -14,43 +14,43 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from service.store import Refused, Unavailable
+from service.store import RedisMisconfigured, RedisUnavailable
 from service.store.connect import (
-    AWAY,
     REPLY_TIMEOUT_S,
-    describe_trouble,
+    UNAVAILABLE_ERRORS,
+    describe_error,
     is_bad_password,
-    is_not_now,
+    is_retryable,
 )
 from service.store.durability import Barrier, Durability
-from service.store.exchange import exchange, pack
+from service.store.exchange import encode_command, exchange
 from service.store.opening import close_connection, open_connection
-from service.store.patience import Patience
+from service.store.patience import Deadlines
 from service.store.script import Script
 
-Argument = str | bytes | int | float
-Reply = object
-NoteTrip = Callable[[int, float], None]
+ScriptArgument = str | bytes | int | float
+ScriptReply = object
+RecordRoundTrip = Callable[[int, float], None]
 
-_GROUP_SIZE = 256
-_REPEAT_S = (0.02, 0.05, 0.1, 0.2, 0.5)
+_MAX_BATCH_SIZE = 256
+_RETRY_DELAYS_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 
 
-class _Call:
+class _ScriptCall:
     """One act that waits for its reply. Packed at once: what cannot be packed hurts no other."""
 
     __slots__ = ("command", "durable", "reply", "script")
 
     def __init__(
-        self, script: Script, keys: Sequence[str], args: Sequence[Argument], *, durable: bool
+        self, script: Script, keys: Sequence[str], args: Sequence[ScriptArgument], *, durable: bool
     ) -> None:
-        self.command = pack(("EVALSHA", script.sha, len(keys), *keys, *args))
+        self.command = encode_command(("EVALSHA", script.sha, len(keys), *keys, *args))
         self.script = script
         self.durable = durable
-        self.reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.reply: asyncio.Future[ScriptReply] = asyncio.get_running_loop().create_future()
 
 
-class Log(Protocol):
+class ConnectionLog(Protocol):
     """What is said when the connection is lost or found again."""
 
     def info(self, event: str, **facts: object) -> object:
@@ -73,162 +73,162 @@ class GroupCommit:
         *,
         durability: Durability,
         clock: Callable[[], float],
-        log: Log,
-        note_trip: NoteTrip | None = None,
+        log: ConnectionLog,
+        record_round_trip: RecordRoundTrip | None = None,
     ) -> None:
         self._client = client
         self._durability = durability
         self._clock = clock
         self._log = log
-        self._note_trip = note_trip
-        self._waiting: list[_Call] = []
-        self._sending: list[_Call] = []
+        self._record_round_trip = record_round_trip
+        self._queued: list[_ScriptCall] = []
+        self._in_flight: list[_ScriptCall] = []
         self._connection: AbstractConnection | None = None
         self._barrier: Barrier | None = None
-        self._sender: asyncio.Task[None] | None = None
-        self._patience = Patience[Reply](self._lose_patience)
-        self._warned: set[str] = set()
+        self._sender_task: asyncio.Task[None] | None = None
+        self._deadlines = Deadlines[ScriptReply](self._expire)
+        self._logged_warnings: set[str] = set()
         self._failures = 0
-        self._lost_at = 0.0
-        self._trouble = "no answer in time"
+        self._disconnected_at = 0.0
+        self._last_error = "no answer in time"
 
     async def connect(self) -> None:
         """Open the connection now; raises Unavailable or Refused with the reason."""
         try:
-            await self._connected()
-        except Refused:
+            await self._get_connection()
+        except RedisMisconfigured:
             raise
-        except (*AWAY, RedisError) as error:
+        except (*UNAVAILABLE_ERRORS, RedisError) as error:
             if is_bad_password(error):
-                raise Refused(f"Redis does not let us in: {error}") from None
-            raise Unavailable(str(error)) from None
+                raise RedisMisconfigured(f"Redis does not let us in: {error}") from None
+            raise RedisUnavailable(str(error)) from None
 
     def submit(
         self,
         script: Script,
         *,
         keys: Sequence[str],
-        args: Sequence[Argument],
+        args: Sequence[ScriptArgument],
         durable: bool = False,
-        patience_s: float = math.inf,
-    ) -> asyncio.Future[Reply]:
+        timeout_s: float = math.inf,
+    ) -> asyncio.Future[ScriptReply]:
         """Queue one act for the next round trip; its future gives the script's reply.
 
         The future fails with :class:`Unavailable` when ``patience_s`` passed without an answer.
         """
-        call = _Call(script, keys, args, durable=durable)
-        if patience_s < math.inf:
-            self._patience.watch(call.reply, for_s=patience_s)
-        self._waiting.append(call)
-        if self._sender is None:
-            self._sender = asyncio.create_task(self._send_groups(), name="group-commit")
+        call = _ScriptCall(script, keys, args, durable=durable)
+        if timeout_s < math.inf:
+            self._deadlines.add(call.reply, timeout_s=timeout_s)
+        self._queued.append(call)
+        if self._sender_task is None:
+            self._sender_task = asyncio.create_task(self._send_batches(), name="group-commit")
         return call.reply
 
     async def aclose(self) -> None:
         """Send what waits, then let the connection go."""
-        if self._sender is not None:
-            await asyncio.wait([self._sender], timeout=1.0)
-        if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.gather(self._sender, return_exceptions=True)
-        await self._hang_up()
+        if self._sender_task is not None:
+            await asyncio.wait([self._sender_task], timeout=1.0)
+        if self._sender_task is not None:
+            self._sender_task.cancel()
+            await asyncio.gather(self._sender_task, return_exceptions=True)
+        await self._disconnect()
 
-    async def _send_groups(self) -> None:
+    async def _send_batches(self) -> None:
         try:
-            while self._waiting:
-                self._sending = self._waiting[:_GROUP_SIZE]
-                self._waiting = self._waiting[_GROUP_SIZE:]
-                await self._send_until_answered()
+            while self._queued:
+                self._in_flight = self._queued[:_MAX_BATCH_SIZE]
+                self._queued = self._queued[_MAX_BATCH_SIZE:]
+                await self._send_with_retry()
         finally:
-            left, self._sending, self._waiting = [*self._sending, *self._waiting], [], []
-            self._sender = None
-            for call in left:
+            unanswered, self._in_flight, self._queued = [*self._in_flight, *self._queued], [], []
+            self._sender_task = None
+            for call in unanswered:
                 call.reply.cancel()
 
-    async def _send_until_answered(self) -> None:
+    async def _send_with_retry(self) -> None:
         """See the group through. One caller's patience must not cut the exchange of the others."""
-        while self._refill():
+        while self._select_batch():
             try:
                 async with asyncio.timeout(REPLY_TIMEOUT_S):
-                    self._sending = await self._exchange(self._sending)
-            except (*AWAY, RedisError, Refused, Unavailable) as error:
-                await self._note_failure(error)
-                await asyncio.sleep(_REPEAT_S[min(self._failures, len(_REPEAT_S)) - 1])
+                    self._in_flight = await self._send_batch(self._in_flight)
+            except (*UNAVAILABLE_ERRORS, RedisError, RedisMisconfigured, RedisUnavailable) as error:
+                await self._record_failure(error)
+                await asyncio.sleep(_RETRY_DELAYS_S[min(self._failures, len(_RETRY_DELAYS_S)) - 1])
 
-    def _refill(self) -> bool:
+    def _select_batch(self) -> bool:
         """Leave out who gave up; take in, after a failure, who came meanwhile."""
         if self._failures:
-            self._sending, self._waiting = [*self._sending, *self._waiting], []
-        self._sending = [call for call in self._sending if not call.reply.done()]
-        return bool(self._sending)
+            self._in_flight, self._queued = [*self._in_flight, *self._queued], []
+        self._in_flight = [call for call in self._in_flight if not call.reply.done()]
+        return bool(self._in_flight)
 
-    async def _exchange(self, group: list[_Call]) -> list[_Call]:
+    async def _send_batch(self, batch: list[_ScriptCall]) -> list[_ScriptCall]:
         """Send a group, read its replies; give the calls that have to be sent again."""
-        connection = await self._connected()
-        barrier = self._barrier if any(call.durable for call in group) else None
-        packed = [call.command for call in group]
+        connection = await self._get_connection()
+        barrier = self._barrier if any(call.durable for call in batch) else None
+        commands = [call.command for call in batch]
         if barrier is not None:
-            packed += [pack(each) for each in barrier.commands]
-        since = self._clock()
-        replies = await exchange(connection, packed)
-        if self._note_trip is not None:
-            self._note_trip(len(group), self._clock() - since)
-        replies, kept = replies[: len(group)], replies[len(group) :]
-        if barrier is not None and not barrier.is_met_by(kept):
-            raise Unavailable("the server did not confirm in time that the writes are kept")
+            commands += [encode_command(command) for command in barrier.commands]
+        sent_at = self._clock()
+        replies = await exchange(connection, commands)
+        if self._record_round_trip is not None:
+            self._record_round_trip(len(batch), self._clock() - sent_at)
+        replies, barrier_replies = replies[: len(batch)], replies[len(batch) :]
+        if barrier is not None and not barrier.is_met_by(barrier_replies):
+            raise RedisUnavailable("the server did not confirm in time that the writes are kept")
         if self._failures:
-            self._failures, self._trouble = 0, "no answer in time"
-            self._log.info("redis_reached", away_s=round(self._clock() - self._lost_at, 3))
-        return await self._deliver(connection, group, replies)
+            self._failures, self._last_error = 0, "no answer in time"
+            self._log.info("redis_reached", away_s=round(self._clock() - self._disconnected_at, 3))
+        return await self._deliver_replies(connection, batch, replies)
 
-    async def _deliver(
-        self, connection: AbstractConnection, group: list[_Call], replies: list[Reply]
-    ) -> list[_Call]:
-        unknown: dict[bytes, Script] = {}
-        again: list[_Call] = []
-        refusal: ResponseError | None = None
-        for call, reply in zip(group, replies, strict=True):
+    async def _deliver_replies(
+        self, connection: AbstractConnection, batch: list[_ScriptCall], replies: list[ScriptReply]
+    ) -> list[_ScriptCall]:
+        missing_scripts: dict[bytes, Script] = {}
+        retries: list[_ScriptCall] = []
+        retryable_error: ResponseError | None = None
+        for call, reply in zip(batch, replies, strict=True):
             match reply:
                 case NoScriptError():
-                    unknown[call.script.sha] = call.script
-                    again.append(call)
-                case ResponseError() if is_not_now(reply):
-                    refusal = reply
-                    again.append(call)
+                    missing_scripts[call.script.sha] = call.script
+                    retries.append(call)
+                case ResponseError() if is_retryable(reply):
+                    retryable_error = reply
+                    retries.append(call)
                 case _ if call.reply.done():
                     pass
                 case Exception():
                     call.reply.set_exception(reply)
                 case _:
                     call.reply.set_result(reply)
-        if refusal is not None:
-            raise refusal
-        for script in unknown.values():
+        if retryable_error is not None:
+            raise retryable_error
+        for script in missing_scripts.values():
             await connection.send_command("SCRIPT", "LOAD", script.text)
             await connection.read_response()
-        return again
+        return retries
 
-    async def _connected(self) -> AbstractConnection:
+    async def _get_connection(self) -> AbstractConnection:
         if self._connection is None:
             opened = await open_connection(self._client, self._durability)
             self._connection, self._barrier, warnings = opened
-            for warning in sorted({*warnings} - self._warned):
+            for warning in sorted({*warnings} - self._logged_warnings):
                 self._log.warning("redis_unfit", reason=warning)
-            self._warned.update(warnings)
+            self._logged_warnings.update(warnings)
         return self._connection
 
-    async def _note_failure(self, error: Exception) -> None:
+    async def _record_failure(self, error: Exception) -> None:
         self._failures += 1
-        self._trouble = describe_trouble(error)
+        self._last_error = describe_error(error)
         if self._failures == 1:
-            self._lost_at = self._clock()
-            self._log.warning("redis_lost", reason=self._trouble)
-        await self._hang_up()
+            self._disconnected_at = self._clock()
+            self._log.warning("redis_lost", reason=self._last_error)
+        await self._disconnect()
 
-    def _lose_patience(self, reply: asyncio.Future[Reply]) -> None:
-        reply.set_exception(Unavailable(self._trouble))
+    def _expire(self, reply: asyncio.Future[ScriptReply]) -> None:
+        reply.set_exception(RedisUnavailable(self._last_error))
 
-    async def _hang_up(self) -> None:
+    async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             await close_connection(self._client, connection)

@@ -4,7 +4,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
 from service.store.durability import Barrier, Durability, choose_barrier
-from service.store.fitness import examine_server
+from service.store.fitness import check_server
 
 
 async def open_connection(
@@ -17,13 +17,13 @@ async def open_connection(
     """
     connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
 
-    async def ask(*command: str | int) -> object:
+    async def send_command(*command: str | int) -> object:
         await connection.send_command(*command)
         return await connection.read_response()
 
     try:
-        warnings = await examine_server(ask, durability)
-        return connection, await choose_barrier(ask, durability), warnings
+        warnings = await check_server(send_command, durability)
+        return connection, await choose_barrier(send_command, durability), warnings
     except BaseException:
         await close_connection(client, connection)
         raise

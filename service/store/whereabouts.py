@@ -16,25 +16,25 @@ from redis.asyncio.connection import Connection, SSLConnection
 from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.store.address import Place
+from service.store.address import HostPort
 
-_ASK_S = 1.0
+_QUERY_TIMEOUT_S = 1.0
 
-Ask = Callable[..., Awaitable[Any]]
+QueryNode = Callable[..., Awaitable[Any]]
 """Send one command to a place, give its reply."""
 
-Find = Callable[[], Awaitable[Place]]
+FindMaster = Callable[[], Awaitable[HostPort]]
 """Give the place of the master; raises ConnectionError when nobody knows it."""
 
 
-class Told(Struct, frozen=True):
+class Discovered(Struct, frozen=True):
     """What one who was asked said: where the master is, and who else can be asked."""
 
-    master: Place | None
-    others: Sequence[Place] = ()
+    master: HostPort | None
+    other_nodes: Sequence[HostPort] = ()
 
 
-class Finder:
+class MasterDiscovery:
     """Asks those who know; each time another is the first, so that one who errs is no obstacle.
 
     ``read`` understands the reply of a place to ``question``.
@@ -42,87 +42,91 @@ class Finder:
 
     def __init__(
         self,
-        places: Sequence[Place],
+        seeds: Sequence[HostPort],
         *,
-        ask: Ask,
-        question: Sequence[str],
-        read: Callable[[Any, Place], Told],
+        query: QueryNode,
+        command: Sequence[str],
+        parse: Callable[[Any, HostPort], Discovered],
     ) -> None:
-        self._named = tuple(places)
-        self._known = self._named
-        self._turn = 0
-        self._ask = ask
-        self._question = question
-        self._read = read
+        self._seeds = tuple(seeds)
+        self._known_nodes = self._seeds
+        self._next_node = 0
+        self._query = query
+        self._command = command
+        self._parse = parse
 
-    async def find(self) -> Place:
+    async def find_master(self) -> HostPort:
         """Find the master; raises ConnectionError with the reason of each who did not tell."""
         reasons = []
-        first = self._turn % len(self._known)
-        self._turn += 1
-        for place in (*self._known[first:], *self._known[:first]):
+        first = self._next_node % len(self._known_nodes)
+        self._next_node += 1
+        for node in (*self._known_nodes[first:], *self._known_nodes[:first]):
             try:
-                told = self._read(await self._ask(place, *self._question), place)
+                discovered = self._parse(await self._query(node, *self._command), node)
             except AuthenticationError:
                 raise
             except (RedisError, OSError) as error:
-                reasons.append(str(error) or f"no answer from {place.host}:{place.port}")
+                reasons.append(str(error) or f"no answer from {node.host}:{node.port}")
                 continue
-            if told.master is not None:
-                self._known = tuple(dict.fromkeys((*self._named, *told.others)))
-                return told.master
-            reasons.append(f"{place.host}:{place.port} knows of no master of ours")
+            if discovered.master is not None:
+                self._known_nodes = tuple(dict.fromkeys((*self._seeds, *discovered.other_nodes)))
+                return discovered.master
+            reasons.append(f"{node.host}:{node.port} knows of no master of ours")
         raise RedisConnectionError(f"nobody tells where the master is: {'; '.join(reasons)}")
 
 
-def find_by_sentinel(places: Sequence[Place], *, service: str, ask: Ask) -> Find:
+def sentinel_discovery(
+    seeds: Sequence[HostPort], *, master_name: str, query: QueryNode
+) -> FindMaster:
     """Ask Sentinel, which knows the master by the name of its service."""
 
-    def read(reply: Any, _: Place) -> Told:
-        return Told(Place(reply[0].decode(), int(reply[1])) if reply else None)
+    def parse(reply: Any, _: HostPort) -> Discovered:
+        return Discovered(HostPort(reply[0].decode(), int(reply[1])) if reply else None)
 
-    question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)
-    return Finder(places, ask=ask, question=question, read=read).find
+    command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master_name)
+    return MasterDiscovery(seeds, query=query, command=command, parse=parse).find_master
 
 
-def find_by_slot(places: Sequence[Place], *, slot: int, ask: Ask) -> Find:
+def cluster_discovery(seeds: Sequence[HostPort], *, slot: int, query: QueryNode) -> FindMaster:
     """Ask the nodes of a Cluster for the master of one slot."""
 
-    def read(reply: Any, asked: Place) -> Told:
-        nodes = [
-            (first <= slot <= last and rank == 0, _read_node(node, asked))
-            for first, last, *replicas in reply
+    def parse(reply: Any, asked_node: HostPort) -> Discovered:
+        candidates = [
+            (first_slot <= slot <= last_slot and rank == 0, _parse_node(node, asked_node))
+            for first_slot, last_slot, *replicas in reply
             for rank, node in enumerate(replicas)
         ]
-        masters = [place for is_master, place in nodes if is_master]
-        return Told(masters[0] if masters else None, [place for _, place in nodes])
+        masters = [address for is_master, address in candidates if is_master]
+        return Discovered(masters[0] if masters else None, [address for _, address in candidates])
 
-    return Finder(places, ask=ask, question=("CLUSTER", "SLOTS"), read=read).find
+    return MasterDiscovery(
+        seeds, query=query, command=("CLUSTER", "SLOTS"), parse=parse
+    ).find_master
 
 
-def _read_node(node: Any, asked: Place) -> Place:
+def _parse_node(node: Any, asked_node: HostPort) -> HostPort:
     """Read a node of CLUSTER SLOTS; one that knows no name of its own has that of who was asked."""
     host = (node[0] or b"").decode()
-    return Place(asked.host if host in {"", "?"} else host, int(node[1]))
+    return HostPort(asked_node.host if host in {"", "?"} else host, int(node[1]))
 
 
-def ask_by(kind: type[Connection], **options: Any) -> Ask:
+def node_query(connection_class: type[Connection], **options: Any) -> QueryNode:
     """Ask each time on a connection of its own, and not for long: the next one may know better."""
 
-    async def ask(place: Place, *command: str) -> Any:
-        connection = kind(host=place.host, port=place.port, **options)
+    async def query(node: HostPort, *command: str) -> Any:
+        connection = connection_class(host=node.host, port=node.port, **options)
         try:
-            async with asyncio.timeout(_ASK_S):
+            async with asyncio.timeout(_QUERY_TIMEOUT_S):
                 await connection.connect()  # type: ignore[no-untyped-call] # redis-py
                 await connection.send_command(*command)
                 return await connection.read_response()
         finally:
             await connection.disconnect(nowait=True)
 
-    return ask
+    return query
 
 
-class FoundConnection(Connection):
+class MasterConnection(Connection):
     """A connection to wherever the master is when it is opened.
 
     ``look_every_s``: how often to look whether it is there still, and else to cut the connection. A
@@ -130,34 +134,38 @@ class FoundConnection(Connection):
     more, and what is written to it meanwhile is lost.
     """
 
-    def __init__(self, *, find: Find, look_every_s: float = math.inf, **options: Any) -> None:
+    def __init__(
+        self, *, find_master: FindMaster, check_interval_s: float = math.inf, **options: Any
+    ) -> None:
         super().__init__(**options)
-        self._find = find
-        self._look_every_s = look_every_s
-        self._watch: asyncio.Task[None] | None = None
+        self._find_master = find_master
+        self._check_interval_s = check_interval_s
+        self._watch_task: asyncio.Task[None] | None = None
 
     async def _connect(self) -> None:
-        place = await self._find()
-        self.host, self.port = place.host, place.port
+        master = await self._find_master()
+        self.host, self.port = master.host, master.port
         await super()._connect()  # type: ignore[no-untyped-call] # redis-py
-        if self._look_every_s < math.inf and self._writer is not None:
-            watching = self._cut_when_moved(place, self._writer)
-            self._watch = asyncio.create_task(watching, name="watch-master")
+        if self._check_interval_s < math.inf and self._writer is not None:
+            watch = self._disconnect_when_moved(master, self._writer)
+            self._watch_task = asyncio.create_task(watch, name="watch-master")
 
-    async def _cut_when_moved(self, place: Place, writer: asyncio.StreamWriter) -> None:
+    async def _disconnect_when_moved(self, master: HostPort, writer: asyncio.StreamWriter) -> None:
         while not writer.is_closing():
-            await asyncio.sleep(self._look_every_s)
+            await asyncio.sleep(self._check_interval_s)
             with suppress(RedisError, OSError):
-                if await self._find() != place and await self._find() != place:  # two say so
+                if (
+                    await self._find_master() != master and await self._find_master() != master
+                ):  # two say so
                     writer.transport.abort()  # whoever reads from it hears that it is gone
 
-    async def disconnect(self, *words: Any, **options: Any) -> None:
+    async def disconnect(self, *args: Any, **options: Any) -> None:
         """Disconnect, and look no more."""
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
-        await super().disconnect(*words, **options)
+        if self._watch_task is not None:
+            self._watch_task.cancel()
+            self._watch_task = None
+        await super().disconnect(*args, **options)
 
 
-class FoundTlsConnection(FoundConnection, SSLConnection):
+class MasterTlsConnection(MasterConnection, SSLConnection):
     """The same over TLS."""

@@ -15,39 +15,43 @@ from aiohttp import (
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import SpanKind, StatusCode, Tracer, set_span_in_context
 
-_REFUSED = 400
+_FIRST_ERROR_STATUS = 400
 
 
-def trace_calls(tracer: Tracer, propagator: TextMapPropagator) -> TraceConfig:
+def build_trace_config(tracer: Tracer, propagator: TextMapPropagator) -> TraceConfig:
     """Make what a session does around each call."""
     config = TraceConfig()
 
-    async def begin(_: ClientSession, call: SimpleNamespace, told: TraceRequestStartParams) -> None:
-        attributes: dict[str, str | int] = {
-            "http.request.method": told.method,
-            "server.address": told.url.host or "",
-            "server.port": told.url.port or 0,
-            "url.full": str(told.url.with_user(None)),
-        }
-        call.span = tracer.start_span(told.method, kind=SpanKind.CLIENT, attributes=attributes)
-        propagator.inject(told.headers, context=set_span_in_context(call.span))
-
-    async def end(_: ClientSession, call: SimpleNamespace, told: TraceRequestEndParams) -> None:
-        status = told.response.status
-        call.span.set_attribute("http.response.status_code", status)
-        if status >= _REFUSED:
-            call.span.set_status(StatusCode.ERROR)
-            call.span.set_attribute("error.type", str(status))
-        call.span.end()
-
-    async def fail(
-        _: ClientSession, call: SimpleNamespace, told: TraceRequestExceptionParams
+    async def start_call_span(
+        _: ClientSession, context: SimpleNamespace, params: TraceRequestStartParams
     ) -> None:
-        call.span.set_status(StatusCode.ERROR)
-        call.span.set_attribute("error.type", type(told.exception).__name__)
-        call.span.end()
+        attributes: dict[str, str | int] = {
+            "http.request.method": params.method,
+            "server.address": params.url.host or "",
+            "server.port": params.url.port or 0,
+            "url.full": str(params.url.with_user(None)),
+        }
+        context.span = tracer.start_span(params.method, kind=SpanKind.CLIENT, attributes=attributes)
+        propagator.inject(params.headers, context=set_span_in_context(context.span))
 
-    config.on_request_start.append(begin)
-    config.on_request_end.append(end)
-    config.on_request_exception.append(fail)
+    async def end_call_span(
+        _: ClientSession, context: SimpleNamespace, params: TraceRequestEndParams
+    ) -> None:
+        status = params.response.status
+        context.span.set_attribute("http.response.status_code", status)
+        if status >= _FIRST_ERROR_STATUS:
+            context.span.set_status(StatusCode.ERROR)
+            context.span.set_attribute("error.type", str(status))
+        context.span.end()
+
+    async def fail_call_span(
+        _: ClientSession, context: SimpleNamespace, params: TraceRequestExceptionParams
+    ) -> None:
+        context.span.set_status(StatusCode.ERROR)
+        context.span.set_attribute("error.type", type(params.exception).__name__)
+        context.span.end()
+
+    config.on_request_start.append(start_call_span)
+    config.on_request_end.append(end_call_span)
+    config.on_request_exception.append(fail_call_span)
     return config

@@ -23,90 +23,92 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
-from service.accept.events import DeploymentCompleted, Remembered
-from service.accept.webhooks import Remember
+from service.accept.events import DeploymentCompleted, EnqueueResult
+from service.accept.webhooks import Enqueue
 from service.backlog.ticket import Lease
-from service.enrich.verdict import Found, Later, Never, Verdict
-from service.publish.stream import Settled
+from service.enrich.verdict import Fail, Found, Retry, Verdict
+from service.publish.stream import PublishResult
 from service.publish.writing import Entry
 from service.store.keys import Keys
-from service.tracing.calls import trace_calls
+from service.tracing.calls import build_trace_config
 from service.tracing.tracing import Tracing
-from service.worker import Collaborators
+from service.worker import WorkerDependencies
 
 Enrich = Callable[[Lease], Awaitable[Verdict]]
-Append = Callable[[Entry, Lease], Awaitable[Settled]]
+Append = Callable[[Entry, Lease], Awaitable[PublishResult]]
 
-_W3C = TraceContextTextMapPropagator()  # what a ticket and an entry hold, whatever else is set
-_METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
-_FAULT_OF_OURS = 500
+_W3C_PROPAGATOR = (
+    TraceContextTextMapPropagator()
+)  # what a ticket and an entry hold, whatever else is set
+_KNOWN_METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
+_FIRST_SERVER_ERROR_STATUS = 500
 
 
-def trace_with(provider: TracerProvider, keys: Keys) -> Tracing:
+def build_tracing(provider: TracerProvider, keys: Keys) -> Tracing:
     """Make what stands around the stages' verbs."""
     tracer = provider.get_tracer("deployment-enricher")
-    spans = Spans(tracer, keys)
+    spans = PipelineSpans(tracer, keys)
 
     @web.middleware
-    async def receive(request: web.Request, handler: Handler) -> web.StreamResponse:
-        return await spans.receive(request, handler)
+    async def trace_webhook(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await spans.trace_webhook(request, handler)
 
     return Tracing(
-        middlewares=(receive,),
-        calls=(trace_calls(tracer, _W3C),),
-        carry=spans.carry,
-        join=spans.join,
+        middlewares=(trace_webhook,),
+        trace_configs=(build_trace_config(tracer, _W3C_PROPAGATOR),),
+        wrap_enqueue=spans.wrap_enqueue,
+        wrap_worker=spans.wrap_worker,
     )
 
 
-class Spans:
+class PipelineSpans:
     """Begins and ends them, one inside the other."""
 
     def __init__(self, tracer: Tracer, keys: Keys) -> None:
         self._tracer = tracer
         self._keys = keys
 
-    async def receive(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def trace_webhook(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer a webhook within a span, the child of its sender's."""
         resource = request.match_info.route.resource
         route = resource.canonical if resource else ""
         if not route.startswith("/webhooks/"):
             return await handler(request)
-        method = request.method if request.method in _METHODS else "_OTHER"
+        method = request.method if request.method in _KNOWN_METHODS else "_OTHER"
         attributes: dict[str, AttributeValue] = {
             "http.request.method": method,
             "http.route": route,
             "url.scheme": request.scheme,
         }
-        parent = _read_parent(request.headers.get("traceparent"))
+        parent = _parse_parent(request.headers.get("traceparent"))
         name = f"{'HTTP' if method == '_OTHER' else method} {route}"
-        with self._begin(name, SpanKind.SERVER, parent, attributes) as span:
+        with self._start_span(name, SpanKind.SERVER, parent, attributes) as span:
             response = await handler(request)
             span.set_attribute("http.response.status_code", response.status)
-            if response.status >= _FAULT_OF_OURS:
-                _fail(span, str(response.status))
+            if response.status >= _FIRST_SERVER_ERROR_STATUS:
+                _mark_failed(span, str(response.status))
             if response.status != web.HTTPNotFound.status_code:  # else it may hold anything
                 span.set_attribute("url.path", request.path)
             return response
 
-    def carry(self, remember: Remember) -> Remember:
+    def wrap_enqueue(self, enqueue: Enqueue) -> Enqueue:
         """Let the ticket name the webhook's span."""
 
-        async def remember_traced(event: DeploymentCompleted) -> Remembered:
-            return await remember(replace(event, traceparent=_join(event.traceparent)))
+        async def enqueue_traced(event: DeploymentCompleted) -> EnqueueResult:
+            return await enqueue(replace(event, traceparent=_choose_traceparent(event.traceparent)))
 
-        return remember_traced
+        return enqueue_traced
 
-    def join(self, hands: Collaborators) -> Collaborators:
+    def wrap_worker(self, dependencies: WorkerDependencies) -> WorkerDependencies:
         """Let a worker's attempts be spans, and its entries name them."""
         return replace(
-            hands,
-            attempt=self.attempt,
-            enrich=self.enrich(hands.enrich),
-            append_and_settle=self.append(hands.append_and_settle),
+            dependencies,
+            trace_attempt=self.attempt_span,
+            enrich=self.wrap_enrich(dependencies.enrich),
+            append_and_settle=self.wrap_append(dependencies.append_and_settle),
         )
 
-    def attempt(self, lease: Lease) -> AbstractContextManager[object]:
+    def attempt_span(self, lease: Lease) -> AbstractContextManager[object]:
         """Try a ticket within a span, the child of its webhook's."""
         ticket, queue = lease.ticket, self._keys.backlog
         attributes: dict[str, AttributeValue] = {
@@ -119,10 +121,10 @@ class Spans:
             "enricher.job": lease.job,
             "enricher.attempt": ticket.attempts + 1,
         }
-        parent = _read_parent(ticket.traceparent)
-        return self._begin(f"process {queue}", SpanKind.CONSUMER, parent, attributes)
+        parent = _parse_parent(ticket.traceparent)
+        return self._start_span(f"process {queue}", SpanKind.CONSUMER, parent, attributes)
 
-    def enrich(self, enrich: Enrich) -> Enrich:
+    def wrap_enrich(self, enrich: Enrich) -> Enrich:
         """Let the attempt's span tell what it came to."""
 
         async def enrich_traced(lease: Lease) -> Verdict:
@@ -130,18 +132,18 @@ class Spans:
             try:
                 verdict = await enrich(lease)
             except Exception as error:
-                _fail(span, type(error).__name__)
+                _mark_failed(span, type(error).__name__)
                 raise
             match verdict:
                 case Found(calls=calls):
                     span.set_attribute("enricher.calls", calls)
-                case Later(reason=reason) | Never(reason=reason):
-                    _fail(span, reason)
+                case Retry(reason=reason) | Fail(reason=reason):
+                    _mark_failed(span, reason)
             return verdict
 
         return enrich_traced
 
-    def append(self, append: Append) -> Append:
+    def wrap_append(self, append: Append) -> Append:
         """Append a record within a span, which its entry names."""
         stream = self._keys.enriched
         attributes: dict[str, AttributeValue] = {
@@ -151,18 +153,18 @@ class Spans:
             "messaging.destination.name": stream,
         }
 
-        async def append_traced(entry: Entry, lease: Lease) -> Settled:
-            with self._begin(f"append {stream}", SpanKind.PRODUCER, None, attributes) as span:
-                named = _name_span(entry, _write(span))
-                settled = await append(named, lease)
-                span.set_attribute("enricher.fate", settled.fate)
-                span.set_attribute("enricher.revision", settled.revision)
-                return settled
+        async def append_traced(entry: Entry, lease: Lease) -> PublishResult:
+            with self._start_span(f"append {stream}", SpanKind.PRODUCER, None, attributes) as span:
+                traced_entry = _with_traceparent(entry, _format_traceparent(span))
+                result = await append(traced_entry, lease)
+                span.set_attribute("enricher.fate", result.status)
+                span.set_attribute("enricher.revision", result.revision)
+                return result
 
         return append_traced
 
     @contextmanager
-    def _begin(
+    def _start_span(
         self,
         name: str,
         kind: SpanKind,
@@ -181,41 +183,43 @@ class Spans:
             try:
                 yield span
             except BaseException as error:
-                _fail(span, type(error).__name__)
+                _mark_failed(span, type(error).__name__)
                 raise
 
 
-def _read_parent(traceparent: str | None) -> Context:
+def _parse_parent(traceparent: str | None) -> Context:
     """Read whose child a span is; nobody's, if that is malformed or not told."""
-    return _W3C.extract({"traceparent": traceparent} if traceparent else {}, context=Context())
+    return _W3C_PROPAGATOR.extract(
+        {"traceparent": traceparent} if traceparent else {}, context=Context()
+    )
 
 
-def _write(span: Span) -> str | None:
-    written: dict[str, str] = {}
+def _format_traceparent(span: Span) -> str | None:
+    carrier: dict[str, str] = {}
     if span.get_span_context().is_valid:
-        _W3C.inject(written, context=set_span_in_context(span, Context()))
-    return written.get("traceparent")
+        _W3C_PROPAGATOR.inject(carrier, context=set_span_in_context(span, Context()))
+    return carrier.get("traceparent")
 
 
-def _name_span(entry: Entry, traceparent: str | None) -> Entry:
+def _with_traceparent(entry: Entry, traceparent: str | None) -> Entry:
     """Let an entry name another span than its webhook's; one that is left out names none."""
-    if traceparent is None or entry.left_out:
+    if traceparent is None or entry.filtered_because:
         return entry
     pairs = dict(zip(entry.fields[::2], entry.fields[1::2], strict=True))
     pairs["traceparent"] = traceparent
     return replace(entry, fields=tuple(part for pair in pairs.items() for part in pair))
 
 
-def _join(told: str | None) -> str | None:
+def _choose_traceparent(traceparent: str | None) -> str | None:
     """Give the webhook's span, unless its event is of another trace than the request was."""
     span = get_current_span()
-    theirs = get_current_span(_read_parent(told)).get_span_context()
-    if theirs.is_valid and theirs.trace_id != span.get_span_context().trace_id:
-        span.add_link(theirs)
-        return told
-    return _write(span) or told
+    event_context = get_current_span(_parse_parent(traceparent)).get_span_context()
+    if event_context.is_valid and event_context.trace_id != span.get_span_context().trace_id:
+        span.add_link(event_context)
+        return traceparent
+    return _format_traceparent(span) or traceparent
 
 
-def _fail(span: Span, kind: str) -> None:
+def _mark_failed(span: Span, error_type: str) -> None:
     span.set_status(StatusCode.ERROR)
-    span.set_attribute("error.type", kind)
+    span.set_attribute("error.type", error_type)

@@ -7,14 +7,14 @@ from aiohttp import TraceConfig
 from aiohttp.typedefs import Middleware
 from msgspec import Struct
 
-from service.accept.webhooks import Remember
-from service.worker import Collaborators
+from service.accept.webhooks import Enqueue
+from service.worker import WorkerDependencies
 
 T = TypeVar("T")
 
 
-def _leave(told: T) -> T:
-    return told
+def _unchanged(value: T) -> T:
+    return value
 
 
 class Tracing(Struct, frozen=True, kw_only=True):
@@ -25,9 +25,9 @@ class Tracing(Struct, frozen=True, kw_only=True):
     """
 
     middlewares: tuple[Middleware, ...] = ()
-    calls: tuple[TraceConfig, ...] = ()
-    carry: Callable[[Remember], Remember] = _leave
-    join: Callable[[Collaborators], Collaborators] = _leave
+    trace_configs: tuple[TraceConfig, ...] = ()
+    wrap_enqueue: Callable[[Enqueue], Enqueue] = _unchanged
+    wrap_worker: Callable[[WorkerDependencies], WorkerDependencies] = _unchanged
 
 
-OFF = Tracing()
+NO_TRACING = Tracing()

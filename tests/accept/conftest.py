@@ -8,10 +8,16 @@ from aiohttp import ClientSession
 
 from service.accept.sources import Source, load_sources, native_source
 from service.configured import read_presets
-from tests.accept.desk import Address, Desk, Post, read_answer, serve
+from tests.accept.desk import (
+    BacklogStub,
+    PostWebhook,
+    ReceiverAddress,
+    parse_response,
+    serve_receiver,
+)
 
 SECRET = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cyE="
-GITHUB = """
+GITHUB_SOURCE = """
 [[source]]
 name = "github"
 preset = "github"
@@ -37,35 +43,37 @@ def native(presets: str) -> Source:
 @pytest.fixture(scope="session")
 def github(presets: str) -> Source:
     """Give a source of GitHub's, whose secret is "secret"."""
-    sources = load_sources(GITHUB, presets=presets, read_secret=lambda _: "secret\n")
+    sources = load_sources(GITHUB_SOURCE, presets=presets, read_secret=lambda _: "secret\n")
     return sources["github"]
 
 
 @pytest.fixture
-def desk() -> Desk:
+def backlog_stub() -> BacklogStub:
     """Give a desk with nothing on it."""
-    return Desk()
+    return BacklogStub()
 
 
 @pytest.fixture
-async def door(desk: Desk, native: Source, github: Source) -> AsyncIterator[Address]:
+async def receiver_address(
+    backlog_stub: BacklogStub, native: Source, github: Source
+) -> AsyncIterator[ReceiverAddress]:
     """Give the address of a door with one source of each kind."""
-    async with serve(desk, native, github) as address:
+    async with serve_receiver(backlog_stub, native, github) as address:
         yield address
 
 
 @pytest.fixture
-async def post(door: Address) -> AsyncIterator[Post]:
+async def post(receiver_address: ReceiverAddress) -> AsyncIterator[PostWebhook]:
     """Post to the door; give status, decoded body and headers."""
     async with ClientSession() as session:
 
-        async def send(
+        async def send_request(
             path: str, body: Any, headers: Mapping[str, str]
         ) -> tuple[int, dict[str, Any], Mapping[str, str]]:
-            url = f"http://{door[0]}:{door[1]}/webhooks/{path}"
+            url = f"http://{receiver_address[0]}:{receiver_address[1]}/webhooks/{path}"
             async with session.post(
                 url, data=body, headers=headers, allow_redirects=False
-            ) as heard:
-                return heard.status, await read_answer(heard), heard.headers
+            ) as response:
+                return response.status, await parse_response(response), response.headers
 
-        yield send
+        yield send_request

@@ -9,22 +9,22 @@ from typing import Any
 
 from aiohttp import ClientResponse, web
 
-from service.accept.choice import Only
+from service.accept.choice import DeploymentFilter
 from service.accept.events import (
+    BacklogFull,
     DeploymentCompleted,
     Duplicate,
-    Full,
+    EnqueueResult,
     Queued,
-    Remembered,
     Unmappable,
 )
 from service.accept.signature import sign_standard_webhook
 from service.accept.sources import Source
-from service.accept.webhooks import Webhooks
-from service.store import Unavailable
+from service.accept.webhooks import WebhookHandler
+from service.store import RedisUnavailable
 
 NOW_S = 1_760_000_000
-MAX_BODY = 100_000
+MAX_BODY_BYTES = 100_000
 SECRET = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cyE="
 FINISHED = {
     "projectKey": "default",
@@ -35,64 +35,64 @@ FINISHED = {
 }
 
 
-Address = tuple[str, int]
+ReceiverAddress = tuple[str, int]
 
 
-class Desk:
+class BacklogStub:
     """What stands behind the door: it keeps what it is given, or answers as it was told."""
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[str, str], DeploymentCompleted] = {}
-        self.aside: dict[tuple[str, str], tuple[str, bytes]] = {}
-        self.facts: list[tuple[str, dict[str, object]]] = []
-        self.noticed = asyncio.Event()
-        self.answer: Full | Exception | None = None
+        self.events: dict[tuple[str, str], DeploymentCompleted] = {}
+        self.parked: dict[tuple[str, str], tuple[str, bytes]] = {}
+        self.log_events: list[tuple[str, dict[str, object]]] = []
+        self.logged = asyncio.Event()
+        self.result: BacklogFull | Exception | None = None
 
-    async def remember(self, event: DeploymentCompleted) -> Remembered:
+    async def enqueue(self, event: DeploymentCompleted) -> EnqueueResult:
         """Keep an event once."""
-        match self.answer:
+        match self.result:
             case Exception() as error:
                 raise error
-            case Full() as full:
+            case BacklogFull() as full:
                 return full
             case None:
-                new = self.kept.setdefault((event.source, event.delivery), event) is event
-                return Queued("job") if new else Duplicate("job")
+                is_new = self.events.setdefault((event.source, event.delivery), event) is event
+                return Queued("job") if is_new else Duplicate("job")
 
-    async def set_aside(self, source: str, event: Unmappable) -> bool:
+    async def park(self, source: str, event: Unmappable) -> bool:
         """Keep a body once."""
-        if isinstance(self.answer, Unavailable):
-            raise self.answer
+        if isinstance(self.result, RedisUnavailable):
+            raise self.result
         value = (event.reason, event.raw)
-        return self.aside.setdefault((source, event.delivery), value) is value
+        return self.parked.setdefault((source, event.delivery), value) is value
 
-    def info(self, event: str, **facts: object) -> None:
+    def info(self, event: str, **fields: object) -> None:
         """Remember a fact."""
-        self.facts.append((event, facts))
-        self.noticed.set()
+        self.log_events.append((event, fields))
+        self.logged.set()
 
-    def warning(self, event: str, **facts: object) -> None:
+    def warning(self, event: str, **fields: object) -> None:
         """Remember a fact that somebody should look at."""
-        self.info(event, **facts)
+        self.info(event, **fields)
 
-    def exception(self, event: str, **facts: object) -> None:
+    def exception(self, event: str, **fields: object) -> None:
         """Remember that our own code failed."""
-        self.info(event, **facts)
+        self.info(event, **fields)
 
 
 @asynccontextmanager
-async def serve(desk: Desk, *sources: Source) -> AsyncIterator[Address]:
+async def serve_receiver(backlog: BacklogStub, *sources: Source) -> AsyncIterator[ReceiverAddress]:
     """Serve the door on a port of its own, as the service does."""
-    webhooks = Webhooks(
+    handler = WebhookHandler(
         {source.name: source for source in sources},
-        remember=desk.remember,
-        set_aside=desk.set_aside,
-        sift=Only().sift,
+        enqueue=backlog.enqueue,
+        park=backlog.park,
+        apply_filter=DeploymentFilter().apply,
         clock=lambda: NOW_S,
-        log=desk,
+        log=backlog,
     )
-    app = web.Application(client_max_size=MAX_BODY)
-    app.add_routes(webhooks.routes())
+    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app.add_routes(handler.routes())
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -101,32 +101,34 @@ async def serve(desk: Desk, *sources: Source) -> AsyncIterator[Address]:
     await runner.cleanup()
 
 
-async def read_answer(response: ClientResponse) -> dict[str, Any]:
+async def parse_response(response: ClientResponse) -> dict[str, Any]:
     """Read an answer: always a JSON object, and a problem when it is an error."""
-    answer: dict[str, Any] = json.loads(await response.read())
+    body: dict[str, Any] = json.loads(await response.read())
     if response.status < 400:
         assert response.content_type == "application/json"
     else:
         assert response.content_type == "application/problem+json"
-        assert (answer["type"], answer["status"]) == ("about:blank", response.status)
-    return answer
+        assert (body["type"], body["status"]) == ("about:blank", response.status)
+    return body
 
 
-def encode(body: object) -> bytes:
+def encode_body(body: object) -> bytes:
     """Write a body; bytes are one already."""
     return body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
-def signed(body: object, *, delivery: str = "msg_1", timestamp_s: int = NOW_S) -> dict[str, str]:
+def native_headers(
+    body: object, *, delivery: str = "msg_1", timestamp_s: int = NOW_S
+) -> dict[str, str]:
     """Sign a native body."""
     return sign_standard_webhook(
-        SECRET, delivery=delivery, timestamp_s=timestamp_s, body=encode(body)
+        SECRET, delivery=delivery, timestamp_s=timestamp_s, body=encode_body(body)
     )
 
 
 def github_headers(body: object, event: str = "deployment_status") -> dict[str, str]:
     """Sign a body as GitHub does."""
-    digest = hmac.new(b"secret", encode(body), "sha256").hexdigest()
+    digest = hmac.new(b"secret", encode_body(body), "sha256").hexdigest()
     return {
         "X-Hub-Signature-256": f"sha256={digest}",
         "X-GitHub-Event": event,
@@ -134,4 +136,4 @@ def github_headers(body: object, event: str = "deployment_status") -> dict[str, 
     }
 
 
-Post = Callable[..., Awaitable[tuple[int, dict[str, Any], Mapping[str, str]]]]
+PostWebhook = Callable[..., Awaitable[tuple[int, dict[str, Any], Mapping[str, str]]]]

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from service.accept.decode import Unreadable
+from service.accept.decode import InvalidPayload
 from service.accept.events import Batch, DeploymentCompleted, Event, Ignored, Unmappable
 from service.accept.sources import Source, load_sources
 
@@ -18,7 +18,7 @@ SECRET = "secret"
 PRESETS = sorted(folder.name for folder in FOLDER.iterdir())
 
 # What a source of these presets has to say itself: their senders do not know it.
-UNKNOWN_TO_THE_SENDER = {
+REQUIRED_FIELDS = {
     "bitbucket": "environment = \"'production'\"",
     "circleci": "environment = \"'production'\"",
     "eventbridge-codedeploy": 'version = "body.detail.deploymentId"',
@@ -27,7 +27,7 @@ UNKNOWN_TO_THE_SENDER = {
     "render": 'environment = "\'production\'"\nversion = "body.data.id"',
 }
 
-Place = tuple[str | int, ...]
+JsonPath = tuple[str | int, ...]
 
 
 class Sample(Struct, frozen=True):
@@ -57,7 +57,7 @@ def make_sources(presets: str, *, verify: str | None = None) -> dict[str, Source
     for name in PRESETS:
         text += f'[[source]]\nname = "{name}"\npreset = "{name}"\nproject = "default"\n'
         text += f'secrets = ["{SECRET}"]\n{verify or ""}\n'
-        text += f"[source.fields]\n{UNKNOWN_TO_THE_SENDER.get(name, '')}\n"
+        text += f"[source.fields]\n{REQUIRED_FIELDS.get(name, '')}\n"
     return load_sources(text, presets=presets, read_secret=str)
 
 
@@ -65,43 +65,43 @@ def summarize(event: Event | Batch) -> dict[str, Any]:
     """Say what an event is read as, in the words of the samples."""
     match event:
         case DeploymentCompleted():
-            told = msgspec.structs.asdict(event)
+            fields = msgspec.structs.asdict(event)
             names = ("outcome", "environment", "application", "version", "event_time", "delivery")
-            return {name: told[name] for name in names}
+            return {name: fields[name] for name in names}
         case Ignored():
             return {"ignored": True}
         case Unmappable():
             return {"missing": list(event.missing)}
-        case Unreadable(reason):
+        case InvalidPayload(reason):
             return {"unreadable": reason}
         case Batch(events):
-            return {"events": [summarize(each) for each in events]}
+            return {"events": [summarize(batch_event) for batch_event in events]}
 
 
-def paths_of(value: Any, above: Place = ()) -> Iterator[Place]:
+def json_paths(value: Any, prefix: JsonPath = ()) -> Iterator[JsonPath]:
     """List where everything in a body stands."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, member in inside:
-        yield (*above, key)
+    members = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, member in members:
+        yield (*prefix, key)
         if isinstance(member, dict | list):
-            yield from paths_of(member, (*above, key))
+            yield from json_paths(member, (*prefix, key))
 
 
-def without(body: Any, path: Place) -> Any:
+def without_path(body: Any, path: JsonPath) -> Any:
     """Copy a body, with one thing left out."""
     changed = copy.deepcopy(body)
-    del _parent_of(changed, path)[path[-1]]
+    del _parent_at(changed, path)[path[-1]]
     return changed
 
 
-def replaced(body: Any, path: Place, value: object) -> Any:
+def with_value(body: Any, path: JsonPath, value: object) -> Any:
     """Copy a body, with one thing being another."""
     changed = copy.deepcopy(body)
-    _parent_of(changed, path)[path[-1]] = value
+    _parent_at(changed, path)[path[-1]] = value
     return changed
 
 
-def _parent_of(body: Any, path: Place) -> Any:
+def _parent_at(body: Any, path: JsonPath) -> Any:
     for key in path[:-1]:
         body = body[key]
     return body

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.accept.choice import Only
-from service.accept.decode import Unreadable
+from service.accept.choice import DeploymentFilter
+from service.accept.decode import InvalidPayload
 from service.accept.events import DeploymentCompleted, Event, Ignored, Unmappable
 
 NAMES = st.text(min_size=1, max_size=9)
@@ -30,43 +30,44 @@ EVENT = DeploymentCompleted(
 def test_nothing_named_wants_everything(application: str, environment: str, outcome: str) -> None:
     """Where nothing is chosen all is sent."""
     told = {"application": application, "environment": environment, "outcome": outcome}
-    assert Only().find_objection(**told) is None
+    assert DeploymentFilter().rejection_reason(**told) is None
 
 
 @pytest.mark.parametrize(
     ("only", "objection"),
     [
-        (Only(applications=["payments-*"]), None),
-        (Only(applications=["shop", "payments-api"], outcomes=["failed"]), None),
+        (DeploymentFilter(applications=["payments-*"]), None),
+        (DeploymentFilter(applications=["shop", "payments-api"], outcomes=["failed"]), None),
         (
-            Only(applications=["payments", "Payments-*"]),
+            DeploymentFilter(applications=["payments", "Payments-*"]),
             "the application payments-api is not among ENRICHER_ONLY_APPLICATIONS",
         ),
         (
-            Only(environments=["staging"]),
+            DeploymentFilter(environments=["staging"]),
             "the environment production is not among ENRICHER_ONLY_ENVIRONMENTS",
         ),
         (
-            Only(environments=["prod*"], outcomes=["succeeded"]),
+            DeploymentFilter(environments=["prod*"], outcomes=["succeeded"]),
             "the outcome failed is not among ENRICHER_ONLY_OUTCOMES",
         ),
     ],
 )
-def test_every_kind_of_name_must_be_wanted(only: Only, objection: str | None) -> None:
+def test_every_kind_of_name_must_be_wanted(only: DeploymentFilter, objection: str | None) -> None:
     """Names as they are or as patterns, big and small letters told apart."""
     expected = EVENT if objection is None else Ignored(objection, "d1")
-    assert only.sift(EVENT) == expected
+    assert only.apply(EVENT) == expected
 
 
 def test_a_name_that_is_not_known_yet_is_no_objection() -> None:
     """An event with an id alone says too little: LaunchDarkly will tell."""
     event = msgspec.structs.replace(EVENT, application=None, environment=None, deployment_id="a")
-    assert Only(applications=["shop"], environments=["staging"]).sift(event) is event
+    assert DeploymentFilter(applications=["shop"], environments=["staging"]).apply(event) is event
 
 
 @pytest.mark.parametrize(
-    "event", [Ignored("a ping", "d1"), Unmappable("odd", (), "d1", b"{}"), Unreadable("no JSON")]
+    "event",
+    [Ignored("a ping", "d1"), Unmappable("odd", (), "d1", b"{}"), InvalidPayload("no JSON")],
 )
 def test_what_tells_of_no_deployment_stays_as_it_is(event: Event) -> None:
     """Only deployments are chosen among."""
-    assert Only(outcomes=["succeeded"]).sift(event) is event
+    assert DeploymentFilter(outcomes=["succeeded"]).apply(event) is event

@@ -10,12 +10,19 @@ from aiohttp import ClientSession
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.accept.decode import BATCH_EVENTS, Message, Unreadable, decode_request
-from service.accept.events import Batch, DeploymentCompleted, read_webhook
+from service.accept.decode import MAX_BATCH_EVENTS, InvalidPayload, Payload, decode_request
+from service.accept.events import Batch, DeploymentCompleted, parse_webhook
 from service.accept.signature import SignedRequest
 from service.accept.sources import Source
-from service.store import Unavailable
-from tests.accept.desk import FINISHED, Address, Desk, read_answer, serve, signed
+from service.store import RedisUnavailable
+from tests.accept.desk import (
+    FINISHED,
+    BacklogStub,
+    ReceiverAddress,
+    native_headers,
+    parse_response,
+    serve_receiver,
+)
 from tests.accept.sample import make_sources, read_samples
 
 STRUCTURED = "application/cloudevents+json; charset=UTF-8"
@@ -25,23 +32,23 @@ REMOVED = next(one.body for one in read_samples() if str(one) == "cdevents/remov
 ATTRIBUTES = {"specversion": "1.0", "id": "1", "source": "/cd", "type": "deployed"}
 
 
-def envelope(data: object = None, **attributes: object) -> dict[str, Any]:
+def cloudevent(data: object = None, **attributes: object) -> dict[str, Any]:
     """Write a CloudEvent."""
     event: dict[str, Any] = ATTRIBUTES | attributes
     return event if data is None else event | {"data": data}
 
 
-def decode(body: object, **headers: str) -> Message | tuple[Message, ...] | Unreadable:
+def decode_body(body: object, **headers: str) -> Payload | tuple[Payload, ...] | InvalidPayload:
     """Decode a body, given as JSON or as bytes; headers are given in snake_case."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     return decode_request(SignedRequest(names, {}, raw))
 
 
-def decode_one(body: object, **headers: str) -> Message:
+def decode_message(body: object, **headers: str) -> Payload:
     """Decode a body that must be one message."""
-    message = decode(body, **headers)
-    assert isinstance(message, Message), message
+    message = decode_body(body, **headers)
+    assert isinstance(message, Payload), message
     return message
 
 
@@ -53,28 +60,28 @@ def cdevents(presets: str) -> Source:
 
 def test_the_data_of_a_structured_event_is_the_body() -> None:
     """And all else, extensions too, are its attributes."""
-    message = decode_one(envelope({"a": 1}, traceparent="00-x"), content_type=STRUCTURED)
+    message = decode_message(cloudevent({"a": 1}, traceparent="00-x"), content_type=STRUCTURED)
     assert message.body == {"a": 1}
-    assert message.ce == ATTRIBUTES | {"traceparent": "00-x"}
+    assert message.ce_attributes == ATTRIBUTES | {"traceparent": "00-x"}
 
 
 @pytest.mark.parametrize("kind", [{}, {"datacontenttype": "application/vnd.x+json; v=1"}])
 def test_data_may_be_base64(kind: dict[str, str]) -> None:
     """Of JSON; what is encoded so and no JSON is no body, and no error."""
-    event = envelope(data_base64=b64encode(b'{"a": 1}').decode(), **kind)
-    assert decode_one(event, content_type=STRUCTURED).body == {"a": 1}
+    event = cloudevent(data_base64=b64encode(b'{"a": 1}').decode(), **kind)
+    assert decode_message(event, content_type=STRUCTURED).body == {"a": 1}
     event |= {"datacontenttype": "image/png", "data_base64": "AAAA"}
-    assert decode_one(event, content_type=STRUCTURED).body is None
+    assert decode_message(event, content_type=STRUCTURED).body is None
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/json", "application/cdevents+json", ""])
 def test_the_body_of_a_binary_event_is_the_body(kind: str) -> None:
     """Its attributes are headers; it may have no data at all, or data that is no JSON."""
     headers = {f"ce_{name}": value for name, value in ATTRIBUTES.items()}
-    message = decode_one({"a": 1}, content_type=kind, **headers)
-    assert (message.body, message.ce) == ({"a": 1}, ATTRIBUTES)
-    assert decode_one(b"", content_type=kind, **headers).body is None
-    assert decode_one(b"<a/>", content_type="text/xml", **headers).body is None
+    message = decode_message({"a": 1}, content_type=kind, **headers)
+    assert (message.body, message.ce_attributes) == ({"a": 1}, ATTRIBUTES)
+    assert decode_message(b"", content_type=kind, **headers).body is None
+    assert decode_message(b"<a/>", content_type="text/xml", **headers).body is None
 
 
 @pytest.mark.parametrize(
@@ -94,15 +101,15 @@ def test_the_body_of_a_binary_event_is_the_body(kind: str) -> None:
 )
 def test_an_attribute_is_unquoted_and_then_decoded_once(header: str, value: str) -> None:
     """HTTP binding, 3.1.3.2, with its own example."""
-    message = decode_one(b"", ce_specversion="1.0", ce_subject=header)
-    assert message.ce["subject"] == value
+    message = decode_message(b"", ce_specversion="1.0", ce_subject=header)
+    assert message.ce_attributes["subject"] == value
 
 
 @pytest.mark.parametrize("header", ["%C3%28", "%ff", "%C0%A0", "%ed%a0%80", "\udcff"])
 def test_an_attribute_that_is_not_utf_8_is_unreadable(header: str) -> None:
     """Nothing is guessed; overlong forms and surrogates are none either."""
     reason = "CloudEvents: 'ce-subject' is not UTF-8"
-    assert decode(b"", ce_specversion="1.0", ce_subject=header) == Unreadable(reason)
+    assert decode_body(b"", ce_specversion="1.0", ce_subject=header) == InvalidPayload(reason)
 
 
 @pytest.mark.parametrize(
@@ -110,32 +117,32 @@ def test_an_attribute_that_is_not_utf_8_is_unreadable(header: str) -> None:
     [
         ([], STRUCTURED, "the body is not a JSON object"),
         ({}, STRUCTURED, "CloudEvents: specversion is not 1.0"),
-        (envelope(specversion="0.3"), STRUCTURED, "CloudEvents: specversion is not 1.0"),
-        (envelope(data_base64="#"), STRUCTURED, "CloudEvents: data_base64 is not base64"),
-        (envelope(data_base64=5), STRUCTURED, "CloudEvents: data_base64 is not base64"),
-        (envelope(data_base64="e30"), STRUCTURED, "CloudEvents: data_base64 is not base64"),
-        (envelope(data_base64="ew=="), STRUCTURED, "the body is not JSON"),
+        (cloudevent(specversion="0.3"), STRUCTURED, "CloudEvents: specversion is not 1.0"),
+        (cloudevent(data_base64="#"), STRUCTURED, "CloudEvents: data_base64 is not base64"),
+        (cloudevent(data_base64=5), STRUCTURED, "CloudEvents: data_base64 is not base64"),
+        (cloudevent(data_base64="e30"), STRUCTURED, "CloudEvents: data_base64 is not base64"),
+        (cloudevent(data_base64="ew=="), STRUCTURED, "the body is not JSON"),
         (b"<event/>", "application/cloudevents+xml", "CloudEvents are understood as JSON only"),
         ({}, BATCHED, "the body is not a JSON array"),
         (b"[" * 100_000, BATCHED, "the body is nested too deeply"),
-        ([envelope(), 5], BATCHED, "the body is not a JSON object"),
-        ([envelope()] * (BATCH_EVENTS + 1), BATCHED, "a batch may hold 1000 events"),
+        ([cloudevent(), 5], BATCHED, "the body is not a JSON object"),
+        ([cloudevent()] * (MAX_BATCH_EVENTS + 1), BATCHED, "a batch may hold 1000 events"),
     ],
 )
 def test_what_is_no_cloudevent_is_unreadable(body: object, kind: str, reason: str) -> None:
     """One sentence of ours, never an exception."""
-    assert decode(body, content_type=kind) == Unreadable(reason)
+    assert decode_body(body, content_type=kind) == InvalidPayload(reason)
 
 
 def test_a_binary_event_of_another_version_is_unreadable() -> None:
     """Its attributes may mean something else."""
     reason = "CloudEvents: specversion is not 1.0"
-    assert decode({}, ce_specversion="0.3") == Unreadable(reason)
+    assert decode_body({}, ce_specversion="0.3") == InvalidPayload(reason)
 
 
 def test_an_event_is_the_same_in_every_mode(cdevents: Source) -> None:
     """Structured, binary, batched or bare: the same deployment, and the same delivery."""
-    event = envelope(DEPLOYED, id=DEPLOYED["context"]["id"], source=DEPLOYED["context"]["source"])
+    event = cloudevent(DEPLOYED, id=DEPLOYED["context"]["id"], source=DEPLOYED["context"]["source"])
     binary = {f"ce-{name}": str(event[name]) for name in ATTRIBUTES}
     bare = json.dumps(DEPLOYED).encode()
     requests = [
@@ -144,7 +151,7 @@ def test_an_event_is_the_same_in_every_mode(cdevents: Source) -> None:
         SignedRequest(binary | {"content-type": "application/json"}, {}, bare),
         SignedRequest({}, {}, bare),
     ]
-    read = [read_webhook(cdevents, request) for request in requests]
+    read = [parse_webhook(cdevents, request) for request in requests]
     flat = [one.events[0] if isinstance(one, Batch) else one for one in read]
     assert isinstance(flat[0], DeploymentCompleted)
     assert flat == [flat[0]] * 4
@@ -152,9 +159,13 @@ def test_an_event_is_the_same_in_every_mode(cdevents: Source) -> None:
 
 def test_a_batch_is_several_deliveries_whatever_the_request_is_called(native: Source) -> None:
     """An id of the whole request would make duplicates of all its events but one."""
-    events = [envelope(FINISHED, id="1"), envelope(FINISHED, id="2"), envelope(FINISHED, id="1")]
+    events = [
+        cloudevent(FINISHED, id="1"),
+        cloudevent(FINISHED, id="2"),
+        cloudevent(FINISHED, id="1"),
+    ]
     headers = {"content-type": BATCHED, "webhook-id": "msg_1"}
-    batch = read_webhook(native, SignedRequest(headers, {}, json.dumps(events).encode()))
+    batch = parse_webhook(native, SignedRequest(headers, {}, json.dumps(events).encode()))
     assert isinstance(batch, Batch)
     keys = [one.delivery for one in batch.events if isinstance(one, DeploymentCompleted)]
     assert len(keys) == 3
@@ -172,87 +183,103 @@ def test_arbitrary_bytes_have_an_answer(body: bytes, kind: str, attribute: str) 
     headers = {"content-type": kind, "ce-x": attribute}
     for more in ({}, {"ce-specversion": "1.0"}):
         found = decode_request(SignedRequest(headers | more, {}, body))
-        assert isinstance(found, Message | tuple | Unreadable)
+        assert isinstance(found, Payload | tuple | InvalidPayload)
 
 
 @pytest.fixture
-async def door(desk: Desk, cdevents: Source, native: Source) -> AsyncIterator[Address]:
+async def receiver_address(
+    backlog_stub: BacklogStub, cdevents: Source, native: Source
+) -> AsyncIterator[ReceiverAddress]:
     """Give the address of a door for CDEvents, whose token is "secret", and native ones."""
-    async with serve(desk, cdevents, native) as address:
+    async with serve_receiver(backlog_stub, cdevents, native) as address:
         yield address
 
 
-async def send(
-    door: Address, events: list[Any], *, name: str = "cdevents"
+async def post_batch(
+    address: ReceiverAddress, events: list[Any], *, name: str = "cdevents"
 ) -> tuple[int, dict[str, Any], dict[str, str]]:
     """Post a batch."""
     raw = json.dumps(events).encode()
-    url = f"http://{door[0]}:{door[1]}/webhooks/{name}"
-    headers = {"Content-Type": BATCHED, "Authorization": "Bearer secret"} | signed(raw)
+    url = f"http://{address[0]}:{address[1]}/webhooks/{name}"
+    headers = {"Content-Type": BATCHED, "Authorization": "Bearer secret"} | native_headers(raw)
     if name == "native":
         del headers["Authorization"]
-    async with ClientSession() as session, session.post(url, data=raw, headers=headers) as heard:
-        return heard.status, await read_answer(heard), dict(heard.headers)
+    async with ClientSession() as session, session.post(url, data=raw, headers=headers) as response:
+        return response.status, await parse_response(response), dict(response.headers)
 
 
-async def test_the_answer_to_a_batch_lists_each_event(door: Address, desk: Desk) -> None:
+async def test_the_answer_to_a_batch_lists_each_event(
+    receiver_address: ReceiverAddress, backlog_stub: BacklogStub
+) -> None:
     """Kept, seen before, ignored and set aside, in the order sent; 202 when anything was kept."""
     odd = {**DEPLOYED, "subject": {"id": "web", "content": {}}}
-    events = [envelope(data, id=str(place)) for place, data in enumerate([DEPLOYED, REMOVED, odd])]
-    status, answer, _ = await send(door, events)
+    events = [
+        cloudevent(data, id=str(place)) for place, data in enumerate([DEPLOYED, REMOVED, odd])
+    ]
+    status, answer, _ = await post_batch(receiver_address, events)
     assert (status, answer["status"]) == (202, "batch")
     assert [one["status"] for one in answer["events"]] == ["queued", "ignored", "set aside"]
-    assert [raw for _, raw in desk.aside.values()] == [json.dumps(events[2]).encode()]
-    status, answer, _ = await send(door, events)
+    assert [raw for _, raw in backlog_stub.parked.values()] == [json.dumps(events[2]).encode()]
+    status, answer, _ = await post_batch(receiver_address, events)
     assert [one["status"] for one in answer["events"]] == ["duplicate", "ignored", "duplicate"]
     assert status == 200
-    assert [fact for fact, _ in desk.facts[:3]] == [
+    assert [fact for fact, _ in backlog_stub.log_events[:3]] == [
         "webhook_queued",
         "webhook_ignored",
         "webhook_set_aside",
     ]
-    assert (await send(door, []))[:2] == (200, {"status": "batch", "events": []})
+    assert (await post_batch(receiver_address, []))[:2] == (200, {"status": "batch", "events": []})
 
 
-async def test_a_batch_that_could_not_be_kept_whole_comes_again(door: Address, desk: Desk) -> None:
+async def test_a_batch_that_could_not_be_kept_whole_comes_again(
+    receiver_address: ReceiverAddress, backlog_stub: BacklogStub
+) -> None:
     """503 and Retry-After: the sender repeats all of it, and what was kept is a duplicate then."""
-    desk.answer = Unavailable("gone")
-    status, answer, headers = await send(door, [envelope(DEPLOYED), envelope(REMOVED, id="2")])
+    backlog_stub.result = RedisUnavailable("gone")
+    status, answer, headers = await post_batch(
+        receiver_address, [cloudevent(DEPLOYED), cloudevent(REMOVED, id="2")]
+    )
     assert (status, headers["Retry-After"]) == (503, "2")
     assert [one["status"] for one in answer["events"]] == [503, "ignored"]
 
 
 async def test_a_strict_source_hears_of_each_event_that_lacks_something(
-    door: Address, desk: Desk
+    receiver_address: ReceiverAddress, backlog_stub: BacklogStub
 ) -> None:
     """422, and what was whole is kept all the same."""
-    events = [envelope(FINISHED, id="1"), envelope(FINISHED | {"version": None}, id="2")]
-    status, answer, _ = await send(door, events, name="native")
+    events = [cloudevent(FINISHED, id="1"), cloudevent(FINISHED | {"version": None}, id="2")]
+    status, answer, _ = await post_batch(receiver_address, events, name="native")
     assert (status, answer["detail"]) == (422, "not every event could be kept")
     assert [one["status"] for one in answer["events"]] == ["queued", 422]
     assert answer["events"][1]["missing"] == ["version"]
-    assert len(desk.kept) == 1
+    assert len(backlog_stub.events) == 1
 
 
-async def ask(door: Address, name: str, headers: dict[str, str]) -> tuple[int, dict[str, str]]:
+async def request_options(
+    address: ReceiverAddress, name: str, headers: dict[str, str]
+) -> tuple[int, dict[str, str]]:
     """Ask what a door allows."""
-    url = f"http://{door[0]}:{door[1]}/webhooks/{name}"
-    async with ClientSession() as session, session.options(url, headers=headers) as heard:
-        return heard.status, {name: heard.headers[name] for name in sorted(heard.headers)}
+    url = f"http://{address[0]}:{address[1]}/webhooks/{name}"
+    async with ClientSession() as session, session.options(url, headers=headers) as response:
+        return response.status, {name: response.headers[name] for name in sorted(response.headers)}
 
 
-async def test_the_handshake_lets_everybody_knock(door: Address) -> None:
+async def test_the_handshake_lets_everybody_knock(receiver_address: ReceiverAddress) -> None:
     """https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md, section 4."""
     headers = {"WebHook-Request-Origin": "eventemitter.example.com", "WebHook-Request-Rate": "120"}
-    status, answered = await ask(door, "cdevents", headers)
+    status, answered = await request_options(receiver_address, "cdevents", headers)
     assert status == 200
     assert answered["Allow"] == "POST"
     assert answered["WebHook-Allowed-Origin"] == answered["WebHook-Allowed-Rate"] == "*"
 
 
-async def test_whoever_only_asks_is_told_no_more_than_the_method(door: Address) -> None:
+async def test_whoever_only_asks_is_told_no_more_than_the_method(
+    receiver_address: ReceiverAddress,
+) -> None:
     """204 with Allow, and 404 where there is no source."""
-    status, answered = await ask(door, "cdevents", {})
+    status, answered = await request_options(receiver_address, "cdevents", {})
     assert (status, answered["Allow"]) == (204, "POST")
     assert not [name for name in answered if name.startswith("WebHook")]
-    assert (await ask(door, "nobody", {"WebHook-Request-Origin": "x"}))[0] == 404
+    assert (await request_options(receiver_address, "nobody", {"WebHook-Request-Origin": "x"}))[
+        0
+    ] == 404

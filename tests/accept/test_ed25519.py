@@ -17,34 +17,38 @@ from service.accept.sources import Source, SourceError, load_sources
 VECTORS = Path(__file__).parents[3] / "shared" / "samples" / "signature-vectors.json"
 NOW_S = 1_760_000_000
 BODY = b'{"eventType":"finished"}'
-SHARED = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cyE="
+SHARED_SECRET = "whsec_c2VjcmV0IG9mIHRoZSB0ZXN0cyE="
 PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 
 
-def public_of(private: Ed25519PrivateKey) -> str:
+def encode_public_key(private: Ed25519PrivateKey) -> str:
     """Write the public key as Standard Webhooks does."""
     raw = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     return f"whpk_{b64encode(raw).decode()}"
 
 
-def sign(private: Ed25519PrivateKey, *, stamp: int = NOW_S, body: bytes = BODY) -> dict[str, str]:
+def sign_v1a(
+    private: Ed25519PrivateKey, *, timestamp: int = NOW_S, body: bytes = BODY
+) -> dict[str, str]:
     """Sign as Standard Webhooks says, version v1a."""
-    signature = private.sign(f"msg_1.{stamp}.".encode() + body)
+    signature = private.sign(f"msg_1.{timestamp}.".encode() + body)
     return {
         "webhook-id": "msg_1",
-        "webhook-timestamp": str(stamp),
+        "webhook-timestamp": str(timestamp),
         "webhook-signature": f"v1a,{b64encode(signature).decode()}",
     }
 
 
-def load(presets: str, *secrets: str, preset: str = "native", more: str = "") -> Source:
+def load_source(
+    presets: str, *secrets: str, preset: str = "native", extra_toml: str = ""
+) -> Source:
     """Load a source with some secrets."""
-    text = f'[[source]]\nname = "s"\npreset = "{preset}"\nsecrets = {json.dumps(secrets)}\n{more}\n'
+    text = f'[[source]]\nname = "s"\npreset = "{preset}"\nsecrets = {json.dumps(secrets)}\n{extra_toml}\n'
     return load_sources(text, presets=presets, read_secret=str)["s"]
 
 
-def knows(source: Source, headers: dict[str, str], *, body: bytes = BODY) -> bool:
+def accepts(source: Source, headers: dict[str, str], *, body: bytes = BODY) -> bool:
     """Ask whether a source takes a request for genuine."""
     request = SignedRequest(headers, {}, body)
     return is_genuine(source.checks, request, now_s=NOW_S)
@@ -53,35 +57,40 @@ def knows(source: Source, headers: dict[str, str], *, body: bytes = BODY) -> boo
 @pytest.mark.parametrize("preset", ["native", "gitlab", "render"])
 def test_whoever_holds_the_private_key_is_known(presets: str, preset: str) -> None:
     """Wherever Standard Webhooks are; nobody else, nothing else, and not for ever."""
-    source = load(presets, public_of(PRIVATE), preset=preset)
-    assert knows(source, sign(PRIVATE))
-    assert not knows(source, sign(OTHER))
-    assert not knows(source, sign(PRIVATE), body=BODY + b" ")
-    assert not knows(source, sign(PRIVATE) | {"webhook-id": "msg_2"})
-    assert knows(source, sign(PRIVATE, stamp=NOW_S - 300))
-    assert not knows(source, sign(PRIVATE, stamp=NOW_S - 301))
+    source = load_source(presets, encode_public_key(PRIVATE), preset=preset)
+    assert accepts(source, sign_v1a(PRIVATE))
+    assert not accepts(source, sign_v1a(OTHER))
+    assert not accepts(source, sign_v1a(PRIVATE), body=BODY + b" ")
+    assert not accepts(source, sign_v1a(PRIVATE) | {"webhook-id": "msg_2"})
+    assert accepts(source, sign_v1a(PRIVATE, timestamp=NOW_S - 300))
+    assert not accepts(source, sign_v1a(PRIVATE, timestamp=NOW_S - 301))
 
 
 def test_keys_and_secrets_of_both_kinds_may_be_live_at_once(presets: str) -> None:
     """A sender goes over from one to the other without a gap."""
-    source = load(presets, SHARED, public_of(OTHER), public_of(PRIVATE))
-    known = sign_standard_webhook(SHARED, delivery="m", timestamp_s=NOW_S, body=BODY)
-    assert knows(source, known)
-    assert knows(source, sign(PRIVATE))
-    both = f"{sign(OTHER)['webhook-signature']} {sign(PRIVATE)['webhook-signature']}"
-    assert knows(load(presets, public_of(PRIVATE)), sign(OTHER) | {"webhook-signature": both})
+    source = load_source(
+        presets, SHARED_SECRET, encode_public_key(OTHER), encode_public_key(PRIVATE)
+    )
+    known = sign_standard_webhook(SHARED_SECRET, delivery="m", timestamp_s=NOW_S, body=BODY)
+    assert accepts(source, known)
+    assert accepts(source, sign_v1a(PRIVATE))
+    both = f"{sign_v1a(OTHER)['webhook-signature']} {sign_v1a(PRIVATE)['webhook-signature']}"
+    assert accepts(
+        load_source(presets, encode_public_key(PRIVATE)),
+        sign_v1a(OTHER) | {"webhook-signature": both},
+    )
 
 
 def test_a_public_key_is_no_secret(presets: str) -> None:
     """Whoever knows it can neither sign with it nor show it as a token."""
-    key = public_of(PRIVATE)
-    source = load(presets, key)
+    key = encode_public_key(PRIVATE)
+    source = load_source(presets, key)
     forged = [
         sign_standard_webhook(secret, delivery="m", timestamp_s=NOW_S, body=BODY)
         for secret in (key, key.replace("whpk_", "whsec_"))
     ]
     for headers in (*forged, {"authorization": f"Bearer {key}"}):
-        assert not knows(source, headers)
+        assert not accepts(source, headers)
 
 
 @pytest.mark.parametrize(
@@ -89,17 +98,17 @@ def test_a_public_key_is_no_secret(presets: str) -> None:
 )
 def test_what_is_malformed_is_not_genuine(presets: str, claim: str) -> None:
     """Never an exception."""
-    headers = sign(PRIVATE) | {"webhook-signature": claim}
-    assert not knows(load(presets, public_of(PRIVATE)), headers)
+    headers = sign_v1a(PRIVATE) | {"webhook-signature": claim}
+    assert not accepts(load_source(presets, encode_public_key(PRIVATE)), headers)
 
 
 def test_a_long_header_costs_little(presets: str) -> None:
     """Verifying is dear, and anybody may ask for it: the ninth claim is not looked at."""
-    good = sign(PRIVATE)["webhook-signature"]
-    source = load(presets, public_of(PRIVATE))
+    good = sign_v1a(PRIVATE)["webhook-signature"]
+    source = load_source(presets, encode_public_key(PRIVATE))
     for others, known in ((7, True), (8, False)):
-        header = " ".join([*[sign(OTHER)["webhook-signature"]] * others, good])
-        assert knows(source, sign(PRIVATE) | {"webhook-signature": header}) is known
+        header = " ".join([*[sign_v1a(OTHER)["webhook-signature"]] * others, good])
+        assert accepts(source, sign_v1a(PRIVATE) | {"webhook-signature": header}) is known
 
 
 @pytest.mark.parametrize(
@@ -107,7 +116,12 @@ def test_a_long_header_costs_little(presets: str) -> None:
     [
         ("whpk_AAAA", "native", "", "is no public key: whpk_ and the base64 of 32 bytes"),
         ("whpk_", "native", "", "is no public key"),
-        (public_of(PRIVATE), "github", "", "is a public key (whpk_), and verify has no ed25519"),
+        (
+            encode_public_key(PRIVATE),
+            "github",
+            "",
+            "is a public key (whpk_), and verify has no ed25519",
+        ),
         (
             "x",
             "native",
@@ -123,24 +137,24 @@ def test_a_key_that_can_verify_nothing_is_told_at_the_start(
 ) -> None:
     """Before a sender is turned away for it."""
     with pytest.raises(SourceError) as caught:
-        load(presets, secret, preset=preset, more=more)
+        load_source(presets, secret, preset=preset, extra_toml=more)
     assert fault in str(caught.value)
-    assert public_of(PRIVATE) not in str(caught.value)
+    assert encode_public_key(PRIVATE) not in str(caught.value)
 
 
 def test_without_the_extra_a_key_is_refused_and_a_secret_is_not(
     presets: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message says what to install; a source that was loaded before turns nobody in."""
-    before = load(presets, public_of(PRIVATE))
+    before = load_source(presets, encode_public_key(PRIVATE))
     for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(SourceError, match=r"pip install 'deployment-enricher\[ed25519\]'"):
-        load(presets, public_of(PRIVATE))
-    assert not knows(before, sign(PRIVATE))
-    source = load(presets, SHARED)
-    headers = sign_standard_webhook(SHARED, delivery="m", timestamp_s=NOW_S, body=BODY)
-    assert knows(source, headers)
+        load_source(presets, encode_public_key(PRIVATE))
+    assert not accepts(before, sign_v1a(PRIVATE))
+    source = load_source(presets, SHARED_SECRET)
+    headers = sign_standard_webhook(SHARED_SECRET, delivery="m", timestamp_s=NOW_S, body=BODY)
+    assert accepts(source, headers)
 
 
 def test_the_published_known_answer_is_given(presets: str) -> None:
@@ -149,6 +163,6 @@ def test_the_published_known_answer_is_given(presets: str) -> None:
         json.loads(VECTORS.read_text())["vectors"] if VECTORS.is_file() else []
     )
     for vector in [vector for vector in vectors if vector["id"] == "sw-v1a"]:
-        source = load(presets, *vector["secrets"])
+        source = load_source(presets, *vector["secrets"])
         request = SignedRequest(vector["headers"], {}, vector["body"].encode())
         assert is_genuine(source.checks, request, now_s=vector["now"])

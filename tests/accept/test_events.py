@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.accept.decode import Unreadable
+from service.accept.decode import InvalidPayload
 from service.accept.events import (
-    METADATA_BYTES,
+    MAX_METADATA_BYTES,
     Batch,
     DeploymentCompleted,
     Event,
     Ignored,
     Unmappable,
-    read_webhook,
+    parse_webhook,
 )
 from service.accept.signature import SignedRequest
 from service.accept.sources import Source
@@ -36,18 +36,18 @@ FINISHED = {
 SAMPLES = Path(__file__).parents[3] / "shared" / "samples" / "webhooks"
 
 
-def read(source: Source, body: object, **headers: str) -> Event:
+def map_body(source: Source, body: object, **headers: str) -> Event:
     """Read a body, given as JSON or as bytes; headers are given in snake_case."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    event = read_webhook(source, SignedRequest(names, {}, raw))
+    event = parse_webhook(source, SignedRequest(names, {}, raw))
     assert not isinstance(event, Batch)
     return event
 
 
-def read_completed(source: Source, body: object, **headers: str) -> DeploymentCompleted:
+def map_completed(source: Source, body: object, **headers: str) -> DeploymentCompleted:
     """Read a body that must tell of a deployment that ended."""
-    event = read(source, body, **headers)
+    event = map_body(source, body, **headers)
     assert isinstance(event, DeploymentCompleted), event
     return event
 
@@ -65,14 +65,14 @@ def deployment_status(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def with_payload(payload: object) -> dict[str, Any]:
+def deployment_status_with_payload(payload: object) -> dict[str, Any]:
     """Write a deployment_status whose deployment carries a payload."""
     return deployment_status(deployment={"sha": "f95f852b", "payload": payload})
 
 
-def read_github(source: Source, body: object) -> Event:
+def map_github(source: Source, body: object) -> Event:
     """Read a deployment_status."""
-    return read(source, body, x_github_event="deployment_status", x_github_delivery="guid")
+    return map_body(source, body, x_github_event="deployment_status", x_github_delivery="guid")
 
 
 def test_a_native_body_is_read_whole(native: Source) -> None:
@@ -82,7 +82,7 @@ def test_a_native_body_is_read_whole(native: Source) -> None:
         "eventMetadata": {"build": 17},
         "deploymentMetadata": None,
     }
-    event = read_completed(native, body, webhook_id="msg_1", traceparent=TRACEPARENT)
+    event = map_completed(native, body, webhook_id="msg_1", traceparent=TRACEPARENT)
     metadata = b'{"event":{"build":17},"deployment":null}'
     assert event.metadata is not None
     assert bytes(event.metadata) == metadata
@@ -117,28 +117,28 @@ def test_only_finished_and_failed_end_a_native_deployment(
     native: Source, event_type: object, kind: type
 ) -> None:
     """Other types are ignored; a body with none is mended by its sender."""
-    assert type(read(native, FINISHED | {"eventType": event_type})) is kind
+    assert type(map_body(native, FINISHED | {"eventType": event_type})) is kind
 
 
 def test_a_failure_is_an_outcome(native: Source) -> None:
     """A failed deployment has ended too."""
-    assert read_completed(native, FINISHED | {"eventType": "failed"}).outcome == "failed"
+    assert map_completed(native, FINISHED | {"eventType": "failed"}).outcome == "failed"
 
 
 @pytest.mark.parametrize("missing", ["projectKey", "environmentKey", "applicationKey", "version"])
 @pytest.mark.parametrize("value", [None, ""])
 def test_without_an_id_every_key_is_needed(native: Source, missing: str, value: object) -> None:
     """The sender hears its own name of the field; with an id nothing else is needed."""
-    event = read(native, FINISHED | {missing: value})
+    event = map_body(native, FINISHED | {missing: value})
     assert isinstance(event, Unmappable)
     assert (event.missing, event.reason) == ((missing,), f"missing: {missing}")
     known = FINISHED | {missing: value, "deploymentId": DEPLOYMENT_ID}
-    assert read_completed(native, known).deployment_id == DEPLOYMENT_ID
+    assert map_completed(native, known).deployment_id == DEPLOYMENT_ID
 
 
 def test_all_that_is_wrong_is_said_at_once(native: Source) -> None:
     """What cannot be used and what is missing, in one answer."""
-    event = read(native, FINISHED | {"version": "a\nb", "projectKey": None})
+    event = map_body(native, FINISHED | {"version": "a\nb", "projectKey": None})
     assert isinstance(event, Unmappable)
     assert event.reason == "cannot be used: version; missing: projectKey"
     assert event.missing == ("version", "projectKey")
@@ -150,7 +150,7 @@ def test_all_that_is_wrong_is_said_at_once(native: Source) -> None:
 )
 def test_an_id_that_is_none_is_refused_by_name(native: Source, bad: object) -> None:
     """It becomes a part of a URL: nothing but letters, digits, '-' and '_' may."""
-    event = read(native, FINISHED | {"deploymentId": bad})
+    event = map_body(native, FINISHED | {"deploymentId": bad})
     assert isinstance(event, Unmappable)
     assert event.missing == ("deploymentId",)
 
@@ -159,14 +159,14 @@ def test_an_id_that_is_none_is_refused_by_name(native: Source, bad: object) -> N
 @pytest.mark.parametrize("field", ["projectKey", "environmentKey", "applicationKey", "version"])
 def test_a_name_that_is_none_is_refused_by_name(native: Source, field: str, bad: object) -> None:
     """Names are 1 to 256 characters without control characters, even beside an id."""
-    event = read(native, FINISHED | {"deploymentId": DEPLOYMENT_ID, field: bad})
+    event = map_body(native, FINISHED | {"deploymentId": DEPLOYMENT_ID, field: bad})
     assert isinstance(event, Unmappable)
     assert event.missing == (field,)
 
 
 def test_names_may_be_any_printable_text(native: Source) -> None:
     """Spaces, slashes, other scripts, whole numbers: names belong to their owners."""
-    event = read_completed(native, FINISHED | {"version": 17, "applicationKey": "Läden/東 x"})
+    event = map_completed(native, FINISHED | {"version": 17, "applicationKey": "Läden/東 x"})
     assert (event.version, event.application) == ("17", "Läden/東 x")
 
 
@@ -189,26 +189,26 @@ def test_names_may_be_any_printable_text(native: Source) -> None:
 )
 def test_what_is_no_json_object_is_unreadable(native: Source, body: bytes, reason: str) -> None:
     """Empty, cut off, not UTF-8, no number, a list, too deep, a form cut off."""
-    assert read(native, body) == Unreadable(reason)
+    assert map_body(native, body) == InvalidPayload(reason)
 
 
 def test_a_delivery_is_named_by_its_sender_or_by_its_bytes(native: Source) -> None:
     """Equal deliveries have equal keys; every key is short and printable."""
     body = json.dumps(FINISHED).encode()
     digest = hashlib.sha256(body).hexdigest()
-    assert read_completed(native, body, webhook_id="msg_1").delivery == "msg_1"
-    assert read_completed(native, body).delivery == digest
-    assert read_completed(native, body, webhook_id="").delivery == digest
+    assert map_completed(native, body, webhook_id="msg_1").delivery == "msg_1"
+    assert map_completed(native, body).delivery == digest
+    assert map_completed(native, body, webhook_id="").delivery == digest
     for odd in ("x" * 129, "a b", "é", "\udcff"):
         expected = hashlib.sha256(odd.encode("utf-8", "surrogatepass")).hexdigest()
-        assert read_completed(native, body, webhook_id=odd).delivery == expected
+        assert map_completed(native, body, webhook_id=odd).delivery == expected
 
 
 @pytest.mark.parametrize(
     ("metadata", "kept", "dropped"),
     [
-        ({"a": "x" * (METADATA_BYTES - 40)}, True, False),
-        ({"a": "x" * METADATA_BYTES}, False, True),
+        ({"a": "x" * (MAX_METADATA_BYTES - 40)}, True, False),
+        ({"a": "x" * MAX_METADATA_BYTES}, False, True),
         ({}, False, False),
         ("", False, False),
         (None, False, False),
@@ -218,7 +218,7 @@ def test_large_metadata_is_dropped_and_said_to_be(
     native: Source, metadata: object, *, kept: bool, dropped: bool
 ) -> None:
     """A record stays small; the event itself is not lost for it."""
-    event = read_completed(native, FINISHED | {"deploymentMetadata": metadata})
+    event = map_completed(native, FINISHED | {"deploymentMetadata": metadata})
     assert (event.metadata is not None, event.metadata_dropped) == (kept, dropped)
 
 
@@ -227,7 +227,7 @@ def test_metadata_as_deep_as_can_be_read_is_no_error(native: Source) -> None:
     for depth in range(700, 1000):
         deep = '{"a":' * depth + "1" + "}" * depth
         body = json.dumps(FINISHED)[:-1] + f', "eventMetadata": {deep}}}'
-        assert isinstance(read(native, body.encode()), DeploymentCompleted | Unreadable)
+        assert isinstance(map_body(native, body.encode()), DeploymentCompleted | InvalidPayload)
 
 
 @pytest.mark.parametrize(
@@ -244,12 +244,12 @@ def test_metadata_as_deep_as_can_be_read_is_no_error(native: Source) -> None:
 )
 def test_a_traceparent_that_is_none_is_left_out(native: Source, odd: str) -> None:
     """W3C Trace Context: lower-case hex, no all-zero id, version not ff."""
-    assert read_completed(native, FINISHED, traceparent=odd).traceparent is None
+    assert map_completed(native, FINISHED, traceparent=odd).traceparent is None
 
 
 def test_githubs_deployment_status_is_mapped(github: Source) -> None:
     """Names through the alias tables, the project from the source."""
-    event = read_github(github, deployment_status())
+    event = map_github(github, deployment_status())
     assert event == DeploymentCompleted(
         source="github",
         delivery="guid",
@@ -275,20 +275,20 @@ def test_githubs_deployment_status_is_mapped(github: Source) -> None:
 )
 def test_githubs_states(github: Source, state: object, outcome: str | None) -> None:
     """Three of GitHub's states end a deployment; the others are ignored."""
-    event = read_github(github, deployment_status(deployment_status={"state": state}))
+    event = map_github(github, deployment_status(deployment_status={"state": state}))
     if outcome is None:
         assert isinstance(event, Ignored)
     else:
         assert isinstance(event, Unmappable | DeploymentCompleted)
         body = deployment_status(deployment_status={"state": state, "environment": "test"})
-        ended = read_github(github, body)
+        ended = map_github(github, body)
         assert isinstance(ended, DeploymentCompleted)
         assert (ended.outcome, ended.environment) == (outcome, "test")
 
 
 def test_githubs_environment_may_be_the_deployments(github: Source) -> None:
     """An older status has none of its own."""
-    event = read_github(github, deployment_status(deployment_status={"state": "error"}))
+    event = map_github(github, deployment_status(deployment_status={"state": "error"}))
     assert isinstance(event, DeploymentCompleted)
     assert event.environment == "production"
 
@@ -296,15 +296,17 @@ def test_githubs_environment_may_be_the_deployments(github: Source) -> None:
 def test_githubs_ping_is_ignored(github: Source) -> None:
     """So are all events other than deployment_status."""
     for name in ("ping", "deployment", "Deployment_Status", ""):
-        assert isinstance(read(github, deployment_status(), x_github_event=name), Ignored)
-    assert isinstance(read(github, deployment_status()), Ignored)
+        assert isinstance(map_body(github, deployment_status(), x_github_event=name), Ignored)
+    assert isinstance(map_body(github, deployment_status()), Ignored)
 
 
 @pytest.mark.parametrize("as_text", [False, True])
 def test_githubs_payload_may_carry_our_id(github: Source, *, as_text: bool) -> None:
     """GitHub passes on what the deployment was created with, as an object or as a string."""
     payload: Any = {"launchdarkly": {"deploymentId": DEPLOYMENT_ID, "projectKey": "mobile"}}
-    event = read_github(github, with_payload(json.dumps(payload) if as_text else payload))
+    event = map_github(
+        github, deployment_status_with_payload(json.dumps(payload) if as_text else payload)
+    )
     assert isinstance(event, DeploymentCompleted)
     assert (event.deployment_id, event.project) == (DEPLOYMENT_ID, "mobile")
     assert event.metadata is not None
@@ -314,14 +316,14 @@ def test_githubs_payload_may_carry_our_id(github: Source, *, as_text: bool) -> N
 @pytest.mark.parametrize("payload", ["", "deploy!", "[" * 5000, None, [], 7, {"launchdarkly": "x"}])
 def test_githubs_payload_may_be_anything(github: Source, payload: object) -> None:
     """Whatever else a deployment carries, it is mapped by its names."""
-    event = read_github(github, with_payload(payload))
+    event = map_github(github, deployment_status_with_payload(payload))
     assert isinstance(event, DeploymentCompleted)
     assert event.deployment_id is None
 
 
 def test_what_github_does_not_say_is_unmappable(github: Source) -> None:
     """The reason has the expressions that found nothing."""
-    event = read_github(github, {"deployment_status": {"state": "success", "environment": "x"}})
+    event = map_github(github, {"deployment_status": {"state": "success", "environment": "x"}})
     assert isinstance(event, Unmappable)
     assert event.missing == ("repository.name", "deployment.sha")
     assert event.delivery == "guid"
@@ -355,7 +357,7 @@ def test_arbitrary_json_has_an_answer(native: Source, github: Source, body: obje
     """Hostile shapes end in one of four values, never in an exception."""
     raw = json.dumps(body).encode()
     for source in (native, github):
-        event = read(source, raw, x_github_event="deployment_status", webhook_id="m")
+        event = map_body(source, raw, x_github_event="deployment_status", webhook_id="m")
         assert isinstance(event, Event)
 
 
@@ -363,7 +365,7 @@ def test_arbitrary_json_has_an_answer(native: Source, github: Source, body: obje
 def test_arbitrary_bytes_have_an_answer(native: Source, github: Source, body: bytes) -> None:
     """Noise is unreadable at worst."""
     for source in (native, github):
-        assert isinstance(read(source, body), Event)
+        assert isinstance(map_body(source, body), Event)
 
 
 def published_payloads() -> list[Path]:
@@ -376,7 +378,7 @@ def test_githubs_own_examples_are_judged_as_a_person_would(github: Source) -> No
     ended = set()
     for path in published_payloads():
         name = path.name.partition(".")[0]
-        event = read(github, path.read_bytes(), x_github_event=name)
+        event = map_body(github, path.read_bytes(), x_github_event=name)
         assert isinstance(event, DeploymentCompleted | Ignored), path.name
         if isinstance(event, DeploymentCompleted):
             ended.add(path.name)

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.accept.expressions import (
-    MATCHED_TEXT,
+    MAX_MATCH_LENGTH,
     ExpressionError,
     compile_expression,
     compile_regex,
     match_text,
-    parse_text,
+    parse_json_text,
 )
 
 NAMES = st.sampled_from(["a", "b", "c", "a-b"])
@@ -26,12 +26,12 @@ DOCUMENTS = st.recursive(
 )
 
 
-def quoted(name: str) -> str:
+def quote_name(name: str) -> str:
     """Write a name as JMESPath does: quoted when it is no identifier."""
     return name if name.isidentifier() else f'"{name}"'
 
 
-PATHS = st.lists(NAMES.map(quoted), min_size=1, max_size=3).map(".".join)
+PATHS = st.lists(NAMES.map(quote_name), min_size=1, max_size=3).map(".".join)
 LEAVES = PATHS | st.sampled_from(
     ["'text'", "''", "`0`", "`false`", "`[]`", "`{}`", "@", "a[0]", "a[*].b"]
 )
@@ -57,7 +57,7 @@ def test_closures_say_what_jmespath_says(text: str, document: object) -> None:
         expected = jmespath.search(text, document)
     except jmespath.exceptions.JMESPathError:
         expected = None
-    found = compile_expression(text).find(document)
+    found = compile_expression(text).evaluate(document)
     assert (repr(found), type(found)) == (repr(expected), type(expected))
 
 
@@ -66,7 +66,7 @@ def test_closures_say_what_jmespath_says(text: str, document: object) -> None:
 def test_arbitrary_text_is_an_expression_or_an_error_of_ours(text: str) -> None:
     """Nothing that a person can write ends in another exception."""
     try:
-        compile_expression(text).find({"a": [1]})
+        compile_expression(text).evaluate({"a": [1]})
     except ExpressionError as error:
         assert "\n" not in str(error)  # noqa: PT017
 
@@ -97,7 +97,7 @@ def test_arbitrary_text_is_an_expression_or_an_error_of_ours(text: str) -> None:
 )
 def test_functions(text: str, document: object, expected: object) -> None:
     """Ours, compiled and inside interpreted parts, and JMESPath's on what they cannot take."""
-    assert compile_expression(text).find(document) == expected
+    assert compile_expression(text).evaluate(document) == expected
 
 
 @pytest.mark.parametrize(
@@ -125,21 +125,21 @@ def test_a_bad_expression_is_refused_when_it_is_loaded(text: str, problem: str) 
 
 def test_functions_with_any_number_of_arguments_are_left_alone() -> None:
     """JMESPath has variadic functions."""
-    assert compile_expression("not_null(a, b, c, 'd')").find({}) == "d"
+    assert compile_expression("not_null(a, b, c, 'd')").evaluate({}) == "d"
     with pytest.raises(ExpressionError, match="takes 1 arguments, not 0"):
         compile_expression("not_null()")
 
 
 def test_a_long_text_matches_nothing() -> None:
     """What a sender sends is bounded before a regex sees it."""
-    assert match_text(compile_regex("x"), "x" * MATCHED_TEXT) == "x"
-    assert match_text(compile_regex("x"), "x" * (MATCHED_TEXT + 1)) is None
+    assert match_text(compile_regex("x"), "x" * MAX_MATCH_LENGTH) == "x"
+    assert match_text(compile_regex("x"), "x" * (MAX_MATCH_LENGTH + 1)) is None
 
 
 @given(value=DOCUMENTS)
 def test_what_is_no_text_is_left_as_it_is(value: Any) -> None:
     """GitHub's payload may be an object already."""
-    assert isinstance(value, str) or parse_text(value) is value
+    assert isinstance(value, str) or parse_json_text(value) is value
 
 
 def test_an_expression_shows_its_text() -> None:

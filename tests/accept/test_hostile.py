@@ -9,7 +9,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from tests.accept.desk import FINISHED, MAX_BODY, Address, Desk, Post, encode, signed
+from tests.accept.desk import (
+    FINISHED,
+    MAX_BODY_BYTES,
+    BacklogStub,
+    PostWebhook,
+    ReceiverAddress,
+    encode_body,
+    native_headers,
+)
 
 BOMB_BYTES = 256 << 20
 MOST_MEMORY = 16 << 20
@@ -18,41 +26,55 @@ SLOW = 200
 
 
 @asynccontextmanager
-async def dial(door: Address) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def open_raw_connection(
+    address: ReceiverAddress,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """Connect without a client's manners."""
-    reader, writer = await asyncio.open_connection(*door)
+    reader, writer = await asyncio.open_connection(*address)
     yield reader, writer
     writer.close()
 
 
-async def say(door: Address, request: bytes) -> bytes:
+async def send_raw(address: ReceiverAddress, request: bytes) -> bytes:
     """Send bytes as they are; give all that is answered until the door hangs up."""
-    async with dial(door) as (reader, writer):
+    async with open_raw_connection(address) as (reader, writer):
         writer.write(request)
         async with asyncio.timeout(10):
             return await reader.read()
 
 
-def write_headers(headers: Mapping[str, str]) -> bytes:
+def encode_headers(headers: Mapping[str, str]) -> bytes:
     """Write headers as they go over the wire."""
     return b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
 
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"\xff\xfe", b"[" * 50_000, b'{"eventType":' * 5000, b"<xml/>", encode(FINISHED)],
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 50_000,
+        b'{"eventType":' * 5000,
+        b"<xml/>",
+        encode_body(FINISHED),
+    ],
     ids=["empty", "cut off", "no text", "deep list", "deep object", "other", "good"],
 )
-async def test_what_is_not_genuine_is_not_read(post: Post, desk: Desk, body: bytes) -> None:
+async def test_what_is_not_genuine_is_not_read(
+    post: PostWebhook, backlog_stub: BacklogStub, body: bytes
+) -> None:
     """401 whatever it holds: no parser of ours works for a stranger."""
-    for headers in ({}, signed(b"something else"), {"Authorization": "Bearer guessed"}):
+    for headers in ({}, native_headers(b"something else"), {"Authorization": "Bearer guessed"}):
         assert (await post("native", body, headers))[0] == 401
-    assert not desk.kept
-    assert not desk.aside
+    assert not backlog_stub.events
+    assert not backlog_stub.parked
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_a_bomb_is_not_unpacked(post: Post, desk: Desk, encoding: str) -> None:
+async def test_a_bomb_is_not_unpacked(
+    post: PostWebhook, backlog_stub: BacklogStub, encoding: str
+) -> None:
     """A quarter of a gigabyte in some 260 KB is refused at the cap, and never in memory."""
     pack = zlib.compressobj(9, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
     chunk = bytes(1 << 20)
@@ -65,13 +87,16 @@ async def test_a_bomb_is_not_unpacked(post: Post, desk: Desk, encoding: str) -> 
         tracemalloc.stop()
     assert status == 413
     assert peak < MOST_MEMORY
-    assert not desk.kept
+    assert not backlog_stub.events
 
 
-async def test_a_bomb_in_a_bomb_is_one_bomb(post: Post) -> None:
+async def test_a_bomb_in_a_bomb_is_one_bomb(post: PostWebhook) -> None:
     """What is packed twice is unpacked once, and is no JSON then."""
-    body = gzip.compress(gzip.compress(encode(FINISHED)))
-    headers = {**signed(gzip.compress(encode(FINISHED), mtime=0)), "Content-Encoding": "gzip"}
+    body = gzip.compress(gzip.compress(encode_body(FINISHED)))
+    headers = {
+        **native_headers(gzip.compress(encode_body(FINISHED), mtime=0)),
+        "Content-Encoding": "gzip",
+    }
     assert (await post("native", body, headers))[0] in {400, 401}
 
 
@@ -89,15 +114,15 @@ async def test_a_bomb_in_a_bomb_is_one_bomb(post: Post) -> None:
     ],
 )
 async def test_a_request_of_two_meanings_is_refused(
-    door: Address, desk: Desk, lines: bytes
+    receiver_address: ReceiverAddress, backlog_stub: BacklogStub, lines: bytes
 ) -> None:
     """What a proxy and we could cut differently hides no second webhook in the first."""
-    hidden = HEAD + write_headers(signed(FINISHED))
-    hidden += b"Content-Length: %d\r\n\r\n" % len(encode(FINISHED)) + encode(FINISHED)
-    answered = await say(door, HEAD + lines + b"\r\n0\r\n\r\n" + hidden)
+    hidden = HEAD + encode_headers(native_headers(FINISHED))
+    hidden += b"Content-Length: %d\r\n\r\n" % len(encode_body(FINISHED)) + encode_body(FINISHED)
+    answered = await send_raw(receiver_address, HEAD + lines + b"\r\n0\r\n\r\n" + hidden)
     assert answered.split(b" ")[1:2] == [b"400"]
     assert answered.count(b"HTTP/1.") == 1
-    assert not desk.kept
+    assert not backlog_stub.events
 
 
 @pytest.mark.parametrize(
@@ -109,41 +134,47 @@ async def test_a_request_of_two_meanings_is_refused(
     ],
     ids=["long path", "long header", "many headers"],
 )
-async def test_a_head_without_end_is_refused(door: Address, desk: Desk, request_: bytes) -> None:
+async def test_a_head_without_end_is_refused(
+    receiver_address: ReceiverAddress, backlog_stub: BacklogStub, request_: bytes
+) -> None:
     """Before it is all there; whoever comes next is served."""
-    answered = await say(door, request_)
+    answered = await send_raw(receiver_address, request_)
     assert answered.split(b" ")[1:2] in ([b"400"], [b"431"], [b"401"])
-    assert not desk.kept
+    assert not backlog_stub.events
 
 
-async def test_slow_hands_hold_up_nobody(door: Address, post: Post) -> None:
+async def test_slow_hands_hold_up_nobody(
+    receiver_address: ReceiverAddress, post: PostWebhook
+) -> None:
     """A hundred never end their headers, a hundred their bodies: the next one is served."""
     starts = (HEAD, HEAD + b"Content-Length: 99\r\n\r\n{")
     async with AsyncExitStack() as stack:
         for number in range(SLOW):
-            _, writer = await stack.enter_async_context(dial(door))
+            _, writer = await stack.enter_async_context(open_raw_connection(receiver_address))
             writer.write(starts[number % 2])
         async with asyncio.timeout(10):
-            assert (await post("native", encode(FINISHED), signed(FINISHED)))[0] == 202
+            assert (await post("native", encode_body(FINISHED), native_headers(FINISHED)))[0] == 202
 
 
 @pytest.mark.parametrize("evil", ["%0d%0aX-Evil:%201", "%0aX-Evil:1", "%00", "%E2%80%A8"])
-async def test_nothing_of_a_request_becomes_a_header(post: Post, desk: Desk, evil: str) -> None:
+async def test_nothing_of_a_request_becomes_a_header(
+    post: PostWebhook, backlog_stub: BacklogStub, evil: str
+) -> None:
     """Neither a source's name nor a delivery's splits an answer, or a line of the log."""
     status, _, headers = await post(f"nobody{evil}", b"{}", {})
     assert status == 404
     assert "X-Evil" not in headers
-    named = signed(FINISHED, delivery=f"msg{evil}")
-    status, answer, headers = await post("native", encode(FINISHED), named)
+    named = native_headers(FINISHED, delivery=f"msg{evil}")
+    status, answer, headers = await post("native", encode_body(FINISHED), named)
     assert "X-Evil" not in headers
     assert status in {202, 401}
-    shown = [str(value) for _, facts in desk.facts for value in facts.values()]
+    shown = [str(value) for _, facts in backlog_stub.log_events for value in facts.values()]
     assert not [text for text in shown if any(sign in text for sign in "\r\n\0\u2028")]
     assert answer
 
 
-async def test_a_body_as_large_as_can_be_is_taken(post: Post) -> None:
+async def test_a_body_as_large_as_can_be_is_taken(post: PostWebhook) -> None:
     """The cap is a cap, and not less."""
-    filler = {"eventMetadata": {"a": "x" * (MAX_BODY - 300)}}
-    body = encode(FINISHED | filler)
-    assert (await post("native", body, signed(body)))[0] == 202
+    filler = {"eventMetadata": {"a": "x" * (MAX_BODY_BYTES - 300)}}
+    body = encode_body(FINISHED | filler)
+    assert (await post("native", body, native_headers(body)))[0] == 202

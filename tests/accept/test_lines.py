@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.accept.lines import KeyPath, find_keys, find_line
+from service.accept.lines import KeyPath, find_line, list_key_lines
 
 WRITTEN = '''\
 # name = "not here"
@@ -79,13 +79,13 @@ def test_a_table_that_goes_on_further_down_stands_where_it_began() -> None:
     assert find_line("a.b = 1\na.c = 2\n", ("a",)) == (1, 1)
 
 
-def paths_of(value: Any, above: KeyPath = ()) -> Iterator[KeyPath]:
+def key_paths(value: Any, prefix: KeyPath = ()) -> Iterator[KeyPath]:
     """List every way into what tomllib has read."""
-    below = value.items() if isinstance(value, dict) else enumerate(value)
-    for step, inner in below:
-        yield (*above, step)
+    members = value.items() if isinstance(value, dict) else enumerate(value)
+    for step, inner in members:
+        yield (*prefix, step)
         if isinstance(inner, dict | list):
-            yield from paths_of(inner, (*above, step))
+            yield from key_paths(inner, (*prefix, step))
 
 
 KEYS = st.sampled_from(["a", "b-1", '"q.\\"[="', "'l = #'", "a.b", 'x."y z"'])
@@ -133,8 +133,8 @@ def test_what_is_found_is_what_tomllib_reads(text: str) -> None:
         read = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
         return
-    assert {path for path, _ in find_keys(text)} == set(paths_of(read))
+    assert {path for path, _ in list_key_lines(text)} == set(key_paths(read))
     lines = text.split("\n")
-    for path, line in find_keys(text):
+    for path, line in list_key_lines(text):
         if isinstance(path[-1], str):
             assert path[-1][0] in lines[line - 1]

@@ -5,13 +5,13 @@ import json
 import pytest
 from multidict import MultiDict
 
-from service.accept.events import DeploymentCompleted, read_webhook
+from service.accept.events import DeploymentCompleted, parse_webhook
 from service.accept.signature import SignedRequest
 from service.accept.sources import Source, load_sources
 from tests.accept.desk import FINISHED
 
 
-def with_metadata(presets: str, path: str) -> Source:
+def source_with_metadata(presets: str, path: str) -> Source:
     """Make a source whose metadata is where a person says."""
     text = '[[source]]\nname = "s"\npreset = "native"\nsecrets = ["x"]\n'
     text += f'fields.metadata = "{path}"\n'
@@ -28,16 +28,16 @@ def test_metadata_that_is_no_json_is_dropped_and_said_to_be(presets: str, path: 
     headers = {"authorization": "Bearer private"}
     for query in ({"token": "private"}, MultiDict({"token": "private"})):
         raw = json.dumps(FINISHED).encode()
-        event = read_webhook(source, SignedRequest(headers, query, raw))
+        event = parse_webhook(source, SignedRequest(headers, query, raw))
         assert isinstance(event, DeploymentCompleted)
         assert (event.metadata, event.metadata_dropped) == (None, True)
 
 
 def test_one_parameter_of_the_url_may_be_metadata(presets: str) -> None:
     """By its name, as a header may."""
-    source = with_metadata(presets, "query.run")
+    source = source_with_metadata(presets, "query.run")
     raw = json.dumps(FINISHED).encode()
-    event = read_webhook(source, SignedRequest({}, MultiDict({"run": "7"}), raw))
+    event = parse_webhook(source, SignedRequest({}, MultiDict({"run": "7"}), raw))
     assert isinstance(event, DeploymentCompleted)
     assert event.metadata is not None
     assert bytes(event.metadata) == b'"7"'

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from service.accept.sources import SourceError, load_sources
 
-WELL = """\
+VALID_FILE = """\
 # ours
 [preset.house]
 verify = { token = "X-House" }
@@ -33,17 +33,17 @@ secrets = [
 [source.environments]
 live = "production"
 """
-VAULT = {"env:SET": "x", "file:/run/old": "y"}
+SECRETS = {"env:SET": "x", "file:/run/old": "y"}
 
 
-def find_mistake(presets: str, old: str, new: str) -> str:
+def error_after_change(presets: str, old: str, new: str) -> str:
     """Load the file with one thing changed; give the complaint."""
-    assert old in WELL
+    assert old in VALID_FILE
     with pytest.raises(SourceError) as caught:
         load_sources(
-            WELL.replace(old, new),
+            VALID_FILE.replace(old, new),
             presets=presets,
-            read_secret=VAULT.__getitem__,
+            read_secret=SECRETS.__getitem__,
             origin="etc/ours.toml",
         )
     return str(caught.value)
@@ -137,7 +137,7 @@ def test_a_mistake_is_told_with_its_file_its_line_and_its_fix(
     presets: str, old: str, new: str, complaint: str
 ) -> None:
     """As a compiler does: file, line, what it is about, what to do."""
-    assert find_mistake(presets, old, new).startswith(f"etc/ours.toml:{complaint}")
+    assert error_after_change(presets, old, new).startswith(f"etc/ours.toml:{complaint}")
 
 
 @pytest.mark.parametrize(
@@ -147,14 +147,14 @@ def test_what_is_not_toml_is_told_with_line_and_column(
     presets: str, old: str, new: str, line: int
 ) -> None:
     """As a compiler does."""
-    complaint = find_mistake(presets, old, new)
+    complaint = error_after_change(presets, old, new)
     assert re.match(rf"etc/ours\.toml:{line}:\d+: this is not TOML: ", complaint)
 
 
 @pytest.mark.parametrize("monster", ["9" * 5000, "[" * 5000 + "]" * 5000])
 def test_what_no_reader_of_toml_can_hold_is_told_too(presets: str, monster: str) -> None:
     """It is a mistake in the file as any other: at SIGHUP the old sources must stay."""
-    complaint = find_mistake(presets, "live =", f"dead = {monster}\nlive =")
+    complaint = error_after_change(presets, "live =", f"dead = {monster}\nlive =")
     assert complaint.startswith("etc/ours.toml: this cannot be read: ")
 
 
@@ -175,7 +175,7 @@ name = "web"
 preset = "acme-eu"
 secrets = ["env:SET"]
 """
-    (web,) = load_sources(shared, presets=presets, read_secret=VAULT.__getitem__).values()
+    (web,) = load_sources(shared, presets=presets, read_secret=SECRETS.__getitem__).values()
     texts = [condition.expression.text for condition in web.when]
     assert texts == ["headers.x_github_event", "body.action"]
     assert (web.environments, str(web.fields.version)) == (
@@ -190,13 +190,13 @@ secrets = ["env:SET"]
         ("deployment.ref", "deployment.", '4: source "web": fields.version: '),
     ):
         with pytest.raises(SourceError, match=rf"^sources\.toml:{re.escape(line)}"):
-            load_sources(shared.replace(old, new), presets=presets, read_secret=VAULT.__getitem__)
+            load_sources(shared.replace(old, new), presets=presets, read_secret=SECRETS.__getitem__)
 
 
 def test_a_preset_of_the_file_may_build_on_the_one_of_its_name_that_ships(presets: str) -> None:
     """GitHub's, but for all sources of this file in another way."""
-    text = '[preset.github]\npreset = "github"\ndedupe = "body.id"\n' + WELL
-    github = load_sources(text, presets=presets, read_secret=VAULT.__getitem__)["github"]
+    text = '[preset.github]\npreset = "github"\ndedupe = "body.id"\n' + VALID_FILE
+    github = load_sources(text, presets=presets, read_secret=SECRETS.__getitem__)["github"]
     assert str(github.dedupe) == "Expression('body.id')"
     assert github.outcome.succeeded == ("success",)
 
@@ -206,7 +206,7 @@ def test_nothing_that_a_person_can_write_ends_in_another_exception(
     presets: str, data: st.DataObject
 ) -> None:
     """A file garbled in a few places loads, or is a mistake with a file, a line and a sentence."""
-    text = WELL
+    text = VALID_FILE
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(text)))
         end = data.draw(st.integers(start, min(len(text), start + 12)))
@@ -215,24 +215,24 @@ def test_nothing_that_a_person_can_write_ends_in_another_exception(
             | st.sampled_from(
                 ["[", "]]", "{", "}", "=", '"', ".", "\n", "5", "true", "[[source]]\n"]
             )
-            | st.sampled_from(WELL.splitlines(keepends=True))
+            | st.sampled_from(VALID_FILE.splitlines(keepends=True))
         )
         text = text[:start] + new + text[end:]
     try:
-        load_sources(text, presets=presets, read_secret=VAULT.__getitem__, origin="f.toml")
+        load_sources(text, presets=presets, read_secret=SECRETS.__getitem__, origin="f.toml")
     except SourceError as error:
         assert re.match(r"f\.toml:\d+:|f\.toml: there is no source", str(error))  # noqa: PT017
 
 
 def test_what_ends_too_early_is_told_with_the_last_line(presets: str) -> None:
     """Even where tomllib names none."""
-    complaint = find_mistake(presets, 'live = "production"', "live = ")
+    complaint = error_after_change(presets, 'live = "production"', "live = ")
     assert complaint.startswith("etc/ours.toml:23:")
 
 
 def test_what_is_missing_is_missed_where_the_source_begins(presets: str) -> None:
     """The line to look at is the header of the source."""
-    complaint = find_mistake(presets, 'secrets = ["env:SET"]', "")
+    complaint = error_after_change(presets, 'secrets = ["env:SET"]', "")
     assert complaint.startswith('etc/ours.toml:9: source "github": secrets: there are none; add')
 
 
@@ -257,7 +257,7 @@ def test_a_secret_that_cannot_be_had_is_told_with_the_reason(
         return "x"
 
     with pytest.raises(SourceError, match=reason) as caught:
-        load_sources(WELL, presets=presets, read_secret=read_secret)
+        load_sources(VALID_FILE, presets=presets, read_secret=read_secret)
     assert str(caught.value).startswith('sources.toml:19: source "house": secrets[1]: file:/run/')
 
 
@@ -265,7 +265,7 @@ def test_several_sources_of_one_preset_differ_in_what_they_say_themselves(preset
     """Two repositories, two secrets, two projects: two sources."""
     one = '[[source]]\nname = "{}"\npreset = "github"\nsecrets = ["{}"]\nproject = "{}"\n'
     text = one.format("web", "a", "front") + one.format("api", "b", "back")
-    sources = load_sources(text, presets=presets, read_secret=VAULT.__getitem__)
+    sources = load_sources(text, presets=presets, read_secret=SECRETS.__getitem__)
     assert [(each.name, each.secrets, each.project) for each in sources.values()] == [
         ("web", ("a",), "front"),
         ("api", ("b",), "back"),

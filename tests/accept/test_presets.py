@@ -13,20 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.accept.decode import Unreadable
-from service.accept.events import Batch, DeploymentCompleted, Event, read_webhook
+from service.accept.decode import InvalidPayload
+from service.accept.events import Batch, DeploymentCompleted, Event, parse_webhook
 from service.accept.signature import SignedRequest
 from service.accept.sources import Source
-from tests.accept.desk import Desk, read_answer, serve
+from tests.accept.desk import BacklogStub, parse_response, serve_receiver
 from tests.accept.sample import (
     PRESETS,
     Sample,
+    json_paths,
     make_sources,
-    paths_of,
     read_samples,
-    replaced,
     summarize,
-    without,
+    with_value,
+    without_path,
 )
 
 SAMPLES = read_samples()
@@ -60,11 +60,11 @@ def sources(presets: str) -> dict[str, Source]:
     return make_sources(presets)
 
 
-def read(sources: dict[str, Source], sample: Sample, body: Any) -> Event:
+def map_sample(sources: dict[str, Source], sample: Sample, body: Any) -> Event:
     """Read a body as this sample's sender would have sent it; bytes are one already."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {name.lower(): value for name, value in sample.headers.items()}
-    event = read_webhook(sources[sample.preset], SignedRequest(headers, {}, raw))
+    event = parse_webhook(sources[sample.preset], SignedRequest(headers, {}, raw))
     assert not isinstance(event, Batch)
     return event
 
@@ -80,7 +80,7 @@ def test_every_preset_has_payloads_of_every_kind(presets: str) -> None:
 @every_sample
 def test_a_payload_is_read_as_a_person_would(sources: dict[str, Source], sample: Sample) -> None:
     """Outcome, names, time and delivery; or ignored; or what is missing."""
-    event = read(sources, sample, sample.body)
+    event = map_sample(sources, sample, sample.body)
     extra = {key: sample.expected[key] for key in EXTRAS.keys() & sample.expected.keys()}
     expected = {key: value for key, value in sample.expected.items() if key not in EXTRAS}
     assert summarize(event) == expected
@@ -171,10 +171,10 @@ def test_every_word_of_a_sender_is_an_outcome_or_none(
     outcomes = {"succeeded": succeeded, "failed": failed, None: neither}
     for outcome, words in outcomes.items():
         for word in words.split():
-            body = replaced(sample.body, tuple(path.split(".")), word)
-            assert summarize(read(sources, sample, body)).get("outcome") == outcome, word
-            body = replaced(sample.body, tuple(path.split(".")), word.swapcase())
-            assert "outcome" not in summarize(read(sources, sample, body)), word
+            body = with_value(sample.body, tuple(path.split(".")), word)
+            assert summarize(map_sample(sources, sample, body)).get("outcome") == outcome, word
+            body = with_value(sample.body, tuple(path.split(".")), word.swapcase())
+            assert "outcome" not in summarize(map_sample(sources, sample, body)), word
 
 
 @pytest.mark.parametrize(
@@ -192,9 +192,9 @@ def test_a_run_of_cdevents_ends_as_it_says(
 ) -> None:
     """Pipelines and tasks that name an environment; their types carry a version of the schema."""
     sample = next(one for one in SAMPLES if str(one) == "cdevents/failed")
-    body = replaced(sample.body, ("context", "type"), f"dev.cdevents.{kind}.9.9.9-draft")
-    body = replaced(body, ("subject", "content", "outcome"), word)
-    assert summarize(read(sources, sample, body)).get("outcome") == outcome
+    body = with_value(sample.body, ("context", "type"), f"dev.cdevents.{kind}.9.9.9-draft")
+    body = with_value(body, ("subject", "content", "outcome"), word)
+    assert summarize(map_sample(sources, sample, body)).get("outcome") == outcome
 
 
 @every_ended
@@ -204,7 +204,7 @@ def test_a_delivery_that_comes_again_has_the_key_of_before(
     """Whatever else its sender counts up from try to try."""
     headers = sample.headers | {"X-Attempt-Number": "2", "User-Agent": "again"}
     again = msgspec.structs.replace(sample, headers=headers)
-    first, second = (read(sources, one, one.body) for one in (sample, again))
+    first, second = (map_sample(sources, one, one.body) for one in (sample, again))
     assert isinstance(first, DeploymentCompleted)
     assert isinstance(second, DeploymentCompleted)
     assert first.delivery == second.delivery
@@ -215,7 +215,7 @@ def test_a_truncated_payload_is_unreadable(sources: dict[str, Source], sample: S
     """Wherever the bytes end too soon."""
     raw = json.dumps(sample.body).encode()
     for end in (*range(1, len(raw), 1 + len(raw) // 40), len(raw) - 1):
-        assert isinstance(read(sources, sample, raw[:end]), Unreadable)
+        assert isinstance(map_sample(sources, sample, raw[:end]), InvalidPayload)
 
 
 @every_ended
@@ -223,8 +223,8 @@ def test_a_missing_field_never_makes_another_outcome(
     sources: dict[str, Source], sample: Sample
 ) -> None:
     """Every field in turn: the same deployment, told less well, or none."""
-    for path in paths_of(sample.body):
-        event = read(sources, sample, without(sample.body, path))
+    for path in json_paths(sample.body):
+        event = map_sample(sources, sample, without_path(sample.body, path))
         if isinstance(event, DeploymentCompleted):
             assert event.outcome == sample.expected["outcome"], path
 
@@ -232,8 +232,8 @@ def test_a_missing_field_never_makes_another_outcome(
 @every_sample
 def test_a_field_of_another_type_has_an_answer(sources: dict[str, Source], sample: Sample) -> None:
     """Every field in turn, of every wrong type: no exception, no name that is none."""
-    for path, odd in itertools.product(paths_of(sample.body), ODD_VALUES):
-        event = read(sources, sample, replaced(sample.body, path, odd))
+    for path, odd in itertools.product(json_paths(sample.body), ODD_VALUES):
+        event = map_sample(sources, sample, with_value(sample.body, path, odd))
         if isinstance(event, DeploymentCompleted):
             names = (event.project, event.environment, event.application, event.version)
             assert event.deployment_id or all(names)
@@ -246,13 +246,13 @@ def test_a_time_that_is_none_costs_the_time_and_not_the_event(
 ) -> None:
     """It is said, so that it can be counted; nowhere but in the one place of the time."""
     garbled = [
-        *((sample, replaced(sample.body, path, "soon")) for path in paths_of(sample.body)),
+        *((sample, with_value(sample.body, path, "soon")) for path in json_paths(sample.body)),
         *(
             (replace(sample, headers=sample.headers | {name: "soon"}), sample.body)
             for name in sample.headers
         ),
     ]
-    events = [read(sources, changed, body) for changed, body in garbled]
+    events = [map_sample(sources, changed, body) for changed, body in garbled]
     said = [
         event
         for event in events
@@ -275,15 +275,15 @@ def test_arbitrary_json_has_an_answer(sources: dict[str, Source], data: st.DataO
     sample = data.draw(st.sampled_from(SAMPLES))
     body = sample.body
     for _ in range(data.draw(st.integers(1, 4))):
-        paths = list(paths_of(body))
+        paths = list(json_paths(body))
         if not paths:
             break
-        body = replaced(body, data.draw(st.sampled_from(paths)), data.draw(JSON_VALUES))
-    assert isinstance(read(sources, sample, body), Event)
+        body = with_value(body, data.draw(st.sampled_from(paths)), data.draw(JSON_VALUES))
+    assert isinstance(map_sample(sources, sample, body), Event)
     noise = json.dumps(data.draw(JSON_VALUES)).encode()
     for preset in PRESETS:
         other = Sample(preset, "", sample.headers, noise, {})
-        assert isinstance(read(sources, other, noise), Event)
+        assert isinstance(map_sample(sources, other, noise), Event)
 
 
 @settings(max_examples=10)
@@ -293,13 +293,16 @@ def test_every_door_gives_a_documented_answer(presets: str, bodies: list[Any]) -
     opened = make_sources(presets, verify='verify = "none"')
 
     async def post_all() -> set[int]:
-        async with serve(Desk(), *opened.values()) as (host, port), ClientSession() as session:
+        async with (
+            serve_receiver(BacklogStub(), *opened.values()) as (host, port),
+            ClientSession() as session,
+        ):
             statuses = set()
             for name in opened:
                 for body in bodies:
                     url = f"http://{host}:{port}/webhooks/{name}"
                     async with session.post(url, data=json.dumps(body).encode()) as heard:
-                        await read_answer(heard)
+                        await parse_response(heard)
                         statuses.add(heard.status)
             return statuses
 

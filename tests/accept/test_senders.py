@@ -10,20 +10,20 @@ import pytest
 from aiohttp import ClientSession
 
 from service.accept.checks import is_genuine
-from service.accept.events import Batch, DeploymentCompleted, Event, read_webhook
+from service.accept.events import Batch, DeploymentCompleted, Event, parse_webhook
 from service.accept.signature import Ed25519, SignedRequest, sign_standard_webhook
 from service.accept.sources import Source, load_sources
 from tests.accept.desk import (
     FINISHED,
     NOW_S,
     SECRET,
-    Desk,
-    Post,
-    encode,
+    BacklogStub,
+    PostWebhook,
+    encode_body,
     github_headers,
-    read_answer,
-    serve,
-    signed,
+    native_headers,
+    parse_response,
+    serve_receiver,
 )
 from tests.accept.sample import PRESETS, make_sources, read_samples
 
@@ -32,66 +32,73 @@ BODY = b'{ "spaces":  "kept" }'
 Sign = Callable[[str, bytes], tuple[dict[str, str], dict[str, str]]]
 
 
-def digest(name: str, form: str = "{}", *, algorithm: str = "sha256", prefix: str = "") -> Sign:
+def hmac_signer(
+    name: str, template: str = "{}", *, algorithm: str = "sha256", prefix: str = ""
+) -> Sign:
     """Sign the body, after a prefix, in hex."""
 
     def sign(secret: str, body: bytes) -> tuple[dict[str, str], dict[str, str]]:
         code = hmac.new(secret.encode(), prefix.encode() + body, algorithm).hexdigest()
-        return {name: form.format(code)}, {}
+        return {name: template.format(code)}, {}
 
     return sign
 
 
-def shown(name: str, form: str = "{}") -> Sign:
+def header_signer(name: str, template: str = "{}") -> Sign:
     """Show the secret in a header."""
-    return lambda secret, _: ({name: form.format(secret)}, {})
+    return lambda secret, _: ({name: template.format(secret)}, {})
 
 
-def in_query(name: str) -> Sign:
+def query_signer(name: str) -> Sign:
     """Show the secret in the URL."""
     return lambda secret, _: ({}, {name: secret})
 
 
-def standard(secret: str, body: bytes) -> tuple[dict[str, str], dict[str, str]]:
+def standard_webhooks_signer(secret: str, body: bytes) -> tuple[dict[str, str], dict[str, str]]:
     """Sign by Standard Webhooks."""
     return sign_standard_webhook(secret, delivery="m", timestamp_s=NOW_S, body=body), {}
 
 
-def heroku(secret: str, body: bytes) -> tuple[dict[str, str], dict[str, str]]:
+def heroku_signer(secret: str, body: bytes) -> tuple[dict[str, str], dict[str, str]]:
     """Sign as Heroku does."""
     code = hmac.new(secret.encode(), body, "sha256").digest()
     return {"heroku-webhook-hmac-sha256": b64encode(code).decode()}, {}
 
 
-BEARER, BASIC = shown("authorization", "Bearer {}"), shown("authorization", "Basic {}")
-GITHUB = digest("x-hub-signature-256", "sha256={}")
+BEARER, BASIC = (
+    header_signer("authorization", "Bearer {}"),
+    header_signer("authorization", "Basic {}"),
+)
+GITHUB = hmac_signer("x-hub-signature-256", "sha256={}")
 SIGNERS: dict[str, list[Sign]] = {
-    "native": [standard, BEARER],
+    "native": [standard_webhooks_signer, BEARER],
     "github": [GITHUB],
     "github-workflow-run": [GITHUB],
-    "gitlab": [standard, shown("x-gitlab-token")],
+    "gitlab": [standard_webhooks_signer, header_signer("x-gitlab-token")],
     "argocd": [BEARER, BASIC],
     "argo-rollouts": [BEARER, BASIC],
-    "flux": [digest("x-signature", "sha256={}"), BEARER],
-    "circleci": [digest("circleci-signature", "v2=00,v1={}")],
+    "flux": [hmac_signer("x-signature", "sha256={}"), BEARER],
+    "circleci": [hmac_signer("circleci-signature", "v2=00,v1={}")],
     "buildkite": [
-        digest("x-buildkite-signature", f"timestamp={NOW_S},signature={{}}", prefix=f"{NOW_S}."),
-        shown("x-buildkite-token"),
+        hmac_signer(
+            "x-buildkite-signature", f"timestamp={NOW_S},signature={{}}", prefix=f"{NOW_S}."
+        ),
+        header_signer("x-buildkite-token"),
     ],
-    "cdevents": [BEARER, in_query("access_token")],
+    "cdevents": [BEARER, query_signer("access_token")],
     "azure-devops": [BASIC],
     "octopus": [BEARER],
     "harness": [BEARER],
     "spinnaker": [BEARER, BASIC],
-    "vercel": [digest("x-vercel-signature", algorithm="sha1")],
-    "heroku": [heroku],
-    "render": [standard],
-    "google-cloud-deploy": [in_query("token")],
-    "eventbridge-codedeploy": [shown("x-api-key"), BASIC],
-    "tekton": [in_query("token")],
-    "jenkins-generic-event": [in_query("token")],
-    "bitbucket": [digest("x-hub-signature", "sha256={}")],
-    "launchdarkly": [digest("x-ld-signature")],
+    "vercel": [hmac_signer("x-vercel-signature", algorithm="sha1")],
+    "heroku": [heroku_signer],
+    "render": [standard_webhooks_signer],
+    "google-cloud-deploy": [query_signer("token")],
+    "eventbridge-codedeploy": [header_signer("x-api-key"), BASIC],
+    "tekton": [query_signer("token")],
+    "jenkins-generic-event": [query_signer("token")],
+    "bitbucket": [hmac_signer("x-hub-signature", "sha256={}")],
+    "launchdarkly": [hmac_signer("x-ld-signature")],
 }
 
 
@@ -101,11 +108,14 @@ def sources(presets: str) -> dict[str, Source]:
     return make_sources(presets)
 
 
-def knows(
-    source: Source, told: tuple[Mapping[str, str], Mapping[str, str]], *, body: bytes = BODY
+def accepts(
+    source: Source,
+    headers_and_query: tuple[Mapping[str, str], Mapping[str, str]],
+    *,
+    body: bytes = BODY,
 ) -> bool:
     """Ask whether a source takes a request for genuine."""
-    request = SignedRequest(*told, body)
+    request = SignedRequest(*headers_and_query, body)
     return is_genuine(source.checks, request, now_s=NOW_S)
 
 
@@ -118,9 +128,9 @@ def test_a_sender_is_known_by_what_its_vendor_documents(
     shared = [scheme for scheme in source.schemes if not isinstance(scheme, Ed25519)]
     assert len(shared) == len(SIGNERS[preset])
     for sign in SIGNERS[preset]:
-        assert knows(source, sign("secret", BODY))
-        assert not knows(source, sign("another secret", BODY))
-    assert not knows(source, ({}, {}))
+        assert accepts(source, sign("secret", BODY))
+        assert not accepts(source, sign("another secret", BODY))
+    assert not accepts(source, ({}, {}))
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -132,13 +142,13 @@ def test_a_signature_is_over_the_bytes_as_they_came(
     for sign in SIGNERS[preset]:
         told = sign("secret", BODY)
         is_token = told == sign("secret", b"")
-        assert knows(sources[preset], told, body=rewritten) is is_token
+        assert accepts(sources[preset], told, body=rewritten) is is_token
 
 
 def test_a_method_that_changes_its_name_is_not_followed(sources: dict[str, Source]) -> None:
     """Bitbucket announces that sha256 may give way to another: until then none is known."""
-    weak = digest("x-hub-signature", "sha1={}", algorithm="sha1")
-    assert not knows(sources["bitbucket"], weak("secret", BODY))
+    weak = hmac_signer("x-hub-signature", "sha1={}", algorithm="sha1")
+    assert not accepts(sources["bitbucket"], weak("secret", BODY))
 
 
 # What a person writes for a sender that we do not know.
@@ -155,21 +165,26 @@ fields = { environment = "body.deploy_to", application = "body.repo.name", versi
 """
 
 
-async def test_a_sender_that_nobody_knew_is_a_few_lines_of_toml(presets: str, desk: Desk) -> None:
+async def test_a_sender_that_nobody_knew_is_a_few_lines_of_toml(
+    presets: str, backlog_stub: BacklogStub
+) -> None:
     """Nine lines, no code: verified, filtered, mapped, and counted once."""
     body = {"event": "deployment", "number": 7, "status": "success", "deploy_to": "production"}
     body |= {"repo": {"name": "web"}, "commit": "5d1c6b0a"}
     sources = load_sources(WOODPECKER, presets=presets, read_secret=str)
     assert len(WOODPECKER.strip().splitlines()) == 9
-    async with serve(desk, *sources.values()) as (host, port), ClientSession() as session:
+    async with (
+        serve_receiver(backlog_stub, *sources.values()) as (host, port),
+        ClientSession() as session,
+    ):
         heard = []
         for sent, token in [(body, "x"), (body, "s3cret"), (body, "s3cret"), ({}, "s3cret")]:
             url, headers = f"http://{host}:{port}/webhooks/woodpecker", {"X-Token": token}
-            async with session.post(url, data=encode(sent), headers=headers) as response:
-                answer = await read_answer(response)
+            async with session.post(url, data=encode_body(sent), headers=headers) as response:
+                answer = await parse_response(response)
                 heard.append((response.status, answer["status"]))
     assert heard == [(401, 401), (202, "queued"), (200, "duplicate"), (200, "ignored")]
-    ((key, event),) = desk.kept.items()
+    ((key, event),) = backlog_stub.events.items()
     assert key == ("woodpecker", "web/7")
     assert (event.environment, event.application, event.version) == (
         "production",
@@ -181,23 +196,23 @@ async def test_a_sender_that_nobody_knew_is_a_few_lines_of_toml(presets: str, de
 GITHUB_BODY = next(one.body for one in read_samples() if str(one) == "github/succeeded")
 
 
-def read_form(github: Source, body: bytes) -> Event | Batch:
+def map_form(github: Source, body: bytes) -> Event | Batch:
     """Read a form as GitHub sends it."""
     headers = {"x-github-event": "deployment_status", "x-github-delivery": "guid"}
     headers |= {"content-type": "application/x-www-form-urlencoded"}
-    return read_webhook(github, SignedRequest(headers, {}, body))
+    return parse_webhook(github, SignedRequest(headers, {}, body))
 
 
 def test_a_form_holds_the_same_event(github: Source) -> None:
     """GitHub's other content type: what is in ``payload`` is the body."""
     raw = json.dumps(GITHUB_BODY | {"odd": "a+b %41 ü €"}, ensure_ascii=False)
-    plain = read_form(github, raw.encode())
+    plain = map_form(github, raw.encode())
     assert isinstance(plain, DeploymentCompleted)
-    assert read_form(github, f"payload={quote_plus(raw)}".encode()) == plain
-    assert read_form(github, urlencode({"payload": raw, "more": 1}).encode()) == plain
+    assert map_form(github, f"payload={quote_plus(raw)}".encode()) == plain
+    assert map_form(github, urlencode({"payload": raw, "more": 1}).encode()) == plain
 
 
-async def test_a_form_is_verified_as_it_came(post: Post) -> None:
+async def test_a_form_is_verified_as_it_came(post: PostWebhook) -> None:
     """The signature is over the form, and never over what it holds."""
     raw = json.dumps(GITHUB_BODY)
     form = f"payload={quote_plus(raw)}".encode()
@@ -207,23 +222,33 @@ async def test_a_form_is_verified_as_it_came(post: Post) -> None:
 
 
 @pytest.mark.parametrize("kind", ["", "text/plain; charset=UTF-8", "application/octet-stream", "?"])
-async def test_no_content_type_is_asked_for(post: Post, kind: str) -> None:
+async def test_no_content_type_is_asked_for(post: PostWebhook, kind: str) -> None:
     """Argo CD sends none, curl calls JSON a form, SNS calls it plain text."""
-    body = encode(FINISHED)
-    headers = signed(body) | ({"Content-Type": kind} if kind else {})
+    body = encode_body(FINISHED)
+    headers = native_headers(body) | ({"Content-Type": kind} if kind else {})
     assert (await post("native", body, headers))[0] == 202
 
 
-async def test_a_time_that_cannot_be_read_is_a_fact(post: Post, desk: Desk) -> None:
+async def test_a_time_that_cannot_be_read_is_a_fact(
+    post: PostWebhook, backlog_stub: BacklogStub
+) -> None:
     """The event is kept, and the fact can be counted; with a time, or none, there is no such."""
     for delivery, body in enumerate(
         [FINISHED | {"eventTime": "yesterday"}, FINISHED | {"eventTime": 1_760_000_000}, FINISHED]
     ):
-        headers = signed(body, delivery=f"msg_{delivery}")
-        assert (await post("native", encode(body), headers))[0] == 202
-    assert [facts.get("time_unreadable") for _, facts in desk.facts] == [True, None, None]
-    assert [event.event_time for event in desk.kept.values()] == [None, 1_760_000_000_000, None]
-    assert SECRET not in repr(desk.facts)
+        headers = native_headers(body, delivery=f"msg_{delivery}")
+        assert (await post("native", encode_body(body), headers))[0] == 202
+    assert [facts.get("time_unreadable") for _, facts in backlog_stub.log_events] == [
+        True,
+        None,
+        None,
+    ]
+    assert [event.event_time for event in backlog_stub.events.values()] == [
+        None,
+        1_760_000_000_000,
+        None,
+    ]
+    assert SECRET not in repr(backlog_stub.log_events)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +265,7 @@ def test_odd_json_is_read_or_refused_and_never_raises(
 ) -> None:
     """The last of equal keys counts; a number that is no time costs nothing but the time."""
     whole = b'{"deploymentId":"d-1",' + body[1:]
-    event = read_webhook(native, SignedRequest({}, {}, whole))
+    event = parse_webhook(native, SignedRequest({}, {}, whole))
     assert isinstance(event, DeploymentCompleted), kept
     assert event.event_time is None
     assert event.time_unreadable is (b"eventTime" in body)

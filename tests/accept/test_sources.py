@@ -30,22 +30,22 @@ ASYMMETRIC = Ed25519(
     signed="{webhook-id}.{webhook-timestamp}.{body}",
     timestamp="webhook-timestamp",
 )
-VAULT = {"env:NEW": "newer", "env:EMPTY": "", "file:/run/secrets/old": "older\r\n"}
+SECRETS = {"env:NEW": "newer", "env:EMPTY": "", "file:/run/secrets/old": "older\r\n"}
 
 
-def load(text: str, presets: str) -> dict[str, Source]:
+def load_from_text(text: str, presets: str) -> dict[str, Source]:
     """Load sources whose secrets are in the vault."""
-    return load_sources(text, presets=presets, read_secret=VAULT.__getitem__)
+    return load_sources(text, presets=presets, read_secret=SECRETS.__getitem__)
 
 
-def source_of(more: str, *, name: str = "s", preset: str = 'preset = "github"') -> str:
+def source_toml(extra_toml: str, *, name: str = "s", preset: str = 'preset = "github"') -> str:
     """Write one source."""
-    return f'[[source]]\nname = "{name}"\n{preset}\n{more}\n'
+    return f'[[source]]\nname = "{name}"\n{preset}\n{extra_toml}\n'
 
 
 def test_a_source_is_read_whole(presets: str) -> None:
     """Every key of the format, without a preset."""
-    source = load(CUSTOM, presets)["ours"]
+    source = load_from_text(CUSTOM, presets)["ours"]
     assert source.schemes == (Hmac(header="X-Sig", items=",", field="v1"), Token(query="token"))
     assert source.secrets == ("plain", "newer", "older")
     assert (source.preset, source.project, source.strict) == (None, "default", False)
@@ -73,28 +73,28 @@ def test_a_condition_holds_for_its_values_and_regexes(
     presets: str, kind: object, *, holds: bool
 ) -> None:
     """Values are equal, regexes are found, and nothing else will do."""
-    condition = load(CUSTOM, presets)["ours"].when[0]
-    assert condition.holds({"body": {"kind": kind}}) is holds
+    condition = load_from_text(CUSTOM, presets)["ours"].when[0]
+    assert condition.is_met({"body": {"kind": kind}}) is holds
 
 
 def test_true_is_not_one(presets: str) -> None:
     """JSON tells booleans from numbers, and so do conditions and outcomes."""
-    source = load(CUSTOM, presets)["ours"]
-    assert source.when[1].holds({"body": {"dry": False}})
-    assert not source.when[1].holds({"body": {"dry": 0}})
-    assert [source.outcome.judge(found) for found in (0, 0.0, False)] == ["succeeded"] * 2 + [None]
+    source = load_from_text(CUSTOM, presets)["ours"]
+    assert source.when[1].is_met({"body": {"dry": False}})
+    assert not source.when[1].is_met({"body": {"dry": 0}})
+    assert [source.outcome.decide(found) for found in (0, 0.0, False)] == ["succeeded"] * 2 + [None]
 
 
 def test_a_source_goes_before_its_preset(presets: str) -> None:
     """`when` and `fields` key by key, anything else as a whole."""
-    text = source_of("""
+    text = source_toml("""
         secrets = ["x"]
         dedupe = "body.id"
         verify = { token = "X-Token" }
         when = { "body.action" = "created" }
         fields = { version = "body.deployment.ref" }
         """)
-    source = load(text, presets)["s"]
+    source = load_from_text(text, presets)["s"]
     assert source.schemes == (Token(header="X-Token"),)
     assert [one.expression.text for one in source.when] == ["headers.x_github_event", "body.action"]
     assert source.dedupe is not None
@@ -108,18 +108,18 @@ def test_a_source_goes_before_its_preset(presets: str) -> None:
 def test_a_file_may_bring_presets_of_its_own(presets: str) -> None:
     """A preset is written as a source is."""
     preset = '[preset.ours]\nverify = "standard-webhooks"\noutcome = { path = "body.x" }\n'
-    text = preset + source_of('secrets = ["x"]', preset='preset = "ours"')
-    assert load(text, presets)["s"].schemes == (STANDARD_WEBHOOKS, ASYMMETRIC)
+    text = preset + source_toml('secrets = ["x"]', preset='preset = "ours"')
+    assert load_from_text(text, presets)["s"].schemes == (STANDARD_WEBHOOKS, ASYMMETRIC)
 
 
 def test_verify_may_name_presets_but_not_in_circles(presets: str) -> None:
     """The schemes of any preset can be had by its name."""
-    source = load(source_of('verify = "native"\nsecrets = ["x"]'), presets)["s"]
+    source = load_from_text(source_toml('verify = "native"\nsecrets = ["x"]'), presets)["s"]
     bearer = Token(header="Authorization", scheme="Bearer")
     assert source.schemes == (STANDARD_WEBHOOKS, ASYMMETRIC, bearer)
     circle = '[preset.a]\nverify = "b"\n[preset.b]\nverify = "a"\n'
     with pytest.raises(SourceError, match="verify: there is no preset"):
-        load(circle + source_of('verify = "a"'), presets)
+        load_from_text(circle + source_toml('verify = "a"'), presets)
 
 
 def test_the_native_source_takes_a_signature_or_a_token(presets: str) -> None:
@@ -139,21 +139,21 @@ def test_every_preset_that_ships_makes_a_source(presets: str) -> None:
     names = tomllib.loads(presets)["preset"].keys() - {"standard-webhooks"}
     assert names >= {"native", "github"}
     for name in names:
-        text = source_of('secrets = ["x"]', preset=f'preset = "{name}"')
-        assert load(text, presets)["s"].preset == name
+        text = source_toml('secrets = ["x"]', preset=f'preset = "{name}"')
+        assert load_from_text(text, presets)["s"].preset == name
 
 
 def test_verify_none_has_to_be_written_out(presets: str) -> None:
     """Then, and only then, no secret is needed."""
-    assert load(source_of('verify = "none"'), presets)["s"].schemes == (Unverified(),)
+    assert load_from_text(source_toml('verify = "none"'), presets)["s"].schemes == (Unverified(),)
 
 
 def test_secrets_are_never_shown(presets: str) -> None:
     """Neither a source nor an error about its secrets says them."""
-    shown = repr(load(CUSTOM, presets)["ours"])
+    shown = repr(load_from_text(CUSTOM, presets)["ours"])
     assert not any(secret in shown for secret in ("plain", "newer", "older"))
     with pytest.raises(SourceError) as error:
-        load(source_of('secrets = ["hunter2", 5]'), presets)
+        load_from_text(source_toml('secrets = ["hunter2", 5]'), presets)
     assert "hunter2" not in str(error.value)
 
 
@@ -165,82 +165,91 @@ def test_secrets_are_never_shown(presets: str) -> None:
         ("[[source]", "this is not TOML"),
         ("[[sauce]]", "sauce: there is no such key; did you mean 'source'?"),
         ("[[source]]", "source null: name: give 1 to 64 letters"),
-        (source_of("", name="a/b"), 'source "a/b": name: give 1 to 64 letters'),
-        (source_of('secrets = ["x"]') * 2, 'source "s": name: line 2 has the same; rename one'),
+        (source_toml("", name="a/b"), 'source "a/b": name: give 1 to 64 letters'),
+        (source_toml('secrets = ["x"]') * 2, 'source "s": name: line 2 has the same; rename one'),
         (
-            source_of("", preset='preset = "gihub"'),
+            source_toml("", preset='preset = "gihub"'),
             "preset: there is no 'gihub'; did you mean 'github'?",
         ),
-        (source_of("", preset="preset = 5"), "preset: there is no 5 (there are: "),
-        (source_of('secret = ["x"]'), 'source "s": secret: there is no such key; did you mean'),
-        (source_of("secrets = [5]"), 'source "s": secrets[0]: Expected `str`, got `int`'),
-        (source_of(""), 'source "s": secrets: there are none; add one'),
-        (source_of("secrets = []"), 'source "s": secrets: there are none; add one'),
-        (source_of('secrets = [""]'), "secrets[0]: written in the file is empty"),
-        (source_of('secrets = ["a", "env:EMPTY"]'), "secrets[1]: env:EMPTY is empty; set it"),
-        (source_of('secrets = ["env:GONE"]'), "secrets[0]: env:GONE is not set; set it"),
+        (source_toml("", preset="preset = 5"), "preset: there is no 5 (there are: "),
+        (source_toml('secret = ["x"]'), 'source "s": secret: there is no such key; did you mean'),
+        (source_toml("secrets = [5]"), 'source "s": secrets[0]: Expected `str`, got `int`'),
+        (source_toml(""), 'source "s": secrets: there are none; add one'),
+        (source_toml("secrets = []"), 'source "s": secrets: there are none; add one'),
+        (source_toml('secrets = [""]'), "secrets[0]: written in the file is empty"),
+        (source_toml('secrets = ["a", "env:EMPTY"]'), "secrets[1]: env:EMPTY is empty; set it"),
+        (source_toml('secrets = ["env:GONE"]'), "secrets[0]: env:GONE is not set; set it"),
         (
-            source_of('verify = ""'),
+            source_toml('verify = ""'),
             'verify: say how its webhooks are verified, or write verify = "none"',
         ),
-        (source_of("", preset=""), "verify: say how its webhooks are verified"),
-        (source_of('verify = "standard-webhook"'), "did you mean 'standard-webhooks'?"),
-        (source_of('verify = ["none", { token = "X" }]'), '"none" lets everybody in'),
-        (source_of('verify = { header = "X" }'), "verify: say hmac = <header>"),
-        (source_of('verify = { hmac = "X", token = "Y" }'), "verify: say hmac = <header>"),
-        (source_of('verify = { hmac = "X", algoritm = "sha1" }'), "did you mean 'algorithm'?"),
-        (source_of('verify = { hmac = "X", algorithm = "md5" }'), "verify.algorithm: Invalid enum"),
+        (source_toml("", preset=""), "verify: say how its webhooks are verified"),
+        (source_toml('verify = "standard-webhook"'), "did you mean 'standard-webhooks'?"),
+        (source_toml('verify = ["none", { token = "X" }]'), '"none" lets everybody in'),
+        (source_toml('verify = { header = "X" }'), "verify: say hmac = <header>"),
+        (source_toml('verify = { hmac = "X", token = "Y" }'), "verify: say hmac = <header>"),
+        (source_toml('verify = { hmac = "X", algoritm = "sha1" }'), "did you mean 'algorithm'?"),
         (
-            source_of('verify = { hmac = "X", items = "" }'),
+            source_toml('verify = { hmac = "X", algorithm = "md5" }'),
+            "verify.algorithm: Invalid enum",
+        ),
+        (
+            source_toml('verify = { hmac = "X", items = "" }'),
             "verify.items: Expected `str` of length",
         ),
         (
-            source_of('verify = { hmac = "X", signed = "{x}" }'),
+            source_toml('verify = { hmac = "X", signed = "{x}" }'),
             "verify.signed: what is signed must",
         ),
-        (source_of('verify = { token = "X", field = "v1" }'), "verify.field: there is no such key"),
         (
-            source_of('verify = { query = "X", scheme = "v1" }'),
+            source_toml('verify = { token = "X", field = "v1" }'),
+            "verify.field: there is no such key",
+        ),
+        (
+            source_toml('verify = { query = "X", scheme = "v1" }'),
             "verify.scheme: there is no such key",
         ),
-        (source_of('verify = { query = "" }'), "verify.query: Expected `str` of length"),
+        (source_toml('verify = { query = "" }'), "verify.query: Expected `str` of length"),
         (
-            source_of('verify = "none"\nwhen = { body.action = "x" }'),
+            source_toml('verify = "none"\nwhen = { body.action = "x" }'),
             "when.body: give a value or a list; is the",
         ),
         (
-            source_of('verify = "none"\nwhen = { "body-x" = "x" }'),
+            source_toml('verify = "none"\nwhen = { "body-x" = "x" }'),
             "when.body-x: 'body-x' is not JMESPath",
         ),
         (
-            source_of('verify = "none"\nwhen = { "body" = "/(/" }'),
+            source_toml('verify = "none"\nwhen = { "body" = "/(/" }'),
             "when.body: /(/ is not a regular",
         ),
-        (source_of('verify = "none"\ndedupe = "a."'), "dedupe: 'a.' is not JMESPath"),
-        (source_of('verify = "none"\nfields = { verson = "a" }'), "did you mean 'version'?"),
+        (source_toml('verify = "none"\ndedupe = "a."'), "dedupe: 'a.' is not JMESPath"),
+        (source_toml('verify = "none"\nfields = { verson = "a" }'), "did you mean 'version'?"),
         (
-            source_of('verify = "none"\nfields = { version = "f(a)" }'),
+            source_toml('verify = "none"\nfields = { version = "f(a)" }'),
             "fields.version: there is no",
         ),
-        (source_of('verify = "none"\noutcome = { succeeded = ["x"] }'), "outcome: Object missing"),
-        (source_of('verify = "none"', preset=""), "outcome: say path = <expression>"),
-        ("preset = 5\n" + source_of(""), "preset: Expected `object`"),
-        (source_of('verify = { hmac = "X Sig" }'), "verify.hmac: this is no name of a header"),
-        (source_of('verify = { hmac = "X", past_s = -1 }'), "verify.past_s: Expected `int` >= 0"),
         (
-            source_of('verify = { hmac = "X", timestamp = "X-T" }'),
+            source_toml('verify = "none"\noutcome = { succeeded = ["x"] }'),
+            "outcome: Object missing",
+        ),
+        (source_toml('verify = "none"', preset=""), "outcome: say path = <expression>"),
+        ("preset = 5\n" + source_toml(""), "preset: Expected `object`"),
+        (source_toml('verify = { hmac = "X Sig" }'), "verify.hmac: this is no name of a header"),
+        (source_toml('verify = { hmac = "X", past_s = -1 }'), "verify.past_s: Expected `int` >= 0"),
+        (
+            source_toml('verify = { hmac = "X", timestamp = "X-T" }'),
             "verify.timestamp: whoever repeats a webhook could change it: {X-T} must be in what",
         ),
         (
-            source_of('verify = { hmac = "X", signed = "{@t}.{body}", timestamp = "@t" }'),
+            source_toml('verify = { hmac = "X", signed = "{@t}.{body}", timestamp = "@t" }'),
             "verify.signed: {@...} is a field of the signature header: say which field",
         ),
         (
-            source_of('verify = "none"\nwhen = { "body.action" = [] }'),
+            source_toml('verify = "none"\nwhen = { "body.action" = [] }'),
             'when."body.action": give a value',
         ),
         (
-            source_of('verify = "none"\noutcome = { path = "body.x", failed = ["/^f/"] }'),
+            source_toml('verify = "none"\noutcome = { path = "body.x", failed = ["/^f/"] }'),
             "outcome.failed: there are no regexes here; put it into the path",
         ),
     ],
@@ -250,4 +259,4 @@ def test_what_is_wrong_is_said_with_its_place_and_its_fix(
 ) -> None:
     """One sentence: which source, which key, what to do."""
     with pytest.raises(SourceError, match=re.escape(problem)):
-        load(text, presets)
+        load_from_text(text, presets)

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from service.accept.checks import is_genuine, prepare_checks
-from service.accept.signature import Hmac, Scheme, SignedRequest, Token
+from service.accept.checks import build_checks, is_genuine
+from service.accept.signature import AuthScheme, Hmac, SignedRequest, Token
 
 # Vendors' own material is not ours to ship: these tests read it where it lies beside the checkout.
 VECTORS = Path(__file__).parents[3] / "shared" / "samples" / "signature-vectors.json"
@@ -20,7 +20,7 @@ def published_vectors() -> list[Any]:
     return [v for v in vectors if v["verifier"]["kind"] in kinds and v["id"] != "sw-v1a"]
 
 
-def scheme_of(verifier: dict[str, Any]) -> Scheme:
+def scheme_from_vector(verifier: dict[str, Any]) -> AuthScheme:
     """Write a vector's verifier as a scheme of ours."""
     match verifier:
         case {"kind": "token"}:
@@ -57,7 +57,7 @@ def test_every_published_known_answer_is_given() -> None:
         vector["id"]
         for vector in published_vectors()
         if is_genuine(
-            prepare_checks([scheme_of(vector["verifier"])], vector["secrets"]),
+            build_checks([scheme_from_vector(vector["verifier"])], vector["secrets"]),
             SignedRequest(
                 {name.lower(): value for name, value in vector["headers"].items()},
                 {},

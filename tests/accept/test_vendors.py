@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.accept.checks import is_genuine
-from service.accept.events import Batch, Event, read_webhook
+from service.accept.events import Batch, Event, parse_webhook
 from service.accept.signature import SignedRequest
 from service.accept.sources import Source, load_sources
 from tests.accept.sample import make_sources, summarize
@@ -226,20 +226,20 @@ def sources(presets: str) -> dict[str, Source]:
     return make_sources(presets)
 
 
-def read(source: Source, body: bytes, headers: Mapping[str, str]) -> Event | Batch:
+def map_example(source: Source, body: bytes, headers: Mapping[str, str]) -> Event | Batch:
     """Read what a vendor's example says."""
-    return read_webhook(source, SignedRequest(headers, {}, body))
+    return parse_webhook(source, SignedRequest(headers, {}, body))
 
 
-def is_as_expected(told: dict[str, Any], expected: tuple[str, ...]) -> bool:
+def matches_expected(summary: dict[str, Any], expected: tuple[str, ...]) -> bool:
     """Compare with the start of each thing that is expected; an empty one may be anything."""
     if not expected:
-        return told == {"ignored": True}
+        return summary == {"ignored": True}
     if expected[0] == "missing":
-        return str(told.get("missing", [""])[0]).startswith(expected[1])
+        return str(summary.get("missing", [""])[0]).startswith(expected[1])
     names = ("outcome", "environment", "application", "version")
-    found = [str(told.get(name, "\0")) for name in names]
-    return all(text.startswith(start) for text, start in zip(found, expected, strict=True))
+    values = [str(summary.get(name, "\0")) for name in names]
+    return all(text.startswith(start) for text, start in zip(values, expected, strict=True))
 
 
 @pytest.mark.parametrize(("preset", "pattern"), EXAMPLES)
@@ -250,8 +250,8 @@ def test_a_vendors_example_is_read_as_a_person_would(
     headers, expected = EXAMPLES[preset, pattern]
     wrong = {}
     for path in sorted(SHARED.glob(f"webhooks/{pattern}")):
-        told = summarize(read(sources[preset], path.read_bytes(), headers))
-        if not is_as_expected(told, expected.get(path.name.rpartition(".")[0], IGNORED)):
+        told = summarize(map_example(sources[preset], path.read_bytes(), headers))
+        if not matches_expected(told, expected.get(path.name.rpartition(".")[0], IGNORED)):
             wrong[path.name] = told
     assert wrong == {}
 
@@ -261,13 +261,13 @@ def test_published_cloudevents_are_read_in_every_mode(sources: dict[str, Source]
     for path in sorted(SHARED.glob("webhooks/cloudevents/*service-deployed*.json")):
         sent = json.loads(path.read_text())
         told = summarize(
-            read(sources["cdevents"], json.dumps(sent["body"]).encode(), sent["headers"])
+            map_example(sources["cdevents"], json.dumps(sent["body"]).encode(), sent["headers"])
         )
-        assert is_as_expected(told, ("succeeded", "test123", "mySubject123", "0b31b1c0")), told
+        assert matches_expected(told, ("succeeded", "test123", "mySubject123", "0b31b1c0")), told
     for path in SHARED.glob("webhooks/cloudevents/batch.request.json"):
         sent = json.loads(path.read_text())
         raw = json.dumps(sent["body"]).encode()
-        told = summarize(read(sources["cdevents"], raw, sent["headers"]))
+        told = summarize(map_example(sources["cdevents"], raw, sent["headers"]))
         assert [one["outcome"] for one in told["events"]] == ["succeeded", "succeeded"]
 
 

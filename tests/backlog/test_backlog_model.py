@@ -8,14 +8,14 @@ from hypothesis.stateful import precondition, rule
 
 from service.accept.events import Unmappable
 from service.accept.sources import Source, load_sources, native_source
-from service.backlog.failed import FailedOnes
-from service.backlog.failure import name_aside
+from service.backlog.failed import FailedTickets
+from service.backlog.failure import parked_job
 from service.configured import read_presets
-from tests.backlog.model import BacklogModel, Waiting, make_event
-from tests.machine import play, run_machine
+from tests.backlog.model import BacklogModel, TicketModel, make_event
+from tests.machine import run_machine, with_examples
 
-MENDED = {"native": native_source(["secret"], presets=read_presets())}
-BROKEN = load_sources(
+FIXED_SOURCES = {"native": native_source(["secret"], presets=read_presets())}
+BROKEN_SOURCES = load_sources(
     """
 [[source]]
 name = "native"
@@ -30,7 +30,7 @@ application = "body.app"
 )
 
 
-def write_body(number: int, *, known: bool) -> bytes:
+def webhook_body(number: int, *, known: bool) -> bytes:
     """Write the webhook of the same event."""
     event = make_event(number, "", known=known)
     return msgspec.json.encode(
@@ -45,17 +45,17 @@ def write_body(number: int, *, known: bool) -> bytes:
     )
 
 
-class RepairedModel(BacklogModel):
+class RetryModel(BacklogModel):
     """The same backlog, of which a person takes up again, or drops, what has failed."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self.set_aside_at: dict[str, int] = {}
+        self.parked_at: dict[str, int] = {}
 
     async def open(self, url: str) -> None:
         """Open the hands of the person too."""
         await super().open(url)
-        self.person = FailedOnes(
+        self.failed_tickets = FailedTickets(
             self.client, self.group, keys=self.keys, new_token=lambda: self.token
         )
 
@@ -65,76 +65,76 @@ class RepairedModel(BacklogModel):
         nth=st.integers(0, 9),
         twice=st.booleans(),
     )
-    def set_aside(self, number: int, known: bool, nth: int, twice: bool) -> None:
+    def park(self, number: int, known: bool, nth: int, twice: bool) -> None:
         """An event arrives that its source cannot map, but will once it is mended."""
         delivery = f"{number}-{known}-{nth}"
         self.token = f"{next(self.tokens):016d}"
-        event = Unmappable("test", (), delivery, write_body(number, known=known))
-        kept = self.run(self.backlog.set_aside("native", event))
+        event = Unmappable("test", (), delivery, webhook_body(number, known=known))
+        is_parked = self.run(self.backlog.park("native", event))
         if twice:
-            assert self.run(self.backlog.set_aside("native", event)) is kept
-        assert kept is (delivery not in self.marks)
-        if kept:
-            job = self.marks[delivery] = name_aside("native", delivery)
+            assert self.run(self.backlog.park("native", event)) is is_parked
+        assert is_parked is (delivery not in self.job_by_delivery)
+        if is_parked:
+            job = self.job_by_delivery[delivery] = parked_job("native", delivery)
             self.failed[job], self.reasons[job] = [(0, delivery)], "unmappable"
-            self.set_aside_at[job] = next(self.tokens)
-            self.ended.update([delivery])
+            self.parked_at[job] = next(self.tokens)
+            self.answered.update([delivery])
 
     @precondition(lambda self: self.failed)
     @rule(
         places=st.lists(st.integers(0, 9), min_size=1, max_size=3),
-        sources=st.sampled_from([MENDED, MENDED, BROKEN]),
+        sources=st.sampled_from([FIXED_SOURCES, FIXED_SOURCES, BROKEN_SOURCES]),
         twice=st.booleans(),
     )
     def retry(self, places: list[int], sources: Mapping[str, Source], twice: bool) -> None:
         """A person takes some of the failed up again, perhaps before their source is mended."""
         self.token = f"{next(self.tokens):016d}"
-        batch = self.run(self.person.read(self.choose(places)))
-        fates = self.run(self.person.retry(batch, sources))
+        batch = self.run(self.failed_tickets.read(self.choose_failed(places)))
+        results = self.run(self.failed_tickets.retry(batch, sources))
         if twice:
-            assert self.run(self.person.retry(batch, sources)) == fates
-        for fate in fates:
-            if fate.job not in self.failed:
-                assert fate.fate == "gone"
+            assert self.run(self.failed_tickets.retry(batch, sources)) == results
+        for result in results:
+            if result.job not in self.failed:
+                assert result.status == "gone"
                 continue
-            if sources is BROKEN and fate.job in self.set_aside_at:
-                assert fate.fate == "left"
+            if sources is BROKEN_SOURCES and result.job in self.parked_at:
+                assert result.status == "left"
                 continue
-            job = fate.detail or fate.job
-            told = [name for _, name in self.failed.pop(fate.job)]
-            told += [name for _, name in self.failed.pop(job, [])]
-            ticket = self.waiting.setdefault(job, Waiting(generation=0, events=[]))
-            if fate.fate == "waits":
-                assert ticket.born > self.set_aside_at[fate.job]
+            job = result.detail or result.job
+            delivery_ids = [name for _, name in self.failed.pop(result.job)]
+            delivery_ids += [name for _, name in self.failed.pop(job, [])]
+            ticket = self.tickets.setdefault(job, TicketModel(generation=0, events=[]))
+            if result.status == "waits":
+                assert ticket.added_order > self.parked_at[result.job]
             else:
-                assert fate.fate == "queued"
-                ticket.generation, ticket.born = ticket.generation + 1, next(self.tokens)
-                ticket.due = ticket.due or ticket.fence is None
-            ticket.events += [(ticket.generation, name) for name in told]
-            self.ended.subtract(told)
-            for name in told:
-                self.marks[name] = job
+                assert result.status == "queued"
+                ticket.generation, ticket.added_order = ticket.generation + 1, next(self.tokens)
+                ticket.is_due = ticket.is_due or ticket.fence is None
+            ticket.events += [(ticket.generation, name) for name in delivery_ids]
+            self.answered.subtract(delivery_ids)
+            for name in delivery_ids:
+                self.job_by_delivery[name] = job
 
     @precondition(lambda self: self.failed)
     @rule(places=st.lists(st.integers(0, 9), min_size=1, max_size=3), twice=st.booleans())
     def drop(self, places: list[int], twice: bool) -> None:
         """A person drops some of the failed: they have ended."""
         self.token = f"{next(self.tokens):016d}"
-        batch = self.run(self.person.read(self.choose(places)))
-        fates = self.run(self.person.drop(batch))
+        batch = self.run(self.failed_tickets.read(self.choose_failed(places)))
+        results = self.run(self.failed_tickets.drop(batch))
         if twice:
-            assert self.run(self.person.drop(batch)) == fates
-        assert [fate.fate for fate in fates] == ["dropped"] * len(batch)
+            assert self.run(self.failed_tickets.drop(batch)) == results
+        assert [result.status for result in results] == ["dropped"] * len(batch)
         for failed in batch:
             del self.failed[failed.job]
 
-    def choose(self, places: list[int]) -> list[str]:
+    def choose_failed(self, places: list[int]) -> list[str]:
         """Choose some of the failed."""
         jobs = sorted(self.failed)
         return [jobs[place % len(jobs)] for place in places]
 
 
-@play((150, 30), long=(1500, 60))
+@with_examples((150, 30), long=(1500, 60))
 def test_every_accepted_event_ends_exactly_once(redis_url: str, examples: int, steps: int) -> None:
     """In a record, unchanged, or failed: never two of these and never none."""
-    run_machine(RepairedModel, redis_url, examples=examples, steps=steps)
+    run_machine(RetryModel, redis_url, examples=examples, steps=steps)

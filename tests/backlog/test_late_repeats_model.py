@@ -8,17 +8,17 @@ from hypothesis.stateful import precondition, rule
 from msgspec.structs import replace
 
 from service.accept.events import DeploymentCompleted, Queued
-from service.backlog.failure import record_failure
+from service.backlog.failure import build_failure_record
 from service.backlog.ticket import Lease
-from service.publish.stream import Settled
+from service.publish.stream import PublishResult
 from service.publish.writing import Entry
-from tests.backlog.model import BacklogModel, make_event, replace_now, write_entry
-from tests.machine import play, run_machine
+from tests.backlog.model import BacklogModel, build_entry, make_event, without_now
+from tests.machine import run_machine, with_examples
 
 PLACES = st.integers(0, 9)
 
 
-class LateRepeats(BacklogModel):
+class LostReplyModel(BacklogModel):
     """The backlog's model, where the reply of any act may be lost with its connection.
 
     Whoever sent it sends the same act again, under the same token and fence, and meanwhile leases
@@ -28,153 +28,153 @@ class LateRepeats(BacklogModel):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
-        self.unheard: list[Callable[[], None]] = []
-        self.owners: dict[str, str] = {}
-        self.publishers: dict[str, float] = {}
-        self.quitters: dict[str, float] = {}
+        self.pending_repeats: list[Callable[[], None]] = []
+        self.mark_tokens: dict[str, str] = {}
+        self.published_by: dict[str, float] = {}
+        self.failed_by: dict[str, float] = {}
 
     @precondition(lambda self: self.unheard)
     @rule(place=PLACES)
-    def hear_at_last(self, place: int) -> None:
+    def repeat_one(self, place: int) -> None:
         """The connection is back: one of those acts is sent again, and answered."""
-        self.unheard.pop(place % len(self.unheard))()
+        self.pending_repeats.pop(place % len(self.pending_repeats))()
 
     @rule(number=st.sampled_from([0, 1]), known=st.booleans(), nth=PLACES)
-    def add_unheard(self, number: int, known: bool, nth: int) -> None:
+    def add_without_reply(self, number: int, known: bool, nth: int) -> None:
         """A door does not hear whether its event is kept."""
         event = make_event(number, f"{number}-{known}-{nth}", known=known)
         self.token = f"{next(self.tokens):016d}"
-        self.send(event, twice=False)
-        self.unheard.append(partial(self.repeat_add, event, self.token))
+        self.add_and_check(event, twice=False)
+        self.pending_repeats.append(partial(self.repeat_add, event, self.token))
 
-    def send(self, event: DeploymentCompleted, *, twice: bool) -> None:
+    def add_and_check(self, event: DeploymentCompleted, *, twice: bool) -> None:
         """Note also whose token the mark of a delivery bears."""
-        job = self.marks.get(event.delivery)
+        job = self.job_by_delivery.get(event.delivery)
         if job is None or job in self.failed:
-            self.owners[event.delivery] = self.token
-        super().send(event, twice=twice)
+            self.mark_tokens[event.delivery] = self.token
+        super().add_and_check(event, twice=twice)
 
     def repeat_add(self, event: DeploymentCompleted, token: str) -> None:
         """Its own mark is known again; that of another is a duplicate, or was given up since."""
         self.token = token
-        if self.owners[event.delivery] != token:
-            self.send(event, twice=False)
+        if self.mark_tokens[event.delivery] != token:
+            self.add_and_check(event, twice=False)
         else:
-            queued = Queued(job=self.marks[event.delivery])
+            queued = Queued(job=self.job_by_delivery[event.delivery])
             assert self.run(self.backlog.add(event)) == queued
 
     @rule(limit=st.integers(1, 3), company=st.sampled_from([0, 3]))
-    def claim_unheard(self, limit: int, company: int) -> None:
+    def claim_without_reply(self, limit: int, company: int) -> None:
         """A worker does not hear what it was leased."""
-        before = len(self.hands)
+        before = len(self.leases)
         self.claim(limit, company, twice=False)
-        leases, self.hands = self.hands[before:], self.hands[:before]
+        leases, self.leases = self.leases[before:], self.leases[:before]
         if leases:
-            self.unheard.append(partial(self.repeat_claim, leases, self.token))
+            self.pending_repeats.append(partial(self.repeat_claim, leases, self.token))
 
     def repeat_claim(self, leases: list[Lease], token: str) -> None:
         """What it was leased and still stands is told again, as it is by now; nothing else."""
         self.token = token
-        again = [replace_now(lease) for lease in self.run(self.backlog.claim(1)).leases]
-        standing = {lease.job: lease.fence for lease in leases if self.holds(lease)}
-        assert {lease.job: lease.fence for lease in again} == standing
-        for lease in again:
-            assert lease.generation == self.waiting[lease.job].generation
-        self.hands += again
+        repeated = [without_now(lease) for lease in self.run(self.backlog.claim(1)).leases]
+        still_held = {lease.job: lease.fence for lease in leases if self.held_ticket(lease)}
+        assert {lease.job: lease.fence for lease in repeated} == still_held
+        for lease in repeated:
+            assert lease.generation == self.tickets[lease.job].generation
+        self.leases += repeated
 
     @precondition(lambda self: self.hands)
     @rule(place=PLACES, status=st.sampled_from("ab"))
-    def publish_unheard(self, place: int, status: str) -> None:
+    def publish_without_reply(self, place: int, status: str) -> None:
         """A worker does not hear whether its record was appended."""
-        lease = self.hands[place % len(self.hands)]
-        entry = write_entry(lease, status)
-        settled = self.settle(entry, place, twice=False)
-        self.unheard.append(partial(self.repeat_publish, entry, lease, settled))
+        lease = self.leases[place % len(self.leases)]
+        entry = build_entry(lease, status)
+        settled = self.publish_and_check(entry, place, twice=False)
+        self.pending_repeats.append(partial(self.repeat_publish, entry, lease, settled))
 
-    def settle(self, entry: Entry, place: int, *, twice: bool) -> Settled:
+    def publish_and_check(self, entry: Entry, place: int, *, twice: bool) -> PublishResult:
         """Note also who published a job last."""
-        lease = self.hands[place % len(self.hands)]
-        settled = super().settle(entry, place, twice=twice)
-        if settled.fate != "lost":
-            self.publishers[lease.job] = lease.fence
+        lease = self.leases[place % len(self.leases)]
+        settled = super().publish_and_check(entry, place, twice=twice)
+        if settled.status != "lost":
+            self.published_by[lease.job] = lease.fence
         return settled
 
-    def repeat_publish(self, entry: Entry, lease: Lease, settled: Settled) -> None:
+    def repeat_publish(self, entry: Entry, lease: Lease, settled: PublishResult) -> None:
         """The same answer, unless another has published the job since."""
-        again = self.run(self.output.append_and_settle(entry, lease))
-        forgotten = self.publishers.get(lease.job) != lease.fence
-        assert again == settled or (forgotten and again.fate == "lost")
+        repeated = self.run(self.output.append_and_settle(entry, lease))
+        published_by_another = self.published_by.get(lease.job) != lease.fence
+        assert repeated == settled or (published_by_another and repeated.status == "lost")
 
     @precondition(lambda self: self.hands)
     @rule(place=PLACES)
-    def give_up_unheard(self, place: int) -> None:
+    def fail_without_reply(self, place: int) -> None:
         """A worker does not hear whether its ticket was given up."""
-        lease = self.hands[place % len(self.hands)]
-        fate = self.fail(place, "x", twice=False)
-        self.unheard.append(partial(self.repeat_give_up, lease, fate))
+        lease = self.leases[place % len(self.leases)]
+        result = self.fail_and_check(place, "x", twice=False)
+        self.pending_repeats.append(partial(self.repeat_fail, lease, result))
 
-    def fail(self, place: int, reason: str, *, twice: bool) -> str:
+    def fail_and_check(self, place: int, reason: str, *, twice: bool) -> str:
         """Note also who gave a job up last."""
-        lease = self.hands[place % len(self.hands)]
-        fate = super().fail(place, reason, twice=twice)
-        if fate == "given up":
-            self.quitters[lease.job] = lease.fence
-        return fate
+        lease = self.leases[place % len(self.leases)]
+        result = super().fail_and_check(place, reason, twice=twice)
+        if result == "given up":
+            self.failed_by[lease.job] = lease.fence
+        return result
 
-    def repeat_give_up(self, lease: Lease, fate: str) -> None:
+    def repeat_fail(self, lease: Lease, result: str) -> None:
         """The same answer as long as it stands among the failed."""
-        failure = record_failure("x", ticket=lease.ticket, fence=lease.fence)
-        again = self.run(self.backlog.give_up(lease, failure))
-        stands = lease.job in self.failed and self.quitters[lease.job] == lease.fence
-        assert again == ("given up" if stands else "lost"), (fate, again)
+        failure = build_failure_record("x", ticket=lease.ticket, fence=lease.fence)
+        repeated = self.run(self.backlog.fail(lease, failure))
+        stands = lease.job in self.failed and self.failed_by[lease.job] == lease.fence
+        assert repeated == ("given up" if stands else "lost"), (result, repeated)
 
     @precondition(lambda self: self.hands)
     @rule(place=PLACES, for_s=st.sampled_from([0.0, 90.0]))
-    def wait_unheard(self, place: int, for_s: float) -> None:
+    def postpone_without_reply(self, place: int, for_s: float) -> None:
         """A worker does not hear whether its ticket was put back."""
-        lease = self.pick(place)
-        tried = replace(lease.ticket, attempts=next(self.tokens))
-        kept = self.run(self.backlog.wait(lease, tried, for_s=for_s))
-        ticket = self.holds(lease)
-        assert kept is (ticket is not None)
+        lease = self.take_lease(place)
+        attempted = replace(lease.ticket, attempts=next(self.tokens))
+        is_postponed = self.run(self.backlog.postpone(lease, attempted, delay_s=for_s))
+        ticket = self.held_ticket(lease)
+        assert is_postponed is (ticket is not None)
         if ticket is not None:
             newer = ticket.generation != lease.generation
-            ticket.fence, ticket.due = None, newer or for_s == 0
+            ticket.fence, ticket.is_due = None, newer or for_s == 0
 
         def repeat() -> None:
-            again = self.run(self.backlog.wait(lease, tried, for_s=for_s))
-            assert kept or not again
+            repeated = self.run(self.backlog.postpone(lease, attempted, delay_s=for_s))
+            assert is_postponed or not repeated
 
-        self.unheard.append(repeat)
+        self.pending_repeats.append(repeat)
 
     @precondition(lambda self: self.hands)
     @rule(place=PLACES)
-    def renew_unheard(self, place: int) -> None:
+    def renew_without_reply(self, place: int) -> None:
         """A worker does not hear its new fence, and says nothing of the ticket until it does."""
-        lease = self.hands[place % len(self.hands)]
-        before = len(self.hands)
+        lease = self.leases[place % len(self.leases)]
+        before = len(self.leases)
         self.renew(place, twice=False)
-        renewed = self.hands.pop() if len(self.hands) == before else None
+        renewed = self.leases.pop() if len(self.leases) == before else None
 
         def repeat() -> None:
             (fence,) = self.run(self.backlog.renew([(lease.job, lease.fence)], 1000))
-            if renewed is None or not self.holds(renewed):
+            if renewed is None or not self.held_ticket(renewed):
                 assert fence is None
             else:
                 assert fence == renewed.fence
-                self.hands.append(renewed)
+                self.leases.append(renewed)
 
-        self.unheard.append(repeat)
+        self.pending_repeats.append(repeat)
 
     def finish(self) -> None:
         """The last of those acts come back first, then all ends as ever."""
-        while self.unheard:
-            self.unheard.pop()()
-            self.nothing_is_lost_or_left()
+        while self.pending_repeats:
+            self.pending_repeats.pop()()
+            self.tickets_match_the_model()
         super().finish()
 
 
-@play((100, 40), long=(2000, 80))
+@with_examples((100, 40), long=(2000, 80))
 def test_an_act_sent_again_late_changes_nothing(redis_url: str, examples: int, steps: int) -> None:
     """No event ends twice or never, and each late answer is true."""
-    run_machine(LateRepeats, redis_url, examples=examples, steps=steps)
+    run_machine(LostReplyModel, redis_url, examples=examples, steps=steps)

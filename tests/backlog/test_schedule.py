@@ -4,18 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.backlog.schedule import Plan, choose_schedule, plan_looks
-from service.backlog.ticket import Lease, Look, Ticket, read_lease
+from service.backlog.schedule import RefreshPlan, plan_refresh, schedule_for
+from service.backlog.ticket import Lease, RefreshState, Ticket, decode_lease
 
-BEGAN = 1_795_428_000_000
+STARTED_AT = 1_795_428_000_000
 SCHEDULE = (120_000, 900_000, 3_600_000)
 LEASE = Lease(
     job="find:default/production/shop/1.0",
     fence=1.5,
     generation=7,
     crashes=2,
-    queued_at=BEGAN - 10,
-    now=BEGAN,
+    queued_at=STARTED_AT - 10,
+    now=STARTED_AT,
     ticket=Ticket(
         source="native",
         delivery="d1",
@@ -30,52 +30,60 @@ LEASE = Lease(
 )
 
 
-def plan(*, after: int, taken: int | None = None, unfinished: bool = False) -> Plan:
+def plan_next(*, after: int, done: int | None = None, unfinished: bool = False) -> RefreshPlan:
     """Plan what follows so many ms after the first record."""
-    look = None if taken is None else Look(taken, BEGAN)
-    lease = replace(LEASE, ticket=replace(LEASE.ticket, look=look))
-    return plan_looks(SCHEDULE, lease, "a", now_ms=BEGAN + after, unfinished=unfinished)
+    refresh_state = None if done is None else RefreshState(done, STARTED_AT)
+    lease = replace(LEASE, ticket=replace(LEASE.ticket, refresh=refresh_state))
+    return plan_refresh(SCHEDULE, lease, "a", now_ms=STARTED_AT + after, unfinished=unfinished)
 
 
-def read(planned: Plan) -> Lease:
+def lease_from_plan(planned: RefreshPlan) -> Lease:
     """Read the ticket of a planned look, as a worker will."""
-    lease = read_lease(b"id:a", fence=b"2.5", stored=planned.ticket, now=BEGAN)
+    lease = decode_lease(b"id:a", fence=b"2.5", stored=planned.ticket, now=STARTED_AT)
     assert isinstance(lease, Lease)
     return lease
 
 
 def test_the_first_record_plans_the_first_look() -> None:
     """The look carries the webhook's own words, its arrival too, and no attempts."""
-    planned = plan(after=0)
-    assert (planned.taken, planned.due, planned.until) == (0, BEGAN + 120_000, BEGAN + 3_600_000)
-    lease = read(planned)
-    assert (lease.generation, lease.crashes, lease.queued_at) == (1, 0, BEGAN - 10)
+    planned = plan_next(after=0)
+    assert (planned.done, planned.due, planned.until) == (
+        0,
+        STARTED_AT + 120_000,
+        STARTED_AT + 3_600_000,
+    )
+    lease = lease_from_plan(planned)
+    assert (lease.generation, lease.crashes, lease.queued_at) == (1, 0, STARTED_AT - 10)
     assert lease.ticket == replace(
-        LEASE.ticket, deployment_id="a", attempts=0, reason=None, look=Look(0, BEGAN)
+        LEASE.ticket,
+        deployment_id="a",
+        attempts=0,
+        reason=None,
+        refresh=RefreshState(0, STARTED_AT),
     )
 
 
 def test_looks_count_on_until_the_last() -> None:
     """Each look plans the next one of the schedule; the last one plans none."""
-    second = plan(after=120_000, taken=0)
-    assert (second.taken, second.due, read(second).ticket.look) == (
-        *(1, BEGAN + 900_000),
-        Look(1, BEGAN),
+    second = plan_next(after=120_000, done=0)
+    assert (second.done, second.due, lease_from_plan(second).ticket.refresh) == (
+        *(1, STARTED_AT + 900_000),
+        RefreshState(1, STARTED_AT),
     )
-    assert plan(after=3_600_000, taken=2) == Plan(taken=3, since=BEGAN)
+    assert plan_next(after=3_600_000, done=2) == RefreshPlan(done=3, since=STARTED_AT)
 
 
 def test_a_late_look_skips_those_it_missed() -> None:
     """Where nothing was left over for long, looks do not come in a heap afterwards."""
-    assert plan(after=1_000_000, taken=0).due == BEGAN + 3_600_000
+    assert plan_next(after=1_000_000, done=0).due == STARTED_AT + 3_600_000
 
 
 def test_what_had_not_ended_is_looked_at_more_often() -> None:
     """It is looked at each time that as much time has passed again, within the schedule."""
-    assert plan(after=0, unfinished=True).due == BEGAN + 120_000
-    assert plan(after=130_000, taken=0, unfinished=True).due == BEGAN + 260_000
-    assert plan(after=800_000, taken=3, unfinished=True).due == BEGAN + 900_000
-    assert plan(after=3_600_000, taken=9, unfinished=True).due is None
+    assert plan_next(after=0, unfinished=True).due == STARTED_AT + 120_000
+    assert plan_next(after=130_000, done=0, unfinished=True).due == STARTED_AT + 260_000
+    assert plan_next(after=800_000, done=3, unfinished=True).due == STARTED_AT + 900_000
+    assert plan_next(after=3_600_000, done=9, unfinished=True).due is None
 
 
 @given(
@@ -84,33 +92,33 @@ def test_what_had_not_ended_is_looked_at_more_often() -> None:
 )
 def test_looks_end(schedule: list[int], delays: list[tuple[int, bool]]) -> None:
     """Whatever delays there are, each look comes after the one before, and there is a last one."""
-    lease, now, looks = LEASE, BEGAN, 0
+    lease, now, looks = LEASE, STARTED_AT, 0
     for late, unfinished in delays:
-        planned = plan_looks(schedule, lease, "a", now_ms=now, unfinished=unfinished)
+        planned = plan_refresh(schedule, lease, "a", now_ms=now, unfinished=unfinished)
         if planned.due is None or planned.until is None:
             break
-        assert now < planned.due <= planned.until == BEGAN + schedule[-1]
+        assert now < planned.due <= planned.until == STARTED_AT + schedule[-1]
         looks += 1
-        lease, now = read(planned), planned.due + late
+        lease, now = lease_from_plan(planned), planned.due + late
     else:
         raise AssertionError("looks do not end")
-    assert looks == planned.taken
+    assert looks == planned.done
 
 
 def test_what_ended_long_ago_gets_no_looks() -> None:
     """A day, or as long as the schedule is, if that is longer; an end that is not told is none."""
     day = 86_400_000
     for schedule, ended_at, chosen in (
-        (SCHEDULE, BEGAN - day, SCHEDULE),
-        (SCHEDULE, BEGAN - day - 1, ()),
-        ((*SCHEDULE, 2 * day), BEGAN - day - 1, (*SCHEDULE, 2 * day)),
+        (SCHEDULE, STARTED_AT - day, SCHEDULE),
+        (SCHEDULE, STARTED_AT - day - 1, ()),
+        ((*SCHEDULE, 2 * day), STARTED_AT - day - 1, (*SCHEDULE, 2 * day)),
         (SCHEDULE, None, SCHEDULE),
-        ((), BEGAN, ()),
+        ((), STARTED_AT, ()),
     ):
-        assert choose_schedule(schedule, ended_at=ended_at, now_ms=BEGAN) == chosen
+        assert schedule_for(schedule, ended_at=ended_at, now_ms=STARTED_AT) == chosen
 
 
 def test_without_a_schedule_nothing_is_planned() -> None:
     """Whoever wants no revisions gets no looks."""
-    planned = plan_looks((), LEASE, "a", now_ms=BEGAN, unfinished=True)
+    planned = plan_refresh((), LEASE, "a", now_ms=STARTED_AT, unfinished=True)
     assert (planned.due, planned.until, planned.ticket) == (None, None, b"")

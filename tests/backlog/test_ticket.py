@@ -9,22 +9,27 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.accept.events import DeploymentCompleted
-from service.backlog.failure import RAW_CAP, encode_failure, read_failure, record_failure
+from service.backlog.failure import (
+    MAX_RAW_BYTES,
+    build_failure_record,
+    decode_failure,
+    encode_failure,
+)
 from service.backlog.ticket import (
+    CorruptTicket,
     Lease,
     Ticket,
-    Unreadable,
+    decode_lease,
     encode_ticket,
-    name_job,
-    read_lease,
-    write_ticket,
+    job_key,
+    ticket_from_event,
 )
 
 HEADER = struct.pack(">IHd", 3, 1, 1_795_428_000_000.0)
 NAMES = st.text(max_size=20) | st.none()
 
 
-def complete(**facts: str | None) -> DeploymentCompleted:
+def make_event(**fields: str | None) -> DeploymentCompleted:
     """Make an event; what is not said is not known."""
     known = dict.fromkeys(("project", "environment", "application", "version", "deployment_id"))
     return DeploymentCompleted(
@@ -36,15 +41,15 @@ def complete(**facts: str | None) -> DeploymentCompleted:
         metadata_dropped=False,
         time_unreadable=False,
         traceparent=None,
-        **{**known, **facts},
+        **{**known, **fields},
     )
 
 
 def test_an_id_names_its_job_and_four_parts_name_another() -> None:
     """Parts are percent-encoded, so that no two sets of parts meet."""
-    assert name_job(complete(deployment_id="abc", project="p")) == "id:abc"
+    assert job_key(make_event(deployment_id="abc", project="p")) == "id:abc"
     parts = {"project": "p/q", "environment": "e", "application": "a b", "version": "1%2"}
-    assert name_job(complete(**parts)) == "find:p%2Fq/e/a%20b/1%252"
+    assert job_key(make_event(**parts)) == "find:p%2Fq/e/a%20b/1%252"
 
 
 TICKETS = st.builds(
@@ -70,9 +75,9 @@ def test_it_comes_back_as_it_went(ticket: Ticket, name: str | None) -> None:
         return  # nobody can ask for that
     ticket = replace(ticket, deployment_id=name)
     told = dict(zip(("project", "environment", "application", "version"), names, strict=True))
-    job = name_job(complete(**told, deployment_id=name))
+    job = job_key(make_event(**told, deployment_id=name))
     stored = HEADER + encode_ticket(ticket, job=job)
-    lease = read_lease(job.encode(), fence=b"5.5", stored=stored, now=9)
+    lease = decode_lease(job.encode(), fence=b"5.5", stored=stored, now=9)
     assert isinstance(lease, Lease)
     assert lease.ticket == ticket
     assert (lease.generation, lease.crashes, lease.fence) == (3, 1, 5.5)
@@ -82,21 +87,23 @@ def test_it_comes_back_as_it_went(ticket: Ticket, name: str | None) -> None:
 def test_what_the_name_says_is_not_stored_twice() -> None:
     """A million tickets wait in memory; one that was stored whole is read all the same."""
     parts = {"project": "p/q", "environment": "e", "application": "a b", "version": "1%2"}
-    ticket = write_ticket(complete(**parts))
-    job = name_job(complete(**parts))
+    ticket = ticket_from_event(make_event(**parts))
+    job = job_key(make_event(**parts))
     stored = encode_ticket(ticket, job=job)
     assert b"a b" not in stored
     for each in (stored, msgspec.msgpack.encode(ticket)):
-        lease = read_lease(job.encode(), fence=b"1.5", stored=HEADER + each, now=0)
+        lease = decode_lease(job.encode(), fence=b"1.5", stored=HEADER + each, now=0)
         assert isinstance(lease, Lease)
         assert lease.ticket == ticket
 
 
 def test_tickets_of_an_older_and_of_a_newer_version_are_read() -> None:
     """New fields go to the end: an older array is shorter, a newer one longer."""
-    fields = msgspec.msgpack.decode(encode_ticket(write_ticket(complete(version="1")), job="id:x"))
+    fields = msgspec.msgpack.decode(
+        encode_ticket(ticket_from_event(make_event(version="1")), job="id:x")
+    )
     for stored in (fields[:8], [*fields, "new"]):
-        lease = read_lease(
+        lease = decode_lease(
             b"j", fence=b"1.5", stored=HEADER + msgspec.msgpack.encode(stored), now=0
         )
         assert isinstance(lease, Lease)
@@ -107,37 +114,37 @@ def test_tickets_of_an_older_and_of_a_newer_version_are_read() -> None:
 def test_a_ticket_queued_at_no_moment_is_unreadable(queued_at: float) -> None:
     """Such a header was not written by us: no record could bear its time, nor its age be told."""
     stored = struct.pack(">IHd", 3, 0, queued_at) + encode_ticket(
-        write_ticket(complete(deployment_id="a")), job="id:a"
+        ticket_from_event(make_event(deployment_id="a")), job="id:a"
     )
-    told = read_lease(b"id:a", fence=b"1.5", stored=stored, now=0)
-    assert isinstance(told, Unreadable)
+    told = decode_lease(b"id:a", fence=b"1.5", stored=stored, now=0)
+    assert isinstance(told, CorruptTicket)
     assert (told.generation, told.raw) == (3, stored)
 
 
 @given(st.binary(max_size=60))
 def test_anything_else_is_unreadable_and_keeps_its_bytes(stored: bytes) -> None:
     """Never an exception: a person shall see it."""
-    lease = read_lease(b"\xff", fence=b"1.5", stored=stored, now=0)
-    if isinstance(lease, Unreadable):
+    lease = decode_lease(b"\xff", fence=b"1.5", stored=stored, now=0)
+    if isinstance(lease, CorruptTicket):
         assert lease.raw == stored
 
 
 def test_a_failure_keeps_the_ticket_and_a_capped_answer() -> None:
     """It is read as it was written."""
-    ticket = write_ticket(complete(version="1"))
-    failure = record_failure(
-        "not_found", detail="x" * 2000, raw=b"y" * (RAW_CAP + 1), ticket=ticket
+    ticket = ticket_from_event(make_event(version="1"))
+    failure = build_failure_record(
+        "not_found", detail="x" * 2000, raw=b"y" * (MAX_RAW_BYTES + 1), ticket=ticket
     )
-    kept = read_failure(encode_failure(failure))
+    kept = decode_failure(encode_failure(failure))
     assert kept == failure
-    assert (len(kept.detail), len(kept.raw), kept.raw_cut) == (1000, RAW_CAP, True)
+    assert (len(kept.detail), len(kept.raw), kept.raw_cut) == (1000, MAX_RAW_BYTES, True)
 
 
 def test_a_ticket_from_no_time_at_all_is_unreadable() -> None:
     """One broken header must not keep the others from being claimed."""
-    ticket = encode_ticket(write_ticket(complete(version="1")), job="id:x")
+    ticket = encode_ticket(ticket_from_event(make_event(version="1")), job="id:x")
     for queued_at in (float("nan"), float("inf"), float("-inf")):
         stored = struct.pack(">IHd", 3, 1, queued_at) + ticket
-        lease = read_lease(b"j", fence=b"1.5", stored=stored, now=0)
-        assert isinstance(lease, Unreadable)
+        lease = decode_lease(b"j", fence=b"1.5", stored=stored, now=0)
+        assert isinstance(lease, CorruptTicket)
         assert (lease.generation, lease.raw) == (3, stored)

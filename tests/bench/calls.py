@@ -29,10 +29,10 @@ from service.accept.events import DeploymentCompleted
 from service.app import open_worker
 from service.enrich.launchdarkly import open_session
 from service.enrich.listing import EXPAND
-from service.enrich.pages import ROOT
-from service.house import House, open_house
-from service.log import open_log
-from service.operate.listening import listen
+from service.enrich.pages import API_ROOT
+from service.house import Runtime, open_runtime
+from service.log import build_log
+from service.operate.listening import serve_app
 from service.settings import Secret, Settings
 from service.simulate.options import Options
 from service.simulate.quota import Limits
@@ -41,12 +41,12 @@ from service.simulate.world import NewDeployment
 from service.store.embedded import EmbeddedServer
 
 _APPLICATIONS = 10
-_ALONE = "id alone"
-_WAYS = ("no id, but its names", "id and names", _ALONE)
+_ID_ONLY = "id alone"
+_VARIANTS = ("no id, but its names", "id and names", _ID_ONLY)
 _SPACING_MS = 10_000
 
 
-class Deployed(Struct, frozen=True):
+class FinishedDeployment(Struct, frozen=True):
     """One deployment that a ticket is about."""
 
     id: str
@@ -55,75 +55,82 @@ class Deployed(Struct, frozen=True):
     ended_at: int
 
 
-class Cost(Struct, frozen=True):
+class CallCost(Struct, frozen=True):
     """What one way cost. ``equal`` counts records that are to the byte what asking alone gives."""
 
-    way: str
+    variant: str
     records: int
-    equal: int
+    identical: int
     calls: int
-    refused: int
+    rate_limited: int
     seconds: float
 
 
-async def main(words: Sequence[str]) -> int:
+async def main(argv: Sequence[str]) -> int:
     """Go all three ways and print the table."""
-    arguments = _read_arguments(words)
+    arguments = _parse_arguments(argv)
     costs = [
-        await measure_way(
-            way, tickets=arguments.tickets, limit=arguments.limit, window_s=arguments.window
+        await measure_variant(
+            variant, tickets=arguments.tickets, limit=arguments.limit, window_s=arguments.window
         )
-        for way in _WAYS
+        for variant in _VARIANTS
     ]
-    sys.stdout.write(write_table(costs, limit=arguments.limit, window_s=arguments.window))
-    return 0 if all(cost.equal == arguments.tickets for cost in costs) else 1
+    sys.stdout.write(format_table(costs, limit=arguments.limit, window_s=arguments.window))
+    return 0 if all(cost.identical == arguments.tickets for cost in costs) else 1
 
 
-async def measure_way(way: str, *, tickets: int, limit: int, window_s: float) -> Cost:
+async def measure_variant(variant: str, *, tickets: int, limit: int, window_s: float) -> CallCost:
     """Work off so many tickets under a quota of ``limit`` calls a window."""
     quota = Limits(global_limit=limit, window_ms=round(window_s * 1000))
     simulator = Simulator(
-        Options(conjure=False, quota=quota), clock=time.time, chance=random.Random(1)
+        Options(auto_create=False, quota=quota), clock=time.time, rng=random.Random(1)
     )
-    deployed = [_deploy(simulator, number, of=tickets) for number in range(tickets)]
+    deployments = [_add_deployment(simulator, number, total=tickets) for number in range(tickets)]
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         server = stack.enter_context(EmbeddedServer(Path(folder)))
-        origin = await stack.enter_async_context(listen(simulator.app(), host="127.0.0.1", port=0))
+        origin = await stack.enter_async_context(
+            serve_app(simulator.app(), host="127.0.0.1", port=0)
+        )
         settings = Settings(
             access_token=Secret(Options().token),
             launchdarkly_url=origin,
             redis_url=Secret(server.url),
-            rate_share=1.0,
+            rate_limit_share=1.0,
         )
-        house = await stack.enter_async_context(
-            open_house(settings, open_log(stream=io.StringIO(), pretty=False))
+        runtime = await stack.enter_async_context(
+            open_runtime(settings, build_log(stream=io.StringIO(), pretty=False))
         )
-        await asyncio.gather(*(house.backlog.add(_complete(one, way)) for one in deployed))
-        begun = time.monotonic()
-        async with open_worker(house):
-            while await house.client.zcard(house.keys.backlog):
+        await asyncio.gather(
+            *(
+                runtime.backlog.add(_completed_event(deployment, variant))
+                for deployment in deployments
+            )
+        )
+        started_s = time.monotonic()
+        async with open_worker(runtime):
+            while await runtime.client.zcard(runtime.keys.backlog):
                 await asyncio.sleep(0.02)
-            seconds = time.monotonic() - begun
+            seconds = time.monotonic() - started_s
         stats = simulator.stats
-        simulator.options = Options(conjure=False)
-        return Cost(
-            way=way,
-            records=await house.client.xlen(house.keys.enriched),
-            equal=await _count_equal(house, origin),
+        simulator.options = Options(auto_create=False)
+        return CallCost(
+            variant=variant,
+            records=await runtime.client.xlen(runtime.keys.enriched),
+            identical=await _count_identical(runtime, origin),
             calls=sum(stats.calls.values()),
-            refused=stats.rate_limited,
+            rate_limited=stats.rate_limited,
             seconds=seconds,
         )
 
 
-def write_table(costs: Sequence[Cost], *, limit: int, window_s: float) -> str:
+def format_table(costs: Sequence[CallCost], *, limit: int, window_s: float) -> str:
     """Write what was measured as Markdown."""
-    alone = next(cost.seconds for cost in costs if cost.way == _ALONE)
+    baseline_s = next(cost.seconds for cost in costs if cost.variant == _ID_ONLY)
     rows = [
-        f"| {cost.way} | {cost.records} | {cost.equal} | {cost.calls} "
-        f"| {cost.calls / max(cost.records, 1):.3f} | {cost.refused} | {cost.seconds:.1f} s "
-        f"| {alone / cost.seconds:.1f} x |\n"
+        f"| {cost.variant} | {cost.records} | {cost.identical} | {cost.calls} "
+        f"| {cost.calls / max(cost.records, 1):.3f} | {cost.rate_limited} | {cost.seconds:.1f} s "
+        f"| {baseline_s / cost.seconds:.1f} x |\n"
         for cost in costs
     ]
     return (
@@ -133,56 +140,56 @@ def write_table(costs: Sequence[Cost], *, limit: int, window_s: float) -> str:
     )
 
 
-def _deploy(simulator: Simulator, number: int, *, of: int) -> Deployed:
+def _add_deployment(simulator: Simulator, number: int, *, total: int) -> FinishedDeployment:
     """Have one deployment end, ten seconds after the one before."""
-    ended_at = round(time.time() * 1000) - _SPACING_MS * (of - number)
+    ended_at = round(time.time() * 1000) - _SPACING_MS * (total - number)
     application, version = f"application-{number % _APPLICATIONS}", f"1.0.{number}"
-    name = simulator.add_deployment(
+    deployment_id = simulator.add_deployment(
         NewDeployment(application=application, version=version, started_at=ended_at - 60_000)
     )
-    return Deployed(name, application, version, ended_at)
+    return FinishedDeployment(deployment_id, application, version, ended_at)
 
 
-def _complete(one: Deployed, way: str) -> DeploymentCompleted:
-    named = way != _ALONE
+def _completed_event(deployment: FinishedDeployment, variant: str) -> DeploymentCompleted:
+    with_keys = variant != _ID_ONLY
     return DeploymentCompleted(
         source="native",
-        delivery=one.id,
-        project="default" if named else None,
-        environment="production" if named else None,
-        application=one.application if named else None,
-        version=one.version if named else None,
-        deployment_id=one.id if way.startswith("id") else None,
+        delivery=deployment.id,
+        project="default" if with_keys else None,
+        environment="production" if with_keys else None,
+        application=deployment.application if with_keys else None,
+        version=deployment.version if with_keys else None,
+        deployment_id=deployment.id if variant.startswith("id") else None,
         outcome="succeeded",
-        event_time=one.ended_at,
+        event_time=deployment.ended_at,
         metadata=None,
         metadata_dropped=False,
         traceparent=None,
     )
 
 
-async def _count_equal(house: House, origin: str) -> int:
+async def _count_identical(runtime: Runtime, origin: str) -> int:
     """Count the records that hold the very bytes that asking for the deployment gives."""
-    entries: Any = await house.client.xrange(house.keys.enriched)
-    async with open_session(Options().token, connections=8) as session:
-        same = [await _is_equal(session, origin, fields) for _, fields in entries]
-    return sum(same)
+    entries: Any = await runtime.client.xrange(runtime.keys.enriched)
+    async with open_session(Options().token, max_connections=8) as session:
+        identical = [await _is_identical(session, origin, fields) for _, fields in entries]
+    return sum(identical)
 
 
-async def _is_equal(session: ClientSession, origin: str, fields: dict[bytes, bytes]) -> bool:
-    url = f"{origin}{ROOT}deployments/{fields[b'subject'].decode()}?expand={EXPAND}"
+async def _is_identical(session: ClientSession, origin: str, fields: dict[bytes, bytes]) -> bool:
+    url = f"{origin}{API_ROOT}deployments/{fields[b'subject'].decode()}?expand={EXPAND}"
     async with session.get(url) as response:
-        alone = await response.read()
-    told = msgspec.json.decode(fields[b"data"], type=dict[str, msgspec.Raw])
-    return bytes(told["deployment"]) == alone
+        body = await response.read()
+    record = msgspec.json.decode(fields[b"data"], type=dict[str, msgspec.Raw])
+    return bytes(record["deployment"]) == body
 
 
-def _read_arguments(words: Sequence[str]) -> argparse.Namespace:
+def _parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="run.py bench calls", description="calls per record")
     parser.add_argument("--tickets", type=int, default=1000, metavar="N")
     parser.add_argument("--limit", type=int, default=20, metavar="CALLS", help="in a window")
     parser.add_argument("--window", type=float, default=2.0, metavar="SECONDS")
-    return parser.parse_args(words)
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

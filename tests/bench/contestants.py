@@ -8,78 +8,80 @@ from pathlib import Path
 from msgspec import Raw, Struct
 
 from service.accept.events import DeploymentCompleted
-from service.house import House, open_house
-from service.log import open_log
+from service.house import Runtime, open_runtime
+from service.log import build_log
 from service.settings import Secret, Settings
-from service.store import Unavailable
+from service.store import RedisUnavailable
 from service.store.keys import Keys
-from tests.bench.bodies import ENDED_AT, name_application, name_deployment, name_version
-from tests.bench.job import GOT, SECRET, STREAM
-from tests.bench.places import OURS
-from tests.bench.processes import Process
-from tests.bench.stand import Stand
+from tests.bench.bodies import ENDED_AT, application_for, deployment_id_for, version_for
+from tests.bench.job import GET_COUNT_KEY, SECRET, STREAM
+from tests.bench.places import SERVICE_PYTHON
+from tests.bench.processes import MeasuredProcess
+from tests.bench.stand import BenchEnvironment
 
-Fill = Callable[[Stand, Process, range], Awaitable[None]]
+FillQueue = Callable[[BenchEnvironment, MeasuredProcess, range], Awaitable[None]]
 
 
 class Contestant(Struct, frozen=True, kw_only=True):
     """One way to do the job: how it starts, how it is filled, and by which key it is done."""
 
     name: str
-    words: tuple[str, ...]
-    ready: str
-    fill: Fill
-    done: str = STREAM
-    python: Path = OURS
+    command: tuple[str, ...]
+    ready_text: str
+    fill: FillQueue
+    output_key: str = STREAM
+    python: Path = SERVICE_PYTHON
     environ: Mapping[str, str] = {}
 
 
-def make_ours(*, listed: bool = False) -> Contestant:
+def build_ours(*, without_ids: bool = False) -> Contestant:
     """Give the real worker; ``listed``: its tickets name no deployment, but say what to seek."""
 
-    async def fill(stand: Stand, _: Process, numbers: range) -> None:
-        project = f"project-{numbers.start}-{len(numbers)}" if listed else "default"
-        await add_tickets(stand, numbers, project=project, with_id=not listed)
+    async def fill(env: BenchEnvironment, _: MeasuredProcess, numbers: range) -> None:
+        project = f"project-{numbers.start}-{len(numbers)}" if without_ids else "default"
+        await add_tickets(env, numbers, project=project, with_id=not without_ids)
 
     return Contestant(
-        name="ours, listed" if listed else "ours",
-        words=("-m", "service", "work"),
-        ready="worker_started",
+        name="ours, listed" if without_ids else "ours",
+        command=("-m", "service", "work"),
+        ready_text="worker_started",
         fill=fill,
-        done=Keys("deployments").enriched,
+        output_key=Keys("deployments").enriched,
     )
 
 
-def make_bare(act: str) -> Contestant:
+def build_baseline(mode: str) -> Contestant:
     """Give the loop without a queue: it is told the numbers on its stdin."""
 
-    async def fill(_: Stand, process: Process, numbers: range) -> None:
-        process.say(f"{numbers.start} {len(numbers)}")
+    async def fill(_: BenchEnvironment, process: MeasuredProcess, numbers: range) -> None:
+        process.write_line(f"{numbers.start} {len(numbers)}")
 
     return Contestant(
-        name={"record": "bare loop", "get": "GET alone"}[act],
-        words=("-m", "tests.bench.straight", act),
-        ready="ready",
+        name={"record": "bare loop", "get": "GET alone"}[mode],
+        command=("-m", "tests.bench.straight", mode),
+        ready_text="ready",
         fill=fill,
-        done=STREAM if act == "record" else GOT,
+        output_key=STREAM if mode == "record" else GET_COUNT_KEY,
     )
 
 
-async def add_tickets(stand: Stand, numbers: range, *, project: str, with_id: bool) -> None:
+async def add_tickets(
+    env: BenchEnvironment, numbers: range, *, project: str, with_id: bool
+) -> None:
     """Remember so many deployments as the door does."""
-    settings = Settings(redis_url=Secret(stand.redis_url))
-    async with open_house(settings, open_log(level="error")) as house:
+    settings = Settings(redis_url=Secret(env.redis_url))
+    async with open_runtime(settings, build_log(level="error")) as runtime:
         for start in range(numbers.start, numbers.stop, 1000):
             chunk = range(start, min(start + 1000, numbers.stop))
             events = [make_event(number, project, with_id=with_id) for number in chunk]
-            await asyncio.gather(*(keep_event(house, event) for event in events))
+            await asyncio.gather(*(enqueue_event(runtime, event) for event in events))
 
 
-async def keep_event(house: House, event: DeploymentCompleted) -> None:
+async def enqueue_event(runtime: Runtime, event: DeploymentCompleted) -> None:
     """Add one, again and again while a busy server does not say that it is kept."""
     while True:
-        with suppress(Unavailable):
-            await house.backlog.add(event)
+        with suppress(RedisUnavailable):
+            await runtime.backlog.add(event)
             return
 
 
@@ -90,9 +92,9 @@ def make_event(number: int, project: str, *, with_id: bool) -> DeploymentComplet
         delivery=f"delivery-{number}",
         project=project,
         environment="production",
-        application=name_application(number),
-        version=name_version(number),
-        deployment_id=name_deployment(number) if with_id else None,
+        application=application_for(number),
+        version=version_for(number),
+        deployment_id=deployment_id_for(number) if with_id else None,
         outcome="succeeded",
         event_time=ENDED_AT,
         metadata=Raw(b'{"event":{"pipeline":"main","build":%d},"deployment":null}' % number),
@@ -101,13 +103,13 @@ def make_event(number: int, project: str, *, with_id: bool) -> DeploymentComplet
     )
 
 
-def configure_ours(stand: Stand) -> dict[str, str]:
+def service_environ(env: BenchEnvironment) -> dict[str, str]:
     """Give the environment of our own commands; all that is not said here is the default."""
     return {
-        "ENRICHER_REDIS_URL": stand.redis_url,
-        "ENRICHER_LAUNCHDARKLY_URL": stand.upstream_url,
+        "ENRICHER_REDIS_URL": env.redis_url,
+        "ENRICHER_LAUNCHDARKLY_URL": env.upstream_url,
         "ENRICHER_WEBHOOK_SECRET": SECRET,
-        "ENRICHER_CONCURRENCY": str(stand.concurrency),
+        "ENRICHER_CONCURRENCY": str(env.concurrency),
         "ENRICHER_PORT": "0",
         "ENRICHER_LOG_FORMAT": "json",
         "LAUNCHDARKLY_ACCESS_TOKEN": "api-token",

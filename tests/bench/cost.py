@@ -17,36 +17,36 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tests.bench import reports
-from tests.bench.reports import Plan
-from tests.bench.roster import Peers, gather_peers
-from tests.bench.stand import Stand, open_stand
+from tests.bench.reports import BenchConfig
+from tests.bench.roster import Peers, install_peers
+from tests.bench.stand import BenchEnvironment, open_bench_environment
 
-ROWS: Mapping[str, Callable[[Stand, Plan], Awaitable[str]]] = {
+REPORTS: Mapping[str, Callable[[BenchEnvironment, BenchConfig], Awaitable[str]]] = {
     "record": reports.report_record,
     "listed": reports.report_listed,
-    "door": reports.report_door,
+    "door": reports.report_receiver,
     "latency": reports.report_latency,
     "depth": reports.report_depth,
     "memory": reports.report_memory,
     "scaling": reports.report_scaling,
 }
-WITH_PEERS = {"record", "door"}
+REPORTS_WITH_PEERS = {"record", "door"}
 
 
-async def measure(names: Sequence[str], plan: Plan) -> None:
+async def run_reports(names: Sequence[str], config: BenchConfig) -> None:
     """Measure row after row, each printed as soon as it is known."""
     print(describe_machine(), flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        async with open_stand(Path(folder)) as stand:
+        async with open_bench_environment(Path(folder)) as env:
             for name in names:
-                since = time.monotonic()
+                started_s = time.monotonic()
                 try:
-                    told = await ROWS[name](stand, plan)
+                    report = await REPORTS[name](env, config)
                 except Exception as error:  # noqa: BLE001 - one row that breaks costs no other
-                    told = f"## {name}\n\nIt broke: {type(error).__name__}: {error}"
-                    stand.end_others()
-                print(f"\n{told}", flush=True)
-                print(f"\n({name}: {time.monotonic() - since:.0f} s)", flush=True)
+                    report = f"## {name}\n\nIt broke: {type(error).__name__}: {error}"
+                    env.stop_all_but_upstream()
+                print(f"\n{report}", flush=True)
+                print(f"\n({name}: {time.monotonic() - started_s:.0f} s)", flush=True)
 
 
 def describe_machine() -> str:
@@ -56,29 +56,33 @@ def describe_machine() -> str:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     ]
-    ours = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "redis", "msgspec"))
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "redis", "msgspec"))
     return (
         f"{os.cpu_count()} cores ({models[0] if models else platform.machine()}), "
-        f"load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {ours}"
+        f"load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {libraries}"
     )
 
 
 def main() -> None:
     """Read what was typed, and measure."""
     parser = argparse.ArgumentParser(prog="run.py bench cost", description=__doc__)
-    parser.add_argument("--only", action="append", choices=[*ROWS], help="a row; may be repeated")
+    parser.add_argument(
+        "--only", action="append", choices=[*REPORTS], help="a row; may be repeated"
+    )
     parser.add_argument("--rounds", type=int, default=7, help="pairs in each row")
     parser.add_argument("--items", type=int, default=1500, help="records, or webhooks, in a round")
     parser.add_argument("--deep", type=int, default=1_000_000, help="tickets in the deep backlog")
     parser.add_argument("--no-peers", action="store_true", help="only us and the bare sides")
-    typed = parser.parse_args()
+    options = parser.parse_args()
     if not sys.platform.startswith("linux"):
         sys.exit("the benchmarks read /proc: they run on Linux")
-    names = typed.only or [*ROWS]
-    wanted = WITH_PEERS & {*names} and not typed.no_peers
-    peers = gather_peers() if wanted else Peers((), (), {})
-    plan = Plan(rounds=typed.rounds, items=typed.items, peers=peers, deep=typed.deep)
-    asyncio.run(measure(names, plan))
+    names = options.only or [*REPORTS]
+    needs_peers = REPORTS_WITH_PEERS & {*names} and not options.no_peers
+    peers = install_peers() if needs_peers else Peers((), (), {})
+    config = BenchConfig(
+        rounds=options.rounds, items=options.items, peers=peers, deep_backlog=options.deep
+    )
+    asyncio.run(run_reports(names, config))
 
 
 if __name__ == "__main__":

@@ -15,19 +15,19 @@ LOCKS = {
 }
 
 
-def set_up(name: str) -> Path:
+def ensure_environment(name: str) -> Path:
     """Make an environment hold what its lock says; gives its Python. Raises run.SetupError."""
-    home, lock = ROOT / f".venv-{name}", LOCKS[name]
-    python, stamp = home / "bin" / "python", home / "set-up"
-    made_from = run.digest_of(lock)
-    if stamp.exists() and stamp.read_text() == made_from and python.exists():
+    venv, lock = ROOT / f".venv-{name}", LOCKS[name]
+    python, marker = venv / "bin" / "python", venv / "set-up"
+    lock_digest = run.digest_of(lock)
+    if marker.exists() and marker.read_text() == lock_digest and python.exists():
         return python
-    run.say(f"setting up {home.name} ...")
+    run.say(f"setting up {venv.name} ...")
     with run.only_one_at_a_time():
         uv = run.find_uv() or run.install_uv()
     env = run.uv_env()
-    run.run(uv, "venv", "--quiet", "--clear", "--python", sys.executable, home, env=env)
+    run.run(uv, "venv", "--quiet", "--clear", "--python", sys.executable, venv, env=env)
     install = ("pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", lock)
     run.run(uv, *install, env=env)
-    stamp.write_text(made_from)
+    marker.write_text(lock_digest)
     return python

@@ -10,28 +10,30 @@ class Spread(Struct, frozen=True):
     """The middle half of some samples, and their middle."""
 
     low: float
-    middle: float
+    median: float
     high: float
 
-    def write(self, digits: int = 2) -> str:
+    def format(self, digits: int = 2) -> str:
         """Write the median, and the quartiles behind it."""
-        return f"{self.middle:.{digits}f} ({self.low:.{digits}f} … {self.high:.{digits}f})"
+        return f"{self.median:.{digits}f} ({self.low:.{digits}f} … {self.high:.{digits}f})"
 
 
 def measure_spread(samples: Sequence[float]) -> Spread:
     """Give median and quartiles; of one sample, itself."""
     if len(samples) == 1:
         return Spread(samples[0], samples[0], samples[0])
-    low, middle, high = statistics.quantiles(samples, n=4, method="inclusive")
-    return Spread(low, middle, high)
+    low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return Spread(low, median, high)
 
 
-def compare(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
+def compare_rounds(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     """Give the spread of the ratios of rounds: each pair was measured side by side."""
-    return measure_spread([our / their for our, their in zip(ours, theirs, strict=True)])
+    return measure_spread(
+        [ours_value / theirs_value for ours_value, theirs_value in zip(ours, theirs, strict=True)]
+    )
 
 
-def judge(ratio: Spread, goal: float) -> str:
+def check_goal(ratio: Spread, goal: float) -> str:
     """Say whether the middle half lies on one side of the goal; else that it cannot be told."""
     if ratio.high <= goal:
         return "met"
@@ -40,13 +42,13 @@ def judge(ratio: Spread, goal: float) -> str:
     return "within the spread"
 
 
-def percentile(samples: Sequence[float], share: float) -> float:
+def percentile(samples: Sequence[float], fraction: float) -> float:
     """Give the sample below which that share lies."""
     ordered = sorted(samples)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
 
 
-def write_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write a table in Markdown."""
-    lines = [heads, ["---"] * len(heads), *rows]
+    lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -11,16 +11,16 @@ from msgspec import Raw, Struct
 from redis.asyncio import Redis
 
 from service.enrich.deployment import Deployment
-from tests.bench.bodies import name_deployment
+from tests.bench.bodies import deployment_id_for
 
 CONCURRENCY = int(os.environ.get("BENCH_CONCURRENCY", "32"))
 REDIS_URL = os.environ.get("BENCH_REDIS", "")
 UPSTREAM = os.environ.get("BENCH_UPSTREAM", "")
 STREAM = "out"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-MARK_S = 259_200
+DEDUP_TTL_S = 259_200
 """How long a delivery is known as a duplicate."""
-GOT = "got"
+GET_COUNT_KEY = "got"
 """Counts, where nothing is appended, how many were got."""
 
 _HEADERS = {
@@ -31,25 +31,25 @@ _HEADERS = {
 }
 
 
-class Record(Struct, frozen=True):
+class PeerRecord(Struct, frozen=True):
     """What is appended: the deployment as it came, and when it was appended."""
 
     enriched_at: int
     deployment: Raw
 
 
-def locate(number: int) -> str:
+def deployment_url(number: int) -> str:
     """Give the address of a deployment with all that can be expanded."""
     return (
-        f"{UPSTREAM}/api/v2/engineering-insights/deployments/{name_deployment(number)}"
+        f"{UPSTREAM}/api/v2/engineering-insights/deployments/{deployment_id_for(number)}"
         "?expand=pullRequests,flagReferences"
     )
 
 
-def write_fields(body: bytes) -> Mapping[str, str | bytes]:
+def build_entry_fields(body: bytes) -> Mapping[str, str | bytes]:
     """Decode an answer and write the fields of its entry, named as ours are."""
     deployment = msgspec.json.decode(body, type=Deployment, strict=False)
-    record = Record(enriched_at=time.time_ns() // 1_000_000, deployment=Raw(body))
+    record = PeerRecord(enriched_at=time.time_ns() // 1_000_000, deployment=Raw(body))
     return {
         "id": f"{deployment.id}:1",
         "revision": "1",
@@ -64,7 +64,7 @@ def write_fields(body: bytes) -> Mapping[str, str | bytes]:
     }
 
 
-class Job:
+class PeerTask:
     """The job, with its two clients open."""
 
     def __init__(self) -> None:
@@ -78,15 +78,15 @@ class Job:
 
     async def get(self, number: int) -> bytes:
         """Only ask."""
-        async with self.session.get(locate(number)) as response:
+        async with self.session.get(deployment_url(number)) as response:
             if response.status != 200:
                 raise aiohttp.ClientError(response.status)
             return await response.read()
 
-    async def do(self, number: int) -> None:
+    async def process(self, number: int) -> None:
         """Ask, decode, append."""
         body = await self.get(number)
-        await self.redis.xadd(STREAM, write_fields(body))  # type: ignore[arg-type] # invariant
+        await self.redis.xadd(STREAM, build_entry_fields(body))  # type: ignore[arg-type] # invariant
 
     async def aclose(self) -> None:
         """Close both clients."""

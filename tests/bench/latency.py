@@ -12,99 +12,105 @@ from redis.asyncio import Redis
 
 from service.store.connect import open_client
 from service.store.keys import Keys
-from tests.bench.contestants import configure_ours
+from tests.bench.contestants import service_environ
 from tests.bench.job import STREAM
-from tests.bench.places import OURS
-from tests.bench.shots import read_head, write_request
-from tests.bench.stand import Stand
+from tests.bench.places import SERVICE_PYTHON
+from tests.bench.shots import encode_request, parse_response_head
+from tests.bench.stand import BenchEnvironment
 
-SHOTS = 100
+SAMPLES_PER_ROUND = 100
 WARM_UP = 50
 _PAUSE_S = 0.01  # so that each finds the system idle
 _BLOCK_MS = 5000
 
-Pull = Callable[[int], Awaitable[None]]
+Trigger = Callable[[int], Awaitable[None]]
 
 
-class Watch:
+class StreamWatcher:
     """Waits for the next entry of a stream on a connection of its own."""
 
     def __init__(self, client: Redis, stream: str) -> None:
         self._client = client
         self._stream = stream
-        self._last = "0"
+        self._last_id = "0"
 
-    async def time_s(self, pull: Pull, number: int) -> float:
+    async def measure_s(self, trigger: Trigger, number: int) -> float:
         """Give the seconds from pulling the trigger until the record is seen."""
-        seen = asyncio.ensure_future(self._next())
+        next_entry = asyncio.ensure_future(self._wait_for_entry())
         await asyncio.sleep(_PAUSE_S)
-        begun = time.perf_counter()
-        await pull(number)
-        await seen
-        return time.perf_counter() - begun
+        started_s = time.perf_counter()
+        await trigger(number)
+        await next_entry
+        return time.perf_counter() - started_s
 
-    async def _next(self) -> None:
-        read: Any = await self._client.xread({self._stream: self._last}, block=_BLOCK_MS)
-        if not read:
+    async def _wait_for_entry(self) -> None:
+        reply: Any = await self._client.xread({self._stream: self._last_id}, block=_BLOCK_MS)
+        if not reply:
             raise TimeoutError("no record came")
-        self._last = read[self._stream.encode()][-1][0].decode()
+        self._last_id = reply[self._stream.encode()][-1][0].decode()
 
 
-class Pair(Struct, frozen=True):
+class LatencyPair(Struct, frozen=True):
     """Both ways, each idle: post a webhook, or tell the script; and who watches for the record."""
 
-    post: Pull
-    tell: Pull
-    ours: Watch
-    theirs: Watch
+    post_webhook: Trigger
+    trigger_script: Trigger
+    service_stream: StreamWatcher
+    script_stream: StreamWatcher
 
-    async def take_turns(self, numbers: range) -> list[tuple[float, float]]:
+    async def measure_pairs(self, numbers: range) -> list[tuple[float, float]]:
         """Give the ms of each shot, ours and the script's in turn."""
         return [
             (
-                await self.ours.time_s(self.post, number) * 1000,
-                await self.theirs.time_s(self.tell, number) * 1000,
+                await self.service_stream.measure_s(self.post_webhook, number) * 1000,
+                await self.script_stream.measure_s(self.trigger_script, number) * 1000,
             )
             for number in numbers
         ]
 
 
-async def measure_latency(stand: Stand, turns: Iterable[int]) -> list[list[tuple[float, float]]]:
+async def measure_latency(
+    env: BenchEnvironment, rounds: Iterable[int]
+) -> list[list[tuple[float, float]]]:
     """Give the ms of every shot (ours, the script's), round by round."""
-    await stand.clear()
-    async with open_pair(stand) as pair:
-        await pair.take_turns(range(WARM_UP))
-        starts = (WARM_UP + turn * SHOTS for turn in turns)
-        return [await pair.take_turns(range(start, start + SHOTS)) for start in starts]
+    await env.clear()
+    async with open_pair(env) as pair:
+        await pair.measure_pairs(range(WARM_UP))
+        starts = (WARM_UP + round_number * SAMPLES_PER_ROUND for round_number in rounds)
+        return [
+            await pair.measure_pairs(range(start, start + SAMPLES_PER_ROUND)) for start in starts
+        ]
 
 
 @asynccontextmanager
-async def open_pair(stand: Stand) -> AsyncIterator[Pair]:
+async def open_pair(env: BenchEnvironment) -> AsyncIterator[LatencyPair]:
     """Start our door and our worker, and the script."""
-    environ = configure_ours(stand)
-    door = stand.start(OURS, ("-m", "service", "serve"), name="door", environ=environ)
-    worker = stand.start(OURS, ("-m", "service", "work"), name="worker", environ=environ)
-    script = stand.start(OURS, ("-m", "tests.bench.straight", "one"), name="script")
-    clients = [open_client(stand.redis_url, reply_timeout_s=30) for _ in range(2)]
+    environ = service_environ(env)
+    receiver = env.start(SERVICE_PYTHON, ("-m", "service", "serve"), name="door", environ=environ)
+    worker = env.start(SERVICE_PYTHON, ("-m", "service", "work"), name="worker", environ=environ)
+    script = env.start(SERVICE_PYTHON, ("-m", "tests.bench.straight", "one"), name="script")
+    clients = [open_client(env.redis_url, reply_timeout_s=30) for _ in range(2)]
     try:
-        url = (await door.wait_for("door_opened")).partition('"url":"')[2].partition('"')[0]
-        await asyncio.gather(worker.wait_for("worker_started"), script.wait_for("ready"))
-        place = urlsplit(url)
-        reader, writer = await asyncio.open_connection(place.hostname, place.port)
+        url = (await receiver.wait_for_log("door_opened")).partition('"url":"')[2].partition('"')[0]
+        await asyncio.gather(worker.wait_for_log("worker_started"), script.wait_for_log("ready"))
+        address = urlsplit(url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
 
-        async def post(number: int) -> None:
-            writer.write(write_request(f"{url}/webhooks/native", number))
-            _, length = read_head(await reader.readuntil(b"\r\n\r\n"))
+        async def post_webhook(number: int) -> None:
+            writer.write(encode_request(f"{url}/webhooks/native", number))
+            _, length = parse_response_head(await reader.readuntil(b"\r\n\r\n"))
             await reader.readexactly(length)
 
-        async def tell(number: int) -> None:
-            script.say(f"{number} 1")
+        async def trigger_script(number: int) -> None:
+            script.write_line(f"{number} 1")
 
-        ours = Watch(clients[0], Keys("deployments").enriched)
-        yield Pair(post, tell, ours, Watch(clients[1], STREAM))
+        service_stream = StreamWatcher(clients[0], Keys("deployments").enriched)
+        yield LatencyPair(
+            post_webhook, trigger_script, service_stream, StreamWatcher(clients[1], STREAM)
+        )
         writer.close()
     finally:
-        for process in (door, worker, script):
-            stand.end(process)
+        for process in (receiver, worker, script):
+            env.stop(process)
         for client in clients:
             await client.aclose()

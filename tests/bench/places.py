@@ -4,5 +4,5 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS = Path(sys.executable)
+SERVICE_PYTHON = Path(sys.executable)
 """The Python that has the service and nothing of its peers."""

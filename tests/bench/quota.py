@@ -11,26 +11,26 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tests.bench.quota_plant import Kind, open_plant
+from tests.bench.quota_plant import WorkerKind, open_harness
 from tests.bench.quota_scenarios import SCENARIOS, Scenario
-from tests.bench.quota_share import Run
+from tests.bench.quota_share import DrainResult
 
-_KINDS: tuple[Kind, ...] = ("ours", "recipe")
+_KINDS: tuple[WorkerKind, ...] = ("ours", "recipe")
 
 
-class Cell(Struct, frozen=True, kw_only=True):
+class QuotaResult(Struct, frozen=True, kw_only=True):
     """One row of the table: who drained which backlog, and how it went."""
 
-    name: str
+    scenario: str
     workers: int
-    kind: Kind
-    run: Run
+    kind: WorkerKind
+    run: DrainResult
 
 
-def main(words: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Measure what was asked for, and print the table."""
-    arguments = read_arguments(words)
-    chosen = {
+    arguments = parse_arguments(argv)
+    scenarios = {
         name: replace(
             scenario,
             workers=arguments.workers or scenario.workers,
@@ -39,11 +39,11 @@ def main(words: Sequence[str]) -> None:
         for name, scenario in SCENARIOS.items()
         if not arguments.scenario or name in arguments.scenario
     }
-    cells = asyncio.run(measure(chosen, arguments.kind or _KINDS, arguments.seed))
-    sys.stdout.write(write_table(chosen, cells))
+    results = asyncio.run(measure_scenarios(scenarios, arguments.kind or _KINDS, arguments.seed))
+    sys.stdout.write(format_table(scenarios, results))
 
 
-def read_arguments(words: Sequence[str]) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Read what was typed."""
     parser = argparse.ArgumentParser(prog="bench quota", description=__doc__)
     parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="default: all")
@@ -51,27 +51,37 @@ def read_arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--windows", type=int, help="whole windows of work for each run")
     parser.add_argument("--kind", action="append", choices=_KINDS, help="default: both")
     parser.add_argument("--seed", type=int, default=1)
-    return parser.parse_args(words)
+    return parser.parse_args(argv)
 
 
-async def measure(scenarios: dict[str, Scenario], kinds: Sequence[Kind], seed: int) -> list[Cell]:
+async def measure_scenarios(
+    scenarios: dict[str, Scenario], kinds: Sequence[WorkerKind], seed: int
+) -> list[QuotaResult]:
     """Drain every backlog once; worker processes are started before any clock runs."""
-    cells = []
-    async with open_plant() as plant:
-        for count in sorted({count for each in scenarios.values() for count in each.workers}):
-            wanted = {name: each for name, each in scenarios.items() if count in each.workers}
+    results = []
+    async with open_harness() as system:
+        for workers in sorted(
+            {workers for candidate in scenarios.values() for workers in candidate.workers}
+        ):
+            selected = {
+                name: candidate
+                for name, candidate in scenarios.items()
+                if workers in candidate.workers
+            }
             for kind in kinds:
-                async with plant.workers(kind, count):
-                    for name, scenario in wanted.items():
-                        run = await plant.drain(kind, scenario, seed)
-                        cells.append(Cell(name=name, workers=count, kind=kind, run=run))
-                        sys.stderr.write(f"{write_row(cells[-1])}\n")
-    return cells
+                async with system.run_workers(kind, workers):
+                    for name, scenario in selected.items():
+                        run = await system.drain(kind, scenario, seed)
+                        results.append(
+                            QuotaResult(scenario=name, workers=workers, kind=kind, run=run)
+                        )
+                        sys.stderr.write(f"{format_row(results[-1])}\n")
+    return results
 
 
-def write_table(scenarios: dict[str, Scenario], cells: Sequence[Cell]) -> str:
+def format_table(scenarios: dict[str, Scenario], results: Sequence[QuotaResult]) -> str:
     """Write the table in Markdown, ours beside the recipe, and what each scenario is."""
-    titles = (
+    header = (
         "scenario",
         "workers",
         "by",
@@ -80,22 +90,32 @@ def write_table(scenarios: dict[str, Scenario], cells: Sequence[Cell]) -> str:
         "while closed",
         "drained in",
     )
-    rows = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    rows = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
     for name in scenarios:
-        of_it = [cell for cell in cells if cell.name == name]
-        rows += [write_row(each) for each in sorted(of_it, key=lambda each: each.workers)]
-    legend = [f"- `{name}`: {scenario.told}" for name, scenario in scenarios.items()]
+        matching = [result for result in results if result.scenario == name]
+        rows += [
+            format_row(result) for result in sorted(matching, key=lambda result: result.workers)
+        ]
+    legend = [f"- `{name}`: {scenario.description}" for name, scenario in scenarios.items()]
     return "\n".join((*rows, "", *legend, ""))
 
 
-def write_row(cell: Cell) -> str:
+def format_row(result: QuotaResult) -> str:
     """Write one row."""
-    run = cell.run
+    run = result.run
     used = f"{run.share.percent:.1f} % of {run.share.windows} windows"
     drained = f"{run.took_s:.1f} s" if run.drained else f"not in {run.took_s:.0f} s"
-    refused = f"{run.refused_per_thousand:.1f} ({run.refused} of {run.calls})"
-    told = (cell.name, cell.workers, cell.kind, used, refused, run.breaches, drained)
-    return f"| {' | '.join(map(str, told))} |"
+    refused = f"{run.rate_limited_per_thousand:.1f} ({run.rate_limited} of {run.calls})"
+    cells = (
+        result.scenario,
+        result.workers,
+        result.kind,
+        used,
+        refused,
+        run.rate_limited_while_closed,
+        drained,
+    )
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 if __name__ == "__main__":

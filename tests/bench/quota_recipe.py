@@ -16,9 +16,9 @@ import aiohttp
 from redis.asyncio import Redis
 
 QUEUE, OUTPUT = "recipe:queue", "recipe:output"
-READY = "recipe_started"
-_BASE_S, _CAP_S = 0.5, 30.0
-_NO_NEWS_S = 1.0
+READY_EVENT = "recipe_started"
+_BACKOFF_BASE_S, _BACKOFF_CAP_S = 0.5, 30.0
+_POLL_TIMEOUT_S = 1.0
 
 
 async def main() -> None:
@@ -29,13 +29,13 @@ async def main() -> None:
     concurrency = int(environ["RECIPE_CONCURRENCY"])
     async with redis, aiohttp.ClientSession(environ["RECIPE_URL"], headers=headers) as session:
         await redis.ping()
-        sys.stderr.write(f'{{"event": "{READY}"}}\n')
+        sys.stderr.write(f'{{"event": "{READY_EVENT}"}}\n')
         sys.stderr.flush()
         semaphore = asyncio.Semaphore(concurrency)
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await semaphore.acquire()
-                popped = await redis.blpop([QUEUE], timeout=_NO_NEWS_S)
+                popped = await redis.blpop([QUEUE], timeout=_POLL_TIMEOUT_S)
                 if popped is None:
                     semaphore.release()
                     continue
@@ -52,19 +52,19 @@ async def enrich(session: aiohttp.ClientSession, redis: Redis, deployment: str) 
             body = await response.read()
             if response.ok:
                 break
-            wait_s = choose_wait(response.headers, attempt)
+            wait_s = compute_wait_s(response.headers, attempt)
         attempt += 1
         await asyncio.sleep(wait_s)
     await redis.xadd(OUTPUT, {"data": body})
 
 
-def choose_wait(headers: Mapping[str, str], attempt: int) -> float:
+def compute_wait_s(headers: Mapping[str, str], attempt: int) -> float:
     """Wait as long as was asked for, and a jittered backoff on top."""
-    backoff_s = random.uniform(0, min(_CAP_S, _BASE_S * 2**attempt))
-    return max(read_retry_after(headers), read_reset(headers), 0.0) + backoff_s
+    backoff_s = random.uniform(0, min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2**attempt))
+    return max(parse_retry_after_s(headers), parse_reset_s(headers), 0.0) + backoff_s
 
 
-def read_retry_after(headers: Mapping[str, str]) -> float:
+def parse_retry_after_s(headers: Mapping[str, str]) -> float:
     """Read seconds, or an HTTP date."""
     value = headers.get("Retry-After", "0")
     if value.isdigit():
@@ -72,7 +72,7 @@ def read_retry_after(headers: Mapping[str, str]) -> float:
     return email.utils.parsedate_to_datetime(value).timestamp() - time.time()
 
 
-def read_reset(headers: Mapping[str, str]) -> float:
+def parse_reset_s(headers: Mapping[str, str]) -> float:
     """Read the end of the window, in ms since the epoch."""
     value = headers.get("X-Ratelimit-Reset", "")
     return int(value) / 1000 - time.time() if value.isdigit() else 0.0

@@ -8,7 +8,7 @@ from service.simulate.quota import Limits
 class Scenario(Struct, frozen=True, kw_only=True):
     """One upstream: how it limits, for how many worker processes, over how many windows."""
 
-    told: str
+    description: str
     limits: Limits
     workers: tuple[int, ...] = (1, 4, 16)
     windows: int = 6
@@ -22,38 +22,38 @@ class Scenario(Struct, frozen=True, kw_only=True):
 
 SCENARIOS = {
     "all-told": Scenario(
-        told="2 s by the clock; Limit, Remaining and Reset told",
+        description="2 s by the clock; Limit, Remaining and Reset told",
         limits=Limits(global_limit=200, window_ms=2000),
     ),
     "no-limit": Scenario(
-        told="2 s by the clock; Limit not told",
+        description="2 s by the clock; Limit not told",
         limits=Limits(global_limit=200, window_ms=2000, send_limit=False),
         workers=(4,),
     ),
     "competitor": Scenario(
-        told="2 s by the clock; another client takes 60 of 200",
+        description="2 s by the clock; another client takes 60 of 200",
         limits=Limits(global_limit=200, window_ms=2000, competing_per_window=60),
     ),
     "first-call": Scenario(
-        told="4 s from the first call on",
+        description="4 s from the first call on",
         limits=Limits(global_limit=300, window_ms=4000, aligned_to="first_call"),
         workers=(4,),
         windows=4,
     ),
     "documented": Scenario(
-        told="10 s from the first call on",
+        description="10 s from the first call on",
         limits=Limits(global_limit=500, window_ms=10_000, aligned_to="first_call"),
         workers=(16,),
         windows=3,
     ),
     "no-reset": Scenario(
-        told="10 s by the clock; Reset not told",
+        description="10 s by the clock; Reset not told",
         limits=Limits(global_limit=500, window_ms=10_000, reset="absent"),
         workers=(4,),
         windows=2,
     ),
     "only-429": Scenario(
-        told="2 s by the clock; nothing told but 429 and Retry-After",
+        description="2 s by the clock; nothing told but 429 and Retry-After",
         limits=Limits(address_limit=200, window_ms=2000),
         workers=(4,),
         windows=8,

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from service.simulate.quota import Limits
-from service.simulate.tally import Stats, WindowUse
+from service.simulate.tally import SimulatorStats, WindowUse
 
 
-class Share(Struct, frozen=True, kw_only=True):
+class QuotaShare(Struct, frozen=True, kw_only=True):
     """Calls used of those allowed, over the windows that lie wholly in the busy time."""
 
     windows: int
@@ -21,7 +21,7 @@ class Share(Struct, frozen=True, kw_only=True):
         return 100 * self.used / self.allowed if self.allowed else 0.0
 
 
-def measure_share(windows: Sequence[WindowUse], limits: Limits) -> Share:
+def measure_share(windows: Sequence[WindowUse], limits: Limits) -> QuotaShare:
     """Count the windows before the last one, and those that nobody opened.
 
     The last window is the one in which the work ended. Where windows follow the clock, the work
@@ -29,42 +29,45 @@ def measure_share(windows: Sequence[WindowUse], limits: Limits) -> Share:
     have taken of it by its end; time between two windows, in which nobody called, allows as much
     as a window of the same length.
     """
-    seen = sorted(windows, key=lambda window: window.opened_at)
-    whole = seen[1 if limits.aligned_to == "clock" else 0 : -1]
-    if not whole:
-        return Share(windows=0, used=0, allowed=0)
-    ours = whole[0].limit - limits.competing_per_window
-    took = (seen[-1].opened_at - whole[0].opened_at) / limits.window_ms
-    return Share(
-        windows=len(whole),
-        used=sum(window.used for window in whole),
-        allowed=sum(max(ours, window.used) for window in whole) + ours * (took - len(whole)),
+    ordered = sorted(windows, key=lambda window: window.opened_at)
+    full_windows = ordered[1 if limits.aligned_to == "clock" else 0 : -1]
+    if not full_windows:
+        return QuotaShare(windows=0, used=0, allowed=0)
+    allowed_per_window = full_windows[0].limit - limits.competing_per_window
+    window_spans = (ordered[-1].opened_at - full_windows[0].opened_at) / limits.window_ms
+    return QuotaShare(
+        windows=len(full_windows),
+        used=sum(window.used for window in full_windows),
+        allowed=sum(max(allowed_per_window, window.used) for window in full_windows)
+        + allowed_per_window * (window_spans - len(full_windows)),
     )
 
 
-class Run(Struct, frozen=True, kw_only=True):
+class DrainResult(Struct, frozen=True, kw_only=True):
     """One drain of one backlog: what it used, what was refused, how long it took (s)."""
 
-    share: Share
+    share: QuotaShare
     calls: int
-    refused: int
-    breaches: int
+    rate_limited: int
+    rate_limited_while_closed: int
     drained: bool
     took_s: float
 
     @property
-    def refused_per_thousand(self) -> float:
+    def rate_limited_per_thousand(self) -> float:
         """Answers of 429 among a thousand calls."""
-        return 1000 * self.refused / self.calls if self.calls else 0.0
+        return 1000 * self.rate_limited / self.calls if self.calls else 0.0
 
 
-def sum_up(stats: Stats, limits: Limits, *, drained: bool, took_s: float) -> Run:
+def build_drain_result(
+    stats: SimulatorStats, limits: Limits, *, drained: bool, took_s: float
+) -> DrainResult:
     """Read one run from what the upstream counted."""
-    return Run(
+    return DrainResult(
         share=measure_share(stats.windows, limits),
         calls=sum(stats.statuses.values()),
-        refused=stats.rate_limited,
-        breaches=stats.rate_limited_while_closed,
+        rate_limited=stats.rate_limited,
+        rate_limited_while_closed=stats.rate_limited_while_closed,
         drained=drained,
         took_s=took_s,
     )

@@ -7,93 +7,97 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-from tests.bench.bodies import name_deployment, write_body
-from tests.bench.contestants import Contestant, configure_ours
-from tests.bench.job import GOT
-from tests.bench.stand import Stand
+from tests.bench.bodies import deployment_id_for, encode_deployment
+from tests.bench.contestants import Contestant, service_environ
+from tests.bench.job import GET_COUNT_KEY
+from tests.bench.stand import BenchEnvironment
 
 WARM_UP = 300
-_SETTLING_S = 0.4  # what is acknowledged after the work is charged too
+_ACKNOWLEDGE_WAIT_S = 0.4  # what is acknowledged after the work is charged too
 _BATCH = 500
 
 
-class Data(Struct):
+class EntryData(Struct):
     """What every contestant's entry holds."""
 
     deployment: msgspec.Raw
 
 
-class Named(Struct):
+class DeploymentId(Struct):
     """Which deployment it is."""
 
     id: str
 
 
-class WrongWork(Exception):
+class WrongOutput(Exception):
     """A contestant did not do the work that it was measured for."""
 
 
-async def measure_record(stand: Stand, contestant: Contestant, *, items: int) -> float:
+async def measure_record(env: BenchEnvironment, contestant: Contestant, *, items: int) -> float:
     """Give the CPU ms of one record: started afresh, warmed up, filled while paused, checked."""
-    await stand.clear()
-    process = stand.start(
+    await env.clear()
+    process = env.start(
         contestant.python,
-        contestant.words,
+        contestant.command,
         name=contestant.name.replace(" ", "-"),
-        environ={**configure_ours(stand), **contestant.environ},
+        environ={**service_environ(env), **contestant.environ},
     )
     try:
-        await process.wait_for(contestant.ready)
-        await contestant.fill(stand, process, range(WARM_UP))
-        await stand.wait_until(contestant.done, WARM_UP, watch=process)
-        await asyncio.sleep(_SETTLING_S)
+        await process.wait_for_log(contestant.ready_text)
+        await contestant.fill(env, process, range(WARM_UP))
+        await env.wait_for_count(contestant.output_key, WARM_UP, watch=process)
+        await asyncio.sleep(_ACKNOWLEDGE_WAIT_S)
         process.pause()
-        await contestant.fill(stand, process, range(WARM_UP, WARM_UP + items))
-        before = process.read_cpu_s()
+        await contestant.fill(env, process, range(WARM_UP, WARM_UP + items))
+        cpu_before_s = process.read_cpu_s()
         process.resume()
-        await stand.wait_until(contestant.done, WARM_UP + items, watch=process)
-        await asyncio.sleep(_SETTLING_S)
-        spent = process.read_cpu_s() - before
+        await env.wait_for_count(contestant.output_key, WARM_UP + items, watch=process)
+        await asyncio.sleep(_ACKNOWLEDGE_WAIT_S)
+        cpu_s = process.read_cpu_s() - cpu_before_s
     finally:
-        stand.end(process)
-    await check_work(stand, contestant, WARM_UP + items)
-    return spent / items * 1000
+        env.stop(process)
+    await check_output(env, contestant, WARM_UP + items)
+    return cpu_s / items * 1000
 
 
-async def check_work(stand: Stand, contestant: Contestant, count: int) -> None:
+async def check_output(env: BenchEnvironment, contestant: Contestant, count: int) -> None:
     """Look whether each deployment is in the stream once, as it was told."""
-    if contestant.done == GOT:
+    if contestant.output_key == GET_COUNT_KEY:
         return
-    wanted = {name_deployment(number): number for number in range(count)}
-    last, redis = b"-", cast("Any", stand.redis)
-    while entries := await redis.xrange(contestant.done, min=last, count=_BATCH):
+    expected = {deployment_id_for(number): number for number in range(count)}
+    min_id, redis = b"-", cast("Any", env.redis)
+    while entries := await redis.xrange(contestant.output_key, min=min_id, count=_BATCH):
         for _, fields in entries:
-            told = bytes(msgspec.json.decode(fields[b"data"], type=Data).deployment)
-            name = msgspec.json.decode(told, type=Named).id
-            if name not in wanted or not is_same(told, write_body(wanted.pop(name))):
-                raise WrongWork(f"{contestant.name} appended {name} twice, or other than it was")
-        last = b"(" + entries[-1][0]
-    if wanted:
-        raise WrongWork(f"{contestant.name} left {len(wanted)} records out")
+            deployment = bytes(msgspec.json.decode(fields[b"data"], type=EntryData).deployment)
+            deployment_id = msgspec.json.decode(deployment, type=DeploymentId).id
+            if deployment_id not in expected or not is_same_json(
+                deployment, encode_deployment(expected.pop(deployment_id))
+            ):
+                raise WrongOutput(
+                    f"{contestant.name} appended {deployment_id} twice, or other than it was"
+                )
+        min_id = b"(" + entries[-1][0]
+    if expected:
+        raise WrongOutput(f"{contestant.name} left {len(expected)} records out")
 
 
-def is_same(one: bytes, other: bytes) -> bool:
+def is_same_json(left: bytes, right: bytes) -> bool:
     """Tell whether two pieces of JSON say the same, however they are written."""
-    return one == other or msgspec.json.decode(one) == msgspec.json.decode(other)
+    return left == right or msgspec.json.decode(left) == msgspec.json.decode(right)
 
 
 async def measure_rounds(
-    stand: Stand, contestants: Sequence[Contestant], turns: Iterable[int], *, items: int
+    env: BenchEnvironment, contestants: Sequence[Contestant], rounds: Iterable[int], *, items: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Measure everybody in turn, again and again; gives samples by name, and who broke and how."""
-    samples: dict[str, list[float]] = {each.name: [] for each in contestants}
-    broken: dict[str, str] = {}
-    for _ in turns:
-        for each in contestants:
-            if each.name not in broken:
+    samples: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
+    errors: dict[str, str] = {}
+    for _ in rounds:
+        for contestant in contestants:
+            if contestant.name not in errors:
                 try:
-                    spent = await measure_record(stand, each, items=items)
-                    samples[each.name].append(spent)
+                    cpu_ms = await measure_record(env, contestant, items=items)
+                    samples[contestant.name].append(cpu_ms)
                 except Exception as error:  # noqa: BLE001 - one that breaks is told in the table
-                    broken[each.name] = f"{type(error).__name__}: {error}"
-    return samples, broken
+                    errors[contestant.name] = f"{type(error).__name__}: {error}"
+    return samples, errors

@@ -5,16 +5,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from msgspec import Struct
 
 from tests.bench import depth, latency, residence, scaling
-from tests.bench.contestants import make_bare, make_ours
-from tests.bench.figures import Spread, compare, judge, measure_spread, percentile, write_table
+from tests.bench.contestants import build_baseline, build_ours
+from tests.bench.figures import (
+    Spread,
+    check_goal,
+    compare_rounds,
+    format_table,
+    measure_spread,
+    percentile,
+)
 from tests.bench.records import measure_rounds
 from tests.bench.roster import Peers
-from tests.bench.stand import Stand
-from tests.bench.turns import take_turns
-from tests.bench.webhooks import list_own_doors, measure_doors
+from tests.bench.stand import BenchEnvironment
+from tests.bench.turns import iterate_rounds
+from tests.bench.webhooks import measure_receivers, own_receivers
 
 # All together stay under half an hour, however busy the machine is.
-_LIMITS_S = {
+_TIME_LIMITS_S = {
     "record": 540,
     "listed": 100,
     "door": 200,
@@ -24,148 +31,182 @@ _LIMITS_S = {
 }
 
 Samples = Mapping[str, Sequence[float]]
-_COST_HEADS = ("", "rounds", "CPU ms each: median (quartiles)", "ours / theirs", "goal", "")
+_COST_HEADER = ("", "rounds", "CPU ms each: median (quartiles)", "ours / theirs", "goal", "")
 
 
-class Plan(Struct, frozen=True, kw_only=True):
+class BenchConfig(Struct, frozen=True, kw_only=True):
     """How long to measure, beside whom, and how much waits in the deep backlog."""
 
     rounds: int
     items: int
     peers: Peers
-    deep: int = 1_000_000
+    deep_backlog: int = 1_000_000
 
-    def turns(self, row: str) -> Iterator[int]:
+    def round_numbers(self, row: str) -> Iterator[int]:
         """Count the rounds of a row, as far as its time reaches."""
-        return take_turns(self.rounds, _LIMITS_S[row])
+        return iterate_rounds(self.rounds, _TIME_LIMITS_S[row])
 
 
-async def report_record(stand: Stand, plan: Plan) -> str:
+async def report_record(env: BenchEnvironment, config: BenchConfig) -> str:
     """One enriched record of a deployment whose id was sent: one GET each."""
-    contestants = [make_ours(), make_bare("record"), make_bare("get"), *plan.peers.contestants]
-    samples, broken = await measure_rounds(
-        stand, contestants, plan.turns("record"), items=plan.items
+    contestants = [
+        build_ours(),
+        build_baseline("record"),
+        build_baseline("get"),
+        *config.peers.contestants,
+    ]
+    samples, errors = await measure_rounds(
+        env, contestants, config.round_numbers("record"), items=config.items
     )
-    names = [each.name for each in plan.peers.contestants]
+    names = [contestant.name for contestant in config.peers.contestants]
     goals = {"bare loop": 0.7} | dict.fromkeys(names, 1 / 3)
-    told = plan.peers.absent | broken
-    return "## One enriched record, its id sent\n\n" + write_costs(samples, told, goals)
+    missing = config.peers.unavailable | errors
+    return "## One enriched record, its id sent\n\n" + format_costs(samples, missing, goals)
 
 
-async def report_listed(stand: Stand, plan: Plan) -> str:
+async def report_listed(env: BenchEnvironment, config: BenchConfig) -> str:
     """One enriched record of a deployment that has to be sought: ten applications, no ids."""
-    contestants = [make_ours(listed=True), make_bare("record"), make_bare("get")]
-    samples, broken = await measure_rounds(
-        stand, contestants, plan.turns("listed"), items=plan.items
+    contestants = [build_ours(without_ids=True), build_baseline("record"), build_baseline("get")]
+    samples, errors = await measure_rounds(
+        env, contestants, config.round_numbers("listed"), items=config.items
     )
     title = "## One enriched record, sought: ten applications of one environment\n\n"
-    return title + write_costs(samples, broken, {"bare loop": 0.7})
+    return title + format_costs(samples, errors, {"bare loop": 0.7})
 
 
-async def report_door(stand: Stand, plan: Plan) -> str:
+async def report_receiver(env: BenchEnvironment, config: BenchConfig) -> str:
     """One accepted webhook."""
-    doors = [*list_own_doors(), *plan.peers.doors]
-    samples, broken = await measure_doors(stand, doors, plan.turns("door"), items=plan.items)
-    names = [door.name for door in plan.peers.doors]
+    receivers = [*own_receivers(), *config.peers.receivers]
+    samples, errors = await measure_receivers(
+        env, receivers, config.round_numbers("door"), items=config.items
+    )
+    names = [receiver.name for receiver in config.peers.receivers]
     goals = {"only reads": 1.6} | dict.fromkeys(names, 1 / 5)
-    absent = {name: why for name, why in plan.peers.absent.items() if name.startswith("FastAPI")}
-    return "## One accepted webhook\n\n" + write_costs(samples, absent | broken, goals)
+    absent = {
+        name: reason
+        for name, reason in config.peers.unavailable.items()
+        if name.startswith("FastAPI")
+    }
+    return "## One accepted webhook\n\n" + format_costs(samples, absent | errors, goals)
 
 
-async def report_latency(stand: Stand, plan: Plan) -> str:
+async def report_latency(env: BenchEnvironment, config: BenchConfig) -> str:
     """From webhook to record on an idle system."""
-    turns = await latency.measure_latency(stand, plan.turns("latency"))
+    rounds = await latency.measure_latency(env, config.round_numbers("latency"))
     rows = []
     for name, share, goal in (("median", 0.5, 1.5), ("p99", 0.99, 3.0)):
         ours, theirs = (
-            [percentile([shot[side] for shot in turn], share) for turn in turns] for side in (0, 1)
+            [
+                percentile([sample[side] for sample in round_samples], share)
+                for round_samples in rounds
+            ]
+            for side in (0, 1)
         )
-        ratio = compare(ours, theirs)
-        spent = [measure_spread(each).write() for each in (ours, theirs)]
-        rows.append([name, *spent, ratio.write(), f"<= {goal:.2f}", judge(ratio, goal)])
-    heads = ["ms, of each round", "webhook to record", "script: GET, XADD", "ratio", "goal", ""]
-    return "## Webhook to record on an idle system\n\n" + write_table(heads, rows)
+        ratio = compare_rounds(ours, theirs)
+        spreads = [measure_spread(values).format() for values in (ours, theirs)]
+        rows.append([name, *spreads, ratio.format(), f"<= {goal:.2f}", check_goal(ratio, goal)])
+    header = ["ms, of each round", "webhook to record", "script: GET, XADD", "ratio", "goal", ""]
+    return "## Webhook to record on an idle system\n\n" + format_table(header, rows)
 
 
-async def report_depth(stand: Stand, plan: Plan) -> str:
+async def report_depth(env: BenchEnvironment, config: BenchConfig) -> str:
     """Claim and settle at two depths, and the memory of a ticket."""
-    depths = (1000, plan.deep)
-    samples, memories = await depth.measure_depths(stand, depths, plan.turns("depth"))
+    depths = (1000, config.deep_backlog)
+    samples, memories = await depth.measure_depths(env, depths, config.round_numbers("depth"))
     rows = []
     for name in ("server_us", "wall_us"):
-        shallow, deep = ([getattr(each, name) for each in side] for side in samples)
-        ratio = compare(deep, shallow)
-        spent = [measure_spread(each).write(1) for each in (shallow, deep)]
-        told = {"server_us": "Redis's own time, µs", "wall_us": "by the clock, µs"}[name]
-        rows.append([told, *spent, ratio.write(), "<= 1.20", judge(ratio, 1.2)])
-    heads = ["claim and settle one", *(f"{each:,} wait" for each in depths), "ratio", "goal", ""]
+        shallow, deep = ([getattr(value, name) for value in side] for side in samples)
+        ratio = compare_rounds(deep, shallow)
+        spreads = [measure_spread(value).format(1) for value in (shallow, deep)]
+        label = {"server_us": "Redis's own time, µs", "wall_us": "by the clock, µs"}[name]
+        rows.append([label, *spreads, ratio.format(), "<= 1.20", check_goal(ratio, 1.2)])
+    header = ["claim and settle one", *(f"{value:,} wait" for value in depths), "ratio", "goal", ""]
     memory = memories[1]
     bytes_rows = [
-        ["the ticket", f"{memory.ticket:.0f}", "<= 300", _judge_one(memory.ticket, 300)],
-        ["and its delivery mark", f"{memory.everything:.0f}", "", ""],
+        [
+            "the ticket",
+            f"{memory.ticket_bytes:.0f}",
+            "<= 300",
+            _check_value(memory.ticket_bytes, 300),
+        ],
+        ["and its delivery mark", f"{memory.total_bytes:.0f}", "", ""],
     ]
     return (
         "## A full backlog\n\n"
-        + write_table(heads, rows)
+        + format_table(header, rows)
         + "\n\n"
-        + write_table(["Redis memory of what waits", "bytes each", "goal", ""], bytes_rows)
+        + format_table(["Redis memory of what waits", "bytes each", "goal", ""], bytes_rows)
     )
 
 
-async def report_memory(stand: Stand, _: Plan) -> str:
+async def report_memory(env: BenchEnvironment, _: BenchConfig) -> str:
     """The memory of a worker."""
-    many = await residence.measure_many(stand)
-    large = await residence.measure_large(stand)
+    concurrent_mb = await residence.measure_concurrent_mb(env)
+    large = await residence.measure_large_deployment(env)
     goal = 70 + 6 * large.page_mb
     name = f"one record of {large.record_mb:.0f} MB, largest page {large.page_mb:.2f} MB"
     rows = [
-        [f"{residence.CONCURRENCY} tickets at once", f"{many:.0f}", "<= 70", _judge_one(many, 70)],
-        [name, f"{large.peak_mb:.0f}", f"<= {goal:.0f}", _judge_one(large.peak_mb, goal)],
+        [
+            f"{residence.CONCURRENCY} tickets at once",
+            f"{concurrent_mb:.0f}",
+            "<= 70",
+            _check_value(concurrent_mb, 70),
+        ],
+        [name, f"{large.peak_mb:.0f}", f"<= {goal:.0f}", _check_value(large.peak_mb, goal)],
     ]
-    heads = ["a worker's resident memory", "MB at the peak", "goal", ""]
-    return "## A worker's memory\n\n" + write_table(heads, rows)
+    header = ["a worker's resident memory", "MB at the peak", "goal", ""]
+    return "## A worker's memory\n\n" + format_table(header, rows)
 
 
-async def report_scaling(stand: Stand, plan: Plan) -> str:
+async def report_scaling(env: BenchEnvironment, config: BenchConfig) -> str:
     """Throughput of one worker and of two."""
-    paces: list[list[scaling.Pace]] = [[], []]
-    for _ in plan.turns("scaling"):
-        for taken, workers in zip(paces, (1, 2), strict=True):
-            pace = await scaling.measure_pace(stand, workers=workers, items=2 * plan.items)
-            taken.append(pace)
-    one, two = ([pace.per_s for pace in taken] for taken in paces)
-    busy = [measure_spread([pace.busy * 100 for pace in taken]).write(0) for taken in paces]
-    ratio = compare(two, one)
-    spent = [measure_spread(each).write(0) for each in (one, two)]
+    throughputs: list[list[scaling.Throughput]] = [[], []]
+    for _ in config.round_numbers("scaling"):
+        for samples, workers in zip(throughputs, (1, 2), strict=True):
+            throughput = await scaling.measure_throughput(
+                env, workers=workers, items=2 * config.items
+            )
+            samples.append(throughput)
+    single_worker, two_workers = (
+        [throughput.per_s for throughput in samples] for samples in throughputs
+    )
+    busy_spreads = [
+        measure_spread([throughput.busy_share * 100 for throughput in samples]).format(0)
+        for samples in throughputs
+    ]
+    ratio = compare_rounds(two_workers, single_worker)
+    spreads = [measure_spread(values).format(0) for values in (single_worker, two_workers)]
     goal = "met" if ratio.low >= 1.8 else "not met" if ratio.high < 1.8 else "within the spread"
     rows = [
-        ["records a second", *spent, ratio.write(), ">= 1.80", goal],
-        ["all cores in use, %", *busy, "", "", ""],
+        ["records a second", *spreads, ratio.format(), ">= 1.80", goal],
+        ["all cores in use, %", *busy_spreads, "", "", ""],
     ]
-    heads = ["", "1 worker", "2 workers", "ratio", "goal", ""]
-    return "## Throughput\n\n" + write_table(heads, rows)
+    header = ["", "1 worker", "2 workers", "ratio", "goal", ""]
+    return "## Throughput\n\n" + format_table(header, rows)
 
 
-def write_costs(samples: Samples, absent: Mapping[str, str], goals: Mapping[str, float]) -> str:
+def format_costs(samples: Samples, absent: Mapping[str, str], goals: Mapping[str, float]) -> str:
     """Write who cost what, and the first of them beside each other."""
-    (first, ours), *_ = samples.items()
+    (baseline_name, ours), *_ = samples.items()
     rows = []
-    for name, spent in samples.items():
+    for name, values in samples.items():
         if name not in absent:
-            ratio = None if first in {name, *absent} else compare(ours, spent)
-            rounds = str(len(spent))
-            told = _tell(ratio, goals.get(name))
-            rows.append([name, rounds, measure_spread(spent).write(3), *told])
-    rows += [[name, "0", "-", "", "", why.strip().splitlines()[-1]] for name, why in absent.items()]
-    return write_table(_COST_HEADS, rows)
+            ratio = None if baseline_name in {name, *absent} else compare_rounds(ours, values)
+            rounds = str(len(values))
+            goal_cells = _format_goal(ratio, goals.get(name))
+            rows.append([name, rounds, measure_spread(values).format(3), *goal_cells])
+    rows += [
+        [name, "0", "-", "", "", reason.strip().splitlines()[-1]] for name, reason in absent.items()
+    ]
+    return format_table(_COST_HEADER, rows)
 
 
-def _tell(ratio: Spread | None, goal: float | None) -> tuple[str, str, str]:
+def _format_goal(ratio: Spread | None, goal: float | None) -> tuple[str, str, str]:
     if ratio is None:
         return "", "", ""
-    told = ("", "") if goal is None else (f"<= {goal:.2f}", judge(ratio, goal))
-    return ratio.write(), *told
+    goal_cells = ("", "") if goal is None else (f"<= {goal:.2f}", check_goal(ratio, goal))
+    return ratio.format(), *goal_cells
 
 
-def _judge_one(value: float, goal: float) -> str:
+def _check_value(value: float, goal: float) -> str:
     return "met" if value <= goal else "not met"

@@ -9,22 +9,22 @@ from msgspec import Struct
 
 from service.simulate.options import Options
 from service.store.keys import Keys
-from tests.bench.bodies import name_deployment
-from tests.bench.contestants import add_tickets, configure_ours
-from tests.bench.places import OURS
-from tests.bench.stand import Stand
+from tests.bench.bodies import deployment_id_for
+from tests.bench.contestants import add_tickets, service_environ
+from tests.bench.places import SERVICE_PYTHON
+from tests.bench.stand import BenchEnvironment
 
 CONCURRENCY = 64
 ITEMS = 3000
 PULL_REQUESTS = 5000
-_SHAPE = {
+_LARGE_SHAPE = {
     "pull_requests": [PULL_REQUESTS, PULL_REQUESTS],
     "deployments": [2, 2],
     "flag_references": [6, 6],
 }
 
 
-class Large(Struct, frozen=True, kw_only=True):
+class LargeDeploymentMemory(Struct, frozen=True, kw_only=True):
     """What a very large deployment took: MB at the peak, of the record, of its largest page."""
 
     peak_mb: float
@@ -32,52 +32,54 @@ class Large(Struct, frozen=True, kw_only=True):
     page_mb: float
 
 
-async def measure_many(stand: Stand) -> float:
+async def measure_concurrent_mb(env: BenchEnvironment) -> float:
     """Give the peak MB of a worker with many tickets in hand."""
-    await stand.clear()
-    environ = configure_ours(stand) | {"ENRICHER_CONCURRENCY": str(CONCURRENCY)}
-    worker = stand.start(OURS, ("-m", "service", "work"), name="worker", environ=environ)
+    await env.clear()
+    environ = service_environ(env) | {"ENRICHER_CONCURRENCY": str(CONCURRENCY)}
+    worker = env.start(SERVICE_PYTHON, ("-m", "service", "work"), name="worker", environ=environ)
     try:
-        await worker.wait_for("worker_started")
-        await add_tickets(stand, range(ITEMS), project="default", with_id=True)
-        await stand.wait_until(Keys("deployments").enriched, ITEMS, watch=worker)
+        await worker.wait_for_log("worker_started")
+        await add_tickets(env, range(ITEMS), project="default", with_id=True)
+        await env.wait_for_count(Keys("deployments").enriched, ITEMS, watch=worker)
         return worker.read_peak_mb()
     finally:
-        stand.end(worker)
+        env.stop(worker)
 
 
-async def measure_large(stand: Stand) -> Large:
+async def measure_large_deployment(env: BenchEnvironment) -> LargeDeploymentMemory:
     """Give the peak MB of a worker that follows every page of one very large deployment."""
-    await stand.clear()
-    options = msgspec.json.encode({"shape": _SHAPE}).decode()
-    words = ("-m", "service", "simulate", "--port", "0", "--options", options)
-    simulator = stand.start(OURS, words, name="simulator", environ={"ENRICHER_LOG_FORMAT": "json"})
-    line = await simulator.wait_for("simulator_opened")
+    await env.clear()
+    options = msgspec.json.encode({"shape": _LARGE_SHAPE}).decode()
+    command = ("-m", "service", "simulate", "--port", "0", "--options", options)
+    simulator = env.start(
+        SERVICE_PYTHON, command, name="simulator", environ={"ENRICHER_LOG_FORMAT": "json"}
+    )
+    line = await simulator.wait_for_log("simulator_opened")
     upstream = line.partition('"url":"')[2].partition('"')[0]
-    environ = configure_ours(stand) | {
+    environ = service_environ(env) | {
         "ENRICHER_LAUNCHDARKLY_URL": upstream,
         "LAUNCHDARKLY_ACCESS_TOKEN": Options().token,
     }
-    worker = stand.start(OURS, ("-m", "service", "work"), name="worker", environ=environ)
+    worker = env.start(SERVICE_PYTHON, ("-m", "service", "work"), name="worker", environ=environ)
     stream = Keys("deployments").enriched
     try:
-        await worker.wait_for("worker_started")
-        await add_tickets(stand, range(1), project="default", with_id=True)
-        await stand.wait_until(stream, 1, watch=worker)
-        peak = worker.read_peak_mb()
-        entries: Any = await stand.redis.xrange(stream)
-        sizes = await weigh_pages(upstream)
+        await worker.wait_for_log("worker_started")
+        await add_tickets(env, range(1), project="default", with_id=True)
+        await env.wait_for_count(stream, 1, watch=worker)
+        peak_mb = worker.read_peak_mb()
+        entries: Any = await env.redis.xrange(stream)
+        sizes = await measure_page_bytes(upstream)
     finally:
-        stand.end(worker)
-        stand.end(simulator)
-    record = len(entries[0][1][b"data"]) / 2**20
-    return Large(peak_mb=peak, record_mb=record, page_mb=max(sizes) / 2**20)
+        env.stop(worker)
+        env.stop(simulator)
+    record_mb = len(entries[0][1][b"data"]) / 2**20
+    return LargeDeploymentMemory(peak_mb=peak_mb, record_mb=record_mb, page_mb=max(sizes) / 2**20)
 
 
-async def weigh_pages(upstream: str) -> list[int]:
+async def measure_page_bytes(upstream: str) -> list[int]:
     """Give the bytes of the first answer and of the first page of pull requests after it."""
     root = f"{upstream}/api/v2/engineering-insights"
-    asked: Mapping[str, str] = {
+    query: Mapping[str, str] = {
         "projectKey": "default",
         "environmentKey": "production",
         "from": "1",
@@ -85,12 +87,12 @@ async def weigh_pages(upstream: str) -> list[int]:
         "expand": "deployments,flagReferences,leadTime",
     }
     headers = {"Authorization": Options().token, "LD-API-Version": "beta"}
-    url = f"{root}/deployments/{name_deployment(0)}?expand=pullRequests,flagReferences"
+    url = f"{root}/deployments/{deployment_id_for(0)}?expand=pullRequests,flagReferences"
     async with aiohttp.ClientSession(headers=headers) as session:
         async with session.get(url) as response:
-            first = await response.read()
-        href = msgspec.json.decode(first)["pullRequests"]["_links"]["next"]["href"]
+            body = await response.read()
+        href = msgspec.json.decode(body)["pullRequests"]["_links"]["next"]["href"]
         after = href.partition("after=")[2].partition("&")[0]
         url = f"{root}/pull-requests"
-        async with session.get(url, params={**asked, "after": after}) as response:
-            return [len(first), len(await response.read())]
+        async with session.get(url, params={**query, "after": after}) as response:
+            return [len(body), len(await response.read())]

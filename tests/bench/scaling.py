@@ -6,51 +6,52 @@ from pathlib import Path
 from msgspec import Struct
 
 from service.store.keys import Keys
-from tests.bench.contestants import add_tickets, configure_ours
-from tests.bench.places import OURS
-from tests.bench.stand import Stand
+from tests.bench.contestants import add_tickets, service_environ
+from tests.bench.places import SERVICE_PYTHON
+from tests.bench.stand import BenchEnvironment
 
 WARM_UP = 400
 
 
-class Pace(Struct, frozen=True):
+class Throughput(Struct, frozen=True):
     """Records a second, and the share of all cores that was in use by anybody."""
 
     per_s: float
-    busy: float
+    busy_share: float
 
 
-async def measure_pace(stand: Stand, *, workers: int, items: int) -> Pace:
+async def measure_throughput(env: BenchEnvironment, *, workers: int, items: int) -> Throughput:
     """Let so many workers empty a backlog that was filled while they were paused."""
-    await stand.clear()
-    environ = configure_ours(stand)
-    words = ("-m", "service", "work")
-    running = [
-        stand.start(OURS, words, name=f"worker-{n}", environ=environ) for n in range(workers)
+    await env.clear()
+    environ = service_environ(env)
+    command = ("-m", "service", "work")
+    processes = [
+        env.start(SERVICE_PYTHON, command, name=f"worker-{n}", environ=environ)
+        for n in range(workers)
     ]
     stream = Keys("deployments").enriched
     try:
-        for worker in running:
-            await worker.wait_for("worker_started")
-        await add_tickets(stand, range(WARM_UP), project="default", with_id=True)
-        await stand.wait_until(stream, WARM_UP, watch=running[0])
-        for worker in running:
-            worker.pause()
+        for process in processes:
+            await process.wait_for_log("worker_started")
+        await add_tickets(env, range(WARM_UP), project="default", with_id=True)
+        await env.wait_for_count(stream, WARM_UP, watch=processes[0])
+        for process in processes:
+            process.pause()
         numbers = range(WARM_UP, WARM_UP + items)
-        await add_tickets(stand, numbers, project="default", with_id=True)
-        before, begun = _read_ticks(), time.perf_counter()
-        for worker in running:
-            worker.resume()
-        await stand.wait_until(stream, WARM_UP + items, watch=running[0])
-        took_s, after = time.perf_counter() - begun, _read_ticks()
+        await add_tickets(env, numbers, project="default", with_id=True)
+        ticks_before, started_s = _read_cpu_ticks(), time.perf_counter()
+        for process in processes:
+            process.resume()
+        await env.wait_for_count(stream, WARM_UP + items, watch=processes[0])
+        took_s, ticks_after = time.perf_counter() - started_s, _read_cpu_ticks()
     finally:
-        for worker in running:
-            stand.end(worker)
-    idle, total = (after[part] - before[part] for part in (0, 1))
-    return Pace(items / took_s, 1 - idle / total)
+        for process in processes:
+            env.stop(process)
+    idle, total = (ticks_after[index] - ticks_before[index] for index in (0, 1))
+    return Throughput(items / took_s, 1 - idle / total)
 
 
-def _read_ticks() -> tuple[int, int]:
+def _read_cpu_ticks() -> tuple[int, int]:
     """Read how long all cores were idle, and how long it was in all."""
-    ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return ticks[3] + ticks[4], sum(ticks)

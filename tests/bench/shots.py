@@ -15,31 +15,31 @@ from urllib.parse import urlsplit
 import msgspec
 
 from service.accept.signature import sign_standard_webhook
-from tests.bench.bodies import ENDED_AT, name_application, name_deployment, name_version
+from tests.bench.bodies import ENDED_AT, application_for, deployment_id_for, version_for
 from tests.bench.job import SECRET
 
 
-def write_request(url: str, number: int) -> bytes:
+def encode_request(url: str, number: int) -> bytes:
     """Write one signed webhook, as the bytes of its HTTP request."""
-    place = urlsplit(url)
+    address = urlsplit(url)
     body = msgspec.json.encode(
         {
             "projectKey": "default",
             "environmentKey": "production",
-            "applicationKey": name_application(number),
-            "version": name_version(number),
+            "applicationKey": application_for(number),
+            "version": version_for(number),
             "eventType": "finished",
             "eventTime": ENDED_AT,
             "eventMetadata": {"pipeline": "main", "build": number},
-            "deploymentId": name_deployment(number),
+            "deploymentId": deployment_id_for(number),
         }
     )
     headers = sign_standard_webhook(
         SECRET, delivery=f"delivery-{number}", timestamp_s=int(time.time()), body=body
     )
     lines = [
-        f"POST {place.path} HTTP/1.1",
-        f"Host: {place.netloc}",
+        f"POST {address.path} HTTP/1.1",
+        f"Host: {address.netloc}",
         "Content-Type: application/json",
         f"Content-Length: {len(body)}",
         "User-Agent: bench",
@@ -50,32 +50,32 @@ def write_request(url: str, number: int) -> bytes:
 
 async def send_all(url: str, requests: Iterator[bytes]) -> None:
     """Send one after another on one connection, while there are any."""
-    place = urlsplit(url)
-    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    address = urlsplit(url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
     for request in requests:
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
-        status, length = read_head(head)
+        status, length = parse_response_head(head)
         await reader.readexactly(length)
         if status != b"202":
             raise SystemExit(f"not accepted: {head!r}")
     writer.close()
 
 
-def read_head(head: bytes) -> tuple[bytes, int]:
+def parse_response_head(head: bytes) -> tuple[bytes, int]:
     """Give status and length of an answer."""
     lines = head.lower().split(b"\r\n")
     lengths = [line[16:] for line in lines if line.startswith(b"content-length: ")]
     return lines[0].split(b" ")[1], int(lengths[0]) if lengths else 0
 
 
-async def shoot(url: str, numbers: range, connections: int) -> None:
+async def send_webhooks(url: str, numbers: range, connections: int) -> None:
     """Send so many webhooks over so many connections."""
-    requests = iter([write_request(url, number) for number in numbers])
+    requests = iter([encode_request(url, number) for number in numbers])
     await asyncio.gather(*(send_all(url, requests) for _ in range(connections)))
     print("all accepted", flush=True)
 
 
 if __name__ == "__main__":
-    first, count, side_by_side = map(int, sys.argv[2:5])
-    asyncio.run(shoot(sys.argv[1], range(first, first + count), side_by_side))
+    first, count, connections_count = map(int, sys.argv[2:5])
+    asyncio.run(send_webhooks(sys.argv[1], range(first, first + count), connections_count))

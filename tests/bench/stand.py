@@ -11,15 +11,15 @@ from redis.asyncio import Redis
 
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
-from tests.bench.job import GOT
+from tests.bench.job import GET_COUNT_KEY
 from tests.bench.places import ROOT
-from tests.bench.processes import Process
+from tests.bench.processes import MeasuredProcess
 
-_LOOK_S = 0.01
-_LONGEST_S = 120.0
+_POLL_INTERVAL_S = 0.01
+_TIMEOUT_S = 120.0
 
 
-class Stand:
+class BenchEnvironment:
     """The server, the upstream, a client to look with, and a folder for what is written."""
 
     def __init__(self, folder: Path, redis_url: str, redis: Redis) -> None:
@@ -28,77 +28,77 @@ class Stand:
         self.redis = redis
         self.upstream_url = ""
         self.concurrency = 32
-        self._started: list[Process] = []
+        self._processes: list[MeasuredProcess] = []
 
     def start(
-        self, python: Path, words: Sequence[str], *, name: str, environ: Mapping[str, str] = {}
-    ) -> Process:
+        self, python: Path, arguments: Sequence[str], *, name: str, environ: Mapping[str, str] = {}
+    ) -> MeasuredProcess:
         """Start a Python program that finds server and upstream in its environment."""
         inherited = {
             key: value
             for key, value in os.environ.items()
             if not key.startswith(("ENRICHER_", "LAUNCHDARKLY_", "PYTHON"))
         }
-        told = {
+        bench_variables = {
             "BENCH_REDIS": self.redis_url,
             "BENCH_UPSTREAM": self.upstream_url,
             "BENCH_CONCURRENCY": str(self.concurrency),
             "PYTHONPATH": str(ROOT),
         }
-        process = Process(
-            [python, *words],
-            environ={**inherited, **told, **environ},
+        process = MeasuredProcess(
+            [python, *arguments],
+            environ={**inherited, **bench_variables, **environ},
             log=self.folder / f"{name}.log",
         )
-        self._started.append(process)
+        self._processes.append(process)
         return process
 
-    def end(self, process: Process) -> None:
+    def stop(self, process: MeasuredProcess) -> None:
         """End one program."""
-        process.end()
-        self._started.remove(process)
+        process.kill()
+        self._processes.remove(process)
 
-    def end_others(self) -> None:
+    def stop_all_but_upstream(self) -> None:
         """End every program but the upstream, which was the first."""
-        for process in self._started[1:]:
-            self.end(process)
+        for process in self._processes[1:]:
+            self.stop(process)
 
-    def end_all(self) -> None:
+    def stop_all(self) -> None:
         """End every program that still runs."""
-        for process in [*self._started]:
-            self.end(process)
+        for process in [*self._processes]:
+            self.stop(process)
 
     async def clear(self) -> None:
         """Empty the server, and let its log start small again."""
         await self.redis.flushall()
 
-    async def wait_until(self, key: str, count: int, *, watch: Process) -> None:
+    async def wait_for_count(self, key: str, count: int, *, watch: MeasuredProcess) -> None:
         """Wait until a stream has so many entries, or a number is so high."""
-        async with asyncio.timeout(_LONGEST_S):
+        async with asyncio.timeout(_TIMEOUT_S):
             while await self.count(key) < count:
-                watch.check()
-                await asyncio.sleep(_LOOK_S)
+                watch.raise_if_ended()
+                await asyncio.sleep(_POLL_INTERVAL_S)
 
     async def count(self, key: str) -> int:
         """Count a stream's entries, or read a number."""
-        if key == GOT:
+        if key == GET_COUNT_KEY:
             return int(await self.redis.get(key) or 0)
         return int(await self.redis.xlen(key))
 
 
 @asynccontextmanager
-async def open_stand(folder: Path) -> AsyncIterator[Stand]:
+async def open_bench_environment(folder: Path) -> AsyncIterator[BenchEnvironment]:
     """Start server and upstream; on leaving, end whatever runs."""
     async with EmbeddedServer(folder / "redis") as server:
         redis = open_client(server.url, reply_timeout_s=60)
-        stand = Stand(folder, server.url, redis)
+        env = BenchEnvironment(folder, server.url, redis)
         try:
-            words = ("-m", "tests.bench.upstream")
-            upstream = stand.start(Path(sys.executable), words, name="upstream")
+            arguments = ("-m", "tests.bench.upstream")
+            upstream = env.start(Path(sys.executable), arguments, name="upstream")
             # When the log is rewritten is up to chance, and costs whoever is measured just then.
             await redis.config_set("auto-aof-rewrite-percentage", 0)
-            stand.upstream_url = await upstream.wait_for("http://")
-            yield stand
+            env.upstream_url = await upstream.wait_for_log("http://")
+            yield env
         finally:
-            stand.end_all()
+            env.stop_all()
             await redis.aclose()

@@ -12,12 +12,12 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from aiohttp import web
 
-from tests.bench.job import CONCURRENCY, GOT, Job
+from tests.bench.job import CONCURRENCY, GET_COUNT_KEY, PeerTask
 
-Act = Callable[[int], Awaitable[object]]
+NumberHandler = Callable[[int], Awaitable[object]]
 
 
-async def read_lines() -> asyncio.StreamReader:
+async def open_stdin() -> asyncio.StreamReader:
     """Read stdin without blocking."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
@@ -25,38 +25,38 @@ async def read_lines() -> asyncio.StreamReader:
     return reader
 
 
-async def loop_over(act: Act, numbers: Iterator[int]) -> None:
+async def handle_numbers(handle: NumberHandler, numbers: Iterator[int]) -> None:
     """Do the next one, until there is none: so many of these run side by side."""
     for number in numbers:
-        await act(number)
+        await handle(number)
 
 
-async def work(act: str) -> None:
+async def run_worker(mode: str) -> None:
     """Do every batch that is told."""
-    job = Job()
-    do = job.get if act == "get" else job.do
-    side_by_side = 1 if act == "one" else CONCURRENCY
-    reader = await read_lines()
+    task = PeerTask()
+    handle = task.get if mode == "get" else task.process
+    concurrency = 1 if mode == "one" else CONCURRENCY
+    reader = await open_stdin()
     print("ready", flush=True)
     while line := await reader.readline():
         first, count = map(int, line.split())
         numbers = iter(range(first, first + count))
-        await asyncio.gather(*(loop_over(do, numbers) for _ in range(side_by_side)))
-        if act == "get":
-            await job.redis.incrby(GOT, count)
-    await job.aclose()
+        await asyncio.gather(*(handle_numbers(handle, numbers) for _ in range(concurrency)))
+        if mode == "get":
+            await task.redis.incrby(GET_COUNT_KEY, count)
+    await task.aclose()
 
 
-async def receive(request: web.Request) -> web.Response:
+async def accept_webhook(request: web.Request) -> web.Response:
     """Read the body and answer."""
     await request.read()
     return web.Response(status=202)
 
 
-async def open_door() -> None:
+async def serve_receiver() -> None:
     """Serve until ended."""
     app = web.Application()
-    app.router.add_post("/webhooks/{source}", receive)
+    app.router.add_post("/webhooks/{source}", accept_webhook)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -65,4 +65,4 @@ async def open_door() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(open_door() if sys.argv[1] == "door" else work(sys.argv[1]))
+    asyncio.run(serve_receiver() if sys.argv[1] == "door" else run_worker(sys.argv[1]))

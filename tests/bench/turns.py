@@ -3,13 +3,15 @@
 import time
 from collections.abc import Iterator
 
-FEWEST = 3
+MIN_ROUNDS = 3
 
 
-def take_turns(rounds: int, limit_s: float) -> Iterator[int]:
+def iterate_rounds(rounds: int, limit_s: float) -> Iterator[int]:
     """Count the rounds; after the fewest that say anything, stop when the time is up."""
-    begun = time.monotonic()
-    for turn in range(rounds):
-        if turn >= FEWEST and time.monotonic() - begun > limit_s * turn / (turn + 1):
+    started_s = time.monotonic()
+    for round_number in range(rounds):
+        if round_number >= MIN_ROUNDS and time.monotonic() - started_s > limit_s * round_number / (
+            round_number + 1
+        ):
             return  # the next would not be done in time
-        yield turn
+        yield round_number

@@ -11,18 +11,18 @@ import sys
 import time
 from urllib.parse import parse_qs, urlsplit
 
-from tests.bench.bodies import name_application, name_deployment, write_body
+from tests.bench.bodies import application_for, deployment_id_for, encode_deployment
 
 _ROOT = "/api/v2/engineering-insights/deployments"
-_PLENTY = 10_000_000
+_UNLIMITED = 10_000_000
 _WINDOW_MS = 10_000
 
 
-class Connection(asyncio.Protocol):
+class UpstreamConnection(asyncio.Protocol):
     """One caller, kept alive; it does not send ahead."""
 
     def __init__(self) -> None:
-        self._read = b""
+        self._buffer = b""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -32,47 +32,51 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Answer every request that is complete."""
-        self._read += data
-        while (end := self._read.find(b"\r\n\r\n")) >= 0:
-            target = self._read[: self._read.index(b"\r\n")].split(b" ")[1].decode()
-            self._read = self._read[end + 4 :]
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            target = self._buffer[: self._buffer.index(b"\r\n")].split(b" ")[1].decode()
+            self._buffer = self._buffer[end + 4 :]
             assert self._transport is not None
-            self._transport.write(answer(target))
+            self._transport.write(render_response(target))
 
 
-def answer(target: str) -> bytes:
+def render_response(target: str) -> bytes:
     """Give the whole answer to a GET."""
     url = urlsplit(target)
-    identifier = url.path.removeprefix(_ROOT).lstrip("/")
-    body = write_body(int(identifier[-12:])) if identifier else list_page(parse_qs(url.query))
+    deployment_id = url.path.removeprefix(_ROOT).lstrip("/")
+    body = (
+        encode_deployment(int(deployment_id[-12:]))
+        if deployment_id
+        else render_list_page(parse_qs(url.query))
+    )
     now = time.time()
     reset = (int(now * 1000) // _WINDOW_MS + 1) * _WINDOW_MS
-    head = (
+    headers = (
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n"
         f"Date: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime(now))}\r\n"
-        f"X-Ratelimit-Global-Remaining: {_PLENTY}\r\n"
-        f"X-Ratelimit-Route-Remaining: {_PLENTY}\r\n"
+        f"X-Ratelimit-Global-Remaining: {_UNLIMITED}\r\n"
+        f"X-Ratelimit-Route-Remaining: {_UNLIMITED}\r\n"
         f"X-Ratelimit-Reset: {reset}\r\n\r\n"
     )
-    return head.encode() + body
+    return headers.encode() + body
 
 
-def list_page(query: dict[str, list[str]]) -> bytes:
+def render_list_page(query: dict[str, list[str]]) -> bytes:
     """Give one page of a project's deployments, the highest number first, each one whole."""
     first, count = map(int, query["projectKey"][0].split("-")[1:])
-    wanted = set(query.get("applicationKey", [""])[0].split(","))
+    applications = set(query.get("applicationKey", [""])[0].split(","))
     numbers = [
         number
         for number in range(first + count - 1, first - 1, -1)
-        if wanted == {""} or name_application(number) in wanted
+        if applications == {""} or application_for(number) in applications
     ]
     total = len(numbers)
     if "after" in query:
         numbers = numbers[numbers.index(int(query["after"][0][-12:])) + 1 :]
     page = numbers[: int(query["limit"][0])]
-    items = b",".join(write_body(number, expanded="expand" in query) for number in page)
-    href = f"{_ROOT}?after={name_deployment(page[-1])}" if len(page) < len(numbers) else None
+    items = b",".join(encode_deployment(number, expanded="expand" in query) for number in page)
+    href = f"{_ROOT}?after={deployment_id_for(page[-1])}" if len(page) < len(numbers) else None
     links = f'{{"next":{{"href":"{href}","type":"application/json"}}}}' if href else "{}"
     return b'{"totalCount":%d,"items":[%b],"_links":%b}' % (total, items, links.encode())
 
@@ -80,7 +84,7 @@ def list_page(query: dict[str, list[str]]) -> bytes:
 async def serve() -> None:
     """Serve on any free port, say which, and go on until nobody holds our stdin any more."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Connection, "127.0.0.1", 0)
+    server = await loop.create_server(UpstreamConnection, "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
     server.close()

@@ -7,87 +7,113 @@ from pathlib import Path
 from msgspec import Struct
 
 from service.store.keys import Keys
-from tests.bench.contestants import configure_ours
-from tests.bench.places import OURS
-from tests.bench.records import WrongWork
-from tests.bench.stand import Stand
+from tests.bench.contestants import service_environ
+from tests.bench.places import SERVICE_PYTHON
+from tests.bench.records import WrongOutput
+from tests.bench.stand import BenchEnvironment
 
 WARM_UP = 500
 CONNECTIONS = 32
-_SETTLING_S = 0.2
+_ACKNOWLEDGE_WAIT_S = 0.2
 
-Count = Callable[[Stand], Awaitable[int]]
+CountAccepted = Callable[[BenchEnvironment], Awaitable[int]]
 
 
-class Door(Struct, frozen=True, kw_only=True):
+class ReceiverContestant(Struct, frozen=True, kw_only=True):
     """One way to take webhooks; ``kept`` counts what it has kept, ``marks`` its delivery marks."""
 
     name: str
-    words: tuple[str, ...]
-    url: str = "ready "
+    command: tuple[str, ...]
+    url_prefix: str = "ready "
     path: str = "/webhooks/native"
-    kept: Count | None = None
-    python: Path = OURS
+    count_accepted: CountAccepted | None = None
+    python: Path = SERVICE_PYTHON
     environ: Mapping[str, str] = {}
 
 
-async def _count_tickets(stand: Stand) -> int:
-    return int(await stand.redis.hlen(Keys("deployments").tickets))
+async def _count_tickets(env: BenchEnvironment) -> int:
+    return int(await env.redis.hlen(Keys("deployments").tickets))
 
 
-def list_own_doors() -> tuple[Door, Door]:
+def own_receivers() -> tuple[ReceiverContestant, ReceiverContestant]:
     """Give the real door, and the handler that only reads the body."""
     return (
-        Door(name="ours", words=("-m", "service", "serve"), url='"url":', kept=_count_tickets),
-        Door(name="only reads", words=("-m", "tests.bench.straight", "door")),
+        ReceiverContestant(
+            name="ours",
+            command=("-m", "service", "serve"),
+            url_prefix='"url":',
+            count_accepted=_count_tickets,
+        ),
+        ReceiverContestant(name="only reads", command=("-m", "tests.bench.straight", "door")),
     )
 
 
-async def measure_door(stand: Stand, door: Door, *, items: int) -> float:
+async def measure_receiver(
+    env: BenchEnvironment, receiver: ReceiverContestant, *, items: int
+) -> float:
     """Give the CPU ms of one accepted webhook: started afresh, warmed up, then shot at."""
-    await stand.clear()
-    process = stand.start(
-        door.python,
-        door.words,
-        name=door.name.replace(" ", "-"),
-        environ={**configure_ours(stand), **door.environ},
+    await env.clear()
+    process = env.start(
+        receiver.python,
+        receiver.command,
+        name=receiver.name.replace(" ", "-"),
+        environ={**service_environ(env), **receiver.environ},
     )
     try:
-        line = await process.wait_for(door.url)
-        url = line.partition(door.url)[2].strip().strip('"').split('"')[0].split()[0] + door.path
-        await shoot(stand, url, range(WARM_UP))
-        before = process.read_cpu_s()
-        await shoot(stand, url, range(WARM_UP, WARM_UP + items))
-        await asyncio.sleep(_SETTLING_S)
-        spent = process.read_cpu_s() - before
+        line = await process.wait_for_log(receiver.url_prefix)
+        url = (
+            line.partition(receiver.url_prefix)[2].strip().strip('"').split('"')[0].split()[0]
+            + receiver.path
+        )
+        await post_webhooks(env, url, range(WARM_UP))
+        cpu_before_s = process.read_cpu_s()
+        await post_webhooks(env, url, range(WARM_UP, WARM_UP + items))
+        await asyncio.sleep(_ACKNOWLEDGE_WAIT_S)
+        cpu_s = process.read_cpu_s() - cpu_before_s
     finally:
-        stand.end(process)
-    if door.kept is not None and await door.kept(stand) != WARM_UP + items:
-        raise WrongWork(f"{door.name} kept {await door.kept(stand)} of {WARM_UP + items}")
-    return spent / items * 1000
+        env.stop(process)
+    if (
+        receiver.count_accepted is not None
+        and await receiver.count_accepted(env) != WARM_UP + items
+    ):
+        raise WrongOutput(
+            f"{receiver.name} kept {await receiver.count_accepted(env)} of {WARM_UP + items}"
+        )
+    return cpu_s / items * 1000
 
 
-async def measure_doors(
-    stand: Stand, doors: Sequence[Door], turns: Iterable[int], *, items: int
+async def measure_receivers(
+    env: BenchEnvironment,
+    receivers: Sequence[ReceiverContestant],
+    rounds: Iterable[int],
+    *,
+    items: int,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Measure every door in turn, again and again; gives samples by name, and who broke and how."""
-    samples: dict[str, list[float]] = {door.name: [] for door in doors}
-    broken: dict[str, str] = {}
-    for _ in turns:
-        for door in doors:
-            if door.name not in broken:
+    samples: dict[str, list[float]] = {receiver.name: [] for receiver in receivers}
+    errors: dict[str, str] = {}
+    for _ in rounds:
+        for receiver in receivers:
+            if receiver.name not in errors:
                 try:
-                    samples[door.name].append(await measure_door(stand, door, items=items))
+                    samples[receiver.name].append(
+                        await measure_receiver(env, receiver, items=items)
+                    )
                 except Exception as error:  # noqa: BLE001 - one that breaks is told in the table
-                    broken[door.name] = f"{type(error).__name__}: {error}"
-    return samples, broken
+                    errors[receiver.name] = f"{type(error).__name__}: {error}"
+    return samples, errors
 
 
-async def shoot(stand: Stand, url: str, numbers: range) -> None:
+async def post_webhooks(env: BenchEnvironment, url: str, numbers: range) -> None:
     """Post so many webhooks from a process of its own, and see each accepted."""
-    words = ("-m", "tests.bench.shots", url, *map(str, (numbers.start, len(numbers), CONNECTIONS)))
-    shots = stand.start(OURS, words, name="shots")
+    command = (
+        "-m",
+        "tests.bench.shots",
+        url,
+        *map(str, (numbers.start, len(numbers), CONNECTIONS)),
+    )
+    process = env.start(SERVICE_PYTHON, command, name="shots")
     try:
-        await shots.wait_for("all accepted")
+        await process.wait_for_log("all accepted")
     finally:
-        stand.end(shots)
+        env.stop(process)

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from service.store.embedded import EmbeddedServer
-from tests.command_line.shell import Shell
+from tests.command_line.shell import CommandRunner
 
 
 @pytest.fixture
-async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
+async def command_runner(tmp_path: Path) -> AsyncIterator[CommandRunner]:
     """Open a shell; whatever was started in it ends with it."""
-    opened = Shell(tmp_path)
-    yield opened
-    await asyncio.gather(*(program.end(signal.SIGKILL) for program in opened.started))
+    runner = CommandRunner(tmp_path)
+    yield runner
+    await asyncio.gather(*(command.stop(signal.SIGKILL) for command in runner.started))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 PASSWORD = "s3cr3t-that-nobody-may-see"
 
 
-class Ended(Struct, frozen=True):
+class CommandResult(Struct, frozen=True):
     """How a command ended."""
 
     code: int
@@ -26,7 +26,7 @@ class Ended(Struct, frozen=True):
     err: str
 
     @property
-    def complaint(self) -> str:
+    def error_text(self) -> str:
         """Give its one sentence of complaint; there must be no traceback, and no secret."""
         assert "Traceback" not in self.out + self.err
         assert PASSWORD not in self.out + self.err
@@ -34,7 +34,7 @@ class Ended(Struct, frozen=True):
         return self.err
 
 
-class Program:
+class BackgroundCommand:
     """One command that goes on until it is ended; its lines are kept."""
 
     def __init__(self, child: asyncio.subprocess.Process) -> None:
@@ -58,76 +58,76 @@ class Program:
                 assert not self._reading.done(), self.lines
                 await asyncio.sleep(0.02)
 
-    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+    async def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; gives the exit code."""
         with suppress(ProcessLookupError):
-            self.child.send_signal(number)
+            self.child.send_signal(signal_number)
         async with asyncio.timeout(45):  # longer than a worker's grace time
             code = await self.child.wait()
             await self._reading
         return code
 
 
-class Shell:
+class CommandRunner:
     """Where commands are typed: an environment, and what was started in it."""
 
     def __init__(self, home: Path) -> None:
         self.data = home / "data"
-        self.started: list[Program] = []
+        self.started: list[BackgroundCommand] = []
         inherited = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("ENRICHER_", "LAUNCHDARKLY_", "OTEL_"))
         }
-        self.environ = inherited | {
+        self.env = inherited | {
             "ENRICHER_DATA_DIR": str(self.data),
             "ENRICHER_WEBHOOK_SECRET": SECRET,
             "ENRICHER_PORT": "0",
             "LAUNCHDARKLY_ACCESS_TOKEN": Options().token,
         }
 
-    async def _spawn(self, words: str, changes: dict[str, str]) -> asyncio.subprocess.Process:
+    async def _spawn(self, command: str, changes: dict[str, str]) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "service", *words.split()),
-            env=self.environ | changes,
+            *(sys.executable, "-m", "service", *command.split()),
+            env=self.env | changes,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
 
-    async def run(self, words: str, **changes: str) -> Ended:
+    async def run(self, command: str, **changes: str) -> CommandResult:
         """Run a command to its end."""
-        child = await self._spawn(words, changes)
+        child = await self._spawn(command, changes)
         async with asyncio.timeout(40):
             out, err = await child.communicate()
         assert child.returncode is not None
-        return Ended(child.returncode, out.decode(), err.decode())
+        return CommandResult(child.returncode, out.decode(), err.decode())
 
-    async def start(self, words: str, *, until: str, **changes: str) -> Program:
+    async def start(self, command: str, *, ready_pattern: str, **changes: str) -> BackgroundCommand:
         """Start a command that goes on, and wait until it says that it is there."""
-        program = Program(await self._spawn(words, changes))
-        self.started.append(program)
-        await program.wait_for(until)
-        return program
+        background = BackgroundCommand(await self._spawn(command, changes))
+        self.started.append(background)
+        await background.wait_for(ready_pattern)
+        return background
 
 
-async def all_of(*runs: Coroutine[Any, Any, Ended]) -> list[Ended]:
+async def run_concurrently(*runs: Coroutine[Any, Any, CommandResult]) -> list[CommandResult]:
     """Run commands side by side."""
     return await asyncio.gather(*runs)
 
 
-def children_of(directory: Path) -> list[int]:
+def processes_using(directory: Path) -> list[int]:
     """List the processes that have a file of a directory open or named on their command line."""
-    found = []
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if os.fsencode(directory) in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
-    return found
+                pids.append(int(process.name))
+    return pids
 
 
-async def until_no_child(directory: Path) -> None:
+async def wait_until_unused(directory: Path) -> None:
     """Wait until nobody works on a directory any more."""
     async with asyncio.timeout(10):
-        while children_of(directory):
+        while processes_using(directory):
             await asyncio.sleep(0.02)

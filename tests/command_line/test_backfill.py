@@ -7,15 +7,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from service.operate.listening import listen
-from service.simulate.answers import Planted
+from service.operate.listening import serve_app
+from service.simulate.answers import Canned
 from service.simulate.options import Options
 from service.simulate.server import Simulator
 from service.simulate.world import NewDeployment
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from service.store.keys import Keys
-from tests.command_line.shell import Shell
+from tests.command_line.shell import CommandRunner
 from tests.story.stage import read_stream
 
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
@@ -27,30 +27,32 @@ COMMAND = f"backfill --project default --environment production --from {SINCE}"
 
 
 @pytest.fixture
-async def simulator(shell: Shell, server: EmbeddedServer) -> AsyncIterator[Simulator]:
+async def simulator(
+    command_runner: CommandRunner, server: EmbeddedServer
+) -> AsyncIterator[Simulator]:
     """Play a LaunchDarkly that knows a deployment of each of the last eight days."""
-    played = Simulator(Options(), clock=time.time, chance=random.Random(1))
+    running = Simulator(Options(), clock=time.time, rng=random.Random(1))
     for days in range(1, 9):
         started_at = round((time.time() - days * DAY_S) * 1000)
-        played.add_deployment(NewDeployment(started_at=started_at, version=f"{days}"))
-    async with listen(played.app(), host="127.0.0.1", port=0) as url:
-        shell.environ |= {"ENRICHER_LAUNCHDARKLY_URL": url, "ENRICHER_REDIS_URL": server.url}
-        yield played
+        running.add_deployment(NewDeployment(started_at=started_at, version=f"{days}"))
+    async with serve_app(running.app(), host="127.0.0.1", port=0) as url:
+        command_runner.env |= {"ENRICHER_LAUNCHDARKLY_URL": url, "ENRICHER_REDIS_URL": server.url}
+        yield running
 
 
 @pytest.mark.usefixtures("simulator")
 async def test_what_is_unknown_is_queued_once_and_published(
-    shell: Shell, server: EmbeddedServer, eventually: Eventually
+    command_runner: CommandRunner, server: EmbeddedServer, eventually: Eventually
 ) -> None:
     """A dry run only counts; then all is queued, and nothing of it a second time."""
-    dry = await shell.run(f"{COMMAND} --dry-run")
+    dry = await command_runner.run(f"{COMMAND} --dry-run")
     assert (dry.code, dry.out) == (0, "8 listed, 0 known, 0 open, 8 to queue\n")
-    queued = await shell.run(COMMAND)
+    queued = await command_runner.run(COMMAND)
     assert (queued.code, queued.out) == (0, "8 listed, 0 known, 0 open, 8 queued\n")
     assert queued.err.splitlines()[-1].startswith("100%  8 listed")
-    again = await shell.run(COMMAND)
+    again = await command_runner.run(COMMAND)
     assert again.out == "8 listed, 8 known, 0 open, 0 queued\n"
-    await shell.start("work", until="worker_started")
+    await command_runner.start("work", ready_pattern="worker_started")
     async with open_client(server.url) as client:
 
         async def are_all_out() -> bool:
@@ -58,57 +60,67 @@ async def test_what_is_unknown_is_queued_once_and_published(
 
         await eventually(are_all_out)
         entries = await read_stream(client, KEYS.enriched)
-        assert await client.zcard(KEYS.looks) < 8  # those of long ago are in their final form
+        assert await client.zcard(KEYS.refreshes) < 8  # those of long ago are in their final form
     assert {entry["source"] for entry in entries} == {"/deployment-enricher/backfill"}
-    assert (await shell.run(f"{COMMAND} --dry-run")).out.startswith("8 listed, 8 known")
+    assert (await command_runner.run(f"{COMMAND} --dry-run")).out.startswith("8 listed, 8 known")
 
 
-async def test_filters_bound_what_is_listed(shell: Shell, simulator: Simulator) -> None:
+async def test_filters_bound_what_is_listed(
+    command_runner: CommandRunner, simulator: Simulator
+) -> None:
     """Only the application that is named, and only until --to."""
     simulator.add_deployment(
         NewDeployment(application="shop", started_at=round((time.time() - 5 * DAY_S) * 1000))
     )
-    shop = await shell.run(f"{COMMAND} --application shop --dry-run")
+    shop = await command_runner.run(f"{COMMAND} --application shop --dry-run")
     assert shop.out == "1 listed, 0 known, 0 open, 1 to queue\n"
     until = time.strftime("%Y-%m-%dT%H:%M", time.gmtime(time.time() - 5.5 * DAY_S))
-    early = await shell.run(f"{COMMAND} --to {until}Z --dry-run")
+    early = await command_runner.run(f"{COMMAND} --to {until}Z --dry-run")
     assert early.out == "3 listed, 0 known, 0 open, 3 to queue\n"
 
 
-async def test_it_goes_on_where_trouble_stopped_it(shell: Shell, simulator: Simulator) -> None:
+async def test_it_goes_on_where_trouble_stopped_it(
+    command_runner: CommandRunner, simulator: Simulator
+) -> None:
     """Exit code 1 and why; the same command lists only what is left."""
-    shell.environ["ENRICHER_MAX_ANSWER_BYTES"] = "700"  # one deployment fits, and the next does not
+    command_runner.env["ENRICHER_MAX_ANSWER_BYTES"] = (
+        "700"  # one deployment fits, and the next does not
+    )
     simulator.add_deployment(
         NewDeployment(version="8b", started_at=round((time.time() - 4 * DAY_S) * 1000) + 1)
     )
-    stopped = await shell.run(COMMAND)
+    stopped = await command_runner.run(COMMAND)
     assert stopped.code == 1
     assert "not to the end: too_large; the same command goes on" in stopped.err
-    shell.environ["ENRICHER_MAX_ANSWER_BYTES"] = "70000"
-    rest = await shell.run(COMMAND)
+    command_runner.env["ENRICHER_MAX_ANSWER_BYTES"] = "70000"
+    rest = await command_runner.run(COMMAND)
     assert rest.code == 0
     assert "goes on where it was left" in rest.err
     done, left = (int(ended.out.split()[0]) for ended in (stopped, rest))
     assert (done, left) == (4, 5)
 
 
-async def test_it_may_be_stopped_at_any_moment(shell: Shell, simulator: Simulator) -> None:
+async def test_it_may_be_stopped_at_any_moment(
+    command_runner: CommandRunner, simulator: Simulator
+) -> None:
     """Ctrl-C ends it with what it came to; the rest follows when it is typed again."""
     simulator.options = Options(latency_ms=(200, 200))
-    program = await shell.start(COMMAND, until=r"\d+%  [1-9] listed")
-    assert await program.end(signal.SIGINT) == 0
+    program = await command_runner.start(COMMAND, ready_pattern=r"\d+%  [1-9] listed")
+    assert await program.stop(signal.SIGINT) == 0
     assert "queued" in program.lines[-1]
     simulator.options = Options()
-    rest = await shell.run(COMMAND)
+    rest = await command_runner.run(COMMAND)
     assert rest.code == 0
     assert "goes on where it was left" in rest.err
-    assert (await shell.run(f"{COMMAND} --dry-run")).out.startswith("8 listed, 8 known")
+    assert (await command_runner.run(f"{COMMAND} --dry-run")).out.startswith("8 listed, 8 known")
 
 
-async def test_trouble_with_launchdarkly_is_told(shell: Shell, simulator: Simulator) -> None:
+async def test_trouble_with_launchdarkly_is_told(
+    command_runner: CommandRunner, simulator: Simulator
+) -> None:
     """Nothing is queued, and nothing is forgotten."""
-    simulator.plant_answer("", Planted(status=500, body=b""))
-    ended = await shell.run(COMMAND)
+    simulator.set_response("", Canned(status=500, body=b""))
+    ended = await command_runner.run(COMMAND)
     assert ended.code == 1
     assert "HTTP 500" in ended.err
 
@@ -124,8 +136,8 @@ async def test_trouble_with_launchdarkly_is_told(shell: Shell, simulator: Simula
         ),
     ],
 )
-async def test_mistakes_are_told(shell: Shell, words: str, complaint: str) -> None:
+async def test_mistakes_are_told(command_runner: CommandRunner, words: str, complaint: str) -> None:
     """A time that is none, or the wrong way round: exit code 2."""
-    ended = await shell.run(words)
+    ended = await command_runner.run(words)
     assert ended.code == 2
-    assert complaint in ended.complaint
+    assert complaint in ended.error_text

@@ -16,14 +16,14 @@ from redis.asyncio import Redis
 from service.settings import Secret
 from service.store.embedded import EmbeddedServer
 from service.store.keys import Keys
-from tests.command_line.shell import Program, Shell
+from tests.command_line.shell import BackgroundCommand, CommandRunner
 from tests.command_line.test_metrics import free_port
-from tests.story.stage import set_stage
+from tests.story.stage import open_harness
 
 FILE = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes" / "worker.yaml"
 
 
-def read_probe() -> dict[str, Any]:
+def read_liveness_probe() -> dict[str, Any]:
     """Read what Kubernetes would ask."""
     deployment, _ = yaml.safe_load_all(FILE.read_text())
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
@@ -31,47 +31,53 @@ def read_probe() -> dict[str, Any]:
     return probe
 
 
-async def passes(port: int) -> bool:
+async def probe_passes(port: int) -> bool:
     """Ask once, as patient as the manifest is."""
-    probe = read_probe()
+    probe = read_liveness_probe()
     url = f"http://127.0.0.1:{port}{probe['httpGet']['path']}"
-    patience = aiohttp.ClientTimeout(total=probe["timeoutSeconds"])
+    timeout = aiohttp.ClientTimeout(total=probe["timeoutSeconds"])
     try:
-        async with aiohttp.ClientSession(timeout=patience) as session, session.get(url) as response:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
             return 200 <= response.status < 400
     except (aiohttp.ClientError, TimeoutError):
         return False
 
 
-async def start_worker(shell: Shell, server: EmbeddedServer, port: int) -> Program:
+async def start_worker(
+    shell: CommandRunner, server: EmbeddedServer, port: int
+) -> BackgroundCommand:
     """Start a worker whose metrics have a port."""
     return await shell.start(
         "work",
-        until="worker_started",
+        ready_pattern="worker_started",
         ENRICHER_METRICS_PORT=str(port),
         ENRICHER_REDIS_URL=server.url,
         ENRICHER_LAUNCHDARKLY_URL="http://127.0.0.1:9",
     )
 
 
-async def test_a_worker_that_hangs_is_restarted(shell: Shell, server: EmbeddedServer) -> None:
+async def test_a_worker_that_hangs_is_restarted(
+    command_runner: CommandRunner, server: EmbeddedServer
+) -> None:
     """An idle one is well; one that does nothing any more, though its port is open, is not."""
     port = free_port()
-    worker = await start_worker(shell, server, port)
-    assert await passes(port)
+    worker = await start_worker(command_runner, server, port)
+    assert await probe_passes(port)
     worker.child.send_signal(signal.SIGSTOP)
-    assert not await passes(port)
+    assert not await probe_passes(port)
     worker.child.send_signal(signal.SIGCONT)
-    assert await passes(port)
+    assert await probe_passes(port)
 
 
-async def test_a_worker_is_not_restarted_for_redis(shell: Shell, server: EmbeddedServer) -> None:
+async def test_a_worker_is_not_restarted_for_redis(
+    command_runner: CommandRunner, server: EmbeddedServer
+) -> None:
     """It waits for it: a restart would mend nothing."""
     port = free_port()
-    worker = await start_worker(shell, server, port)
+    worker = await start_worker(command_runner, server, port)
     server.stop()
     await worker.wait_for("redis_lost|claiming_failed")
-    assert await passes(port)
+    assert await probe_passes(port)
 
 
 async def test_a_worker_whose_work_ended_is_restarted(
@@ -83,9 +89,9 @@ async def test_a_worker_whose_work_ended_is_restarted(
     def fail(_: object) -> bool:
         raise AssertionError
 
-    monkeypatch.setattr("service.backlog.holding.Holding.has_room", fail)
-    async with set_stage(redis, keys.namespace, redis_url=Secret(redis_url)) as story:
+    monkeypatch.setattr("service.backlog.holding.LeaseKeeper.has_capacity", fail)
+    async with open_harness(redis, keys.namespace, redis_url=Secret(redis_url)) as story:
         await story.open(workers=1, metrics_port=port)
         async with asyncio.timeout(10):
-            while await passes(port):
+            while await probe_passes(port):
                 await asyncio.sleep(0.01)

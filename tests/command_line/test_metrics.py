@@ -4,20 +4,22 @@ import asyncio
 import socket
 
 from service.store.embedded import EmbeddedServer
-from tests.command_line.shell import Shell
-from tests.operate.reading import Exposed, scrape
+from tests.command_line.shell import CommandRunner
+from tests.operate.reading import MetricsPage, scrape
 
-SHARED = ("backlog_", "failed_", "budget_", "token_", "stream_", "reader_", "redis_up")
-MOVING = ("_seconds",)  # ages go on between two scrapes
+NAMESPACE_METRICS = ("backlog_", "failed_", "budget_", "token_", "stream_", "reader_", "redis_up")
+CHANGING_SUFFIXES = ("_seconds",)  # ages go on between two scrapes
 
 
-def namespace_of(told: Exposed) -> dict[str, dict[tuple[str, ...], float]]:
+def namespace_samples(page: MetricsPage) -> dict[str, dict[tuple[str, ...], float]]:
     """Give what is told of the namespace, but for what grows old meanwhile."""
-    ours = tuple(f"enricher_{name}" for name in SHARED)
+    prefixes = tuple(f"enricher_{name}" for name in NAMESPACE_METRICS)
     return {
         name: samples
-        for name, samples in told.samples.items()
-        if name.startswith(ours) and not name.endswith(MOVING) and "limit" not in name
+        for name, samples in page.samples.items()
+        if name.startswith(prefixes)
+        and not name.endswith(CHANGING_SUFFIXES)
+        and "limit" not in name
     }
 
 
@@ -29,32 +31,36 @@ def free_port() -> int:
         return port
 
 
-async def test_processes_agree_on_what_they_share(shell: Shell, server: EmbeddedServer) -> None:
+async def test_processes_agree_on_what_they_share(
+    command_runner: CommandRunner, server: EmbeddedServer
+) -> None:
     """Two doors and a worker: equal gauges of the namespace, webhooks only where they came in."""
     port = free_port()
-    upstream = await shell.start("simulate --port 0", until="simulator_opened")
+    upstream = await command_runner.start("simulate --port 0", ready_pattern="simulator_opened")
     shared = {
         "ENRICHER_REDIS_URL": server.url,
         "ENRICHER_LAUNCHDARKLY_URL": (await upstream.wait_for(r"http://[\d.:]+"))[0],
     }
     one, two, _ = await asyncio.gather(
-        shell.start("serve", until="door_opened", **shared),
-        shell.start("serve", until="door_opened", **shared),
-        shell.start("work", until="worker_started", ENRICHER_METRICS_PORT=str(port), **shared),
+        command_runner.start("serve", ready_pattern="door_opened", **shared),
+        command_runner.start("serve", ready_pattern="door_opened", **shared),
+        command_runner.start(
+            "work", ready_pattern="worker_started", ENRICHER_METRICS_PORT=str(port), **shared
+        ),
     )
     doors = [(await door.wait_for(r"http://[\d.:]+"))[0] for door in (one, two)]
     addresses = [*doors, f"http://127.0.0.1:{port}"]
     for number in range(3):
         sent = f"send --url {doors[0]}/webhooks/native --id a0eebc99-9c0b-4ef8-bb6d-00000000000"
-        assert (await shell.run(f"{sent}{number}")).code == 0
+        assert (await command_runner.run(f"{sent}{number}")).code == 0
 
     async with asyncio.timeout(20):
         while (await scrape(addresses[2])).value("records_published_total") < 3:
             await asyncio.sleep(0.05)
     first, second, worker = await asyncio.gather(*(scrape(address) for address in addresses))
-    assert len(namespace_of(first)) >= 10
+    assert len(namespace_samples(first)) >= 10
     assert first.value("stream_records") == 3
-    assert namespace_of(first) == namespace_of(second) == namespace_of(worker)
+    assert namespace_samples(first) == namespace_samples(second) == namespace_samples(worker)
     queued = [
         told.samples.get("enricher_webhooks_total", {}).get(("queued", "native"), 0)
         for told in (first, second, worker)

@@ -11,27 +11,27 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from service.operate.listening import listen
+from service.operate.listening import serve_app
 from service.store.embedded import socket_path
 from service.store.keys import Keys
-from service.tracing.switch import is_wanted
-from tests.command_line.shell import Program, Shell
+from service.tracing.switch import is_tracing_enabled
+from tests.command_line.shell import BackgroundCommand, CommandRunner
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 HEADER = "OTEL_EXPORTER_OTLP_HEADERS"
 SLOWLY = {"OTEL_BSP_SCHEDULE_DELAY": "600000"}  # ms: spans go out at the end only
 KEYS = Keys("deployments")
-SENT = "send --id a0eebc99-9c0b-4ef8-bb6d-000000000001 --url"
+SEND_COMMAND = "send --id a0eebc99-9c0b-4ef8-bb6d-000000000001 --url"
 
 
 # What a process prints at its end: each module of OpenTelemetry that it has loaded.
-LISTING = """
+LIST_MODULES = """
 import atexit, sys
 atexit.register(lambda: print(
     "loaded:", *[name for name in sys.modules if name.partition(".")[0] == "opentelemetry"]
 ))
 """
-ABSENT = """
+WITHOUT_OPENTELEMETRY = """
 class Absent:
     def find_spec(self, name, *_):
         if name.partition(".")[0] == "opentelemetry":
@@ -40,7 +40,7 @@ sys.meta_path.insert(0, Absent())
 """
 
 
-class Collector:
+class SpanCollector:
     """Takes spans, as the OpenTelemetry collector does."""
 
     def __init__(self) -> None:
@@ -48,27 +48,31 @@ class Collector:
         self.names: set[str] = set()
         self.services: set[str] = set()
 
-    async def take(self, request: web.Request) -> web.Response:
+    async def receive(self, request: web.Request) -> web.Response:
         """Take one batch."""
-        told = ExportTraceServiceRequest.FromString(await request.read())
-        for each in told.resource_spans:
-            attributes = {pair.key: pair.value.string_value for pair in each.resource.attributes}
+        export = ExportTraceServiceRequest.FromString(await request.read())
+        for resource_spans in export.resource_spans:
+            attributes = {
+                pair.key: pair.value.string_value for pair in resource_spans.resource.attributes
+            }
             self.services.add(attributes["service.name"])
-            self.names |= {span.name for scope in each.scope_spans for span in scope.spans}
+            self.names |= {
+                span.name for scope in resource_spans.scope_spans for span in scope.spans
+            }
         return web.Response()
 
 
 @pytest.fixture
-async def collector() -> AsyncIterator[Collector]:
+async def span_collector() -> AsyncIterator[SpanCollector]:
     """Open a collector."""
-    opened, app = Collector(), web.Application()
-    app.router.add_post("/v1/traces", opened.take)
-    async with listen(app, host="127.0.0.1", port=0) as url:
-        opened.url = url
-        yield opened
+    span_collector, app = SpanCollector(), web.Application()
+    app.router.add_post("/v1/traces", span_collector.receive)
+    async with serve_app(app, host="127.0.0.1", port=0) as url:
+        span_collector.url = url
+        yield span_collector
 
 
-async def list_loaded(site: Path, program: str) -> set[str]:
+async def loaded_modules(site: Path, program: str) -> set[str]:
     """List what of OpenTelemetry a program has loaded in the end, as its site lets it."""
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program),
@@ -79,14 +83,14 @@ async def list_loaded(site: Path, program: str) -> set[str]:
     return set(out.decode().partition("loaded:")[2].split())
 
 
-async def run_one(shell: Shell, **changes: str) -> Program:
+async def run_one_webhook(shell: CommandRunner, **changes: str) -> BackgroundCommand:
     """Run the whole until one webhook has become a record."""
-    upstream = await shell.start("simulate --port 0", until="simulator_opened")
+    upstream = await shell.start("simulate --port 0", ready_pattern="simulator_opened")
     changes["ENRICHER_LAUNCHDARKLY_URL"] = (await upstream.wait_for(r"http://[\d.:]+"))[0]
-    program = await shell.start("run", until="door_opened", **changes)
+    program = await shell.start("run", ready_pattern="door_opened", **changes)
     url = (await program.wait_for(r'(?=.*door_opened).*"(http://[^"]+)"'))[1]
-    sent = await shell.run(f"{SENT} {url}/webhooks/native")
-    assert sent.code == 0, sent.err
+    send_result = await shell.run(f"{SEND_COMMAND} {url}/webhooks/native")
+    assert send_result.code == 0, send_result.err
     await program.wait_for("deployment_published")
     return program
 
@@ -106,35 +110,41 @@ async def run_one(shell: Shell, **changes: str) -> Program:
 )
 def test_the_standard_variables_decide(environ: dict[str, str], wanted: bool) -> None:
     """An endpoint turns it on; what turns OpenTelemetry off turns it off here."""
-    assert is_wanted(environ) is wanted
+    assert is_tracing_enabled(environ) is wanted
 
 
 @pytest.mark.parametrize("extra", ["absent", "installed"])
 async def test_without_tracing_nothing_of_it_is_loaded(
-    shell: Shell, tmp_path: Path, extra: str
+    command_runner: CommandRunner, tmp_path: Path, extra: str
 ) -> None:
     """Neither a door nor a worker: nothing where the extra is absent, else what redis-py loads."""
-    (tmp_path / "sitecustomize.py").write_text(LISTING + (ABSENT if extra == "absent" else ""))
+    (tmp_path / "sitecustomize.py").write_text(
+        LIST_MODULES + (WITHOUT_OPENTELEMETRY if extra == "absent" else "")
+    )
     watched = {"PYTHONPATH": str(tmp_path)}
-    by_redis = await list_loaded(tmp_path, "import redis.asyncio")
+    by_redis = await loaded_modules(tmp_path, "import redis.asyncio")
     assert bool(by_redis) is (extra == "installed")
-    server = await shell.start("run", until="door_opened")  # whose Redis both of them use
-    shell.environ["ENRICHER_REDIS_URL"] = f"unix://{socket_path(shell.data)}"
-    door = await shell.start("serve", until="door_opened", **watched)
-    worker = await shell.start("work", until="worker_started", **watched)
+    server = await command_runner.start(
+        "run", ready_pattern="door_opened"
+    )  # whose Redis both of them use
+    command_runner.env["ENRICHER_REDIS_URL"] = f"unix://{socket_path(command_runner.data)}"
+    door = await command_runner.start("serve", ready_pattern="door_opened", **watched)
+    worker = await command_runner.start("work", ready_pattern="worker_started", **watched)
     for program in (door, worker):
-        assert await program.end() == 0
+        assert await program.stop() == 0
         told = (await program.wait_for("^loaded:(.*)"))[1]
         assert set(told.split()) == by_redis
-    assert await server.end() == 0
+    assert await server.stop() == 0
 
 
-async def test_what_was_traced_is_sent_at_the_end(shell: Shell, collector: Collector) -> None:
+async def test_what_was_traced_is_sent_at_the_end(
+    command_runner: CommandRunner, span_collector: SpanCollector
+) -> None:
     """SIGTERM sends the spans that no batch has taken yet, under our name."""
-    program = await run_one(shell, **{ENDPOINT: collector.url, **SLOWLY})
-    assert await program.end() == 0
-    assert collector.services == {"deployment-enricher"}
-    assert collector.names == {
+    program = await run_one_webhook(command_runner, **{ENDPOINT: span_collector.url, **SLOWLY})
+    assert await program.stop() == 0
+    assert span_collector.services == {"deployment-enricher"}
+    assert span_collector.names == {
         "POST /webhooks/{source}",
         f"process {KEYS.backlog}",
         "GET",
@@ -142,79 +152,83 @@ async def test_what_was_traced_is_sent_at_the_end(shell: Shell, collector: Colle
     }
 
 
-async def test_a_collector_that_is_away_costs_no_webhook(shell: Shell) -> None:
+async def test_a_collector_that_is_away_costs_no_webhook(command_runner: CommandRunner) -> None:
     """Its absence is a line in the log, without the secret for it, and the end is in time."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound and not listening: whoever connects is refused
         away = f"http://127.0.0.1:{held.getsockname()[1]}"
         quick = {"OTEL_BSP_SCHEDULE_DELAY": "50", HEADER: "authorization=hush,hush hush"}
-        program = await run_one(shell, **{ENDPOINT: away, **quick})
+        program = await run_one_webhook(command_runner, **{ENDPOINT: away, **quick})
         await program.wait_for("tracing_troubled")
         async with asyncio.timeout(20):
-            assert await program.end() == 0
+            assert await program.stop() == 0
     assert not [line for line in program.lines if "Traceback" in line or "hush" in line]
 
 
-class Silent:
+class SilentCollector:
     """What takes spans and says nothing of them."""
 
     def __init__(self) -> None:
         self.url = ""
-        self.taken = asyncio.Event()
+        self.received = asyncio.Event()
 
-    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def receive(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take all that comes, until the other side goes."""
         with contextlib.suppress(ConnectionError):
             while await reader.read(65536):
-                self.taken.set()
+                self.received.set()
         writer.close()
 
 
 @pytest.fixture
-async def silent() -> AsyncIterator[Silent]:
+async def silent_collector() -> AsyncIterator[SilentCollector]:
     """Open a collector that takes and never answers."""
-    opened = Silent()
-    server = await asyncio.start_server(opened.take, "127.0.0.1", 0)
+    silent_collector = SilentCollector()
+    server = await asyncio.start_server(silent_collector.receive, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    opened.url = f"http://{host}:{port}"
-    yield opened
+    silent_collector.url = f"http://{host}:{port}"
+    yield silent_collector
     server.close()
 
 
 async def test_a_collector_that_never_answers_holds_nothing_up(
-    shell: Shell, silent: Silent
+    command_runner: CommandRunner, silent_collector: SilentCollector
 ) -> None:
     """Webhooks, records and the end wait for it no longer than is told."""
     changes = {
-        ENDPOINT: silent.url,
+        ENDPOINT: silent_collector.url,
         "OTEL_EXPORTER_OTLP_TIMEOUT": "600",  # s: whoever waited for an answer would for minutes
         "OTEL_BSP_SCHEDULE_DELAY": "20",
         "OTEL_BSP_MAX_QUEUE_SIZE": "1",  # and what finds no room must not wait for it either
         "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1",
     }
-    program = await run_one(shell, **changes)
+    program = await run_one_webhook(command_runner, **changes)
     async with asyncio.timeout(30):
-        await silent.taken.wait()
+        await silent_collector.received.wait()
     url = (await program.wait_for(r'(?=.*door_opened).*"(http://[^"]+)"'))[1]
-    sent = await shell.run(f"{SENT} {url}/webhooks/native".replace("000001 ", "000002 "))
+    sent = await command_runner.run(
+        f"{SEND_COMMAND} {url}/webhooks/native".replace("000001 ", "000002 ")
+    )
     assert sent.code == 0, sent.err
     await program.wait_for("deployment_published.*000000000002|000000000002.*deployment_published")
     async with asyncio.timeout(20):  # the SDK itself would wait for half a minute
-        assert await program.end() == 0
+        assert await program.stop() == 0
 
 
-async def test_an_endpoint_without_the_extra_stops_nothing(shell: Shell, tmp_path: Path) -> None:
+async def test_an_endpoint_without_the_extra_stops_nothing(
+    command_runner: CommandRunner, tmp_path: Path
+) -> None:
     """It is told once what is missing, and the work goes on without traces."""
-    (tmp_path / "sitecustomize.py").write_text(LISTING + ABSENT)
+    (tmp_path / "sitecustomize.py").write_text(LIST_MODULES + WITHOUT_OPENTELEMETRY)
     absent = {ENDPOINT: "http://127.0.0.1:9", "PYTHONPATH": str(tmp_path)}
-    program = await run_one(shell, **absent)
+    program = await run_one_webhook(command_runner, **absent)
     await program.wait_for("tracing_impossible.*extra otel|extra otel.*tracing_impossible")
-    assert await program.end() == 0
+    assert await program.stop() == 0
 
 
-async def test_what_tracing_cannot_read_stops_nothing(shell: Shell) -> None:
+async def test_what_tracing_cannot_read_stops_nothing(command_runner: CommandRunner) -> None:
     """A variable that is no number is told, and the work goes on without traces."""
     odd = {ENDPOINT: "http://127.0.0.1:9", "OTEL_BSP_MAX_QUEUE_SIZE": "many"}
-    program = await run_one(shell, **odd)
+    program = await run_one_webhook(command_runner, **odd)
     await program.wait_for("tracing_(troubled|impossible)")
-    assert await program.end() == 0
+    assert await program.stop() == 0

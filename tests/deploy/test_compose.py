@@ -25,20 +25,20 @@ from service.store.keys import Keys
 from tests.deploy.composition import (
     IMAGE,
     SECRET,
-    Cast,
     Composition,
-    find_engine,
-    find_store_image,
-    list_urls,
+    CompositionConfig,
+    build_redis_image,
+    engine_problem,
     open_composition,
-    run,
+    receiver_urls,
+    run_command,
 )
-from tests.faults.oracle import Judgement, judge
-from tests.faults.plant import CALM
-from tests.faults.reader import name_lasting, read_left, read_records
-from tests.faults.senders import Senders
-from tests.faults.traffic import Habits, draw_webhooks
-from tests.faults.upstream import Upstream
+from tests.faults.oracle import OracleReport, check_deliveries
+from tests.faults.plant import CALM_OPTIONS
+from tests.faults.reader import keys_allowed_without_ttl, read_leftover_state, read_records
+from tests.faults.senders import WebhookSenders
+from tests.faults.traffic import TrafficConfig, draw_webhooks
+from tests.faults.upstream import FaultyLaunchDarkly
 
 pytestmark = [pytest.mark.compose, pytest.mark.timeout(600)]
 KEYS = Keys("deployments")
@@ -48,17 +48,19 @@ PER_S = 40.0
 @pytest.fixture
 async def composition(tmp_path: Path) -> AsyncIterator[Composition]:
     """Compose a store, two doors, a worker and a simulator, healthy within a minute."""
-    if missing := find_engine():
+    if missing := engine_problem():
         pytest.fail(missing)
-    cast = Cast(store_image=await find_store_image(tmp_path), doors=4)
+    cast = CompositionConfig(redis_image=await build_redis_image(tmp_path), receivers=4)
     services = ("redis", "door", "worker", "simulator")
-    async with open_composition(tmp_path, os.environ, cast, "--scale", "door=2", *services) as made:
-        yield made
+    async with open_composition(
+        tmp_path, os.environ, cast, "--scale", "door=2", *services
+    ) as running_composition:
+        yield running_composition
 
 
 async def test_the_image_is_as_it_says(composition: Composition) -> None:
     """It runs as nobody, on a disk that it cannot write, with nothing to build or install with."""
-    (image,) = json.loads(await run("docker", "inspect", f"{IMAGE}:{composition.version}"))
+    (image,) = json.loads(await run_command("docker", "inspect", f"{IMAGE}:{composition.version}"))
     labels = image["Config"]["Labels"]
     assert labels["org.opencontainers.image.version"] == __version__
     assert image["Config"]["User"] == "10001:10001"
@@ -91,7 +93,7 @@ async def test_the_first_record_comes_by_the_curl_of_the_readme(composition: Com
     curl = ("curl", "-sS", f"http://{place}/webhooks/native")
     event = {"deploymentId": "a0eebc99-9c0b-4ef8-bb6d-000000000042", "eventType": "finished"}
     answer = json.loads(
-        await run(*curl, "-H", f"Authorization: Bearer {SECRET}", "-d", json.dumps(event))
+        await run_command(*curl, "-H", f"Authorization: Bearer {SECRET}", "-d", json.dumps(event))
     )
     assert answer["status"] == "queued"
     async with open_client(f"redis://127.0.0.1:{composition.redis_port}") as redis:
@@ -106,30 +108,30 @@ async def test_nothing_is_lost_or_twice_whatever_is_done_to_it(composition: Comp
     """A worker killed, Redis killed and restarted, workers scaled, all of it upgraded: meanwhile
     webhooks come in, and the oracle of the storms counts what became of each.
     """  # noqa: D205 - one sentence
-    doors = list_urls(composition.ports)
-    calm = Upstream(Simulator(CALM, clock=time.time, chance=random.Random(1)))
+    doors = receiver_urls(composition.ports)
+    calm = FaultyLaunchDarkly(Simulator(CALM_OPTIONS, clock=time.time, rng=random.Random(1)))
     async with aiohttp.ClientSession() as session:
-        senders = Senders(session, doors, secret=SECRET, upstream=calm, seed=1)
-        webhooks = draw_webhooks(1, Habits(to_find=0.0, again=0.1))
-        sending = asyncio.create_task(senders.send_all(webhooks, per_s=PER_S, lanes=16))
+        senders = WebhookSenders(session, doors, secret=SECRET, upstream=calm, seed=1)
+        webhooks = draw_webhooks(1, TrafficConfig(without_id_share=0.0, repeated_share=0.1))
+        sending = asyncio.create_task(senders.send_all(webhooks, per_s=PER_S, concurrency=16))
         try:
-            await _strike(composition)
+            await _kill_and_restart(composition)
             await _upgrade(composition)
         finally:
             senders.stop()
             await asyncio.wait_for(sending, 60)
-    judgement = await _judge(composition, senders)
+    judgement = await _compare_results(composition, senders)
     assert judgement.is_clean, judgement
     assert judgement.accepted == judgement.deliveries > 200
     assert not judgement.failed
-    assert set(senders.answers) <= {0, 200, 202, 503}
+    assert set(senders.statuses) <= {0, 200, 202, 503}
 
 
-async def _strike(composition: Composition) -> None:
+async def _kill_and_restart(composition: Composition) -> None:
     """Kill a worker, kill Redis, restart Redis, and have four workers instead of one."""
     (worker,) = await composition.list_containers("worker")
-    await composition.kill_within(worker["Id"])
-    await composition.wait_until_well("worker", count=1)  # by its restart policy
+    await composition.kill_process_in(worker["Id"])
+    await composition.wait_until_healthy("worker", count=1)  # by its restart policy
     (worker,) = await composition.list_containers("worker")
     assert worker["RestartCount"] == 1
     await composition.compose("kill", "-s", "KILL", "redis")
@@ -137,33 +139,37 @@ async def _strike(composition: Composition) -> None:
     await composition.compose("restart", "redis")
     four = ("--no-deps", "--no-recreate", "--scale", "worker=4", "worker")
     await composition.compose("up", "-d", "--wait", *four)
-    await composition.wait_until_well("worker", count=4)
+    await composition.wait_until_healthy("worker", count=4)
 
 
 async def _upgrade(composition: Composition) -> None:
     """As deploy/README.md says: new doors beside the old, then the old away; workers anew."""
     later = f"{composition.version}-later"
-    await run("docker", "tag", f"{IMAGE}:{composition.version}", f"{IMAGE}:{later}")
+    await run_command("docker", "tag", f"{IMAGE}:{composition.version}", f"{IMAGE}:{later}")
     old = await composition.list_containers("door")
-    beside = ("--no-deps", "--no-recreate", "--scale", "door=4", "door")
-    await composition.compose("up", "-d", "--wait", *beside, ENRICHER_VERSION=later)
-    await composition.wait_until_well("door", count=4)
-    for door in old:
-        await run("docker", "stop", door["Id"])
-        await run("docker", "rm", door["Id"])
-    anew = ("--no-deps", "--scale", "worker=4", "worker")
-    await composition.compose("up", "-d", "--wait", *anew, ENRICHER_VERSION=later)
+    scale_up = ("--no-deps", "--no-recreate", "--scale", "door=4", "door")
+    await composition.compose("up", "-d", "--wait", *scale_up, ENRICHER_VERSION=later)
+    await composition.wait_until_healthy("door", count=4)
+    for container in old:
+        await run_command("docker", "stop", container["Id"])
+        await run_command("docker", "rm", container["Id"])
+    recreate = ("--no-deps", "--scale", "worker=4", "worker")
+    await composition.compose("up", "-d", "--wait", *recreate, ENRICHER_VERSION=later)
     for service in ("door", "worker"):
-        images = {each["Config"]["Image"] for each in await composition.list_containers(service)}
+        images = {
+            running["Config"]["Image"] for running in await composition.list_containers(service)
+        }
         assert images == {f"{IMAGE}:{later}"}
 
 
-async def _judge(composition: Composition, senders: Senders) -> Judgement:
+async def _compare_results(composition: Composition, senders: WebhookSenders) -> OracleReport:
     """Wait until nothing waits any more, then compare what was accepted with what came out."""
     async with open_client(f"redis://127.0.0.1:{composition.redis_port}") as redis:
         async with asyncio.timeout(120):
             while await redis.exists(KEYS.backlog):
                 await asyncio.sleep(0.1)
         records = await read_records(redis, KEYS)
-        left = await read_left(redis, KEYS)
-    return judge(senders.deliveries, records, left, may_last=name_lasting(KEYS))
+        remaining = await read_leftover_state(redis, KEYS)
+    return check_deliveries(
+        senders.deliveries, records, remaining, allowed_without_ttl=keys_allowed_without_ttl(KEYS)
+    )

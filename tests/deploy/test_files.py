@@ -10,14 +10,14 @@ from msgspec.structs import replace
 
 from service import __version__
 from service.environment import read_settings
-from service.outlook import has_console
-from service.settings import Secret, Settings, variable_of
+from service.outlook import is_console_enabled
+from service.settings import Secret, Settings, variable_name
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSITION: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 COMPOSE: dict[str, Any] = COMPOSITION["services"]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
-OURS = {name: told for name, told in COMPOSE.items() if "build" in told}
+OWN_SERVICES = {name: told for name, told in COMPOSE.items() if "build" in told}
 
 MONITORING = ["monitoring"]  # images of others, which need what they need
 every_service = pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_everything_stands_where_it_belongs() -> None:
 def test_the_version_is_one() -> None:
     """The label of the image, the tag of the composition, and the package."""
     assert f"ARG VERSION={__version__}\n" in DOCKERFILE
-    tags = {told["image"] for told in OURS.values()}
+    tags = {told["image"] for told in OWN_SERVICES.values()}
     assert tags == {f"deployment-enricher:${{ENRICHER_VERSION:-{__version__}}}"}
 
 
@@ -66,12 +66,12 @@ def test_the_image_has_the_extra_for_traces_only_where_it_is_told_to() -> None:
     assert "\nopentelemetry-exporter-otlp-proto-http==" in lock
 
 
-@pytest.mark.parametrize("name", OURS)
+@pytest.mark.parametrize("name", OWN_SERVICES)
 def test_its_environment_is_one_of_settings(name: str) -> None:
     """No other name is set; secrets come from files that are mounted."""
-    told, defaults = OURS[name], Settings()
+    told, defaults = OWN_SERVICES[name], Settings()
     known = {
-        variable_of(field) + ("_FILE" if isinstance(getattr(defaults, field), Secret) else "")
+        variable_name(field) + ("_FILE" if isinstance(getattr(defaults, field), Secret) else "")
         for field in Settings.__struct_fields__
     }
     given: dict[str, str] = told.get("environment", {})
@@ -85,7 +85,7 @@ def test_the_demo_shows_its_console_and_every_other_setting_has_a_place() -> Non
     demo = ROOT / "deploy" / "demo"
     lines = (demo / "enricher.env").read_text().splitlines()
     given = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
-    assert has_console(replace(read_settings(given), host="0.0.0.0"))  # noqa: S104 - the door's
+    assert is_console_enabled(replace(read_settings(given), host="0.0.0.0"))  # noqa: S104 - the door's
     [place] = COMPOSE["door"]["env_file"]
     assert COMPOSE["worker"]["env_file"] == [place]
     assert place["required"] is False
@@ -121,7 +121,7 @@ def test_prometheus_looks_where_they_tell() -> None:
     ports = ("ENRICHER_PORT", "ENRICHER_METRICS_PORT")
     told = {
         name: int(given[port])
-        for name, each in OURS.items()
+        for name, each in OWN_SERVICES.items()
         for given in [each.get("environment", {})]
         for port in ports
         if port in given
@@ -132,6 +132,8 @@ def test_prometheus_looks_where_they_tell() -> None:
 
 def test_there_is_time_to_end_well() -> None:
     """A worker's is longer than its grace."""
-    seconds = {name: int(told["stop_grace_period"].rstrip("s")) for name, told in OURS.items()}
-    assert seconds["worker"] >= Settings().grace + 10
+    seconds = {
+        name: int(told["stop_grace_period"].rstrip("s")) for name, told in OWN_SERVICES.items()
+    }
+    assert seconds["worker"] >= Settings().shutdown_timeout + 10
     assert seconds["door"] >= 5 + 10

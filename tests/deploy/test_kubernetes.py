@@ -8,35 +8,37 @@ import pytest
 import yaml
 
 from service import __version__
-from service.settings import Secret, Settings, variable_of
+from service.settings import Secret, Settings, variable_name
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 FILES = sorted(FOLDER.glob("*.yaml"))
-OURS = "keda.sh/v1alpha1"  # no part of Kubernetes
+OWN_IMAGE = "keda.sh/v1alpha1"  # no part of Kubernetes
 MARGIN_S = 10  # for closing what is open, after the grace time
 
 
-def read_all() -> list[dict[str, Any]]:
+def read_objects() -> list[dict[str, Any]]:
     """Read every object of every file."""
     return [object_ for file in FILES for object_ in yaml.safe_load_all(file.read_text())]
 
 
-def read(kind: str, name: str) -> dict[str, Any]:
+def find_object(kind: str, name: str) -> dict[str, Any]:
     """Find one object."""
-    (found,) = [
-        each for each in read_all() if (each["kind"], each["metadata"]["name"]) == (kind, name)
+    (match,) = [
+        candidate
+        for candidate in read_objects()
+        if (candidate["kind"], candidate["metadata"]["name"]) == (kind, name)
     ]
-    return found
+    return match
 
 
-DEPLOYMENTS = [each["metadata"]["name"] for each in read_all() if each["kind"] == "Deployment"]
+DEPLOYMENTS = [each["metadata"]["name"] for each in read_objects() if each["kind"] == "Deployment"]
 every_deployment = pytest.mark.parametrize("name", DEPLOYMENTS)
 
 
 @pytest.mark.parametrize("version", ["1.28", "1.31", "1.34", "1.37"])
 def test_every_object_is_valid(version: str) -> None:
     """By the strict schemas of several versions: no field that is unknown there."""
-    checked = [each for each in read_all() if each["apiVersion"] != OURS]
+    checked = [each for each in read_objects() if each["apiVersion"] != OWN_IMAGE]
     for each in checked:
         kubernetes_validate.validate(each, version, strict=True)
     assert {each["kind"] for each in checked} == {
@@ -46,7 +48,7 @@ def test_every_object_is_valid(version: str) -> None:
 
 def test_a_mistake_would_be_seen() -> None:
     """The schemas are strict."""
-    wrong = read("Deployment", "enricher-door")
+    wrong = find_object("Deployment", "enricher-door")
     wrong["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, "1.31", strict=True)
@@ -55,7 +57,7 @@ def test_a_mistake_would_be_seen() -> None:
 @every_deployment
 def test_a_pod_runs_as_nobody(name: str) -> None:
     """No root, no capability, no new privilege, no token of the cluster, a read-only disk."""
-    pod = read("Deployment", name)["spec"]["template"]["spec"]
+    pod = find_object("Deployment", name)["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -71,15 +73,15 @@ def test_a_pod_runs_as_nobody(name: str) -> None:
 @every_deployment
 def test_its_environment_is_one_of_settings(name: str) -> None:
     """No other name is set, by us or by Kubernetes; secrets are files, mounted from the Secret."""
-    pod = read("Deployment", name)["spec"]["template"]["spec"]
+    pod = find_object("Deployment", name)["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     defaults = Settings()
     secrets = [
-        variable_of(field)
+        variable_name(field)
         for field in Settings.__struct_fields__
         if isinstance(getattr(defaults, field), Secret)
     ]
-    plain = {variable_of(field) for field in Settings.__struct_fields__} - {*secrets}
+    plain = {variable_name(field) for field in Settings.__struct_fields__} - {*secrets}
     given = {each["name"]: each["value"] for each in container["env"]}
     assert given.keys() <= plain | {f"{secret}_FILE" for secret in secrets}
     assert pod["enableServiceLinks"] is False
@@ -87,14 +89,16 @@ def test_its_environment_is_one_of_settings(name: str) -> None:
     items = {each["path"] for each in pod["volumes"][0]["secret"]["items"]}
     files = {path for variable, path in given.items() if variable.endswith("_FILE")}
     assert files == {f"{mount}/{item}" for item in items}
-    assert items <= read("Secret", "enricher")["stringData"].keys()
+    assert items <= find_object("Secret", "enricher")["stringData"].keys()
 
 
 @every_deployment
 def test_it_has_time_to_end_well(name: str) -> None:
     """Longer than a worker's grace; the image is that of this version."""
-    pod = read("Deployment", name)["spec"]["template"]["spec"]
-    needs = Settings().grace if name.endswith("worker") else 5 + 5  # until unknown, then in hand
+    pod = find_object("Deployment", name)["spec"]["template"]["spec"]
+    needs = (
+        Settings().shutdown_timeout if name.endswith("worker") else 5 + 5
+    )  # until unknown, then in hand
     assert pod["terminationGracePeriodSeconds"] >= needs + MARGIN_S
     assert pod["containers"][0]["image"] == f"deployment-enricher:{__version__}"
 
@@ -102,13 +106,13 @@ def test_it_has_time_to_end_well(name: str) -> None:
 def test_what_selects_finds() -> None:
     """Service, budgets of disruption and KEDA name what is there."""
     for name in DEPLOYMENTS:
-        deployment = read("Deployment", name)["spec"]
+        deployment = find_object("Deployment", name)["spec"]
         labels = deployment["template"]["metadata"]["labels"]
         assert deployment["selector"]["matchLabels"] == labels
-        budget = read("PodDisruptionBudget", name)["spec"]
+        budget = find_object("PodDisruptionBudget", name)["spec"]
         assert budget["selector"]["matchLabels"] == labels
-    service = read("Service", "enricher-door")["spec"]
-    door = read("Deployment", "enricher-door")["spec"]["template"]
+    service = find_object("Service", "enricher-door")["spec"]
+    door = find_object("Deployment", "enricher-door")["spec"]["template"]
     assert service["selector"] == door["metadata"]["labels"]
     (port,) = door["spec"]["containers"][0]["ports"]
     assert service["ports"][0]["targetPort"] == port["name"]
@@ -117,7 +121,7 @@ def test_what_selects_finds() -> None:
 @every_deployment
 def test_whatever_it_tells_is_asked_at_a_named_port(name: str) -> None:
     """Of all addresses, at the port that its settings say; each probe over HTTP goes there."""
-    (container,) = read("Deployment", name)["spec"]["template"]["spec"]["containers"]
+    (container,) = find_object("Deployment", name)["spec"]["template"]["spec"]["containers"]
     given = {each["name"]: each["value"] for each in container["env"]}
     variable, named = {
         "enricher-door": ("ENRICHER_PORT", "http"),
@@ -136,7 +140,7 @@ def test_whatever_it_tells_is_asked_at_a_named_port(name: str) -> None:
 
 def test_keda_scales_workers() -> None:
     """The target is there, each field of the trigger is one that KEDA knows, numbers are text."""
-    scaled = read("ScaledObject", "enricher-worker")["spec"]
+    scaled = find_object("ScaledObject", "enricher-worker")["spec"]
     assert scaled["scaleTargetRef"]["name"] in DEPLOYMENTS
     assert scaled["minReplicaCount"] >= 1
     (trigger,) = scaled["triggers"]

@@ -17,7 +17,7 @@ ROWS = [
 ]
 
 
-def read_tests(path: Path) -> set[str]:
+def names_of_tests(path: Path) -> set[str]:
     """List the tests of a file."""
     tree = ast.parse(path.read_text())
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -33,7 +33,7 @@ def test_every_attempt_names_tests_that_are_there(row: list[str]) -> None:
     assert not re.sub(r"`[^`]+`", "", column).strip()
     for each in named:
         file, _, test = each.partition("::")
-        assert test in read_tests(ROOT / file), each
+        assert test in names_of_tests(ROOT / file), each
 
 
 def test_what_had_to_be_tried_was() -> None:

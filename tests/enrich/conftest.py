@@ -5,33 +5,35 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from service.backlog.backlog import Terms
-from service.enrich.budget import CALL_LIFE_MS
+from service.backlog.backlog import BacklogConfig
+from service.enrich.budget import CALL_TTL_MS
 from service.store.group import GroupCommit
 from service.store.keys import Keys
-from tests.enrich.desk import Desk
+from tests.enrich.desk import BudgetHarness
 
 
 @pytest.fixture
-def terms() -> Terms:
+def backlog_config() -> BacklogConfig:
     """Give leases and calls that outlive a test, unless it says otherwise."""
-    return Terms(
+    return BacklogConfig(
         lease_ms=60_000,
-        mark_ms=60_000,
-        failed_ms=60_000,
-        call_ms=CALL_LIFE_MS,
-        limit=1000,
-        share=1.0,
+        delivery_ttl_ms=60_000,
+        failed_ttl_ms=60_000,
+        call_ttl_ms=CALL_TTL_MS,
+        max_tickets=1000,
+        rate_limit_share=1.0,
     )
 
 
 @pytest.fixture
-async def desk(redis: Redis, group: GroupCommit, keys: Keys, terms: Terms) -> AsyncIterator[Desk]:
+async def budget_harness(
+    redis: Redis, group_commit: GroupCommit, keys: Keys, backlog_config: BacklogConfig
+) -> AsyncIterator[BudgetHarness]:
     """Give the desk of one namespace, known to be alone before its upstream.
 
     What still waits at the end is thrown away.
     """
     await redis.hset(keys.budget, "rivals", "0")
     await redis.pexpire(keys.budget, 60_000)
-    yield Desk(redis, group, keys, terms)
+    yield BudgetHarness(redis, group_commit, keys, backlog_config)
     await redis.delete(keys.backlog, keys.tickets)

@@ -5,20 +5,27 @@ from hypothesis import strategies as st
 
 from service.enrich.backoff import Backoff
 
-CHANCE = st.floats(min_value=0, max_value=1, exclude_max=True)
+JITTER = st.floats(min_value=0, max_value=1, exclude_max=True)
 
 
 def test_the_ceiling_doubles_up_to_the_cap() -> None:
     """As the table in its docstring says."""
     backoff = Backoff(base_s=2.0, cap_s=300.0)
-    assert [backoff.ceiling(attempt) for attempt in (1, 2, 3, 8, 9, 10)] == [2, 4, 8, 256, 300, 300]
+    assert [backoff.max_delay(attempt) for attempt in (1, 2, 3, 8, 9, 10)] == [
+        2,
+        4,
+        8,
+        256,
+        300,
+        300,
+    ]
 
 
-@given(st.integers(min_value=-5, max_value=100_000), CHANCE)
+@given(st.integers(min_value=-5, max_value=100_000), JITTER)
 def test_the_wait_lies_between_a_tenth_and_the_whole_of_the_ceiling(
     attempt: int, chance: float
 ) -> None:
     """Never at once, never longer, however often it was tried."""
     backoff = Backoff()
-    ceiling = backoff.ceiling(attempt)
-    assert ceiling / 10 <= backoff.wait(attempt, chance) <= ceiling <= backoff.cap_s
+    ceiling = backoff.max_delay(attempt)
+    assert ceiling / 10 <= backoff.delay(attempt, chance) <= ceiling <= backoff.cap_s

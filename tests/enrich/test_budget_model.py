@@ -15,15 +15,15 @@ from hypothesis.stateful import (
 )
 from msgspec import Struct
 
-from service.backlog.backlog import Terms
+from service.backlog.backlog import BacklogConfig
 from service.backlog.ticket import Lease
-from service.enrich.ratelimit import Hints, Window
-from service.enrich.verdict import Outcome
+from service.enrich.ratelimit import RateLimitHeaders, RateLimitWindow
+from service.enrich.verdict import CallResult
 from service.store.connect import open_client
 from service.store.group import GroupCommit
 from service.store.keys import Keys
-from tests.enrich.desk import Desk
-from tests.machine import play, run_machine
+from tests.enrich.desk import BudgetHarness
+from tests.machine import run_machine, with_examples
 
 NAMESPACES = itertools.count()
 DAY = 86_400_000
@@ -33,36 +33,36 @@ TIMEOUT = 30_000
 GUARD = 50
 
 
-class Call(Struct):
+class GrantedCall(Struct):
     """A call that was granted: on its way, or answered with this by the server."""
 
     job: str
-    outcome: Outcome | None = None
-    left: int = 0
-    ends: int = 0
+    outcome: CallResult | None = None
+    remaining: int = 0
+    window_end: int = 0
     age: int = 0
 
 
-class Upstream(Struct):
+class FixedWindowServer(Struct):
     """A fixed window of calls, told truthfully; ``ends`` is when it does, in ms."""
 
     limit: int
-    ends: int
+    window_end: int
     used: int = 0
-    others: bool = False
+    used_by_others: bool = False
 
-    def turn(self, now: int) -> None:
+    def roll_window(self, now: int) -> None:
         """Open the next window when this one has ended."""
-        if now >= self.ends:
-            self.ends += ((now - self.ends) // WINDOW + 1) * WINDOW
-            self.used, self.others = 0, False
+        if now >= self.window_end:
+            self.window_end += ((now - self.window_end) // WINDOW + 1) * WINDOW
+            self.used, self.used_by_others = 0, False
 
-    def answer(self, call: Call, now: int) -> None:
+    def answer_call(self, call: GrantedCall, now: int) -> None:
         """Count a call and say what remains, or refuse it."""
-        self.turn(now)
+        self.roll_window(now)
         call.outcome = "fine" if self.used < self.limit else "limited"
         self.used = min(self.used + 1, self.limit)
-        call.left, call.ends = self.limit - self.used, self.ends
+        call.remaining, call.window_end = self.limit - self.used, self.window_end
 
 
 class BudgetModel(RuleBasedStateMachine):
@@ -77,8 +77,8 @@ class BudgetModel(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.run = self.runner.run
-        self.calls: list[Call] = []
-        self.dead = 0
+        self.calls: list[GrantedCall] = []
+        self.crashed_count = 0
         self.closed_until = 0
         self.names = itertools.count()
         self.run(self.open(url))
@@ -89,29 +89,36 @@ class BudgetModel(RuleBasedStateMachine):
         self.group = GroupCommit(
             self.client, durability="memory", clock=time.monotonic, log=structlog.get_logger()
         )
-        terms = Terms(
-            lease_ms=DAY, mark_ms=DAY, failed_ms=DAY, call_ms=CALL_LIFE, limit=9999, share=1.0
+        terms = BacklogConfig(
+            lease_ms=DAY,
+            delivery_ttl_ms=DAY,
+            failed_ttl_ms=DAY,
+            call_ttl_ms=CALL_LIFE,
+            max_tickets=9999,
+            rate_limit_share=1.0,
         )
         keys = Keys(f"budget-model{next(NAMESPACES)}")
-        self.desk = Desk(self.client, self.group, keys, terms)
+        self.harness = BudgetHarness(self.client, self.group, keys, terms)
 
     @initialize(
         limit=st.integers(1, 9), age=st.integers(0, WINDOW - 2000), tickets=st.integers(5, 15)
     )
-    def begin(self, limit: int, age: int, tickets: int) -> None:
+    def open_window(self, limit: int, age: int, tickets: int) -> None:
         """The window was opened some time ago, and its limit is known."""
-        self.upstream = Upstream(limit=limit, ends=self.run(self.desk.now()) + WINDOW - age)
-        self.heard = (self.upstream.ends, limit)
-        self.run(self.desk.tell(limit, limit=limit, ends=self.upstream.ends))
-        self.run(self.desk.add(tickets))
+        self.server = FixedWindowServer(
+            limit=limit, window_end=self.run(self.harness.now()) + WINDOW - age
+        )
+        self.last_reported = (self.server.window_end, limit)
+        self.run(self.harness.report_window(limit, limit=limit, reset_ms=self.server.window_end))
+        self.run(self.harness.add_tickets(tickets))
 
     @rule(limit=st.integers(1, 12), twice=st.booleans())
     def claim(self, limit: int, twice: bool = False) -> None:
         """A worker claims tickets, each with its call."""
-        self.desk.token = f"claim{next(self.names):011d}"
-        claimed = self.run(self.desk.look(limit))
+        self.harness.next_token = f"claim{next(self.names):011d}"
+        claimed = self.run(self.harness.claim(limit))
         if twice and claimed.leases:
-            again = self.run(self.desk.look(limit))
+            again = self.run(self.harness.claim(limit))
             assert [lease.job for lease in again.leases] == [lease.job for lease in claimed.leases]
         for lease in claimed.leases:
             assert isinstance(lease, Lease)
@@ -121,11 +128,11 @@ class BudgetModel(RuleBasedStateMachine):
     def take(self, twice: bool) -> None:
         """A deployment already begun asks for one more call."""
         job = f"id:begun{next(self.names)}"
-        before = self.run(self.desk.now())
-        wait = self.run(self.desk.ask(job))
+        before = self.run(self.harness.now())
+        wait = self.run(self.harness.acquire(job))
         if twice:
-            first, wait = wait, self.run(self.desk.ask(job))
-            turned = before <= self.heard[0] + GUARD <= self.run(self.desk.now())
+            first, wait = wait, self.run(self.harness.acquire(job))
+            turned = before <= self.last_reported[0] + GUARD <= self.run(self.harness.now())
             assert first or not wait or turned, "it stood in its own way"
         if wait == 0:
             self.grant(job, before)
@@ -133,32 +140,32 @@ class BudgetModel(RuleBasedStateMachine):
     def grant(self, job: str, now: int) -> None:
         """Whoever is told to call may do so: nobody was told to wait until later."""
         assert now >= self.closed_until
-        self.calls.append(Call(job=job))
-        self.upstream.turn(now)
-        ends, left = self.heard
-        if ends == self.upstream.ends:
-            assert len(self.calls) <= left
-        flying = sum(call.outcome is None for call in self.calls)
-        if not self.upstream.others:
-            assert self.upstream.used + flying <= self.upstream.limit
+        self.calls.append(GrantedCall(job=job))
+        self.server.roll_window(now)
+        ends, remaining = self.last_reported
+        if ends == self.server.window_end:
+            assert len(self.calls) <= remaining
+        in_flight = sum(call.outcome is None for call in self.calls)
+        if not self.server.used_by_others:
+            assert self.server.used + in_flight <= self.server.limit
 
     @rule(place=st.integers(0, 99))
-    def arrive(self, place: int) -> None:
+    def deliver_call(self, place: int) -> None:
         """A call reaches the server, in whatever order."""
         if any(call.outcome is None for call in self.calls):
-            self.deliver(place)
+            self.answer_call(place)
 
-    def deliver(self, place: int) -> None:
+    def answer_call(self, place: int) -> None:
         """Have the server answer one call of those on their way."""
-        flying = [call for call in self.calls if call.outcome is None]
-        call = flying[place % len(flying)]
-        self.upstream.turn(self.run(self.desk.now()))
-        alone = not self.upstream.others
-        self.upstream.answer(call, self.run(self.desk.now()))
+        in_flight = [call for call in self.calls if call.outcome is None]
+        call = in_flight[place % len(in_flight)]
+        self.server.roll_window(self.run(self.harness.now()))
+        alone = not self.server.used_by_others
+        self.server.answer_call(call, self.run(self.harness.now()))
         assert call.outcome == "fine" or not alone, "a call over the quota"
 
     @rule(place=st.integers(0, 99), chance=st.floats(0, 0.999), twice=st.booleans())
-    def hear(self, place: int, chance: float, twice: bool = False) -> None:
+    def receive_answer(self, place: int, chance: float, twice: bool = False) -> None:
         """An answer comes back, in whatever order."""
         answered = [call for call in self.calls if call.outcome is not None]
         if not answered:
@@ -166,59 +173,62 @@ class BudgetModel(RuleBasedStateMachine):
         call = answered[place % len(answered)]
         self.calls.remove(call)
         assert call.outcome is not None
-        self.desk.chance = chance
-        ends, left = self.heard
-        if call.ends >= ends:
-            self.heard = (call.ends, min(left, call.left) if call.ends == ends else call.left)
-        window = Window("global", self.upstream.limit, call.left, call.ends)
-        resume = call.ends if call.outcome == "limited" else None
-        hints = Hints(windows=(window,), resume_at_ms=resume)
-        closed = self.run(self.desk.learn(call.job, call.outcome, hints))
+        self.harness.jitter = chance
+        ends, remaining = self.last_reported
+        if call.window_end >= ends:
+            self.last_reported = (
+                call.window_end,
+                min(remaining, call.remaining) if call.window_end == ends else call.remaining,
+            )
+        window = RateLimitWindow("global", self.server.limit, call.remaining, call.window_end)
+        resume = call.window_end if call.outcome == "limited" else None
+        rate_limit_headers = RateLimitHeaders(windows=(window,), resume_at_ms=resume)
+        closed = self.run(self.harness.record(call.job, call.outcome, rate_limit_headers))
         if twice:
-            closed = self.run(self.desk.learn(call.job, call.outcome, hints))
+            closed = self.run(self.harness.record(call.job, call.outcome, rate_limit_headers))
         if call.outcome == "limited":
             assert closed > 0
-            self.closed_until = max(self.closed_until, call.ends)
+            self.closed_until = max(self.closed_until, call.window_end)
 
     @rule(place=st.integers(0, 99))
     def crash(self, place: int) -> None:
         """A worker dies with its call on the way, or with an answer nobody has heard."""
-        if self.calls and self.dead < 3:
+        if self.calls and self.crashed_count < 3:
             self.calls.pop(place % len(self.calls))
-            self.dead += 1
+            self.crashed_count += 1
 
     @rule(count=st.integers(1, 5))
-    def compete(self, count: int) -> None:
+    def use_calls_elsewhere(self, count: int) -> None:
         """The account's other users make calls too."""
-        self.upstream.turn(self.run(self.desk.now()))
-        self.upstream.used = min(self.upstream.used + count, self.upstream.limit)
-        self.upstream.others = True
+        self.server.roll_window(self.run(self.harness.now()))
+        self.server.used = min(self.server.used + count, self.server.limit)
+        self.server.used_by_others = True
 
     @rule(by=st.sampled_from([40, 400, 3000, WINDOW]))
     def pass_time(self, by: int) -> None:
         """Time passes for everybody; who waits for an answer gives up in the end."""
-        self.run(self.move_back(by))
-        self.upstream.ends -= by
+        self.run(self.move_to_past(by))
+        self.server.window_end -= by
         self.closed_until -= by
-        self.heard = (self.heard[0] - by, self.heard[1])
+        self.last_reported = (self.last_reported[0] - by, self.last_reported[1])
         for call in self.calls:
-            call.ends -= by
+            call.window_end -= by
             call.age += by
         self.calls = [call for call in self.calls if call.age < TIMEOUT]
 
-    async def move_back(self, by: int) -> None:
+    async def move_to_past(self, by: int) -> None:
         """Move every moment of the budget into the past."""
-        keys = self.desk.keys
+        keys = self.harness.keys
         state = cast("dict[bytes, bytes]", await self.client.hgetall(keys.budget))
         for name, value in state.items():
-            words = value.split()
+            fields = value.split()
             if name in {b"closed", b"tally_ends"}:
                 await self.client.hincrby(keys.budget, name.decode(), -by)
-            elif len(words) == 7:
+            elif len(fields) == 7:
                 for moment in (2, 6):
-                    words[moment] = str(int(words[moment]) - by).encode()
-                await self.client.hset(keys.budget, name.decode(), b" ".join(words))
-        for key in (keys.calls, keys.callers):
+                    fields[moment] = str(int(fields[moment]) - by).encode()
+                await self.client.hset(keys.budget, name.decode(), b" ".join(fields))
+        for key in (keys.budget_calls, keys.budget_waiting):
             for member in cast("list[bytes]", await self.client.zrange(key, 0, -1)):
                 await self.client.zincrby(key, -by, member)
 
@@ -236,9 +246,9 @@ class BudgetModel(RuleBasedStateMachine):
         for _ in range(100):
             while self.calls:
                 if any(call.outcome is None for call in self.calls):
-                    self.deliver(0)
+                    self.answer_call(0)
                 else:
-                    self.hear(0, 0.0)
+                    self.receive_answer(0, 0.0)
             if self.run(self.count_due()) == 0:
                 return
             self.claim(20)
@@ -248,19 +258,21 @@ class BudgetModel(RuleBasedStateMachine):
 
     async def count_due(self) -> int:
         """Count the tickets that no worker has been given."""
-        return int(await self.client.zcount(self.desk.keys.backlog, "-inf", await self.desk.now()))
+        return int(
+            await self.client.zcount(self.harness.keys.backlog, "-inf", await self.harness.now())
+        )
 
     async def close(self) -> None:
         """Leave nothing behind."""
-        pattern = f"{{{self.desk.keys.namespace}}}:*"
-        found = [key async for key in self.client.scan_iter(match=pattern, count=1000)]
-        if found:
-            await self.client.delete(*found)
+        pattern = f"{{{self.harness.keys.namespace}}}:*"
+        keys = [key async for key in self.client.scan_iter(match=pattern, count=1000)]
+        if keys:
+            await self.client.delete(*keys)
         await self.group.aclose()
         await self.client.aclose()
 
 
-@play((120, 40), long=(1500, 80))
+@with_examples((120, 40), long=(1500, 80))
 def test_no_window_is_overdrawn_and_work_goes_on(redis_url: str, examples: int, steps: int) -> None:
     """Never a call over what is known, never one while closed, and always an end."""
     run_machine(BudgetModel, redis_url, examples=examples, steps=steps)

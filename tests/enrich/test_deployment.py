@@ -4,13 +4,13 @@ import pytest
 
 from service.enrich.deployment import (
     Deployment,
+    DeploymentHead,
     DeploymentPage,
     Drift,
-    Garbage,
-    Outline,
-    read_deployment,
-    read_deployment_page,
-    read_outline,
+    Malformed,
+    parse_deployment,
+    parse_deployment_page,
+    parse_head,
 )
 
 
@@ -25,7 +25,7 @@ from service.enrich.deployment import (
 )
 def test_it_is_read_liberally(body: bytes) -> None:
     """Digit strings, nulls, null items, unknown fields, a leadTime of another type."""
-    deployment = read_deployment(body)
+    deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
     assert deployment.started_at == 1_706_701_522_000
 
@@ -38,7 +38,7 @@ def test_it_is_read_liberally(body: bytes) -> None:
 )  # fmt: skip
 def test_json_of_another_shape_is_drift(body: bytes) -> None:
     """It says where and what."""
-    told = read_deployment(body)
+    told = parse_deployment(body)
     assert isinstance(told, Drift)
     assert told.reason
 
@@ -50,23 +50,23 @@ def test_json_of_another_shape_is_drift(body: bytes) -> None:
 )  # fmt: skip
 def test_what_is_no_json_is_garbage(body: bytes) -> None:
     """Cut, HTML, not UTF-8 anywhere, nested beyond reason: never an exception."""
-    assert isinstance(read_deployment(body), Garbage)
+    assert isinstance(parse_deployment(body), Malformed)
 
 
 def test_a_page_of_the_list_is_read_as_liberally() -> None:
     """Null items, missing totals, and one that cannot be read costs the others nothing."""
-    page = read_deployment_page(b'{"items":[null,{"id":"a"},{"id":7}]}')
+    page = parse_deployment_page(b'{"items":[null,{"id":"a"},{"id":7}]}')
     assert isinstance(page, DeploymentPage)
-    nothing, outline, drift = map(read_outline, page.items or ())
-    assert (nothing, outline) == (None, Outline(id="a"))
+    nothing, outline, drift = map(parse_head, page.items or ())
+    assert (nothing, outline) == (None, DeploymentHead(id="a"))
     assert isinstance(drift, Drift)
-    assert isinstance(read_deployment_page(b'{"items":7}'), Drift)
+    assert isinstance(parse_deployment_page(b'{"items":7}'), Drift)
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, int("9" * 4300)])
 def test_a_number_beyond_what_the_documents_declare_is_drift(number: int) -> None:
     """They say int64; sums of what is larger could not even be printed."""
     for written in (f"{number}", f'"{number}"'):
-        assert isinstance(read_deployment(f'{{"id":"a","leadTime":{written}}}'.encode()), Drift)
-    largest = read_deployment(b'{"id":"a","leadTime":9223372036854775807}')
+        assert isinstance(parse_deployment(f'{{"id":"a","leadTime":{written}}}'.encode()), Drift)
+    largest = parse_deployment(b'{"id":"a","leadTime":9223372036854775807}')
     assert largest == Deployment(id="a", lead_time=2**63 - 1)

@@ -6,25 +6,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.enrich.deployment import Deployment, read_deployment
-from service.enrich.pages import ROOT, Page, Unsafe, fill_nested, find_next, is_whole
+from service.enrich.deployment import Deployment, parse_deployment
+from service.enrich.pages import (
+    API_ROOT,
+    ApiRequest,
+    UnsafeLink,
+    is_complete,
+    link_defaults,
+    resolve_next_link,
+)
 
 ORIGIN = "https://app.launchdarkly.com"
-FILL = fill_nested(project="default", environment="production")
+DEFAULTS = link_defaults(project="default", environment="production")
 
 
-def query_of(page: Page | Unsafe) -> dict[str, list[str]]:
+def query_parameters(page: ApiRequest | UnsafeLink) -> dict[str, list[str]]:
     """Give the parameters of a page."""
-    assert isinstance(page, Page)
+    assert isinstance(page, ApiRequest)
     return parse_qs(urlsplit(page.path).query)
 
 
 def test_the_documented_link_gets_what_it_lacks() -> None:
     """It carries only `after`; the API requires the project, and defaults to seven days."""
-    page = find_next(f"{ROOT}pull-requests?after=abc", origin=ORIGIN, fill=FILL)
-    assert isinstance(page, Page)
+    page = resolve_next_link(f"{API_ROOT}pull-requests?after=abc", origin=ORIGIN, defaults=DEFAULTS)
+    assert isinstance(page, ApiRequest)
     assert page.route == "pull-requests"
-    assert query_of(page) == {
+    assert query_parameters(page) == {
         "after": ["abc"],
         "projectKey": ["default"],
         "environmentKey": ["production"],
@@ -36,17 +43,17 @@ def test_the_documented_link_gets_what_it_lacks() -> None:
 
 def test_what_a_link_says_is_not_overridden() -> None:
     """Its own limit and project stand, and a parameter given twice stays twice."""
-    href = f"{ROOT}deployments?after=a&limit=5&projectKey=other&x=1&x=2"
-    told = query_of(find_next(href, origin=ORIGIN, fill=FILL))
+    href = f"{API_ROOT}deployments?after=a&limit=5&projectKey=other&x=1&x=2"
+    told = query_parameters(resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS))
     assert (told["limit"], told["projectKey"], told["x"]) == (["5"], ["other"], ["1", "2"])
 
 
 def test_an_absolute_link_to_our_own_host_is_followed() -> None:
     """With or without the host, it is the same page."""
-    for href in (f"{ORIGIN}{ROOT}deployments?after=a", "deployments?after=a"):
-        page = find_next(href, origin=ORIGIN, fill=FILL)
-        assert isinstance(page, Page)
-        assert page.path.startswith(f"{ROOT}deployments?")
+    for href in (f"{ORIGIN}{API_ROOT}deployments?after=a", "deployments?after=a"):
+        page = resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS)
+        assert isinstance(page, ApiRequest)
+        assert page.path.startswith(f"{API_ROOT}deployments?")
 
 
 @pytest.mark.parametrize(
@@ -68,23 +75,26 @@ def test_an_absolute_link_to_our_own_host_is_followed() -> None:
         "/api/v2/engineering-insights/deployments%2f..",
         "/api/v2/engineering-insights/deployments/some-id",
         "https://[::1/x",
-        f"{ROOT}deployments?after=\r\nHost: evil",
-        f"{ROOT}deployments?after={'a' * 5000}",
+        f"{API_ROOT}deployments?after=\r\nHost: evil",
+        f"{API_ROOT}deployments?after={'a' * 5000}",
         "",
     ],
 )
 def test_a_hostile_link_is_not_followed(href: str) -> None:
     """The link comes with our token: nothing but the two lists of our own host is followed."""
-    assert isinstance(find_next(href, origin=ORIGIN, fill=FILL), Unsafe)
+    assert isinstance(resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS), UnsafeLink)
 
 
 @given(st.text())
 def test_any_text_stays_on_our_host_or_is_unsafe(text: str) -> None:
     """Never an exception, never another place."""
-    for href in (text, f"{ROOT}{text}", f"{ROOT}deployments?{text}", f"https://{text}"):
-        page = find_next(href, origin=ORIGIN, fill=FILL)
-        if isinstance(page, Page):
-            assert urlsplit(page.path).path in {f"{ROOT}deployments", f"{ROOT}pull-requests"}
+    for href in (text, f"{API_ROOT}{text}", f"{API_ROOT}deployments?{text}", f"https://{text}"):
+        page = resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS)
+        if isinstance(page, ApiRequest):
+            assert urlsplit(page.path).path in {
+                f"{API_ROOT}deployments",
+                f"{API_ROOT}pull-requests",
+            }
             assert page.path.isprintable()
             assert " " not in page.path
 
@@ -119,20 +129,24 @@ def test_any_text_stays_on_our_host_or_is_unsafe(text: str) -> None:
 )
 def test_only_what_says_that_it_goes_on_is_followed(body: bytes, *, whole: bool) -> None:
     """A link and a total not yet reached, at both levels."""
-    deployment = read_deployment(body)
+    deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
-    assert is_whole(deployment) is whole
+    assert is_complete(deployment) is whole
 
 
 def test_only_routes_that_may_be_followed_are() -> None:
     """A list of deployments does not go on with pull requests."""
-    page = find_next(f"{ROOT}pull-requests?after=a", origin=ORIGIN, fill={"list": {}})
-    assert isinstance(page, Unsafe)
+    page = resolve_next_link(
+        f"{API_ROOT}pull-requests?after=a", origin=ORIGIN, defaults={"list": {}}
+    )
+    assert isinstance(page, UnsafeLink)
 
 
 def test_a_parameter_that_is_there_but_empty_is_there() -> None:
     """It is neither dropped nor filled."""
-    page = find_next(f"{ROOT}deployments?after=a&expand=", origin=ORIGIN, fill=FILL)
-    assert isinstance(page, Page)
+    page = resolve_next_link(
+        f"{API_ROOT}deployments?after=a&expand=", origin=ORIGIN, defaults=DEFAULTS
+    )
+    assert isinstance(page, ApiRequest)
     assert page.path.count("expand=") == 1
     assert page.path.endswith("expand=")

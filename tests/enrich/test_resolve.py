@@ -4,26 +4,28 @@ import pytest
 
 from service.enrich.deployment import Deployment
 from service.enrich.resolve import (
-    Sought,
+    DeploymentQuery,
     choose_deployment,
     ended_long_before,
     versions_match,
 )
 
-FULL = "0123456789abcdef0123456789abcdef01234567"
-SOUGHT = Sought(environment="production", application="shop", version=FULL, time_ms=1_000_000)
+FULL_SHA = "0123456789abcdef0123456789abcdef01234567"
+QUERY = DeploymentQuery(
+    environment="production", application="shop", version=FULL_SHA, time_ms=1_000_000
+)
 
 
-def listed(name: str, **facts: object) -> Deployment:
+def make_listed(name: str, **changes: object) -> Deployment:
     """Make one item of the list; what is not said is as sought."""
-    usual: dict[str, object] = {
+    defaults: dict[str, object] = {
         "application_key": "shop",
-        "application_version": FULL,
+        "application_version": FULL_SHA,
         "environment_key": "production",
         "status": "finished",
         "ended_at": 1_000_000,
     }
-    return Deployment(id=name, **{**usual, **facts})  # type: ignore[arg-type] # facts by name
+    return Deployment(id=name, **{**defaults, **changes})  # type: ignore[arg-type] # facts by name
 
 
 @pytest.mark.parametrize(
@@ -31,11 +33,11 @@ def listed(name: str, **facts: object) -> Deployment:
     [
         ("1.2.3", "1.2.3", True),
         ("1.2.3", "1.2", False),
-        (FULL, FULL[:7], True),
-        (FULL[:7], FULL, True),
-        (FULL.upper(), FULL[:12], True),
-        (FULL, FULL[:6], False),
-        (FULL, "1123456", False),
+        (FULL_SHA, FULL_SHA[:7], True),
+        (FULL_SHA[:7], FULL_SHA, True),
+        (FULL_SHA.upper(), FULL_SHA[:12], True),
+        (FULL_SHA, FULL_SHA[:6], False),
+        (FULL_SHA, "1123456", False),
         ("release-0123456", "0123456", False),
         ("0123456z", "0123456", False),
         ("", "", True),
@@ -49,20 +51,20 @@ def test_a_short_sha_is_its_full_one(one: str, other: str, *, same: bool) -> Non
 
 def test_nothing_listed_is_not_there_yet() -> None:
     """Null items are nothing."""
-    assert choose_deployment([], SOUGHT) is None
-    assert choose_deployment([None], SOUGHT) is None
+    assert choose_deployment([], QUERY) is None
+    assert choose_deployment([None], QUERY) is None
 
 
 def test_others_are_not_taken() -> None:
     """Application, environment and version must be ours; an unnamed environment may be."""
     others = [
-        listed("a", application_key="cart"),
-        listed("b", environment_key="staging"),
-        listed("c", application_version="2.0"),
-        listed("d", application_version=None),
+        make_listed("a", application_key="cart"),
+        make_listed("b", environment_key="staging"),
+        make_listed("c", application_version="2.0"),
+        make_listed("d", application_version=None),
     ]
-    assert choose_deployment(others, SOUGHT) is None
-    chosen = choose_deployment([*others, listed("e", environment_key=None)], SOUGHT)
+    assert choose_deployment(others, QUERY) is None
+    chosen = choose_deployment([*others, make_listed("e", environment_key=None)], QUERY)
     assert chosen is not None
     assert chosen.id == "e"
 
@@ -72,7 +74,7 @@ def test_others_are_not_taken() -> None:
     [
         ({}, {"status": "started", "ended_at": None, "started_at": 1_000_000}),
         ({"ended_at": 1}, {"status": "started", "ended_at": None, "started_at": 1_060_001}),
-        ({"ended_at": 1}, {"application_version": FULL[:7]}),
+        ({"ended_at": 1}, {"application_version": FULL_SHA[:7]}),
         ({"ended_at": 1_000_100}, {"ended_at": 999_000}),
         ({"ended_at": 999_900}, {"ended_at": 1_001_000}),
         ({"ended_at": None, "started_at": 999_990}, {"ended_at": 900_000}),
@@ -83,9 +85,9 @@ def test_of_several_the_one_meant_is_chosen(
     better: dict[str, object], worse: dict[str, object]
 ) -> None:
     """Begun in time before too late, equal before short, nearest in time, started last."""
-    two = [listed("worse", **worse), listed("better", **better)]
+    two = [make_listed("worse", **worse), make_listed("better", **better)]
     for order in (two, two[::-1]):
-        chosen = choose_deployment(order, SOUGHT)
+        chosen = choose_deployment(order, QUERY)
         assert chosen is not None
         assert chosen.id == "better"
 
@@ -123,10 +125,12 @@ def test_of_a_version_deployed_again_the_one_nearest_in_time_is_meant(
         return None if before is None else T - round(before * MINUTE)
 
     found = [
-        listed(str(n), status=status, started_at=at(began), ended_at=at(ended))
+        make_listed(str(n), status=status, started_at=at(began), ended_at=at(ended))
         for n, (status, began, ended) in enumerate(deployments)
     ]
-    sought = Sought(environment="production", application="shop", version=FULL, time_ms=T)
+    sought = DeploymentQuery(
+        environment="production", application="shop", version=FULL_SHA, time_ms=T
+    )
     for order in (found, found[::-1]):
         chosen = choose_deployment(order, sought)
         assert chosen is not None
@@ -148,8 +152,10 @@ def test_what_ended_long_before_may_not_be_the_one(
     facts: dict[str, object], *, long_before: bool
 ) -> None:
     """A quarter of an hour is what LaunchDarkly may hear later than we do."""
-    sought = Sought(environment="production", application="shop", version=FULL, time_ms=T)
-    assert ended_long_before(listed("a", **facts), sought) is long_before
+    sought = DeploymentQuery(
+        environment="production", application="shop", version=FULL_SHA, time_ms=T
+    )
+    assert ended_long_before(make_listed("a", **facts), sought) is long_before
 
 
 def test_build_numbers_and_dates_are_no_short_shas() -> None:

@@ -9,99 +9,101 @@ from hypothesis import strategies as st
 from msgspec import Raw
 from msgspec.json import decode as json_decode
 
-from service.enrich.deployment import Deployment, Drift, Outline
-from service.enrich.resolve import Sought, choose_deployment
-from service.enrich.search import Listed, Missing, Search
+from service.enrich.deployment import Deployment, DeploymentHead, Drift
+from service.enrich.resolve import DeploymentQuery, choose_deployment
+from service.enrich.search import ListMatcher, Match, NoMatch
 
 SHA = "0123456789abcdef"
 
 
-def item(**told: object) -> Raw:
+def make_item(**changes: object) -> Raw:
     """Write one item of a page as LaunchDarkly would."""
-    usual = {"applicationKey": "web", "environmentKey": "production", "status": "finished"}
-    return Raw(json.dumps({**usual, **told}).encode())
+    defaults = {"applicationKey": "web", "environmentKey": "production", "status": "finished"}
+    return Raw(json.dumps({**defaults, **changes}).encode())
 
 
-def sought(version: str = SHA, *, time_ms: int = 1000) -> Sought:
+def make_query(version: str = SHA, *, time_ms: int = 1000) -> DeploymentQuery:
     """Say what one ticket seeks."""
-    return Sought(environment="production", application="web", version=version, time_ms=time_ms)
+    return DeploymentQuery(
+        environment="production", application="web", version=version, time_ms=time_ms
+    )
 
 
-def listed(one: Raw) -> Listed:
+def make_match(item: Raw) -> Match:
     """Give the answer that an item is, whole."""
-    return Listed(json_decode(one, type=Deployment), one)
+    return Match(json_decode(item, type=Deployment), item)
 
 
-def search(
+def match_pages(
     pages: Sequence[Sequence[Raw]],
     *,
     name: str | None = None,
-    wanted: Sought | None = None,
+    query: DeploymentQuery | None = None,
     most_kept: int = 1 << 20,
 ) -> object:
     """Search pages for one ticket; gives its answer."""
-    one = Search(
-        ids={} if name is None else {"job": name},
-        sought={} if wanted is None else {"job": wanted},
-        most_kept=most_kept,
+    matcher = ListMatcher(
+        deployment_ids={} if name is None else {"job": name},
+        queries={} if query is None else {"job": query},
+        max_buffered_bytes=most_kept,
     )
     for page in pages:
-        for _, answer in one.take_page(page, size=sum(map(len, map(bytes, page)))):
-            assert one.is_over
-            return answer
-    ((_, last),) = one.close()
-    assert one.is_over
+        for _, result in matcher.match_page(page, body_bytes=sum(map(len, map(bytes, page)))):
+            assert matcher.is_done
+            return result
+    ((_, last),) = matcher.finish()
+    assert matcher.is_done
     return last
 
 
 def test_an_id_is_found_however_it_is_written() -> None:
     """A UUID is the same in capitals; the item's bytes are passed on."""
-    found = item(id="A0EE")
-    assert search([[item(id="b"), found]], name="a0ee") == listed(found)
-    assert search([[item(id="b")]], name="a0ee") == Missing()
+    found = make_item(id="A0EE")
+    assert match_pages([[make_item(id="b"), found]], name="a0ee") == make_match(found)
+    assert match_pages([[make_item(id="b")]], name="a0ee") == NoMatch()
 
 
 def test_the_first_page_suffices_only_beyond_doubt() -> None:
     """An equal version that ended at that very moment cannot be bettered; a nearer one can come."""
-    near = item(id="near", applicationVersion=SHA, endedAt=1001)
-    exact = item(id="exact", applicationVersion=SHA, endedAt=1000)
-    assert search([[near], [exact]], wanted=sought()) == listed(exact)
-    assert search([[exact], [near]], wanted=sought()) == listed(exact)
-    assert search([[near], []], wanted=sought()) == listed(near)
+    near = make_item(id="near", applicationVersion=SHA, endedAt=1001)
+    exact = make_item(id="exact", applicationVersion=SHA, endedAt=1000)
+    assert match_pages([[near], [exact]], query=make_query()) == make_match(exact)
+    assert match_pages([[exact], [near]], query=make_query()) == make_match(exact)
+    assert match_pages([[near], []], query=make_query()) == make_match(near)
 
 
 def test_what_comes_after_the_cap_is_known_by_its_id_alone() -> None:
     """Pages are not kept without bound."""
-    page = [item(id="a", applicationVersion=SHA, endedAt=7)]
-    answer = search([page], wanted=sought(), most_kept=0)
-    assert isinstance(answer, Listed)
-    assert (answer.known.id, answer.body) == ("a", None)
-    assert not isinstance(answer.known, Deployment)
+    page = [make_item(id="a", applicationVersion=SHA, endedAt=7)]
+    answer = match_pages([page], query=make_query(), most_kept=0)
+    assert isinstance(answer, Match)
+    assert (answer.head.id, answer.body) == ("a", None)
+    assert not isinstance(answer.head, Deployment)
 
 
 def test_an_item_of_which_only_the_outline_can_be_read_is_found() -> None:
     """It answers its ticket, which can ask for it by its id."""
-    odd = item(id="a", applicationVersion=SHA, endedAt=1000, leadTime="long")
-    answer = search([[odd]], wanted=sought())
-    assert isinstance(answer, Listed)
-    assert answer.known.id == "a"
-    assert not isinstance(answer.known, Deployment)
+    odd = make_item(id="a", applicationVersion=SHA, endedAt=1000, leadTime="long")
+    answer = match_pages([[odd]], query=make_query())
+    assert isinstance(answer, Match)
+    assert answer.head.id == "a"
+    assert not isinstance(answer.head, Deployment)
 
 
 def test_an_item_that_cannot_be_read_is_kept_should_it_be_the_one() -> None:
     """It hides nothing else."""
-    odd, good = Raw(b'{"id":7}'), item(id="a", applicationVersion=SHA, endedAt=1)
-    assert search([[odd, Raw(b"null"), good]], wanted=sought()) == listed(good)
-    answer = search([[odd]], wanted=sought())
-    assert isinstance(answer, Missing)
+    odd, good = Raw(b'{"id":7}'), make_item(id="a", applicationVersion=SHA, endedAt=1)
+    assert match_pages([[odd, Raw(b"null"), good]], query=make_query()) == make_match(good)
+    answer = match_pages([[odd]], query=make_query())
+    assert isinstance(answer, NoMatch)
     assert answer.unreadable is not None
     assert isinstance(answer.unreadable[0], Drift)
     assert answer.unreadable[1] == bytes(odd)
 
 
 VERSIONS = [SHA, SHA[:7], SHA[:9].upper(), "0123457", "v1", "v12"]
-OUTLINES = st.builds(
-    Outline,
+HEADS = st.builds(
+    DeploymentHead,
     id=st.sampled_from("abcdefgh"),
     application_key=st.sampled_from(["web", "web", "api", None]),
     application_version=st.sampled_from([*VERSIONS, None]),
@@ -110,8 +112,8 @@ OUTLINES = st.builds(
     started_at=st.none() | st.integers(1, 6),
     ended_at=st.none() | st.integers(1, 6),
 )
-WANTED = st.builds(
-    Sought,
+QUERY = st.builds(
+    DeploymentQuery,
     environment=st.just("production"),
     application=st.sampled_from(["web", "api"]),
     version=st.sampled_from(VERSIONS),
@@ -119,67 +121,69 @@ WANTED = st.builds(
 )
 
 
-def write_outline(one: Outline) -> Raw:
+def encode_head(head: DeploymentHead) -> Raw:
     """Write an outline as LaunchDarkly would."""
-    told = {
-        "id": one.id,
-        "applicationKey": one.application_key,
-        "applicationVersion": one.application_version,
-        "environmentKey": one.environment_key,
-        "status": one.status,
-        "startedAt": one.started_at,
-        "endedAt": one.ended_at,
+    fields = {
+        "id": head.id,
+        "applicationKey": head.application_key,
+        "applicationVersion": head.application_version,
+        "environmentKey": head.environment_key,
+        "status": head.status,
+        "startedAt": head.started_at,
+        "endedAt": head.ended_at,
     }
-    return Raw(json.dumps(told).encode())
+    return Raw(json.dumps(fields).encode())
 
 
 @given(
-    shown=st.lists(OUTLINES, max_size=12, unique_by=lambda one: one.id),
-    wanted=st.lists(WANTED, min_size=1, max_size=5),
+    shown=st.lists(HEADS, max_size=12, unique_by=lambda one: one.id),
+    wanted=st.lists(QUERY, min_size=1, max_size=5),
     size=st.integers(1, 12),
 )
 def test_many_find_together_what_each_would_find_alone(
-    shown: list[Outline], wanted: list[Sought], size: int
+    shown: list[DeploymentHead], wanted: list[DeploymentQuery], size: int
 ) -> None:
     """Whatever the pages, every job is told once, and of a deployment that none betters."""
-    together = Search(
-        ids={"by-id": "c"},
-        sought={str(place): one for place, one in enumerate(wanted)},
-        most_kept=1 << 20,
+    together = ListMatcher(
+        deployment_ids={"by-id": "c"},
+        queries={str(place): one for place, one in enumerate(wanted)},
+        max_buffered_bytes=1 << 20,
     )
-    told: list[tuple[str, Listed | Missing]] = []
+    told: list[tuple[str, Match | NoMatch]] = []
     for start in range(0, len(shown), size):
-        page = [write_outline(one) for one in shown[start : start + size]]
-        told += list(together.take_page(page, size=1))
-    told += list(together.close())
+        page = [encode_head(one) for one in shown[start : start + size]]
+        told += list(together.match_page(page, body_bytes=1))
+    told += list(together.finish())
     answers = dict(told)
     assert len(answers) == len(told) == len(wanted) + 1
     by_id = {one.id: one for one in shown}
     assert answers.pop("by-id") == (
-        listed(write_outline(by_id["c"])) if "c" in by_id else Missing()
+        make_match(encode_head(by_id["c"])) if "c" in by_id else NoMatch()
     )
     for job, answer in answers.items():
         one = wanted[int(job)]
         alone = choose_deployment(shown, one)
-        if isinstance(answer, Missing):
+        if isinstance(answer, NoMatch):
             assert alone is None
         else:
-            assert isinstance(answer, Listed)
-            best = choose_deployment([by_id[answer.known.id]], one)
+            assert isinstance(answer, Match)
+            best = choose_deployment([by_id[answer.head.id]], one)
             assert alone is not None
             assert best is not None
             assert choose_deployment([best, alone], one) == best
-            assert answer.body == write_outline(best)
+            assert answer.body == encode_head(best)
 
 
 @pytest.mark.parametrize("count", [1, 40])
 def test_equal_versions_of_many_tickets_are_told_apart_by_time(count: int) -> None:
     """A version deployed again and again: each webhook gets its own deployment."""
-    redeployed = [item(id=f"d{n}", applicationVersion=SHA, endedAt=1000 * n) for n in range(count)]
-    together = Search(
-        ids={},
-        sought={str(n): sought(time_ms=1000 * n) for n in range(count)},
-        most_kept=1 << 20,
+    redeployed = [
+        make_item(id=f"d{n}", applicationVersion=SHA, endedAt=1000 * n) for n in range(count)
+    ]
+    together = ListMatcher(
+        deployment_ids={},
+        queries={str(n): make_query(time_ms=1000 * n) for n in range(count)},
+        max_buffered_bytes=1 << 20,
     )
-    told = dict(together.take_page(redeployed, size=1))
-    assert told == {str(n): listed(redeployed[n]) for n in range(count)}
+    told = dict(together.match_page(redeployed, body_bytes=1))
+    assert told == {str(n): make_match(redeployed[n]) for n in range(count)}

@@ -4,25 +4,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.enrich.deployment import Deployment, Drift, Garbage
+from service.enrich.deployment import Deployment, Drift, Malformed
 from service.enrich.verdict import (
-    Answer,
-    History,
-    Later,
-    Never,
-    Patience,
-    Silence,
-    classify,
-    judge_accident,
-    judge_answer,
-    judge_page,
-    judge_progress,
-    judge_shape,
+    ApiResponse,
+    AttemptHistory,
+    Fail,
+    NoResponse,
+    Retry,
+    RetryPolicy,
+    check_page_response,
+    check_response,
+    classify_response,
+    decide_internal_error,
+    decide_malformed,
+    decide_unfinished,
 )
 
-PATIENCE = Patience()
-YOUNG = History(attempts=0, age_s=1.0, chance=0.5)
-OLD = History(attempts=50, age_s=100_000.0, chance=0.5)
+RETRY_POLICY = RetryPolicy()
+RECENT = AttemptHistory(attempts=0, age_s=1.0, jitter=0.5)
+OLD = AttemptHistory(attempts=50, age_s=100_000.0, jitter=0.5)
 
 
 @pytest.mark.parametrize(
@@ -45,21 +45,21 @@ OLD = History(attempts=50, age_s=100_000.0, chance=0.5)
 )
 def test_each_status_has_its_fate(status: int, young: str, old: str) -> None:
     """For a ticket that has just come, and for one that was tried for a day."""
-    for history, reason in ((YOUNG, young), (OLD, old)):
-        verdict = judge_answer(Answer(status=status, body=b"raw"), history, PATIENCE)
+    for history, reason in ((RECENT, young), (OLD, old)):
+        verdict = check_response(ApiResponse(status=status, body=b"raw"), history, RETRY_POLICY)
         assert not isinstance(verdict, bytes)
         assert verdict.reason == reason
-        if isinstance(verdict, Never):
+        if isinstance(verdict, Fail):
             assert verdict.raw == b"raw"
         else:
-            assert verdict.counts is (status not in {401, 403, 429})
+            assert verdict.counts_as_attempt is (status not in {401, 403, 429})
 
 
 def test_a_good_answer_is_its_body() -> None:
     """Unless it is over the cap."""
-    assert judge_answer(Answer(status=200, body=b"{}"), YOUNG, PATIENCE) == b"{}"
-    cut = Answer(status=200, body=b"", oversized=True)
-    assert isinstance(judge_answer(cut, YOUNG, PATIENCE), Never)
+    assert check_response(ApiResponse(status=200, body=b"{}"), RECENT, RETRY_POLICY) == b"{}"
+    cut = ApiResponse(status=200, body=b"", oversized=True)
+    assert isinstance(check_response(cut, RECENT, RETRY_POLICY), Fail)
 
 
 @given(
@@ -72,51 +72,58 @@ def test_waits_are_bounded_and_what_costs_no_attempt_is_not_the_tickets_fault(
     status: int, attempts: int, age_s: float, chance: float
 ) -> None:
     """No wait is negative or endless; rate limits and bad tokens alone are free."""
-    verdict = judge_answer(
-        Answer(status=status, body=b""), History(attempts, age_s, chance), PATIENCE
+    verdict = check_response(
+        ApiResponse(status=status, body=b""), AttemptHistory(attempts, age_s, chance), RETRY_POLICY
     )
-    if isinstance(verdict, Later):
-        assert 0 <= verdict.wait_s <= PATIENCE.backoff.cap_s
-        assert verdict.counts is (status not in {401, 403, 429})
-        assert verdict.counts is False or age_s < PATIENCE.outage_s
+    if isinstance(verdict, Retry):
+        assert 0 <= verdict.wait_s <= RETRY_POLICY.backoff.cap_s
+        assert verdict.counts_as_attempt is (status not in {401, 403, 429})
+        assert verdict.counts_as_attempt is False or age_s < RETRY_POLICY.outage_timeout_s
 
 
 def test_silence_is_waited_out_for_a_day() -> None:
     """Then a person must look."""
-    assert isinstance(judge_answer(Silence("timed out"), YOUNG, PATIENCE), Later)
-    verdict = judge_answer(Silence("timed out"), OLD, PATIENCE)
-    assert verdict == Never(reason="upstream_failing", detail="no answer: timed out")
+    assert isinstance(check_response(NoResponse("timed out"), RECENT, RETRY_POLICY), Retry)
+    verdict = check_response(NoResponse("timed out"), OLD, RETRY_POLICY)
+    assert verdict == Fail(reason="upstream_failing", detail="no answer: timed out")
 
 
 def test_a_further_page_that_is_not_there_will_not_come() -> None:
     """For a page 404 is final; all else is judged as for the first."""
-    assert isinstance(judge_page(Answer(status=404, body=b""), YOUNG, PATIENCE), Never)
-    assert isinstance(judge_page(Answer(status=503, body=b""), YOUNG, PATIENCE), Later)
-    assert judge_page(Answer(status=200, body=b"{}"), YOUNG, PATIENCE) == b"{}"
+    assert isinstance(
+        check_page_response(ApiResponse(status=404, body=b""), RECENT, RETRY_POLICY), Fail
+    )
+    assert isinstance(
+        check_page_response(ApiResponse(status=503, body=b""), RECENT, RETRY_POLICY), Retry
+    )
+    assert check_page_response(ApiResponse(status=200, body=b"{}"), RECENT, RETRY_POLICY) == b"{}"
 
 
 def test_a_new_shape_stays_new_and_a_cut_body_may_heal() -> None:
     """Drift is final at once, garbage after several tries; the bytes are kept."""
-    assert judge_shape(Drift("$.id"), b"raw", YOUNG, PATIENCE) == Never(
+    assert decide_malformed(Drift("$.id"), b"raw", RECENT, RETRY_POLICY) == Fail(
         reason="undecodable", detail="$.id", raw=b"raw"
     )
-    assert isinstance(judge_shape(Garbage("cut"), b"raw", YOUNG, PATIENCE), Later)
-    assert isinstance(judge_shape(Garbage("cut"), b"raw", OLD, PATIENCE), Never)
+    assert isinstance(decide_malformed(Malformed("cut"), b"raw", RECENT, RETRY_POLICY), Retry)
+    assert isinstance(decide_malformed(Malformed("cut"), b"raw", OLD, RETRY_POLICY), Fail)
 
 
 def test_a_running_deployment_is_waited_for_and_then_taken_as_it_is() -> None:
     """LaunchDarkly may not have heard of the end; past the deadline we publish what there is."""
     running = Deployment(id="a", status="started")
-    assert isinstance(judge_progress(running, YOUNG, PATIENCE), Later)
-    assert judge_progress(running, OLD, PATIENCE) is None
-    assert judge_progress(Deployment(id="a", status="string"), YOUNG, PATIENCE) is None
-    assert judge_progress(Deployment(id="a", status="started", ended_at=1), YOUNG, PATIENCE) is None
+    assert isinstance(decide_unfinished(running, RECENT, RETRY_POLICY), Retry)
+    assert decide_unfinished(running, OLD, RETRY_POLICY) is None
+    assert decide_unfinished(Deployment(id="a", status="string"), RECENT, RETRY_POLICY) is None
+    assert (
+        decide_unfinished(Deployment(id="a", status="started", ended_at=1), RECENT, RETRY_POLICY)
+        is None
+    )
 
 
 def test_our_own_mistakes_end() -> None:
     """A few tries, then a person sees it."""
-    assert isinstance(judge_accident("KeyError: x", YOUNG, PATIENCE), Later)
-    assert judge_accident("KeyError: x", OLD, PATIENCE) == Never(
+    assert isinstance(decide_internal_error("KeyError: x", RECENT, RETRY_POLICY), Retry)
+    assert decide_internal_error("KeyError: x", OLD, RETRY_POLICY) == Fail(
         reason="internal_error", detail="KeyError: x"
     )
 
@@ -124,24 +131,24 @@ def test_our_own_mistakes_end() -> None:
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        (Answer(status=200, body=b""), "fine"),
-        (Answer(status=404, body=b""), "fine"),
-        (Answer(status=429, body=b""), "limited"),
-        (Answer(status=401, body=b""), "refused"),
-        (Answer(status=403, body=b""), "refused"),
-        (Answer(status=502, body=b""), "failing"),
-        (Silence("cut"), "failing"),
+        (ApiResponse(status=200, body=b""), "fine"),
+        (ApiResponse(status=404, body=b""), "fine"),
+        (ApiResponse(status=429, body=b""), "limited"),
+        (ApiResponse(status=401, body=b""), "refused"),
+        (ApiResponse(status=403, body=b""), "refused"),
+        (ApiResponse(status=502, body=b""), "failing"),
+        (NoResponse("cut"), "failing"),
     ],
 )
-def test_what_it_means_for_everybody(answer: Answer | Silence, outcome: str) -> None:
+def test_what_it_means_for_everybody(answer: ApiResponse | NoResponse, outcome: str) -> None:
     """The budget hears one of four."""
-    assert classify(answer) == outcome
+    assert classify_response(answer) == outcome
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 503])
 def test_only_a_good_answer_can_be_too_large(status: int) -> None:
     """A long error page is no fate: a rate limit stays one, whatever it says."""
-    cut = Answer(status=status, body=b"", oversized=True)
-    assert judge_answer(cut, YOUNG, PATIENCE) == judge_answer(
-        Answer(status=status, body=b""), YOUNG, PATIENCE
+    cut = ApiResponse(status=status, body=b"", oversized=True)
+    assert check_response(cut, RECENT, RETRY_POLICY) == check_response(
+        ApiResponse(status=status, body=b""), RECENT, RETRY_POLICY
     )

@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 from aiohttp.test_utils import TestClient, TestServer
 from redis.asyncio import Redis
 
-from deploy.examples.release_notes import make_app
+from deploy.examples.release_notes import build_app
 from service.store.keys import Keys
-from tests.publish.shelf import append
+from tests.publish.shelf import append_records
 
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
@@ -17,9 +17,11 @@ async def test_what_went_out_is_a_page(
 ) -> None:
     """Notes by deployment, lead time by application; all escaped, no script allowed."""
     pulls = {"items": [{"externalId": "7", "title": "<script>x</script>", "author": "jo"}]}
-    await append(redis, keys.enriched, 1, leadTime=7_200_000, pullRequests=pulls)
-    await append(redis, keys.enriched, 1, revision=2, leadTime=7_200_000, pullRequests=pulls)
-    app = make_app(redis_url, namespace=keys.namespace)
+    await append_records(redis, keys.enriched, 1, leadTime=7_200_000, pullRequests=pulls)
+    await append_records(
+        redis, keys.enriched, 1, revision=2, leadTime=7_200_000, pullRequests=pulls
+    )
+    app = build_app(redis_url, namespace=keys.namespace)
     async with TestClient(TestServer(app)) as client:
 
         async def is_read() -> bool:

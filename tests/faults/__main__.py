@@ -11,11 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults.plant import LEASE_S, Cast, build_plant
+from tests.faults.plant import LEASE_S, SystemConfig, start_system
 from tests.faults.recovery import Recovery, measure_recovery
-from tests.faults.report import write_report
-from tests.faults.schedule import Tempo
-from tests.faults.storm import Order, Outcome, Storm, say
+from tests.faults.report import format_report
+from tests.faults.schedule import StrikeConfig
+from tests.faults.storm import Storm, StormConfig, StormResult, log_progress
 
 
 def main() -> int:
@@ -30,40 +30,40 @@ def main() -> int:
     add("--every", type=float, default=2.4, help="seconds between two strokes")
     add("--per-s", type=float, default=70.0, help="webhooks sent in a second")
     add("--rounds", type=int, default=10, help="kills of which the recovery is measured")
-    asked = parser.parse_args()
-    if not (asked.webhooks or asked.kills or asked.minutes):
-        asked.webhooks, asked.kills = 100_000, 500
-    outcome, recovery = asyncio.run(_run(asked))
-    given = {name.replace("_", "-"): value for name, value in vars(asked).items() if value}
-    words = shlex.join(f"--{name}={value}" for name, value in given.items())
-    title = f"seed {asked.seed}, appendfsync {asked.durability}"
-    sys.stdout.write(write_report(outcome, recovery, title=title))
-    sys.stdout.write(f"\nOnce more: python3 run.py faults {words}\n")
+    options = parser.parse_args()
+    if not (options.webhooks or options.kills or options.minutes):
+        options.webhooks, options.kills = 100_000, 500
+    outcome, recovery = asyncio.run(_run(options))
+    arguments = {name.replace("_", "-"): value for name, value in vars(options).items() if value}
+    command_line = shlex.join(f"--{name}={value}" for name, value in arguments.items())
+    title = f"seed {options.seed}, appendfsync {options.durability}"
+    sys.stdout.write(format_report(outcome, recovery, title=title))
+    sys.stdout.write(f"\nOnce more: python3 run.py faults {command_line}\n")
     return 0 if outcome.is_clean else 1
 
 
-async def _run(asked: argparse.Namespace) -> tuple[Outcome, Recovery | None]:
-    order = Order(
-        seed=asked.seed,
-        tempo=Tempo(every_s=asked.every, lease_s=LEASE_S),
-        per_s=asked.per_s,
-        webhooks=asked.webhooks,
-        kills=asked.kills,
-        seconds=asked.minutes * 60,
+async def _run(options: argparse.Namespace) -> tuple[StormResult, Recovery | None]:
+    storm_config = StormConfig(
+        seed=options.seed,
+        strikes=StrikeConfig(interval_s=options.every, lease_s=LEASE_S),
+        per_s=options.per_s,
+        webhooks=options.webhooks,
+        kills=options.kills,
+        seconds=options.minutes * 60,
     )
-    with tempfile.TemporaryDirectory(prefix="faults-") as home:
-        cast = Cast(seed=asked.seed, appendfsync=asked.durability)
-        (Path(home) / "idle").mkdir()
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        system_config = SystemConfig(seed=options.seed, appendfsync=options.durability)
+        (Path(folder) / "idle").mkdir()
         recovery = None
-        if asked.rounds:
-            async with build_plant(cast, Path(home) / "idle") as plant:
-                recovery = await measure_recovery(plant, rounds=asked.rounds, seed=asked.seed)
-        (Path(home) / "storm").mkdir()
-        async with build_plant(cast, Path(home) / "storm") as plant:
-            storm = Storm(plant, order)
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, storm.cut_short)
-            return await storm.rage(say), recovery
+        if options.rounds:
+            async with start_system(system_config, Path(folder) / "idle") as system:
+                recovery = await measure_recovery(system, rounds=options.rounds, seed=options.seed)
+        (Path(folder) / "storm").mkdir()
+        async with start_system(system_config, Path(folder) / "storm") as system:
+            storm = Storm(system, storm_config)
+            for signal_number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(signal_number, storm.stop_early)
+            return await storm.run(log_progress), recovery
 
 
 if __name__ == "__main__":

@@ -7,11 +7,13 @@ from redis.asyncio import Redis
 
 from service.settings import Secret
 from service.store.keys import Keys
-from tests.story.stage import Story, set_stage
+from tests.story.stage import ServiceHarness, open_harness
 
 
 @pytest.fixture
-async def story(redis_url: str, redis: Redis, keys: Keys) -> AsyncIterator[Story]:
+async def story(redis_url: str, redis: Redis, keys: Keys) -> AsyncIterator[ServiceHarness]:
     """Set the stage; a test opens it as it likes."""
-    async with set_stage(redis, keys.namespace, redis_url=Secret(redis_url), lease=5.0) as told:
-        yield told
+    async with open_harness(
+        redis, keys.namespace, redis_url=Secret(redis_url), lease=5.0
+    ) as opened:
+        yield opened

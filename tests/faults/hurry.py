@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from service.store.keys import Keys
 
 # One act: between a look and a change a worker could lease the ticket, and would lose it again.
-_MAKE_DUE = """
+_MAKE_DUE_SCRIPT = """
 local clock, count = redis.call('TIME'), 0
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local later = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES')
@@ -30,23 +30,23 @@ return count
 
 async def make_due(redis: Redis, keys: Keys) -> int:
     """Make due whatever waits, and wake a worker; gives how many waited. Leases stay."""
-    made: Any = await redis.eval(_MAKE_DUE, 2, keys.backlog, keys.bell)
-    return int(made)
+    count: Any = await redis.eval(_MAKE_DUE_SCRIPT, 2, keys.backlog, keys.wakeup)
+    return int(count)
 
 
 @contextlib.asynccontextmanager
-async def hurrying(redis: Redis, keys: Keys) -> AsyncIterator[None]:
+async def making_due(redis: Redis, keys: Keys) -> AsyncIterator[None]:
     """Let nothing wait for long meanwhile."""
 
-    async def hurry() -> None:
-        while not ended.is_set():
+    async def make_due_repeatedly() -> None:
+        while not stopped.is_set():
             await make_due(redis, keys)
             await asyncio.sleep(0.05)
 
-    ended = asyncio.Event()
-    task = asyncio.create_task(hurry())
+    stopped = asyncio.Event()
+    task = asyncio.create_task(make_due_repeatedly())
     try:
         yield
     finally:
-        ended.set()
+        stopped.set()
         await task

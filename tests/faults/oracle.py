@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct
 
 
-class Delivery(Struct, frozen=True, kw_only=True):
+class SentDelivery(Struct, frozen=True, kw_only=True):
     """One webhook as its sender saw it: the job it asks for, and how it was answered.
 
     ``epoch`` numbers what the upstream told at the moment it was first sent. ``queued`` counts
@@ -26,7 +26,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
         return self.queued + self.duplicates > 0
 
 
-class Record(Struct, frozen=True, kw_only=True):
+class PublishedRecord(Struct, frozen=True, kw_only=True):
     """One entry of the stream: where it stands, its id, and what it says of which job.
 
     ``epoch`` numbers what the upstream told when this was fetched, where it can be known.
@@ -41,16 +41,16 @@ class Record(Struct, frozen=True, kw_only=True):
     complete: bool = True
 
 
-class Left(Struct, frozen=True, kw_only=True):
+class LeftoverState(Struct, frozen=True, kw_only=True):
     """What is in Redis at the end: jobs, failed jobs with reasons, keys without TTL."""
 
     backlog: frozenset[str] = frozenset()
     tickets: frozenset[str] = frozenset()
     failed: Mapping[str, str] = {}
-    lasting: frozenset[str] = frozenset()
+    keys_without_ttl: frozenset[str] = frozenset()
 
 
-class Judgement(Struct, frozen=True, kw_only=True):
+class OracleReport(Struct, frozen=True, kw_only=True):
     """What came of it. Names of deliveries and jobs; ``is_clean`` when nothing is wrong.
 
     ``stale``: the last record of a job is older than the last accepted event about it.
@@ -66,75 +66,90 @@ class Judgement(Struct, frozen=True, kw_only=True):
     lost: Sequence[str]
     stale: Sequence[str]
     duplicated: Sequence[str]
-    invented: Sequence[str]
-    twice_queued: Sequence[str]
+    unrequested: Sequence[str]
+    queued_twice: Sequence[str]
     stuck: Sequence[str]
-    both: Sequence[str]
+    pending_and_failed: Sequence[str]
     failed: Mapping[str, int]
-    lasting: Sequence[str]
+    keys_without_ttl: Sequence[str]
 
     @property
     def is_clean(self) -> bool:
         """Tell whether every accepted webhook ended exactly once."""
         return not any(
             (
-                *(self.lost, self.stale, self.duplicated, self.invented),
-                *(self.twice_queued, self.stuck, self.both, self.lasting),
+                *(self.lost, self.stale, self.duplicated, self.unrequested),
+                *(self.queued_twice, self.stuck, self.pending_and_failed, self.keys_without_ttl),
             )
         )
 
 
-def judge(
-    deliveries: Iterable[Delivery],
-    records: Iterable[Record],
-    left: Left,
+def check_deliveries(
+    deliveries: Iterable[SentDelivery],
+    records: Iterable[PublishedRecord],
+    leftover: LeftoverState,
     *,
-    may_last: frozenset[str] = frozenset(),
-) -> Judgement:
+    allowed_without_ttl: frozenset[str] = frozenset(),
+) -> OracleReport:
     """Compare what was accepted with what came out and what is left; ``may_last`` needs no TTL."""
     sent = list(deliveries)
     accepted = [delivery for delivery in sent if delivery.is_accepted]
-    wanted: dict[str, int] = {}
+    newest_epoch: dict[str, int] = {}
     for delivery in accepted:
-        wanted[delivery.job] = max(wanted.get(delivery.job, 0), delivery.epoch)
-    by_job: defaultdict[str, list[Record]] = defaultdict(list)
+        newest_epoch[delivery.job] = max(newest_epoch.get(delivery.job, 0), delivery.epoch)
+    by_job: defaultdict[str, list[PublishedRecord]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.entry):
         by_job[record.job].append(record)
-    open_jobs = left.backlog | left.tickets | left.failed.keys()
-    done = {job: told for job, told in by_job.items() if job in wanted and job not in open_jobs}
-    every = [record for told in by_job.values() for record in told]
-    return Judgement(
+    unfinished_jobs = leftover.backlog | leftover.tickets | leftover.failed.keys()
+    finished = {
+        job: job_records
+        for job, job_records in by_job.items()
+        if job in newest_epoch and job not in unfinished_jobs
+    }
+    all_records = [record for job_records in by_job.values() for record in job_records]
+    return OracleReport(
         deliveries=len(sent),
         accepted=len(accepted),
-        jobs=len(wanted),
-        records=len(every),
+        jobs=len(newest_epoch),
+        records=len(all_records),
         published_jobs=len(by_job),
-        incomplete=sum(not record.complete for record in every),
-        lost=sorted(wanted.keys() - by_job.keys() - open_jobs),
-        stale=sorted(job for job, told in done.items() if _is_stale(told[-1], wanted[job])),
-        duplicated=sorted({*_find_repeated_ids(every), *_find_repeated_content(by_job)}),
-        invented=sorted(by_job.keys() - {delivery.job for delivery in sent}),
-        twice_queued=sorted(delivery.name for delivery in sent if delivery.queued > 1),
-        stuck=sorted(left.backlog | left.tickets),
-        both=sorted((left.backlog | left.tickets) & left.failed.keys()),
-        failed=Counter(left.failed.values()),
-        lasting=sorted(left.lasting - may_last),
+        incomplete=sum(not record.complete for record in all_records),
+        lost=sorted(newest_epoch.keys() - by_job.keys() - unfinished_jobs),
+        stale=sorted(
+            job
+            for job, job_records in finished.items()
+            if _is_stale(job_records[-1], newest_epoch[job])
+        ),
+        duplicated=sorted({*_find_repeated_ids(all_records), *_find_repeated_content(by_job)}),
+        unrequested=sorted(by_job.keys() - {delivery.job for delivery in sent}),
+        queued_twice=sorted(delivery.name for delivery in sent if delivery.queued > 1),
+        stuck=sorted(leftover.backlog | leftover.tickets),
+        pending_and_failed=sorted((leftover.backlog | leftover.tickets) & leftover.failed.keys()),
+        failed=Counter(leftover.failed.values()),
+        keys_without_ttl=sorted(leftover.keys_without_ttl - allowed_without_ttl),
     )
 
 
-def _is_stale(last: Record, wanted: int) -> bool:
-    return last.epoch is not None and last.epoch < wanted
+def _is_stale(last: PublishedRecord, expected_epoch: int) -> bool:
+    return last.epoch is not None and last.epoch < expected_epoch
 
 
-def _find_repeated_ids(records: Iterable[Record]) -> set[str]:
-    return {name for name, times in Counter(record.id for record in records).items() if times > 1}
+def _find_repeated_ids(records: Iterable[PublishedRecord]) -> set[str]:
+    return {
+        record_id
+        for record_id, count in Counter(record.id for record in records).items()
+        if count > 1
+    }
 
 
-def _find_repeated_content(by_job: Mapping[str, Sequence[Record]]) -> set[str]:
+def _find_repeated_content(by_job: Mapping[str, Sequence[PublishedRecord]]) -> set[str]:
     """Find jobs whose revisions are not 1, 2, 3 ..., or of which two in a row say the same."""
     return {
         job
-        for job, told in by_job.items()
-        if [record.revision for record in told] != list(range(1, len(told) + 1))
-        or any(one.digest == next_.digest for one, next_ in itertools.pairwise(told))
+        for job, job_records in by_job.items()
+        if [record.revision for record in job_records] != list(range(1, len(job_records) + 1))
+        or any(
+            previous.digest == following.digest
+            for previous, following in itertools.pairwise(job_records)
+        )
     }

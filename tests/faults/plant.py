@@ -22,17 +22,17 @@ from service.simulate.server import Simulator
 from service.store.connect import open_client
 from service.store.embedded import AppendFsync
 from service.store.keys import Keys
-from tests.faults.programs import Program, Store
-from tests.faults.reader import Reader
-from tests.faults.senders import Senders
-from tests.faults.upstream import Upstream
+from tests.faults.programs import RedisProcess, ServiceProcess
+from tests.faults.reader import RecordReader
+from tests.faults.senders import WebhookSenders
+from tests.faults.upstream import FaultyLaunchDarkly
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEYS = Keys("storm")
 LEASE_S = 2.0
 
 # Generous, since the storm is not about the quota; small deployments, some with further pages.
-CALM = Options(
+CALM_OPTIONS = Options(
     seed=1,
     nested_page_size=2,
     nested_details=False,
@@ -42,100 +42,110 @@ CALM = Options(
 )
 
 
-class Cast(Struct, frozen=True, kw_only=True):
+class SystemConfig(Struct, frozen=True, kw_only=True):
     """How many doors and workers there are, on what kind of Redis, before which upstream."""
 
     seed: int
-    doors: int = 2
+    receivers: int = 2
     workers: int = 3
     appendfsync: AppendFsync = "always"
-    upstream: Options = CALM
+    upstream: Options = CALM_OPTIONS
     environ: Mapping[str, str] = MappingProxyType({})
 
 
-class Plant(Struct, frozen=True, kw_only=True):
+class SystemUnderTest(Struct, frozen=True, kw_only=True):
     """All that can be struck, and all that looks on."""
 
-    doors: Sequence[Program]
-    workers: Sequence[Program]
-    store: Store
-    upstream: Upstream
+    receivers: Sequence[ServiceProcess]
+    workers: Sequence[ServiceProcess]
+    redis_process: RedisProcess
+    upstream: FaultyLaunchDarkly
     redis: Redis
-    reader: Reader
-    senders: Senders
+    reader: RecordReader
+    senders: WebhookSenders
 
-    def list_programs(self) -> list[Program]:
+    def list_processes(self) -> list[ServiceProcess]:
         """List the doors and the workers."""
-        return [*self.doors, *self.workers]
+        return [*self.receivers, *self.workers]
 
-    def count_facts(self) -> Counter[str]:
+    def count_log_events(self) -> Counter[str]:
         """Count the log lines of all that has ended by now."""
-        return sum((program.facts for program in self.list_programs()), Counter())
+        return sum((process.log_events for process in self.list_processes()), Counter())
 
-    def list_mistakes(self) -> list[str]:
+    def list_violations(self) -> list[str]:
         """List what no fault excuses."""
-        return [told for program in self.list_programs() for told in program.mistakes]
+        return [violation for process in self.list_processes() for violation in process.violations]
 
-    async def end(self) -> None:
+    async def stop(self) -> None:
         """End every program in good order."""
-        ends = (program.end(signal.SIGTERM) for program in self.list_programs())
-        await asyncio.gather(*ends)
+        stops = (process.stop(signal.SIGTERM) for process in self.list_processes())
+        await asyncio.gather(*stops)
 
 
 @asynccontextmanager
-async def build_plant(cast: Cast, home: Path) -> AsyncIterator[Plant]:
+async def start_system(config: SystemConfig, folder: Path) -> AsyncIterator[SystemUnderTest]:
     """Start everything under a directory; gives it once the doors are open."""
-    simulator = Simulator(cast.upstream, clock=time.time, chance=random.Random(cast.seed))
-    upstream = Upstream(simulator)
-    store = Store(home / "redis", appendfsync=cast.appendfsync)
+    simulator = Simulator(config.upstream, clock=time.time, rng=random.Random(config.seed))
+    upstream = FaultyLaunchDarkly(simulator)
+    redis_process = RedisProcess(folder / "redis", appendfsync=config.appendfsync)
     await upstream.open()
-    await store.start()
+    await redis_process.start()
     connector = aiohttp.TCPConnector(limit=0)
-    async with open_client(store.url) as redis, aiohttp.ClientSession(connector=connector) as http:
-        ports = _find_ports(cast.doors)
+    async with (
+        open_client(redis_process.url) as redis,
+        aiohttp.ClientSession(connector=connector) as http,
+    ):
+        ports = _find_free_ports(config.receivers)
         urls = [f"http://127.0.0.1:{port}" for port in ports]
-        doors, workers = _make_programs(cast, ports, home, _write_environ(cast, store, upstream))
-        plant = Plant(
-            doors=doors,
+        receivers, workers = _build_processes(
+            config, ports, folder, _build_environ(config, redis_process, upstream)
+        )
+        system = SystemUnderTest(
+            receivers=receivers,
             workers=workers,
-            store=store,
+            redis_process=redis_process,
             upstream=upstream,
             redis=redis,
-            reader=Reader(redis, KEYS, upstream.find_epoch),
-            senders=Senders(http, urls, secret=SECRET, upstream=upstream, seed=cast.seed),
+            reader=RecordReader(redis, KEYS, upstream.find_epoch),
+            senders=WebhookSenders(http, urls, secret=SECRET, upstream=upstream, seed=config.seed),
         )
-        reading = asyncio.create_task(plant.reader.read_on(), name="reader")
+        reader_task = asyncio.create_task(system.reader.run(), name="reader")
         try:
-            await asyncio.gather(*(program.start() for program in plant.list_programs()))
-            await asyncio.gather(*(program.wait_for_start() for program in plant.list_programs()))
-            yield plant
+            await asyncio.gather(*(process.start() for process in system.list_processes()))
+            await asyncio.gather(*(process.wait_for_start() for process in system.list_processes()))
+            yield system
         finally:
-            plant.reader.stop()
-            ends = (program.end(signal.SIGKILL) for program in plant.list_programs())
-            await asyncio.gather(reading, *ends, return_exceptions=True)
+            system.reader.stop()
+            stops = (process.stop(signal.SIGKILL) for process in system.list_processes())
+            await asyncio.gather(reader_task, *stops, return_exceptions=True)
             await upstream.close()
-            await store.end()
+            await redis_process.stop()
 
 
-def _make_programs(
-    cast: Cast, ports: Sequence[str], home: Path, environ: Mapping[str, str]
-) -> tuple[list[Program], list[Program]]:
+def _build_processes(
+    config: SystemConfig, ports: Sequence[str], folder: Path, environ: Mapping[str, str]
+) -> tuple[list[ServiceProcess], list[ServiceProcess]]:
     """Make the doors and the workers; none is started yet."""
-    logs = home / "logs"
+    logs = folder / "logs"
     logs.mkdir()
-    doors = [
-        Program("serve", f"door{n}", logs=logs, environ={**environ, "ENRICHER_PORT": port})
+    receivers = [
+        ServiceProcess(
+            "serve", f"door{n}", log_folder=logs, environ={**environ, "ENRICHER_PORT": port}
+        )
         for n, port in enumerate(ports)
     ]
     workers = [
-        Program("work", f"worker{n}", logs=logs, environ=environ) for n in range(cast.workers)
+        ServiceProcess("work", f"worker{n}", log_folder=logs, environ=environ)
+        for n in range(config.workers)
     ]
-    return doors, workers
+    return receivers, workers
 
 
-def _write_environ(cast: Cast, store: Store, upstream: Upstream) -> dict[str, str]:
+def _build_environ(
+    config: SystemConfig, redis_process: RedisProcess, upstream: FaultyLaunchDarkly
+) -> dict[str, str]:
     return {
-        "ENRICHER_REDIS_URL": store.url,
+        "ENRICHER_REDIS_URL": redis_process.url,
         "ENRICHER_NAMESPACE": KEYS.namespace,
         "ENRICHER_WEBHOOK_SECRET": SECRET,
         "ENRICHER_LEASE": str(LEASE_S),
@@ -146,15 +156,15 @@ def _write_environ(cast: Cast, store: Store, upstream: Upstream) -> dict[str, st
         "ENRICHER_STREAM_RETENTION": "30",
         "ENRICHER_LOG_FORMAT": "json",
         "ENRICHER_LAUNCHDARKLY_URL": upstream.url,
-        "LAUNCHDARKLY_ACCESS_TOKEN": cast.upstream.token,
-        **cast.environ,
+        "LAUNCHDARKLY_ACCESS_TOKEN": config.upstream.token,
+        **config.environ,
     }
 
 
-def _find_ports(count: int) -> list[str]:
+def _find_free_ports(count: int) -> list[str]:
     """Find free ports: a door that was killed must come back where its senders look for it."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [str(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
+    ports = [str(listener.getsockname()[1]) for listener in sockets]
+    for listener in sockets:
+        listener.close()
     return ports

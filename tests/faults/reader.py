@@ -11,10 +11,10 @@ from msgspec import Raw, Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from service.store.connect import AWAY
+from service.store.connect import UNAVAILABLE_ERRORS
 from service.store.keys import Keys
-from tests.faults.oracle import Left, Record
-from tests.faults.traffic import ASKED_BY_ID
+from tests.faults.oracle import LeftoverState, PublishedRecord
+from tests.faults.traffic import KNOWN_ID_PREFIX
 
 GROUP = "oracle"
 _BATCH = 500
@@ -26,13 +26,13 @@ class _Data(Struct):
     deployment: Raw
 
 
-class _Facts(Struct, rename="camel"):
+class _DeploymentFields(Struct, rename="camel"):
     id: str
     started_at: int = 0
     application_version: str = ""
 
 
-class Reader:
+class RecordReader:
     """Reads the stream through a group, so that what is read may be trimmed.
 
     A record is noted once the server says that it is on its disk: what a kill takes back again
@@ -40,8 +40,8 @@ class Reader:
     """
 
     def __init__(self, redis: Redis, keys: Keys, find_epoch: FindEpoch) -> None:
-        self.records: dict[bytes, Record] = {}
-        self.noted_at: list[float] = []
+        self.records: dict[bytes, PublishedRecord] = {}
+        self.read_at: list[float] = []
         self._redis = redis
         self._keys = keys
         self._find_epoch = find_epoch
@@ -51,25 +51,25 @@ class Reader:
         """Read no more."""
         self._is_stopped = True
 
-    async def read_on(self) -> None:
+    async def run(self) -> None:
         """Read until told to stop, whatever becomes of the server.
 
         A flag and no cancellation: asyncio.wait_for, which redis-py sends through, may swallow one
         before Python 3.12.
         """
-        since = "0"  # what was delivered and not yet noted, then ">" for what is new
+        start_id = "0"  # what was delivered and not yet noted, then ">" for what is new
         while not self._is_stopped:
             try:
-                await self._make_group()
-                count = await self._read_batch(since)
-                since = ">" if count < _BATCH else since
+                await self._ensure_group()
+                count = await self._read_batch(start_id)
+                start_id = ">" if count < _BATCH else start_id
                 if not count:
                     await asyncio.sleep(0.01)
-            except (*AWAY, RedisError):
-                since = "0"
+            except (*UNAVAILABLE_ERRORS, RedisError):
+                start_id = "0"
                 await asyncio.sleep(0.05)
 
-    async def _make_group(self) -> None:
+    async def _ensure_group(self) -> None:
         if self.records:
             return
         try:
@@ -78,100 +78,112 @@ class Reader:
             if not str(error).startswith("BUSYGROUP"):
                 raise
 
-    async def _read_batch(self, since: str) -> int:
+    async def _read_batch(self, start_id: str) -> int:
         reply: Any = await self._redis.xreadgroup(
-            GROUP, "reader", {self._keys.enriched: since}, count=_BATCH, block=200
+            GROUP, "reader", {self._keys.enriched: start_id}, count=_BATCH, block=200
         )
-        entries = _entries_of(reply)
+        entries = _parse_entries(reply)
         if not entries:
             return 0
-        (kept, *_) = await self._redis.waitaof(1, 0, 4000)
-        if kept != 1:
+        (synced, *_) = await self._redis.waitaof(1, 0, 4000)
+        if synced != 1:
             raise TimeoutError("not on disk in time")
-        for entry, fields in entries:
-            if entry not in self.records:
-                self.records[entry] = read_record(entry, fields, self._find_epoch)
-                self.noted_at.append(time.monotonic())
-        await self._redis.xack(self._keys.enriched, GROUP, *(entry for entry, _ in entries))
+        for entry_id, fields in entries:
+            if entry_id not in self.records:
+                self.records[entry_id] = parse_record(entry_id, fields, self._find_epoch)
+                self.read_at.append(time.monotonic())
+        await self._redis.xack(self._keys.enriched, GROUP, *(entry_id for entry_id, _ in entries))
         return len(entries)
 
 
-def read_record(
-    entry: bytes, fields: dict[bytes, bytes], find_epoch: FindEpoch = lambda *_: None
-) -> Record:
+def parse_record(
+    entry_id: bytes, fields: dict[bytes, bytes], find_epoch: FindEpoch = lambda *_: None
+) -> PublishedRecord:
     """Read one entry: of which job it is, and what it says."""
-    told = msgspec.json.decode(fields[b"data"], type=_Data).deployment
-    facts = msgspec.json.decode(told, type=_Facts)
-    ms, _, number = entry.decode().partition("-")
-    words = ("projectkey", "environmentkey", "applicationkey")
-    project, environment, application = (fields[word.encode()].decode() for word in words)
-    is_known = facts.id.startswith(ASKED_BY_ID)
-    found = f"find:{project}/{environment}/{application}/{facts.application_version}"
-    return Record(
+    deployment = msgspec.json.decode(fields[b"data"], type=_Data).deployment
+    deployment_fields = msgspec.json.decode(deployment, type=_DeploymentFields)
+    ms, _, number = entry_id.decode().partition("-")
+    field_names = ("projectkey", "environmentkey", "applicationkey")
+    project, environment, application = (
+        fields[field_name.encode()].decode() for field_name in field_names
+    )
+    is_asked_by_id = deployment_fields.id.startswith(KNOWN_ID_PREFIX)
+    find_job = f"find:{project}/{environment}/{application}/{deployment_fields.application_version}"
+    return PublishedRecord(
         entry=(int(ms), int(number)),
         id=fields[b"id"].decode(),
-        job=f"id:{facts.id}" if is_known else found,
+        job=f"id:{deployment_fields.id}" if is_asked_by_id else find_job,
         revision=int(fields[b"revision"]),
-        digest=blake2b(told, digest_size=8).digest(),
-        epoch=find_epoch(facts.id, facts.started_at) if is_known else None,
+        digest=blake2b(deployment, digest_size=8).digest(),
+        epoch=find_epoch(deployment_fields.id, deployment_fields.started_at)
+        if is_asked_by_id
+        else None,
         complete=fields[b"complete"] == b"true",
     )
 
 
-async def read_records(redis: Redis, keys: Keys) -> list[Record]:
+async def read_records(redis: Redis, keys: Keys) -> list[PublishedRecord]:
     """Read the whole stream at once."""
     entries: Any = await redis.xrange(keys.enriched)
-    return [read_record(entry, fields) for entry, fields in entries]
+    return [parse_record(entry_id, fields) for entry_id, fields in entries]
 
 
-def _entries_of(reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+def _parse_entries(reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
     """Give the entries of one stream; one whose fields are gone was trimmed before it was read."""
-    streams = reply.values() if isinstance(reply, dict) else [told for _, told in reply or ()]
-    flat: list[tuple[bytes, dict[bytes, bytes]]] = []
-    for told in streams:
-        batches = told if told and isinstance(told[0], list) else [told]
-        flat += [entry for batch in batches for entry in batch if entry and entry[1]]
-    return flat
+    streams = (
+        reply.values()
+        if isinstance(reply, dict)
+        else [stream_entries for _, stream_entries in reply or ()]
+    )
+    entries: list[tuple[bytes, dict[bytes, bytes]]] = []
+    for stream_entries in streams:
+        batches = (
+            stream_entries
+            if stream_entries and isinstance(stream_entries[0], list)
+            else [stream_entries]
+        )
+        entries += [entry for batch in batches for entry in batch if entry and entry[1]]
+    return entries
 
 
-def name_lasting(keys: Keys) -> frozenset[str]:
+def keys_allowed_without_ttl(keys: Keys) -> frozenset[str]:
     """Name the keys that may stay without an end; all others must have one, or be gone."""
-    return frozenset({keys.enriched, keys.milestones, keys.failed, keys.failures, keys.counts})
+    return frozenset({keys.enriched, keys.milestones, keys.failed, keys.failed_data, keys.counts})
 
 
-async def read_left(redis: Redis, keys: Keys) -> Left:
+async def read_leftover_state(redis: Redis, keys: Keys) -> LeftoverState:
     """Read what is left when nothing should be."""
     backlog: Any = await redis.zrange(keys.backlog, 0, -1)
     tickets: Any = await redis.hkeys(keys.tickets)
-    failures: Any = await redis.hgetall(keys.failures)
+    failures: Any = await redis.hgetall(keys.failed_data)
     failed: Any = await redis.zrange(keys.failed, 0, -1)
     reasons = {
         job.decode(): str(msgspec.msgpack.decode(stored)["reason"])
         for job, stored in failures.items()
     }
-    return Left(
+    return LeftoverState(
         backlog=frozenset(job.decode() for job in backlog),
         tickets=frozenset(job.decode() for job in tickets),
         failed={job.decode(): "no data" for job in failed} | reasons,
-        lasting=frozenset(await _find_lasting(redis, keys)),
+        keys_without_ttl=frozenset(await _find_keys_without_ttl(redis, keys)),
     )
 
 
-async def _find_lasting(redis: Redis, keys: Keys) -> list[str]:
-    lasting: list[str] = []
+async def _find_keys_without_ttl(redis: Redis, keys: Keys) -> list[str]:
+    without_ttl: list[str] = []
     page: list[bytes] = []
 
-    async def look() -> None:
+    async def check_page() -> None:
         pipeline = redis.pipeline(transaction=False)
         for key in page:
             pipeline.ttl(key)
-        lives = await pipeline.execute()
-        lasting.extend(key.decode() for key, life in zip(page, lives, strict=True) if life == -1)
+        ttls = await pipeline.execute()
+        without_ttl.extend(key.decode() for key, ttl in zip(page, ttls, strict=True) if ttl == -1)
         page.clear()
 
     async for key in redis.scan_iter(match=f"{{{keys.namespace}}}:*", count=1000):
         page.append(key)
         if len(page) >= 1000:
-            await look()
-    await look()
-    return lasting
+            await check_page()
+    await check_page()
+    return without_ttl

@@ -9,13 +9,13 @@ from typing import Any
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from service.store.connect import AWAY
-from tests.faults.plant import KEYS, Plant
-from tests.faults.schedule import Stroke
-from tests.faults.traffic import Habits, Webhook, draw_webhooks
+from service.store.connect import UNAVAILABLE_ERRORS
+from tests.faults.plant import KEYS, SystemUnderTest
+from tests.faults.schedule import Strike
+from tests.faults.traffic import TrafficConfig, Webhook, draw_webhooks
 
-_HELD = 3  # tickets in hand: fewer than the calls that a fresh budget allows
-_KILL = Stroke(after_s=0, role="redis", blow="kill", chance=0, lasts_s=0.5)
+_LEASED_TICKETS = 3  # tickets in hand: fewer than the calls that a fresh budget allows
+_KILL_REDIS = Strike(delay_s=0, role="redis", action="kill", target_fraction=0, duration_s=0.5)
 
 
 class Recovery(Struct, frozen=True, kw_only=True):
@@ -29,77 +29,83 @@ class Recovery(Struct, frozen=True, kw_only=True):
     redis_s: list[float]
 
 
-async def measure_recovery(plant: Plant, *, rounds: int, seed: int) -> Recovery:
+async def measure_recovery(system: SystemUnderTest, *, rounds: int, seed: int) -> Recovery:
     """Kill a worker, then Redis, so many times each, with tickets in hand and nothing else to do.
 
     Leaves the plant with two workers.
     """
-    webhooks = draw_webhooks(seed, Habits(to_find=0.0, again=0.0, copies=(1, 1)))
-    for worker in plant.workers[1:]:
-        await worker.end(signal.SIGTERM)
-    worker_s = [await _kill_worker(plant, webhooks, number % 2) for number in range(rounds)]
-    await plant.workers[(rounds + 1) % 2].start()
-    await plant.workers[(rounds + 1) % 2].wait_for_start()
-    redis_s = [await _kill_redis(plant, webhooks) for _ in range(rounds)]
+    webhooks = draw_webhooks(
+        seed, TrafficConfig(without_id_share=0.0, repeated_share=0.0, copies=(1, 1))
+    )
+    for worker in system.workers[1:]:
+        await worker.stop(signal.SIGTERM)
+    worker_s = [
+        await _measure_worker_kill(system, webhooks, number % 2) for number in range(rounds)
+    ]
+    await system.workers[(rounds + 1) % 2].start()
+    await system.workers[(rounds + 1) % 2].wait_for_start()
+    redis_s = [await _measure_redis_kill(system, webhooks) for _ in range(rounds)]
     return Recovery(worker_s=worker_s, redis_s=redis_s)
 
 
-async def _kill_worker(plant: Plant, webhooks: Iterator[Webhook], place: int) -> float:
+async def _measure_worker_kill(
+    system: SystemUnderTest, webhooks: Iterator[Webhook], index: int
+) -> float:
     """Have one worker hold tickets, kill it while the other looks on; gives the seconds."""
-    doomed, heir = plant.workers[place], plant.workers[1 - place]
-    await _have_held(plant, webhooks)
-    await heir.start()
-    await heir.wait_for_start()
-    before = await _count_records(plant)
-    at = time.monotonic()
-    await doomed.end(signal.SIGKILL)
-    plant.upstream.resume()
-    await _until(lambda: _has_more(plant, before + _HELD))
-    return time.monotonic() - at
+    killed, survivor = system.workers[index], system.workers[1 - index]
+    await _lease_tickets(system, webhooks)
+    await survivor.start()
+    await survivor.wait_for_start()
+    records_before = await _count_records(system)
+    killed_at = time.monotonic()
+    await killed.stop(signal.SIGKILL)
+    system.upstream.resume()
+    await _wait_until(lambda: _has_records(system, records_before + _LEASED_TICKETS))
+    return time.monotonic() - killed_at
 
 
-async def _kill_redis(plant: Plant, webhooks: Iterator[Webhook]) -> float:
+async def _measure_redis_kill(system: SystemUnderTest, webhooks: Iterator[Webhook]) -> float:
     """Kill Redis while workers hold tickets; gives the seconds from its return to a record."""
-    await _have_held(plant, webhooks)
-    before = await _count_records(plant)
-    striking = asyncio.create_task(plant.store.strike(_KILL))
+    await _lease_tickets(system, webhooks)
+    records_before = await _count_records(system)
+    strike_task = asyncio.create_task(system.redis_process.strike(_KILL_REDIS))
     await asyncio.sleep(0)
-    plant.upstream.resume()
-    await striking
-    await _until(lambda: _has_more(plant, before + 1))
-    took = time.monotonic() - plant.store.backs[-1]
-    await _until(lambda: _has_more(plant, before + _HELD))
-    return took
+    system.upstream.resume()
+    await strike_task
+    await _wait_until(lambda: _has_records(system, records_before + 1))
+    took_s = time.monotonic() - system.redis_process.started_at[-1]
+    await _wait_until(lambda: _has_records(system, records_before + _LEASED_TICKETS))
+    return took_s
 
 
-async def _have_held(plant: Plant, webhooks: Iterator[Webhook]) -> None:
+async def _lease_tickets(system: SystemUnderTest, webhooks: Iterator[Webhook]) -> None:
     """Send some webhooks while the upstream says nothing, until their tickets are in hand."""
-    plant.upstream.stall()
-    await asyncio.gather(*(plant.senders.send(next(webhooks)) for _ in range(_HELD)))
+    system.upstream.stall()
+    await asyncio.gather(*(system.senders.send(next(webhooks)) for _ in range(_LEASED_TICKETS)))
 
-    async def are_held() -> bool:
-        held: Any = await plant.redis.zrange(KEYS.backlog, 0, -1, withscores=True)
-        scores: list[float] = [score for _, score in held]
-        return sum(score % 1 != 0 for score in scores) == _HELD
+    async def are_leased() -> bool:
+        backlog: Any = await system.redis.zrange(KEYS.backlog, 0, -1, withscores=True)
+        scores: list[float] = [score for _, score in backlog]
+        return sum(score % 1 != 0 for score in scores) == _LEASED_TICKETS
 
-    await _until(are_held)
+    await _wait_until(are_leased)
 
 
-async def _count_records(plant: Plant) -> int:
+async def _count_records(system: SystemUnderTest) -> int:
     """Count every record that was ever appended."""
-    return int((await plant.redis.xinfo_stream(KEYS.enriched))["entries-added"])
+    return int((await system.redis.xinfo_stream(KEYS.enriched))["entries-added"])
 
 
-async def _has_more(plant: Plant, count: int) -> bool:
-    return await _count_records(plant) >= count
+async def _has_records(system: SystemUnderTest, count: int) -> bool:
+    return await _count_records(system) >= count
 
 
-async def _until(condition: Callable[[], Awaitable[bool]]) -> None:
+async def _wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(60):
         while True:
             try:
                 if await condition():
                     return
-            except (*AWAY, RedisError):
+            except (*UNAVAILABLE_ERRORS, RedisError):
                 pass
             await asyncio.sleep(0.005)

@@ -6,24 +6,30 @@ from typing import Literal
 
 from msgspec import Struct
 
-Role = Literal["worker", "door", "redis", "upstream", "all"]
-Blow = Literal["kill", "term", "freeze"]
+TargetRole = Literal["worker", "door", "redis", "upstream", "all"]
+StrikeAction = Literal["kill", "term", "freeze"]
 
-_ROLES: dict[Role, int] = {"worker": 44, "door": 24, "redis": 18, "upstream": 10, "all": 4}
-_BLOWS: dict[Blow, int] = {"kill": 80, "term": 8, "freeze": 12}
+_ROLE_WEIGHTS: dict[TargetRole, int] = {
+    "worker": 44,
+    "door": 24,
+    "redis": 18,
+    "upstream": 10,
+    "all": 4,
+}
+_ACTION_WEIGHTS: dict[StrikeAction, int] = {"kill": 80, "term": 8, "freeze": 12}
 
-_SPARED = 0.85
+_WAIT_FOR_START_SHARE = 0.85
 
 
-class Tempo(Struct, frozen=True, kw_only=True):
+class StrikeConfig(Struct, frozen=True, kw_only=True):
     """How fast it goes (s): between two strokes, and how long a lease is that a freeze outlasts."""
 
-    every_s: float
+    interval_s: float
     lease_s: float
-    away_s: float = 0.8
+    max_downtime_s: float = 0.8
 
 
-class Stroke(Struct, frozen=True, kw_only=True):
+class Strike(Struct, frozen=True, kw_only=True):
     """One stroke, so long after the one before. ``chance`` picks one of the role's processes.
 
     ``kill`` is SIGKILL and ``term`` SIGTERM, each with a restart after ``lasts_s``; ``freeze`` is
@@ -31,31 +37,31 @@ class Stroke(Struct, frozen=True, kw_only=True):
     still starts.
     """
 
-    after_s: float
-    role: Role
-    blow: Blow
-    chance: float
-    lasts_s: float
-    spared: bool = True
+    delay_s: float
+    role: TargetRole
+    action: StrikeAction
+    target_fraction: float
+    duration_s: float
+    waits_for_start: bool = True
 
 
-def draw_strokes(seed: int, tempo: Tempo) -> Iterator[Stroke]:
+def draw_strikes(seed: int, config: StrikeConfig) -> Iterator[Strike]:
     """Draw strokes without end, the same ones for the same seed and tempo."""
-    dice = random.Random(f"strokes {seed}")
+    rng = random.Random(f"strokes {seed}")
     while True:
-        (role,) = dice.choices([*_ROLES], [*_ROLES.values()])
-        (blow,) = dice.choices([*_BLOWS], [*_BLOWS.values()])
+        (role,) = rng.choices([*_ROLE_WEIGHTS], [*_ROLE_WEIGHTS.values()])
+        (action,) = rng.choices([*_ACTION_WEIGHTS], [*_ACTION_WEIGHTS.values()])
         if role == "all":
-            blow = "kill"
-        if blow == "freeze":
-            lasts_s = dice.uniform(1.2, 2.0) * tempo.lease_s
+            action = "kill"
+        if action == "freeze":
+            duration_s = rng.uniform(1.2, 2.0) * config.lease_s
         else:
-            lasts_s = dice.uniform(0.0, tempo.away_s)
-        yield Stroke(
-            after_s=dice.uniform(0.5, 1.5) * tempo.every_s,
+            duration_s = rng.uniform(0.0, config.max_downtime_s)
+        yield Strike(
+            delay_s=rng.uniform(0.5, 1.5) * config.interval_s,
             role=role,
-            blow=blow,
-            chance=dice.random(),
-            lasts_s=lasts_s,
-            spared=dice.random() < _SPARED,
+            action=action,
+            target_fraction=rng.random(),
+            duration_s=duration_s,
+            waits_for_start=rng.random() < _WAIT_FOR_START_SHARE,
         )

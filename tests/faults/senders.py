@@ -13,14 +13,14 @@ from msgspec.structs import replace
 
 from service.accept.signature import sign_standard_webhook
 from service.simulate.world import NewDeployment
-from tests.faults.oracle import Delivery
+from tests.faults.oracle import SentDelivery
 from tests.faults.traffic import Webhook
 
-_PATIENCE = aiohttp.ClientTimeout(total=8.0)
-_ACCEPTED = {HTTPStatus.OK, HTTPStatus.ACCEPTED}
+_REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=8.0)
+_ACCEPTED_STATUSES = {HTTPStatus.OK, HTTPStatus.ACCEPTED}
 
 
-class World(Protocol):
+class UpstreamState(Protocol):
     """What the upstream tells: which state of things, and what is to be found in it."""
 
     @property
@@ -31,7 +31,7 @@ class World(Protocol):
         """Have one more to be found."""
 
 
-class Senders:
+class WebhookSenders:
     """So many lanes, together at ``per_s`` webhooks a second; every copy goes to any door.
 
     ``deliveries`` is the log of how each was answered, ``answers`` counts statuses, 0 for none.
@@ -40,38 +40,40 @@ class Senders:
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        doors: Sequence[str],
+        receiver_urls: Sequence[str],
         *,
         secret: str,
-        upstream: World,
+        upstream: UpstreamState,
         seed: int,
     ) -> None:
-        self.deliveries: list[Delivery] = []
-        self.answers: dict[int, int] = {}
+        self.deliveries: list[SentDelivery] = []
+        self.statuses: dict[int, int] = {}
         self.accepted = 0
         self._session = session
-        self._doors = doors
+        self._receiver_urls = receiver_urls
         self._secret = secret
         self._upstream = upstream
-        self._dice = random.Random(f"senders {seed}")
+        self._rng = random.Random(f"senders {seed}")
         self._stop = asyncio.Event()
 
-    async def send_all(self, webhooks: Iterator[Webhook], *, per_s: float, lanes: int) -> None:
+    async def send_all(
+        self, webhooks: Iterator[Webhook], *, per_s: float, concurrency: int
+    ) -> None:
         """Send one webhook after the other, until stopped; what was begun is ended."""
-        begun = time.monotonic()
-        turns = enumerate(webhooks)
+        started_s = time.monotonic()
+        numbered = enumerate(webhooks)
 
-        async def go_on() -> None:
+        async def send_until_stopped() -> None:
             while not self._stop.is_set():
-                number, webhook = next(turns)
-                early_s = begun + number / per_s - time.monotonic()
+                number, webhook = next(numbered)
+                early_s = started_s + number / per_s - time.monotonic()
                 if early_s > 0:
                     await asyncio.sleep(early_s)
                 await self.send(webhook)
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(lanes):
-                group.create_task(go_on())
+            for _ in range(concurrency):
+                group.create_task(send_until_stopped())
 
     def stop(self) -> None:
         """Begin no more."""
@@ -84,39 +86,42 @@ class Senders:
             now = int(time.time() * 1000)
             self._upstream.add_deployment(replace(webhook.deployment, started_at=now))
             event["eventTime"] = now
-        delivery = Delivery(name=webhook.delivery, job=webhook.job, epoch=self._upstream.epoch)
+        delivery = SentDelivery(name=webhook.delivery, job=webhook.job, epoch=self._upstream.epoch)
         body = msgspec.json.encode(event)
-        answers = await asyncio.gather(
-            *(self._repeat(webhook.delivery, body) for _ in range(webhook.copies))
+        statuses = await asyncio.gather(
+            *(self._post_until_accepted(webhook.delivery, body) for _ in range(webhook.copies))
         )
         self.accepted += 1
         self.deliveries.append(
             replace(
                 delivery,
-                queued=answers.count(HTTPStatus.ACCEPTED),
-                duplicates=answers.count(HTTPStatus.OK),
+                queued=statuses.count(HTTPStatus.ACCEPTED),
+                duplicates=statuses.count(HTTPStatus.OK),
             )
         )
 
-    async def _repeat(self, delivery: str, body: bytes) -> int:
+    async def _post_until_accepted(self, delivery: str, body: bytes) -> int:
         """Post until taken; gives the status."""
         wait_s = 0.05
         while True:
             status = await self._post(delivery, body)
-            self.answers[status] = self.answers.get(status, 0) + 1
-            if status in _ACCEPTED:
+            self.statuses[status] = self.statuses.get(status, 0) + 1
+            if status in _ACCEPTED_STATUSES:
                 return status
-            await asyncio.sleep(wait_s * self._dice.uniform(0.5, 1.0))
+            await asyncio.sleep(wait_s * self._rng.uniform(0.5, 1.0))
             wait_s = min(wait_s * 2, 0.8)
 
     async def _post(self, delivery: str, body: bytes) -> int:
-        door = self._dice.choice(self._doors)
+        receiver_url = self._rng.choice(self._receiver_urls)
         headers = sign_standard_webhook(
             self._secret, delivery=delivery, timestamp_s=int(time.time()), body=body
         )
         try:
             async with self._session.post(
-                f"{door}/webhooks/native", data=body, headers=headers, timeout=_PATIENCE
+                f"{receiver_url}/webhooks/native",
+                data=body,
+                headers=headers,
+                timeout=_REQUEST_TIMEOUT,
             ) as response:
                 await response.read()
                 return response.status

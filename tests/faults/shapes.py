@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from service.simulate.answers import Planted
+from service.simulate.answers import Canned
 
-ID = "@ID@"
-VERSION = "@VERSION@"
+ID_PLACEHOLDER = "@ID@"
+VERSION_PLACEHOLDER = "@VERSION@"
 """Stand in for the deployment that is asked for, until it has a name."""
 
 _JSON: st.SearchStrategy[Any] = st.recursive(
@@ -22,13 +22,13 @@ _JSON: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-def near(right: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+def mostly(valid: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     """Give what is right mostly, else any JSON."""
-    return st.integers(0, 9).flatmap(lambda roll: _JSON if roll == 0 else right)
+    return st.integers(0, 9).flatmap(lambda roll: _JSON if roll == 0 else valid)
 
 
 def _optional(**fields: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    return st.fixed_dictionaries({}, optional={name: near(kind) for name, kind in fields.items()})
+    return st.fixed_dictionaries({}, optional={name: mostly(kind) for name, kind in fields.items()})
 
 
 _NUMBER = st.integers(-(2**65), 2**65) | st.integers(0, 2**41) | st.integers(0, 9).map(str)
@@ -49,7 +49,9 @@ _HREF = _TEXT | st.sampled_from(
 def _collection(item: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
     following = _optional(href=_HREF)
     return _optional(
-        totalCount=_COUNT, items=st.lists(near(item), max_size=3), _links=_optional(next=following)
+        totalCount=_COUNT,
+        items=st.lists(mostly(item), max_size=3),
+        _links=_optional(next=following),
     )
 
 
@@ -69,9 +71,9 @@ _PULL_REQUEST = _optional(
     deployments=_collection(_JSON),
     flagReferences=_collection(_FLAG),
 )
-_FACTS = _optional(
+_DEPLOYMENT_FIELDS = _optional(
     applicationKey=st.just("web") | _TEXT,
-    applicationVersion=st.just(VERSION) | _TEXT,
+    applicationVersion=st.just(VERSION_PLACEHOLDER) | _TEXT,
     environmentKey=st.just("production") | _TEXT,
     status=st.sampled_from(["finished", "started", "failed"]) | _TEXT,
     startedAt=_NUMBER,
@@ -84,24 +86,28 @@ _FACTS = _optional(
     pullRequests=_collection(_PULL_REQUEST),
     flagReferences=_collection(_FLAG),
 )
-_DEPLOYMENT = st.builds(lambda facts, name: {**facts, "id": name}, _FACTS, near(st.just(ID)))
-_LISTED = st.builds(
+_DEPLOYMENT = st.builds(
+    lambda facts, name: {**facts, "id": name}, _DEPLOYMENT_FIELDS, mostly(st.just(ID_PLACEHOLDER))
+)
+_DEPLOYMENT_AND_LIST = st.builds(
     lambda page, deployment: {**page, **deployment}, _collection(_DEPLOYMENT), _DEPLOYMENT
 )
-_WHOLE = (_DEPLOYMENT | _LISTED | _JSON).map(lambda value: json.dumps(value).encode())
-BODIES = st.one_of(
-    *(_WHOLE,) * 6,
+_JSON_BODY = (_DEPLOYMENT | _DEPLOYMENT_AND_LIST | _JSON).map(
+    lambda value: json.dumps(value).encode()
+)
+RESPONSE_BODIES = st.one_of(
+    *(_JSON_BODY,) * 6,
     st.binary(max_size=60),
-    st.builds(lambda b, n: b[:n], _WHOLE, st.integers(0, 200)),
+    st.builds(lambda b, n: b[:n], _JSON_BODY, st.integers(0, 200)),
 )
 
-_VALUES = st.one_of(
+_HEADER_VALUES = st.one_of(
     st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=20),
     st.integers(-1, 20).map(str),
     st.integers(0, 2**45).map(str),
     st.sampled_from(["Thu, 25 Nov 2027 00:00:00 GMT", "Thu, 32 Nov 0000 00:00:00", "1e3", "nan"]),
 )
-_NAMES = st.sampled_from(
+_HEADER_NAMES = st.sampled_from(
     [
         *(f"X-Ratelimit-{name}" for name in ("Global-Remaining", "Global-Limit", "Reset")),
         *(f"X-Ratelimit-Route-{name}" for name in ("Remaining", "Limit")),
@@ -112,41 +118,49 @@ _NAMES = st.sampled_from(
 _STATUSES = st.sampled_from(
     [*[200] * 6, 201, 204, 301, 304, 400, 401, 404, 409, 429, 429, 500, 503]
 )
-_ENCODED = st.sampled_from(["gzip", "deflate"]).map(lambda name: {"Content-Encoding": name})
-ANSWERS = st.builds(
-    lambda status, headers, body: Planted(status=status, headers=headers, body=body),
+_ENCODING_HEADERS = st.sampled_from(["gzip", "deflate"]).map(
+    lambda name: {"Content-Encoding": name}
+)
+RESPONSES = st.builds(
+    lambda status, headers, body: Canned(status=status, headers=headers, body=body),
     _STATUSES,
     st.one_of(
-        st.just({}), _ENCODED, *(st.dictionaries(_NAMES, _VALUES, max_size=5) for _ in range(3))
+        st.just({}),
+        _ENCODING_HEADERS,
+        *(st.dictionaries(_HEADER_NAMES, _HEADER_VALUES, max_size=5) for _ in range(3)),
     ),
-    BODIES,
+    RESPONSE_BODIES,
 )
 
 # Tickets as Redis may hold them: of an older version, of a newer one, cut short, or no ticket.
-_FIELDS = st.tuples(
+_TICKET_FIELDS = st.tuples(
     *(_TEXT, _TEXT, st.sampled_from(["succeeded", "failed"])),
     *(st.none() | _TEXT for _ in range(4)),
-    *(st.none() | st.just(ID) | _TEXT, st.none() | st.integers(0, 2**41)),
+    *(st.none() | st.just(ID_PLACEHOLDER) | _TEXT, st.none() | st.integers(0, 2**41)),
     *(st.none() | st.sampled_from([b"{}", b"null", b"[1]"]), st.none() | _TEXT),
     *(st.integers(0, 20), st.none() | _TEXT, st.integers(0, 2**41), _TEXT),
 )
-_ODD = st.recursive(st.none() | st.booleans() | st.floats() | _TEXT, st.lists, max_leaves=5)
-_ARRAYS = st.builds(lambda fields, size: fields[:size], _FIELDS, st.integers(0, 15)) | _ODD
-_HEADERS = st.builds(
+_OTHER_VALUE = st.recursive(st.none() | st.booleans() | st.floats() | _TEXT, st.lists, max_leaves=5)
+_TICKET_ARRAYS = (
+    st.builds(lambda fields, size: fields[:size], _TICKET_FIELDS, st.integers(0, 15)) | _OTHER_VALUE
+)
+_TICKET_HEADERS = st.builds(
     lambda generation, crashes, queued: struct.pack(">IHd", generation, crashes, queued),
     st.integers(0, 2**32 - 1),
     st.integers(0, 9),
     st.floats(max_value=1.8e12) | st.floats(0, 1.8e12),
 )
-_STORED = st.builds(lambda head, told: head + msgspec.msgpack.encode(told), _HEADERS, _ARRAYS)
-STORED = st.one_of(
-    *(_STORED,) * 4,
-    st.builds(lambda stored, size: stored[:size], _STORED, st.integers(0, 40)),
+_STORED_TICKET = st.builds(
+    lambda head, told: head + msgspec.msgpack.encode(told), _TICKET_HEADERS, _TICKET_ARRAYS
+)
+STORED_TICKETS = st.one_of(
+    *(_STORED_TICKET,) * 4,
+    st.builds(lambda stored, size: stored[:size], _STORED_TICKET, st.integers(0, 40)),
     st.binary(max_size=60),
 )
 
 # A native webhook: what its body says, and headers that anybody may add.
-_EVENT = _optional(
+_EVENT_BODY = _optional(
     projectKey=_TEXT,
     environmentKey=_TEXT,
     applicationKey=_TEXT,
@@ -157,7 +171,7 @@ _EVENT = _optional(
     eventMetadata=_JSON,
     deploymentMetadata=_JSON,
 ).map(lambda event: json.dumps(event).encode())
-EVENTS = st.one_of(*(_EVENT,) * 4, _WHOLE, st.binary(max_size=60))
+EVENT_BODIES = st.one_of(*(_EVENT_BODY,) * 4, _JSON_BODY, st.binary(max_size=60))
 EXTRA_HEADERS = st.dictionaries(
     st.sampled_from(
         [
@@ -170,12 +184,13 @@ EXTRA_HEADERS = st.dictionaries(
             "X-Other",
         ]
     ),
-    _VALUES | st.sampled_from(["gzip", "deflate", "application/cloudevents-batch+json", "a;b=c;;"]),
+    _HEADER_VALUES
+    | st.sampled_from(["gzip", "deflate", "application/cloudevents-batch+json", "a;b=c;;"]),
     max_size=4,
 )
 
 # Sources in something like TOML: lines that could stand there, words that could not.
-_WORDS = st.sampled_from(
+_TOML_STRINGS = st.sampled_from(
     [
         "native",
         "github",
@@ -188,29 +203,32 @@ _WORDS = st.sampled_from(
         "a || b",
     ]
 )
-_VALUE = st.one_of(
-    _WORDS.map(json.dumps),
+_TOML_VALUE = st.one_of(
+    _TOML_STRINGS.map(json.dumps),
     st.text(max_size=12).map(json.dumps),
-    st.lists(_WORDS, max_size=2).map(json.dumps),
+    st.lists(_TOML_STRINGS, max_size=2).map(json.dumps),
     st.sampled_from(
         ["true", "1", "1.5", "{ }", "[]", '{ hmac = "X-A" }', '{ path = "a" }', "2026-01-01"]
     ),
     st.builds(
-        '{{ {} = "{}" }}'.format, st.sampled_from(["hmac", "token", "body.a", "path"]), _WORDS
+        '{{ {} = "{}" }}'.format,
+        st.sampled_from(["hmac", "token", "body.a", "path"]),
+        _TOML_STRINGS,
     ),
 )
-_KEYS = st.sampled_from(
+_TOML_KEYS = st.sampled_from(
     [
         *("name", "preset", "secrets", "verify", "when", "outcome", "dedupe", "fields", "project"),
         *("environments", "applications", "strict", "fields.version", "fields.id", "odd"),
     ]
 )
-_LINE = st.builds("{} = {}".format, _KEYS, _VALUE) | st.text(max_size=10)
-_TABLES = st.sampled_from(
+_TOML_LINE = st.builds("{} = {}".format, _TOML_KEYS, _TOML_VALUE) | st.text(max_size=10)
+_TOML_TABLES = st.sampled_from(
     ["[[source]]", "[source]", "[preset.x]", "[preset.x.fields]", "[[preset]]"]
 )
-_GOOD = st.just('[[source]]\nname = "a"\npreset = "native"\nsecrets = ["env:X"]')
-SOURCES = st.lists(
-    _GOOD | st.builds("{}\n{}".format, _TABLES, st.lists(_LINE, max_size=6).map("\n".join)),
+_VALID_SOURCE = st.just('[[source]]\nname = "a"\npreset = "native"\nsecrets = ["env:X"]')
+SOURCE_FILES = st.lists(
+    _VALID_SOURCE
+    | st.builds("{}\n{}".format, _TOML_TABLES, st.lists(_TOML_LINE, max_size=6).map("\n".join)),
     max_size=3,
 ).map("\n".join)

@@ -10,22 +10,22 @@ from itertools import count
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from service.store.connect import AWAY
+from service.store.connect import UNAVAILABLE_ERRORS
 from tests.faults.hurry import make_due
-from tests.faults.oracle import Judgement, judge
-from tests.faults.plant import KEYS, Plant
-from tests.faults.programs import Program, Store
-from tests.faults.reader import GROUP, name_lasting, read_left
-from tests.faults.schedule import Stroke, Tempo, draw_strokes
-from tests.faults.traffic import Habits, draw_webhooks
-from tests.faults.upstream import Upstream
+from tests.faults.oracle import OracleReport, check_deliveries
+from tests.faults.plant import KEYS, SystemUnderTest
+from tests.faults.programs import RedisProcess, ServiceProcess
+from tests.faults.reader import GROUP, keys_allowed_without_ttl, read_leftover_state
+from tests.faults.schedule import Strike, StrikeConfig, draw_strikes
+from tests.faults.traffic import TrafficConfig, draw_webhooks
+from tests.faults.upstream import FaultyLaunchDarkly
 
-_DOWN_AT_ONCE = 2
+_MAX_TARGETS_DOWN = 2
 
-Victim = Program | Store | Upstream
+StrikeTarget = ServiceProcess | RedisProcess | FaultyLaunchDarkly
 
 
-class Order(Struct, frozen=True, kw_only=True):
+class StormConfig(Struct, frozen=True, kw_only=True):
     """What storm is ordered. It ends when every goal is reached: webhooks, kills and seconds.
 
     ``no_progress_s`` is how long nothing may move at the end before what is left is called stuck:
@@ -33,216 +33,230 @@ class Order(Struct, frozen=True, kw_only=True):
     """
 
     seed: int
-    tempo: Tempo
+    strikes: StrikeConfig
     per_s: float
     webhooks: int = 0
     kills: int = 0
     seconds: float = 0.0
-    habits: Habits = Habits()
-    lanes: int = 64
+    traffic: TrafficConfig = TrafficConfig()
+    concurrency: int = 64
     epoch_s: float = 20.0
-    no_progress_s: float = 330.0
-    hurry: bool = False
+    no_progress_timeout_s: float = 330.0
+    skip_backoff: bool = False
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class StormResult(Struct, frozen=True, kw_only=True):
     """What a storm came to. ``strokes`` counts by (role, blow).
 
     ``recoveries`` are seconds from Redis being back to the next record.
     """
 
-    judgement: Judgement
-    strokes: Counter[tuple[str, str]]
+    report: OracleReport
+    strikes: Counter[tuple[str, str]]
     seconds: float
     drained_s: float
-    answers: dict[int, int]
+    statuses: dict[int, int]
     rate_limited: int
     rate_limited_while_closed: int
-    facts: Counter[str]
-    mistakes: Sequence[str]
+    log_events: Counter[str]
+    violations: Sequence[str]
     recoveries: Sequence[float]
 
     @property
     def kills(self) -> int:
         """How many processes were ended by SIGKILL."""
-        return count_kills(self.strokes)
+        return count_kills(self.strikes)
 
     @property
     def is_clean(self) -> bool:
         """Tell whether nothing was lost, twice or stuck, and nothing wrote of a mistake."""
-        return self.judgement.is_clean and not self.mistakes
+        return self.report.is_clean and not self.violations
 
 
-def count_kills(strokes: Counter[tuple[str, str]]) -> int:
+def count_kills(strikes: Counter[tuple[str, str]]) -> int:
     """Count the SIGKILLs; that of the upstream is only a cut."""
-    return sum(n for (role, blow), n in strokes.items() if blow == "kill" and role != "upstream")
+    return sum(
+        n for (role, action), n in strikes.items() if action == "kill" and role != "upstream"
+    )
 
 
 class Storm:
     """Strikes a plant while its senders send."""
 
-    def __init__(self, plant: Plant, order: Order) -> None:
-        self.strokes: Counter[tuple[str, str]] = Counter()
-        self._plant = plant
-        self._order = order
-        self._begun = time.monotonic()
-        self._is_cut_short = False
-        self._falling: set[asyncio.Task[None]] = set()
+    def __init__(self, system: SystemUnderTest, config: StormConfig) -> None:
+        self.strikes: Counter[tuple[str, str]] = Counter()
+        self._system = system
+        self._config = config
+        self._started_s = time.monotonic()
+        self._is_stopped_early = False
+        self._running_strikes: set[asyncio.Task[None]] = set()
 
-    def is_enough(self) -> bool:
+    def is_finished(self) -> bool:
         """Tell whether every goal is reached."""
-        order = self._order
-        return self._is_cut_short or (
-            self._plant.senders.accepted >= order.webhooks
-            and count_kills(self.strokes) >= order.kills
-            and time.monotonic() - self._begun >= order.seconds
+        config = self._config
+        return self._is_stopped_early or (
+            self._system.senders.accepted >= config.webhooks
+            and count_kills(self.strikes) >= config.kills
+            and time.monotonic() - self._started_s >= config.seconds
         )
 
-    def cut_short(self) -> None:
+    def stop_early(self) -> None:
         """Let it be enough now; what was accepted until then is judged."""
-        self._is_cut_short = True
+        self._is_stopped_early = True
 
-    async def rage(self, tell: Callable[[str], None] = lambda _: None) -> Outcome:
+    async def run(self, log: Callable[[str], None] = lambda _: None) -> StormResult:
         """Strike until it is enough, then let everything come to rest, and judge."""
-        plant, order = self._plant, self._order
-        webhooks = draw_webhooks(order.seed, order.habits)
-        sending = plant.senders.send_all(webhooks, per_s=order.per_s, lanes=order.lanes)
+        system, config = self._system, self._config
+        webhooks = draw_webhooks(config.seed, config.traffic)
+        sending = system.senders.send_all(
+            webhooks, per_s=config.per_s, concurrency=config.concurrency
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(sending)
-            turning = group.create_task(self._turn_epochs())
-            telling = group.create_task(self._tell_progress(tell))
-            await self._strike_on()
-            plant.senders.stop()
-            await asyncio.gather(*self._falling)
-            turning.cancel()
-            telling.cancel()
-        seconds = time.monotonic() - self._begun
+            epoch_task = group.create_task(self._advance_epochs())
+            progress_task = group.create_task(self._log_progress(log))
+            await self._run_strikes()
+            system.senders.stop()
+            await asyncio.gather(*self._running_strikes)
+            epoch_task.cancel()
+            progress_task.cancel()
+        seconds = time.monotonic() - self._started_s
         await self._drain()
-        return await self._judge(seconds)
+        return await self._build_result(seconds)
 
-    async def _strike_on(self) -> None:
-        for stroke in draw_strokes(self._order.seed, self._order.tempo):
-            await asyncio.sleep(stroke.after_s)
-            while self._count_struck() > _DOWN_AT_ONCE:
+    async def _run_strikes(self) -> None:
+        for strike in draw_strikes(self._config.seed, self._config.strikes):
+            await asyncio.sleep(strike.delay_s)
+            while self._count_struck() > _MAX_TARGETS_DOWN:
                 await asyncio.sleep(0.05)
-            if self.is_enough():
+            if self.is_finished():
                 return
-            for victim in self._choose(stroke):
-                task = asyncio.create_task(victim.strike(stroke))
-                self._falling.add(task)
-                self.strokes[_name_role(victim), stroke.blow] += 1
-            self._falling = {task for task in self._falling if not _is_over(task)}
+            for target in self._choose_targets(strike):
+                task = asyncio.create_task(target.strike(strike))
+                self._running_strikes.add(task)
+                self.strikes[_role_label(target), strike.action] += 1
+            self._running_strikes = {
+                task for task in self._running_strikes if not _is_finished(task)
+            }
 
     def _count_struck(self) -> int:
         """Count who is down or still starts: on a slow machine the storm must not stand still."""
-        victims: list[Victim] = [*self._plant.list_programs(), self._plant.store]
-        return sum(victim.is_struck for victim in victims)
+        targets: list[StrikeTarget] = [*self._system.list_processes(), self._system.redis_process]
+        return sum(target.is_struck for target in targets)
 
-    def _choose(self, stroke: Stroke) -> list[Victim]:
+    def _choose_targets(self, strike: Strike) -> list[StrikeTarget]:
         """Choose who of the role is struck; one who is down already gives way to another role."""
-        plant = self._plant
-        roles: dict[str, list[Victim]] = {
-            "worker": [*plant.workers],
-            "door": [*plant.doors],
-            "redis": [plant.store],
-            "upstream": [plant.upstream],
+        system = self._system
+        targets_by_role: dict[str, list[StrikeTarget]] = {
+            "worker": [*system.workers],
+            "door": [*system.receivers],
+            "redis": [system.redis_process],
+            "upstream": [system.upstream],
         }
-        everyone: list[Victim] = [*plant.workers, *plant.doors, plant.store]
-        if stroke.role == "all":
-            return [victim for victim in everyone if not victim.is_struck]
-        free = [victim for victim in roles[stroke.role] if not victim.is_struck]
-        free = free or [victim for victim in everyone if not victim.is_struck]
-        return [free[int(stroke.chance * len(free))]] if free else []
+        all_targets: list[StrikeTarget] = [*system.workers, *system.receivers, system.redis_process]
+        if strike.role == "all":
+            return [target for target in all_targets if not target.is_struck]
+        available = [target for target in targets_by_role[strike.role] if not target.is_struck]
+        available = available or [target for target in all_targets if not target.is_struck]
+        return [available[int(strike.target_fraction * len(available))]] if available else []
 
-    async def _turn_epochs(self) -> None:
+    async def _advance_epochs(self) -> None:
         while True:
-            await asyncio.sleep(self._order.epoch_s)
-            self._plant.upstream.turn_epoch()
+            await asyncio.sleep(self._config.epoch_s)
+            self._system.upstream.advance_epoch()
 
-    async def _tell_progress(self, tell: Callable[[str], None]) -> None:
-        plant = self._plant
+    async def _log_progress(self, log: Callable[[str], None]) -> None:
+        system = self._system
         for minute in count():
-            tell(
-                f"{minute} min: {plant.senders.accepted} accepted,"
-                f" {len(plant.reader.records)} records, {count_kills(self.strokes)} kills,"
-                f" {len(plant.list_mistakes())} mistakes"
+            log(
+                f"{minute} min: {system.senders.accepted} accepted,"
+                f" {len(system.reader.records)} records, {count_kills(self.strikes)} kills,"
+                f" {len(system.list_violations())} mistakes"
             )
             await asyncio.sleep(60)
 
     async def _drain(self) -> None:
         """Wait until nothing waits and all is read, or nothing has moved for too long."""
         self._drained_s = time.monotonic()
-        last, moved = (-1, -1), time.monotonic()
-        while time.monotonic() - moved < self._order.no_progress_s:
-            seen = await self._look()
-            if seen == (0, 0):
+        previous, last_progress_s = (-1, -1), time.monotonic()
+        while time.monotonic() - last_progress_s < self._config.no_progress_timeout_s:
+            pending = await self._count_pending()
+            if pending == (0, 0):
                 break
-            if seen != last:
-                last, moved = seen, time.monotonic()
+            if pending != previous:
+                previous, last_progress_s = pending, time.monotonic()
             await asyncio.sleep(0.05)
         self._drained_s = time.monotonic() - self._drained_s
 
-    async def _look(self) -> tuple[int, int]:
+    async def _count_pending(self) -> tuple[int, int]:
         """Count what waits, and the records that are not read yet."""
-        redis = self._plant.redis
+        redis = self._system.redis
         try:
-            if self._order.hurry:
+            if self._config.skip_backoff:
                 await make_due(redis, KEYS)
             waiting = await redis.zcard(KEYS.backlog) + await redis.hlen(KEYS.tickets)
             (group,) = await redis.xinfo_groups(KEYS.enriched)
-        except (*AWAY, RedisError, ValueError):
+        except (*UNAVAILABLE_ERRORS, RedisError, ValueError):
             return (-2, -2)
         assert group["name"] == GROUP.encode()
         return (waiting, (group["lag"] or 0) + group["pending"])
 
-    async def _judge(self, seconds: float) -> Outcome:
-        plant = self._plant
-        await plant.end()
-        records = plant.reader.records.values()
-        judgement = judge(
-            plant.senders.deliveries,
+    async def _build_result(self, seconds: float) -> StormResult:
+        system = self._system
+        await system.stop()
+        records = system.reader.records.values()
+        report = check_deliveries(
+            system.senders.deliveries,
             records,
-            await read_left(plant.redis, KEYS),
-            may_last=name_lasting(KEYS),
+            await read_leftover_state(system.redis, KEYS),
+            allowed_without_ttl=keys_allowed_without_ttl(KEYS),
         )
-        stats = plant.upstream.simulator.stats
-        return Outcome(
-            judgement=judgement,
-            strokes=self.strokes,
+        stats = system.upstream.simulator.stats
+        return StormResult(
+            report=report,
+            strikes=self.strikes,
             seconds=seconds,
             drained_s=self._drained_s,
-            answers=plant.senders.answers,
+            statuses=system.senders.statuses,
             rate_limited=stats.rate_limited,
             rate_limited_while_closed=stats.rate_limited_while_closed,
-            facts=plant.count_facts(),
-            mistakes=plant.list_mistakes(),
-            recoveries=measure_recoveries(plant.store.backs[1:], plant.reader.noted_at),
+            log_events=system.count_log_events(),
+            violations=system.list_violations(),
+            recoveries=measure_recoveries(
+                system.redis_process.started_at[1:], system.reader.read_at
+            ),
         )
 
 
-def measure_recoveries(backs: Sequence[float], noted_at: Sequence[float]) -> list[float]:
+def measure_recoveries(started_at: Sequence[float], read_at: Sequence[float]) -> list[float]:
     """Give for each moment how long it took until something was noted, if anything was."""
-    firsts = (min((at for at in noted_at if at >= back), default=None) for back in backs)
-    return [first - back for back, first in zip(backs, firsts, strict=True) if first is not None]
+    first_reads = (
+        min((moment for moment in read_at if moment >= start), default=None) for start in started_at
+    )
+    return [
+        first - start
+        for start, first in zip(started_at, first_reads, strict=True)
+        if first is not None
+    ]
 
 
-def say(text: str) -> None:
+def log_progress(text: str) -> None:
     """Tell a person how it goes."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
-def _name_role(victim: Victim) -> str:
-    match victim:
-        case Store():
+def _role_label(target: StrikeTarget) -> str:
+    match target:
+        case RedisProcess():
             return "redis"
-        case Upstream():
+        case FaultyLaunchDarkly():
             return "upstream"
-        case Program():
-            return victim.name.rstrip("0123456789")
+        case ServiceProcess():
+            return target.name.rstrip("0123456789")
 
 
-def _is_over(task: asyncio.Task[None]) -> bool:
+def _is_finished(task: asyncio.Task[None]) -> bool:
     """Tell whether a stroke is over; raises what went wrong with it."""
     if task.done():
         task.result()

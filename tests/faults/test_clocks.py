@@ -13,33 +13,33 @@ import pytest
 
 from service.accept.signature import sign_standard_webhook
 from service.simulate.options import Options
-from tests.faults.hurry import hurrying
-from tests.faults.oracle import Delivery, judge
-from tests.faults.plant import LEASE_S, Cast, build_plant
-from tests.faults.reader import read_left, read_records
-from tests.faults.schedule import Tempo
-from tests.faults.storm import Order, Storm
-from tests.story.stage import SECRET, Story, name_deployment
+from tests.faults.hurry import making_due
+from tests.faults.oracle import SentDelivery, check_deliveries
+from tests.faults.plant import LEASE_S, SystemConfig, start_system
+from tests.faults.reader import read_leftover_state, read_records
+from tests.faults.schedule import StrikeConfig
+from tests.faults.storm import Storm, StormConfig
+from tests.story.stage import SECRET, ServiceHarness, deployment_id
 
 HOUR_S = 3600
-JUMPS = (HOUR_S, -HOUR_S, 0)
-HERE = Path(__file__).parent
+JUMPS_S = (HOUR_S, -HOUR_S, 0)
+FOLDER = Path(__file__).parent
 
 
-async def post(door: str, number: int, *, at_s: float) -> int:
+async def post(receiver_url: str, number: int, *, at_s: float) -> int:
     """Post one webhook as if it were signed at a moment; gives the status."""
-    event = {"deploymentId": name_deployment(number), "eventType": "finished"}
+    event = {"deploymentId": deployment_id(number), "eventType": "finished"}
     body = json.dumps(event).encode()
     headers = sign_standard_webhook(SECRET, delivery=f"d{number}", timestamp_s=int(at_s), body=body)
     async with (
         aiohttp.ClientSession() as session,
-        session.post(f"{door}/webhooks/native", data=body, headers=headers) as response,
+        session.post(f"{receiver_url}/webhooks/native", data=body, headers=headers) as response,
     ):
         return response.status
 
 
 async def test_a_jump_in_one_process_changes_only_whose_signature_is_in_time(
-    story: Story, monkeypatch: pytest.MonkeyPatch
+    story: ServiceHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Work begun before a jump ends after it; a signature is judged by the clock of the door."""
     ahead_s = 0.0
@@ -51,25 +51,29 @@ async def test_a_jump_in_one_process_changes_only_whose_signature_is_in_time(
 
     async def accept() -> None:
         number = next(numbers)
-        assert await post(story.door, number, at_s=time.time() + ahead_s) == 202
-        name = name_deployment(number)
-        deliveries.append(Delivery(name=f"d{number}", job=f"id:{name}", epoch=0, queued=1))
+        assert await post(story.receiver_url, number, at_s=time.time() + ahead_s) == 202
+        name = deployment_id(number)
+        deliveries.append(SentDelivery(name=f"d{number}", job=f"id:{name}", epoch=0, queued=1))
 
-    async with hurrying(story.redis, story.keys):
-        for jump_s in JUMPS:
+    async with making_due(story.redis, story.keys):
+        for jump_s in JUMPS_S:
             await asyncio.gather(*(accept() for _ in range(10)))  # in hand when the clock jumps
             ahead_s = jump_s
             await asyncio.gather(*(accept() for _ in range(10)))
             for wrong_s in {-HOUR_S, 0, HOUR_S} - {jump_s}:
-                assert await post(story.door, next(numbers), at_s=time.time() + wrong_s) == 401
+                assert (
+                    await post(story.receiver_url, next(numbers), at_s=time.time() + wrong_s) == 401
+                )
         async with asyncio.timeout(50):
             while not await story.is_done():
                 await asyncio.sleep(0.02)
     records = await read_records(story.redis, story.keys)
-    judgement = judge(deliveries, records, await read_left(story.redis, story.keys))
-    assert (judgement.lost, judgement.duplicated, judgement.stuck) == ([], [], [])
-    assert (judgement.accepted, judgement.records, judgement.failed) == (60, 60, {})
-    facts = Counter(fact["event"] for fact in story.facts())
+    report = check_deliveries(
+        deliveries, records, await read_leftover_state(story.redis, story.keys)
+    )
+    assert (report.lost, report.duplicated, report.stuck) == ([], [], [])
+    assert (report.accepted, report.records, report.failed) == (60, 60, {})
+    facts = Counter(fact["event"] for fact in story.log_events())
     assert not facts.keys() & {"attempt_crashed", "settling_failed", "unexpected", "lease_lost"}
 
 
@@ -78,24 +82,26 @@ async def test_every_process_jumps_and_nothing_is_lost(tmp_path: Path) -> None:
     """Doors turn away what is out of time, and take it once their clock is right again."""
     clock = tmp_path / "clock"
     set_clock(clock, 0)
-    path = os.pathsep.join([str(HERE / "jumping"), str(HERE.parent.parent)])
+    path = os.pathsep.join([str(FOLDER / "jumping"), str(FOLDER.parent.parent)])
     environ = {"PYTHONPATH": path, "CLOCK_FILE": str(clock)}
-    cast = Cast(seed=4, doors=1, workers=2, environ=environ)
-    tempo = Tempo(every_s=1.0, lease_s=LEASE_S)
-    order = Order(seed=4, tempo=tempo, per_s=30, seconds=6, webhooks=90, hurry=True)
-    async with build_plant(cast, tmp_path) as plant:
-        storm = asyncio.create_task(Storm(plant, order).rage())
-        for jump_s in JUMPS:
+    config = SystemConfig(seed=4, receivers=1, workers=2, environ=environ)
+    strike_config = StrikeConfig(interval_s=1.0, lease_s=LEASE_S)
+    storm_config = StormConfig(
+        seed=4, strikes=strike_config, per_s=30, seconds=6, webhooks=90, skip_backoff=True
+    )
+    async with start_system(config, tmp_path) as system:
+        storm = asyncio.create_task(Storm(system, storm_config).run())
+        for jump_s in JUMPS_S:
             set_clock(clock, jump_s)
             await asyncio.sleep(1.5)
         outcome = await storm
-    assert outcome.is_clean, (outcome.judgement, outcome.mistakes)
-    assert outcome.answers[401] > 0
-    assert not outcome.judgement.failed
+    assert outcome.is_clean, (outcome.report, outcome.violations)
+    assert outcome.statuses[401] > 0
+    assert not outcome.report.failed
 
 
 def set_clock(clock: Path, ahead_s: int) -> None:
     """Set the clock of every process that follows it, in one act."""
-    fresh = clock.with_suffix(".new")
-    fresh.write_text(str(ahead_s))
-    fresh.replace(clock)
+    temporary = clock.with_suffix(".new")
+    temporary.write_text(str(ahead_s))
+    temporary.replace(clock)

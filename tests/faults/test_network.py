@@ -14,15 +14,15 @@ import pytest
 from service import app
 from service.enrich import launchdarkly
 from service.enrich.backoff import Backoff
-from service.enrich.verdict import Patience
+from service.enrich.verdict import RetryPolicy
 from service.store import group
 from service.store.embedded import EmbeddedServer
-from tests.faults.insisting import Senders, open_story
-from tests.faults.weather import BAD, BadWire, Weather
-from tests.story.stage import open_upstream
-from tests.wire import connect_to_place, connect_to_socket
+from tests.faults.insisting import InProcessSenders, open_story
+from tests.faults.weather import NETWORK_FAULTS, FaultyProxy, NetworkFault
+from tests.story.stage import open_simulator
+from tests.wire import connect_to_address, connect_to_socket
 
-_EACH = 20  # webhooks taken before and after
+_WEBHOOKS_PER_PHASE = 20  # webhooks taken before and after
 
 
 @pytest.fixture
@@ -33,9 +33,9 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
-async def wire(server: EmbeddedServer) -> AsyncIterator[BadWire]:
+async def wire(server: EmbeddedServer) -> AsyncIterator[FaultyProxy]:
     """Put a bad network before it."""
-    async with BadWire(connect_to_socket(server.socket)) as between:
+    async with FaultyProxy(connect_to_socket(server.socket)) as between:
         yield between
 
 
@@ -44,30 +44,30 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up on the silent sooner than in life, and try LaunchDarkly again sooner."""
     monkeypatch.setattr(group, "REPLY_TIMEOUT_S", 0.5)
     monkeypatch.setattr(launchdarkly, "REQUEST_TIMEOUT_S", 0.5)
-    quick = partial(Patience, backoff=Backoff(base_s=0.05, cap_s=0.3))
-    monkeypatch.setattr(app, "Patience", quick)
+    quick = partial(RetryPolicy, backoff=Backoff(base_s=0.05, cap_s=0.3))
+    monkeypatch.setattr(app, "RetryPolicy", quick)
 
 
-def tell(what: str, took_s: float) -> None:
+def print_duration(label: str, took_s: float) -> None:
     """Show a figure to whoever wants to read it (pytest -s); it is no part of a promise."""
-    print(f"{what}: {took_s:.2f} s")  # noqa: T201 - for a person
+    print(f"{label}: {took_s:.2f} s")  # noqa: T201 - for a person
 
 
 @pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize("weather", BAD)
+@pytest.mark.parametrize("weather", NETWORK_FAULTS)
 async def test_redis_behind_a_bad_network_loses_and_doubles_nothing(
-    wire: BadWire, weather: Weather
+    wire: FaultyProxy, weather: NetworkFault
 ) -> None:
     """Whatever becomes of requests and answers, each webhook that is taken makes one record."""
-    async with open_story(f"redis://{wire.place}") as story:
-        senders = Senders(story)
-        await senders.until_taken(_EACH)
-        wire.turn(weather)
+    async with open_story(f"redis://{wire.address}") as story:
+        senders = InProcessSenders(story)
+        await senders.wait_until_accepted(_WEBHOOKS_PER_PHASE)
+        wire.set_fault(weather)
         await asyncio.sleep(0.3)
-        wire.turn("clear")
-        tell(f"taken again after {weather}", await senders.until_taken(1))
-        await senders.until_taken(_EACH)
-        await senders.end()
+        wire.set_fault("clear")
+        print_duration(f"taken again after {weather}", await senders.wait_until_accepted(1))
+        await senders.wait_until_accepted(_WEBHOOKS_PER_PHASE)
+        await senders.stop()
         await senders.check()
 
 
@@ -77,15 +77,15 @@ async def test_redis_behind_a_bad_network_loses_and_doubles_nothing(
     [(1, 2.0), *(pytest.param(seed, 8.0, marks=pytest.mark.long) for seed in range(2, 12))],
 )
 async def test_redis_in_a_storm_loses_and_doubles_nothing(
-    wire: BadWire, seed: int, lasts_s: float
+    wire: FaultyProxy, seed: int, lasts_s: float
 ) -> None:
     """All weathers by turns, at moments that nobody chose."""
-    async with open_story(f"redis://{wire.place}") as story:
-        senders = Senders(story)
-        await senders.until_taken(_EACH)
-        await wire.storm(seed=seed, lasts_s=lasts_s)
-        tell("taken again after the storm", await senders.until_taken(1))
-        await senders.end()
+    async with open_story(f"redis://{wire.address}") as story:
+        senders = InProcessSenders(story)
+        await senders.wait_until_accepted(_WEBHOOKS_PER_PHASE)
+        await wire.alternate_faults(seed=seed, duration_s=lasts_s)
+        print_duration("taken again after the storm", await senders.wait_until_accepted(1))
+        await senders.stop()
         await senders.check()
 
 
@@ -99,19 +99,19 @@ async def test_launchdarkly_in_a_storm_loses_and_doubles_nothing(
 ) -> None:
     """Webhooks are taken all the while, and each has its whole record in the end."""
     async with (
-        open_upstream() as (simulator, url),
-        BadWire(connect_to_place("127.0.0.1", urlsplit(url).port or 0)) as wire,
-        open_story(server.url, launchdarkly_url=f"http://{wire.place}") as story,
+        open_simulator() as (simulator, url),
+        FaultyProxy(connect_to_address("127.0.0.1", urlsplit(url).port or 0)) as wire,
+        open_story(server.url, launchdarkly_url=f"http://{wire.address}") as story,
     ):
-        senders = Senders(story)
-        await senders.until_taken(_EACH)
-        await wire.storm(seed=seed, lasts_s=lasts_s)
-        await senders.end()
-        begun = time.monotonic()
+        senders = InProcessSenders(story)
+        await senders.wait_until_accepted(_WEBHOOKS_PER_PHASE)
+        await wire.alternate_faults(seed=seed, duration_s=lasts_s)
+        await senders.stop()
+        started_s = time.monotonic()
         await senders.check()
-        tell("all published after the storm", time.monotonic() - begun)
+        print_duration("all published after the storm", time.monotonic() - started_s)
         assert sum(simulator.stats.calls.values()) > len(
-            senders.taken
+            senders.accepted
         )  # some had to be asked again
         assert not senders.refused
         assert all(record["complete"] == "true" for record in await story.records())
@@ -121,9 +121,9 @@ async def test_launchdarkly_in_a_storm_loses_and_doubles_nothing(
 async def test_work_goes_on_when_redis_is_back(server: EmbeddedServer, times: int) -> None:
     """Killed and started again: door and workers find it by themselves."""
     async with open_story(server.url) as story:
-        senders = Senders(story)
+        senders = InProcessSenders(story)
         for _ in range(times):
-            await senders.until_taken(_EACH)
+            await senders.wait_until_accepted(_WEBHOOKS_PER_PHASE)
             assert server.pid is not None
             os.kill(server.pid, signal.SIGKILL)
             refused = senders.refused.total()
@@ -132,9 +132,9 @@ async def test_work_goes_on_when_redis_is_back(server: EmbeddedServer, times: in
             server.stop()
             server.start()
             back = time.monotonic()
-            await senders.until_taken(1)
-            tell("taken again after Redis came back", time.monotonic() - back)
-            await senders.until_published(1)
-            tell("published again after Redis came back", time.monotonic() - back)
-        await senders.end()
+            await senders.wait_until_accepted(1)
+            print_duration("taken again after Redis came back", time.monotonic() - back)
+            await senders.wait_until_published(1)
+            print_duration("published again after Redis came back", time.monotonic() - back)
+        await senders.stop()
         await senders.check()

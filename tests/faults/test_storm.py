@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from service.store.embedded import AppendFsync
-from tests.faults.plant import LEASE_S, Cast, build_plant
+from tests.faults.plant import LEASE_S, SystemConfig, start_system
 from tests.faults.recovery import measure_recovery
-from tests.faults.report import write_report
-from tests.faults.schedule import Tempo
-from tests.faults.storm import Order, Storm
+from tests.faults.report import format_report
+from tests.faults.schedule import StrikeConfig
+from tests.faults.storm import Storm, StormConfig
 
-SHORT = Tempo(every_s=0.9, lease_s=LEASE_S)
+SHORT_STRIKES = StrikeConfig(interval_s=0.9, lease_s=LEASE_S)
 
 
 @pytest.mark.timeout(180)
@@ -20,22 +20,30 @@ async def test_a_short_storm_loses_nothing_and_makes_nothing_twice(
     tmp_path: Path, appendfsync: AppendFsync, seed: int
 ) -> None:
     """Two doors and two workers are struck until a dozen kills; every 2xx has its one end."""
-    order = Order(seed=seed, tempo=SHORT, per_s=40, webhooks=200, kills=10, epoch_s=3, hurry=True)
-    cast = Cast(seed=seed, workers=2, appendfsync=appendfsync)
-    async with build_plant(cast, tmp_path) as plant:
-        outcome = await Storm(plant, order).rage()
-    report = write_report(outcome, None, title=f"seed {seed}")
+    storm_config = StormConfig(
+        seed=seed,
+        strikes=SHORT_STRIKES,
+        per_s=40,
+        webhooks=200,
+        kills=10,
+        epoch_s=3,
+        skip_backoff=True,
+    )
+    config = SystemConfig(seed=seed, workers=2, appendfsync=appendfsync)
+    async with start_system(config, tmp_path) as system:
+        outcome = await Storm(system, storm_config).run()
+    report = format_report(outcome, None, title=f"seed {seed}")
     assert outcome.is_clean, report
-    assert not outcome.judgement.failed, report
+    assert not outcome.report.failed, report
     assert not outcome.rate_limited_while_closed, report
 
 
 async def test_work_goes_on_after_each_kill_without_a_restart(tmp_path: Path) -> None:
     """What a dead worker held is published by another; Redis's return is noticed by itself."""
-    async with build_plant(Cast(seed=3, doors=1, workers=2), tmp_path) as plant:
-        recovery = await measure_recovery(plant, rounds=1, seed=3)
-        await plant.end()
-        assert not plant.list_mistakes()
+    async with start_system(SystemConfig(seed=3, receivers=1, workers=2), tmp_path) as system:
+        recovery = await measure_recovery(system, rounds=1, seed=3)
+        await system.stop()
+        assert not system.list_violations()
     assert (len(recovery.worker_s), len(recovery.redis_s)) == (1, 1)
 
 
@@ -43,7 +51,9 @@ async def test_work_goes_on_after_each_kill_without_a_restart(tmp_path: Path) ->
 @pytest.mark.timeout(3600)
 async def test_a_long_storm(tmp_path: Path) -> None:
     """The same for some minutes, as `run.py faults` does it."""
-    order = Order(seed=5, tempo=Tempo(every_s=2.4, lease_s=LEASE_S), per_s=70, kills=100)
-    async with build_plant(Cast(seed=5), tmp_path) as plant:
-        outcome = await Storm(plant, order).rage()
-    assert outcome.is_clean, write_report(outcome, None, title="seed 5")
+    storm_config = StormConfig(
+        seed=5, strikes=StrikeConfig(interval_s=2.4, lease_s=LEASE_S), per_s=70, kills=100
+    )
+    async with start_system(SystemConfig(seed=5), tmp_path) as system:
+        outcome = await Storm(system, storm_config).run()
+    assert outcome.is_clean, format_report(outcome, None, title="seed 5")

@@ -14,17 +14,17 @@ from redis.crc import key_slot
 from redis.exceptions import AuthenticationError, RedisError
 
 from service.store.connect import open_client
-from service.store.embedded import _launcher, find_server
+from service.store.embedded import _launcher_command, find_server
 
-SERVICE = "ours"
+SENTINEL_SERVICE = "ours"
 _SLOTS = 16384
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 _NODE_TIMEOUT_MS = 1000
 # Sentinel reconnects but once in a second: with less, it takes the new master for dead at once.
 _DOWN_AFTER_MS = 1500
 
 
-class Node:
+class RedisNode:
     """One server on a TCP port of its own, its data on disk; it may be killed and come back."""
 
     def __init__(self, folder: Path, *options: str, sentinel: str = "") -> None:
@@ -43,9 +43,9 @@ class Node:
         """Start it, on the port that it had before or else on a free one, until it answers."""
         self._folder.mkdir(exist_ok=True)
         while True:
-            port = self.port or find_port()
+            port = self.port or find_free_port()
             self._launch(port, *options)
-            if await self._answers(port):
+            if await self._wait_until_answering(port):
                 self.port = port
                 return
             assert not self.port, (self._folder / "log").read_text()  # else: port just taken
@@ -53,28 +53,28 @@ class Node:
     def _launch(self, port: int, *options: str) -> None:
         server = find_server()
         assert server is not None
-        words: list[str] = ["--port", str(port), "--dir", str(self._folder), *self._options]
+        arguments: list[str] = ["--port", str(port), "--dir", str(self._folder), *self._options]
         if self._sentinel:
             config = self._folder / "sentinel.conf"
             config.write_text(f"port {port}\ndir {self._folder}\n{self._sentinel}")
-            words = [str(config), "--sentinel"]
+            arguments = [str(config), "--sentinel"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*_launcher(), str(server.program), *words, *options],
+                [*_launcher_command(), str(server.program), *arguments, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
 
-    async def _answers(self, port: int) -> bool:
+    async def _wait_until_answering(self, port: int) -> bool:
         """Wait until it answers, it and nobody who took the port before it; False when it ended."""
         assert self._process is not None
         url = f"redis://127.0.0.1:{port}"
         while self._process.poll() is None:
             try:
-                await ask(url, "PING")  # an error while the data is still being read
-                if (await ask(url, "INFO", "server"))["process_id"] == self._process.pid:
+                await execute(url, "PING")  # an error while the data is still being read
+                if (await execute(url, "INFO", "server"))["process_id"] == self._process.pid:
                     return True
             except AuthenticationError:
                 return True
@@ -83,14 +83,14 @@ class Node:
             await asyncio.sleep(0.01)
         return False
 
-    async def ask(self, *words: str | int) -> Any:
+    async def execute(self, *arguments: str | int) -> Any:
         """Send one command."""
-        return await ask(self.url, *words)
+        return await execute(self.url, *arguments)
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, signal_number: signal.Signals) -> None:
         """Stop it, let it go on, kill it."""
         assert self._process is not None
-        os.kill(self._process.pid, number)
+        os.kill(self._process.pid, signal_number)
 
     def kill(self) -> None:
         """Kill it, and see it gone."""
@@ -107,44 +107,48 @@ class SentinelSet:
         self._count = sentinels
         durable = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
         quick = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
-        self.servers = [Node(folder / name, *durable, *quick) for name in ("first", "second")]
-        self.sentinels: list[Node] = []
+        self.servers = [RedisNode(folder / name, *durable, *quick) for name in ("first", "second")]
+        self.sentinels: list[RedisNode] = []
 
     @property
     def url(self) -> str:
         """The address to give to a client."""
-        places = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis+sentinel://{places}/{SERVICE}"
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{hosts}/{SENTINEL_SERVICE}"
 
     async def start(self) -> None:
         """Start all of them, until each knows the others."""
         first, second = self.servers
         await first.start()
         await second.start("--replicaof", "127.0.0.1", str(first.port))
-        await until_followed(first)
-        words = f"sentinel monitor {SERVICE} 127.0.0.1 {first.port} {self._count // 2 + 1}\n"
-        words += f"sentinel down-after-milliseconds {SERVICE} {_DOWN_AFTER_MS}\n"
-        words += f"sentinel failover-timeout {SERVICE} 3000\n"
+        await wait_until_replicated(first)
+        sentinel_config = (
+            f"sentinel monitor {SENTINEL_SERVICE} 127.0.0.1 {first.port} {self._count // 2 + 1}\n"
+        )
+        sentinel_config += f"sentinel down-after-milliseconds {SENTINEL_SERVICE} {_DOWN_AFTER_MS}\n"
+        sentinel_config += f"sentinel failover-timeout {SENTINEL_SERVICE} 3000\n"
         for number in range(self._count):
-            self.sentinels.append(Node(self._folder / f"sentinel{number}", sentinel=words))
+            self.sentinels.append(
+                RedisNode(self._folder / f"sentinel{number}", sentinel=sentinel_config)
+            )
             await self.sentinels[-1].start()
-        async with asyncio.timeout(_PATIENCE_S):
-            while not all([await self._is_informed(each) for each in self.sentinels]):
+        async with asyncio.timeout(_TIMEOUT_S):
+            while not all([await self._knows_all_nodes(sentinel) for sentinel in self.sentinels]):
                 await asyncio.sleep(0.05)
 
-    async def _is_informed(self, sentinel: Node) -> bool:
-        told = read_pairs(await sentinel.ask("SENTINEL", "MASTER", SERVICE))
-        known = (int(told["num-slaves"]), int(told["num-other-sentinels"]))
+    async def _knows_all_nodes(self, sentinel: RedisNode) -> bool:
+        fields = parse_pairs(await sentinel.execute("SENTINEL", "MASTER", SENTINEL_SERVICE))
+        known = (int(fields["num-slaves"]), int(fields["num-other-sentinels"]))
         return known == (1, self._count - 1)
 
-    async def until_master(self, node: Node) -> None:
+    async def wait_until_master(self, node: RedisNode) -> None:
         """Wait until every sentinel says that this node is the master, and it says so itself."""
-        question = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
-        async with asyncio.timeout(_PATIENCE_S):
+        command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SENTINEL_SERVICE)
+        async with asyncio.timeout(_TIMEOUT_S):
             while True:
-                told = [await sentinel.ask(*question) for sentinel in self.sentinels]
-                ports = {int(answer[1]) for answer in told}
-                if ports == {node.port} and (await node.ask("ROLE"))[0] == b"master":
+                replies = [await sentinel.execute(*command) for sentinel in self.sentinels]
+                ports = {int(reply[1]) for reply in replies}
+                if ports == {node.port} and (await node.execute("ROLE"))[0] == b"master":
                     return
                 await asyncio.sleep(0.02)
 
@@ -164,69 +168,74 @@ class ClusterSet:
             *("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"),
         )
         self.slot = key_slot(f"{{{namespace}}}".encode())
-        self.nodes = [Node(folder / str(number), *options) for number in range(4)]
+        self.nodes = [RedisNode(folder / str(number), *options) for number in range(4)]
         self.replica = self.nodes[3]
 
     @property
     def url(self) -> str:
         """The address to give to a client; it names two nodes that do not have our slot."""
-        places = ",".join(f"127.0.0.1:{node.port}" for node in self.others)
-        return f"redis+cluster://{places}"
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.others)
+        return f"redis+cluster://{hosts}"
 
     @property
-    def owner(self) -> Node:
+    def owner(self) -> RedisNode:
         """The master that has our slot in the beginning."""
         return self.nodes[self.slot * 3 // _SLOTS]
 
     @property
-    def others(self) -> list[Node]:
+    def others(self) -> list[RedisNode]:
         """The masters that have it not."""
         return [node for node in self.nodes[:3] if node is not self.owner]
 
     async def start(self) -> None:
         """Start all of them, until each knows the others and has its part."""
         for node in self.nodes:
-            await node.start("--cluster-port", str(find_port()))
+            await node.start("--cluster-port", str(find_free_port()))
         first, *rest = self.nodes
         for number, node in enumerate(self.nodes[:3]):
-            part = (number * _SLOTS // 3 + (number > 0), (number + 1) * _SLOTS // 3 - (number == 2))
-            await node.ask("CLUSTER", "ADDSLOTSRANGE", *part)
+            slot_range = (
+                number * _SLOTS // 3 + (number > 0),
+                (number + 1) * _SLOTS // 3 - (number == 2),
+            )
+            await node.execute("CLUSTER", "ADDSLOTSRANGE", *slot_range)
         for number, node in enumerate(self.nodes):
-            await node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            await node.execute("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for node in rest:
-            bus = (await node.ask("CONFIG", "GET", "cluster-port"))[b"cluster-port"]
-            await first.ask("CLUSTER", "MEET", "127.0.0.1", node.port, int(bus))
-        await self.until(b"cluster_known_nodes:4", b"cluster_state:ok")
-        await self.replica.ask("CLUSTER", "REPLICATE", await self.id_of(self.owner))
-        await until_followed(self.owner)
+            bus = (await node.execute("CONFIG", "GET", "cluster-port"))[b"cluster-port"]
+            await first.execute("CLUSTER", "MEET", "127.0.0.1", node.port, int(bus))
+        await self.wait_for_cluster_info(b"cluster_known_nodes:4", b"cluster_state:ok")
+        await self.replica.execute("CLUSTER", "REPLICATE", await self.node_id(self.owner))
+        await wait_until_replicated(self.owner)
 
-    async def id_of(self, node: Node) -> str:
+    async def node_id(self, node: RedisNode) -> str:
         """Give the name by which the others know a node."""
-        return _text(await node.ask("CLUSTER", "MYID"))
+        return _text(await node.execute("CLUSTER", "MYID"))
 
-    async def until(self, *facts: bytes) -> None:
+    async def wait_for_cluster_info(self, *lines: bytes) -> None:
         """Wait until every node says so in CLUSTER INFO."""
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(_TIMEOUT_S):
             for node in self.nodes:
-                while not set(facts) <= set((await node.ask("CLUSTER", "INFO")).split()):
+                while not set(lines) <= set((await node.execute("CLUSTER", "INFO")).split()):
                     await asyncio.sleep(0.02)
 
-    async def until_master(self, node: Node) -> None:
+    async def wait_until_master(self, node: RedisNode) -> None:
         """Wait until a node has our slot, by its own word."""
-        async with asyncio.timeout(_PATIENCE_S):
-            while (await node.ask("ROLE"))[0] != b"master":
+        async with asyncio.timeout(_TIMEOUT_S):
+            while (await node.execute("ROLE"))[0] != b"master":
                 await asyncio.sleep(0.02)
 
-    async def move_slot(self, source: Node, target: Node, *, pause_s: float = 0.0) -> None:
+    async def move_slot(
+        self, source: RedisNode, target: RedisNode, *, pause_s: float = 0.0
+    ) -> None:
         """Move our slot key by key, as redis-cli does, and as slowly as one likes."""
-        here, there = await self.id_of(source), await self.id_of(target)
-        await target.ask("CLUSTER", "SETSLOT", self.slot, "IMPORTING", here)
-        await source.ask("CLUSTER", "SETSLOT", self.slot, "MIGRATING", there)
-        while keys := await source.ask("CLUSTER", "GETKEYSINSLOT", self.slot, 5):
-            await source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
+        source_id, target_id = await self.node_id(source), await self.node_id(target)
+        await target.execute("CLUSTER", "SETSLOT", self.slot, "IMPORTING", source_id)
+        await source.execute("CLUSTER", "SETSLOT", self.slot, "MIGRATING", target_id)
+        while keys := await source.execute("CLUSTER", "GETKEYSINSLOT", self.slot, 5):
+            await source.execute("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
             await asyncio.sleep(pause_s)
         for node in (target, source, *self.others):
-            await node.ask("CLUSTER", "SETSLOT", self.slot, "NODE", there)
+            await node.execute("CLUSTER", "SETSLOT", self.slot, "NODE", target_id)
 
     def kill(self) -> None:
         """Kill all."""
@@ -234,29 +243,31 @@ class ClusterSet:
             node.kill()
 
 
-def find_port() -> int:
+def find_free_port() -> int:
     """Find a port that is free now, below those that the kernel gives to callers."""
     while True:
         port = random.randrange(12_000, 30_000)
-        with contextlib.suppress(OSError), socket.socket() as tried:
-            tried.bind(("127.0.0.1", port))
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
             return port
 
 
-async def ask(url: str, *words: str | int) -> Any:
+async def execute(url: str, *arguments: str | int) -> Any:
     """Send one command to one server."""
     async with open_client(url) as client:
-        return await client.execute_command(*words)  # type: ignore[no-untyped-call] # redis-py
+        return await client.execute_command(*arguments)  # type: ignore[no-untyped-call] # redis-py
 
 
-async def until_followed(node: Node) -> None:
+async def wait_until_replicated(node: RedisNode) -> None:
     """Wait until a replica of a node is in step with it."""
-    async with asyncio.timeout(_PATIENCE_S):
-        while (await node.ask("INFO", "replication")).get("slave0", {}).get("state") != "online":
+    async with asyncio.timeout(_TIMEOUT_S):
+        while (await node.execute("INFO", "replication")).get("slave0", {}).get(
+            "state"
+        ) != "online":
             await asyncio.sleep(0.02)
 
 
-def read_pairs(reply: Any) -> dict[str, str]:
+def parse_pairs(reply: Any) -> dict[str, str]:
     """Read a reply of names and values, in whatever shape it comes."""
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
     return {_text(name): _text(value) for name, value in pairs}

@@ -8,20 +8,20 @@ from msgspec import Struct
 
 from service.simulate.world import NewDeployment
 
-ASKED_BY_ID = "a0eebc99-9c0b-4ef8-"
+KNOWN_ID_PREFIX = "a0eebc99-9c0b-4ef8-"
 """So begin the ids of the deployments that are told with their id."""
 
-_REMEMBERED = 2000
+_MAX_REMEMBERED = 2000
 
 
-class Habits(Struct, frozen=True, kw_only=True):
+class TrafficConfig(Struct, frozen=True, kw_only=True):
     """Shares of the webhooks: to be found without an id, and about a deployment told of before.
 
     ``copies`` are the fewest and the most times that each delivery is sent, all at once.
     """
 
-    to_find: float = 0.1
-    again: float = 0.1
+    without_id_share: float = 0.1
+    repeated_share: float = 0.1
     copies: tuple[int, int] = (2, 3)
 
 
@@ -38,32 +38,40 @@ class Webhook(Struct, frozen=True, kw_only=True):
     deployment: NewDeployment | None = None
 
 
-def draw_webhooks(seed: int, habits: Habits) -> Iterator[Webhook]:
+def draw_webhooks(seed: int, config: TrafficConfig) -> Iterator[Webhook]:
     """Draw webhooks without end, the same ones for the same seed and habits."""
-    dice = random.Random(f"webhooks {seed}")
-    told: deque[Webhook] = deque(maxlen=_REMEMBERED)
+    rng = random.Random(f"webhooks {seed}")
+    sent: deque[Webhook] = deque(maxlen=_MAX_REMEMBERED)
     number = 0
     while True:
         number += 1
-        delivery, copies = f"{seed}-{number}", dice.randint(*habits.copies)
-        roll = dice.random()
-        if told and roll < habits.again:
-            before = dice.choice(told)
-            yield Webhook(delivery=delivery, job=before.job, event=before.event, copies=copies)
+        delivery, copies = f"{seed}-{number}", rng.randint(*config.copies)
+        roll = rng.random()
+        if sent and roll < config.repeated_share:
+            earlier = rng.choice(sent)
+            yield Webhook(delivery=delivery, job=earlier.job, event=earlier.event, copies=copies)
             continue
-        if roll < habits.again + habits.to_find:
-            webhook = _make_found(delivery, f"{seed:x}v{number:x}", copies, dice)
+        if roll < config.repeated_share + config.without_id_share:
+            webhook = _build_webhook_without_id(delivery, f"{seed:x}v{number:x}", copies, rng)
         else:
-            name = f"{ASKED_BY_ID}{seed % 65536:04x}-{number:012x}"
-            event = {"deploymentId": name, "projectKey": "default", "eventType": "finished"}
-            webhook = Webhook(delivery=delivery, job=f"id:{name}", event=event, copies=copies)
-            told.append(webhook)
+            deployment_id = f"{KNOWN_ID_PREFIX}{seed % 65536:04x}-{number:012x}"
+            event = {
+                "deploymentId": deployment_id,
+                "projectKey": "default",
+                "eventType": "finished",
+            }
+            webhook = Webhook(
+                delivery=delivery, job=f"id:{deployment_id}", event=event, copies=copies
+            )
+            sent.append(webhook)
         yield webhook
 
 
-def _make_found(delivery: str, version: str, copies: int, dice: random.Random) -> Webhook:
-    project, environment = dice.choice(["default", "shop"]), dice.choice(["production", "staging"])
-    application = dice.choice(["web", "mobile", "billing"])
+def _build_webhook_without_id(
+    delivery: str, version: str, copies: int, rng: random.Random
+) -> Webhook:
+    project, environment = rng.choice(["default", "shop"]), rng.choice(["production", "staging"])
+    application = rng.choice(["web", "mobile", "billing"])
     return Webhook(
         delivery=delivery,
         job=f"find:{project}/{environment}/{application}/{version}",

@@ -7,15 +7,15 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from msgspec.structs import replace
 
-from service.simulate.invention import invent_deployment
+from service.simulate.invention import generate_deployment
 from service.simulate.server import Simulator
 from service.simulate.world import NewDeployment
-from tests.faults.schedule import Stroke
+from tests.faults.schedule import Strike
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Upstream:
+class FaultyLaunchDarkly:
     """Serves a simulator on one address, which outlives every stroke, as does what it knows.
 
     An *epoch* is what it tells between two changes: each change gives every deployment other
@@ -28,8 +28,8 @@ class Upstream:
         self._port = 0
         self._seeds = [simulator.options.seed]
         self._runner: web.AppRunner | None = None
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._is_answering = asyncio.Event()
+        self._is_answering.set()
         self.is_struck = False
 
     @property
@@ -37,7 +37,7 @@ class Upstream:
         """The number of the present epoch."""
         return len(self._seeds) - 1
 
-    def turn_epoch(self) -> None:
+    def advance_epoch(self) -> None:
         """Tell something else of every deployment from now on."""
         self._seeds.append(self._seeds[0] + len(self._seeds))
         options = self.simulator.options
@@ -47,7 +47,7 @@ class Upstream:
         """Find the newest epoch in which a deployment asked for by id began at that moment."""
         shape = self.simulator.options.shape
         for epoch in range(self.epoch, -1, -1):
-            if invent_deployment(self._seeds[epoch], deployment, shape).started_at == started_at:
+            if generate_deployment(self._seeds[epoch], deployment, shape).started_at == started_at:
                 return epoch
         return None
 
@@ -58,10 +58,10 @@ class Upstream:
     async def open(self) -> None:
         """Listen, on the port of the first time."""
         app = self.simulator.app()
-        app.middlewares.append(self._hold_up)
-        silent = logging.Logger("silent")  # noqa: LOG001 - no part of the tree
-        silent.addHandler(logging.NullHandler())
-        runner = web.AppRunner(app, access_log=None, logger=silent, shutdown_timeout=0.1)
+        app.middlewares.append(self._wait_while_stalled)
+        silent_logger = logging.Logger("silent")  # noqa: LOG001 - no part of the tree
+        silent_logger.addHandler(logging.NullHandler())
+        runner = web.AppRunner(app, access_log=None, logger=silent_logger, shutdown_timeout=0.1)
         self._runner = runner
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
@@ -80,28 +80,30 @@ class Upstream:
 
     def stall(self) -> None:
         """Answer nobody, but hold the connections."""
-        self._flowing.clear()
+        self._is_answering.clear()
 
     def resume(self) -> None:
         """Answer again, those who waited first."""
-        self._flowing.set()
+        self._is_answering.set()
 
-    async def strike(self, stroke: Stroke) -> None:
+    async def strike(self, strike: Strike) -> None:
         """Be away, or silent, for as long as the stroke says."""
         self.is_struck = True
         try:
-            if stroke.blow == "freeze":
+            if strike.action == "freeze":
                 self.stall()
-                await asyncio.sleep(stroke.lasts_s)
+                await asyncio.sleep(strike.duration_s)
                 self.resume()
             else:
                 await self.close()
-                await asyncio.sleep(stroke.lasts_s)
+                await asyncio.sleep(strike.duration_s)
                 await self.open()
         finally:
             self.is_struck = False
 
     @web.middleware
-    async def _hold_up(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        await self._flowing.wait()
+    async def _wait_while_stalled(
+        self, request: web.Request, handler: Handler
+    ) -> web.StreamResponse:
+        await self._is_answering.wait()
         return await handler(request)

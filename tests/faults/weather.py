@@ -7,93 +7,97 @@ import struct
 from contextlib import suppress
 from typing import Literal, get_args
 
-from tests.wire import CHUNK, Connect, Streams, Way, Wire
+from tests.wire import CHUNK_BYTES, Connect, Copying, ForwardingProxy, Streams
 
-Weather = Literal["clear", "cut", "reset", "lossy", "refusing", "slow", "dripping", "silent"]
+NetworkFault = Literal["clear", "cut", "reset", "lossy", "refusing", "slow", "dripping", "silent"]
 """clear: all passes. cut: closed at the next byte. reset: RST in the middle of an answer.
 lossy: the request is done and its answer lost. refusing: no connection is let in, none stays.
 slow: each chunk comes late. dripping: answers in small pieces. silent: open, and nothing is said.
 """
 
-BAD: tuple[Weather, ...] = get_args(Weather)[1:]
-_LATE_S = 0.05
-_DROP = 11
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: close says RST
+NETWORK_FAULTS: tuple[NetworkFault, ...] = get_args(NetworkFault)[1:]
+_DELAY_S = 0.05
+_DRIP_BYTES = 11
+_LINGER_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: close says RST
 
 
-class BadWire(Wire):
+class FaultyProxy(ForwardingProxy):
     """Forwards both ways, as the weather lets it."""
 
     def __init__(self, connect: Connect) -> None:
         super().__init__(connect)
-        self._weather: Weather = "clear"
+        self._fault: NetworkFault = "clear"
 
-    def turn(self, weather: Weather) -> None:
+    def set_fault(self, fault: NetworkFault) -> None:
         """Let the weather change, for what is under way too."""
-        self._weather = weather
-        if weather == "refusing":
-            self.hang_up()
+        self._fault = fault
+        if fault == "refusing":
+            self.disconnect_all()
 
-    async def storm(self, *, seed: int, lasts_s: float) -> None:
+    async def alternate_faults(self, *, seed: int, duration_s: float) -> None:
         """Be bad and clear by turns for so long, then clear."""
-        chance = random.Random(seed)
+        rng = random.Random(seed)
         with suppress(TimeoutError):
-            async with asyncio.timeout(lasts_s):
+            async with asyncio.timeout(duration_s):
                 while True:
-                    self.turn(chance.choice(BAD))
-                    await asyncio.sleep(chance.uniform(0.02, 0.3))
-                    self.turn("clear")
-                    await asyncio.sleep(chance.uniform(0.02, 0.3))
-        self.turn("clear")
+                    self.set_fault(rng.choice(NETWORK_FAULTS))
+                    await asyncio.sleep(rng.uniform(0.02, 0.3))
+                    self.set_fault("clear")
+                    await asyncio.sleep(rng.uniform(0.02, 0.3))
+        self.set_fault("clear")
 
-    def is_open(self) -> bool:
+    def accepts_connections(self) -> bool:
         """Let nobody in while refusing."""
-        return self._weather != "refusing"
+        return self._fault != "refusing"
 
-    def pass_on(self, ours: Streams, theirs: Streams) -> tuple[Way, Way]:
+    def copy_both_ways(self, ours: Streams, theirs: Streams) -> tuple[Copying, Copying]:
         """Let through what the weather lets."""
-        return self._ask(ours[0], theirs[1]), self._answer(theirs[0], ours[1])
+        return self._forward_request(ours[0], theirs[1]), self._forward_response(theirs[0], ours[1])
 
-    async def _ask(self, near: asyncio.StreamReader, request: asyncio.StreamWriter) -> None:
-        while chunk := await near.read(CHUNK):
-            match self._weather:
+    async def _forward_request(
+        self, client: asyncio.StreamReader, upstream: asyncio.StreamWriter
+    ) -> None:
+        while chunk := await client.read(CHUNK_BYTES):
+            match self._fault:
                 case "cut":
                     return
                 case "slow":
-                    await asyncio.sleep(_LATE_S)
+                    await asyncio.sleep(_DELAY_S)
                 case "silent":
-                    while await near.read(CHUNK):  # taken, and never heard of again
+                    while await client.read(CHUNK_BYTES):  # taken, and never heard of again
                         pass
                     return
                 case _:
                     pass
-            request.write(chunk)
-            await request.drain()
+            upstream.write(chunk)
+            await upstream.drain()
 
-    async def _answer(self, far: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
-        while chunk := await far.read(CHUNK):
-            match self._weather:
+    async def _forward_response(
+        self, upstream: asyncio.StreamReader, client: asyncio.StreamWriter
+    ) -> None:
+        while chunk := await upstream.read(CHUNK_BYTES):
+            match self._fault:
                 case "cut" | "lossy":
                     return
                 case "reset":
-                    answer.write(chunk[: len(chunk) // 2])
-                    await answer.drain()
-                    answer.get_extra_info("socket").setsockopt(
-                        socket.SOL_SOCKET, socket.SO_LINGER, _RESET
+                    client.write(chunk[: len(chunk) // 2])
+                    await client.drain()
+                    client.get_extra_info("socket").setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET
                     )
-                    answer.transport.abort()
+                    client.transport.abort()
                     return
                 case "slow":
-                    await asyncio.sleep(_LATE_S)
+                    await asyncio.sleep(_DELAY_S)
                 case "dripping":
-                    for at in range(0, len(chunk) - _DROP, _DROP):
-                        answer.write(chunk[at : at + _DROP])
-                        await answer.drain()
+                    for offset in range(0, len(chunk) - _DRIP_BYTES, _DRIP_BYTES):
+                        client.write(chunk[offset : offset + _DRIP_BYTES])
+                        await client.drain()
                         await asyncio.sleep(0)
-                    chunk = chunk[max(0, (len(chunk) - 1) // _DROP) * _DROP :]
+                    chunk = chunk[max(0, (len(chunk) - 1) // _DRIP_BYTES) * _DRIP_BYTES :]
                 case "silent":
                     await asyncio.Event().wait()
                 case _:
                     pass
-            answer.write(chunk)
-            await answer.drain()
+            client.write(chunk)
+            await client.drain()

@@ -6,30 +6,30 @@ from typing import Any
 import msgspec
 import pytest
 
-from service.operate.tail import Appended
+from service.operate.tail import StreamEntryText
 
-Make = Callable[..., Appended]
+MakeEntry = Callable[..., StreamEntryText]
 
 
 @pytest.fixture
-def make_entry() -> Make:
+def make_entry() -> MakeEntry:
     """Make entries as we publish them; ``flags`` are keys, other words change the fields."""
 
-    def make(*, flags: tuple[str, ...] = ("dark-mode",), **changes: str) -> Appended:
+    def build(*, flags: tuple[str, ...] = ("dark-mode",), **changes: str) -> StreamEntryText:
         fields = {
             "id": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11:2",
             "subject": "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11",
             "environmentkey": "production",
             "applicationkey": "billing-service",
             "revision": "2",
-            "data": msgspec.json.encode(_write_data(flags)).decode(),
+            "data": msgspec.json.encode(_record_data(flags)).decode(),
         }
-        return Appended(position="1800000000000-0", fields=fields | changes)
+        return StreamEntryText(position="1800000000000-0", fields=fields | changes)
 
-    return make
+    return build
 
 
-def _write_data(flags: tuple[str, ...]) -> dict[str, Any]:
+def _record_data(flags: tuple[str, ...]) -> dict[str, Any]:
     """Write the data of a record that touches these flags."""
     return {
         "schemaVersion": 1,

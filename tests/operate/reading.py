@@ -5,22 +5,22 @@ from msgspec import Struct
 from prometheus_client.parser import text_string_to_metric_families
 
 
-class Exposed(Struct, frozen=True):
+class MetricsPage(Struct, frozen=True):
     """One answer of ``/metrics``: its type, and each sample by its name and its labels."""
 
-    kind: str
+    content_type: str
     samples: dict[str, dict[tuple[str, ...], float]]
 
     def value(self, name: str, *labels: str) -> float:
         """Give one number; labels are given by value, in the order of their names."""
         return self.samples[f"enricher_{name}"][labels]
 
-    def all(self, name: str) -> dict[str, float]:
+    def nonzero(self, name: str) -> dict[str, float]:
         """Give what is not 0 of a metric with one label."""
         return {label: v for (label,), v in self.samples[f"enricher_{name}"].items() if v}
 
 
-def parse(text: str, *, kind: str = "") -> Exposed:
+def parse_metrics(text: str, *, content_type: str = "") -> MetricsPage:
     """Read the text format."""
     samples: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(text):
@@ -29,10 +29,10 @@ def parse(text: str, *, kind: str = "") -> Exposed:
             series = samples.setdefault(sample.name, {})
             assert labels not in series, f"{sample.name} {labels} is told twice"
             series[labels] = sample.value
-    return Exposed(kind, samples)
+    return MetricsPage(content_type, samples)
 
 
-async def scrape(url: str, *, accept: str = "") -> Exposed:
+async def scrape(url: str, *, accept: str = "") -> MetricsPage:
     """Ask for ``/metrics`` below an address."""
     headers = {"Accept": accept} if accept else {}
     async with (
@@ -41,4 +41,4 @@ async def scrape(url: str, *, accept: str = "") -> Exposed:
     ):
         assert response.status == 200
         text = await response.text()
-        return parse(text, kind=response.headers["Content-Type"])
+        return parse_metrics(text, content_type=response.headers["Content-Type"])

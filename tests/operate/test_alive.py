@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from service.operate.alive import find_port, is_answered, is_in_touch
+from service.operate.alive import command_port, has_remote_connection, is_page_served
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid"
 REDIS = "   0: 030014AC:B1C6 020014AC:18EB 01 00000000:00000000 00:00000000 00000000 10001"
@@ -29,7 +29,7 @@ OURSELVES = "   3: 0100007F:1F90 0100007F:A001 01 00000000:00000000 00:00000000 
 )
 def test_the_port_is_that_of_the_command(words: str, environ: dict[str, str], port: int) -> None:
     """Behind an init or not; who serves nothing has none."""
-    assert find_port(words.split(), environ) == port
+    assert command_port(words.split(), environ) == port
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_the_port_is_that_of_the_command(words: str, environ: dict[str, str], po
 )
 def test_a_worker_is_well_while_it_is_in_touch(lines: list[str], *, is_well: bool) -> None:
     """A connection to another machine that stands; not one to ourselves, nor one that ends."""
-    assert is_in_touch(lines) is is_well
+    assert has_remote_connection(lines) is is_well
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_only_a_200_is_an_answer(answer: bytes, *, is_well: bool) -> None:
 
         answering = threading.Thread(target=answer_once)
         answering.start()
-        assert is_answered(server.getsockname()[1], "/healthz") is is_well
+        assert is_page_served(server.getsockname()[1], "/healthz") is is_well
         answering.join()
 
 
@@ -76,4 +76,4 @@ def test_nobody_there_is_no_answer() -> None:
     """A port on which nobody listens."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
-        assert not is_answered(silent.getsockname()[1], "/healthz")
+        assert not is_page_served(silent.getsockname()[1], "/healthz")

@@ -5,31 +5,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.backlog.failure import UNMAPPABLE
-from service.operate.labels import FAILED, name_failure
+from service.operate.labels import FAILURE_REASONS, failure_label
 
 SERVICE = Path(__file__).resolve().parents[2] / "service"
 CONSTANTS = {"UNMAPPABLE": UNMAPPABLE}
-PASSED_ON = {"reason"}  # a refusal's own, which was written where the refusal was made
+FORWARDED_NAMES = {"reason"}  # a refusal's own, which was written where the refusal was made
 
 
-def list_reasons() -> Iterator[str]:
+def reasons_in_code() -> Iterator[str]:
     """Read in our code why tickets are given up: what a `Never` and a failure are made with."""
     for path in SERVICE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                yield from read_reason(node.func.id, node)
+                yield from reason_of_call(node.func.id, node)
 
 
-def read_reason(name: str, call: ast.Call) -> Iterator[str]:
+def reason_of_call(name: str, call: ast.Call) -> Iterator[str]:
     """Read the reason of one call; it is a word that stands there, or a constant."""
     if name not in {"Never", "record_failure"}:
         return
-    named = (each.value for each in call.keywords if each.arg == "reason")
-    reason = next(named, None) or (call.args[0] if call.args else None)
+    keyword_values = (keyword.value for keyword in call.keywords if keyword.arg == "reason")
+    reason = next(keyword_values, None) or (call.args[0] if call.args else None)
     match reason:
-        case ast.Constant(value=str(word)):
-            yield word
-        case ast.Name(id=constant) if constant in PASSED_ON:
+        case ast.Constant(value=str(reason_text)):
+            yield reason_text
+        case ast.Name(id=constant) if constant in FORWARDED_NAMES:
             return
         case ast.Name(id=constant):
             yield CONSTANTS[constant]
@@ -39,6 +39,6 @@ def read_reason(name: str, call: ast.Call) -> Iterator[str]:
 
 def test_every_reason_of_a_failure_is_a_label() -> None:
     """What the code can write is what the labels have, no more and no less, beside `other`."""
-    written = set(list_reasons())
-    assert written == {*FAILED} - {"other"}
-    assert {name_failure(reason) for reason in written} == written
+    written = set(reasons_in_code())
+    assert written == {*FAILURE_REASONS} - {"other"}
+    assert {failure_label(reason) for reason in written} == written

@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 
 from service.accept.checks import is_genuine
-from service.accept.events import DeploymentCompleted, read_webhook
+from service.accept.events import DeploymentCompleted, parse_webhook
 from service.accept.signature import SignedRequest
 from service.accept.sources import Source, SourceError, load_sources
 from service.configured import read_presets
 from service.operate.recipes import (
-    fill_page,
-    find_about,
-    find_pages,
-    is_as_its_page,
-    make_example,
-    write_page,
+    build_example_source,
+    fill_setup_page,
+    is_verified_as_preset,
+    parse_preset_comment,
+    read_setup_pages,
+    render_setup_page,
 )
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "tests" / "samples" / "webhooks"
-PAGES = find_pages()
+PAGES = read_setup_pages()
 PRESETS = tomllib.loads(read_presets())["preset"]
 NOW = "2026-11-24T12:00:00Z"
 SECRET = "the secret"
@@ -37,14 +37,14 @@ MOST_USED = {
 every_page = pytest.mark.parametrize("preset", sorted(PAGES))
 
 
-def blocks_of(page: str, language: str) -> list[str]:
+def fenced_blocks(page: str, language: str) -> list[str]:
     """Give the fenced blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
-def source_of(page: str, name: str) -> Source:
+def source_from_page(page: str, name: str) -> Source:
     """Load the one source of a page."""
-    (block,) = blocks_of(page, "toml")
+    (block,) = fenced_blocks(page, "toml")
     sources = load_sources(block, presets=read_presets(), read_secret=lambda _: SECRET)
     assert list(sources) == [name]
     return sources[name]
@@ -65,9 +65,9 @@ def test_the_senders_that_are_used_most_have_a_page() -> None:
 @every_page
 def test_the_source_of_a_page_reads_what_its_sender_sends(preset: str) -> None:
     """With what the page says of environments, no field is missing."""
-    source = source_of(PAGES[preset], preset)
+    source = source_from_page(PAGES[preset], preset)
     headers, body = read_sample(preset)
-    event = read_webhook(source, SignedRequest(headers, {}, json.dumps(body).encode()))
+    event = parse_webhook(source, SignedRequest(headers, {}, json.dumps(body).encode()))
     assert isinstance(event, DeploymentCompleted), event
     assert (event.outcome, source.preset) == ("succeeded", preset)
 
@@ -77,11 +77,11 @@ def test_a_page_names_the_url_and_the_secret_of_its_source(preset: str) -> None:
     """The two things that stand on both sides."""
     page = PAGES[preset]
     assert f"https://hooks.example.com/webhooks/{preset}" in page
-    (place,) = source_of(page, preset).secret_places
+    (place,) = source_from_page(page, preset).secret_locations
     assert page.count(place.removeprefix("env:")) >= 2
 
 
-def render_go(template: str, variables: dict[str, object]) -> str:
+def render_go_template(template: str, variables: dict[str, object]) -> str:
     """Stand in for Go's templates, as far as our pages use them: ``{{toJson .name}}``."""
     rendered = re.sub(
         r"\{\{\s*toJson \.(\w+)\s*\}\}", lambda found: json.dumps(variables[found[1]]), template
@@ -101,15 +101,15 @@ def test_the_template_for_argo_renders_to_a_body_that_is_accepted(
         r"name: Authorization\n +value: (.*) \$enricher-token$", page, re.MULTILINE
     )
     _, thing = read_sample(preset)
-    body = render_go(template, {variable: thing}).encode()
-    assert_accepted(source_of(page, preset), {"authorization": f"{prefix} {SECRET}"}, body)
+    body = render_go_template(template, {variable: thing}).encode()
+    assert_accepted(source_from_page(page, preset), {"authorization": f"{prefix} {SECRET}"}, body)
 
 
 @pytest.mark.parametrize("preset", ["native", "cdevents"])
 def test_the_curl_step_sends_a_body_that_is_accepted(preset: str) -> None:
     """The shell fills the variables in, as it would; the headers are those of the page."""
     page = PAGES[preset]
-    step = next(block for block in blocks_of(page, "bash") if "<<BODY" in block)
+    step = next(block for block in fenced_blocks(page, "bash") if "<<BODY" in block)
     variables = {
         "ENVIRONMENT": "production",
         "APPLICATION": "web",
@@ -122,7 +122,9 @@ def test_the_curl_step_sends_a_body_that_is_accepted(preset: str) -> None:
     headers = dict(re.findall(r'-H "([^:"]+): ([^"]+)"', command))
     body = document.partition("\nBODY\n")[0].encode()
     event = assert_accepted(
-        source_of(page, preset), {name.lower(): value for name, value in headers.items()}, body
+        source_from_page(page, preset),
+        {name.lower(): value for name, value in headers.items()},
+        body,
     )
     assert (event.environment, event.application, event.version) == ("production", "web", "5d1c6b0")
     assert "run-7" in event.delivery
@@ -132,7 +134,7 @@ def assert_accepted(source: Source, headers: dict[str, str], body: bytes) -> Dep
     """Judge a request as the door does; it must be a deployment that succeeded."""
     request = SignedRequest(headers, {}, body)
     assert is_genuine(source.checks, request, now_s=0)
-    event = read_webhook(source, request)
+    event = parse_webhook(source, request)
     assert isinstance(event, DeploymentCompleted), event
     assert event.outcome == "succeeded"
     return event
@@ -167,21 +169,21 @@ def test_the_pages_are_packed_where_an_installed_program_looks() -> None:
 @every_page
 def test_a_filled_page_is_about_ones_own_source(preset: str) -> None:
     """Its name and address stand wherever those of the example stood, and it still loads."""
-    filled = fill_page(
+    filled = fill_setup_page(
         PAGES[preset], preset=preset, source_name="ours", base_url="https://cd.acme.example/"
     )
     assert "hooks.example.com" not in filled
     assert "https://cd.acme.example/webhooks/ours" in filled
-    assert source_of(filled, "ours").preset == preset
+    assert source_from_page(filled, "ours").preset == preset
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS.keys() - PAGES.keys() - {"standard-webhooks"}))
 def test_a_preset_without_a_page_tells_what_it_knows_itself(preset: str) -> None:
     """Address, proof, and a source that has every field."""
-    source = make_example(preset, presets=read_presets())
-    page = write_page(source)
+    source = build_example_source(preset, presets=read_presets())
+    page = render_setup_page(source)
     assert f"https://hooks.example.com/webhooks/{preset}" in page
-    fields = source_of(page, preset).fields
+    fields = source_from_page(page, preset).fields
     if preset != "launchdarkly":  # tells of no deployments at all
         assert fields.environment and fields.application and fields.version  # noqa: PT018 - all three
 
@@ -199,8 +201,10 @@ def test_a_preset_without_a_page_tells_what_it_knows_itself(preset: str) -> None
 )
 def test_what_a_sender_without_a_page_has_to_be_told_is_told(preset: str, told: str) -> None:
     """What the file of its preset says, without the signs of a comment."""
-    source = make_example(preset, presets=read_presets())
-    page = write_page(source, about=find_about(preset, presets=read_presets()))
+    source = build_example_source(preset, presets=read_presets())
+    page = render_setup_page(
+        source, preset_comment=parse_preset_comment(preset, presets=read_presets())
+    )
     assert told in page
     assert "\n# " not in page
 
@@ -208,8 +212,8 @@ def test_what_a_sender_without_a_page_has_to_be_told_is_told(preset: str, told: 
 def test_every_preset_says_where_its_vendor_documents_it() -> None:
     """Nobody has to guess what a preset was written from."""
     for preset in PRESETS.keys() - {"native"}:
-        assert "https://" in find_about(preset, presets=read_presets()), preset
-    assert find_about("ours", presets=read_presets()) == ""
+        assert "https://" in parse_preset_comment(preset, presets=read_presets()), preset
+    assert parse_preset_comment("ours", presets=read_presets()) == ""
 
 
 def test_a_source_that_is_there_needs_no_lines_of_toml() -> None:
@@ -217,9 +221,9 @@ def test_a_source_that_is_there_needs_no_lines_of_toml() -> None:
     text = '[[source]]\nname = "ours"\nverify = { token = "X-Ours" }\nsecrets = ["x"]\n'
     text += 'outcome = { path = "body.x", succeeded = ["ok"] }\n'
     source = load_sources(text, presets=read_presets(), read_secret=str)["ours"]
-    page = write_page(source, is_there=True)
+    page = render_setup_page(source, is_configured=True)
     assert page.endswith("/webhooks/ours,\nverified by the secret in X-Ours.\n")
-    assert not blocks_of(page, "toml")
+    assert not fenced_blocks(page, "toml")
 
 
 def test_a_page_holds_for_who_is_verified_as_it_says() -> None:
@@ -228,13 +232,13 @@ def test_a_page_holds_for_who_is_verified_as_it_says() -> None:
     presets = read_presets()
     for more, holds in (("", True), ('verify = { token = "X-Ours" }\n', False)):
         source = load_sources(text + more, presets=presets, read_secret=str)["ours"]
-        assert is_as_its_page(source, presets=presets) is holds
+        assert is_verified_as_preset(source, presets=presets) is holds
 
 
 def test_what_only_says_how_bytes_are_signed_has_no_recipe() -> None:
     """The sentence says what is missing."""
     with pytest.raises(SourceError, match="and a source of your own all else: outcome, fields"):
-        make_example("standard-webhooks", presets=read_presets())
+        build_example_source("standard-webhooks", presets=read_presets())
 
 
 def test_a_rollback_of_argo_cd_is_told_too() -> None:
@@ -245,4 +249,4 @@ def test_a_rollback_of_argo_cd_is_told_too() -> None:
 def test_a_source_is_asked_for_by_a_name_that_there_is() -> None:
     """What was meant is said."""
     with pytest.raises(SourceError, match="no preset 'gitlub'; did you mean 'gitlab'"):
-        make_example("gitlub", presets=read_presets())
+        build_example_source("gitlub", presets=read_presets())

@@ -10,13 +10,13 @@ import pytest
 from aiohttp import web
 from standardwebhooks import Webhook
 
-from service.operate.listening import listen
-from service.operate.send import Sent, send_event
+from service.operate.listening import serve_app
+from service.operate.send import SendResult, send_event
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
-class Door:
+class ReceiverStub:
     """A door that keeps what came and says what it is told to."""
 
     def __init__(self) -> None:
@@ -33,17 +33,17 @@ class Door:
 
 
 @pytest.fixture
-async def door() -> AsyncIterator[Door]:
+async def receiver_stub() -> AsyncIterator[ReceiverStub]:
     """Open a door."""
-    opened = Door()
+    stub = ReceiverStub()
     app = web.Application()
-    app.router.add_post("/", opened.receive)
-    async with listen(app, host="127.0.0.1", port=0) as url:
-        opened.url = f"{url}/"
-        yield opened
+    app.router.add_post("/", stub.receive)
+    async with serve_app(app, host="127.0.0.1", port=0) as url:
+        stub.url = f"{url}/"
+        yield stub
 
 
-async def send(url: str) -> Sent:
+async def send_one(url: str) -> SendResult:
     """Send the one event of these tests."""
     async with aiohttp.ClientSession() as session:
         return await send_event(
@@ -56,10 +56,10 @@ async def send(url: str) -> Sent:
         )
 
 
-async def test_somebody_elses_library_takes_the_signature(door: Door) -> None:
+async def test_somebody_elses_library_takes_the_signature(receiver_stub: ReceiverStub) -> None:
     """The reference verifier of Standard Webhooks agrees, on the bytes as they came."""
-    assert await send(door.url) == Sent(status=202, body="said")
-    ((headers, body),) = door.requests
+    assert await send_one(receiver_stub.url) == SendResult(status=202, body="said")
+    ((headers, body),) = receiver_stub.requests
     assert headers["content-type"] == "application/json"
     assert headers["webhook-id"] == "delivery-1"
     assert msgspec.json.decode(body) == {"version": "1é", "eventType": "finished"}
@@ -69,11 +69,11 @@ async def test_somebody_elses_library_takes_the_signature(door: Door) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 503, 307])
-async def test_what_the_door_says_is_handed_back(door: Door, status: int) -> None:
+async def test_what_the_door_says_is_handed_back(receiver_stub: ReceiverStub, status: int) -> None:
     """A refusal is an answer; a redirection is not followed, since it could lead anywhere."""
-    door.status = status
-    assert await send(door.url) == Sent(status=status, body="said")
-    assert len(door.requests) == 1
+    receiver_stub.status = status
+    assert await send_one(receiver_stub.url) == SendResult(status=status, body="said")
+    assert len(receiver_stub.requests) == 1
 
 
 async def test_nobody_there_is_an_error_of_the_client() -> None:
@@ -81,4 +81,4 @@ async def test_nobody_there_is_an_error_of_the_client() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and not listening
         with pytest.raises(aiohttp.ClientConnectorError):
-            await send(f"http://127.0.0.1:{taken.getsockname()[1]}/")
+            await send_one(f"http://127.0.0.1:{taken.getsockname()[1]}/")

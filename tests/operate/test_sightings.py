@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from service.operate.console.sightings import sight_record
+from service.operate.console.sightings import view_from_record
 
 DATA = {
     "schemaVersion": 1,
@@ -45,7 +45,7 @@ def test_a_record_of_a_look_did_not_take_since_its_webhook(
 ) -> None:
     """It was looked for when that was planned: the time since the webhook says nothing."""
     data = json.dumps(DATA | {"looks": {"taken": taken, "until": None}})
-    seen = sight_record("86402000-0", {b"subject": b"a", b"data": data.encode()})
+    seen = view_from_record("86402000-0", {b"subject": b"a", b"data": data.encode()})
     assert seen.took_ms == took_ms
     assert [step.note for step in seen.steps if step.name == "enriched"] == [note]
 
@@ -53,6 +53,6 @@ def test_a_record_of_a_look_did_not_take_since_its_webhook(
 @pytest.mark.parametrize("revision", ["", "x", "-1", "²", "9" * 5000])
 def test_an_entry_of_somebody_else_is_seen_all_the_same(revision: str) -> None:
     """Whatever stands where our revision would."""
-    sighting = sight_record("1-0", {b"revision": revision.encode()})
-    assert sighting.outcome is not None
-    assert sighting.outcome.revision == 0
+    sighting = view_from_record("1-0", {b"revision": revision.encode()})
+    assert sighting.record is not None
+    assert sighting.record.revision == 0

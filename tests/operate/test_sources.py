@@ -4,7 +4,7 @@ import pytest
 
 from service.accept.sources import Source, load_sources
 from service.configured import read_presets
-from service.operate.sources import describe_scheme, list_sources, name_url
+from service.operate.sources import describe_scheme, render_sources, webhook_url
 
 TEXT = """
 [[source]]
@@ -34,7 +34,7 @@ def sources() -> dict[str, Source]:
 def test_the_list_has_address_proof_and_secrets(sources: dict[str, Source]) -> None:
     """A person reads there what to paste, and which secret is away."""
     troubles = {"file:/run/gone": "cannot be read: No such file"}
-    assert list_sources(sources, base_url="https://cd.example/", troubles=troubles) == (
+    assert render_sources(sources, base_url="https://cd.example/", secret_problems=troubles) == (
         "web  (preset github)\n"
         "  POST         https://cd.example/webhooks/web\n"
         "  verified by  HMAC-SHA256 in X-Hub-Signature-256\n"
@@ -55,7 +55,7 @@ def test_the_list_has_address_proof_and_secrets(sources: dict[str, Source]) -> N
 
 def test_no_secret_is_listed(sources: dict[str, Source]) -> None:
     """Neither one that is written in the file nor one that is not."""
-    listed = list_sources(sources, base_url="https://cd.example", troubles={})
+    listed = render_sources(sources, base_url="https://cd.example", secret_problems={})
     assert "hunter" not in listed
 
 
@@ -63,7 +63,7 @@ def test_a_secret_belongs_into_the_url_only_where_nothing_else_is_read() -> None
     """CDEvents may come with a header; then the URL stays clean."""
     text = '[[source]]\nname = "ce"\npreset = "cdevents"\nsecrets = ["x"]\n'
     source = load_sources(text, presets=read_presets(), read_secret=str)["ce"]
-    assert name_url(source, "http://door") == "http://door/webhooks/ce"
+    assert webhook_url(source, "http://door") == "http://door/webhooks/ce"
 
 
 @pytest.mark.parametrize(

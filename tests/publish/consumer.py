@@ -3,14 +3,14 @@
 import asyncio
 import sys
 
-from service.publish.feed import Habits
+from service.publish.feed import ReaderOptions
 from service.publish.reader import EnrichedStream
 
 
 async def read(url: str, namespace: str, group: str, hang_at: int) -> None:
     """Read until killed."""
     stream = EnrichedStream(
-        url, group=group, consumer="mortal", namespace=namespace, habits=Habits(prefetch=4)
+        url, group=group, consumer="mortal", namespace=namespace, options=ReaderOptions(prefetch=4)
     )
     count = 0
     async for record in stream:

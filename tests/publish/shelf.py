@@ -6,24 +6,24 @@ import msgspec
 from redis.asyncio import Redis
 
 from service.backlog.ticket import Lease, Ticket
-from service.enrich.deployment import Deployment, read_deployment
+from service.enrich.deployment import Deployment, parse_deployment
 from service.enrich.verdict import Found
-from service.publish.writing import BEFORE_REVISION, Entry, Writer
+from service.publish.writing import BEFORE_REVISION, Entry, EntryBuilder
 
 QUEUED_AT = 1_795_428_000_000
 
 
-def write_fields(number: int, *, revision: int = 1, **told: object) -> dict[str, str | bytes]:
+def entry_fields(number: int, *, revision: int = 1, **changes: object) -> dict[str, str | bytes]:
     """Write all fields of one entry."""
-    name = f"a0eebc99-9c0b-4ef8-bb6d-{number:012d}"
+    deployment_id = f"a0eebc99-9c0b-4ef8-bb6d-{number:012d}"
     body = msgspec.json.encode(
-        {"id": name, "applicationKey": "shop", "endedAt": QUEUED_AT + number, **told}
+        {"id": deployment_id, "applicationKey": "shop", "endedAt": QUEUED_AT + number, **changes}
     )
-    deployment = read_deployment(body)
+    deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
     ticket = Ticket(source="native", delivery=f"d{number}", outcome="succeeded", project="default")
     lease = Lease(
-        job=f"id:{name}",
+        job=f"id:{deployment_id}",
         fence=1.0,
         generation=1,
         crashes=0,
@@ -31,20 +31,22 @@ def write_fields(number: int, *, revision: int = 1, **told: object) -> dict[str,
         now=QUEUED_AT,
         ticket=ticket,
     )
-    entry = Writer().write(Found(deployment=deployment, body=body), lease, now_ms=QUEUED_AT + 5)
+    entry = EntryBuilder().build(
+        Found(deployment=deployment, body=body), lease, now_ms=QUEUED_AT + 5
+    )
     assert isinstance(entry, Entry)
     data = BEFORE_REVISION + str(revision).encode() + entry.data_after_revision
     pairs = dict(zip(entry.fields[::2], entry.fields[1::2], strict=True))
-    return {"id": f"{name}:{revision}", "revision": str(revision), **pairs, "data": data}
+    return {"id": f"{deployment_id}:{revision}", "revision": str(revision), **pairs, "data": data}
 
 
-async def append(
-    redis: Redis, stream: str, *numbers: int, revision: int = 1, **told: object
+async def append_records(
+    redis: Redis, stream: str, *numbers: int, revision: int = 1, **changes: object
 ) -> list[str]:
     """Append so many records; gives their ids."""
     ids = []
     for number in numbers:
-        fields: dict[Any, Any] = {**write_fields(number, revision=revision, **told)}
+        fields: dict[Any, Any] = {**entry_fields(number, revision=revision, **changes)}
         await redis.xadd(stream, fields)
         ids.append(str(fields["id"]))
     return ids

@@ -13,18 +13,18 @@ from redis import Redis
 from service.publish.blocking import read_blocking
 from service.publish.reader import EnrichedStream
 from service.store.keys import Keys
-from tests.publish.shelf import write_fields
+from tests.publish.shelf import entry_fields
 
 
 @pytest.fixture
-def shelf(redis_url: str, keys: Keys) -> Iterator["Shelf"]:
+def stream_harness(redis_url: str, keys: Keys) -> Iterator["BlockingStreamHarness"]:
     """Give a stream of one's own to put records in."""
     with closing(Redis.from_url(redis_url)) as client:
-        yield Shelf(client, redis_url, keys)
+        yield BlockingStreamHarness(client, redis_url, keys)
         client.delete(keys.enriched)
 
 
-class Shelf:
+class BlockingStreamHarness:
     """Puts records into the stream, and opens it."""
 
     def __init__(self, client: Redis, url: str, keys: Keys) -> None:
@@ -32,71 +32,71 @@ class Shelf:
         self.url = url
         self.keys = keys
 
-    def put(self, *numbers: int) -> list[str]:
+    def append_records(self, *numbers: int) -> list[str]:
         """Append so many records; gives their ids."""
-        written: list[dict[Any, Any]] = [{**write_fields(number)} for number in numbers]
-        for fields in written:
+        entries: list[dict[Any, Any]] = [{**entry_fields(number)} for number in numbers]
+        for fields in entries:
             self.client.xadd(self.keys.enriched, fields)
-        return [fields["id"] for fields in written]
+        return [fields["id"] for fields in entries]
 
-    def open(self) -> EnrichedStream:
+    def open_stream(self) -> EnrichedStream:
         """Open the stream for the one group."""
         return EnrichedStream(self.url, group="readers", namespace=self.keys.namespace)
 
-    def list_pending(self) -> int:
+    def count_pending(self) -> int:
         """Say how many records are given to somebody and not acknowledged."""
-        told: Any = self.client.xpending(self.keys.enriched, "readers")
-        return int(told["pending"])
+        pending: Any = self.client.xpending(self.keys.enriched, "readers")
+        return int(pending["pending"])
 
 
-def test_records_come_in_order_and_are_acknowledged(shelf: Shelf) -> None:
+def test_records_come_in_order_and_are_acknowledged(stream_harness: BlockingStreamHarness) -> None:
     """What is there, then what comes while the loop waits."""
-    ids = shelf.put(*range(5))
+    ids = stream_harness.append_records(*range(5))
     seen: list[str] = []
-    later = threading.Timer(0.1, lambda: ids.extend(shelf.put(5)))
-    with read_blocking(shelf.open()) as records:
+    later = threading.Timer(0.1, lambda: ids.extend(stream_harness.append_records(5)))
+    with read_blocking(stream_harness.open_stream()) as records:
         for record in records:
             seen.append(record.id)
             if len(seen) == 5:
                 later.start()
             if len(seen) == 6:
-                assert shelf.list_pending() == 1  # the one in hand
+                assert stream_harness.count_pending() == 1  # the one in hand
                 break
     later.join()
     assert seen == ids
 
 
-def test_what_the_body_raised_on_comes_again(shelf: Shelf) -> None:
+def test_what_the_body_raised_on_comes_again(stream_harness: BlockingStreamHarness) -> None:
     """Nothing of it is acknowledged, and nothing waits for a dead reader."""
-    first, second = shelf.put(1, 2)
+    first, second = stream_harness.append_records(1, 2)
 
     def stumble() -> None:
-        with read_blocking(shelf.open()) as records:
+        with read_blocking(stream_harness.open_stream()) as records:
             for record in records:
                 raise ValueError(record.id)
 
     with pytest.raises(ValueError, match=first):
         stumble()
-    with read_blocking(shelf.open()) as records:
+    with read_blocking(stream_harness.open_stream()) as records:
         assert [next(records).id, next(records).id] == [first, second]
 
 
-def test_ctrl_c_ends_a_loop_that_waits(shelf: Shelf) -> None:
+def test_ctrl_c_ends_a_loop_that_waits(stream_harness: BlockingStreamHarness) -> None:
     """At once, as in any program, and the stream is closed."""
 
     def wait() -> None:
-        with read_blocking(shelf.open()) as records:
+        with read_blocking(stream_harness.open_stream()) as records:
             threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
             next(records)
 
     with pytest.raises(KeyboardInterrupt):
         wait()
-    assert shelf.client.xinfo_consumers(shelf.keys.enriched, "readers") == []
+    assert stream_harness.client.xinfo_consumers(stream_harness.keys.enriched, "readers") == []
 
 
-async def test_where_a_loop_runs_it_says_so(shelf: Shelf) -> None:
+async def test_where_a_loop_runs_it_says_so(stream_harness: BlockingStreamHarness) -> None:
     """Rather than to hang: there the stream is read by ``async for``."""
-    stream = shelf.open()
+    stream = stream_harness.open_stream()
     with pytest.raises(RuntimeError, match="async for"), read_blocking(stream) as records:
         next(records)
     await stream.aclose()

@@ -14,33 +14,33 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from service.publish.feed import Habits
-from service.publish.reader import EnrichedStream, UnreadableEntry
-from service.publish.reading import Record, Unreadable
+from service.publish.feed import ReaderOptions
+from service.publish.reader import EnrichedStream, InvalidEntryError
+from service.publish.reading import InvalidEntry, Record
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from service.store.keys import Keys
-from tests.publish.shelf import append
+from tests.publish.shelf import append_records
 
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 OpenStream = Callable[..., EnrichedStream]
 
-GROUP = "readers"
-MORTAL = {"consumer": "mortal"}
+READER_GROUP = "readers"
+CONSUMER_PROCESS = {"consumer": "mortal"}
 
 
 @pytest.fixture
 async def open_stream(redis_url: str, keys: Keys) -> AsyncIterator[OpenStream]:
     """Open readers of this test's namespace, closed at its end."""
-    opened: list[EnrichedStream] = []
+    streams: list[EnrichedStream] = []
 
-    def opening(**words: Any) -> EnrichedStream:
-        told = {"group": GROUP, "namespace": keys.namespace} | words
-        opened.append(EnrichedStream(redis_url, **told))
-        return opened[-1]
+    def open_one(**options: Any) -> EnrichedStream:
+        all_options = {"group": READER_GROUP, "namespace": keys.namespace} | options
+        streams.append(EnrichedStream(redis_url, **all_options))
+        return streams[-1]
 
-    yield opening
-    for stream in opened:
+    yield open_one
+    for stream in streams:
         await stream.aclose()
 
 
@@ -51,7 +51,7 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
         yield started
 
 
-async def take(stream: EnrichedStream, count: int) -> list[Record]:
+async def take_records(stream: EnrichedStream, count: int) -> list[Record]:
     """Take so many records, in time."""
     async with asyncio.timeout(20):
         return [await anext(stream) for _ in range(count)]
@@ -59,31 +59,35 @@ async def take(stream: EnrichedStream, count: int) -> list[Record]:
 
 async def take_ids(stream: EnrichedStream, count: int) -> list[str]:
     """Take so many records, in time; gives their ids."""
-    return [record.id for record in await take(stream, count)]
+    return [record.id for record in await take_records(stream, count)]
 
 
-async def until_somebody_waits(redis: Redis) -> None:
+async def wait_for_blocked_reader(redis: Redis) -> None:
     """Wait until a reader waits for what comes."""
     async with asyncio.timeout(10):
-        while not [one for one in await redis.client_list() if one["cmd"].startswith("xread")]:
+        while not [
+            client for client in await redis.client_list() if client["cmd"].startswith("xread")
+        ]:
             await asyncio.sleep(0.01)
 
 
 async def list_pending(redis: Redis, keys: Keys, **filters: Any) -> list[Any]:
     """List what the group was given and did not acknowledge."""
-    told: Any = await redis.xpending_range(keys.enriched, GROUP, "-", "+", 1000, **filters)
-    return list(told)
+    pending: Any = await redis.xpending_range(
+        keys.enriched, READER_GROUP, "-", "+", 1000, **filters
+    )
+    return list(pending)
 
 
 async def test_a_group_reads_from_the_start_in_order(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
     """What was there before the group, then what comes; more than one batch of it."""
-    there = await append(redis, keys.enriched, *range(250))
+    there = await append_records(redis, keys.enriched, *range(250))
     stream = open_stream()
     assert await take_ids(stream, 250) == there
     waiting = asyncio.create_task(take_ids(stream, 1))
-    assert await append(redis, keys.enriched, 250) == await waiting
+    assert await append_records(redis, keys.enriched, 250) == await waiting
 
 
 async def test_a_reader_may_come_before_the_first_record(
@@ -96,16 +100,16 @@ async def test_a_reader_may_come_before_the_first_record(
         return bool(await redis.exists(keys.enriched))
 
     await eventually(is_joined)
-    assert await append(redis, keys.enriched, 1) == await waiting
+    assert await append_records(redis, keys.enriched, 1) == await waiting
 
 
 async def test_a_record_is_acknowledged_after_the_body(
     redis: Redis, keys: Keys, open_stream: OpenStream, eventually: Eventually
 ) -> None:
     """While the body runs it is pending; it is not any more once the next was asked for."""
-    await append(redis, keys.enriched, 1)
+    await append_records(redis, keys.enriched, 1)
     stream = open_stream()
-    await take(stream, 1)
+    await take_records(stream, 1)
     assert len(await list_pending(redis, keys)) == 1
     waiting = asyncio.create_task(take_ids(stream, 1))
 
@@ -113,7 +117,7 @@ async def test_a_record_is_acknowledged_after_the_body(
         return not await list_pending(redis, keys)
 
     await eventually(is_acknowledged)
-    await append(redis, keys.enriched, 2)
+    await append_records(redis, keys.enriched, 2)
     await waiting
 
 
@@ -121,7 +125,7 @@ async def test_what_a_body_raised_on_comes_again(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
     """And so does what was fetched behind it, to the same reader or after a restart of it."""
-    ids = await append(redis, keys.enriched, *range(5))
+    ids = await append_records(redis, keys.enriched, *range(5))
     stream = open_stream(consumer="one")
     seen = []
 
@@ -141,7 +145,7 @@ async def test_who_leaves_the_loop_may_acknowledge_first(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
     """For a job that takes some records and ends."""
-    ids = await append(redis, keys.enriched, 1, 2)
+    ids = await append_records(redis, keys.enriched, 1, 2)
     async with open_stream() as stream:
         assert await take_ids(stream, 1) == ids[:1]
         await stream.acknowledge()
@@ -150,9 +154,9 @@ async def test_who_leaves_the_loop_may_acknowledge_first(
 
 async def test_no_id_comes_twice(redis: Redis, keys: Keys, open_stream: OpenStream) -> None:
     """An entry with the id of an earlier one is acknowledged and passed over."""
-    [first] = await append(redis, keys.enriched, 1)
-    await append(redis, keys.enriched, 1)
-    [second] = await append(redis, keys.enriched, 1, revision=2)
+    [first] = await append_records(redis, keys.enriched, 1)
+    await append_records(redis, keys.enriched, 1)
+    [second] = await append_records(redis, keys.enriched, 1, revision=2)
     for words in ({}, {"group": None}):
         stream = open_stream(**words)
         assert await take_ids(stream, 2) == [first, second]
@@ -164,18 +168,20 @@ async def test_no_more_is_fetched_than_is_asked(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
     """A slow reader leaves the rest to its fellows."""
-    await append(redis, keys.enriched, *range(20))
-    await take(open_stream(habits=Habits(prefetch=5)), 1)
+    await append_records(redis, keys.enriched, *range(20))
+    await take_records(open_stream(habits=ReaderOptions(prefetch=5)), 1)
     assert len(await list_pending(redis, keys)) == 5
 
 
-@pytest.mark.parametrize("words", [{"habits": Habits(take_over_after_s=0.2)}, MORTAL], ids=repr)
+@pytest.mark.parametrize(
+    "words", [{"options": ReaderOptions(claim_after_s=0.2)}, CONSUMER_PROCESS], ids=repr
+)
 async def test_what_a_killed_reader_left_is_read_again(
     redis: Redis, redis_url: str, keys: Keys, open_stream: OpenStream, words: dict[str, Any]
 ) -> None:
     """``kill -9`` in a body: what it held goes to a fellow, or at once to who has its name."""
-    ids = await append(redis, keys.enriched, *range(10))
-    command = ("-m", "tests.publish.consumer", redis_url, keys.namespace, GROUP, "3")
+    ids = await append_records(redis, keys.enriched, *range(10))
+    command = ("-m", "tests.publish.consumer", redis_url, keys.namespace, READER_GROUP, "3")
     reader = await asyncio.create_subprocess_exec(
         sys.executable, *command, stdout=asyncio.subprocess.PIPE
     )
@@ -193,9 +199,9 @@ async def test_who_is_told_to_stop_hands_back_at_once(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
     """A fellow need not wait until it would be taken for dead."""
-    ids = await append(redis, keys.enriched, *range(4))
+    ids = await append_records(redis, keys.enriched, *range(4))
     async with open_stream() as stream:
-        await take(stream, 2)
+        await take_records(stream, 2)
     assert await take_ids(open_stream(), 3) == ids[1:]
 
 
@@ -209,7 +215,7 @@ async def test_a_reader_that_is_closed_ends_its_loop(
     async def loop() -> None:
         seen.extend([record.id async for record in stream])
 
-    await append(redis, keys.enriched, 1)
+    await append_records(redis, keys.enriched, 1)
     looping = asyncio.create_task(loop())
 
     async def is_idle() -> bool:
@@ -222,43 +228,43 @@ async def test_a_reader_that_is_closed_ends_its_loop(
         await looping
     await stream.aclose()
     assert len(seen) == 1
-    assert not await redis.xinfo_consumers(keys.enriched, GROUP)
+    assert not await redis.xinfo_consumers(keys.enriched, READER_GROUP)
 
 
 async def test_what_waits_behind_a_slow_body_stays_ours(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
     """A look shows that we live; what a fellow took all the same is left to it."""
-    ids = await append(redis, keys.enriched, *range(4))
+    ids = await append_records(redis, keys.enriched, *range(4))
     stream = open_stream(consumer="slow")
-    await take(stream, 1)
+    await take_records(stream, 1)
     held = [entry["message_id"] for entry in await list_pending(redis, keys)]
-    await redis.xclaim(keys.enriched, GROUP, "slow", 0, held, idle=50_000)
-    await redis.xclaim(keys.enriched, GROUP, "fellow", 0, [held[2]])
+    await redis.xclaim(keys.enriched, READER_GROUP, "slow", 0, held, idle=50_000)
+    await redis.xclaim(keys.enriched, READER_GROUP, "fellow", 0, [held[2]])
     await stream.acknowledge()
     idle = [entry["time_since_delivered"] for entry in await list_pending(redis, keys)]
     assert max(idle) < 50_000
     assert await take_ids(stream, 2) == [ids[1], ids[3]]
 
 
-@pytest.mark.parametrize("group", [GROUP, None])
+@pytest.mark.parametrize("group", [READER_GROUP, None])
 async def test_a_restart_of_redis_costs_no_record(
-    server: EmbeddedServer, group: str | None
+    server: EmbeddedServer, group_commit: str | None
 ) -> None:
     """Killed under a waiting reader, and back: it goes on, and gives nothing twice."""
     stream = Keys("deployments").enriched
-    async with EnrichedStream(server.url, group=group) as records:
+    async with EnrichedStream(server.url, group=group_commit) as records:
         async with open_client(server.url) as redis:
-            ids = await append(redis, stream, 1, 2)
+            ids = await append_records(redis, stream, 1, 2)
             assert await take_ids(records, 2) == ids
             waiting = asyncio.create_task(take_ids(records, 2))
-            await until_somebody_waits(redis)
+            await wait_for_blocked_reader(redis)
         assert server.pid is not None
         os.kill(server.pid, signal.SIGKILL)
         server.stop()
         server.start()
         async with open_client(server.url) as redis:
-            assert await append(redis, stream, 3, 4) == await waiting
+            assert await append_records(redis, stream, 3, 4) == await waiting
 
 
 @pytest.mark.parametrize("loss", ["the group", "the stream"])
@@ -266,23 +272,23 @@ async def test_a_lost_group_is_made_again(
     redis: Redis, keys: Keys, open_stream: OpenStream, loss: str
 ) -> None:
     """What was read is not given twice, and what comes is given."""
-    await append(redis, keys.enriched, 1)
+    await append_records(redis, keys.enriched, 1)
     stream = open_stream()
-    await take(stream, 1)
+    await take_records(stream, 1)
     if loss == "the group":
-        await redis.xgroup_destroy(keys.enriched, GROUP)
+        await redis.xgroup_destroy(keys.enriched, READER_GROUP)
     else:
         await redis.delete(keys.enriched)
-    assert await append(redis, keys.enriched, 2) == await take_ids(stream, 1)
+    assert await append_records(redis, keys.enriched, 2) == await take_ids(stream, 1)
 
 
 async def test_without_a_group_it_begins_where_it_is_told(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
     """At the start, behind a position, at a time; nobody else is disturbed."""
-    ids = await append(redis, keys.enriched, 1, 2, 3)
+    ids = await append_records(redis, keys.enriched, 1, 2, 3)
     assert await take_ids(open_stream(group=None), 3) == ids
-    [second] = (await take(open_stream(group=None), 2))[1:]
+    [second] = (await take_records(open_stream(group=None), 2))[1:]
     assert await take_ids(open_stream(group=None, since=second.position), 1) == ids[2:]
     begun = datetime.fromtimestamp(int(second.position.partition("-")[0]) / 1000, tz=UTC)
     assert (await take_ids(open_stream(group=None, since=begun), 1))[0] in ids
@@ -293,12 +299,12 @@ async def test_from_the_end_only_what_is_new_is_read(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
     """Of a group that is made, and without one."""
-    await append(redis, keys.enriched, 1)
+    await append_records(redis, keys.enriched, 1)
     for number, words in ((2, {}), (3, {"group": None})):
         stream = open_stream(since="$", **words)
         waiting = asyncio.create_task(take_ids(stream, 1))
-        await until_somebody_waits(redis)
-        assert await append(redis, keys.enriched, number) == await waiting
+        await wait_for_blocked_reader(redis)
+        assert await append_records(redis, keys.enriched, number) == await waiting
         await stream.aclose()
 
 
@@ -308,14 +314,14 @@ async def test_an_entry_that_is_no_record_is_not_passed_over_in_silence(
     """It is raised, again and again, unless somebody is there to hear of it."""
     await redis.xadd(keys.enriched, {"n": "1"})
     await redis.xadd(keys.enriched, {"id": "a:1", "data": '{"schemaVersion":2}'})
-    [last] = await append(redis, keys.enriched, 1)
+    [last] = await append_records(redis, keys.enriched, 1)
     stream = open_stream()
     for _ in range(2):
-        with pytest.raises(UnreadableEntry, match="no field"):
-            await take(aiter(stream), 1)
+        with pytest.raises(InvalidEntryError, match="no field"):
+            await take_records(aiter(stream), 1)
     await stream.aclose()
-    heard: list[Unreadable] = []
-    stream = open_stream(habits=Habits(on_unreadable=heard.append))
+    heard: list[InvalidEntry] = []
+    stream = open_stream(habits=ReaderOptions(on_invalid_entry=heard.append))
     assert await take_ids(stream, 1) == [last]
     assert heard[0].fields == {b"n": b"1"}
     assert "Invalid enum value 2" in heard[1].reason or "schemaVersion" in heard[1].reason
@@ -325,12 +331,12 @@ async def test_what_was_trimmed_before_it_was_read_is_counted(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
     """A hard cap may take what is pending; nobody waits for it any more."""
-    await append(redis, keys.enriched, 1, 2)
+    await append_records(redis, keys.enriched, 1, 2)
     stream = open_stream(consumer="one")
-    await take(stream, 1)
+    await take_records(stream, 1)
     await redis.xtrim(keys.enriched, maxlen=0)
     aiter(stream)  # the loop was left, and begins anew
-    [new] = await append(redis, keys.enriched, 3)
+    [new] = await append_records(redis, keys.enriched, 3)
     assert await take_ids(stream, 1) == [new]
     assert stream.trimmed == 2
 
@@ -339,8 +345,8 @@ async def test_types_are_there_and_what_they_do_not_know_too(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
     """Typed data, the deployment when it is asked for, and every field by its name."""
-    await append(redis, keys.enriched, 1, novelty={"a": 1}, leadTime=7, linesAdded="12")
-    [record] = await take(open_stream(), 1)
+    await append_records(redis, keys.enriched, 1, novelty={"a": 1}, leadTime=7, linesAdded="12")
+    [record] = await take_records(open_stream(), 1)
     assert (record.project, record.environment, record.application) == ("default", "", "shop")
     assert record.time == "2026-11-23T10:00:00.001Z"
     assert (record.data.revision, record.data.summary.lead_time_ms) == (1, 7)
@@ -356,10 +362,10 @@ async def test_what_no_patience_mends_is_raised(server: EmbeddedServer) -> None:
     """A key of another type, a wrong password."""
     async with open_client(server.url) as client:
         await client.set(Keys("deployments").enriched, "1")
-        async with EnrichedStream(server.url, group=GROUP) as stream:
+        async with EnrichedStream(server.url, group=READER_GROUP) as stream:
             with pytest.raises(ResponseError, match="WRONGTYPE"):
-                await take(stream, 1)
+                await take_records(stream, 1)
         await client.config_set("requirepass", "s3cr3t")
-    async with EnrichedStream(f"{server.url}?password=wrong", group=GROUP) as stream:
+    async with EnrichedStream(f"{server.url}?password=wrong", group=READER_GROUP) as stream:
         with pytest.raises(RedisConnectionError, match="invalid username-password"):
-            await take(stream, 1)
+            await take_records(stream, 1)

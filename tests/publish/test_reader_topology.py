@@ -7,7 +7,7 @@ from service.publish.reader import EnrichedStream
 from service.store.connect import open_client
 from service.store.keys import Keys
 from tests.faults.topology import ClusterSet, SentinelSet
-from tests.publish.shelf import append
+from tests.publish.shelf import append_records
 
 STREAM = Keys("deployments").enriched
 
@@ -26,15 +26,15 @@ async def test_a_reader_follows_the_master_that_sentinel_names(tmp_path: Path) -
         first, second = sentinels.servers
         async with EnrichedStream(sentinels.url, group="readers") as stream:
             async with open_client(first.url) as redis:
-                ids = await append(redis, STREAM, 1, 2)
+                ids = await append_records(redis, STREAM, 1, 2)
                 assert await take_ids(stream, 2) == ids
                 await stream.acknowledge()
                 await redis.wait(1, 5000)
             waiting = asyncio.create_task(take_ids(stream, 1))
             first.kill()
-            await sentinels.until_master(second)
+            await sentinels.wait_until_master(second)
             async with open_client(second.url) as redis:
-                assert await append(redis, STREAM, 3) == await waiting
+                assert await append_records(redis, STREAM, 3) == await waiting
     finally:
         sentinels.kill()
 
@@ -45,7 +45,7 @@ async def test_a_reader_finds_the_node_of_a_cluster_that_has_the_stream(tmp_path
     try:
         await cluster.start()
         async with open_client(cluster.owner.url) as redis:
-            ids = await append(redis, STREAM, 1, 2)
+            ids = await append_records(redis, STREAM, 1, 2)
         async with EnrichedStream(cluster.url, group="readers") as stream:
             assert await take_ids(stream, 2) == ids
     finally:

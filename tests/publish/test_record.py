@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.backlog.ticket import Lease, Ticket
-from service.enrich.deployment import Deployment, read_deployment
+from service.enrich.deployment import Deployment, parse_deployment
 from service.enrich.verdict import Found
 from service.publish.record import EnrichedDeployment, measure_completeness
 from service.publish.summary import summarize
-from service.publish.writing import BEFORE_REVISION, Entry, Writer, format_time
+from service.publish.writing import BEFORE_REVISION, Entry, EntryBuilder, format_time
 
 QUEUED_AT = 1_795_428_000_000
 LEASE = Lease(
@@ -36,29 +36,31 @@ LEASE = Lease(
 )
 
 
-def parse(told: object) -> Deployment:
+def deployment_of(fields: object) -> Deployment:
     """Read a deployment."""
-    deployment = read_deployment(json.dumps(told).encode())
+    deployment = parse_deployment(json.dumps(fields).encode())
     assert isinstance(deployment, Deployment)
     return deployment
 
 
-def write(told: object, *, stopped: str | None = None) -> Entry:
+def build_entry(fields: object, *, stopped: str | None = None) -> Entry:
     """Write the entry of a deployment."""
-    found = Found(deployment=parse(told), body=json.dumps(told).encode(), stopped=stopped)
-    entry = Writer().write(found, LEASE, now_ms=QUEUED_AT + 99)
+    verdict = Found(
+        deployment=deployment_of(fields), body=json.dumps(fields).encode(), stop_reason=stopped
+    )
+    entry = EntryBuilder().build(verdict, LEASE, now_ms=QUEUED_AT + 99)
     assert isinstance(entry, Entry)
     return entry
 
 
-def read_data(entry: Entry, revision: int = 1) -> Any:
+def decode_data(entry: Entry, revision: int = 1) -> Any:
     """Read the data as the script would have put it together."""
     return json.loads(BEFORE_REVISION + str(revision).encode() + entry.data_after_revision)
 
 
 def test_the_record_is_what_the_design_says() -> None:
     """Schema version, revision, time, attempts, deployment, summary, completeness, event."""
-    data = read_data(write({"id": "a", "novel": 1}))
+    data = decode_data(build_entry({"id": "a", "novel": 1}))
     assert list(data) == [
         "schemaVersion",
         "revision",
@@ -85,14 +87,14 @@ def test_the_record_is_what_the_design_says() -> None:
 @given(st.integers(min_value=1, max_value=10**12))
 def test_any_revision_fits(revision: int) -> None:
     """What the script puts together is valid and decodes as the published type."""
-    entry = write({"id": "a"})
+    entry = build_entry({"id": "a"})
     data = BEFORE_REVISION + str(revision).encode() + entry.data_after_revision
     assert msgspec.json.decode(data, type=EnrichedDeployment).revision == revision
 
 
 def test_the_attributes_are_cloudevents() -> None:
     """Names are lower case, all values text; id, revision and data are added by the script."""
-    entry = write({"id": "a", "environmentKey": "prod", "endedAt": 1_706_701_762_123})
+    entry = build_entry({"id": "a", "environmentKey": "prod", "endedAt": 1_706_701_762_123})
     fields = dict(zip(entry.fields[::2], entry.fields[1::2], strict=True))
     assert fields == {
         "specversion": "1.0",
@@ -112,8 +114,11 @@ def test_the_attributes_are_cloudevents() -> None:
 
 def test_equal_content_has_an_equal_digest() -> None:
     """The digest is of the deployment alone: who told of it, and when, does not matter."""
-    assert write({"id": "a"}).digest == write({"id": "a"}, stopped="page cap reached").digest
-    assert write({"id": "a"}).digest != write({"id": "a", "linesAdded": 1}).digest
+    assert (
+        build_entry({"id": "a"}).digest
+        == build_entry({"id": "a"}, stopped="page cap reached").digest
+    )
+    assert build_entry({"id": "a"}).digest != build_entry({"id": "a", "linesAdded": 1}).digest
 
 
 @given(st.integers())
@@ -141,9 +146,9 @@ def test_any_time_can_be_written(moment_ms: int) -> None:
 )
 def test_complete_means_all_that_is_counted(told: dict[str, Any], *, complete: bool) -> None:
     """At both levels, null items being none."""
-    deployment = parse({"id": "a", **told})
-    assert measure_completeness(deployment, stopped=None).complete is complete
-    assert measure_completeness(deployment, stopped="a page was refused").complete is False
+    deployment = deployment_of({"id": "a", **told})
+    assert measure_completeness(deployment, stop_reason=None).complete is complete
+    assert measure_completeness(deployment, stop_reason="a page was refused").complete is False
 
 
 def test_the_summary_sums() -> None:
@@ -151,7 +156,7 @@ def test_the_summary_sums() -> None:
     flag = {"projectKey": "default", "flagKey": "f", "referencesAdded": 2, "referencesRemoved": 1}
     other = {"projectKey": "web", "flagKey": "f", "referencesAdded": 1}
     told = summarize(
-        parse(
+        deployment_of(
             {
                 "id": "a",
                 "leadTime": 100,
@@ -184,6 +189,6 @@ def test_the_summary_sums() -> None:
 def test_without_flags_of_its_own_those_of_the_pull_requests_are_summed() -> None:
     """LaunchDarkly joins them later, and at either level."""
     pull = {"flagReferences": {"items": [{"flagKey": "f", "referencesRemoved": 3}]}}
-    told = summarize(parse({"id": "a", "pullRequests": {"items": [pull, pull]}}))
+    told = summarize(deployment_of({"id": "a", "pullRequests": {"items": [pull, pull]}}))
     assert [(flag.key, flag.removed) for flag in told.flags] == [("f", 6)]
     assert (told.slowest_stage, told.stages) == (None, [])

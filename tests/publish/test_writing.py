@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.accept.choice import Only
+from service.accept.choice import DeploymentFilter
 from service.backlog.ticket import Lease, Ticket
-from service.enrich.deployment import Deployment, read_deployment
-from service.enrich.verdict import Found, Never
-from service.publish.reading import Record, read_entry
-from service.publish.writing import Entry, Payload, Writer
+from service.enrich.deployment import Deployment, parse_deployment
+from service.enrich.verdict import Fail, Found
+from service.publish.reading import Record, parse_entry
+from service.publish.writing import Entry, EntryBuilder, PayloadFormat
 
 QUEUED_AT = 1_795_428_000_000
 LEASE = Lease(
@@ -37,19 +37,19 @@ VALUES = st.recursive(
 )
 
 
-def write(body: bytes, writer: Writer, *, lease: Lease = LEASE) -> Entry | Never:
+def build_entry(body: bytes, writer: EntryBuilder, *, lease: Lease = LEASE) -> Entry | Fail:
     """Write the entry of a deployment as LaunchDarkly tells it."""
-    deployment = read_deployment(body)
+    deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
-    return writer.write(Found(deployment=deployment, body=body), lease, now_ms=QUEUED_AT + 99)
+    return writer.build(Found(deployment=deployment, body=body), lease, now_ms=QUEUED_AT + 99)
 
 
-def read(entry: Entry | Never, revision: bytes) -> Record:
+def parse_built_entry(entry: Entry | Fail, revision: bytes) -> Record:
     """Read an entry as a reader would, its revision written as the script does."""
     assert isinstance(entry, Entry)
     data = entry.data_before_revision + revision + entry.data_after_revision
     parts = [b"id", b"a:7", *(part.encode() for part in entry.fields), b"data", data]
-    record = read_entry(b"1-0", parts)
+    record = parse_entry(b"1-0", parts)
     assert isinstance(record, Record)
     return record
 
@@ -58,9 +58,10 @@ def read(entry: Entry | Never, revision: bytes) -> Record:
 def test_msgpack_says_what_json_says(value: Any) -> None:
     """The same record, value for value, in either form."""
     body = msgspec.json.encode({"id": "a", "endedAt": QUEUED_AT, "novel": value})
-    forms: dict[Payload, bytes] = {"json": b"7", "msgpack": b"\xce\x00\x00\x00\x07"}
+    forms: dict[PayloadFormat, bytes] = {"json": b"7", "msgpack": b"\xce\x00\x00\x00\x07"}
     as_json, as_msgpack = (
-        read(write(body, Writer(payload=payload)), revision) for payload, revision in forms.items()
+        parse_built_entry(build_entry(body, EntryBuilder(payload_format=payload)), revision)
+        for payload, revision in forms.items()
     )
     assert as_msgpack.is_msgpack
     assert not as_json.is_msgpack
@@ -74,22 +75,22 @@ def test_msgpack_says_what_json_says(value: Any) -> None:
 def test_what_msgpack_cannot_hold_is_refused(number: int) -> None:
     """A whole number of more than 64 bits would have to be bent: a person decides."""
     body = msgspec.json.encode({"id": "a"})[:-1] + f',"odd":{number}}}'.encode()
-    refused = write(body, Writer(payload="msgpack"))
-    assert isinstance(refused, Never)
+    refused = build_entry(body, EntryBuilder(payload_format="msgpack"))
+    assert isinstance(refused, Fail)
     assert refused.reason == "record_not_packable"
-    assert isinstance(write(body, Writer()), Entry)
+    assert isinstance(build_entry(body, EntryBuilder()), Entry)
 
 
 @pytest.mark.parametrize("payload", ["json", "msgpack"])
-def test_a_record_is_as_large_as_it_may_be_and_no_larger(payload: Payload) -> None:
+def test_a_record_is_as_large_as_it_may_be_and_no_larger(payload: PayloadFormat) -> None:
     """The bound is of the bytes that are written, in either form."""
     body = msgspec.json.encode({"id": "a", "novel": "x" * 1000})
-    entry = write(body, Writer(payload=payload))
+    entry = build_entry(body, EntryBuilder(payload_format=payload))
     assert isinstance(entry, Entry)
     size = len(entry.data_after_revision)
-    assert write(body, Writer(payload=payload, most_bytes=size)) == entry
-    refused = write(body, Writer(payload=payload, most_bytes=size - 1))
-    assert isinstance(refused, Never)
+    assert build_entry(body, EntryBuilder(payload_format=payload, max_bytes=size)) == entry
+    refused = build_entry(body, EntryBuilder(payload_format=payload, max_bytes=size - 1))
+    assert isinstance(refused, Fail)
     assert (refused.reason, refused.detail) == (
         "record_too_large",
         f"{size} bytes, the most is {size - 1}",
@@ -101,12 +102,14 @@ def test_what_launchdarkly_tells_decides_what_is_left_out() -> None:
     body = msgspec.json.encode({"id": "a", "applicationKey": "shop", "environmentKey": "staging"})
     ticket = replace(LEASE.ticket, application="payments", environment="production")
     lease = replace(LEASE, ticket=ticket)
-    writer = Writer(only=Only(applications=["payments"]), schedule=(1000,))
-    entry = write(body, writer, lease=lease)
+    writer = EntryBuilder(
+        deployment_filter=DeploymentFilter(applications=["payments"]), refresh_schedule=(1000,)
+    )
+    entry = build_entry(body, writer, lease=lease)
     assert isinstance(entry, Entry)
-    assert entry.left_out == "the application shop is not among ENRICHER_ONLY_APPLICATIONS"
+    assert entry.filtered_because == "the application shop is not among ENRICHER_ONLY_APPLICATIONS"
     assert (entry.fields, entry.data_after_revision, entry.plan.due) == ((), b"", None)
-    silent = write(b'{"id": "a"}', writer, lease=lease)
+    silent = build_entry(b'{"id": "a"}', writer, lease=lease)
     assert isinstance(silent, Entry)
-    assert silent.left_out == ""
+    assert silent.filtered_because == ""
     assert isinstance(silent.plan.due, int)

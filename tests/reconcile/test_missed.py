@@ -5,23 +5,30 @@ import json
 import pytest
 from msgspec import Raw
 
-from service.accept.choice import Only
-from service.backlog.ticket import Lease, read_lease
-from service.enrich.deployment import Outline
-from service.reconcile.missed import Scope, Span, advance, sift_page, split_span, write_missed
+from service.accept.choice import DeploymentFilter
+from service.backlog.ticket import Lease, decode_lease
+from service.enrich.deployment import DeploymentHead
+from service.reconcile.missed import (
+    Scope,
+    TimeRange,
+    build_missed,
+    classify_page,
+    next_checkpoint,
+    split_by_day,
+)
 
 NOW = 1_795_428_000_000
 
 
-def list_items(*items: object) -> list[Raw]:
+def encode_items(*items: object) -> list[Raw]:
     """Write the items of a page."""
     return [Raw(json.dumps(item).encode()) for item in items]
 
 
 def test_what_has_not_ended_for_a_while_is_left_to_its_webhook() -> None:
     """In progress, or just ended: open. A null is nothing, an item of another shape is counted."""
-    sifted = sift_page(
-        list_items(
+    sifted = classify_page(
+        encode_items(
             {"id": "a", "status": "finished", "startedAt": 1, "endedAt": 100},
             {"id": "b", "status": "started", "startedAt": 50},
             {"id": "c", "status": "failed", "startedAt": 40, "endedAt": 201},
@@ -30,10 +37,15 @@ def test_what_has_not_ended_for_a_while_is_left_to_its_webhook() -> None:
             None,
             {"nothing": "known"},
         ),
-        settled_before=200,
+        settled_before_ms=200,
     )
     assert [outline.id for outline in sifted.ended] == ["a", "d", "e"]
-    assert (sifted.listed, sifted.open, sifted.unreadable, sifted.oldest_open) == (6, 2, 1, 40)
+    assert (sifted.listed, sifted.still_open, sifted.unreadable, sifted.oldest_open_ms) == (
+        6,
+        2,
+        1,
+        40,
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,7 +54,7 @@ def test_what_has_not_ended_for_a_while_is_left_to_its_webhook() -> None:
 )
 def test_the_checkpoint_waits_for_what_is_open(oldest_open: int | None, expected: int) -> None:
     """But not for ever: an end that LaunchDarkly never hears of must not hold it."""
-    assert advance(NOW, oldest_open, window_ms=1000) == expected
+    assert next_checkpoint(NOW, oldest_open, lookback_ms=1000) == expected
 
 
 @pytest.mark.parametrize(
@@ -50,7 +62,7 @@ def test_the_checkpoint_waits_for_what_is_open(oldest_open: int | None, expected
 )
 def test_what_was_missed_is_queued_as_a_webhook_would(status: str, outcome: str) -> None:
     """All that the list says is in its ticket, and when it was queued is left open."""
-    outline = Outline(
+    outline = DeploymentHead(
         id="a",
         application_key="shop",
         application_version="1/0",
@@ -58,13 +70,13 @@ def test_what_was_missed_is_queued_as_a_webhook_would(status: str, outcome: str)
         started_at=NOW,
         ended_at=NOW + 9,
     )
-    missed = write_missed(outline, Scope("default", "production"), Only())
+    missed = build_missed(outline, Scope("default", "production"), DeploymentFilter())
     assert missed is not None
-    assert (missed.deployment_id, missed.sought_as) == ("a", "find:default/production/shop/1%2F0")
-    lease = read_lease(b"id:a", fence=b"1.5", stored=missed.ticket, now=NOW)
+    assert (missed.deployment_id, missed.version_job) == ("a", "find:default/production/shop/1%2F0")
+    lease = decode_lease(b"id:a", fence=b"1.5", stored=missed.ticket, now=NOW)
     assert isinstance(lease, Lease)
     ticket = lease.ticket
-    assert (lease.queued_at, ticket.look, ticket.event_time) == (0, None, NOW + 9)
+    assert (lease.queued_at, ticket.refresh, ticket.event_time) == (0, None, NOW + 9)
     assert (ticket.source, ticket.delivery, ticket.outcome) == ("reconcile", "a", outcome)
     assert (ticket.project, ticket.environment, ticket.application, ticket.version) == (
         *("default", "production"),
@@ -75,6 +87,10 @@ def test_what_was_missed_is_queued_as_a_webhook_would(status: str, outcome: str)
 def test_a_span_is_split_into_days_without_a_gap() -> None:
     """Each begins where the one before ended; the last is as long as is left."""
     day = 86_400_000
-    spans = list(split_span(Span(5, 5 + 2 * day + 1)))
-    assert spans == [Span(5, 5 + day), Span(5 + day, 5 + 2 * day), Span(5 + 2 * day, 6 + 2 * day)]
-    assert list(split_span(Span(5, 5))) == []
+    spans = list(split_by_day(TimeRange(5, 5 + 2 * day + 1)))
+    assert spans == [
+        TimeRange(5, 5 + day),
+        TimeRange(5 + day, 5 + 2 * day),
+        TimeRange(5 + 2 * day, 6 + 2 * day),
+    ]
+    assert list(split_by_day(TimeRange(5, 5))) == []

@@ -6,14 +6,14 @@ import time
 from aiohttp import web
 from redis.asyncio import Redis
 
-from service.accept.choice import Only
+from service.accept.choice import DeploymentFilter
 from service.enrich.calls import Upstream
 from service.enrich.launchdarkly import LaunchDarkly, open_session
-from service.enrich.leftover import LeftoverBudget
-from service.operate.listening import listen
-from service.reconcile.missed import Scope, Span
-from service.reconcile.rounds import Round, Rounds
-from service.reconcile.sweep import Sweeper
+from service.enrich.leftover import SpareBudget
+from service.operate.listening import serve_app
+from service.reconcile.missed import Scope, TimeRange
+from service.reconcile.rounds import Run, Runs
+from service.reconcile.sweep import Scanner
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 
@@ -21,7 +21,7 @@ SCOPE = Scope("default", "production")
 
 
 async def test_two_who_list_the_same_scope_are_two_calls(
-    group: GroupCommit, redis: Redis, keys: Keys
+    group_commit: GroupCommit, redis: Redis, keys: Keys
 ) -> None:
     """A backfill beside a round, or a second one: each call on its way is counted."""
     asked, answering = asyncio.Semaphore(0), asyncio.Event()
@@ -34,26 +34,26 @@ async def test_two_who_list_the_same_scope_are_two_calls(
     app = web.Application()
     app.router.add_get("/{path:.*}", answer)
     async with (
-        listen(app, host="127.0.0.1", port=0) as origin,
-        open_session("api-token", connections=2) as session,
+        serve_app(app, host="127.0.0.1", port=0) as origin,
+        open_session("api-token", max_connections=2) as session,
     ):
-        sweeper = Sweeper(
+        sweeper = Scanner(
             Upstream(
                 LaunchDarkly(session, origin=origin, max_bytes=9999, clock=time.time),
-                LeftoverBudget(group, keys=keys, share=1.0, chance=lambda: 0.5),
+                SpareBudget(group_commit, keys=keys, share=1.0, rng=lambda: 0.5),
                 asyncio.Semaphore(2),
             ),
-            Rounds(group, keys=keys, new_token=lambda: "", life_ms=60_000),
-            only=Only(),
-            chance=lambda: 0.5,
+            Runs(group_commit, keys=keys, new_token=lambda: "", ttl_ms=60_000),
+            deployment_filter=DeploymentFilter(),
+            rng=lambda: 0.5,
             grace_ms=0,
         )
         sweeping = [
-            asyncio.create_task(sweeper.sweep(Round(name, token, 9, None), SCOPE, Span(1, 9)))
+            asyncio.create_task(sweeper.scan(Run(name, token, 9, None), SCOPE, TimeRange(1, 9)))
             for name, token in (("a", "mine"), ("a", "theirs"))
         ]
         for _ in sweeping:
             await asked.acquire()
-        assert await redis.zcard(keys.calls) == len(sweeping)
+        assert await redis.zcard(keys.budget_calls) == len(sweeping)
         answering.set()
         await asyncio.wait(sweeping)

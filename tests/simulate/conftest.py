@@ -13,11 +13,11 @@ from service.simulate.options import Options
 from service.simulate.server import Simulator
 
 BASE = "/api/v2/engineering-insights"
-BETA = {"LD-API-Version": "beta"}
-GOOD = {"Authorization": "api-simulator", **BETA}
+BETA_HEADERS = {"LD-API-Version": "beta"}
+VALID_HEADERS = {"Authorization": "api-simulator", **BETA_HEADERS}
 
 
-class Clock:
+class ManualClock:
     """A clock that stands still until it is set."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Clock:
         return int(self.now * 1000)
 
 
-class Reply(msgspec.Struct, frozen=True):
+class HttpReply(msgspec.Struct, frozen=True):
     """What came back."""
 
     status: int
@@ -46,7 +46,7 @@ class Reply(msgspec.Struct, frozen=True):
         return msgspec.json.decode(self.body)
 
 
-class Table:
+class SimulatedApi:
     """A running simulator and a caller of it."""
 
     def __init__(self, simulator: Simulator, session: aiohttp.ClientSession, url: str) -> None:
@@ -59,21 +59,21 @@ class Table:
         path: str,
         *,
         method: str = "GET",
-        headers: Mapping[str, str] = GOOD,
+        headers: Mapping[str, str] = VALID_HEADERS,
         json: object = None,
-    ) -> Reply:
+    ) -> HttpReply:
         """Call a path, following no redirects, and read the whole answer."""
         async with self.session.request(
             method, self.url + path, headers=headers, json=json, allow_redirects=False
         ) as response:
-            return Reply(response.status, response.headers, await response.read())
+            return HttpReply(response.status, response.headers, await response.read())
 
-    async def get(self, path: str, **query: object) -> Reply:
+    async def get(self, path: str, **query: object) -> HttpReply:
         """Get a path below the API's base."""
         pairs = "&".join(f"{name.rstrip('_')}={value}" for name, value in query.items())
         return await self.call(f"{BASE}{path}" + (f"?{pairs}" if pairs else ""))
 
-    async def post_event(self, event_type: str, **more: object) -> Reply:
+    async def post_event(self, event_type: str, **fields: object) -> HttpReply:
         """Post an event of the one deployment that most tests need."""
         event = {
             "projectKey": "default",
@@ -82,32 +82,32 @@ class Table:
             "version": "a90a8a2",
             "eventType": event_type,
         }
-        return await self.call(f"{BASE}/deployment-events", method="POST", json=event | more)
+        return await self.call(f"{BASE}/deployment-events", method="POST", json=event | fields)
 
 
-Laid = Callable[[Options], Awaitable[Table]]
+StartSimulator = Callable[[Options], Awaitable[SimulatedApi]]
 
 
 @pytest.fixture
-def clock() -> Clock:
+def clock() -> ManualClock:
     """Give a clock that stands still."""
-    return Clock()
+    return ManualClock()
 
 
 @pytest.fixture
-async def lay(clock: Clock) -> AsyncIterator[Laid]:
+async def start_simulator(clock: ManualClock) -> AsyncIterator[StartSimulator]:
     """Start simulators on free ports."""
     runners: list[web.AppRunner] = []
     session = aiohttp.ClientSession()
 
-    async def start(options: Options) -> Table:
-        simulator = Simulator(options, clock=clock, chance=random.Random(7))
+    async def start(options: Options) -> SimulatedApi:
+        simulator = Simulator(options, clock=clock, rng=random.Random(7))
         runner = web.AppRunner(simulator.app(), shutdown_timeout=0.1)
         await runner.setup()
         runners.append(runner)
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         host, port = runner.addresses[0][:2]
-        return Table(simulator, session, f"http://{host}:{port}")
+        return SimulatedApi(simulator, session, f"http://{host}:{port}")
 
     yield start
     await session.close()
@@ -116,6 +116,6 @@ async def lay(clock: Clock) -> AsyncIterator[Laid]:
 
 
 @pytest.fixture
-async def table(lay: Laid) -> Table:
+async def simulated_api(start_simulator: StartSimulator) -> SimulatedApi:
     """Start a friendly simulator."""
-    return await lay(Options())
+    return await start_simulator(Options())

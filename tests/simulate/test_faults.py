@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.simulate.answers import Answer, answer_json
-from service.simulate.faults import Fault, Rates, draw_fault
-from service.simulate.spoil import Scene, comes_from_gateway, spoil
+from service.simulate.answers import SimulatedResponse, json_response
+from service.simulate.faults import Fault, Rates, choose_fault
+from service.simulate.spoil import FaultContext, apply_fault, is_from_gateway
 
-SCENE = Scene(href="/api/x?after=1", lure="http://lure.test", roll=0.3)
+CONTEXT = FaultContext(href="/api/x?after=1", lure_url="http://lure.test", roll=0.3)
 LINKS = {"self": {"href": "/self", "type": "application/json"}}
-GOOD = {
+VALID_BODY = {
     "id": "one",
     "startedAt": 5,
     "archived": False,
@@ -22,9 +22,9 @@ GOOD = {
 }
 
 
-def spoil_good(fault: Fault, scene: Scene = SCENE) -> Any:
+def corrupt_valid(fault: Fault, context: FaultContext = CONTEXT) -> Any:
     """Spoil a good answer and read what is left."""
-    return msgspec.json.decode(spoil(answer_json(GOOD), fault, scene).body)
+    return msgspec.json.decode(apply_fault(json_response(VALID_BODY), fault, context).body)
 
 
 def test_every_fault_has_its_rate() -> None:
@@ -35,14 +35,14 @@ def test_every_fault_has_its_rate() -> None:
 @given(st.sampled_from(Fault), st.floats(0, 1, exclude_max=True))
 def test_a_rate_of_one_always_hits(fault: Fault, roll: float) -> None:
     """A fault with rate 1 hits every call, one with rate 0 none."""
-    assert draw_fault(msgspec.structs.replace(Rates(), **{fault: 1.0}), roll) is fault
-    assert draw_fault(Rates(), roll) is None
+    assert choose_fault(msgspec.structs.replace(Rates(), **{fault: 1.0}), roll) is fault
+    assert choose_fault(Rates(), roll) is None
 
 
 def test_rates_share_the_rolls_out() -> None:
     """With rates of a half and a quarter, a quarter of the calls are left alone."""
     rates = Rates(error=0.5, drip=0.25)
-    hits = [draw_fault(rates, roll / 100) for roll in range(100)]
+    hits = [choose_fault(rates, roll / 100) for roll in range(100)]
     assert (hits.count(Fault.ERROR), hits.count(Fault.DRIP), hits.count(None)) == (50, 25, 25)
 
 
@@ -50,9 +50,9 @@ def test_rates_share_the_rolls_out() -> None:
 @pytest.mark.parametrize("fault", [Fault.ERROR, Fault.ERROR_HTML, Fault.ERROR_EMPTY])
 def test_errors_have_any_status_of_a_broken_server(fault: Fault, roll: float) -> None:
     """The roll picks 500, 502, 503 or 504."""
-    scene = Scene(href="/", lure="", roll=roll)
+    scene = FaultContext(href="/", lure_url="", roll=roll)
     statuses = {0.0: 500, 0.3: 502, 0.6: 503, 0.99: 504}
-    assert spoil(answer_json(GOOD), fault, scene).status == statuses[roll]
+    assert apply_fault(json_response(VALID_BODY), fault, scene).status == statuses[roll]
 
 
 @pytest.mark.parametrize(
@@ -65,16 +65,16 @@ def test_errors_have_any_status_of_a_broken_server(fault: Fault, roll: float) ->
 )
 def test_an_error_may_be_json_a_page_or_nothing(fault: Fault, body: bytes, gateway: bool) -> None:
     """Pages and empty errors come from the gateway in front of the API."""
-    answer = spoil(answer_json(GOOD), fault, SCENE)
+    answer = apply_fault(json_response(VALID_BODY), fault, CONTEXT)
     assert answer.body.startswith(body)
     assert bool(answer.body) == bool(body)
-    assert comes_from_gateway(fault) is gateway
+    assert is_from_gateway(fault) is gateway
 
 
 @pytest.mark.parametrize("fault", [Fault.HTML, Fault.TRUNCATED, Fault.EMPTY])
 def test_garbage_is_no_json_though_its_status_is_200(fault: Fault) -> None:
     """A page, half a body and no body cannot be read."""
-    answer = spoil(answer_json(GOOD), fault, SCENE)
+    answer = apply_fault(json_response(VALID_BODY), fault, CONTEXT)
     assert answer.status == 200
     with pytest.raises(msgspec.DecodeError):
         msgspec.json.decode(answer.body)
@@ -82,7 +82,7 @@ def test_garbage_is_no_json_though_its_status_is_200(fault: Fault) -> None:
 
 def test_types_can_be_wrong_at_every_level() -> None:
     """Numbers become words, lists objects, truth text; text stays."""
-    left = spoil_good(Fault.WRONG_TYPES)
+    left = corrupt_valid(Fault.WRONG_TYPES)
     assert (left["id"], left["startedAt"], left["archived"]) == ("one", "many", "False")
     assert left["pullRequests"]["items"] == {"0": {"id": "a"}, "1": {"id": "b"}}
 
@@ -98,15 +98,15 @@ def test_types_can_be_wrong_at_every_level() -> None:
 )
 def test_a_link_can_lead_astray(fault: Fault, href: str) -> None:
     """The next link is replaced, and the total promises that following it is worth while."""
-    left = spoil_good(fault)
+    left = corrupt_valid(fault)
     assert left["pullRequests"]["_links"]["next"]["href"] == href
     assert left["pullRequests"]["totalCount"] == 3
-    assert left["flagReferences"] == GOOD["flagReferences"]
+    assert left["flagReferences"] == VALID_BODY["flagReferences"]
 
 
 def test_items_can_come_twice() -> None:
     """Repeated items are each there twice, under the same total."""
-    left = spoil_good(Fault.REPEATED_ITEMS)
+    left = corrupt_valid(Fault.REPEATED_ITEMS)
     assert [item["id"] for item in left["pullRequests"]["items"]] == ["a", "a", "b", "b"]
     assert left["pullRequests"]["totalCount"] == 2
 
@@ -114,14 +114,14 @@ def test_items_can_come_twice() -> None:
 @pytest.mark.parametrize(("roll", "total"), [(0.1, 13), (0.9, 1)])
 def test_a_total_can_lie_in_both_directions(roll: float, total: int) -> None:
     """The roll decides whether the total is too large or too small."""
-    scene = Scene(href="/", lure="", roll=roll)
-    left = spoil_good(Fault.FALSE_TOTAL, scene)
+    scene = FaultContext(href="/", lure_url="", roll=roll)
+    left = corrupt_valid(Fault.FALSE_TOTAL, scene)
     assert left["pullRequests"]["totalCount"] == total
 
 
 def test_a_redirect_leads_to_the_lure() -> None:
     """The same path is offered on another host."""
-    answer = spoil(answer_json(GOOD), Fault.REDIRECT, SCENE)
+    answer = apply_fault(json_response(VALID_BODY), Fault.REDIRECT, CONTEXT)
     assert answer.status == 302
     assert answer.headers["Location"] == "http://lure.test/api/x?after=1"
 
@@ -129,12 +129,12 @@ def test_a_redirect_leads_to_the_lure() -> None:
 @pytest.mark.parametrize("fault", [Fault.RESET, Fault.DRIP, Fault.OVERSIZED])
 def test_faults_of_the_connection_leave_the_answer_alone(fault: Fault) -> None:
     """They change how an answer travels, not what it says."""
-    answer = answer_json(GOOD)
-    assert spoil(answer, fault, SCENE) is answer
+    answer = json_response(VALID_BODY)
+    assert apply_fault(answer, fault, CONTEXT) is answer
 
 
 @pytest.mark.parametrize("fault", [Fault.TRUNCATED, Fault.WRONG_TYPES, Fault.LOOP_LINK])
 def test_refusals_are_not_spoiled_further(fault: Fault) -> None:
     """Garbage and links strike good answers only."""
-    answer = Answer(status=404, body=b"{}")
-    assert spoil(answer, fault, SCENE) is answer
+    answer = SimulatedResponse(status=404, body=b"{}")
+    assert apply_fault(answer, fault, CONTEXT) is answer

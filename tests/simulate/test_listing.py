@@ -7,33 +7,38 @@ import pytest
 from service.simulate.options import Options
 from service.simulate.world import NewDeployment
 
-from .conftest import BASE, Clock, Laid, Table
+from .conftest import BASE, ManualClock, SimulatedApi, StartSimulator
 
-HERE = {"projectKey": "default", "environmentKey": "production"}
+PROJECT_AND_ENVIRONMENT = {"projectKey": "default", "environmentKey": "production"}
 HOUR = 3_600_000
 
 
-def add(table: Table, clock: Clock, hours_ago: int, **more: Any) -> str:
+def add_deployment(api: SimulatedApi, clock: ManualClock, hours_ago: int, **fields: Any) -> str:
     """Add a deployment that started some hours ago."""
-    return table.simulator.add_deployment(
-        NewDeployment(started_at=clock.ms - hours_ago * HOUR, **more)
+    return api.simulator.add_deployment(
+        NewDeployment(started_at=clock.ms - hours_ago * HOUR, **fields)
     )
 
 
-async def list_ids(table: Table, **query: object) -> list[str]:
+async def list_ids(api: SimulatedApi, **query: object) -> list[str]:
     """List deployments and give their ids."""
-    return [item["id"] for item in (await table.get("/deployments", **HERE | query)).json["items"]]
+    return [
+        item["id"]
+        for item in (await api.get("/deployments", **PROJECT_AND_ENVIRONMENT | query)).json["items"]
+    ]
 
 
-async def test_the_newest_start_comes_first(table: Table, clock: Clock) -> None:
+async def test_the_newest_start_comes_first(
+    simulated_api: SimulatedApi, clock: ManualClock
+) -> None:
     """The order is by start, whatever the order in which they were made."""
-    ids = {hours: add(table, clock, hours) for hours in (5, 1, 3)}
-    assert await list_ids(table) == [ids[1], ids[3], ids[5]]
+    ids = {hours: add_deployment(simulated_api, clock, hours) for hours in (5, 1, 3)}
+    assert await list_ids(simulated_api) == [ids[1], ids[3], ids[5]]
 
 
-async def test_missing_keys_are_named_one_by_one(table: Table) -> None:
+async def test_missing_keys_are_named_one_by_one(simulated_api: SimulatedApi) -> None:
     """Project and environment are required, and the documented body says which is missing."""
-    reply = await table.get("/deployments")
+    reply = await simulated_api.get("/deployments")
     assert reply.status == 400
     assert reply.json == {
         "code": "invalid_request",
@@ -57,77 +62,100 @@ async def test_missing_keys_are_named_one_by_one(table: Table) -> None:
         ("before", "x"),
     ],
 )
-async def test_wrong_values_are_named(table: Table, name: str, value: str) -> None:
+async def test_wrong_values_are_named(simulated_api: SimulatedApi, name: str, value: str) -> None:
     """A limit over 100, a number that is none and an unknown cursor are 400."""
-    reply = await table.get("/deployments", **HERE, **{name: value})
+    reply = await simulated_api.get("/deployments", **PROJECT_AND_ENVIRONMENT, **{name: value})
     assert reply.status == 400
     assert [each["attribute"] for each in reply.json["errors"]] == [name.rstrip("_")]
 
 
-async def test_the_default_window_is_the_last_seven_days(table: Table, clock: Clock) -> None:
+async def test_the_default_window_is_the_last_seven_days(
+    simulated_api: SimulatedApi, clock: ManualClock
+) -> None:
     """What is older shows only when `from` says so; `to` is a bound as well."""
-    old, new = add(table, clock, 8 * 24), add(table, clock, 6 * 24)
+    old, new = (
+        add_deployment(simulated_api, clock, 8 * 24),
+        add_deployment(simulated_api, clock, 6 * 24),
+    )
     start = clock.ms - 9 * 24 * HOUR
-    assert await list_ids(table) == [new]
-    assert await list_ids(table, from_=start) == [new, old]
-    assert await list_ids(table, from_=start, to=clock.ms - 7 * 24 * HOUR) == [old]
+    assert await list_ids(simulated_api) == [new]
+    assert await list_ids(simulated_api, from_=start) == [new, old]
+    assert await list_ids(simulated_api, from_=start, to=clock.ms - 7 * 24 * HOUR) == [old]
 
 
-async def test_applications_are_a_comma_list(table: Table, clock: Clock) -> None:
+async def test_applications_are_a_comma_list(
+    simulated_api: SimulatedApi, clock: ManualClock
+) -> None:
     """One list call can ask for several applications."""
-    a, b, _ = (add(table, clock, hours, application=f"app-{hours}") for hours in (1, 2, 3))
-    assert await list_ids(table, applicationKey="app-1,app-2") == [a, b]
+    a, b, _ = (
+        add_deployment(simulated_api, clock, hours, application=f"app-{hours}")
+        for hours in (1, 2, 3)
+    )
+    assert await list_ids(simulated_api, applicationKey="app-1,app-2") == [a, b]
 
 
-async def test_there_is_no_filter_by_version(table: Table, clock: Clock) -> None:
+async def test_there_is_no_filter_by_version(
+    simulated_api: SimulatedApi, clock: ManualClock
+) -> None:
     """A version in the query is ignored."""
-    ids = [add(table, clock, 1, version="v1"), add(table, clock, 2, version="v2")]
-    assert await list_ids(table, applicationVersion="v2", version="v2") == ids
+    ids = [
+        add_deployment(simulated_api, clock, 1, version="v1"),
+        add_deployment(simulated_api, clock, 2, version="v2"),
+    ]
+    assert await list_ids(simulated_api, applicationVersion="v2", version="v2") == ids
 
 
-async def test_a_list_keeps_to_project_and_environment(table: Table, clock: Clock) -> None:
+async def test_a_list_keeps_to_project_and_environment(
+    simulated_api: SimulatedApi, clock: ManualClock
+) -> None:
     """Other projects and environments are not shown."""
-    add(table, clock, 1, project="other")
-    staging = add(table, clock, 1, environment="staging")
-    assert await list_ids(table) == []
-    assert await list_ids(table, environmentKey="staging") == [staging]
+    add_deployment(simulated_api, clock, 1, project="other")
+    staging = add_deployment(simulated_api, clock, 1, environment="staging")
+    assert await list_ids(simulated_api) == []
+    assert await list_ids(simulated_api, environmentKey="staging") == [staging]
 
 
-async def test_status_and_kind_filter(table: Table, clock: Clock) -> None:
+async def test_status_and_kind_filter(simulated_api: SimulatedApi, clock: ManualClock) -> None:
     """Both are compared as they stand."""
-    running = add(table, clock, 1, status="started")
-    done = add(table, clock, 2)
-    assert await list_ids(table, status="started") == [running]
-    assert await list_ids(table, kind="redeployment") == [running, done]
-    assert await list_ids(table, kind="other") == []
+    running = add_deployment(simulated_api, clock, 1, status="started")
+    done = add_deployment(simulated_api, clock, 2)
+    assert await list_ids(simulated_api, status="started") == [running]
+    assert await list_ids(simulated_api, kind="redeployment") == [running, done]
+    assert await list_ids(simulated_api, kind="other") == []
 
 
-async def test_a_list_expands_what_is_asked(table: Table, clock: Clock) -> None:
+async def test_a_list_expands_what_is_asked(
+    simulated_api: SimulatedApi, clock: ManualClock
+) -> None:
     """With expand, each item comes as the call by id would give it."""
-    identifier = add(table, clock, 1, pull_requests=2)
+    identifier = add_deployment(simulated_api, clock, 1, pull_requests=2)
     expand = "pullRequests,flagReferences"
-    (item,) = (await table.get("/deployments", **HERE, expand=expand)).json["items"]
-    assert item == (await table.get(f"/deployments/{identifier}", expand=expand)).json
+    (item,) = (
+        await simulated_api.get("/deployments", **PROJECT_AND_ENVIRONMENT, expand=expand)
+    ).json["items"]
+    assert item == (await simulated_api.get(f"/deployments/{identifier}", expand=expand)).json
 
 
-async def test_a_page_holds_twenty_unless_told(table: Table, clock: Clock) -> None:
+async def test_a_page_holds_twenty_unless_told(
+    simulated_api: SimulatedApi, clock: ManualClock
+) -> None:
     """The default is 20, the most is 100, and the total counts all."""
     for hours in range(101):
-        add(table, clock, hours)
-    page = (await table.get("/deployments", **HERE)).json
+        add_deployment(simulated_api, clock, hours)
+    page = (await simulated_api.get("/deployments", **PROJECT_AND_ENVIRONMENT)).json
     assert (len(page["items"]), page["totalCount"]) == (20, 101)
-    assert len(await list_ids(table, limit=100)) == 100
+    assert len(await list_ids(simulated_api, limit=100)) == 100
 
 
 @pytest.mark.parametrize("links", ["bare", "full"])
 async def test_next_leads_through_every_page_and_prev_back(
-    lay: Laid, clock: Clock, links: str
+    start_simulator: StartSimulator, clock: ManualClock, links: str
 ) -> None:
     """Bare links carry the cursor alone, full ones all parameters; both are root-relative."""
-    table = await lay(Options(list_links="full" if links == "full" else "bare"))
-    ids = [add(table, clock, hours) for hours in range(5)]
+    table = await start_simulator(Options(list_links="full" if links == "full" else "bare"))
+    ids = [add_deployment(table, clock, hours) for hours in range(5)]
     same = "&projectKey=default&environmentKey=production&limit=2"
-    pages = [(await table.get("/deployments", **HERE, limit=2)).json]
+    pages = [(await table.get("/deployments", **PROJECT_AND_ENVIRONMENT, limit=2)).json]
     while link := pages[-1]["_links"].get("next"):
         assert link["type"] == "application/json"
         assert link["href"].startswith(f"{BASE}/deployments?")
@@ -139,62 +167,72 @@ async def test_next_leads_through_every_page_and_prev_back(
     assert back.json["items"] == pages[-2]["items"]
 
 
-async def test_a_new_deployment_does_not_shift_the_next_page(table: Table, clock: Clock) -> None:
+async def test_a_new_deployment_does_not_shift_the_next_page(
+    simulated_api: SimulatedApi, clock: ManualClock
+) -> None:
     """The cursor stands at an item, not at an offset."""
-    first, second = add(table, clock, 2), add(table, clock, 3)
-    page = (await table.get("/deployments", **HERE, limit=1)).json
+    first, second = add_deployment(simulated_api, clock, 2), add_deployment(simulated_api, clock, 3)
+    page = (await simulated_api.get("/deployments", **PROJECT_AND_ENVIRONMENT, limit=1)).json
     assert page["items"][0]["id"] == first
-    add(table, clock, 1)
+    add_deployment(simulated_api, clock, 1)
     cursor = page["_links"]["next"]["href"].partition("after=")[2]
-    assert await list_ids(table, limit=1, after=cursor) == [second]
+    assert await list_ids(simulated_api, limit=1, after=cursor) == [second]
 
 
-async def list_pulls(table: Table, **query: object) -> Any:
+async def list_pull_requests(api: SimulatedApi, **query: object) -> Any:
     """List the pull requests of the usual project."""
-    reply = await table.get("/pull-requests", projectKey="default", from_=0, **query)
+    reply = await api.get("/pull-requests", projectKey="default", from_=0, **query)
     assert reply.status == 200
     return reply.json
 
 
-async def test_pull_requests_come_newest_merge_first(table: Table, clock: Clock) -> None:
+async def test_pull_requests_come_newest_merge_first(
+    simulated_api: SimulatedApi, clock: ManualClock
+) -> None:
     """All deployments of the project are drawn on, each pull request once, page by page."""
     for hours in (1, 2):
-        add(table, clock, hours, pull_requests=3)
-    whole = await list_pulls(table)
+        add_deployment(simulated_api, clock, hours, pull_requests=3)
+    whole = await list_pull_requests(simulated_api)
     merges = [item["mergeTime"] for item in whole["items"]]
     assert (whole["totalCount"], len(merges)) == (6, 6)
     assert merges == sorted(merges, reverse=True)
-    page = await list_pulls(table, limit=4)
+    page = await list_pull_requests(simulated_api, limit=4)
     cursor = page["_links"]["next"]["href"].partition("after=")[2]
-    rest = await list_pulls(table, limit=4, after=cursor)
+    rest = await list_pull_requests(simulated_api, limit=4, after=cursor)
     assert page["items"] + rest["items"] == whole["items"]
 
 
-async def test_pull_requests_need_their_project(table: Table) -> None:
+async def test_pull_requests_need_their_project(simulated_api: SimulatedApi) -> None:
     """Project is required; environment only when sorting by lead time."""
-    assert (await table.get("/pull-requests")).json["errors"][0]["attribute"] == "projectKey"
-    reply = await table.get("/pull-requests", projectKey="default", sort="leadTime")
+    assert (await simulated_api.get("/pull-requests")).json["errors"][0][
+        "attribute"
+    ] == "projectKey"
+    reply = await simulated_api.get("/pull-requests", projectKey="default", sort="leadTime")
     assert reply.json["errors"][0]["attribute"] == "environmentKey"
 
 
-async def test_pull_requests_sort_by_lead_time(table: Table, clock: Clock) -> None:
+async def test_pull_requests_sort_by_lead_time(
+    simulated_api: SimulatedApi, clock: ManualClock
+) -> None:
     """Shortest first, or longest first behind a minus."""
-    add(table, clock, 1, pull_requests=5)
+    add_deployment(simulated_api, clock, 1, pull_requests=5)
     query = {"environmentKey": "production", "expand": "leadTime"}
     for sort, longest_first in (("leadTime", False), ("-leadTime", True)):
-        items = (await list_pulls(table, **query, sort=sort))["items"]
+        items = (await list_pull_requests(simulated_api, **query, sort=sort))["items"]
         times = [item["leadTime"]["maxTotalLeadTimeMs"] for item in items]
         assert times == sorted(times, reverse=longest_first)
 
 
-async def test_pull_requests_filter(table: Table, clock: Clock) -> None:
+async def test_pull_requests_filter(simulated_api: SimulatedApi, clock: ManualClock) -> None:
     """By application, environment, status, and words of title or author."""
-    add(table, clock, 1, pull_requests=2, application="one")
-    add(table, clock, 1, pull_requests=3, environment="staging", application="two")
-    assert (await list_pulls(table, applicationKey="one"))["totalCount"] == 2
-    assert (await list_pulls(table, environmentKey="staging"))["totalCount"] == 3
-    assert (await list_pulls(table, status="open"))["totalCount"] == 0
-    author = (await list_pulls(table))["items"][0]["author"]
-    found = (await list_pulls(table, query=author.upper()))["items"]
+    add_deployment(simulated_api, clock, 1, pull_requests=2, application="one")
+    add_deployment(
+        simulated_api, clock, 1, pull_requests=3, environment="staging", application="two"
+    )
+    assert (await list_pull_requests(simulated_api, applicationKey="one"))["totalCount"] == 2
+    assert (await list_pull_requests(simulated_api, environmentKey="staging"))["totalCount"] == 3
+    assert (await list_pull_requests(simulated_api, status="open"))["totalCount"] == 0
+    author = (await list_pull_requests(simulated_api))["items"][0]["author"]
+    found = (await list_pull_requests(simulated_api, query=author.upper()))["items"]
     assert found
     assert {item["author"] for item in found} == {author}

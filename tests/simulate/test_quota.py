@@ -6,19 +6,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.simulate.quota import Caller, Decision, Limits, Window, decide_call, write_headers
+from service.simulate.quota import (
+    Caller,
+    Limits,
+    QuotaDecision,
+    QuotaWindow,
+    decide_call,
+    rate_limit_headers,
+)
 
 CALLER = Caller(route="GET /deployments", address="192.0.2.1")
 NOW = 1_800_000_003_000
 
 
-def run_calls(limits: Limits, times: list[int]) -> list[Decision]:
+def decide_calls(limits: Limits, times: list[int]) -> list[QuotaDecision]:
     """Make calls one after the other."""
-    windows: dict[str, Window] = {}
+    windows: dict[str, QuotaWindow] = {}
     decisions = []
     for now in times:
         decision = decide_call(windows, CALLER, limits, now)
-        windows |= {count.key: count.window for count in decision.counts}
+        windows |= {usage.key: usage.window for usage in decision.usages}
         decisions.append(decision)
     return decisions
 
@@ -41,17 +48,17 @@ some_times = st.lists(st.integers(0, 60), max_size=40).map(
 @given(some_limits, some_times)
 def test_no_window_ever_holds_more_than_its_limit(limits: Limits, times: list[int]) -> None:
     """Granted calls and those of others never add up to more than the limit."""
-    for decision in run_calls(limits, times):
-        for count in decision.counts:
-            assert count.window.used + count.window.others <= count.limit
+    for decision in decide_calls(limits, times):
+        for count in decision.usages:
+            assert count.window.used + count.window.used_by_others <= count.limit
 
 
 @given(some_limits, some_times)
 def test_what_remains_only_shrinks_within_a_window(limits: Limits, times: list[int]) -> None:
     """Until a window ends, no call sees more remaining than the call before it."""
     seen: dict[tuple[str, int], int] = {}
-    for decision in run_calls(limits, times):
-        for count in decision.counts:
+    for decision in decide_calls(limits, times):
+        for count in decision.usages:
             place = (count.key, count.window.opened_at)
             assert count.remaining <= seen.get(place, count.limit)
             seen[place] = count.remaining
@@ -60,17 +67,17 @@ def test_what_remains_only_shrinks_within_a_window(limits: Limits, times: list[i
 @given(some_limits, some_times)
 def test_a_call_is_refused_only_when_a_family_is_used_up(limits: Limits, times: list[int]) -> None:
     """Each refusal names a full window, and each window covers the moment of its call."""
-    for now, decision in zip(times, run_calls(limits, times), strict=True):
-        assert all(count.remaining == 0 for count in decision.refusing)
-        assert decision.granted == (not decision.refusing)
-        for count in decision.counts:
+    for now, decision in zip(times, decide_calls(limits, times), strict=True):
+        assert all(count.remaining == 0 for count in decision.exhausted)
+        assert decision.granted == (not decision.exhausted)
+        for count in decision.usages:
             assert count.window.opened_at <= now < count.window.opened_at + limits.window_ms
 
 
 def test_granted_calls_reach_the_limit_exactly() -> None:
     """Of five calls in a window of three, three are granted, and the next window grants anew."""
     times = [NOW] * 5 + [NOW + 10_000]
-    granted = [each.granted for each in run_calls(Limits(global_limit=3), times)]
+    granted = [each.granted for each in decide_calls(Limits(global_limit=3), times)]
     assert granted == [True, True, True, False, False, True]
 
 
@@ -78,7 +85,7 @@ def test_routes_have_windows_of_their_own() -> None:
     """A route that is used up leaves the others alone."""
     limits = Limits(route_limit=1)
     first = decide_call({}, CALLER, limits, NOW)
-    windows = {count.key: count.window for count in first.counts}
+    windows = {count.key: count.window for count in first.usages}
     other = Caller(route="GET /pull-requests", address=CALLER.address)
     assert not decide_call(windows, CALLER, limits, NOW).granted
     assert decide_call(windows, other, limits, NOW).granted
@@ -86,31 +93,31 @@ def test_routes_have_windows_of_their_own() -> None:
 
 def test_windows_begin_with_the_clock() -> None:
     """Aligned to the clock, a window opens at a multiple of its length."""
-    (decision,) = run_calls(Limits(global_limit=1), [NOW])
-    assert decision.counts[0].window.opened_at == NOW - 3_000
+    (decision,) = decide_calls(Limits(global_limit=1), [NOW])
+    assert decision.usages[0].window.opened_at == NOW - 3_000
 
 
 def test_windows_can_begin_with_the_first_call() -> None:
     """Aligned to the first call, a window opens with it and closes a full length later."""
     limits = Limits(global_limit=1, aligned_to="first_call")
-    decisions = run_calls(limits, [NOW, NOW + 9_999, NOW + 10_000])
+    decisions = decide_calls(limits, [NOW, NOW + 9_999, NOW + 10_000])
     assert [each.granted for each in decisions] == [True, False, True]
-    assert decisions[1].counts[0].window.opened_at == NOW
+    assert decisions[1].usages[0].window.opened_at == NOW
 
 
 def test_other_programs_take_their_share_over_the_window() -> None:
     """Half through a window of ten, a competitor of six has taken three."""
     start = NOW - 3_000
     limits = Limits(global_limit=10, competing_per_window=6)
-    decisions = run_calls(limits, [start, start + 5_000, start + 9_999])
-    assert [each.counts[0].remaining for each in decisions] == [9, 5, 2]
+    decisions = decide_calls(limits, [start, start + 5_000, start + 9_999])
+    assert [each.usages[0].remaining for each in decisions] == [9, 5, 2]
 
 
 def test_headers_carry_the_documented_names() -> None:
     """Global and route share one reset, the token has its own, in epoch milliseconds."""
     limits = Limits(global_limit=10, route_limit=5, token_limit=7, address_limit=9)
-    (decision,) = run_calls(limits, [NOW])
-    assert write_headers(decision, limits, NOW) == {
+    (decision,) = decide_calls(limits, [NOW])
+    assert rate_limit_headers(decision, limits, NOW) == {
         "X-Ratelimit-Global-Limit": "10",
         "X-Ratelimit-Global-Remaining": "9",
         "X-Ratelimit-Route-Limit": "5",
@@ -139,16 +146,16 @@ def test_headers_carry_the_documented_names() -> None:
 )
 def test_any_header_may_be_left_out(limits: Limits, headers: dict[str, str]) -> None:
     """Limits, remaining counts and resets can be kept back, and a reset can be no number."""
-    (decision,) = run_calls(limits, [NOW])
-    assert write_headers(decision, limits, NOW) == headers
+    (decision,) = decide_calls(limits, [NOW])
+    assert rate_limit_headers(decision, limits, NOW) == headers
 
 
 def test_a_reset_can_lie_in_the_past_or_far_ahead() -> None:
     """A reset in the past is before now; one far ahead is beyond any window."""
     past, far = Limits(global_limit=1, reset="past"), Limits(global_limit=1, reset="far")
-    (decision,) = run_calls(past, [NOW])
-    assert int(write_headers(decision, past, NOW)["X-Ratelimit-Reset"]) < NOW
-    assert int(write_headers(decision, far, NOW)["X-Ratelimit-Reset"]) > NOW + 3_600_000
+    (decision,) = decide_calls(past, [NOW])
+    assert int(rate_limit_headers(decision, past, NOW)["X-Ratelimit-Reset"]) < NOW
+    assert int(rate_limit_headers(decision, far, NOW)["X-Ratelimit-Reset"]) > NOW + 3_600_000
 
 
 def test_a_refusal_can_say_when_to_come_back() -> None:
@@ -156,16 +163,16 @@ def test_a_refusal_can_say_when_to_come_back() -> None:
     now = NOW + 1
     seconds = Limits(global_limit=0, retry_after="seconds")
     date = Limits(global_limit=0, retry_after="date")
-    (refused,) = run_calls(seconds, [now])
-    assert write_headers(refused, seconds, now)["Retry-After"] == "7"
-    told = parsedate_to_datetime(write_headers(refused, date, now)["Retry-After"])
+    (refused,) = decide_calls(seconds, [now])
+    assert rate_limit_headers(refused, seconds, now)["Retry-After"] == "7"
+    told = parsedate_to_datetime(rate_limit_headers(refused, date, now)["Retry-After"])
     assert told.timestamp() == 1_800_000_010
-    assert "Retry-After" not in write_headers(refused, Limits(global_limit=0), now)
+    assert "Retry-After" not in rate_limit_headers(refused, Limits(global_limit=0), now)
 
 
 def test_an_address_is_told_nothing_but_retry_after() -> None:
     """The address family has no headers of its own, and its 429 always says when to return."""
     limits = Limits(address_limit=1)
-    granted, refused = run_calls(limits, [NOW, NOW])
-    assert write_headers(granted, limits, NOW) == {}
-    assert write_headers(refused, limits, NOW) == {"Retry-After": "7"}
+    granted, refused = decide_calls(limits, [NOW, NOW])
+    assert rate_limit_headers(granted, limits, NOW) == {}
+    assert rate_limit_headers(refused, limits, NOW) == {"Retry-After": "7"}

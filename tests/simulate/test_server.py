@@ -8,27 +8,29 @@ import aiohttp
 import msgspec
 import pytest
 
-from service.simulate.answers import Planted
+from service.simulate.answers import Canned
 from service.simulate.deployment import Shape
 from service.simulate.faults import Fault, Rates
-from service.simulate.options import Options, change_options
+from service.simulate.options import Options, apply_changes
 from service.simulate.quota import Limits
 
-from .conftest import BASE, BETA, GOOD, Clock, Laid, Table
+from .conftest import BASE, BETA_HEADERS, VALID_HEADERS, ManualClock, SimulatedApi, StartSimulator
 
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 ID = "11d9906c-904d-47e3-bd00-025c6874b0d4"
 PATH = f"{BASE}/deployments/{ID}"
 
 
-def struck_by(fault: Fault, **more: Any) -> Options:
+def always_fault(fault: Fault, **other_options: Any) -> Options:
     """Give options under which one fault hits every call."""
-    return Options(faults=Rates(**{fault.value: 1.0}), **more)
+    return Options(faults=Rates(**{fault.value: 1.0}), **other_options)
 
 
-async def test_a_used_up_window_answers_429_until_it_opens_anew(lay: Laid, clock: Clock) -> None:
+async def test_a_used_up_window_answers_429_until_it_opens_anew(
+    start_simulator: StartSimulator, clock: ManualClock
+) -> None:
     """The body is the documented one, the headers say when, and then calls go through again."""
-    table = await lay(Options(quota=Limits(global_limit=2, token_limit=9)))
+    table = await start_simulator(Options(quota=Limits(global_limit=2, token_limit=9)))
     assert [(await table.call(PATH)).status for _ in range(2)] == [200, 200]
     refused = await table.call(PATH)
     assert refused.status == 429
@@ -42,26 +44,28 @@ async def test_a_used_up_window_answers_429_until_it_opens_anew(lay: Laid, clock
     assert (await table.call(PATH)).status == 200
 
 
-async def test_strangers_use_nothing_up(lay: Laid) -> None:
+async def test_strangers_use_nothing_up(start_simulator: StartSimulator) -> None:
     """A call that is turned away at the door counts against no window."""
-    table = await lay(Options(quota=Limits(global_limit=1)))
+    table = await start_simulator(Options(quota=Limits(global_limit=1)))
     for _ in range(3):
-        reply = await table.call(PATH, headers=BETA)
+        reply = await table.call(PATH, headers=BETA_HEADERS)
         assert (reply.status, "X-Ratelimit-Global-Limit" in reply.headers) == (401, False)
     assert (await table.call(PATH)).status == 200
 
 
-async def test_routes_are_limited_one_by_one(lay: Laid) -> None:
+async def test_routes_are_limited_one_by_one(start_simulator: StartSimulator) -> None:
     """Two ids are one route; a list is another."""
-    table = await lay(Options(quota=Limits(route_limit=1)))
+    table = await start_simulator(Options(quota=Limits(route_limit=1)))
     assert (await table.call(PATH)).status == 200
     assert (await table.get(f"/deployments/{ID[:-1]}5")).status == 429
     assert (await table.get("/pull-requests", projectKey="default")).status == 200
 
 
-async def test_statistics_tell_what_was_called(lay: Laid, clock: Clock) -> None:
+async def test_statistics_tell_what_was_called(
+    start_simulator: StartSimulator, clock: ManualClock
+) -> None:
     """Calls by route, answers by status, windows, ids, and 429s that need not have been."""
-    table = await lay(Options(quota=Limits(global_limit=2), notice_ms=250))
+    table = await start_simulator(Options(quota=Limits(global_limit=2), notice_ms=250))
     await table.call(PATH)
     await table.get("/pull-requests", projectKey="default")
     await table.call(PATH)
@@ -78,9 +82,11 @@ async def test_statistics_tell_what_was_called(lay: Laid, clock: Clock) -> None:
     assert (window["used"], window["limit"], window["refused"]) == (2, 2, 3)
 
 
-async def test_a_new_window_is_not_known_to_be_closed(lay: Laid, clock: Clock) -> None:
+async def test_a_new_window_is_not_known_to_be_closed(
+    start_simulator: StartSimulator, clock: ManualClock
+) -> None:
     """The first refusal of each window is nobody's fault."""
-    table = await lay(Options(quota=Limits(global_limit=0)))
+    table = await start_simulator(Options(quota=Limits(global_limit=0)))
     for _ in range(3):
         await table.call(PATH)
         clock.now += 10
@@ -89,9 +95,9 @@ async def test_a_new_window_is_not_known_to_be_closed(lay: Laid, clock: Clock) -
     assert [window.refused for window in stats.windows] == [1, 1, 1]
 
 
-async def test_calls_in_work_at_one_time_are_counted(lay: Laid) -> None:
+async def test_calls_in_work_at_one_time_are_counted(start_simulator: StartSimulator) -> None:
     """The most that overlapped is told, after a reset too."""
-    table = await lay(struck_by(Fault.DRIP, drip_bytes=1, drip_every_ms=1))
+    table = await start_simulator(always_fault(Fault.DRIP, drip_bytes=1, drip_every_ms=1))
     await asyncio.gather(*(table.call(PATH) for _ in range(3)))
     assert table.simulator.stats.max_concurrent == 3
     async with asyncio.timeout(5):  # a client has its answer before the server is done with it
@@ -99,31 +105,31 @@ async def test_calls_in_work_at_one_time_are_counted(lay: Laid) -> None:
             await table.call("/simulator/reset", method="POST")
 
 
-async def test_a_reset_counts_anew(table: Table) -> None:
+async def test_a_reset_counts_anew(simulated_api: SimulatedApi) -> None:
     """After it nothing has been called."""
-    await table.call(PATH)
-    assert (await table.call("/simulator/reset", method="POST")).status == 204
-    stats = table.simulator.stats
+    await simulated_api.call(PATH)
+    assert (await simulated_api.call("/simulator/reset", method="POST")).status == 204
+    stats = simulated_api.simulator.stats
     assert (stats.calls, stats.statuses, stats.distinct_ids, stats.windows) == ({}, {}, 0, [])
 
 
-async def test_options_change_while_it_runs(table: Table) -> None:
+async def test_options_change_while_it_runs(simulated_api: SimulatedApi) -> None:
     """Only the named fields change, at any depth, and the change holds from the next call on."""
-    await table.call(PATH)
+    await simulated_api.call(PATH)
     changes = {"shape": {"novelties": True}, "quota": {"global_limit": 9}}
-    reply = await table.call("/simulator/options", method="POST", json=changes)
+    reply = await simulated_api.call("/simulator/options", method="POST", json=changes)
     assert reply.status == 204
-    assert table.simulator.options == Options(
+    assert simulated_api.simulator.options == Options(
         shape=Shape(novelties=True), quota=Limits(global_limit=9)
     )
-    changed = await table.call(PATH)
+    changed = await simulated_api.call(PATH)
     assert "riskScore" in changed.json
     assert changed.headers["X-Ratelimit-Global-Limit"] == "9"
 
 
-async def test_a_cursor_outlives_a_change_of_options(lay: Laid) -> None:
+async def test_a_cursor_outlives_a_change_of_options(start_simulator: StartSimulator) -> None:
     """A caller half through its pages is not thrown off."""
-    table = await lay(Options(nested_page_size=1, shape=Shape(pull_requests=(2, 2))))
+    table = await start_simulator(Options(nested_page_size=1, shape=Shape(pull_requests=(2, 2))))
     page = (await table.call(f"{PATH}?expand=pullRequests")).json["pullRequests"]
     await table.call("/simulator/options", method="POST", json={"visible_after_ms": 0})
     rest = await table.call(page["_links"]["next"]["href"] + "&projectKey=default")
@@ -134,34 +140,36 @@ async def test_a_cursor_outlives_a_change_of_options(lay: Laid) -> None:
     "changes",
     [{"tokne": "x"}, {"faults": {"error": 2}}, {"quota": {"reset": "never"}}, {"seed": "one"}, []],
 )
-async def test_wrong_options_are_refused_and_change_nothing(table: Table, changes: object) -> None:
+async def test_wrong_options_are_refused_and_change_nothing(
+    simulated_api: SimulatedApi, changes: object
+) -> None:
     """An unknown name, a rate over 1, an unknown choice and a wrong type are 400 and explained."""
-    reply = await table.call("/simulator/options", method="POST", json=changes)
+    reply = await simulated_api.call("/simulator/options", method="POST", json=changes)
     assert reply.status == 400
     assert reply.json["message"]
-    assert table.simulator.options == Options()
+    assert simulated_api.simulator.options == Options()
 
 
 def test_nothing_changed_is_the_same_options() -> None:
     """An empty change gives equal options, whatever they were."""
     options = Options(latency_ms=(1, 2), quota=Limits(competing_per_window=3))
-    assert change_options(options, b"{}") == options
+    assert apply_changes(options, b"{}") == options
 
 
 def test_a_change_leaves_its_neighbours_alone() -> None:
     """Within a group of options, what is not named keeps the value that it had."""
     before = Options(quota=Limits(token_limit=3, window_ms=50))
-    after = change_options(before, b'{"quota":{"global_limit":9}}')
+    after = apply_changes(before, b'{"quota":{"global_limit":9}}')
     assert after == Options(quota=Limits(token_limit=3, window_ms=50, global_limit=9))
 
 
-async def test_a_planted_answer_is_told_word_by_word(lay: Laid) -> None:
+async def test_a_planted_answer_is_told_word_by_word(start_simulator: StartSimulator) -> None:
     """It comes after token and quota, before faults, and only where the path ends so."""
-    table = await lay(struck_by(Fault.EMPTY, quota=Limits(global_limit=3)))
-    planted = Planted(status=418, headers={"X-Odd": "yes"}, body=b"teapot")
-    table.simulator.plant_answer(f"/deployments/{ID}", planted)
-    table.simulator.plant_answer("?after=here", Planted(body=b"{}"))
-    assert (await table.call(PATH, headers=BETA)).status == 401
+    table = await start_simulator(always_fault(Fault.EMPTY, quota=Limits(global_limit=3)))
+    planted = Canned(status=418, headers={"X-Odd": "yes"}, body=b"teapot")
+    table.simulator.set_response(f"/deployments/{ID}", planted)
+    table.simulator.set_response("?after=here", Canned(body=b"{}"))
+    assert (await table.call(PATH, headers=BETA_HEADERS)).status == 401
     reply = await table.call(f"{PATH}?expand=pullRequests")
     assert (reply.status, reply.body, reply.headers["X-Odd"]) == (418, b"teapot", "yes")
     assert reply.headers["X-Ratelimit-Global-Remaining"] == "2"
@@ -173,10 +181,12 @@ async def test_a_planted_answer_is_told_word_by_word(lay: Laid) -> None:
 @pytest.mark.parametrize(
     "fault", sorted(set(Fault) - {Fault.RESET, Fault.DRIP, Fault.OVERSIZED, Fault.REDIRECT})
 )
-async def test_a_fault_changes_the_answer_and_is_counted(lay: Laid, fault: Fault) -> None:
+async def test_a_fault_changes_the_answer_and_is_counted(
+    start_simulator: StartSimulator, fault: Fault
+) -> None:
     """With its rate at 1 it hits the call; the same call without it is answered otherwise."""
     shape = Shape(pull_requests=(4, 4))
-    table = await lay(struck_by(fault, shape=shape, quota=Limits(global_limit=9)))
+    table = await start_simulator(always_fault(fault, shape=shape, quota=Limits(global_limit=9)))
     query = f"{PATH}?expand=pullRequests,flagReferences"
     struck = await table.call(query)
     assert table.simulator.stats.faults == {fault: 1}
@@ -186,24 +196,26 @@ async def test_a_fault_changes_the_answer_and_is_counted(lay: Laid, fault: Fault
     assert struck.body != (await table.call(query)).body
 
 
-async def test_a_redirect_leads_to_another_host(lay: Laid) -> None:
+async def test_a_redirect_leads_to_another_host(start_simulator: StartSimulator) -> None:
     """302 to the lure, with the path that was asked."""
-    table = await lay(struck_by(Fault.REDIRECT, lure_url="http://lure.test"))
+    table = await start_simulator(always_fault(Fault.REDIRECT, lure_url="http://lure.test"))
     reply = await table.call(PATH)
     assert (reply.status, reply.headers["Location"]) == (302, f"http://lure.test{PATH}")
 
 
-async def test_a_cut_connection_brings_no_answer(lay: Laid) -> None:
+async def test_a_cut_connection_brings_no_answer(start_simulator: StartSimulator) -> None:
     """The caller sees the connection break; the statistics say that it was cut."""
-    table = await lay(struck_by(Fault.RESET))
+    table = await start_simulator(always_fault(Fault.RESET))
     with pytest.raises(aiohttp.ClientConnectionError):
         await table.call(PATH)
     assert set(table.simulator.stats.statuses) == {"cut"}
 
 
-async def test_what_was_asked_is_done_though_the_connection_is_cut(lay: Laid) -> None:
+async def test_what_was_asked_is_done_though_the_connection_is_cut(
+    start_simulator: StartSimulator,
+) -> None:
     """An event whose answer is lost has been recorded."""
-    table = await lay(struck_by(Fault.RESET))
+    table = await start_simulator(always_fault(Fault.RESET))
     with pytest.raises(aiohttp.ClientConnectionError):
         await table.post_event("finished")
     table.simulator.options = Options()
@@ -211,49 +223,51 @@ async def test_what_was_asked_is_done_though_the_connection_is_cut(lay: Laid) ->
     assert listed.json["totalCount"] == 1
 
 
-async def test_a_dripping_body_is_whole_in_the_end(lay: Laid) -> None:
+async def test_a_dripping_body_is_whole_in_the_end(start_simulator: StartSimulator) -> None:
     """It comes in many drops and says the same as the body at once."""
-    table = await lay(struck_by(Fault.DRIP, drip_bytes=50, drip_every_ms=1))
-    async with table.session.get(table.url + PATH, headers=GOOD) as response:
+    table = await start_simulator(always_fault(Fault.DRIP, drip_bytes=50, drip_every_ms=1))
+    async with table.session.get(table.url + PATH, headers=VALID_HEADERS) as response:
         drops = [drop async for drop in response.content.iter_any()]
     table.simulator.options = Options()
     assert b"".join(drops) == (await table.call(PATH)).body
     assert len(drops) > 1
 
 
-async def test_an_oversized_body_is_as_long_as_told(lay: Laid) -> None:
+async def test_an_oversized_body_is_as_long_as_told(start_simulator: StartSimulator) -> None:
     """It announces no length and is still JSON, for whoever reads to the end."""
-    table = await lay(struck_by(Fault.OVERSIZED, oversized_bytes=200_000))
+    table = await start_simulator(always_fault(Fault.OVERSIZED, oversized_bytes=200_000))
     reply = await table.call(PATH)
     assert "Content-Length" not in reply.headers
     assert len(reply.json["metadata"]["padding"]) == 200_000
 
 
-async def test_an_oversized_body_may_be_left_unread(lay: Laid) -> None:
+async def test_an_oversized_body_may_be_left_unread(start_simulator: StartSimulator) -> None:
     """A caller that hangs up is no error, and the next call is answered."""
-    table = await lay(struck_by(Fault.OVERSIZED, oversized_bytes=2**34))
-    async with table.session.get(table.url + PATH, headers=GOOD) as response:
+    table = await start_simulator(always_fault(Fault.OVERSIZED, oversized_bytes=2**34))
+    async with table.session.get(table.url + PATH, headers=VALID_HEADERS) as response:
         assert (await response.content.read(10)).startswith(b'{"metadata')
     table.simulator.options = Options()
     assert (await table.call(PATH)).status == 200
 
 
-async def test_the_same_chance_gives_the_same_run(lay: Laid) -> None:
+async def test_the_same_chance_gives_the_same_run(start_simulator: StartSimulator) -> None:
     """Two simulators with equal seeds are struck by the same faults in the same order."""
     options = Options(faults=Rates(error=0.3, empty=0.3))
     runs = []
     for _ in range(2):
-        table = await lay(options)
+        table = await start_simulator(options)
         runs.append([(await table.call(PATH)).body for _ in range(20)])
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == 3
 
 
 async def test_latency_holds_an_answer_back_but_no_refusal(
-    lay: Laid, eventually: Eventually
+    start_simulator: StartSimulator, eventually: Eventually
 ) -> None:
     """Of a slow answer and a 429 asked for later, the 429 is there first."""
-    table = await lay(Options(latency_ms=(30_000, 30_000), quota=Limits(global_limit=1)))
+    table = await start_simulator(
+        Options(latency_ms=(30_000, 30_000), quota=Limits(global_limit=1))
+    )
     slow = asyncio.create_task(table.call(PATH))
 
     async def slow_is_in_work() -> bool:
@@ -265,9 +279,9 @@ async def test_latency_holds_an_answer_back_but_no_refusal(
     slow.cancel()
 
 
-async def test_it_says_what_it_is(table: Table) -> None:
+async def test_it_says_what_it_is(simulated_api: SimulatedApi) -> None:
     """Without a token, `/` is a few words and `/healthz` says ok."""
-    greeting = await table.call("/", headers={})
+    greeting = await simulated_api.call("/", headers={})
     assert greeting.headers["Content-Type"].startswith("text/plain")
     assert f"GET  {BASE}/deployments/{{id}}" in greeting.body.decode()
-    assert (await table.call("/healthz", headers={})).json == {"status": "ok"}
+    assert (await simulated_api.call("/healthz", headers={})).json == {"status": "ok"}

@@ -21,26 +21,26 @@ import aiohttp
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service.store.connect import AWAY, open_client
+from service.store.connect import UNAVAILABLE_ERRORS, open_client
 from service.store.keys import Keys
-from tests.deploy.composition import ROOT, SECRET, Composition, list_urls
-from tests.faults.oracle import Judgement, judge
-from tests.faults.reader import Reader, name_lasting, read_left
-from tests.faults.senders import Senders
-from tests.faults.storm import say
-from tests.faults.traffic import Habits, draw_webhooks
-from tests.soak.composition import kill_one, open_soaked
+from tests.deploy.composition import ROOT, SECRET, Composition, receiver_urls
+from tests.faults.oracle import OracleReport, check_deliveries
+from tests.faults.reader import RecordReader, keys_allowed_without_ttl, read_leftover_state
+from tests.faults.senders import WebhookSenders
+from tests.faults.storm import log_progress
+from tests.faults.traffic import TrafficConfig, draw_webhooks
+from tests.soak.composition import kill_random_container, open_soak_stack
 from tests.soak.graph import draw_graph
-from tests.soak.look import Onlooker
-from tests.soak.report import list_courses, list_panels, write_table
-from tests.soak.samples import Sample
+from tests.soak.look import ResourceSampler
+from tests.soak.report import format_table, list_panels, list_trends
+from tests.soak.samples import ResourceSample
 
-OUT = ROOT / "deploy" / "soak"
+OUTPUT_FOLDER = ROOT / "deploy" / "soak"
 KEYS = Keys("deployments")
-_DRAIN_S = 400.0
+_DRAIN_TIMEOUT_S = 400.0
 
 
-class NoWorld:
+class NoUpstreamState:
     """The simulator is in the composition: it invents what it is asked for."""
 
     epoch = 0
@@ -58,58 +58,69 @@ def main() -> int:
     add("--per-s", type=float, default=4.0, help="webhooks a second, each sent twice or thrice")
     add("--every", type=float, default=45.0, help="seconds between two kills")
     add("--look", type=float, default=10.0, help="seconds between two looks")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        return asyncio.run(_soak(asked, Path(folder)))
+        return asyncio.run(_soak(options, Path(folder)))
 
 
-async def _soak(asked: argparse.Namespace, folder: Path) -> int:
-    async with open_soaked(folder) as composition, aiohttp.ClientSession() as http:
+async def _soak(options: argparse.Namespace, folder: Path) -> int:
+    async with open_soak_stack(folder) as composition, aiohttp.ClientSession() as http:
         async with open_client(f"redis://127.0.0.1:{composition.redis_port}") as redis:
-            senders = Senders(
+            senders = WebhookSenders(
                 http,
-                list_urls(composition.ports),
+                receiver_urls(composition.ports),
                 secret=SECRET,
-                upstream=NoWorld(),
-                seed=asked.seed,
+                upstream=NoUpstreamState(),
+                seed=options.seed,
             )
-            reader = Reader(redis, KEYS, lambda *_: None)
-            onlooker = Onlooker(composition, redis, KEYS, clock=time.monotonic)
+            reader = RecordReader(redis, KEYS, lambda *_: None)
+            sampler = ResourceSampler(composition, redis, KEYS, clock=time.monotonic)
             strikes: list[tuple[float, str]] = []
             async with asyncio.TaskGroup() as group:
-                group.create_task(reader.read_on())
-                webhooks = draw_webhooks(asked.seed, Habits(to_find=0.0, again=0.0))
-                sending = group.create_task(senders.send_all(webhooks, per_s=asked.per_s, lanes=16))
-                looking = group.create_task(onlooker.look_on(every_s=asked.look))
-                striking = group.create_task(_strike_on(composition, asked, strikes))
-                await _tell(asked.minutes, senders, reader)
-                striking.cancel()
-                looking.cancel()
+                group.create_task(reader.run())
+                webhooks = draw_webhooks(
+                    options.seed, TrafficConfig(without_id_share=0.0, repeated_share=0.0)
+                )
+                sender_task = group.create_task(
+                    senders.send_all(webhooks, per_s=options.per_s, concurrency=16)
+                )
+                sampler_task = group.create_task(sampler.run(interval_s=options.look))
+                strike_task = group.create_task(_kill_repeatedly(composition, options, strikes))
+                await _log_progress_until_end(options.minutes, senders, reader)
+                strike_task.cancel()
+                sampler_task.cancel()
                 senders.stop()
-                await sending  # what was begun is ended: only then nothing more can come
+                await sender_task  # what was begun is ended: only then nothing more can come
                 await _drain(redis)
                 reader.stop()
-            left = await read_left(redis, KEYS)
-        told = judge(senders.deliveries, reader.records.values(), left, may_last=name_lasting(KEYS))
-    return _report(asked, onlooker.samples, strikes, told)
+            leftover = await read_leftover_state(redis, KEYS)
+        oracle_report = check_deliveries(
+            senders.deliveries,
+            reader.records.values(),
+            leftover,
+            allowed_without_ttl=keys_allowed_without_ttl(KEYS),
+        )
+    return _write_results(options, sampler.samples, strikes, oracle_report)
 
 
-async def _strike_on(
-    composition: Composition, asked: argparse.Namespace, strikes: list[tuple[float, str]]
+async def _kill_repeatedly(
+    composition: Composition, options: argparse.Namespace, strikes: list[tuple[float, str]]
 ) -> None:
-    dice, begun = random.Random(f"soak {asked.seed}"), time.monotonic()
+    rng, started_s = random.Random(f"soak {options.seed}"), time.monotonic()
     while True:
-        await asyncio.sleep(asked.every * dice.uniform(0.6, 1.4))
-        service = dice.choice(["door", "worker", "worker", "redis"])
-        if await kill_one(composition, service, dice.random()):
-            strikes.append((time.monotonic() - begun, service))
+        await asyncio.sleep(options.every * rng.uniform(0.6, 1.4))
+        service = rng.choice(["door", "worker", "worker", "redis"])
+        if await kill_random_container(composition, service, rng.random()):
+            strikes.append((time.monotonic() - started_s, service))
 
 
-async def _tell(minutes: float, senders: Senders, reader: Reader) -> None:
-    begun = time.monotonic()
+async def _log_progress_until_end(
+    minutes: float, senders: WebhookSenders, reader: RecordReader
+) -> None:
+    started_s = time.monotonic()
     for minute in count():
-        left_s = minutes * 60 - (time.monotonic() - begun)
-        say(f"{minute} min: {senders.accepted} accepted, {len(reader.records)} records")
+        left_s = minutes * 60 - (time.monotonic() - started_s)
+        log_progress(f"{minute} min: {senders.accepted} accepted, {len(reader.records)} records")
         if left_s <= 60:
             await asyncio.sleep(max(0.0, left_s))
             return
@@ -117,35 +128,35 @@ async def _tell(minutes: float, senders: Senders, reader: Reader) -> None:
 
 
 async def _drain(redis: Redis) -> None:
-    waits = True
-    async with asyncio.timeout(_DRAIN_S):
-        while waits:
+    is_pending = True
+    async with asyncio.timeout(_DRAIN_TIMEOUT_S):
+        while is_pending:
             await asyncio.sleep(0.5)
-            with suppress(*AWAY, RedisError):
-                waits = await redis.zcard(KEYS.backlog) > 0
+            with suppress(*UNAVAILABLE_ERRORS, RedisError):
+                is_pending = await redis.zcard(KEYS.backlog) > 0
     await asyncio.sleep(2)  # and what was appended last is read
 
 
-def _report(
-    asked: argparse.Namespace,
-    samples: list[Sample],
+def _write_results(
+    options: argparse.Namespace,
+    samples: list[ResourceSample],
     strikes: list[tuple[float, str]],
-    told: Judgement,
+    oracle_report: OracleReport,
 ) -> int:
-    names = sorted({name for each in samples for name in each.values})
-    courses = list_courses(samples, names)
+    names = sorted({name for sample in samples for name in sample.values})
+    trends = list_trends(samples, names)
     killed = Counter(service for _, service in strikes)
-    title = f"{asked.minutes:.0f} minutes of webhooks, {killed.total()} SIGKILLs"
-    OUT.mkdir(exist_ok=True)
-    moments = [at for at, _ in strikes]
-    graph = draw_graph(samples, list_panels(names), title=title, strikes_s=moments)
-    (OUT / "soak.svg").write_text(graph)
-    with (OUT / "soak.csv").open("w", newline="") as file:
+    title = f"{options.minutes:.0f} minutes of webhooks, {killed.total()} SIGKILLs"
+    OUTPUT_FOLDER.mkdir(exist_ok=True)
+    strikes_s = [at_s for at_s, _ in strikes]
+    graph = draw_graph(samples, list_panels(names), title=title, strikes_s=strikes_s)
+    (OUTPUT_FOLDER / "soak.svg").write_text(graph)
+    with (OUTPUT_FOLDER / "soak.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["at_s", *names])
         writer.writerows([f"{s.at_s:.0f}", *(s.values.get(n, "") for n in names)] for s in samples)
-    sys.stdout.write(write_table(courses, told, killed, title=title))
-    return 0 if told.is_clean and not any(course.grows for course in courses) else 1
+    sys.stdout.write(format_table(trends, oracle_report, killed, title=title))
+    return 0 if oracle_report.is_clean and not any(trend.grows for trend in trends) else 1
 
 
 if __name__ == "__main__":

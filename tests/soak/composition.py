@@ -9,21 +9,21 @@ from pathlib import Path
 from types import MappingProxyType
 
 from tests.deploy.composition import (
-    Cast,
     Composition,
+    CompositionConfig,
     EngineError,
-    find_store_image,
+    build_redis_image,
     open_composition,
-    run,
+    run_command,
 )
 
 # Short, so that what is kept for a time comes to its full size within the run.
-_KEPT = ("DELIVERY_RETENTION", "PUBLISHED_RETENTION", "STREAM_RETENTION", "FAILED_RETENTION")
+_RETENTIONS = ("DELIVERY_RETENTION", "PUBLISHED_RETENTION", "STREAM_RETENTION", "FAILED_RETENTION")
 _SETTINGS = MappingProxyType(
     {
         "ENRICHER_LEASE": "5",
         "ENRICHER_REVISIONS": "20 120",
-        **{f"ENRICHER_{name}": "300" for name in _KEPT},
+        **{f"ENRICHER_{name}": "300" for name in _RETENTIONS},
     }
 )
 _OPTIONS = {
@@ -37,37 +37,37 @@ _SERVICES = ("redis", "door", "worker", "simulator")
 
 
 @asynccontextmanager
-async def open_soaked(folder: Path) -> AsyncIterator[Composition]:
+async def open_soak_stack(folder: Path) -> AsyncIterator[Composition]:
     """Compose it up with two workers; on leaving, down."""
-    cast = Cast(
-        store_image=await find_store_image(folder),
+    config = CompositionConfig(
+        redis_image=await build_redis_image(folder),
         settings=_SETTINGS,
-        upstream=json.dumps(_OPTIONS),
+        simulator_options=json.dumps(_OPTIONS),
     )
-    scaled = ("--scale", "worker=2", *_SERVICES)
-    async with open_composition(folder, os.environ, cast, *scaled) as composition:
+    arguments = ("--scale", "worker=2", *_SERVICES)
+    async with open_composition(folder, os.environ, config, *arguments) as composition:
         yield composition
 
 
 async def list_processes(composition: Composition, service: str) -> list[tuple[str, list[int]]]:
     """List the containers of a service that run, with their processes as seen from here."""
     names = (await composition.compose("ps", "--quiet", "--status=running", service)).split()
-    found = []
-    for place, name in enumerate(names):
+    containers = []
+    for index, name in enumerate(names):
         with suppress(EngineError):  # it has just ended
-            lines = (await run("docker", "top", name, "-o", "pid,comm")).splitlines()[1:]
-            words = [line.split() for line in lines]
-            ours = [int(pid) for pid, comm in words if "init" not in comm]
-            found.append((f"{service}-{place + 1}", ours))
-    return found
+            lines = (await run_command("docker", "top", name, "-o", "pid,comm")).splitlines()[1:]
+            rows = [line.split() for line in lines]
+            pids = [int(pid) for pid, comm in rows if "init" not in comm]
+            containers.append((f"{service}-{index + 1}", pids))
+    return containers
 
 
-async def kill_one(composition: Composition, service: str, chance: float) -> bool:
+async def kill_random_container(composition: Composition, service: str, fraction: float) -> bool:
     """End one container's processes as the kernel would; its restart policy brings it back."""
     containers = await list_processes(composition, service)
     if not containers:
         return False
-    _, pids = containers[int(chance * len(containers))]
+    _, pids = containers[int(fraction * len(containers))]
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

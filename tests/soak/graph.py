@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from html import escape
 
-from tests.soak.samples import Sample
+from tests.soak.samples import ResourceSample
 
 _WIDTH, _HEIGHT, _LEFT, _TOP = 860, 110, 64, 34
-_PLOT = _HEIGHT - 46
+_PLOT_HEIGHT = _HEIGHT - 46
 _COLOURS = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2")
 _STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #334155 }
@@ -25,14 +25,14 @@ rect { fill: #fff }
 
 
 def draw_graph(
-    samples: Sequence[Sample],
+    samples: Sequence[ResourceSample],
     panels: Sequence[tuple[str, Sequence[str]]],
     *,
     title: str,
     strikes_s: Sequence[float] = (),
 ) -> str:
     """Draw each panel (its title, the names of what it shows); strikes are thin lines."""
-    longest = max((each.at_s for each in samples), default=0.0) or 1.0
+    duration_s = max((sample.at_s for sample in samples), default=0.0) or 1.0
     height = _TOP + len(panels) * _HEIGHT + 24
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img">',
@@ -40,41 +40,50 @@ def draw_graph(
         f'<rect width="{_WIDTH}" height="{height}"/>',
         f'<text class="title" x="{_LEFT}" y="20">{escape(title)}</text>',
     ]
-    for place, (name, lines) in enumerate(panels):
-        top = _TOP + place * _HEIGHT + 20
-        parts += _draw_panel(samples, name, lines, top=top, longest=longest)
+    for index, (name, lines) in enumerate(panels):
+        top = _TOP + index * _HEIGHT + 20
+        parts += _draw_panel(samples, name, lines, top=top, duration_s=duration_s)
         parts += [
-            f'<path class="strike" d="M{_x(at, longest):.1f} {top}v{_PLOT}"/>' for at in strikes_s
+            f'<path class="strike" d="M{_x_position(strike_s, duration_s):.1f} {top}v{_PLOT_HEIGHT}"/>'
+            for strike_s in strikes_s
         ]
     parts += [
-        f'<text x="{_x(longest * part, longest):.0f}" y="{height - 8}" text-anchor="middle">'
-        f"{longest * part / 60:.0f} min</text>"
-        for part in (0.0, 0.25, 0.5, 0.75, 1.0)
+        f'<text x="{_x_position(duration_s * fraction, duration_s):.0f}" y="{height - 8}" text-anchor="middle">'
+        f"{duration_s * fraction / 60:.0f} min</text>"
+        for fraction in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]
     return "\n".join([*parts, "</svg>", ""])
 
 
 def _draw_panel(
-    samples: Sequence[Sample], name: str, lines: Sequence[str], *, top: int, longest: float
+    samples: Sequence[ResourceSample],
+    name: str,
+    lines: Sequence[str],
+    *,
+    top: int,
+    duration_s: float,
 ) -> list[str]:
-    told = {
-        line: [(each.at_s, each.values[line]) for each in samples if line in each.values]
+    points_by_line = {
+        line: [(sample.at_s, sample.values[line]) for sample in samples if line in sample.values]
         for line in lines
     }
-    highest = max((value for points in told.values() for _, value in points), default=0.0) or 1.0
+    highest = (
+        max((value for points in points_by_line.values() for _, value in points), default=0.0)
+        or 1.0
+    )
     parts = [
         f'<text class="title" x="{_LEFT}" y="{top - 6}">{escape(name)}</text>',
         f'<text x="{_LEFT - 6}" y="{top + 10}" text-anchor="end">{highest:,.4g}</text>',
-        f'<text x="{_LEFT - 6}" y="{top + _PLOT}" text-anchor="end">0</text>',
-        f'<path class="base" d="M{_LEFT} {top + _PLOT}H{_WIDTH - 24}"/>',
+        f'<text x="{_LEFT - 6}" y="{top + _PLOT_HEIGHT}" text-anchor="end">0</text>',
+        f'<path class="base" d="M{_LEFT} {top + _PLOT_HEIGHT}H{_WIDTH - 24}"/>',
     ]
-    for place, (line, points) in enumerate(told.items()):
-        colour = _COLOURS[place % len(_COLOURS)]
+    for index, (line, points) in enumerate(points_by_line.items()):
+        colour = _COLOURS[index % len(_COLOURS)]
         drawn = " ".join(
-            f"{_x(at, longest):.1f},{top + _PLOT * (1 - value / highest):.1f}"
-            for at, value in points
+            f"{_x_position(at_s, duration_s):.1f},{top + _PLOT_HEIGHT * (1 - value / highest):.1f}"
+            for at_s, value in points
         )
-        legend = _WIDTH - 24 - (len(told) - 1 - place) * 92
+        legend = _WIDTH - 24 - (len(points_by_line) - 1 - index) * 92
         parts += [
             f'<polyline class="line" stroke="{colour}" points="{drawn}"/>',
             (
@@ -85,5 +94,5 @@ def _draw_panel(
     return parts
 
 
-def _x(at_s: float, longest: float) -> float:
-    return _LEFT + at_s / longest * (_WIDTH - 24 - _LEFT)
+def _x_position(at_s: float, duration_s: float) -> float:
+    return _LEFT + at_s / duration_s * (_WIDTH - 24 - _LEFT)

@@ -9,29 +9,29 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from service.store.connect import AWAY
+from service.store.connect import UNAVAILABLE_ERRORS
 from service.store.keys import Keys
 from tests.deploy.composition import Composition, EngineError
 from tests.soak.composition import list_processes
-from tests.soak.samples import Sample
+from tests.soak.samples import ResourceSample
 
 _MB = 1e6
 
 
-class Onlooker:
+class ResourceSampler:
     """Looks now and then; ``clock`` gives monotonic seconds."""
 
     def __init__(
         self, composition: Composition, redis: Redis, keys: Keys, *, clock: Callable[[], float]
     ) -> None:
-        self.samples: list[Sample] = []
+        self.samples: list[ResourceSample] = []
         self._composition = composition
         self._redis = redis
         self._keys = keys
         self._clock = clock
-        self._begun = clock()
+        self._started_s = clock()
 
-    async def look_on(self, *, every_s: float) -> None:
+    async def run(self, *, interval_s: float) -> None:
         """Look for ever."""
         while True:
             values: dict[str, float] = {}
@@ -39,26 +39,26 @@ class Onlooker:
                 with suppress(EngineError):
                     for name, pids in await list_processes(self._composition, service):
                         values |= measure_processes(name, pids)
-            with suppress(*AWAY, RedisError):
+            with suppress(*UNAVAILABLE_ERRORS, RedisError):
                 values |= await self._measure_redis()
-            self.samples.append(Sample(at_s=self._clock() - self._begun, values=values))
-            await asyncio.sleep(every_s)
+            self.samples.append(ResourceSample(at_s=self._clock() - self._started_s, values=values))
+            await asyncio.sleep(interval_s)
 
     async def _measure_redis(self) -> dict[str, float]:
         redis: Any = self._redis
         memory = await redis.info("memory")
-        ending = lasting = 0
+        with_ttl = without_ttl = 0
         names = [name async for name in redis.scan_iter(count=1000)]
         async with redis.pipeline(transaction=False) as pipe:
             for name in names:
                 pipe.pttl(name)
-            for left_ms in await pipe.execute():
-                ending += left_ms >= 0
-                lasting += left_ms == -1
+            for ttl_ms in await pipe.execute():
+                with_ttl += ttl_ms >= 0
+                without_ttl += ttl_ms == -1
         return {
             "redis used": memory["used_memory"] / _MB,
-            "keys lasting": lasting,
-            "keys ending": ending,
+            "keys lasting": without_ttl,
+            "keys ending": with_ttl,
             "backlog": await redis.zcard(self._keys.backlog),
         }
 

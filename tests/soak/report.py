@@ -2,23 +2,27 @@
 
 from collections.abc import Mapping, Sequence
 
-from tests.faults.oracle import Judgement
-from tests.soak.samples import Course, Sample, follow
+from tests.faults.oracle import OracleReport
+from tests.soak.samples import ResourceSample, Trend, measure_trend
 
 # By the first word of a name: its unit, and how much more of it is not called growth. The files of
 # a door are its senders' connections too, of which it has as many as waited when it came back.
 _UNITS = {"RSS": ("MB", 8.0), "files": ("", 8.0), "keys": ("", 50.0), "redis": ("MB", 2.0)}
 
 
-def list_courses(samples: Sequence[Sample], names: Sequence[str]) -> list[Course]:
+def list_trends(samples: Sequence[ResourceSample], names: Sequence[str]) -> list[Trend]:
     """Follow everything but what goes up and down with the traffic."""
-    courses = []
+    trends = []
     for name in names:
-        known = _UNITS.get(name.partition(" ")[0])
-        course = None if known is None else follow(samples, name, unit=known[0], slack=known[1])
-        if course is not None:
-            courses.append(course)
-    return courses
+        unit_and_slack = _UNITS.get(name.partition(" ")[0])
+        trend = (
+            None
+            if unit_and_slack is None
+            else measure_trend(samples, name, unit=unit_and_slack[0], slack=unit_and_slack[1])
+        )
+        if trend is not None:
+            trends.append(trend)
+    return trends
 
 
 def list_panels(names: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -33,24 +37,24 @@ def list_panels(names: Sequence[str]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def write_table(
-    courses: Sequence[Course], told: Judgement, killed: Mapping[str, int], *, title: str
+def format_table(
+    trends: Sequence[Trend], oracle_report: OracleReport, killed: Mapping[str, int], *, title: str
 ) -> str:
     """Write how everything went, and what the oracle counted."""
     lines = [f"| {title} | 2nd quarter | last quarter | highest | |", "|---|--:|--:|--:|---|"]
     lines += [
-        f"| {c.name} {c.unit} | {c.middle:,.4g} | {c.end:,.4g} | {c.highest:,.4g} |"
+        f"| {c.name} {c.unit} | {c.second_quarter:,.4g} | {c.last_quarter:,.4g} | {c.highest:,.4g} |"
         f" {'**grows**' if c.grows else 'flat'} |"
-        for c in courses
+        for c in trends
     ]
-    strokes = ", ".join(f"{name} {n}" for name, n in sorted(killed.items()))
-    twice = len(told.duplicated) + len(told.twice_queued)
+    kills = ", ".join(f"{name} {n}" for name, n in sorted(killed.items()))
+    duplicates = len(oracle_report.duplicated) + len(oracle_report.queued_twice)
     lines += [
         "",
-        f"{told.accepted:,} webhooks accepted, {told.records:,} records; killed: {strokes}.",
+        f"{oracle_report.accepted:,} webhooks accepted, {oracle_report.records:,} records; killed: {kills}.",
         (
-            f"Lost {len(told.lost)}, duplicated {twice}, stuck {len(told.stuck)}, failed"
-            f" {dict(told.failed)}, keys without TTL {list(told.lasting)}."
+            f"Lost {len(oracle_report.lost)}, duplicated {duplicates}, stuck {len(oracle_report.stuck)}, failed"
+            f" {dict(oracle_report.failed)}, keys without TTL {list(oracle_report.keys_without_ttl)}."
         ),
     ]
     return "\n".join(lines) + "\n"

@@ -15,28 +15,28 @@ from service.store.connect import open_client
 from service.store.durability import Durability
 from service.store.embedded import EmbeddedServer
 from service.store.group import GroupCommit
-from tests.store.proxy import Proxy
+from tests.store.proxy import FaultProxy
 
 OpenGroup = Callable[..., AbstractAsyncContextManager[GroupCommit]]
 
 
-class Log:
+class RecordingLog:
     """Remembers the facts it was told."""
 
     def __init__(self) -> None:
-        self.facts: list[str] = []
+        self.events: list[str] = []
 
-    def info(self, event: str, **facts: object) -> None:
+    def info(self, event: str, **fields: object) -> None:
         """Write a fact."""
-        assert facts is not None
-        self.facts.append(event)
+        assert fields is not None
+        self.events.append(event)
 
     warning = info
 
 
-async def command(client: Redis, *words: str) -> None:
+async def execute(client: Redis, *arguments: str) -> None:
     """Send one command of any kind."""
-    await client.execute_command(*words)  # type: ignore[no-untyped-call] # redis-py
+    await client.execute_command(*arguments)  # type: ignore[no-untyped-call] # redis-py
 
 
 @pytest.fixture
@@ -47,44 +47,46 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
-async def direct(server: EmbeddedServer) -> AsyncIterator[Redis]:
+async def direct_client(server: EmbeddedServer) -> AsyncIterator[Redis]:
     """Give a plain client past the proxy."""
     async with open_client(server.url) as client:
         yield client
 
 
 @pytest.fixture
-async def proxy(server: EmbeddedServer) -> AsyncIterator[Proxy]:
+async def fault_proxy(server: EmbeddedServer) -> AsyncIterator[FaultProxy]:
     """Put a proxy before the server."""
-    async with Proxy(server.socket) as between:
-        yield between
+    async with FaultProxy(server.socket) as proxy_before_server:
+        yield proxy_before_server
 
 
 @pytest.fixture
-def log() -> Log:
+def recording_log() -> RecordingLog:
     """Give a log that can be read."""
-    return Log()
+    return RecordingLog()
 
 
 @pytest.fixture
-def open_group(log: Log) -> OpenGroup:
+def open_group(recording_log: RecordingLog) -> OpenGroup:
     """Open connections on which acts share round trips, closed at the end of their block."""
 
     @contextlib.asynccontextmanager
-    async def opening(url: str, *, durability: Durability = "fsync") -> AsyncIterator[GroupCommit]:
+    async def open_one(url: str, *, durability: Durability = "fsync") -> AsyncIterator[GroupCommit]:
         async with open_client(url) as client:
-            commits = GroupCommit(client, durability=durability, clock=time.monotonic, log=log)
+            group_commit = GroupCommit(
+                client, durability=durability, clock=time.monotonic, log=recording_log
+            )
             try:
-                yield commits
+                yield group_commit
             finally:
                 async with asyncio.timeout(5):
-                    await commits.aclose()
+                    await group_commit.aclose()
 
-    return opening
+    return open_one
 
 
 @pytest.fixture
 def new_token() -> Callable[[], str]:
     """Give tokens that are never the same."""
-    numbers = itertools.count()
-    return lambda: f"{next(numbers):016d}"
+    counter = itertools.count()
+    return lambda: f"{next(counter):016d}"

@@ -3,60 +3,68 @@
 import asyncio
 from pathlib import Path
 
-from tests.wire import CHUNK, Streams, Way, Wire, connect_to_socket
+from tests.wire import CHUNK_BYTES, Copying, ForwardingProxy, Streams, connect_to_socket
 
 
-class Proxy(Wire):
+class FaultProxy(ForwardingProxy):
     """Forwards both ways; once told to, loses a reply, cuts a request, or holds replies back."""
 
     def __init__(self, server: Path) -> None:
         super().__init__(connect_to_socket(server))
-        self.open = asyncio.Event()
-        self.open.set()
-        self._losing = b""
+        self.replies_allowed = asyncio.Event()
+        self.replies_allowed.set()
+        self._lose_reply_to = b""
         self._cut_after: int | None = None
 
     @property
     def url(self) -> str:
         """The address to give to a Redis client."""
-        return f"redis://{self.place}"
+        return f"redis://{self.address}"
 
-    def lose_a_reply(self, to: bytes) -> None:
+    def lose_reply(self, request_bytes: bytes) -> None:
         """Let the server do what the next request with these bytes asks, and lose its answer."""
-        self._losing = to
+        self._lose_reply_to = request_bytes
 
     def cut_after(self, count: int) -> None:
         """Cut the connection when so many more bytes of requests have passed."""
         self._cut_after = count
 
-    def pass_on(self, ours: Streams, theirs: Streams) -> tuple[Way, Way]:
+    def copy_both_ways(self, client: Streams, server: Streams) -> tuple[Copying, Copying]:
         """Let through what is not to be spoiled."""
-        lost = asyncio.Event()
-        return self._send(ours[0], theirs[1], lost), self._give_back(theirs[0], ours[1], lost)
+        reply_lost = asyncio.Event()
+        return self._copy_requests(client[0], server[1], reply_lost), self._copy_replies(
+            server[0], client[1], reply_lost
+        )
 
-    async def _send(
-        self, near: asyncio.StreamReader, request: asyncio.StreamWriter, lost: asyncio.Event
+    async def _copy_requests(
+        self,
+        client_reader: asyncio.StreamReader,
+        server_writer: asyncio.StreamWriter,
+        reply_lost: asyncio.Event,
     ) -> None:
-        while chunk := await near.read(CHUNK):
-            if self._losing and self._losing in chunk:
-                self._losing = b""
-                lost.set()
+        while chunk := await client_reader.read(CHUNK_BYTES):
+            if self._lose_reply_to and self._lose_reply_to in chunk:
+                self._lose_reply_to = b""
+                reply_lost.set()
             if self._cut_after is not None and len(chunk) > self._cut_after:
-                request.write(chunk[: self._cut_after])
-                await request.drain()
+                server_writer.write(chunk[: self._cut_after])
+                await server_writer.drain()
                 self._cut_after = None
                 return
             if self._cut_after is not None:
                 self._cut_after -= len(chunk)
-            request.write(chunk)
-            await request.drain()
+            server_writer.write(chunk)
+            await server_writer.drain()
 
-    async def _give_back(
-        self, far: asyncio.StreamReader, answer: asyncio.StreamWriter, lost: asyncio.Event
+    async def _copy_replies(
+        self,
+        server_reader: asyncio.StreamReader,
+        client_writer: asyncio.StreamWriter,
+        reply_lost: asyncio.Event,
     ) -> None:
-        while chunk := await far.read(CHUNK):
-            if lost.is_set():
+        while chunk := await server_reader.read(CHUNK_BYTES):
+            if reply_lost.is_set():
                 return
-            await self.open.wait()
-            answer.write(chunk)
-            await answer.drain()
+            await self.replies_allowed.wait()
+            client_writer.write(chunk)
+            await client_writer.drain()

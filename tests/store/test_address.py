@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.store.address import WANTED, Address, Place, read_address
+from service.store.address import URL_FORMS, HostPort, RedisUrl, parse_redis_url
 
 SECRET = "s3cr3t-that-nobody-may-see"
 
@@ -14,7 +14,7 @@ SECRET = "s3cr3t-that-nobody-may-see"
 )
 def test_one_server_is_left_to_the_client(url: str) -> None:
     """What redis-py reads by itself is handed on as it is."""
-    assert read_address(url) == Address(kind="server", plain=url)
+    assert parse_redis_url(url) == RedisUrl(kind="server", server_url=url)
 
 
 @pytest.mark.parametrize(
@@ -22,38 +22,40 @@ def test_one_server_is_left_to_the_client(url: str) -> None:
     [
         (
             "redis+sentinel://one,two:1,[::1]:2/mymaster",
-            (Place("one", 26379), Place("two", 1), Place("::1", 2)),
+            (HostPort("one", 26379), HostPort("two", 1), HostPort("::1", 2)),
             "mymaster",
             "redis://master/?",
         ),
         (
             "rediss+sentinel://u:p%40,x@one/my%2Fmaster/3?ssl_ca_certs=%2Fca&socket_timeout=1",
-            (Place("one", 26379),),
+            (HostPort("one", 26379),),
             "my/master",
             "rediss://u:p%40,x@master/3?ssl_ca_certs=%2Fca&socket_timeout=1",
         ),
     ],
 )
-def test_sentinels_are_read(url: str, places: tuple[Place, ...], service: str, plain: str) -> None:
+def test_sentinels_are_read(
+    url: str, places: tuple[HostPort, ...], service: str, plain: str
+) -> None:
     """Hosts are Sentinels; login, database, TLS and options are those of the master."""
-    expected = Address(kind="sentinel", plain=plain, places=places, service=service)
-    assert read_address(url) == expected
+    expected = RedisUrl(kind="sentinel", server_url=plain, seeds=places, master_name=service)
+    assert parse_redis_url(url) == expected
 
 
 def test_sentinel_may_have_a_password_of_its_own() -> None:
     """It is not given to the master, nor the master's to Sentinel."""
-    address = read_address("redis+sentinel://:a@h/m?sentinel_username=u&sentinel_password=b%20c")
-    assert address.login == {"username": "u", "password": "b c"}
-    assert address.plain == "redis://:a@master/?"
+    address = parse_redis_url("redis+sentinel://:a@h/m?sentinel_username=u&sentinel_password=b%20c")
+    assert address.sentinel_login == {"username": "u", "password": "b c"}
+    assert address.server_url == "redis://:a@master/?"
 
 
 def test_nodes_of_a_cluster_are_read() -> None:
     """A Cluster has but one database."""
-    address = read_address("redis+cluster://u:p@one:7000,two/0?client_name=x")
-    assert address == Address(
+    address = parse_redis_url("redis+cluster://u:p@one:7000,two/0?client_name=x")
+    assert address == RedisUrl(
         kind="cluster",
-        plain="redis://u:p@master/?client_name=x",
-        places=(Place("one", 7000), Place("two", 6379)),
+        server_url="redis://u:p@master/?client_name=x",
+        seeds=(HostPort("one", 7000), HostPort("two", 6379)),
     )
 
 
@@ -83,8 +85,8 @@ def test_nodes_of_a_cluster_are_read() -> None:
 def test_what_is_none_is_refused_unseen(url: str) -> None:
     """It may hold a password: the sentence shows the forms instead."""
     with pytest.raises(ValueError, match=r"^is no address of a Redis: give ") as caught:
-        read_address(url)
-    assert WANTED in str(caught.value)
+        parse_redis_url(url)
+    assert URL_FORMS in str(caught.value)
     assert caught.value.__cause__ is None
     assert SECRET not in str(caught.value)
 
@@ -96,7 +98,7 @@ def test_what_is_none_is_refused_unseen(url: str) -> None:
 def test_whatever_is_written_it_is_an_address_or_refused(scheme: str, rest: str) -> None:
     """No text ends in another exception, and an address names somebody to ask."""
     try:
-        address = read_address(f"{scheme}://{rest}")
+        address = parse_redis_url(f"{scheme}://{rest}")
     except ValueError:
         return
-    assert address.kind == "server" or address.places
+    assert address.kind == "server" or address.seeds

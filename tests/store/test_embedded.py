@@ -30,25 +30,25 @@ with EmbeddedServer(pathlib.Path(sys.argv[1])) as server:
 """
 
 
-def ask(path: Path, *words: str) -> bytes:
+def execute_over_socket(path: Path, *command: str) -> bytes:
     """Send one command over a plain socket and return the answer."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         connection.connect(str(path))
-        parts = "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
-        connection.sendall(f"*{len(words)}\r\n{parts}".encode())
+        parts = "".join(f"${len(argument.encode())}\r\n{argument}\r\n" for argument in command)
+        connection.sendall(f"*{len(command)}\r\n{parts}".encode())
         return connection.recv(65536)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Return when the condition holds, fail when it does not within ten seconds."""
-    until = time.monotonic() + 10
+    deadline = time.monotonic() + 10
     while not condition():
-        assert time.monotonic() < until
+        assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
-def is_gone(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     """Say whether a process has ended, be it reaped or not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -84,7 +84,7 @@ def test_a_server_on_path_serves_those_without_the_extra(
     assert find_server() is None
     program = tmp_path / "redis-server"
     program.touch(mode=0o755)
-    assert find_server() == embedded.Server(program, "PATH")
+    assert find_server() == embedded.ServerProgram(program, "PATH")
 
 
 async def test_no_server_at_all_says_the_three_fixes(
@@ -101,10 +101,10 @@ async def test_it_answers_while_it_is_open_and_is_gone_after(tmp_path: Path) -> 
     """Inside `async with` the server answers on its socket; after it, no process and no socket."""
     async with EmbeddedServer(tmp_path) as server:
         assert server.url == f"unix://{tmp_path}/redis.sock"
-        assert ask(server.socket, "PING") == b"+PONG\r\n"
+        assert execute_over_socket(server.socket, "PING") == b"+PONG\r\n"
         pid = server.pid
     assert pid is not None
-    assert is_gone(pid)
+    assert has_ended(pid)
     assert server.pid is None
     assert not server.socket.exists()
 
@@ -116,7 +116,7 @@ def test_it_may_be_started_again_and_stopped_twice(tmp_path: Path) -> None:
         server.start()
         with pytest.raises(EmbeddedServerError, match="started already"):
             server.start()
-        assert ask(server.socket, "PING") == b"+PONG\r\n"
+        assert execute_over_socket(server.socket, "PING") == b"+PONG\r\n"
         server.stop()
         server.stop()
 
@@ -136,7 +136,7 @@ def test_it_is_set_up_to_lose_nothing_and_listen_to_no_network(
 ) -> None:
     """Every write is on disk before its answer, nothing is evicted, there is no TCP port."""
     with EmbeddedServer(tmp_path) as server:
-        answer = ask(server.socket, "CONFIG", "GET", name)
+        answer = execute_over_socket(server.socket, "CONFIG", "GET", name)
     assert answer.split(b"\r\n")[2:5:2] == [name.encode(), value.encode()]
 
 
@@ -152,7 +152,7 @@ def test_data_survive_a_kill_of_the_server(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path)
     server.start()
     for number in range(50):
-        ask(server.socket, "XADD", "entries", "*", "number", str(number))
+        execute_over_socket(server.socket, "XADD", "entries", "*", "number", str(number))
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
     wait_until(lambda: server.pid is None)
@@ -160,7 +160,7 @@ def test_data_survive_a_kill_of_the_server(tmp_path: Path) -> None:
     server.stop()
     server.socket.touch()
     with server:
-        assert ask(server.socket, "XLEN", "entries") == b":50\r\n"
+        assert execute_over_socket(server.socket, "XLEN", "entries") == b":50\r\n"
 
 
 def test_two_on_one_directory_are_refused(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_two_on_one_directory_are_refused(tmp_path: Path) -> None:
     with EmbeddedServer(tmp_path) as first:
         with pytest.raises(EmbeddedServerError, match=str(tmp_path)):
             EmbeddedServer(tmp_path).start()
-        assert ask(first.socket, "PING") == b"+PONG\r\n"
+        assert execute_over_socket(first.socket, "PING") == b"+PONG\r\n"
 
 
 def test_an_owner_in_another_process_is_respected(tmp_path: Path) -> None:
@@ -185,19 +185,19 @@ def test_an_owner_in_another_process_is_respected(tmp_path: Path) -> None:
 def test_an_owner_killed_leaves_no_server(tmp_path: Path, by: signal.Signals) -> None:
     """A killed owner takes its server along, and the next one starts at once with the data."""
     with owner_process(tmp_path) as (owner, pid):
-        ask(socket_path(tmp_path), "SET", "kept", "yes")
+        execute_over_socket(socket_path(tmp_path), "SET", "kept", "yes")
         owner.send_signal(by)
         owner.wait()
         with EmbeddedServer(tmp_path) as server:
-            assert is_gone(pid)
-            assert ask(server.socket, "GET", "kept") == b"$3\r\nyes\r\n"
+            assert has_ended(pid)
+            assert execute_over_socket(server.socket, "GET", "kept") == b"$3\r\nyes\r\n"
 
 
 def test_an_orphan_keeps_its_data_to_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that outlives its owner still holds the lock: no second one writes beside it."""
-    monkeypatch.setattr(embedded, "_GOODBYE_S", 0.05)
+    monkeypatch.setattr(embedded, "_STOP_TIMEOUT_S", 0.05)
     with EmbeddedServer(tmp_path) as first:
         first._locks.close()
         with pytest.raises(EmbeddedServerError, match="orphaned server"):
@@ -215,14 +215,14 @@ def test_a_server_that_ignores_its_end_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A frozen server does not keep us from stopping."""
-    monkeypatch.setattr(embedded, "_GOODBYE_S", 0.05)
+    monkeypatch.setattr(embedded, "_STOP_TIMEOUT_S", 0.05)
     server = EmbeddedServer(tmp_path)
     server.start()
     pid = server.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     server.stop()
-    assert is_gone(pid)
+    assert has_ended(pid)
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         EmbeddedServer(tmp_path).start()
     (tmp_path / "appendonlydir").unlink()
     with EmbeddedServer(tmp_path) as server:
-        assert ask(server.socket, "PING") == b"+PONG\r\n"
+        assert execute_over_socket(server.socket, "PING") == b"+PONG\r\n"
     assert (tmp_path / "server.log.1").exists()
 
 
@@ -240,7 +240,7 @@ def test_a_server_that_stays_silent_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that never answers is stopped, and the error says how long we waited."""
-    monkeypatch.setattr(embedded, "_SILENCE_S", 0.0)
+    monkeypatch.setattr(embedded, "_START_TIMEOUT_S", 0.0)
     monkeypatch.setattr(embedded, "_ping", lambda _: b"")
     server = EmbeddedServer(tmp_path)
     with pytest.raises(EmbeddedServerError, match="was silent for 0 s"):
@@ -253,7 +253,7 @@ def test_a_server_that_still_loads_is_waited_for(
 ) -> None:
     """Reading much data at the start is not silence."""
     answers = iter([b"-LOADING", b"-LOADING", b"+PONG"])
-    monkeypatch.setattr(embedded, "_SILENCE_S", 0.005)  # less than one pause
+    monkeypatch.setattr(embedded, "_START_TIMEOUT_S", 0.005)  # less than one pause
     monkeypatch.setattr(embedded, "_ping", lambda _: next(answers))
     with EmbeddedServer(tmp_path) as server:
         assert server.pid is not None
@@ -267,7 +267,7 @@ def test_a_long_path_gets_a_short_socket_in_a_private_directory(tmp_path: Path) 
         assert server.socket == socket_path(data_dir)
         assert len(os.fsencode(server.socket)) <= 100
         assert server.socket.parent.stat().st_mode & 0o077 == 0
-        assert ask(server.socket, "PING") == b"+PONG\r\n"
+        assert execute_over_socket(server.socket, "PING") == b"+PONG\r\n"
     server.socket.parent.rmdir()
 
 
@@ -289,6 +289,6 @@ async def test_servers_started_at_once_each_get_their_own(tmp_path: Path) -> Non
         opening = (EmbeddedServer(tmp_path / str(number)) for number in range(6))
         servers = await asyncio.gather(*map(stack.enter_async_context, opening))
         for number, server in enumerate(servers):
-            ask(server.socket, "SET", "me", str(number))
-        answers = [ask(server.socket, "GET", "me") for server in servers]
+            execute_over_socket(server.socket, "SET", "me", str(number))
+        answers = [execute_over_socket(server.socket, "GET", "me") for server in servers]
     assert answers == [b"$1\r\n%d\r\n" % number for number in range(6)]

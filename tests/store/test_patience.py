@@ -2,7 +2,7 @@
 
 import asyncio
 
-from service.store.patience import Patience
+from service.store.patience import Deadlines
 
 
 async def test_each_is_given_up_when_its_time_is_over_and_not_before() -> None:
@@ -14,11 +14,11 @@ async def test_each_is_given_up_when_its_time_is_over_and_not_before() -> None:
         lost.append(next(name for name, each in replies.items() if each is reply))
         reply.cancel()
 
-    patience = Patience(lose)
+    patience = Deadlines(lose)
     loop = asyncio.get_running_loop()
     for name, for_s in (("long", 60.0), ("middle", 0.3), ("short", 0.02), ("answered", 0.01)):
         replies[name] = loop.create_future()
-        patience.watch(replies[name], for_s=for_s)
+        patience.add(replies[name], timeout_s=for_s)
     replies["answered"].set_result("here")
     begun = loop.time()
     await asyncio.wait([replies["short"]], timeout=10)
@@ -32,13 +32,13 @@ async def test_each_is_given_up_when_its_time_is_over_and_not_before() -> None:
 
 async def test_what_is_answered_is_not_kept() -> None:
     """Thousands of replies a second are not held until their time would be over."""
-    patience = Patience[int](lambda _: None)
+    patience = Deadlines[int](lambda _: None)
     loop = asyncio.get_running_loop()
     for number in range(100):
         reply = loop.create_future()
-        patience.watch(reply, for_s=3600)
+        patience.add(reply, timeout_s=3600)
         reply.set_result(number)
     async with asyncio.timeout(10):
-        while patience._watched:
+        while patience._pending:
             await asyncio.sleep(0.05)
     assert patience._timer is None

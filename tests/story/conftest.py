@@ -7,16 +7,16 @@ from redis.asyncio import Redis
 
 from service.settings import Secret
 from service.store.keys import Keys
-from tests.story.stage import Story, find_tasks_left, set_stage
+from tests.story.stage import ServiceHarness, open_harness, remaining_tasks
 
 
 @pytest.fixture
-async def story(redis_url: str, redis: Redis, keys: Keys) -> AsyncIterator[Story]:
+async def story(redis_url: str, redis: Redis, keys: Keys) -> AsyncIterator[ServiceHarness]:
     """Set the stage; a test opens it as it likes."""
-    async with set_stage(redis, keys.namespace, redis_url=Secret(redis_url)) as told:
-        yield told
-    left = await find_tasks_left()
-    assert not left, f"tasks were left: {left}"
+    async with open_harness(redis, keys.namespace, redis_url=Secret(redis_url)) as running_story:
+        yield running_story
+    unfinished_tasks = await remaining_tasks()
+    assert not unfinished_tasks, f"tasks were left: {unfinished_tasks}"
 
 
 @pytest.fixture

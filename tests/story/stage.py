@@ -15,23 +15,23 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.accept.signature import sign_standard_webhook
-from service.app import open_door, open_worker
+from service.app import open_receiver, open_worker
 from service.configured import read_sources
-from service.house import House, open_house
-from service.log import open_log
-from service.operate.listening import listen
+from service.house import Runtime, open_runtime
+from service.log import build_log
+from service.operate.listening import serve_app
 from service.reconciling import open_reconciler
 from service.settings import Secret, Settings
 from service.simulate.options import Options
 from service.simulate.server import Simulator
 from service.store.keys import Keys
-from service.tracing.tracing import OFF
+from service.tracing.tracing import NO_TRACING
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-_NUMBERS = itertools.count(1)
+_DELIVERY_NUMBERS = itertools.count(1)
 
 
-class Story:
+class ServiceHarness:
     """One door, one worker, one LaunchDarkly, and hands to play with them."""
 
     def __init__(self, settings: Settings, simulator: Simulator, redis: Redis) -> None:
@@ -39,34 +39,36 @@ class Story:
         self.simulator = simulator
         self.redis = redis
         self.keys = Keys(settings.namespace)
-        self.written = io.StringIO()
-        self.log = open_log(stream=self.written, pretty=False)
+        self.log_output = io.StringIO()
+        self.log = build_log(stream=self.log_output, pretty=False)
         self.stack = AsyncExitStack()
         self.session = aiohttp.ClientSession()
-        self.door = ""
-        self.house: House | None = None
-        self.tracing = OFF
+        self.receiver_url = ""
+        self.runtime: Runtime | None = None
+        self.tracing = NO_TRACING
 
-    async def open(self, *, workers: int = 1, **changes: object) -> "Story":
+    async def open(self, *, workers: int = 1, **changes: object) -> "ServiceHarness":
         """Open the door and so many workers."""
         self.settings = replace(self.settings, **changes)
-        house = open_house(self.settings, self.log, tracing=self.tracing)
-        self.house = await self.stack.enter_async_context(house)
+        runtime = open_runtime(self.settings, self.log, tracing=self.tracing)
+        self.runtime = await self.stack.enter_async_context(runtime)
         for _ in range(workers):
             await self.add_worker()
         sources = read_sources(self.settings, {})
-        self.door = await self.stack.enter_async_context(open_door(self.house, sources))
+        self.receiver_url = await self.stack.enter_async_context(
+            open_receiver(self.runtime, sources)
+        )
         return self
 
     async def add_worker(self) -> None:
         """Let one more worker work."""
-        assert self.house is not None
-        await self.stack.enter_async_context(open_worker(self.house))
+        assert self.runtime is not None
+        await self.stack.enter_async_context(open_worker(self.runtime))
 
     async def add_reconciler(self) -> None:
         """Let one more process reconcile what the settings name."""
-        assert self.house is not None
-        await self.stack.enter_async_context(open_reconciler(self.house))
+        assert self.runtime is not None
+        await self.stack.enter_async_context(open_reconciler(self.runtime))
 
     async def close(self) -> None:
         """Close everything, workers first."""
@@ -78,24 +80,24 @@ class Story:
         event: Mapping[str, object] | bytes,
         *,
         delivery: str | None = None,
-        also: Mapping[str, str] | None = None,
+        extra_headers: Mapping[str, str] | None = None,
     ) -> tuple[int, dict[str, Any]]:
         """Sign and post one event, with these headers too; gives status and answer."""
         body = event if isinstance(event, bytes) else json.dumps(event).encode()
-        name = delivery or f"delivery-{next(_NUMBERS)}"
+        name = delivery or f"delivery-{next(_DELIVERY_NUMBERS)}"
         headers = sign_standard_webhook(
             SECRET, delivery=name, timestamp_s=int(time.time()), body=body
         )
-        url, headers = f"{self.door}/webhooks/native", {**headers, **(also or {})}
+        url, headers = f"{self.receiver_url}/webhooks/native", {**headers, **(extra_headers or {})}
         async with self.session.post(url, data=body, headers=headers) as response:
             return response.status, await response.json(content_type=None)
 
     async def records(self) -> list[dict[str, Any]]:
         """Read the whole stream: fields as text, data as JSON."""
-        read = await read_stream(self.redis, self.keys.enriched)
-        return [{**fields, "data": json.loads(fields["data"])} for fields in read]
+        entries = await read_stream(self.redis, self.keys.enriched)
+        return [{**fields, "data": json.loads(fields["data"])} for fields in entries]
 
-    async def failures(self) -> list[str]:
+    async def failed_jobs(self) -> list[str]:
         """List the jobs that were given up."""
         jobs: Any = await self.redis.zrange(self.keys.failed, 0, -1)
         return [job.decode() for job in jobs]
@@ -104,45 +106,47 @@ class Story:
         """Tell whether nothing waits any more."""
         return not await self.redis.exists(self.keys.backlog)
 
-    def facts(self, event: str | None = None) -> list[dict[str, Any]]:
+    def log_events(self, event: str | None = None) -> list[dict[str, Any]]:
         """List the log lines, or those of one event."""
-        lines = [json.loads(line) for line in self.written.getvalue().splitlines()]
+        lines = [json.loads(line) for line in self.log_output.getvalue().splitlines()]
         return [line for line in lines if event is None or line["event"] == event]
 
 
 @asynccontextmanager
-async def open_upstream() -> AsyncIterator[tuple[Simulator, str]]:
+async def open_simulator() -> AsyncIterator[tuple[Simulator, str]]:
     """Open a LaunchDarkly; gives it and its address."""
-    simulator = Simulator(Options(), clock=time.time, chance=random.Random(1))
-    async with listen(simulator.app(), host="127.0.0.1", port=0) as url:
+    simulator = Simulator(Options(), clock=time.time, rng=random.Random(1))
+    async with serve_app(simulator.app(), host="127.0.0.1", port=0) as url:
         yield simulator, url
 
 
 @asynccontextmanager
-async def set_stage(redis: Redis, namespace: str, **changes: object) -> AsyncIterator[Story]:
+async def open_harness(
+    redis: Redis, namespace: str, **changes: object
+) -> AsyncIterator[ServiceHarness]:
     """Set the stage for a story that is not open yet, and close it whatever became of it.
 
     ``redis`` is for looking on: the story itself goes to the ``redis_url`` among the changes.
     """
-    async with open_upstream() as (simulator, upstream):
+    async with open_simulator() as (simulator, simulator_url):
         settings = Settings(
             access_token=Secret(Options().token),
-            launchdarkly_url=upstream,
+            launchdarkly_url=simulator_url,
             namespace=namespace,
             webhook_secret=Secret(SECRET),
             port=0,
-            rate_share=1.0,
+            rate_limit_share=1.0,
             lease=2.0,
-            grace=2.0,
+            shutdown_timeout=2.0,
         )
-        story = Story(replace(settings, **changes), simulator, redis)
+        harness = ServiceHarness(replace(settings, **changes), simulator, redis)
         try:
-            yield story
+            yield harness
         finally:
-            await story.close()
+            await harness.close()
 
 
-async def find_tasks_left() -> set[asyncio.Task[Any]]:
+async def remaining_tasks() -> set[asyncio.Task[Any]]:
     """Give what goes on beside us, and does not end within a few seconds."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     return (await asyncio.wait(others, timeout=5))[1] if others else set()
@@ -154,6 +158,6 @@ async def read_stream(redis: Redis, stream: str) -> list[dict[str, str]]:
     return [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in entries]
 
 
-def name_deployment(number: int = 1) -> str:
+def deployment_id(number: int = 1) -> str:
     """Name a deployment that the simulator makes up when asked."""
     return f"a0eebc99-9c0b-4ef8-bb6d-{number:012d}"

@@ -8,7 +8,7 @@ import pytest
 from service.simulate.options import Options
 from service.simulate.quota import Limits
 from service.simulate.world import NewDeployment
-from tests.story.stage import Story
+from tests.story.stage import ServiceHarness
 
 Event = dict[str, object]
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
@@ -16,10 +16,12 @@ Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 @pytest.mark.parametrize("known", [False, True])
 async def test_a_burst_of_webhooks_costs_few_calls(
-    story: Story, event: Event, eventually: Eventually, *, known: bool
+    story: ServiceHarness, event: Event, eventually: Eventually, *, known: bool
 ) -> None:
     """Sixty deployments of five applications under a quota that would take a minute for them."""
-    story.simulator.options = Options(conjure=False, quota=Limits(global_limit=2, window_ms=2000))
+    story.simulator.options = Options(
+        auto_create=False, quota=Limits(global_limit=2, window_ms=2000)
+    )
     ids = [
         story.simulator.add_deployment(
             NewDeployment(application=f"application-{n % 5}", version=f"1.{n}")
@@ -39,5 +41,5 @@ async def test_a_burst_of_webhooks_costs_few_calls(
     records = await story.records()
     assert sorted(record["subject"] for record in records) == sorted(ids)
     assert sum(story.simulator.stats.calls.values()) <= 3
-    calls = [fact["calls"] for fact in story.facts("deployment_published")]
+    calls = [fact["calls"] for fact in story.log_events("deployment_published")]
     assert sum(calls) == sum(story.simulator.stats.calls.values())

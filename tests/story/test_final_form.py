@@ -12,22 +12,22 @@ from typing import Any
 
 import aiohttp
 
-from service.simulate.answers import Planted
+from service.simulate.answers import Canned
 from service.simulate.deployment import Shape
 from service.simulate.options import Options
 from service.simulate.world import NewDeployment
-from tests.story.stage import Story
+from tests.story.stage import ServiceHarness
 
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
-Told = dict[str, Any]
+Json = dict[str, Any]
 
 DEPLOYMENTS = 24
-LOST = 0.2
+LOST_SHARE = 0.2
 HANGS_AT = 5
 MINUTE_MS = 60_000
 
 
-async def ask(story: Story, identifier: str) -> Told:
+async def fetch_deployment(story: ServiceHarness, identifier: str) -> Json:
     """Ask LaunchDarkly itself for a deployment."""
     headers = {"Authorization": Options().token, "LD-API-Version": "beta"}
     url = f"{story.settings.launchdarkly_url}/api/v2/engineering-insights/deployments/{identifier}"
@@ -36,11 +36,11 @@ async def ask(story: Story, identifier: str) -> Told:
         aiohttp.ClientSession() as session,
         session.get(url, params=expand, headers=headers) as response,
     ):
-        told: Told = await response.json()
-        return told
+        body: Json = await response.json()
+        return body
 
 
-async def read_last(story: Story) -> dict[str, Told]:
+async def latest_records(story: ServiceHarness) -> dict[str, Json]:
     """Read the last record of each deployment; no (deployment, revision) may be there twice."""
     records = await story.records()
     counts = Counter(record["id"] for record in records)
@@ -48,69 +48,73 @@ async def read_last(story: Story) -> dict[str, Told]:
     return {record["subject"]: record["data"] for record in records}
 
 
-def add(story: Story, number: int, *, started_ms_ago: int = 50 * MINUTE_MS) -> str:
+def add_deployment(
+    story: ServiceHarness, number: int, *, started_ms_ago: int = 50 * MINUTE_MS
+) -> str:
     """Add a deployment that ended not long ago."""
     return story.simulator.add_deployment(
         NewDeployment(version=f"1.0.{number}", started_at=int(time.time() * 1000) - started_ms_ago)
     )
 
 
-class MortalReader:
+class ConsumerProcess:
     """A group of one reader, a process of its own: what it printed in each of its lives."""
 
-    def __init__(self, story: Story, group: str) -> None:
+    def __init__(self, story: ServiceHarness, group: str) -> None:
         url, namespace = story.settings.redis_url.reveal(), story.keys.namespace
         self._command = ("-m", "tests.publish.consumer", url, namespace, group)
-        self.lives: list[list[str]] = []
+        self.runs: list[list[str]] = []
 
     @asynccontextmanager
-    async def living(self, *, hang_at: int = 0) -> AsyncIterator[None]:
+    async def running(self, *, hang_at: int = 0) -> AsyncIterator[None]:
         """Read meanwhile, until it hangs in the body of one record; on leaving it is killed."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *self._command, str(hang_at)), stdout=asyncio.subprocess.PIPE
         )
         assert process.stdout is not None
-        self.lives.append([])
-        hearing = asyncio.create_task(self._hear(process.stdout, self.lives[-1]))
+        self.runs.append([])
+        reading = asyncio.create_task(self._read_lines(process.stdout, self.runs[-1]))
         try:
             yield
         finally:
             process.kill()
             await process.wait()
-            await hearing
+            await reading
 
-    async def _hear(self, lines: asyncio.StreamReader, heard: list[str]) -> None:
+    async def _read_lines(self, lines: asyncio.StreamReader, ids: list[str]) -> None:
         async for line in lines:
-            heard.append(line.decode().strip())  # noqa: PERF401 - it is looked at meanwhile
+            ids.append(line.decode().strip())  # noqa: PERF401 - it is looked at meanwhile
 
-    async def hangs(self) -> bool:
+    async def is_hanging(self) -> bool:
         """Tell whether its first life has come to the record it is to hang in."""
-        return len(self.lives[0]) == HANGS_AT
+        return len(self.runs[0]) == HANGS_AT
 
-    def knows(self, ids: set[str]) -> bool:
+    def has_read(self, ids: set[str]) -> bool:
         """Tell whether it has heard of all these, in whatever life."""
-        return ids <= {each for life in self.lives for each in life}
+        return ids <= {record_id for run in self.runs for record_id in run}
 
 
-async def deploy(story: Story, event: Told) -> tuple[list[str], set[str]]:
+async def deploy_and_lose_webhooks(
+    story: ServiceHarness, event: Json
+) -> tuple[list[str], set[str]]:
     """Deploy, and lose a fifth of the webhooks; gives all deployments, and those nobody told of."""
-    chance = random.Random(7)
+    rng = random.Random(7)
     lost: set[str] = set()
     names: list[str] = []
     for number in range(DEPLOYMENTS):
-        names.append(add(story, number))
-        if chance.random() < LOST:
+        names.append(add_deployment(story, number))
+        if rng.random() < LOST_SHARE:
             lost.add(names[-1])
             continue
-        told = {"deploymentId": names[-1]} if number % 2 else {"version": f"1.0.{number}"}
-        ended_at = (await ask(story, names[-1]))["endedAt"]
-        assert (await story.post({**event, **told, "eventTime": ended_at}))[0] == 202
+        identification = {"deploymentId": names[-1]} if number % 2 else {"version": f"1.0.{number}"}
+        ended_at = (await fetch_deployment(story, names[-1]))["endedAt"]
+        assert (await story.post({**event, **identification, "eventTime": ended_at}))[0] == 202
     assert lost
     return names, lost
 
 
 async def test_every_deployment_gets_out_in_its_final_form(
-    story: Story, event: Told, eventually: Eventually
+    story: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
     """A fifth of the webhooks is lost, pull requests join late: in the end all is there, once.
 
@@ -119,58 +123,62 @@ async def test_every_deployment_gets_out_in_its_final_form(
     story.simulator.options = Options(
         grow_every_ms=300, visible_after_ms=50, shape=Shape(pull_requests=(1, 4)), list_links="bare"
     )
-    looking: Told = {"revisions": "0.4 0.9 1.8 3", "reconcile": "default/production"}
-    await story.open(workers=2, reconcile_every=0.3, **looking)
+    looking: Json = {"revisions": "0.4 0.9 1.8 3", "reconcile": "default/production"}
+    await story.open(workers=2, reconcile_interval=0.3, **looking)
     for _ in range(2):
         await story.add_reconciler()
-    steady, mortal = MortalReader(story, "steady"), MortalReader(story, "mortal")
-    async with steady.living():
-        async with mortal.living(hang_at=HANGS_AT):
-            names, lost = await deploy(story, event)
-            await eventually(mortal.hangs)
-        async with mortal.living():
+    steady, mortal = ConsumerProcess(story, "steady"), ConsumerProcess(story, "mortal")
+    async with steady.running():
+        async with mortal.running(hang_at=HANGS_AT):
+            names, lost = await deploy_and_lose_webhooks(story, event)
+            await eventually(mortal.is_hanging)
+        async with mortal.running():
             await eventually(lambda: is_final(story, names))
             ids = {record["id"] for record in await story.records()}
-            await eventually(lambda: know_all(ids, steady, mortal))
-    last = await read_last(story)
+            await eventually(lambda: all_have_read(ids, steady, mortal))
+    last = await latest_records(story)
     for name in names:
-        assert last[name]["deployment"] == await ask(story, name)
+        assert last[name]["deployment"] == await fetch_deployment(story, name)
     sources = {name: last[name]["event"]["source"] for name in names}
     assert {sources[name] for name in lost} == {"reconcile"}
     assert "native" in sources.values()  # the list may be read before a webhook is sent
     assert any(data["revision"] > 1 for data in last.values())
-    assert await story.failures() == []
-    assert all(len(life) == len(set(life)) for life in (*steady.lives, *mortal.lives))
-    before, after = mortal.lives
+    assert await story.failed_jobs() == []
+    assert all(len(life) == len(set(life)) for life in (*steady.runs, *mortal.runs))
+    before, after = mortal.runs
     assert set(before) & set(after) <= set(before[-1:])  # only what it hung in comes again
 
 
-async def is_final(story: Story, names: Sequence[str]) -> bool:
+async def is_final(story: ServiceHarness, names: Sequence[str]) -> bool:
     """Tell whether all is out, and no look will follow."""
-    waits = await story.redis.exists(story.keys.looks, story.keys.backlog)
-    return not waits and set(await read_last(story)) == set(names)
+    waits = await story.redis.exists(story.keys.refreshes, story.keys.backlog)
+    return not waits and set(await latest_records(story)) == set(names)
 
 
-async def know_all(ids: set[str], *readers: MortalReader) -> bool:
+async def all_have_read(ids: set[str], *readers: ConsumerProcess) -> bool:
     """Tell whether each of the readers has heard of all these."""
-    return all(reader.knows(ids) for reader in readers)
+    return all(reader.has_read(ids) for reader in readers)
 
 
 async def test_a_record_says_whether_more_looks_will_follow(
-    story: Story, event: Told, eventually: Eventually
+    story: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
     """Until when is known from the first record on; the last one says that none follows."""
     story.simulator.options = Options(grow_every_ms=1, shape=Shape(pull_requests=(5, 5)))
-    name = add(story, 1)
-    await story.open(revisions="0.1 0.5 1 2 4 8")
-    story.simulator.plant_answer(f"{name}?expand=pullRequests,flagReferences", plant(name, 1))
+    name = add_deployment(story, 1)
+    await story.open(refresh_after="0.1 0.5 1 2 4 8")
+    story.simulator.set_response(
+        f"{name}?expand=pullRequests,flagReferences", canned_deployment(name, 1)
+    )
     await story.post({**event, "deploymentId": name})
     await eventually(lambda: has_records(story, 1))
-    story.simulator.plant_answer(f"{name}?expand=pullRequests,flagReferences", plant(name, 2))
+    story.simulator.set_response(
+        f"{name}?expand=pullRequests,flagReferences", canned_deployment(name, 2)
+    )
     await eventually(lambda: has_records(story, 2))
 
     async def is_over() -> bool:
-        return not await story.redis.exists(story.keys.looks, story.keys.backlog)
+        return not await story.redis.exists(story.keys.refreshes, story.keys.backlog)
 
     await eventually(is_over)
     first, second = [record["data"] for record in await story.records()]
@@ -180,47 +188,49 @@ async def test_a_record_says_whether_more_looks_will_follow(
     assert second["event"] == first["event"]
 
 
-def plant(name: str, number: int) -> Planted:
+def canned_deployment(name: str, number: int) -> Canned:
     """Give an answer that differs by a number."""
-    told = {"id": name, "pullRequests": {"totalCount": 0, "items": []}, "linesAdded": number}
-    return Planted(status=200, body=json.dumps(told).encode())
+    fields = {"id": name, "pullRequests": {"totalCount": 0, "items": []}, "linesAdded": number}
+    return Canned(status=200, body=json.dumps(fields).encode())
 
 
-async def has_records(story: Story, count: int) -> bool:
+async def has_records(story: ServiceHarness, count: int) -> bool:
     """Tell whether there are so many records."""
     return len(await story.records()) >= count
 
 
 async def test_what_is_gone_is_dropped_and_not_failed(
-    story: Story, event: Told, eventually: Eventually
+    story: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
     """A deployment that LaunchDarkly no longer knows is not looked at any more."""
-    name = add(story, 1)
-    await story.open(revisions="0.1 0.5 1 2 4 8 3000")
+    name = add_deployment(story, 1)
+    await story.open(refresh_after="0.1 0.5 1 2 4 8 3000")
     await story.post({**event, "deploymentId": name})
     await eventually(lambda: has_records(story, 1))
-    story.simulator.plant_answer(
-        f"{name}?expand=pullRequests,flagReferences", Planted(status=404, body=b"{}")
+    story.simulator.set_response(
+        f"{name}?expand=pullRequests,flagReferences", Canned(status=404, body=b"{}")
     )
 
     async def is_dropped() -> bool:
-        waits = await story.redis.exists(story.keys.looks, story.keys.backlog)
-        return not waits and bool(story.facts("look_skipped"))
+        waits = await story.redis.exists(story.keys.refreshes, story.keys.backlog)
+        return not waits and bool(story.log_events("look_skipped"))
 
     await eventually(is_dropped)
-    assert [fact["reason"] for fact in story.facts("look_skipped")] == ["not_found"]
-    assert await story.failures() == []
+    assert [fact["reason"] for fact in story.log_events("look_skipped")] == ["not_found"]
+    assert await story.failed_jobs() == []
     assert len(await story.records()) == 1
 
 
 async def test_what_is_in_progress_is_taken_once_it_has_ended(
-    story: Story, eventually: Eventually
+    story: ServiceHarness, eventually: Eventually
 ) -> None:
     """No webhook told of it: it is listed until it has ended, and then queued."""
     started_at = int(time.time() * 1000) - 60 * MINUTE_MS
     new = NewDeployment(started_at=started_at, status="started", version="2.0")
     name = story.simulator.add_deployment(new)
-    await story.open(revisions="never", reconcile="default/production", reconcile_every=0.05)
+    await story.open(
+        refresh_after="never", reconcile_scopes="default/production", reconcile_interval=0.05
+    )
     await story.add_reconciler()
     await eventually(lambda: has_reconciled(story, 2))
     assert await story.records() == []
@@ -230,30 +240,32 @@ async def test_what_is_in_progress_is_taken_once_it_has_ended(
     assert (await story.records())[0]["subject"] == name
 
 
-async def has_reconciled(story: Story, times: int) -> bool:
+async def has_reconciled(story: ServiceHarness, times: int) -> bool:
     """Tell whether it was reconciled so often."""
-    return len(story.facts("deployments_reconciled")) >= times
+    return len(story.log_events("deployments_reconciled")) >= times
 
 
 async def test_every_page_is_read_and_the_checkpoint_survives(
-    story: Story, eventually: Eventually
+    story: ServiceHarness, eventually: Eventually
 ) -> None:
     """More than a page is queued; another process goes on where the last one was."""
-    names = {add(story, number, started_ms_ago=120 * MINUTE_MS) for number in range(120)}
-    await story.open(revisions="never", reconcile="default/production", reconcile_every=1000.0)
+    names = {add_deployment(story, number, started_ms_ago=120 * MINUTE_MS) for number in range(120)}
+    await story.open(
+        refresh_after="never", reconcile_scopes="default/production", reconcile_interval=1000.0
+    )
     await story.add_reconciler()
 
     async def are_all_out() -> bool:
-        return set(await read_last(story)) == names
+        return set(await latest_records(story)) == names
 
     await eventually(are_all_out)
     await eventually(lambda: has_reconciled(story, 1))
-    await story.redis.hdel(story.keys.round("default/production"), "ran")  # it is time again
+    await story.redis.hdel(story.keys.reconcile("default/production"), "ran")  # it is time again
     await story.add_reconciler()
     await eventually(lambda: has_reconciled(story, 2))
-    facts = story.facts("deployments_reconciled")
+    facts = story.log_events("deployments_reconciled")
     assert [fact["listed"] for fact in facts[:2]] == [120, 0]
-    assert story.house is not None
-    tell = story.house.metrics.registry.get_sample_value
+    assert story.runtime is not None
+    tell = story.runtime.metrics.registry.get_sample_value
     assert tell("enricher_missed_deployments_total") == 120
     assert tell("enricher_reconcile_rounds_total", {"outcome": "ended"}) == len(facts)

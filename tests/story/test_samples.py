@@ -8,57 +8,59 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from service.simulate.answers import Planted
-from tests.story.stage import Story, read_stream
+from service.simulate.answers import Canned
+from tests.story.stage import ServiceHarness, read_stream
 
 ROOT = Path(__file__).parents[2]
-OURS = sorted((ROOT / "tests" / "samples").glob("*.json"))
+OWN_SAMPLES = sorted((ROOT / "tests" / "samples").glob("*.json"))
 # Third-party examples, where they lie beside the checkout; they are not ours to ship.
-THEIRS = sorted((ROOT.parent / "shared" / "samples" / "launchdarkly-api").glob("0[124578]*.json"))
-THEIRS += sorted((ROOT.parent / "shared" / "samples" / "launchdarkly-api").glob("13*.json"))
+VENDOR_SAMPLES = sorted(
+    (ROOT.parent / "shared" / "samples" / "launchdarkly-api").glob("0[124578]*.json")
+)
+VENDOR_SAMPLES += sorted((ROOT.parent / "shared" / "samples" / "launchdarkly-api").glob("13*.json"))
 
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
-def read(path: Path) -> bytes:
+def read_sample(path: Path) -> bytes:
     """Read a sample."""
     return path.read_bytes()
 
 
-def kind_of(path: Path) -> str:
+def sample_kind(path: Path) -> str:
     """Tell a deployment from a page of deployments or of pull requests."""
-    answer = json.loads(read(path))
-    if "items" not in answer:
+    body = json.loads(read_sample(path))
+    if "items" not in body:
         return "deployment"
-    items = [item for item in answer["items"] if item]
+    items = [item for item in body["items"] if item]
     return "pull requests" if "externalId" in items[0] else "deployments"
 
 
-def choose(kind: str) -> pytest.MarkDecorator:
+def for_samples_of_kind(kind: str) -> pytest.MarkDecorator:
     """Run a test over every sample of a kind."""
-    chosen = [path for path in OURS + THEIRS if kind_of(path) == kind]
+    chosen = [path for path in OWN_SAMPLES + VENDOR_SAMPLES if sample_kind(path) == kind]
     return pytest.mark.parametrize("path", chosen, ids=lambda path: path.stem)
 
 
-async def publish(story: Story, eventually: Eventually, **event: object) -> Any:
+async def enrich_and_read(story: ServiceHarness, eventually: Eventually, **event: object) -> Any:
     """Have one deployment enriched; gives what is in its record."""
     await story.open()
     await story.post({"projectKey": "default", "eventType": "finished", **event})
     await eventually(story.is_done)
-    assert await story.failures() == []
+    assert await story.failed_jobs() == []
     [fields] = await read_stream(story.redis, story.keys.enriched)
     return json.loads(fields["data"])
 
 
-@choose("deployment")
+@for_samples_of_kind("deployment")
 async def test_a_documented_deployment_comes_out_as_it_is(
-    story: Story, eventually: Eventually, path: Path
+    story: ServiceHarness, eventually: Eventually, path: Path
 ) -> None:
     """Equal as JSON, whatever the traps: null, digit strings, novelties, totals of 25 for one."""
-    body = read(path)
+    body = read_sample(path)
     told = json.loads(body)
-    story.simulator.plant_answer(told["id"], Planted(status=200, body=body))
-    data = await publish(story, eventually, deploymentId=told["id"])
+    story.simulator.set_response(told["id"], Canned(status=200, body=body))
+    data = await enrich_and_read(story, eventually, deploymentId=told["id"])
     assert data["deployment"] == told
     pulls = (told.get("pullRequests") or {}).get("items") or []
     present = [item for item in pulls if item]
@@ -68,21 +70,21 @@ async def test_a_documented_deployment_comes_out_as_it_is(
         assert data["completeness"]["complete"] is False
 
 
-@choose("deployments")
+@for_samples_of_kind("deployments")
 async def test_a_deployment_is_found_in_a_documented_page(
-    story: Story, eventually: Eventually, path: Path
+    story: ServiceHarness, eventually: Eventually, path: Path
 ) -> None:
     """A page of the list, null items and all, gives the id; the deployment is then fetched.
 
     Some say that it ended in 1970: long before the event, so it is taken at the deadline.
     """
-    story.settings = replace(story.settings, appear_deadline=0.5)
-    page = json.loads(read(path))
+    story.settings = replace(story.settings, not_found_timeout=0.5)
+    page = json.loads(read_sample(path))
     told = [item for item in page["items"] if item][-1]
     body = json.dumps(page | {"_links": {}}).encode()
-    story.simulator.plant_answer("engineering-insights/deployments", Planted(body=body))
-    story.simulator.plant_answer(told["id"], Planted(body=json.dumps(told).encode()))
-    data = await publish(
+    story.simulator.set_response("engineering-insights/deployments", Canned(body=body))
+    story.simulator.set_response(told["id"], Canned(body=json.dumps(told).encode()))
+    data = await enrich_and_read(
         story,
         eventually,
         environmentKey=told["environmentKey"],
@@ -94,22 +96,22 @@ async def test_a_deployment_is_found_in_a_documented_page(
     assert data["deployment"] | {"pullRequests": None} == told | {"pullRequests": None}
 
 
-@choose("pull requests")
+@for_samples_of_kind("pull requests")
 async def test_a_documented_page_of_pull_requests_is_merged(
-    story: Story, eventually: Eventually, path: Path
+    story: ServiceHarness, eventually: Eventually, path: Path
 ) -> None:
     """Items of the next page follow those of the first, each with all its fields, each once."""
-    page = json.loads(read(path))
+    page = json.loads(read_sample(path))
     first = {"id": "first", "title": "the one that was there", "novel": 1.50}
     name = "5f0c5d2e-6f0b-4f5e-9d53-3f6c1f1f0a01"
     href = "/api/v2/engineering-insights/pull-requests?after=first"
     pulls = {"totalCount": 25, "items": [first], "_links": {"next": {"href": href}}, "novel": True}
     body = json.dumps({"id": name, "novel": None, "pullRequests": pulls}).encode()
-    story.simulator.plant_answer(name, Planted(body=body))
-    story.simulator.plant_answer(
-        "engineering-insights/pull-requests", Planted(body=json.dumps(page).encode())
+    story.simulator.set_response(name, Canned(body=body))
+    story.simulator.set_response(
+        "engineering-insights/pull-requests", Canned(body=json.dumps(page).encode())
     )
-    data = await publish(story, eventually, deploymentId=name)
+    data = await enrich_and_read(story, eventually, deploymentId=name)
     unique = list({item["id"]: item for item in reversed(page["items"])}.values())[::-1]
     merged = data["deployment"]["pullRequests"]
     assert [item["id"] for item in merged["items"]] == ["first", *(item["id"] for item in unique)]

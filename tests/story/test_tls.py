@@ -10,30 +10,32 @@ import structlog
 from msgspec.structs import replace
 
 from service.settings import Secret
-from service.store import Unavailable
+from service.store import RedisUnavailable
 from service.store.connect import open_client
 from service.store.group import GroupCommit
 from tests.conftest import Eventually
-from tests.story.stage import Story, name_deployment
-from tests.story.tls import Authority, put_tls_before
-from tests.wire import Wire
+from tests.story.stage import ServiceHarness, deployment_id
+from tests.story.tls import CertificateAuthority, tls_proxy
+from tests.wire import ForwardingProxy
 
 
 @pytest.fixture
-def authority(tmp_path: Path) -> Authority:
+def certificate_authority(tmp_path: Path) -> CertificateAuthority:
     """Found an authority that no system knows."""
-    return Authority(tmp_path, "ours")
+    return CertificateAuthority(tmp_path, "ours")
 
 
 @pytest.fixture
-async def front(authority: Authority, redis_url: str) -> AsyncIterator[Wire]:
+async def tls_front(
+    certificate_authority: CertificateAuthority, redis_url: str
+) -> AsyncIterator[ForwardingProxy]:
     """Put TLS before the session's Redis."""
     socket = Path(redis_url.removeprefix("unix://"))
-    async with put_tls_before(socket, authority.certify("127.0.0.1")) as listening:
+    async with tls_proxy(socket, certificate_authority.issue("127.0.0.1")) as listening:
         yield listening
 
 
-async def reach(url: str) -> None:
+async def connect(url: str) -> None:
     """Open a connection as door and worker do; raises what they would meet."""
     async with open_client(url) as client:
         group = GroupCommit(
@@ -46,49 +48,56 @@ async def reach(url: str) -> None:
 
 
 async def test_a_webhook_becomes_a_record_over_tls(
-    story: Story, front: Wire, authority: Authority, eventually: Eventually
+    story: ServiceHarness,
+    tls_front: ForwardingProxy,
+    certificate_authority: CertificateAuthority,
+    eventually: Eventually,
 ) -> None:
     """The authority is named in the URL; door, worker and bell all go by it."""
-    url = f"rediss://{front.place}/0?ssl_ca_certs={quote(str(authority.file))}"
+    url = f"rediss://{tls_front.address}/0?ssl_ca_certs={quote(str(certificate_authority.file))}"
     story.settings = replace(story.settings, redis_url=Secret(url))
     await story.open()
-    status, _ = await story.post({"deploymentId": name_deployment(), "eventType": "finished"})
+    status, _ = await story.post({"deploymentId": deployment_id(), "eventType": "finished"})
     assert status == 202
 
     async def is_published() -> bool:
         return len(await story.records()) == 1
 
     await eventually(is_published)
-    assert not story.facts("redis_lost")
+    assert not story.log_events("redis_lost")
 
 
-async def test_an_authority_that_nobody_named_vouches_for_nobody(front: Wire) -> None:
+async def test_an_authority_that_nobody_named_vouches_for_nobody(
+    tls_front: ForwardingProxy,
+) -> None:
     """The system's authorities do not know it; the reason says so."""
-    with pytest.raises(Unavailable, match="certificate verify failed"):
-        await reach(f"rediss://{front.place}")
+    with pytest.raises(RedisUnavailable, match="certificate verify failed"):
+        await connect(f"rediss://{tls_front.address}")
 
 
 async def test_a_certificate_for_another_address_is_refused(
-    authority: Authority, redis_url: str
+    certificate_authority: CertificateAuthority, redis_url: str
 ) -> None:
     """Signed by the right authority, but for somebody else."""
     socket = Path(redis_url.removeprefix("unix://"))
-    async with put_tls_before(socket, authority.certify("127.0.0.2")) as other:
-        with pytest.raises(Unavailable, match="certificate verify failed"):
-            await reach(f"rediss://{other.place}?ssl_ca_certs={authority.file}")
+    async with tls_proxy(socket, certificate_authority.issue("127.0.0.2")) as other:
+        with pytest.raises(RedisUnavailable, match="certificate verify failed"):
+            await connect(f"rediss://{other.address}?ssl_ca_certs={certificate_authority.file}")
 
 
-async def test_plain_words_do_not_get_in(front: Wire) -> None:
+async def test_plain_words_do_not_get_in(tls_front: ForwardingProxy) -> None:
     """redis:// where TLS is spoken."""
-    with pytest.raises(Unavailable):
-        await reach(f"redis://{front.place}")
+    with pytest.raises(RedisUnavailable):
+        await connect(f"redis://{tls_front.address}")
 
 
-async def test_a_server_may_ask_for_our_certificate(authority: Authority, redis_url: str) -> None:
+async def test_a_server_may_ask_for_our_certificate(
+    certificate_authority: CertificateAuthority, redis_url: str
+) -> None:
     """It is named in the URL too; without it there is no connection."""
-    socket, own = Path(redis_url.removeprefix("unix://")), authority.certify("127.0.0.1")
-    async with put_tls_before(socket, own, clients=authority) as strict:
-        url = f"rediss://{strict.place}?ssl_ca_certs={authority.file}"
-        with pytest.raises(Unavailable):
-            await reach(url)
-        await reach(f"{url}&ssl_certfile={own.certificate}&ssl_keyfile={own.key}")
+    socket, own = Path(redis_url.removeprefix("unix://")), certificate_authority.issue("127.0.0.1")
+    async with tls_proxy(socket, own, client_authority=certificate_authority) as strict:
+        url = f"rediss://{strict.address}?ssl_ca_certs={certificate_authority.file}"
+        with pytest.raises(RedisUnavailable):
+            await connect(url)
+        await connect(f"{url}&ssl_certfile={own.certificate}&ssl_keyfile={own.key}")

@@ -13,23 +13,23 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-PASS_S = 43_200
-SHORTEST_TOKEN = 16
+SESSION_S = 43_200
+MIN_TOKEN_LENGTH = 16
 
-_PASS = re.compile(r"(\d{1,12})\.([0-9a-f]{32})\.([0-9a-f]{64})")
-_FORWARDED = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
+_SESSION_PATTERN = re.compile(r"(\d{1,12})\.([0-9a-f]{32})\.([0-9a-f]{64})")
+_PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 
 
-class Gate(Struct, frozen=True, kw_only=True):
+class ConsoleAuth(Struct, frozen=True, kw_only=True):
     """What stands before the console. Without a token it is for this machine alone.
 
     ``key`` seals passes and marks: the same for all doors that have one token.
     """
 
     token: str
-    key: bytes
+    signing_key: bytes
 
-    def refuse_place(self, headers: Mapping[str, str]) -> str | None:
+    def refusal_reason(self, headers: Mapping[str, str]) -> str | None:
         """Say why a request seems not to come from this machine; None when it does, or may not.
 
         A page of a stranger can reach us under a name of its own (DNS rebinding), and a proxy on
@@ -37,49 +37,51 @@ class Gate(Struct, frozen=True, kw_only=True):
         """
         if self.token:
             return None
-        if not is_this_machine(headers.get("Host", "")):
+        if not is_loopback_host(headers.get("Host", "")):
             return "it was asked for under a name that is not this machine's"
-        if any(name in headers for name in _FORWARDED):
+        if any(name in headers for name in _PROXY_HEADERS):
             return "it was asked for through a proxy"
         return None
 
-    def is_token(self, given: str) -> bool:
+    def is_valid_token(self, token: str) -> bool:
         """Tell whether somebody knows the token, in the same time whatever was given."""
-        ours, theirs = sha256(self.token.encode()), sha256(given.encode("utf-8", "replace"))
-        return hmac.compare_digest(ours.digest(), theirs.digest()) and bool(self.token)
+        expected, actual = sha256(self.token.encode()), sha256(token.encode("utf-8", "replace"))
+        return hmac.compare_digest(expected.digest(), actual.digest()) and bool(self.token)
 
-    def write_pass(self, *, now_s: float, number: str) -> str:
+    def issue_session(self, *, now_s: float, session_id: str) -> str:
         """Write a pass with a number (32 hexadecimal digits) of its own."""
-        told = f"{now_s + PASS_S:.0f}.{number}"
-        return f"{told}.{self._seal('pass', told)}"
+        payload = f"{now_s + SESSION_S:.0f}.{session_id}"
+        return f"{payload}.{self._sign('pass', payload)}"
 
-    def is_pass(self, given: str, *, now_s: float) -> bool:
+    def is_valid_session(self, session: str, *, now_s: float) -> bool:
         """Tell whether this is a pass of ours that has not ended."""
-        parts = _PASS.fullmatch(given)
+        parts = _SESSION_PATTERN.fullmatch(session)
         if parts is None or int(parts[1]) < now_s:
             return False
-        return hmac.compare_digest(self._seal("pass", f"{parts[1]}.{parts[2]}"), parts[3])
+        return hmac.compare_digest(self._sign("pass", f"{parts[1]}.{parts[2]}"), parts[3])
 
-    def write_mark(self, held: str) -> str:
+    def csrf_token(self, session: str) -> str:
         """Write the mark of the forms shown to whoever holds a pass."""
-        return self._seal("mark", held)
+        return self._sign("mark", session)
 
-    def is_mark(self, given: str, *, held: str) -> bool:
+    def is_valid_csrf_token(self, token: str, *, session: str) -> bool:
         """Tell whether a form was shown to whoever holds this pass."""
-        return hmac.compare_digest(self.write_mark(held).encode(), given.encode("utf-8", "replace"))
+        return hmac.compare_digest(
+            self.csrf_token(session).encode(), token.encode("utf-8", "replace")
+        )
 
-    def _seal(self, kind: str, text: str) -> str:
-        return hmac.new(self.key, f"{kind}:{text}".encode(), sha256).hexdigest()
+    def _sign(self, purpose: str, text: str) -> str:
+        return hmac.new(self.signing_key, f"{purpose}:{text}".encode(), sha256).hexdigest()
 
 
-def make_key(token: str) -> bytes:
+def derive_key(token: str) -> bytes:
     """Make the key that all doors with one token share."""
     return hmac.new(token.encode(), b"deployment-enricher console", sha256).digest()
 
 
-def is_this_machine(host: str) -> bool:
+def is_loopback_host(host: str) -> bool:
     """Tell whether a host, with or without its port, can only be this machine."""
-    name = _find_name(f"//{host}")
+    name = _parse_hostname(f"//{host}")
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
@@ -99,19 +101,19 @@ def is_own_origin(headers: Mapping[str, str]) -> bool:
     return bool(host) and origin.lower() in {f"http://{host}", f"https://{host}"}
 
 
-def name_cookie(host: str) -> str:
+def cookie_name(host: str) -> str:
     """Name the cookie of a host: browsers share cookies between the ports of one machine."""
     port = re.search(r":(\d{1,5})$", host)
     return f"enricher-console-{port[1]}" if port else "enricher-console"
 
 
-def is_loopback_only(host: str) -> bool:
+def is_loopback_bind(host: str) -> bool:
     """Tell whether nobody beyond this machine reaches a door that listens there."""
-    return is_this_machine(f"[{host}]" if ":" in host else host)
+    return is_loopback_host(f"[{host}]" if ":" in host else host)
 
 
-def _find_name(address: str) -> str:
+def _parse_hostname(url: str) -> str:
     try:
-        return urlsplit(address).hostname or ""
+        return urlsplit(url).hostname or ""
     except ValueError:
         return ""

@@ -5,10 +5,10 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-SLOWEST_S = 10.0
-_FORM = "application/x-www-form-urlencoded"
+IO_TIMEOUT_S = 10.0
+_FORM_CONTENT_TYPE = "application/x-www-form-urlencoded"
 
-HEADERS = {
+SECURITY_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
         "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -23,24 +23,26 @@ HEADERS = {
 }
 
 
-async def read_field(request: web.Request, name: str) -> str:
+async def read_form_field(request: web.Request, name: str) -> str:
     """Read one field of a form; empty when there is none. Files are not taken."""
-    if request.content_type != _FORM:
+    if request.content_type != _FORM_CONTENT_TYPE:
         return ""
     try:
-        async with asyncio.timeout(SLOWEST_S):
-            given = (await request.post()).get(name, "")
+        async with asyncio.timeout(IO_TIMEOUT_S):
+            value = (await request.post()).get(name, "")
     except (TimeoutError, ValueError, LookupError, OSError, web.RequestPayloadError):
         return ""  # too slow, or no text that anybody could read
-    return given if isinstance(given, str) else ""
+    return value if isinstance(value, str) else ""
 
 
-def write_page(page: str, *, status: int = 200) -> web.Response:
+def html_response(html: str, *, status: int = 200) -> web.Response:
     """Answer with a page."""
-    return web.Response(text=page, status=status, content_type="text/html", headers=HEADERS)
+    return web.Response(
+        text=html, status=status, content_type="text/html", headers=SECURITY_HEADERS
+    )
 
 
-def go_to(path: str, **query: str) -> web.Response:
+def redirect(path: str, **query: str) -> web.Response:
     """Send a browser on after a form, so that reloading sends it no second time."""
-    where = f"{path}?{urlencode(query)}" if query else path
-    return web.Response(status=303, headers=HEADERS | {"Location": where})
+    location = f"{path}?{urlencode(query)}" if query else path
+    return web.Response(status=303, headers=SECURITY_HEADERS | {"Location": location})

@@ -4,113 +4,117 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from service.log import FactLog
+from service.log import EventLogger
 from service.operate.console.access import (
-    PASS_S,
-    SHORTEST_TOKEN,
-    Gate,
+    MIN_TOKEN_LENGTH,
+    SESSION_S,
+    ConsoleAuth,
+    cookie_name,
     is_own_origin,
-    name_cookie,
 )
-from service.operate.console.answers import go_to, read_field, write_page
-from service.operate.console.pages import Pages, Reader
+from service.operate.console.answers import html_response, read_form_field, redirect
+from service.operate.console.pages import ConsolePages, Viewer
 
-Act = Callable[[web.Request, Reader], Awaitable[web.StreamResponse]]
+ViewerHandler = Callable[[web.Request, Viewer], Awaitable[web.StreamResponse]]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Guard:
+class AuthMiddleware:
     """Stands before every page. ``clock`` gives epoch s, ``new_number`` 32 hexadecimal digits."""
 
     def __init__(
         self,
-        gate: Gate,
-        pages: Pages,
+        auth: ConsoleAuth,
+        pages: ConsolePages,
         *,
         clock: Callable[[], float],
-        new_number: Callable[[], str],
-        log: FactLog,
+        new_session_id: Callable[[], str],
+        log: EventLogger,
     ) -> None:
-        self._gate = gate
+        self._auth = auth
         self._pages = pages
         self._clock = clock
-        self._new_number = new_number
+        self._new_session_id = new_session_id
         self._log = log
 
-    def add_to(self, app: web.Application) -> None:
+    def add_routes(self, app: web.Application) -> None:
         """Answer who signs in or out."""
         app.router.add_post("/console/sign-in", self._sign_in)
         app.router.add_post("/console/sign-out", self.protect(self._sign_out))
 
-    def protect(self, act: Act) -> Handler:
+    def protect(self, handler: ViewerHandler) -> Handler:
         """Let only those in who may; whoever posts must come from a form of ours."""
 
-        async def answer(request: web.Request) -> web.StreamResponse:
+        async def handle(request: web.Request) -> web.StreamResponse:
             now_s = self._clock()
-            held = request.cookies.get(name_cookie(request.host), "")
-            known = self._gate.is_pass(held, now_s=now_s)
-            refusal = await self._refuse(request, held if known else None)
+            session = request.cookies.get(cookie_name(request.host), "")
+            is_known = self._auth.is_valid_session(session, now_s=now_s)
+            refusal = await self._refuse(request, session if is_known else None)
             if refusal is not None:
                 return refusal
-            if not known:
-                held = self._gate.write_pass(now_s=now_s, number=self._new_number())
-            reader = Reader(self._gate.write_mark(held), bool(self._gate.token))
-            response = await act(request, reader)
-            if not known and not response.prepared:
-                _keep_pass(request, response, held)
+            if not is_known:
+                session = self._auth.issue_session(now_s=now_s, session_id=self._new_session_id())
+            viewer = Viewer(self._auth.csrf_token(session), bool(self._auth.token))
+            response = await handler(request, viewer)
+            if not is_known and not response.prepared:
+                _set_session_cookie(request, response, session)
             return response
 
-        return answer
+        return handle
 
-    async def _refuse(self, request: web.Request, held: str | None) -> web.Response | None:
+    async def _refuse(self, request: web.Request, session: str | None) -> web.Response | None:
         """Answer who may not go on; ``held`` is their pass, if they have one."""
-        if (reason := self._gate.refuse_place(request.headers)) is not None:
-            return self._tell_refused(reason)
+        if (reason := self._auth.refusal_reason(request.headers)) is not None:
+            return self._respond_not_local(reason)
         if request.method == "POST":
-            if held is None or not is_own_origin(request.headers):
-                return self._tell_stale()
-            mark = await read_field(request, "mark")
-            return None if self._gate.is_mark(mark, held=held) else self._tell_stale()
-        if self._gate.token and held is None:
-            return write_page(self._pages.write_sign_in(wrong=False), status=401)
+            if session is None or not is_own_origin(request.headers):
+                return self._respond_stale_form()
+            csrf_token = await read_form_field(request, "mark")
+            return (
+                None
+                if self._auth.is_valid_csrf_token(csrf_token, session=session)
+                else self._respond_stale_form()
+            )
+        if self._auth.token and session is None:
+            return html_response(self._pages.render_sign_in(is_wrong_token=False), status=401)
         return None
 
     async def _sign_in(self, request: web.Request) -> web.StreamResponse:
-        gate = self._gate
-        if not gate.token or not is_own_origin(request.headers):
-            return self._tell_stale()
-        if not gate.is_token(await read_field(request, "token")):
+        auth = self._auth
+        if not auth.token or not is_own_origin(request.headers):
+            return self._respond_stale_form()
+        if not auth.is_valid_token(await read_form_field(request, "token")):
             self._log.warning("console_refused", peer=request.remote)
-            return write_page(self._pages.write_sign_in(wrong=True), status=401)
+            return html_response(self._pages.render_sign_in(is_wrong_token=True), status=401)
         self._log.info("console_entered", peer=request.remote)
-        held = gate.write_pass(now_s=self._clock(), number=self._new_number())
-        response = go_to("/")
-        _keep_pass(request, response, held)
+        session = auth.issue_session(now_s=self._clock(), session_id=self._new_session_id())
+        response = redirect("/")
+        _set_session_cookie(request, response, session)
         return response
 
-    async def _sign_out(self, request: web.Request, _: Reader) -> web.StreamResponse:
-        response = go_to("/")
-        response.del_cookie(name_cookie(request.host), path="/")
+    async def _sign_out(self, request: web.Request, _: Viewer) -> web.StreamResponse:
+        response = redirect("/")
+        response.del_cookie(cookie_name(request.host), path="/")
         return response
 
-    def _tell_refused(self, reason: str) -> web.Response:
-        told = (
+    def _respond_not_local(self, reason: str) -> web.Response:
+        text = (
             f"The console is for this machine alone, and {reason}. To look from elsewhere, "
-            f"set ENRICHER_CONSOLE_TOKEN to at least {SHORTEST_TOKEN} signs."
+            f"set ENRICHER_CONSOLE_TOKEN to at least {MIN_TOKEN_LENGTH} signs."
         )
-        return write_page(self._pages.write_told("Not from here", told, None), status=403)
+        return html_response(self._pages.render_message("Not from here", text, None), status=403)
 
-    def _tell_stale(self) -> web.Response:
-        told = "This form was not one of ours, or too old. Go back, reload the page, try again."
-        return write_page(self._pages.write_told("Nothing was done", told, None), status=403)
+    def _respond_stale_form(self) -> web.Response:
+        text = "This form was not one of ours, or too old. Go back, reload the page, try again."
+        return html_response(self._pages.render_message("Nothing was done", text, None), status=403)
 
 
-def _keep_pass(request: web.Request, response: web.StreamResponse, held: str) -> None:
+def _set_session_cookie(request: web.Request, response: web.StreamResponse, session: str) -> None:
     is_secure = "https" in {request.scheme, request.headers.get("X-Forwarded-Proto", "")}
     response.set_cookie(
-        name_cookie(request.host),
-        held,
-        max_age=PASS_S,
+        cookie_name(request.host),
+        session,
+        max_age=SESSION_S,
         path="/",
         secure=is_secure,
         httponly=True,

@@ -5,39 +5,48 @@ from typing import Any, cast
 
 from msgspec import Struct
 
-from service.backlog.failure import Failed
-from service.operate.console.figures import Measures, Window, read_windows
-from service.operate.console.sightings import Sighting, sight_failed, sight_record, sight_ticket
-from service.operate.survey import Survey
-from service.store import Unavailable
+from service.backlog.failure import FailedTicket
+from service.operate.console.figures import Sample, WindowView, parse_windows
+from service.operate.console.sightings import (
+    DeploymentView,
+    view_from_failed,
+    view_from_record,
+    view_from_ticket,
+)
+from service.operate.survey import NamespaceStats
+from service.store import RedisUnavailable
 from service.store.group import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script
 
-LARGEST = 65_536  # bytes of a record that is read whole; of a larger one its fields tell enough
+MAX_RECORD_BYTES = (
+    65_536  # bytes of a record that is read whole; of a larger one its fields tell enough
+)
 
-_TICKETS, _FAILURES, _RECORDS = 8, 8, 16
-_PATIENCE_S = 2.0
+_MAX_TICKETS, _MAX_FAILURES, _MAX_RECORDS = 8, 8, 16
+_REDIS_TIMEOUT_S = 2.0
 
 
-class Glimpse(Struct, frozen=True, kw_only=True):
+class Overview(Struct, frozen=True, kw_only=True):
     """What was seen: measures, windows, who is next, what came out, what failed; newest first."""
 
-    measures: Measures
-    windows: Sequence[Window]
-    tickets: Sequence[Sighting]
-    records: Sequence[Sighting]
-    failures: Sequence[Failed]
+    sample: Sample
+    windows: Sequence[WindowView]
+    tickets: Sequence[DeploymentView]
+    records: Sequence[DeploymentView]
+    failures: Sequence[FailedTicket]
 
-    def list_newest(self) -> list[Sighting]:
+    def list_deployments(self) -> list[DeploymentView]:
         """List what is in hand, what waits, then what ended, the newest first."""
-        failed = map(sight_failed, self.failures)
-        ended = sorted((*self.records, *failed), key=lambda one: one.at_ms, reverse=True)
-        present = sorted(self.tickets, key=lambda one: one.fate != "in hand")
-        return [*present, *ended]
+        failed = map(view_from_failed, self.failures)
+        ended = sorted(
+            (*self.records, *failed), key=lambda deployment: deployment.at_ms, reverse=True
+        )
+        current = sorted(self.tickets, key=lambda deployment: deployment.status != "in hand")
+        return [*current, *ended]
 
 
-class Looker:
+class OverviewReader:
     """Looks at one namespace. Records and failures seen before are not read again.
 
     ``survey`` measures the namespace, ``read_failed`` reads failures by their jobs, and
@@ -49,8 +58,8 @@ class Looker:
         group: GroupCommit,
         *,
         keys: Keys,
-        survey: Callable[[], Awaitable[Survey | None]],
-        read_failed: Callable[[Iterable[str]], Awaitable[Sequence[Failed]]],
+        read_stats: Callable[[], Awaitable[NamespaceStats | None]],
+        read_failed: Callable[[Iterable[str]], Awaitable[Sequence[FailedTicket]]],
         count_received: Callable[[], int],
     ) -> None:
         self._group = group
@@ -58,99 +67,107 @@ class Looker:
             *(keys.backlog, keys.tickets, keys.failed, keys.enriched, keys.budget),
             keys.counts,
         )
-        self._survey = survey
+        self._read_stats = read_stats
         self._read_failed = read_failed
         self._count_received = count_received
-        self._glimpse: Script = load_script(__package__, "glimpse")
-        self._records: list[Sighting] = []
-        self._failed: dict[tuple[str, float], Failed] = {}
-        self._last = "-"
+        self._script: Script = load_script(__package__, "glimpse")
+        self._records: list[DeploymentView] = []
+        self._failed_cache: dict[tuple[str, float], FailedTicket] = {}
+        self._last_position = "-"
         self._appended = 0
 
-    async def look(self) -> Glimpse:
+    async def read(self) -> Overview:
         """See how things are now."""
-        seen = self._group.submit(
-            self._glimpse,
+        pending_reply = self._group.submit(
+            self._script,
             keys=self._keys,
-            args=(_TICKETS, _FAILURES, _RECORDS, self._last, LARGEST),
-            patience_s=_PATIENCE_S,
+            args=(_MAX_TICKETS, _MAX_FAILURES, _MAX_RECORDS, self._last_position, MAX_RECORD_BYTES),
+            timeout_s=_REDIS_TIMEOUT_S,
         )
-        survey = await self._survey()  # shares the round trip
-        reply = cast("list[Any]", await seen)
-        if survey is None:
-            raise Unavailable("it does not answer in time")
-        now_ms, appended, failed, budget = *reply[:3], read_fields(reply[3])
+        stats = await self._read_stats()  # shares the round trip
+        reply = cast("list[Any]", await pending_reply)
+        if stats is None:
+            raise RedisUnavailable("it does not answer in time")
+        now_ms, appended, failed, budget = *reply[:3], decode_fields(reply[3])
         if appended < self._appended:  # another stream by this name: begin anew
-            self._records, self._last, self._appended = [], "-", 0
-            return await self.look()
+            self._records, self._last_position, self._appended = [], "-", 0
+            return await self.read()
         self._appended = appended
-        self._note_records(reply[6])
-        return Glimpse(
-            measures=self._measure(survey, at_ms=now_ms, appended=appended, failed=failed),
-            windows=read_windows(budget, now_ms=now_ms),
+        self._add_records(reply[6])
+        return Overview(
+            sample=self._build_sample(stats, at_ms=now_ms, appended=appended, failed=failed),
+            windows=parse_windows(budget, now_ms=now_ms),
             tickets=[
-                sight_ticket(read_text(job), score, stored, now_ms=now_ms)
+                view_from_ticket(decode_text(job), score, stored, now_ms=now_ms)
                 for job, score, stored in split_rows(reply[4], 3)
             ],
             records=tuple(self._records),
-            failures=await self._note_failed(reply[5]),
+            failures=await self._load_failed(reply[5]),
         )
 
-    def _measure(self, survey: Survey, *, at_ms: int, appended: int, failed: int) -> Measures:
-        return Measures(
+    def _build_sample(
+        self, stats: NamespaceStats, *, at_ms: int, appended: int, failed: int
+    ) -> Sample:
+        return Sample(
             at_ms=at_ms,
-            waiting=survey.waiting,
-            due=survey.due,
-            in_hand=survey.leased,
-            oldest_s=survey.oldest_s,
+            waiting=stats.backlog,
+            due=stats.due,
+            leased=stats.leased,
+            oldest_s=stats.oldest_age_s,
             failed=failed,
-            records=survey.records,
-            groups=survey.groups,
-            unread=survey.unread,
+            records=stats.records,
+            reader_groups=stats.reader_groups,
+            unread=stats.lag_records,
             appended=appended,
             received=self._count_received(),
-            in_flight=survey.in_flight,
-            room=min(survey.calls_left.values()),
-            closed_s=survey.closed_s,
-            why=survey.why if survey.closed_s else "",
+            in_flight=stats.in_flight,
+            calls_available=min(stats.calls_left.values()),
+            closed_s=stats.closed_s,
+            closed_reason=stats.closed_reason if stats.closed_s else "",
         )
 
-    def _note_records(self, entries: Sequence[Any]) -> None:
+    def _add_records(self, entries: Sequence[Any]) -> None:
         """Put those that are new before those known."""
-        new = [
-            sight_record(read_text(position), pair_fields(fields))
+        new_records = [
+            view_from_record(decode_text(position), pair_fields(fields))
             for position, fields in split_rows(entries, 2)
         ]
-        if new:
-            self._last = read_text(entries[0])
-            self._records = [*new, *self._records][:_RECORDS]
+        if new_records:
+            self._last_position = decode_text(entries[0])
+            self._records = [*new_records, *self._records][:_MAX_RECORDS]
 
-    async def _note_failed(self, pairs: Sequence[Any]) -> list[Failed]:
+    async def _load_failed(self, scored_jobs: Sequence[Any]) -> list[FailedTicket]:
         """Read those failures that are new; what is gone is forgotten."""
-        named = [(read_text(job), float(score)) for job, score in split_rows(pairs, 2)]
-        unknown = [job for job, at_ms in named if (job, at_ms) not in self._failed]
-        found = {one.job: one for one in await self._read_failed(unknown)} if unknown else {}
-        fresh = {(one.job, one.at_ms): one for one in found.values()}
-        known = self._failed | fresh
-        self._failed = {pair: known[pair] for pair in named if pair in known}
-        return list(self._failed.values())
+        listed = [(decode_text(job), float(score)) for job, score in split_rows(scored_jobs, 2)]
+        uncached_jobs = [job for job, at_ms in listed if (job, at_ms) not in self._failed_cache]
+        loaded = (
+            {failed.job: failed for failed in await self._read_failed(uncached_jobs)}
+            if uncached_jobs
+            else {}
+        )
+        loaded_by_key = {(failed.job, failed.at_ms): failed for failed in loaded.values()}
+        available = self._failed_cache | loaded_by_key
+        self._failed_cache = {
+            cache_key: available[cache_key] for cache_key in listed if cache_key in available
+        }
+        return list(self._failed_cache.values())
 
 
-def read_text(value: object) -> str:
+def decode_text(value: object) -> str:
     """Read a reply as text, whatever its bytes are."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def read_fields(flat: Sequence[object]) -> Mapping[str, str]:
+def decode_fields(values: Sequence[object]) -> Mapping[str, str]:
     """Read names and values that stand in one row."""
-    return {read_text(name): read_text(value) for name, value in split_rows(flat, 2)}
+    return {decode_text(name): decode_text(value) for name, value in split_rows(values, 2)}
 
 
-def pair_fields(flat: Sequence[Any]) -> Mapping[bytes, bytes]:
+def pair_fields(values: Sequence[Any]) -> Mapping[bytes, bytes]:
     """Pair the names and values of an entry."""
-    return dict(zip(flat[::2], flat[1::2], strict=True))
+    return dict(zip(values[::2], values[1::2], strict=True))
 
 
-def split_rows(flat: Sequence[Any], width: int) -> list[Sequence[Any]]:
+def split_rows(values: Sequence[Any], width: int) -> list[Sequence[Any]]:
     """Split a reply that is a table in one row."""
-    return [flat[at : at + width] for at in range(0, len(flat), width)]
+    return [values[start : start + width] for start in range(0, len(values), width)]

@@ -8,21 +8,21 @@ from urllib.parse import urlsplit
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from msgspec import Struct
 
-from service.backlog.failure import Failed
+from service.backlog.failure import FailedTicket
 from service.operate.console import words
-from service.operate.console.figures import Measures
-from service.operate.console.picture import draw_flow, draw_gauge, measure_bar
-from service.operate.console.seeking import Findings
-from service.operate.console.sightings import Sighting, show_raw, sight_failed
-from service.operate.console.watching import Frame, View
+from service.operate.console.figures import Sample
+from service.operate.console.picture import bar_length, build_flow_chart, build_gauge
+from service.operate.console.seeking import SearchResult
+from service.operate.console.sightings import DeploymentView, format_raw, view_from_failed
+from service.operate.console.watching import Fragments, LiveState
 
 STATIC = {
     "console.css": "text/css",
     "console.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
-_RAW_SHOWN = 64_000
-_FATES = {
+_MAX_RAW_CHARS = 64_000
+_RESULT_TEXTS = {
     "queued": "It is due now.",
     "waits": "A newer webhook of the same deployment waits already: this failure was dropped.",
     "left": "It was left as it is. The reason stands below.",
@@ -31,14 +31,14 @@ _FATES = {
 }
 
 
-class Reader(Struct, frozen=True):
+class Viewer(Struct, frozen=True):
     """For whom a page is written: the mark of their forms, and whether they signed in."""
 
-    mark: str
+    csrf_token: str
     signed_in: bool
 
 
-class Pages:
+class ConsolePages:
     """Writes pages. ``share`` is the part of each LaunchDarkly limit that is ours."""
 
     def __init__(self, *, namespace: str, share: float) -> None:
@@ -53,138 +53,144 @@ class Pages:
             lstrip_blocks=True,
         )
         self._jinja.filters |= {
-            "age_of": words.write_age,
-            "count_of": words.write_count,
+            "age_of": words.format_age,
+            "count_of": words.format_count,
             "explained": words.explain_reason,
-            "is_web": _is_web,
-            "length_of": words.write_length,
-            "moment": words.write_moment,
-            "stamp": words.write_stamp,
+            "is_web": _is_http_url,
+            "length_of": words.format_duration,
+            "moment": words.format_time,
+            "stamp": words.format_rfc3339,
         }
         self._jinja.globals |= {
-            "bar": measure_bar,
+            "bar": bar_length,
             "namespace": namespace,
             "share": share,
-            "static": self.name_static,
+            "static": self.static_url,
             "seen": True,
             "here": "",
             "done": "",
         }
 
-    def name_static(self, name: str) -> str:
+    def static_url(self, name: str) -> str:
         """Name a file by what is in it, so that browsers may keep it."""
-        return f"/console/static/{name}?v={digest_of(self.static[name])}"
+        return f"/console/static/{name}?v={content_digest(self.static[name])}"
 
-    def draw_parts(self, view: View) -> Frame:
+    def render_fragments(self, state: LiveState) -> Fragments:
         """Write the parts of the front page that live."""
-        glimpse, trouble = view.glimpse, ""
-        if view.trouble:
-            trouble = self._write("trouble.html", trouble=view.trouble)
-        if glimpse is None:
-            waiting = self._write("nothing.html")
-            return dict.fromkeys(("flow", "budget", "events", "failed"), waiting) | {
-                "trouble": trouble
+        overview, error_html = state.overview, ""
+        if state.redis_error:
+            error_html = self._render("trouble.html", trouble=state.redis_error)
+        if overview is None:
+            empty_html = self._render("nothing.html")
+            return dict.fromkeys(("flow", "budget", "events", "failed"), empty_html) | {
+                "trouble": error_html
             }
-        measures: Measures = glimpse.measures
+        sample: Sample = overview.sample
         return {
-            "trouble": trouble,
-            "flow": self._write("flow.html", picture=draw_flow(view.history, glimpse.windows)),
-            "budget": self._write(
-                "budget.html",
-                gauge=draw_gauge(glimpse.windows, share=self._share),
-                windows=glimpse.windows,
-                measures=measures,
+            "trouble": error_html,
+            "flow": self._render(
+                "flow.html", picture=build_flow_chart(state.samples, overview.windows)
             ),
-            "events": self._write("events.html", events=glimpse.list_newest(), measures=measures),
-            "failed": self._write_failures(glimpse.failures, now_ms=measures.at_ms),
+            "budget": self._render(
+                "budget.html",
+                gauge=build_gauge(overview.windows, share=self._share),
+                windows=overview.windows,
+                measures=sample,
+            ),
+            "events": self._render(
+                "events.html", events=overview.list_deployments(), measures=sample
+            ),
+            "failed": self._render_failures(overview.failures, now_ms=sample.at_ms),
         }
 
-    def write_overview(self, view: View, reader: Reader) -> str:
+    def render_overview(self, state: LiveState, viewer: Viewer) -> str:
         """Write the front page."""
-        return self._write_page("overview.html", reader, here="flow", parts=self.draw_parts(view))
+        return self._render_page(
+            "overview.html", viewer, here="flow", parts=self.render_fragments(state)
+        )
 
-    def write_failed(
+    def render_failed(
         self,
-        failures: Sequence[Failed],
-        reader: Reader,
+        failures: Sequence[FailedTicket],
+        viewer: Viewer,
         *,
         now_ms: float,
         total: int,
-        older: str,
-        fate: str,
+        next_start: str,
+        result: str,
     ) -> str:
         """Write one page of what failed; ``older`` is where the next one begins."""
-        return self._write_page(
+        return self._render_page(
             "failed.html",
-            reader,
+            viewer,
             here="failed",
-            **_list_failures(failures, now_ms),
+            **_failures_context(failures, now_ms),
             total=total,
-            older=older,
-            done=_FATES.get(fate, ""),
+            older=next_start,
+            done=_RESULT_TEXTS.get(result, ""),
         )
 
-    def write_failure(self, failed: Failed, reader: Reader, *, fate: str) -> str:
+    def render_failure(self, failed: FailedTicket, viewer: Viewer, *, result: str) -> str:
         """Write all that is known of one that failed."""
-        raw, goes_on = show_raw(failed.failure, most=_RAW_SHOWN)
-        return self._write_page(
+        raw, is_cut = format_raw(failed.failure, max_chars=_MAX_RAW_CHARS)
+        return self._render_page(
             "failure.html",
-            reader,
+            viewer,
             here="failed",
-            one=sight_failed(failed),
+            one=view_from_failed(failed),
             digest=failed.digest,
             raw=raw,
-            raw_goes_on=goes_on,
-            done=_FATES.get(fate, ""),
+            raw_goes_on=is_cut,
+            done=_RESULT_TEXTS.get(result, ""),
         )
 
-    def write_search(
-        self, findings: Findings | None, reader: Reader, *, now_ms: float, fate: str
+    def render_search(
+        self, result: SearchResult | None, viewer: Viewer, *, now_ms: float, retry_result: str
     ) -> str:
         """Write what was found; None: nothing was sought yet."""
-        return self._write_page(
+        return self._render_page(
             "search.html",
-            reader,
-            findings=findings,
-            words=findings.words if findings else "",
+            viewer,
+            findings=result,
+            words=result.query if result else "",
             now_ms=now_ms,
-            done=_FATES.get(fate, ""),
+            done=_RESULT_TEXTS.get(retry_result, ""),
         )
 
-    def write_sign_in(self, *, wrong: bool) -> str:
+    def render_sign_in(self, *, is_wrong_token: bool) -> str:
         """Write the form that asks for the token."""
-        return self._write("sign_in.html", seen=False, wrong=wrong)
+        return self._render("sign_in.html", seen=False, wrong=is_wrong_token)
 
-    def write_told(self, title: str, told: str, reader: Reader | None) -> str:
+    def render_message(self, title: str, text: str, viewer: Viewer | None) -> str:
         """Write a page that tells one thing."""
-        if reader is None:
-            return self._write("told.html", seen=False, title=title, told=told)
-        return self._write_page("told.html", reader, title=title, told=told)
+        if viewer is None:
+            return self._render("told.html", seen=False, title=title, told=text)
+        return self._render_page("told.html", viewer, title=title, told=text)
 
-    def _write_failures(self, failures: Sequence[Failed], *, now_ms: float) -> str:
-        return self._write("failures.html", **_list_failures(failures, now_ms))
+    def _render_failures(self, failures: Sequence[FailedTicket], *, now_ms: float) -> str:
+        return self._render("failures.html", **_failures_context(failures, now_ms))
 
-    def _write_page(self, name: str, reader: Reader, **values: object) -> str:
-        return self._write(name, mark=reader.mark, signed_in=reader.signed_in, **values)
+    def _render_page(self, template: str, viewer: Viewer, **values: object) -> str:
+        return self._render(template, mark=viewer.csrf_token, signed_in=viewer.signed_in, **values)
 
-    def _write(self, name: str, **values: object) -> str:
-        return self._jinja.get_template(name).render(values)
+    def _render(self, template: str, **values: object) -> str:
+        return self._jinja.get_template(template).render(values)
 
 
-def digest_of(content: bytes) -> str:
+def content_digest(content: bytes) -> str:
     """Sum up what a file holds."""
     return sha256(content).hexdigest()[:16]
 
 
-def _list_failures(failures: Sequence[Failed], now_ms: float) -> Mapping[str, object]:
-    sightings: list[Sighting] = [sight_failed(each) for each in failures]
-    digests = {each.job: each.digest for each in failures}
-    return {"failures": sightings, "digests": digests, "now_ms": now_ms}
+def _failures_context(failures: Sequence[FailedTicket], now_ms: float) -> Mapping[str, object]:
+    deployments: list[DeploymentView] = [view_from_failed(failed) for failed in failures]
+    digests = {failed.job: failed.digest for failed in failures}
+    return {"failures": deployments, "digests": digests, "now_ms": now_ms}
 
 
-def _is_web(address: str | None) -> bool:
+def _is_http_url(url: str | None) -> bool:
     """Tell whether an address may stand in a link: what runs as a script may not."""
     try:
-        return urlsplit(address or "").scheme in {"http", "https"}
+        return urlsplit(url or "").scheme in {"http", "https"}
     except ValueError:
         return False

@@ -6,35 +6,35 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from service.log import FactLog
-from service.operate.console.figures import History, Measures
-from service.operate.console.looking import Glimpse
-from service.store import Unavailable
-from service.store.connect import AWAY, describe_trouble
+from service.log import EventLogger
+from service.operate.console.figures import Sample, SampleHistory
+from service.operate.console.looking import Overview
+from service.store import RedisUnavailable
+from service.store.connect import UNAVAILABLE_ERRORS, describe_error
 
-MOST_WATCHERS = 32
+MAX_VIEWERS = 32
 
-_LIVELY_S, _IDLE_S = 1.0, 5.0
-_FRESH_S = 0.5
+_ACTIVE_INTERVAL_S, _IDLE_INTERVAL_S = 1.0, 5.0
+_MAX_AGE_S = 0.5
 
 
-class View(Struct, frozen=True):
+class LiveState(Struct, frozen=True):
     """What is shown: the last glimpse, the measures of the last minutes, and what is in the way."""
 
-    glimpse: Glimpse | None
-    history: Sequence[Measures] = ()
-    trouble: str = ""
+    overview: Overview | None
+    samples: Sequence[Sample] = ()
+    redis_error: str = ""
 
 
-Frame = Mapping[str, str]
+Fragments = Mapping[str, str]
 """Parts of the page by their names, as HTML."""
 
 
-class Full(Exception):
+class TooManyViewers(Exception):
     """So many watch already that nobody more may."""
 
 
-class Watch:
+class LiveFeed:
     """Looks again and again, more often while somebody watches.
 
     ``look`` may raise Unavailable or redis's errors; ``clock`` gives monotonic seconds.
@@ -42,79 +42,81 @@ class Watch:
 
     def __init__(
         self,
-        look: Callable[[], Awaitable[Glimpse]],
-        draw: Callable[[View], Frame],
+        read_overview: Callable[[], Awaitable[Overview]],
+        render: Callable[[LiveState], Fragments],
         *,
         clock: Callable[[], float],
-        log: FactLog,
+        log: EventLogger,
     ) -> None:
-        self._look = look
-        self._draw = draw
+        self._read_overview = read_overview
+        self._render = render
         self._clock = clock
         self._log = log
-        self._history = History()
-        self._view = View(None)
-        self._looked_at = float("-inf")
-        self._looking = asyncio.Lock()
-        self._watchers: set[asyncio.Event] = set()
-        self._wanted = asyncio.Event()
-        self._frame: Frame = {}
-        self._has_ended = False
+        self._history = SampleHistory()
+        self._state = LiveState(None)
+        self._read_at = float("-inf")
+        self._read_lock = asyncio.Lock()
+        self._viewers: set[asyncio.Event] = set()
+        self._viewer_joined = asyncio.Event()
+        self._fragments: Fragments = {}
+        self._is_closed = False
 
-    async def keep_looking(self) -> None:
+    async def run(self) -> None:
         """Look until cancelled."""
         while True:
             try:
-                view = await self.see()
-                if self._watchers:
-                    self._frame = self._draw(view)
+                state = await self.read_state()
+                if self._viewers:
+                    self._fragments = self._render(state)
             except Exception:  # noqa: BLE001 - a page that stands still is better than a door that falls
                 self._log.exception("console_failed")
-            for watcher in self._watchers:
-                watcher.set()
-            self._wanted.clear()
+            for viewer in self._viewers:
+                viewer.set()
+            self._viewer_joined.clear()
             try:
-                async with asyncio.timeout(_LIVELY_S if self._watchers else _IDLE_S):
-                    await self._wanted.wait()
+                async with asyncio.timeout(
+                    _ACTIVE_INTERVAL_S if self._viewers else _IDLE_INTERVAL_S
+                ):
+                    await self._viewer_joined.wait()
             except TimeoutError:
                 continue
 
-    async def see(self) -> View:
+    async def read_state(self) -> LiveState:
         """Give what is to be seen now; who asks while somebody looks shares that look."""
-        async with self._looking:
-            if self._clock() - self._looked_at > _FRESH_S:
-                self._view = await self._look_anew()
-                self._looked_at = self._clock()
-            return self._view
+        async with self._read_lock:
+            if self._clock() - self._read_at > _MAX_AGE_S:
+                self._state = await self._read_new_state()
+                self._read_at = self._clock()
+            return self._state
 
-    async def follow(self) -> AsyncGenerator[Frame]:
+    async def subscribe(self) -> AsyncGenerator[Fragments]:
         """Give every frame from now on, until we end; raises Full."""
-        if len(self._watchers) >= MOST_WATCHERS:
-            raise Full
-        mine = asyncio.Event()
-        self._watchers.add(mine)
-        self._wanted.set()
+        if len(self._viewers) >= MAX_VIEWERS:
+            raise TooManyViewers
+        updated = asyncio.Event()
+        self._viewers.add(updated)
+        self._viewer_joined.set()
         try:
-            while not self._has_ended:
-                await mine.wait()
-                mine.clear()
-                if self._frame and not self._has_ended:
-                    yield self._frame
+            while not self._is_closed:
+                await updated.wait()
+                updated.clear()
+                if self._fragments and not self._is_closed:
+                    yield self._fragments
         finally:
-            self._watchers.discard(mine)
+            self._viewers.discard(updated)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Let all who watch go."""
-        self._has_ended = True
-        for watcher in self._watchers:
-            watcher.set()
+        self._is_closed = True
+        for viewer in self._viewers:
+            viewer.set()
 
-    async def _look_anew(self) -> View:
+    async def _read_new_state(self) -> LiveState:
         try:
-            glimpse = await self._look()
-        except Unavailable as error:
-            return View(self._view.glimpse, self._view.history, str(error))
-        except (*AWAY, RedisError) as error:
-            return View(self._view.glimpse, self._view.history, describe_trouble(error))
-        self._history.add(glimpse.measures)
-        return View(glimpse, self._history.list_samples())
+            overview = await self._read_overview()
+        except RedisUnavailable as error:
+            return LiveState(self._state.overview, self._state.samples, str(error))
+        except (*UNAVAILABLE_ERRORS, RedisError) as error:
+            return LiveState(self._state.overview, self._state.samples, describe_error(error))
+        self._history.add(overview.sample)
+        return LiveState(overview, self._history.list_samples())

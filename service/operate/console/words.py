@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_UNITS = (("d", 86_400), ("h", 3600), ("min", 60))
-_TENTHS_BELOW = 10
+_AGE_UNITS = (("d", 86_400), ("h", 3600), ("min", 60))
+_ONE_DECIMAL_BELOW = 10
 
-_REASONS = {
+_REASON_TEXTS = {
     "not_found": "LaunchDarkly does not know this deployment",
     "rejected": "LaunchDarkly refuses the question itself",
     "too_large": "the answer is larger than what is read",
@@ -20,55 +20,55 @@ _REASONS = {
 }
 
 
-def write_count(number: float) -> str:
+def format_count(number: float) -> str:
     """Give a whole number with its thousands apart."""
     return f"{number:,.0f}"
 
 
-def write_pace(per_second: float) -> str:
+def format_rate(per_second: float) -> str:
     """Give how many a second, with as many digits as say something."""
-    if 0 < per_second < _TENTHS_BELOW:
+    if 0 < per_second < _ONE_DECIMAL_BELOW:
         return f"{per_second:.1f}"
-    return write_count(per_second)
+    return format_count(per_second)
 
 
-def write_age(ms: float) -> str:
+def format_age(ms: float) -> str:
     """Give an age in its largest unit."""
     seconds = max(0.0, ms / 1000)
-    for unit, size in _UNITS:
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
+    for unit, unit_s in _AGE_UNITS:
+        if seconds >= unit_s:
+            return f"{seconds / unit_s:.0f} {unit}"
     return f"{seconds:.0f} s"
 
 
-def write_length(ms: float) -> str:
+def format_duration(ms: float) -> str:
     """Give how long something took, as exact as anybody wants to know."""
     seconds = ms / 1000
     if seconds < 1:
         return f"{ms:.0f} ms"
-    if seconds < _TENTHS_BELOW:
+    if seconds < _ONE_DECIMAL_BELOW:
         return f"{seconds:.1f} s"
-    return write_age(ms)
+    return format_age(ms)
 
 
-def write_moment(ms: float) -> str:
+def format_time(ms: float) -> str:
     """Give a moment in UTC; one that no calendar holds as a number."""
-    moment = _find_moment(ms)
-    return f"{ms:.0f} ms" if moment is None else f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+    time = _to_datetime(ms)
+    return f"{ms:.0f} ms" if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def write_stamp(ms: float) -> str:
+def format_rfc3339(ms: float) -> str:
     """Give a moment for programs (RFC 3339); empty where no calendar holds it."""
-    moment = _find_moment(ms)
-    return "" if moment is None else moment.isoformat(timespec="milliseconds")
+    time = _to_datetime(ms)
+    return "" if time is None else time.isoformat(timespec="milliseconds")
 
 
 def explain_reason(reason: str) -> str:
     """Say in a sentence why something failed; empty where the word itself says all."""
-    return _REASONS.get(reason, "")
+    return _REASON_TEXTS.get(reason, "")
 
 
-def _find_moment(ms: float) -> datetime | None:
+def _to_datetime(ms: float) -> datetime | None:
     try:
         return _EPOCH + timedelta(milliseconds=ms)
     except (OverflowError, ValueError):

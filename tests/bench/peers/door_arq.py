@@ -9,7 +9,7 @@ from arq.connections import RedisSettings
 from fastapi import FastAPI, Request, Response
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from tests.bench.job import MARK_S, REDIS_URL, SECRET
+from tests.bench.job import DEDUP_TTL_S, REDIS_URL, SECRET
 
 kept: dict[str, Any] = {}
 
@@ -35,7 +35,7 @@ async def receive(request: Request) -> Response:
     except WebhookVerificationError:
         return Response(status_code=401)
     pool = kept["pool"]
-    if await pool.set(f"delivery:{headers['webhook-id']}", 1, nx=True, ex=MARK_S):
+    if await pool.set(f"delivery:{headers['webhook-id']}", 1, nx=True, ex=DEDUP_TTL_S):
         await pool.enqueue_job("enrich", event)
     return Response(status_code=202)
 

@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from standardwebhooks import Webhook, WebhookVerificationError
 from taskiq_redis import RedisStreamBroker
 
-from tests.bench.job import MARK_S, REDIS_URL, SECRET
+from tests.bench.job import DEDUP_TTL_S, REDIS_URL, SECRET
 
 broker = RedisStreamBroker(REDIS_URL, max_connection_pool_size=32)
 redis = Redis.from_url(REDIS_URL)
@@ -43,7 +43,7 @@ async def receive(request: Request) -> Response:
         event = webhook.verify(body, headers)
     except WebhookVerificationError:
         return Response(status_code=401)
-    if await redis.set(f"delivery:{headers['webhook-id']}", 1, nx=True, ex=MARK_S):
+    if await redis.set(f"delivery:{headers['webhook-id']}", 1, nx=True, ex=DEDUP_TTL_S):
         await enrich.kiq(event)
     return Response(status_code=202)
 

@@ -11,7 +11,7 @@ import urllib3
 from celery import Celery
 from celery.signals import worker_ready
 
-from tests.bench.job import CONCURRENCY, REDIS_URL, STREAM, locate, write_fields
+from tests.bench.job import CONCURRENCY, REDIS_URL, STREAM, build_entry_fields, deployment_url
 
 app = Celery("bench", broker=REDIS_URL.replace("unix://", "redis+socket://"))
 app.conf.update(
@@ -35,10 +35,10 @@ def open_clients() -> tuple[urllib3.PoolManager, redis.Redis]:
 
 def _enrich(number: int) -> None:
     http, client = open_clients()
-    answer = http.request("GET", locate(number))
+    answer = http.request("GET", deployment_url(number))
     if answer.status != 200:
         raise OSError(answer.status)
-    client.xadd(STREAM, write_fields(answer.data))  # type: ignore[arg-type] # invariant
+    client.xadd(STREAM, build_entry_fields(answer.data))  # type: ignore[arg-type] # invariant
 
 
 enrich = app.task(name="enrich")(_enrich)

@@ -8,14 +8,14 @@ from datetime import timedelta
 import uvloop
 from docket import Docket, Worker
 
-from tests.bench.job import CONCURRENCY, REDIS_URL, Job
+from tests.bench.job import CONCURRENCY, REDIS_URL, PeerTask
 
-jobs: list[Job] = []
+jobs: list[PeerTask] = []
 
 
 async def enrich(number: int) -> None:
     """Do the job of one deployment."""
-    await jobs[0].do(number)
+    await jobs[0].process(number)
 
 
 def open_docket() -> Docket:
@@ -25,7 +25,7 @@ def open_docket() -> Docket:
 
 async def work() -> None:
     """Work until ended."""
-    jobs.append(Job())
+    jobs.append(PeerTask())
     async with open_docket() as docket:
         docket.register(enrich)
         async with Worker(docket, concurrency=CONCURRENCY) as worker:

@@ -8,7 +8,7 @@ import uvloop
 from saq import Worker
 from saq.queue.redis import RedisQueue
 
-from tests.bench.job import CONCURRENCY, REDIS_URL, Job
+from tests.bench.job import CONCURRENCY, REDIS_URL, PeerTask
 
 CHUNK = 1000
 NO_RESULT = -1
@@ -21,7 +21,7 @@ async def enrich(ctx: dict[str, Any], *, number: int) -> None:
 
 async def open_job(ctx: dict[str, Any]) -> None:
     """Open what the job needs."""
-    ctx["bench"] = Job()
+    ctx["bench"] = PeerTask()
     print("ready", flush=True)
 
 

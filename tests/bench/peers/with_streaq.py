@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager
 
 from streaq import Worker
 
-from tests.bench.job import CONCURRENCY, REDIS_URL, Job
+from tests.bench.job import CONCURRENCY, REDIS_URL, PeerTask
 
 CHUNK = 1000
-jobs: list[Job] = []
+jobs: list[PeerTask] = []
 
 
 @asynccontextmanager
 async def open_job() -> AsyncIterator[None]:
     """Open what the job needs."""
-    jobs.append(Job())
+    jobs.append(PeerTask())
     print("ready", flush=True)
     yield None
 
@@ -32,7 +32,7 @@ worker = Worker(
 
 
 async def _enrich(number: int) -> None:
-    await jobs[0].do(number)
+    await jobs[0].process(number)
 
 
 enrich = worker.task(ttl=0, silent=True, name="enrich")(_enrich)

@@ -6,24 +6,24 @@ import sys
 from taskiq import TaskiqEvents, TaskiqState
 from taskiq_redis import RedisStreamBroker
 
-from tests.bench.job import REDIS_URL, Job
+from tests.bench.job import REDIS_URL, PeerTask
 
 CHUNK = 1000
 SIDE_BY_SIDE = 50
 
 # From the first entry on: by default a worker misses what was enqueued before it came.
 broker = RedisStreamBroker(REDIS_URL, consumer_id="0", max_connection_pool_size=SIDE_BY_SIDE)
-jobs: list[Job] = []
+jobs: list[PeerTask] = []
 
 
 async def open_job(_: TaskiqState) -> None:
     """Open what the job needs."""
-    jobs.append(Job())
+    jobs.append(PeerTask())
     print("ready", flush=True)
 
 
 async def _enrich(number: int) -> None:
-    await jobs[0].do(number)
+    await jobs[0].process(number)
 
 
 broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, open_job)

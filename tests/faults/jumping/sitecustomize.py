@@ -7,12 +7,12 @@ import os
 import time
 from pathlib import Path
 
-_REAL = time.time
-_FILE = Path(os.environ["CLOCK_FILE"])
+_REAL_TIME = time.time
+_CLOCK_FILE = Path(os.environ["CLOCK_FILE"])
 
 
-def _tell_time() -> float:
-    return _REAL() + float(_FILE.read_text(encoding="utf-8"))
+def _shifted_time() -> float:
+    return _REAL_TIME() + float(_CLOCK_FILE.read_text(encoding="utf-8"))
 
 
-time.time = _tell_time
+time.time = _shifted_time
