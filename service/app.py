@@ -1,32 +1,175 @@
 """Where are doors and workers made, joined and closed? Here, in a house, and nowhere else."""
 
 import asyncio
+import itertools
 import random
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from aiohttp import web
+from msgspec import Struct
+from prometheus_client import CollectorRegistry
+from redis.asyncio import Redis
 
-from service.accept.choice import DeploymentFilter
+from service.accept.filters import DeploymentFilter
+from service.accept.handler import WebhookHandler
 from service.accept.sources import Source
-from service.accept.webhooks import WebhookHandler
-from service.backlog.bell import Wakeup
-from service.backlog.looks import RefreshConfig, Refreshes
-from service.enrich.budget import Budget, load_spare_prelude
+from service.backlog.backlog import MAX_BLOCK_S, Backlog, BacklogConfig, Wakeup
+from service.backlog.failed_tickets import FailedTickets
+from service.backlog.refreshes import RefreshConfig, Refreshes
+from service.console.auth import AuthMiddleware, ConsoleAuth, derive_key, is_loopback_bind
+from service.console.live import LiveFeed, OverviewReader
+from service.console.pages import ConsolePages
+from service.console.routes import Console, ConsoleDependencies
+from service.console.search import Searcher
+from service.contracts import add_contract_routes
+from service.enrich.budget import (
+    CALL_TTL_MS,
+    Budget,
+    SpareBudget,
+    load_budget_prelude,
+    load_spare_prelude,
+)
+from service.enrich.client import LaunchDarkly, Upstream, open_session
 from service.enrich.enricher import Enricher, EnrichLimits
-from service.enrich.launchdarkly import LaunchDarkly, open_session
 from service.enrich.verdict import RetryPolicy
-from service.house import Runtime
-from service.operate.contracts import add_contract_routes
-from service.operate.counting import MetricsLog, attempt_counters, webhook_counters
-from service.operate.exposition import serve_exposition
-from service.operate.health import HealthRoutes
-from service.operate.listening import serve_app
+from service.log import Log, log_unhandled_error
+from service.metrics.counters import Metrics
+from service.metrics.from_log import (
+    MetricsLog,
+    attempt_counters,
+    reconcile_counters,
+    redis_counters,
+    webhook_counters,
+)
+from service.metrics.http import Exposition, HealthReader, HealthRoutes, serve_app, serve_exposition
+from service.metrics.namespace import NamespaceReader
+from service.publish.entry import EntryBuilder
 from service.publish.stream import OutputStream, RetentionConfig
-from service.publish.writing import EntryBuilder
-from service.settings import Settings, SettingsError, parse_schedule, to_ms
+from service.reconcile.checkpoint import Runs
+from service.reconcile.missed import Scope
+from service.reconcile.reconciler import ReconcileConfig, Reconciler, Scanner
+from service.settings import (
+    Settings,
+    SettingsError,
+    data_directory,
+    parse_schedule,
+    parse_scopes,
+    to_ms,
+)
+from service.store import RedisUnavailable
+from service.store.connect import REPLY_TIMEOUT_S, open_client
+from service.store.embedded import EmbeddedServer
+from service.store.group_commit import GroupCommit
+from service.store.keys import Keys
+from service.tracing.tracing import NO_TRACING, Tracing
 from service.worker import Worker, WorkerConfig, WorkerDependencies
+
+
+class Runtime(Struct, frozen=True, kw_only=True):
+    """What door and workers share: the settings, Redis, and what speaks with it."""
+
+    settings: Settings
+    redis_url: str
+    client: Redis
+    group_commit: GroupCommit
+    keys: Keys
+    backlog: Backlog
+    readiness: HealthReader
+    metrics: Metrics
+    exposition: Exposition
+    tracing: Tracing
+    log: Log
+
+
+@asynccontextmanager
+async def open_runtime(
+    settings: Settings, log: Log, *, tracing: Tracing = NO_TRACING
+) -> AsyncIterator[Runtime]:
+    """Open Redis (our own server where none is named) and what is built on it.
+
+    Raises Refused when the server cannot keep our promises; one that is away is waited for.
+    """
+    asyncio.get_running_loop().set_exception_handler(partial(log_unhandled_error, log))
+    async with AsyncExitStack() as stack:
+        url = settings.redis_url.reveal()
+        if not url:
+            server = EmbeddedServer(data_directory(settings))
+            url = (await stack.enter_async_context(server)).url
+        client = open_client(
+            url,
+            namespace=settings.namespace,
+            reply_timeout_s=max(REPLY_TIMEOUT_S, MAX_BLOCK_S + 2),
+        )
+        stack.push_async_callback(client.aclose)
+        metrics = Metrics(CollectorRegistry())
+        group_commit = _build_group_commit(client, settings, metrics, log)
+        stack.push_async_callback(group_commit.aclose)
+        try:
+            await group_commit.connect()
+        except RedisUnavailable as error:
+            log.warning("redis_not_there_yet", reason=str(error))
+        keys = Keys(settings.namespace)
+        yield Runtime(
+            settings=settings,
+            redis_url=url,
+            client=client,
+            group_commit=group_commit,
+            keys=keys,
+            backlog=_build_backlog(settings, group_commit, keys),
+            readiness=HealthReader(group_commit, keys=keys),
+            metrics=metrics,
+            exposition=_build_exposition(settings, metrics, group_commit, keys),
+            tracing=tracing,
+            log=log,
+        )
+
+
+def _build_group_commit(
+    client: Redis, settings: Settings, metrics: Metrics, log: Log
+) -> GroupCommit:
+    return GroupCommit(
+        client,
+        durability=settings.durability,
+        clock=time.monotonic,
+        log=MetricsLog(log, redis_counters(metrics)),
+        record_round_trip=metrics.record_round_trip,
+    )
+
+
+def _build_backlog(settings: Settings, group_commit: GroupCommit, keys: Keys) -> Backlog:
+    config = BacklogConfig(
+        lease_ms=to_ms(settings.lease),
+        delivery_ttl_ms=to_ms(settings.delivery_retention),
+        failed_ttl_ms=to_ms(settings.failed_retention),
+        call_ttl_ms=CALL_TTL_MS,
+        max_tickets=settings.backlog_limit,
+        rate_limit_share=settings.rate_limit_share,
+    )
+    return Backlog(
+        group_commit,
+        keys=keys,
+        config=config,
+        budget_lua=load_budget_prelude(),
+        new_token=build_token_factory(),
+    )
+
+
+def build_token_factory() -> Callable[[], str]:
+    """Name acts: of one length, and never as another process names its own."""
+    process_token, counter = secrets.token_hex(8), itertools.count()
+    return lambda: f"{process_token}{next(counter):012x}"
+
+
+def _build_exposition(
+    settings: Settings, metrics: Metrics, group_commit: GroupCommit, keys: Keys
+) -> Exposition:
+    metrics.set_limits(tickets=settings.backlog_limit, records=settings.stream_max_records)
+    stats_reader = NamespaceReader(group_commit, keys=keys, share=settings.rate_limit_share)
+    return Exposition(metrics.registry, stats_reader.read_stats)
 
 
 @asynccontextmanager
@@ -178,3 +321,116 @@ def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputSt
         shutdown_timeout_s=settings.shutdown_timeout,
     )
     return Worker(runtime.tracing.wrap_worker(dependencies), config)
+
+
+_MAX_GRACE_S = 120.0
+
+
+@asynccontextmanager
+async def open_reconciler(runtime: Runtime) -> AsyncIterator[None]:
+    """Reconcile in the background what the settings name; nothing where they name nothing."""
+    settings = runtime.settings
+    scopes = [Scope(*pair) for pair in parse_scopes(settings.reconcile_scopes)]
+    if not scopes:
+        yield
+        return
+    interval_s = settings.reconcile_interval
+    async with open_scanner(runtime, grace_s=min(_MAX_GRACE_S, interval_s)) as (scanner, runs):
+        config = ReconcileConfig(
+            interval_ms=round(interval_s * 1000), lookback_ms=round(settings.lookback * 1000)
+        )
+        log = MetricsLog(runtime.log, reconcile_counters(runtime.metrics))
+        reconciler = Reconciler(scopes, scanner, runs, config=config, log=log)
+        reconcile_task = asyncio.create_task(reconciler.run(), name="reconcile")
+        try:
+            yield
+        finally:
+            reconcile_task.cancel()
+            await asyncio.gather(reconcile_task, return_exceptions=True)
+
+
+@asynccontextmanager
+async def open_scanner(runtime: Runtime, *, grace_s: float) -> AsyncIterator[tuple[Scanner, Runs]]:
+    """Open what lists LaunchDarkly's deployments, on calls that are left over."""
+    settings, keys = runtime.settings, runtime.keys
+    async with open_session(settings.access_token.reveal(), max_connections=1) as session:
+        launchdarkly = LaunchDarkly(
+            session,
+            origin=settings.launchdarkly_url,
+            max_bytes=settings.max_answer_bytes,
+            clock=time.time,
+        )
+        budget = SpareBudget(
+            runtime.group_commit, keys=keys, share=settings.rate_limit_share, rng=random.random
+        )
+        runs = Runs(
+            runtime.group_commit,
+            keys=keys,
+            new_token=build_token_factory(),
+            ttl_ms=round(settings.published_retention * 1000),
+        )
+        upstream = Upstream(launchdarkly, budget, asyncio.Semaphore(1))
+        yield (
+            Scanner(
+                upstream,
+                runs,
+                deployment_filter=build_filter(settings),
+                rng=random.random,
+                grace_ms=round(grace_s * 1000),
+            ),
+            runs,
+        )
+
+
+def is_console_enabled(settings: Settings) -> bool:
+    """Tell whether there is a console: never beyond this machine without a token."""
+    is_protected = bool(settings.console_token) or is_loopback_bind(settings.host)
+    return settings.console == "auto" and is_protected
+
+
+def add_console(runtime: Runtime, sources: Mapping[str, Source], app: web.Application) -> None:
+    """Add the console to a door, if there is to be one."""
+    if is_console_enabled(runtime.settings):
+        build_console(runtime, sources).add_routes(app)
+
+
+def build_console(runtime: Runtime, sources: Mapping[str, Source]) -> Console:
+    """Make the console of a house."""
+    settings, group_commit, keys, log = (
+        runtime.settings,
+        runtime.group_commit,
+        runtime.keys,
+        runtime.log,
+    )
+    token = settings.console_token.reveal()
+    auth = ConsoleAuth(token=token, signing_key=derive_key(token or secrets.token_hex(32)))
+    pages = ConsolePages(namespace=settings.namespace, share=settings.rate_limit_share)
+    failed_tickets = FailedTickets(
+        runtime.client, group_commit, keys=keys, new_token=build_token_factory()
+    )
+    overview_reader = OverviewReader(
+        group_commit,
+        keys=keys,
+        read_stats=NamespaceReader(
+            group_commit, keys=keys, share=settings.rate_limit_share
+        ).read_stats,
+        read_failed=failed_tickets.read,
+        count_received=lambda: runtime.metrics.webhooks_received,
+    )
+    new_session_id = partial(secrets.token_hex, 16)
+    return Console(
+        ConsoleDependencies(
+            auth_middleware=AuthMiddleware(
+                auth, pages, clock=time.time, new_session_id=new_session_id, log=log
+            ),
+            pages=pages,
+            live_feed=LiveFeed(
+                overview_reader.read, pages.render_fragments, clock=time.monotonic, log=log
+            ),
+            searcher=Searcher(group_commit, keys=keys, clock=time.monotonic),
+            failed_tickets=failed_tickets,
+            sources=sources,
+            clock=time.time,
+            log=log,
+        )
+    )

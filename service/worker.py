@@ -9,14 +9,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from service.backlog.backlog import Backlog
-from service.backlog.failure import build_failure_record
-from service.backlog.holding import Capacity, HeldLease, LeaseKeeper
-from service.backlog.looks import Refreshes
+from service.backlog.failures import build_failure_record
+from service.backlog.leases import Capacity, HeldLease, LeaseKeeper
+from service.backlog.refreshes import Refreshes
 from service.backlog.ticket import LOG_EVENTS, CorruptTicket, Lease, lease_log_fields
 from service.enrich.verdict import Fail, Found, Retry, Verdict
 from service.log import EventLogger
+from service.publish.entry import Entry, EntryBuilder
 from service.publish.stream import PublishResult
-from service.publish.writing import Entry, EntryBuilder
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from service.backlog.backlog import Backlog, BacklogConfig
 from service.enrich.budget import Budget, load_budget_prelude
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
-from service.store.group import GroupCommit
+from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 
 _NAMESPACES = itertools.count()

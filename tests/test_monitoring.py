@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.operate.labels import FAILURE_REASONS
-from service.operate.metrics import Metrics
-from service.operate.survey import NamespaceStats, collect_gauges
+from service.metrics.counters import FAILURE_REASONS, Metrics
+from service.metrics.namespace import NamespaceStats, collect_gauges
 
 ROOT = Path(__file__).parents[1]
 MONITORING = ROOT / "deploy" / "monitoring"

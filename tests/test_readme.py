@@ -6,12 +6,12 @@ import re
 import tomllib
 from pathlib import Path
 
-from service.__main__ import _build_parser
-from service.accept.events import DeploymentCompleted
-from service.accept.signature import SignedRequest
+from service.accept.mapping import DeploymentCompleted
+from service.accept.signatures import SignedRequest
 from service.accept.sources import load_sources
-from service.configured import read_presets
-from service.operate.trial import explain_webhook
+from service.cli.main import _build_parser
+from service.cli.preconditions import read_presets
+from service.cli.sources import explain_webhook
 from service.settings import list_settings
 
 ROOT = Path(__file__).parents[1]

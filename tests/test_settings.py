@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.environment import read_settings
 from service.settings import (
     TOKEN_VARIABLE,
     Secret,
     Settings,
     SettingsError,
     list_settings,
+    read_settings,
     variable_name,
 )
 

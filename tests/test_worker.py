@@ -13,19 +13,18 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from service.accept.events import DeploymentCompleted
-from service.backlog.backlog import Backlog, BacklogConfig, Claimed
-from service.backlog.bell import Wakeup
-from service.backlog.failure import FailureRecord
-from service.backlog.looks import RefreshConfig, Refreshes
+from service.accept.mapping import DeploymentCompleted
+from service.backlog.backlog import Backlog, BacklogConfig, Claimed, Wakeup
+from service.backlog.failures import FailureRecord
+from service.backlog.refreshes import RefreshConfig, Refreshes
 from service.backlog.ticket import CorruptTicket, Lease
 from service.enrich.budget import load_budget_prelude, load_spare_prelude
-from service.enrich.deployment import Deployment
+from service.enrich.models import Deployment
 from service.enrich.verdict import Fail, Found, Retry, Verdict
 from service.log import build_log
+from service.publish.entry import EntryBuilder
 from service.publish.stream import OutputStream, RetentionConfig
-from service.publish.writing import EntryBuilder
-from service.store.group import GroupCommit
+from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.worker import Worker, WorkerConfig, WorkerDependencies
 

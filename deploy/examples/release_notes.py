@@ -15,8 +15,8 @@ from collections.abc import AsyncIterator, Iterable
 
 from aiohttp import web
 
-from service.publish.reader import EnrichedStream
-from service.publish.reading import Record
+from service.client.entry import Record
+from service.client.stream import EnrichedStream
 
 _HOUR_MS, _DAY_MS = 3_600_000, 86_400_000
 _MAX_RECORDS = 200
@@ -107,8 +107,8 @@ def _render_note(record: Record) -> str:
     version = record.deployment.application_version or ""
     title = html.escape(f"{record.application} {version} in {record.environment}")
     pull_requests = "".join(
-        f"<li>{html.escape(_format_pull_request(pull_request.number, pull_request.title, pull_request.author))}</li>"
-        for pull_request in summary.pull_requests
+        f"<li>{html.escape(_format_pull_request(pull.number, pull.title, pull.author))}</li>"
+        for pull in summary.pull_requests
     )
     flags = html.escape(", ".join(sorted({flag.key for flag in summary.flags})) or "none")
     published_at = html.escape(record.time)

@@ -1,12 +1,15 @@
 """What still waits, and who has it in hand? Add, claim, renew, wait, give up."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 from msgspec import Struct
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
-from service.accept.events import BacklogFull, DeploymentCompleted, Duplicate, Queued, Unmappable
-from service.backlog.failure import (
+from service.accept.mapping import BacklogFull, DeploymentCompleted, Duplicate, Queued, Unmappable
+from service.backlog.failures import (
     UNMAPPABLE,
     FailureRecord,
     build_failure_record,
@@ -22,7 +25,8 @@ from service.backlog.ticket import (
     job_key,
     ticket_from_event,
 )
-from service.store.group import GroupCommit, ScriptArgument, ScriptReply
+from service.store.connect import UNAVAILABLE_ERRORS, drop_idle_connections
+from service.store.group_commit import GroupCommit, ScriptArgument, ScriptReply
 from service.store.keys import Keys
 from service.store.script import Script, load_script, read_lua
 
@@ -65,13 +69,15 @@ class Backlog:
         self._keys = keys
         self._config = config
         self._new_token = new_token
-        self._renew, self._postpone = (load_script(__package__, name) for name in ("renew", "wait"))
-        failures_lua = read_lua(__package__, "failures")
-        self._add, self._park = (
-            load_script(__package__, name, prelude=failures_lua) for name in ("add", "set_aside")
+        self._renew, self._postpone = (
+            load_script(__package__, name) for name in ("renew", "postpone")
         )
-        tickets_lua = read_lua(__package__, "ending")
-        self._fail: Script = load_script(__package__, "give_up", prelude=failures_lua + tickets_lua)
+        failures_lua = read_lua(__package__, "lib_failures")
+        self._add, self._park = (
+            load_script(__package__, name, prelude=failures_lua) for name in ("add", "park")
+        )
+        tickets_lua = read_lua(__package__, "lib_tickets")
+        self._fail: Script = load_script(__package__, "fail", prelude=failures_lua + tickets_lua)
         self._claim: Script = load_script(__package__, "claim", prelude=budget_lua)
 
     async def add(self, event: DeploymentCompleted) -> Queued | Duplicate | BacklogFull:
@@ -235,3 +241,40 @@ class Backlog:
             durable=True,
         )
         return cast('Literal["given up", "again", "lost"]', cast("bytes", reply).decode())
+
+
+MAX_BLOCK_S = 4.0
+"""Must stay well under the client's reply timeout, which would cut the blocking call."""
+
+_MIN_BLOCK_S = 0.005
+_REPLY_MARGIN_S = 0.5
+_SERVER_TICK_S = 0.1
+"""How much later than asked an idle server ends a block: it looks ten times a second (`hz`)."""
+
+
+class Wakeup:
+    """Rings when a ticket became due. Missed rings cost nothing: every sleep has an end."""
+
+    def __init__(self, client: Redis, key: str) -> None:
+        self._client = client
+        self._key = key
+
+    async def wait(self, timeout_s: float) -> None:
+        """Sleep until it rings, at most so long; without Redis it is a plain short sleep.
+
+        A sleep that is to end at a moment ends deaf but on time: the server would wake us a tick
+        too late. Nobody oversleeps for a server that hangs, nor stays with one that is the master
+        no more.
+        """
+        block_s = min(max(timeout_s, _MIN_BLOCK_S), MAX_BLOCK_S)
+        final_sleep_s = _SERVER_TICK_S if 2 * _SERVER_TICK_S < timeout_s <= MAX_BLOCK_S else 0.0
+        clock = asyncio.get_running_loop().time
+        ends_at = clock() + block_s
+        try:
+            async with asyncio.timeout(block_s + _REPLY_MARGIN_S):
+                woken = await self._client.blpop([self._key], timeout=block_s - final_sleep_s)
+            if woken is None and final_sleep_s:
+                await asyncio.sleep(ends_at - clock())
+        except (*UNAVAILABLE_ERRORS, RedisError):
+            await drop_idle_connections(self._client)
+            await asyncio.sleep(min(block_s, 0.5))

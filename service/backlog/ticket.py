@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from service.accept.events import DeploymentCompleted
+from service.accept.mapping import DeploymentCompleted
 
 # Written by Lua before the ticket: generation, crashes, and when it was queued (Redis ms).
 _HEADER = struct.Struct(">IHd")

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from service.enrich.ratelimit import RateLimitHeaders
+from service.enrich.rate_limits import RateLimitHeaders
 from service.enrich.verdict import CallResult
-from service.store.group import GroupCommit, ScriptReply
+from service.store.group_commit import GroupCommit, ScriptReply
 from service.store.keys import Keys
 from service.store.script import Script, load_script, read_lua
 
@@ -18,12 +18,12 @@ _MAX_SLEEP_S = 5.0
 
 def load_budget_prelude() -> str:
     """Give the Lua that says how many calls may be made; put before every script that asks."""
-    return read_lua(__package__, "room")
+    return read_lua(__package__, "lib_budget")
 
 
 def load_spare_prelude() -> str:
     """Give the Lua that says how many calls are left over; put before scripts that spend those."""
-    return load_budget_prelude() + read_lua(__package__, "leftover")
+    return load_budget_prelude() + read_lua(__package__, "lib_spare")
 
 
 class Budget:
@@ -40,8 +40,8 @@ class Budget:
         self._share = share
         self._rng = rng
         self._acquire_keys: tuple[str, ...] = (keys.budget, keys.budget_calls, keys.budget_waiting)
-        self._acquire: Script = load_script(__package__, "take", prelude=load_budget_prelude())
-        self._record: Script = load_script(__package__, "learn")
+        self._acquire: Script = load_script(__package__, "acquire", prelude=load_budget_prelude())
+        self._record: Script = load_script(__package__, "record_response")
 
     async def acquire(self, call_id: str, route: str) -> None:
         """Wait until one more call may be made for a deployment already begun."""
@@ -88,3 +88,14 @@ class Budget:
 
 def _encode_optional(value: int | None) -> int | str:
     return "" if value is None else value
+
+
+class SpareBudget(Budget):
+    """The same budget, of which a call is taken only while nothing is due and enough is left."""
+
+    def __init__(
+        self, group: GroupCommit, *, keys: Keys, share: float, rng: Callable[[], float]
+    ) -> None:
+        super().__init__(group, keys=keys, share=share, rng=rng)
+        self._acquire = load_script(__package__, "acquire_spare", prelude=load_spare_prelude())
+        self._acquire_keys = (*self._acquire_keys, keys.backlog)

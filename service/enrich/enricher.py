@@ -11,22 +11,28 @@ from msgspec import Struct
 
 from service.backlog.ticket import Lease
 from service.enrich.budget import Budget
-from service.enrich.calls import BudgetedCalls, ResponseCheck, Upstream
-from service.enrich.deployment import Deployment, Drift, Malformed, parse_deployment
-from service.enrich.errand import ListLimits, ListUnavailable, ListUnreadable, SharedList
-from service.enrich.launchdarkly import LaunchDarkly
-from service.enrich.listing import EXPAND, PageSizer
-from service.enrich.merge import MergedDeployment, PagedCollection
-from service.enrich.pages import (
+from service.enrich.client import BudgetedCalls, LaunchDarkly, ResponseCheck, Upstream
+from service.enrich.matching import Match, NoMatch
+from service.enrich.models import Deployment, Drift, Malformed, parse_deployment
+from service.enrich.pagination import (
     API_ROOT,
     ApiRequest,
+    MergedDeployment,
+    PagedCollection,
     UnsafeLink,
     is_complete,
     link_defaults,
     list_omits_details,
     resolve_next_link,
 )
-from service.enrich.search import Match, NoMatch
+from service.enrich.shared_list import (
+    EXPAND,
+    ListLimits,
+    ListUnavailable,
+    ListUnreadable,
+    PageSizer,
+    SharedList,
+)
 from service.enrich.verdict import (
     AttemptHistory,
     Fail,

@@ -7,11 +7,11 @@ from typing import Any, Literal, cast
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from service.backlog.looks import load_settle_lua
+from service.backlog.refreshes import load_settle_lua
 from service.backlog.ticket import Lease
 from service.log import EventLogger
-from service.publish.writing import Entry
-from service.store.group import GroupCommit
+from service.publish.entry import Entry
+from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script
 

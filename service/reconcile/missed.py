@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from service.accept.choice import DeploymentFilter
-from service.accept.events import DeploymentCompleted
+from service.accept.filters import DeploymentFilter
+from service.accept.mapping import DeploymentCompleted
 from service.backlog.ticket import job_key, new_ticket_bytes, ticket_from_event
-from service.enrich.deployment import DeploymentHead, parse_head
+from service.enrich.models import DeploymentHead, parse_head
 
 _DAY_MS = 86_400_000
 

@@ -11,7 +11,11 @@ from urllib.parse import unquote
 
 import msgspec
 
-from service.simulate.answers import (
+from service.simulate.events import apply_event
+from service.simulate.listing import list_deployments, list_pull_requests, parse_list
+from service.simulate.options import SimulatedDeployment
+from service.simulate.pages import BASE, DEPLOYMENTS, PULL_REQUESTS, PageRenderer
+from service.simulate.responses import (
     Call,
     SimulatedResponse,
     beta_header_missing,
@@ -21,11 +25,6 @@ from service.simulate.answers import (
     not_found,
     unauthorized,
 )
-from service.simulate.deployment import SimulatedDeployment
-from service.simulate.events import apply_event
-from service.simulate.listing import list_deployments, list_pull_requests
-from service.simulate.pages import BASE, DEPLOYMENTS, PULL_REQUESTS, PageRenderer
-from service.simulate.query import parse_list
 from service.simulate.world import World
 
 EVENTS = f"{BASE}/deployment-events"

@@ -8,7 +8,12 @@ from typing import Annotated, Any, Literal, assert_never
 
 import msgspec
 
-from service.simulate.answers import FieldError, SimulatedResponse, invalid_request, malformed_json
+from service.simulate.responses import (
+    FieldError,
+    SimulatedResponse,
+    invalid_request,
+    malformed_json,
+)
 from service.simulate.world import NewDeployment, World
 
 Key = Annotated[str, msgspec.Meta(min_length=1)]

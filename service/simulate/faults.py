@@ -1,79 +1,182 @@
-"""Which fault hits this call? One roll of chance against the rates."""
+"""What is left of a good answer when a fault hits it?"""
 
-from enum import StrEnum
-from typing import Annotated
+import asyncio
+from http import HTTPStatus
+from typing import Any
 
 import msgspec
+from aiohttp import web
 
-Rate = Annotated[float, msgspec.Meta(ge=0, le=1)]
+from service.simulate.options import Json
+from service.simulate.rates import Fault
+from service.simulate.responses import SimulatedResponse, json_response
 
-
-class Fault(StrEnum):
-    """Everything that can go wrong with one answer; the value names its rate."""
-
-    ERROR = "error"
-    ERROR_HTML = "error_html"
-    ERROR_EMPTY = "error_empty"
-    HTML = "html"
-    TRUNCATED = "truncated"
-    EMPTY = "empty"
-    WRONG_TYPES = "wrong_types"
-    OVERSIZED = "oversized"
-    REDIRECT = "redirect"
-    FOREIGN_LINK = "foreign_link"
-    SCHEMELESS_LINK = "schemeless_link"
-    FILE_LINK = "file_link"
-    LOOP_LINK = "loop_link"
-    REPEATED_ITEMS = "repeated_items"
-    FALSE_TOTAL = "false_total"
-    RESET = "reset"
-    DRIP = "drip"
+_HALF = 0.5
+_ERROR_STATUSES = (500, 502, 503, 504)
+_HTML_HEADERS = {"Content-Type": "text/html; charset=utf-8"}
+_LINK_FAULTS = frozenset(
+    {Fault.FOREIGN_LINK, Fault.SCHEMELESS_LINK, Fault.FILE_LINK, Fault.LOOP_LINK}
+)
 
 
-class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How large a share of the calls each fault hits, 0 to 1. At most one fault hits a call."""
+class FaultContext(msgspec.Struct, frozen=True, kw_only=True):
+    """Around the fault: what was asked, where to lead the caller astray, and a roll (0 to 1)."""
 
-    error: Rate = 0.0
-    """500, 502, 503 or 504 with a JSON body."""
-    error_html: Rate = 0.0
-    """500, 502, 503 or 504 from a gateway in front: an HTML page, no rate-limit headers."""
-    error_empty: Rate = 0.0
-    """500, 502, 503 or 504 from a gateway in front: no body, no rate-limit headers."""
-    html: Rate = 0.0
-    """200 with an HTML page."""
-    truncated: Rate = 0.0
-    """200 with the first half of the JSON."""
-    empty: Rate = 0.0
-    """200 with nothing."""
-    wrong_types: Rate = 0.0
-    """200 with JSON whose fields have other types than documented."""
-    oversized: Rate = 0.0
-    """200 with a body of `Options.oversized_bytes` that comes as long as somebody listens."""
-    redirect: Rate = 0.0
-    """302 to `Options.lure_url`: another host, which must never see the token."""
-    foreign_link: Rate = 0.0
-    """`_links.next` leads to `Options.lure_url`."""
-    schemeless_link: Rate = 0.0
-    """`_links.next` leads to another host by `//host/path`."""
-    file_link: Rate = 0.0
-    """`_links.next` leads to a local file."""
-    loop_link: Rate = 0.0
-    """`_links.next` leads back to the very call that was answered."""
-    repeated_items: Rate = 0.0
-    """Each item of a collection comes twice."""
-    false_total: Rate = 0.0
-    """`totalCount` is too large or too small."""
-    reset: Rate = 0.0
-    """The connection is cut instead of an answer; what was asked has been done all the same."""
-    drip: Rate = 0.0
-    """The body comes a few bytes at a time."""
+    href: str
+    lure_url: str
+    roll: float
 
 
-def choose_fault(rates: Rates, roll: float) -> Fault | None:
-    """Give the fault on which a roll (0 to 1) falls, when the rates are laid end to end."""
-    upper_bound = 0.0
-    for fault in Fault:
-        upper_bound += getattr(rates, fault)
-        if roll < upper_bound:
-            return fault
-    return None
+def is_from_gateway(fault: Fault | None) -> bool:
+    """Tell whether the answer was made in front of the API, which adds no rate-limit headers."""
+    return fault in {Fault.ERROR_HTML, Fault.ERROR_EMPTY}
+
+
+def apply_fault(
+    response: SimulatedResponse, fault: Fault, context: FaultContext
+) -> SimulatedResponse:
+    """Give the answer as the fault leaves it; faults of the connection leave it as it is."""
+    status = _ERROR_STATUSES[int(context.roll * len(_ERROR_STATUSES)) % len(_ERROR_STATUSES)]
+    match fault:
+        case Fault.ERROR:
+            body = {"code": "internal_service_error", "message": "Something went wrong"}
+            return json_response(body, status=status)
+        case Fault.ERROR_HTML:
+            return SimulatedResponse(status=status, body=_error_page(status), headers=_HTML_HEADERS)
+        case Fault.ERROR_EMPTY:
+            return SimulatedResponse(status=status, headers={})
+        case Fault.REDIRECT:
+            return SimulatedResponse(
+                status=302, headers={"Location": f"{context.lure_url}{context.href}"}
+            )
+        case Fault.RESET | Fault.DRIP | Fault.OVERSIZED:
+            return response
+        case _:
+            return _corrupt_body(response, fault, context)
+
+
+def _corrupt_body(
+    response: SimulatedResponse, fault: Fault, context: FaultContext
+) -> SimulatedResponse:
+    if response.status != HTTPStatus.OK or not response.body:
+        return response
+    match fault:
+        case Fault.HTML:
+            return SimulatedResponse(status=200, body=_error_page(200), headers=_HTML_HEADERS)
+        case Fault.TRUNCATED:
+            first_half = response.body[: len(response.body) // 2]
+            return msgspec.structs.replace(response, body=first_half)
+        case Fault.EMPTY:
+            return msgspec.structs.replace(response, body=b"")
+        case Fault.WRONG_TYPES:
+            corrupted = _change_types(msgspec.json.decode(response.body))
+        case _:
+            corrupted = _corrupt_collections(msgspec.json.decode(response.body), fault, context)
+    return msgspec.structs.replace(response, body=msgspec.json.encode(corrupted))
+
+
+def _change_types(value: Any) -> Any:
+    """Turn numbers into words, lists into objects and truth into text, at every level."""
+    match value:
+        case bool():
+            return str(value)
+        case int():
+            return "many"
+        case list():
+            return {str(index): _change_types(item) for index, item in enumerate(value)}
+        case dict():
+            return {key: _change_types(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+def _corrupt_collections(value: Any, fault: Fault, context: FaultContext) -> Any:
+    match value:
+        case {"items": list(), "totalCount": int(), "_links": dict()}:
+            return _corrupt_collection(value, fault, context)
+        case dict():
+            return {key: _corrupt_collections(item, fault, context) for key, item in value.items()}
+        case _:
+            return value
+
+
+def _corrupt_collection(collection: Json, fault: Fault, context: FaultContext) -> Json:
+    if fault is Fault.REPEATED_ITEMS:
+        repeated = [item for item in collection["items"] for _ in range(2)]
+        return {**collection, "items": repeated}
+    if fault is Fault.FALSE_TOTAL:
+        total = collection["totalCount"]
+        return {**collection, "totalCount": total * 3 + 7 if context.roll < _HALF else total // 2}
+    if fault in _LINK_FAULTS:
+        links = {**collection["_links"], "next": {"href": _lure_link(fault, context)}}
+        # One more than is there: a caller that stops at the total would not be tempted.
+        return {**collection, "totalCount": collection["totalCount"] + 1, "_links": links}
+    return collection
+
+
+def _lure_link(fault: Fault, context: FaultContext) -> str:
+    match fault:
+        case Fault.FOREIGN_LINK:
+            return f"{context.lure_url}{context.href}"
+        case Fault.SCHEMELESS_LINK:
+            return f"//{context.lure_url.partition('://')[2]}{context.href}"
+        case Fault.FILE_LINK:
+            return "file:///etc/passwd"
+        case _:
+            return context.href
+
+
+def _error_page(status: int) -> bytes:
+    title = f"{status} from the gateway"
+    return f"<!doctype html><title>{title}</title><h1>{title}</h1>\n".encode()
+
+
+_CHUNK_BYTES = 64 * 1024
+
+
+class SlowBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A body that comes in drops of so many bytes, so many seconds apart."""
+
+    chunk_bytes: int
+    interval_s: float
+
+
+def full_response(response: SimulatedResponse) -> web.Response:
+    """Answer at once."""
+    return web.Response(status=response.status, body=response.body, headers=response.headers)
+
+
+def abort_connection(request: web.Request) -> web.Response:
+    """Cut the connection; what is returned reaches nobody."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
+
+
+async def send_slowly(
+    request: web.Request, source: SimulatedResponse, slow_body: SlowBody
+) -> web.StreamResponse:
+    """Announce the whole length, then let the body drip."""
+    response = web.StreamResponse(status=source.status, headers=source.headers)
+    response.content_length = len(source.body)
+    await response.prepare(request)
+    for start in range(0, len(source.body), slow_body.chunk_bytes):
+        await response.write(source.body[start : start + slow_body.chunk_bytes])
+        await asyncio.sleep(slow_body.interval_s)
+    await response.write_eof()
+    return response
+
+
+async def send_oversized(
+    request: web.Request, source: SimulatedResponse, length: int
+) -> web.StreamResponse:
+    """Answer with JSON that goes on for so many bytes, without saying beforehand how many."""
+    response = web.StreamResponse(status=200, headers=source.headers)
+    await response.prepare(request)
+    await response.write(b'{"metadata":{"padding":"')
+    padding = b"x" * _CHUNK_BYTES
+    for start in range(0, length, _CHUNK_BYTES):
+        await response.write(padding[: length - start])
+    await response.write(b'"}}')
+    await response.write_eof()
+    return response

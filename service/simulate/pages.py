@@ -11,17 +11,18 @@ from typing import Annotated
 
 import msgspec
 
-from service.simulate.answers import JSON_TYPE
-from service.simulate.deployment import Json, Shape, SimulatedDeployment
-from service.simulate.draws import SeededRandom, seeded_uuid
-from service.simulate.invention import (
+from service.simulate.generator import (
+    SeededRandom,
     generate_deployment,
     generate_deployment_fields,
     generate_flag_references,
     generate_pull_request,
     generate_stages,
     render_lead_time,
+    seeded_uuid,
 )
+from service.simulate.options import Json, Shape, SimulatedDeployment
+from service.simulate.responses import JSON_TYPE
 
 BASE = "/api/v2/engineering-insights"
 DEPLOYMENTS = f"{BASE}/deployments"

@@ -6,7 +6,22 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from service.simulate.answers import (
+from service.simulate.api import Api, Route, check_credentials, match_route, parse_deployment_id
+from service.simulate.faults import (
+    FaultContext,
+    SlowBody,
+    abort_connection,
+    apply_fault,
+    full_response,
+    is_from_gateway,
+    send_oversized,
+    send_slowly,
+)
+from service.simulate.options import DEFAULT_PROJECT, Options, apply_changes
+from service.simulate.pages import BASE, PageRenderer, RenderConfig
+from service.simulate.quota import Caller, QuotaWindow, decide_call, rate_limit_headers
+from service.simulate.rates import Fault, choose_fault
+from service.simulate.responses import (
     Call,
     Canned,
     SimulatedResponse,
@@ -14,21 +29,7 @@ from service.simulate.answers import (
     rate_limited,
     with_headers,
 )
-from service.simulate.api import Api, Route, check_credentials, match_route, parse_deployment_id
-from service.simulate.delivery import (
-    SlowBody,
-    abort_connection,
-    full_response,
-    send_oversized,
-    send_slowly,
-)
-from service.simulate.deployment import DEFAULT_PROJECT
-from service.simulate.faults import Fault, choose_fault
-from service.simulate.options import Options, apply_changes
-from service.simulate.pages import BASE, PageRenderer, RenderConfig
-from service.simulate.quota import Caller, QuotaWindow, decide_call, rate_limit_headers
-from service.simulate.spoil import FaultContext, apply_fault, is_from_gateway
-from service.simulate.tally import CallStats, SimulatorStats
+from service.simulate.stats import CallStats, SimulatorStats
 from service.simulate.world import NewDeployment, World, WorldConfig
 
 _INDEX_TEXT = """\

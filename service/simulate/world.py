@@ -7,17 +7,17 @@ from uuid import UUID
 
 import msgspec
 
-from service.simulate.deployment import (
+from service.simulate.generator import (
+    generate_deployment,
+    generate_duration_ms,
+    generate_pull_request_count,
+    seeded_uuid,
+)
+from service.simulate.options import (
     DEFAULT_ENVIRONMENT,
     DEFAULT_PROJECT,
     Shape,
     SimulatedDeployment,
-)
-from service.simulate.draws import seeded_uuid
-from service.simulate.invention import (
-    generate_deployment,
-    generate_duration_ms,
-    generate_pull_request_count,
 )
 
 UNKNOWN_ID_PREFIX = "04040404"

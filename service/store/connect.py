@@ -3,7 +3,13 @@
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, parse_url
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    ConnectionPool,
+    SSLConnection,
+    parse_url,
+)
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
@@ -21,15 +27,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from service.store.address import RedisUrl, parse_redis_url
-from service.store.keys import Keys
-from service.store.whereabouts import (
+from service.store.discovery import (
     MasterConnection,
     MasterTlsConnection,
     cluster_discovery,
     node_query,
     sentinel_discovery,
 )
+from service.store.keys import Keys
+from service.store.server_checks import Barrier, Durability, check_server, choose_barrier
+from service.store.url import RedisUrl, parse_redis_url
 
 CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 5.0
@@ -123,3 +130,31 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, MovedError):
         return f"{message} (a Cluster: name it by redis+cluster:// and we follow our keys)"
     return message
+
+
+async def open_connection(
+    client: Redis, durability: Durability
+) -> tuple[AbstractConnection, Barrier | None, list[str]]:
+    """Give a connection, what closes a group of durable writes on it, and what should be mended.
+
+    After a failover the server is another one and promises other things, so each connection is
+    looked at. Raises Refused, or redis's errors; an unknown server must not be written to.
+    """
+    connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
+
+    async def send_command(*command: str | int) -> object:
+        await connection.send_command(*command)
+        return await connection.read_response()
+
+    try:
+        warnings = await check_server(send_command, durability)
+        return connection, await choose_barrier(send_command, durability), warnings
+    except BaseException:
+        await close_connection(client, connection)
+        raise
+
+
+async def close_connection(client: Redis, connection: AbstractConnection) -> None:
+    """Cut a connection, whatever is under way on it."""
+    await connection.disconnect(nowait=True)
+    await client.connection_pool.release(connection)

@@ -15,12 +15,12 @@ class Script(Struct, frozen=True):
 
 
 def load_script(package: str, name: str, *, prelude: str = "") -> Script:
-    """Read ``<name>.lua`` out of a package; ``prelude`` is Lua text put before it."""
+    """Return the script ``lua/<name>.lua`` of a package; ``prelude`` is Lua text put before it."""
     text = (prelude + read_lua(package, name)).encode()
     digest = sha1(text, usedforsecurity=False).hexdigest()
     return Script(name=name, text=text, sha=digest.encode())
 
 
 def read_lua(package: str, name: str) -> str:
-    """Give the text of ``<name>.lua`` in a package."""
-    return files(package).joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    """Return the text of ``lua/<name>.lua`` in a package."""
+    return files(package).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from aiohttp import TraceConfig
 from aiohttp.typedefs import Middleware
 from msgspec import Struct
 
-from service.accept.webhooks import Enqueue
+from service.accept.handler import Enqueue
 from service.worker import WorkerDependencies
 
 T = TypeVar("T")

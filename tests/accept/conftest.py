@@ -7,8 +7,8 @@ import pytest
 from aiohttp import ClientSession
 
 from service.accept.sources import Source, load_sources, native_source
-from service.configured import read_presets
-from tests.accept.desk import (
+from service.cli.preconditions import read_presets
+from tests.accept.receiver_harness import (
     BacklogStub,
     PostWebhook,
     ReceiverAddress,

@@ -10,12 +10,12 @@ from aiohttp import ClientSession
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.accept.decode import MAX_BATCH_EVENTS, InvalidPayload, Payload, decode_request
-from service.accept.events import Batch, DeploymentCompleted, parse_webhook
-from service.accept.signature import SignedRequest
+from service.accept.mapping import Batch, DeploymentCompleted, parse_webhook
+from service.accept.payload import MAX_BATCH_EVENTS, InvalidPayload, Payload, decode_request
+from service.accept.signatures import SignedRequest
 from service.accept.sources import Source
 from service.store import RedisUnavailable
-from tests.accept.desk import (
+from tests.accept.receiver_harness import (
     FINISHED,
     BacklogStub,
     ReceiverAddress,
@@ -23,7 +23,7 @@ from tests.accept.desk import (
     parse_response,
     serve_receiver,
 )
-from tests.accept.sample import make_sources, read_samples
+from tests.accept.sample_webhooks import make_sources, read_samples
 
 STRUCTURED = "application/cloudevents+json; charset=UTF-8"
 BATCHED = "Application/CloudEvents-Batch+JSON"

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.accept.decode import InvalidPayload
-from service.accept.events import Batch, DeploymentCompleted, Event, parse_webhook
-from service.accept.signature import SignedRequest
+from service.accept.mapping import Batch, DeploymentCompleted, Event, parse_webhook
+from service.accept.payload import InvalidPayload
+from service.accept.signatures import SignedRequest
 from service.accept.sources import Source
-from tests.accept.desk import BacklogStub, parse_response, serve_receiver
-from tests.accept.sample import (
+from tests.accept.receiver_harness import BacklogStub, parse_response, serve_receiver
+from tests.accept.sample_webhooks import (
     PRESETS,
     Sample,
     json_paths,

@@ -6,12 +6,12 @@ import msgspec
 import pytest
 from redis.asyncio import Redis
 
-from service.accept.events import BacklogFull, DeploymentCompleted, Duplicate, Queued, Unmappable
+from service.accept.mapping import BacklogFull, DeploymentCompleted, Duplicate, Queued, Unmappable
 from service.backlog.backlog import Backlog, BacklogConfig
-from service.backlog.failure import FailureRecord, build_failure_record, decode_failure
+from service.backlog.failures import FailureRecord, build_failure_record, decode_failure
 from service.backlog.ticket import CorruptTicket, Lease
 from service.enrich.budget import load_budget_prelude
-from service.store.group import GroupCommit
+from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 
 

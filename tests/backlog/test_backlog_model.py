@@ -6,13 +6,13 @@ import msgspec
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from service.accept.events import Unmappable
+from service.accept.mapping import Unmappable
 from service.accept.sources import Source, load_sources, native_source
-from service.backlog.failed import FailedTickets
-from service.backlog.failure import parked_job
-from service.configured import read_presets
-from tests.backlog.model import BacklogModel, TicketModel, make_event
-from tests.machine import run_machine, with_examples
+from service.backlog.failed_tickets import FailedTickets
+from service.backlog.failures import parked_job
+from service.cli.preconditions import read_presets
+from tests.backlog.backlog_model import BacklogModel, TicketModel, make_event
+from tests.state_machine import run_machine, with_examples
 
 FIXED_SOURCES = {"native": native_source(["secret"], presets=read_presets())}
 BROKEN_SOURCES = load_sources(

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.accept.events import DeploymentCompleted
-from service.backlog.failure import (
+from service.accept.mapping import DeploymentCompleted
+from service.backlog.failures import (
     MAX_RAW_BYTES,
     build_failure_record,
     decode_failure,

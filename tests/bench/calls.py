@@ -25,14 +25,13 @@ import msgspec
 from aiohttp import ClientSession
 from msgspec import Struct
 
-from service.accept.events import DeploymentCompleted
-from service.app import open_worker
-from service.enrich.launchdarkly import open_session
-from service.enrich.listing import EXPAND
-from service.enrich.pages import API_ROOT
-from service.house import Runtime, open_runtime
+from service.accept.mapping import DeploymentCompleted
+from service.app import Runtime, open_runtime, open_worker
+from service.enrich.client import open_session
+from service.enrich.pagination import API_ROOT
+from service.enrich.shared_list import EXPAND
 from service.log import build_log
-from service.operate.listening import serve_app
+from service.metrics.http import serve_app
 from service.settings import Secret, Settings
 from service.simulate.options import Options
 from service.simulate.quota import Limits

@@ -7,17 +7,17 @@ from pathlib import Path
 
 from msgspec import Raw, Struct
 
-from service.accept.events import DeploymentCompleted
-from service.house import Runtime, open_runtime
+from service.accept.mapping import DeploymentCompleted
+from service.app import Runtime, open_runtime
 from service.log import build_log
 from service.settings import Secret, Settings
 from service.store import RedisUnavailable
 from service.store.keys import Keys
-from tests.bench.bodies import ENDED_AT, application_for, deployment_id_for, version_for
-from tests.bench.job import GET_COUNT_KEY, SECRET, STREAM
-from tests.bench.places import SERVICE_PYTHON
+from tests.bench.bench_env import BenchEnvironment
+from tests.bench.paths import SERVICE_PYTHON
+from tests.bench.peer_task import GET_COUNT_KEY, SECRET, STREAM
 from tests.bench.processes import MeasuredProcess
-from tests.bench.stand import BenchEnvironment
+from tests.bench.response_bodies import ENDED_AT, application_for, deployment_id_for, version_for
 
 FillQueue = Callable[[BenchEnvironment, MeasuredProcess, range], Awaitable[None]]
 
@@ -58,7 +58,7 @@ def build_baseline(mode: str) -> Contestant:
 
     return Contestant(
         name={"record": "bare loop", "get": "GET alone"}[mode],
-        command=("-m", "tests.bench.straight", mode),
+        command=("-m", "tests.bench.baseline", mode),
         ready_text="ready",
         fill=fill,
         output_key=STREAM if mode == "record" else GET_COUNT_KEY,

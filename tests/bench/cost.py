@@ -17,9 +17,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tests.bench import reports
+from tests.bench.bench_env import BenchEnvironment, open_bench_environment
+from tests.bench.peer_catalog import Peers, install_peers
 from tests.bench.reports import BenchConfig
-from tests.bench.roster import Peers, install_peers
-from tests.bench.stand import BenchEnvironment, open_bench_environment
 
 REPORTS: Mapping[str, Callable[[BenchEnvironment, BenchConfig], Awaitable[str]]] = {
     "record": reports.report_record,

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from service.app import Runtime, open_runtime
 from service.backlog.ticket import Lease
 from service.enrich.budget import Budget
-from service.enrich.ratelimit import RateLimitHeaders, RateLimitWindow
-from service.house import Runtime, open_runtime
+from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow
 from service.log import build_log
+from service.publish.entry import Entry
 from service.publish.stream import OutputStream, RetentionConfig
-from service.publish.writing import Entry
 from service.settings import Secret, Settings
+from tests.bench.bench_env import BenchEnvironment
 from tests.bench.contestants import enqueue_event, make_event
-from tests.bench.stand import BenchEnvironment
 
 BATCH = 32
 BATCHES = 20

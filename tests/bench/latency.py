@@ -12,11 +12,11 @@ from redis.asyncio import Redis
 
 from service.store.connect import open_client
 from service.store.keys import Keys
+from tests.bench.bench_env import BenchEnvironment
 from tests.bench.contestants import service_environ
-from tests.bench.job import STREAM
-from tests.bench.places import SERVICE_PYTHON
-from tests.bench.shots import encode_request, parse_response_head
-from tests.bench.stand import BenchEnvironment
+from tests.bench.paths import SERVICE_PYTHON
+from tests.bench.peer_task import STREAM
+from tests.bench.webhook_load import encode_request, parse_response_head
 
 SAMPLES_PER_ROUND = 100
 WARM_UP = 50
@@ -88,7 +88,7 @@ async def open_pair(env: BenchEnvironment) -> AsyncIterator[LatencyPair]:
     environ = service_environ(env)
     receiver = env.start(SERVICE_PYTHON, ("-m", "service", "serve"), name="door", environ=environ)
     worker = env.start(SERVICE_PYTHON, ("-m", "service", "work"), name="worker", environ=environ)
-    script = env.start(SERVICE_PYTHON, ("-m", "tests.bench.straight", "one"), name="script")
+    script = env.start(SERVICE_PYTHON, ("-m", "tests.bench.baseline", "one"), name="script")
     clients = [open_client(env.redis_url, reply_timeout_s=30) for _ in range(2)]
     try:
         url = (await receiver.wait_for_log("door_opened")).partition('"url":"')[2].partition('"')[0]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tests.bench.places import ROOT
+from tests.bench.paths import ROOT
 
 
 class MeasuredProcess:

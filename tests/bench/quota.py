@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tests.bench.quota_plant import WorkerKind, open_harness
+from tests.bench.quota_harness import WorkerKind, open_harness
 from tests.bench.quota_scenarios import SCENARIOS, Scenario
 from tests.bench.quota_share import DrainResult
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from service.simulate.quota import Limits
-from service.simulate.tally import SimulatorStats, WindowUse
+from service.simulate.stats import SimulatorStats, WindowUse
 
 
 class QuotaShare(Struct, frozen=True, kw_only=True):

@@ -18,12 +18,12 @@ from typing import Any
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from service.publish.reader import EnrichedStream
+from service.client.stream import EnrichedStream
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from service.store.keys import Keys
-from tests.bench.figures import check_goal, compare_rounds, format_table, measure_spread
-from tests.publish.shelf import entry_fields
+from tests.bench.spread import check_goal, compare_rounds, format_table, measure_spread
+from tests.publish.sample_records import entry_fields
 
 STREAM = Keys("deployments").enriched
 _BATCH = 100

@@ -7,10 +7,10 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-from tests.bench.bodies import deployment_id_for, encode_deployment
+from tests.bench.bench_env import BenchEnvironment
 from tests.bench.contestants import Contestant, service_environ
-from tests.bench.job import GET_COUNT_KEY
-from tests.bench.stand import BenchEnvironment
+from tests.bench.peer_task import GET_COUNT_KEY
+from tests.bench.response_bodies import deployment_id_for, encode_deployment
 
 WARM_UP = 300
 _ACKNOWLEDGE_WAIT_S = 0.4  # what is acknowledged after the work is charged too

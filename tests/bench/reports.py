@@ -4,9 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
-from tests.bench import depth, latency, residence, scaling
+from tests.bench import depth, latency, scaling, worker_memory
+from tests.bench.bench_env import BenchEnvironment
 from tests.bench.contestants import build_baseline, build_ours
-from tests.bench.figures import (
+from tests.bench.peer_catalog import Peers
+from tests.bench.records import measure_rounds
+from tests.bench.rounds import iterate_rounds
+from tests.bench.spread import (
     Spread,
     check_goal,
     compare_rounds,
@@ -14,10 +18,6 @@ from tests.bench.figures import (
     measure_spread,
     percentile,
 )
-from tests.bench.records import measure_rounds
-from tests.bench.roster import Peers
-from tests.bench.stand import BenchEnvironment
-from tests.bench.turns import iterate_rounds
 from tests.bench.webhooks import measure_receivers, own_receivers
 
 # All together stay under half an hour, however busy the machine is.
@@ -141,13 +141,13 @@ async def report_depth(env: BenchEnvironment, config: BenchConfig) -> str:
 
 async def report_memory(env: BenchEnvironment, _: BenchConfig) -> str:
     """The memory of a worker."""
-    concurrent_mb = await residence.measure_concurrent_mb(env)
-    large = await residence.measure_large_deployment(env)
+    concurrent_mb = await worker_memory.measure_concurrent_mb(env)
+    large = await worker_memory.measure_large_deployment(env)
     goal = 70 + 6 * large.page_mb
     name = f"one record of {large.record_mb:.0f} MB, largest page {large.page_mb:.2f} MB"
     rows = [
         [
-            f"{residence.CONCURRENCY} tickets at once",
+            f"{worker_memory.CONCURRENCY} tickets at once",
             f"{concurrent_mb:.0f}",
             "<= 70",
             _check_value(concurrent_mb, 70),

@@ -6,9 +6,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from service.store.keys import Keys
+from tests.bench.bench_env import BenchEnvironment
 from tests.bench.contestants import add_tickets, service_environ
-from tests.bench.places import SERVICE_PYTHON
-from tests.bench.stand import BenchEnvironment
+from tests.bench.paths import SERVICE_PYTHON
 
 WARM_UP = 400
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.bench_env import BenchEnvironment, open_bench_environment
 from tests.bench.contestants import build_baseline, build_ours
 from tests.bench.depth import BATCH, BATCHES
-from tests.bench.environments import LOCKS
-from tests.bench.figures import Spread, check_goal, compare_rounds, measure_spread
-from tests.bench.places import ROOT
+from tests.bench.paths import ROOT
+from tests.bench.peer_catalog import Peers
+from tests.bench.peer_environments import LOCKS
 from tests.bench.records import WrongOutput, check_output, measure_rounds
 from tests.bench.reports import (
     BenchConfig,
@@ -20,10 +21,9 @@ from tests.bench.reports import (
     report_latency,
     report_receiver,
 )
-from tests.bench.roster import Peers
+from tests.bench.rounds import iterate_rounds
 from tests.bench.scaling import measure_throughput
-from tests.bench.stand import BenchEnvironment, open_bench_environment
-from tests.bench.turns import iterate_rounds
+from tests.bench.spread import Spread, check_goal, compare_rounds, measure_spread
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it reads /proc")
 

@@ -3,7 +3,7 @@
 import pytest
 
 from service.simulate.quota import Limits
-from service.simulate.tally import WindowUse
+from service.simulate.stats import WindowUse
 from tests.bench.quota_recipe import compute_wait_s
 from tests.bench.quota_share import measure_share
 

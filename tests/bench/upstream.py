@@ -11,7 +11,7 @@ import sys
 import time
 from urllib.parse import parse_qs, urlsplit
 
-from tests.bench.bodies import application_for, deployment_id_for, encode_deployment
+from tests.bench.response_bodies import application_for, deployment_id_for, encode_deployment
 
 _ROOT = "/api/v2/engineering-insights/deployments"
 _UNLIMITED = 10_000_000

@@ -7,10 +7,10 @@ from pathlib import Path
 from msgspec import Struct
 
 from service.store.keys import Keys
+from tests.bench.bench_env import BenchEnvironment
 from tests.bench.contestants import service_environ
-from tests.bench.places import SERVICE_PYTHON
+from tests.bench.paths import SERVICE_PYTHON
 from tests.bench.records import WrongOutput
-from tests.bench.stand import BenchEnvironment
 
 WARM_UP = 500
 CONNECTIONS = 32
@@ -44,7 +44,7 @@ def own_receivers() -> tuple[ReceiverContestant, ReceiverContestant]:
             url_prefix='"url":',
             count_accepted=_count_tickets,
         ),
-        ReceiverContestant(name="only reads", command=("-m", "tests.bench.straight", "door")),
+        ReceiverContestant(name="only reads", command=("-m", "tests.bench.baseline", "door")),
     )
 
 
@@ -108,7 +108,7 @@ async def post_webhooks(env: BenchEnvironment, url: str, numbers: range) -> None
     """Post so many webhooks from a process of its own, and see each accepted."""
     command = (
         "-m",
-        "tests.bench.shots",
+        "tests.bench.webhook_load",
         url,
         *map(str, (numbers.start, len(numbers), CONNECTIONS)),
     )

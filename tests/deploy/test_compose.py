@@ -22,7 +22,7 @@ from service import __version__
 from service.simulate.server import Simulator
 from service.store.connect import open_client
 from service.store.keys import Keys
-from tests.deploy.composition import (
+from tests.deploy.compose_stack import (
     IMAGE,
     SECRET,
     Composition,
@@ -34,9 +34,9 @@ from tests.deploy.composition import (
     run_command,
 )
 from tests.faults.oracle import OracleReport, check_deliveries
-from tests.faults.plant import CALM_OPTIONS
-from tests.faults.reader import keys_allowed_without_ttl, read_leftover_state, read_records
+from tests.faults.record_reader import keys_allowed_without_ttl, read_leftover_state, read_records
 from tests.faults.senders import WebhookSenders
+from tests.faults.system import CALM_OPTIONS
 from tests.faults.traffic import TrafficConfig, draw_webhooks
 from tests.faults.upstream import FaultyLaunchDarkly
 
@@ -64,7 +64,7 @@ async def test_the_image_is_as_it_says(composition: Composition) -> None:
     labels = image["Config"]["Labels"]
     assert labels["org.opencontainers.image.version"] == __version__
     assert image["Config"]["User"] == "10001:10001"
-    assert image["Config"]["Healthcheck"]["Test"][-1] == "service.operate.alive"
+    assert image["Config"]["Healthcheck"]["Test"][-1] == "service.cli.healthcheck"
     look = (
         "import os, shutil, sys, importlib.util as i; "
         "print(os.getuid(), *map(shutil.which, ('gcc', 'cc', 'make')), i.find_spec('pip'),"

@@ -9,9 +9,8 @@ import yaml
 from msgspec.structs import replace
 
 from service import __version__
-from service.environment import read_settings
-from service.outlook import is_console_enabled
-from service.settings import Secret, Settings, variable_name
+from service.app import is_console_enabled
+from service.settings import Secret, Settings, read_settings, variable_name
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSITION: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

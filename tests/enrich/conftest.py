@@ -7,9 +7,9 @@ from redis.asyncio import Redis
 
 from service.backlog.backlog import BacklogConfig
 from service.enrich.budget import CALL_TTL_MS
-from service.store.group import GroupCommit
+from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
-from tests.enrich.desk import BudgetHarness
+from tests.enrich.budget_harness import BudgetHarness
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.enrich.backoff import Backoff
+from service.enrich.verdict import Backoff
 
 JITTER = st.floats(min_value=0, max_value=1, exclude_max=True)
 

@@ -10,12 +10,12 @@ import pytest
 from redis.asyncio import Redis
 
 from service.backlog.backlog import BacklogConfig
-from service.backlog.failure import build_failure_record
+from service.backlog.failures import build_failure_record
 from service.backlog.ticket import Lease
-from service.enrich.ratelimit import RateLimitHeaders, RateLimitWindow
-from service.store.group import GroupCommit
+from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow
+from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
-from tests.enrich.desk import BudgetHarness
+from tests.enrich.budget_harness import BudgetHarness
 
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 

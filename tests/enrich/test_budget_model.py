@@ -17,13 +17,13 @@ from msgspec import Struct
 
 from service.backlog.backlog import BacklogConfig
 from service.backlog.ticket import Lease
-from service.enrich.ratelimit import RateLimitHeaders, RateLimitWindow
+from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow
 from service.enrich.verdict import CallResult
 from service.store.connect import open_client
-from service.store.group import GroupCommit
+from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
-from tests.enrich.desk import BudgetHarness
-from tests.machine import run_machine, with_examples
+from tests.enrich.budget_harness import BudgetHarness
+from tests.state_machine import run_machine, with_examples
 
 NAMESPACES = itertools.count()
 DAY = 86_400_000

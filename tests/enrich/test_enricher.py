@@ -14,14 +14,14 @@ from redis.asyncio import Redis
 
 from service.backlog.ticket import Lease, Ticket
 from service.enrich.budget import Budget
+from service.enrich.client import LaunchDarkly, open_session
 from service.enrich.enricher import Enricher, EnrichLimits
-from service.enrich.launchdarkly import LaunchDarkly, open_session
 from service.enrich.verdict import Fail, Found, Retry, RetryPolicy
-from service.operate.listening import serve_app
-from service.simulate.answers import Canned
-from service.simulate.faults import Rates
+from service.metrics.http import serve_app
 from service.simulate.options import Options
 from service.simulate.quota import Limits
+from service.simulate.rates import Rates
+from service.simulate.responses import Canned
 from service.simulate.server import Simulator
 from service.simulate.world import NewDeployment
 from service.store.keys import Keys

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.enrich.deployment import Deployment, Drift, Malformed
+from service.enrich.models import Deployment, Drift, Malformed
 from service.enrich.verdict import (
     ApiResponse,
     AttemptHistory,

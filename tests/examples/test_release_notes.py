@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from deploy.examples.release_notes import build_app
 from service.store.keys import Keys
-from tests.publish.shelf import append_records
+from tests.publish.sample_records import append_records
 
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 

@@ -11,11 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.faults.plant import LEASE_S, SystemConfig, start_system
 from tests.faults.recovery import Recovery, measure_recovery
 from tests.faults.report import format_report
-from tests.faults.schedule import StrikeConfig
 from tests.faults.storm import Storm, StormConfig, StormResult, log_progress
+from tests.faults.strike_schedule import StrikeConfig
+from tests.faults.system import LEASE_S, SystemConfig, start_system
 
 
 def main() -> int:

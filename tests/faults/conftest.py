@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from service.settings import Secret
 from service.store.keys import Keys
-from tests.story.stage import ServiceHarness, open_harness
+from tests.end_to_end.harness import ServiceHarness, open_harness
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from msgspec import Struct
 from redis.exceptions import RedisError
 
 from service.store.connect import UNAVAILABLE_ERRORS
-from tests.faults.plant import KEYS, SystemUnderTest
-from tests.faults.schedule import Strike
+from tests.faults.strike_schedule import Strike
+from tests.faults.system import KEYS, SystemUnderTest
 from tests.faults.traffic import TrafficConfig, Webhook, draw_webhooks
 
 _LEASED_TICKETS = 3  # tickets in hand: fewer than the calls that a fresh budget allows

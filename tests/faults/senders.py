@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 from msgspec.structs import replace
 
-from service.accept.signature import sign_standard_webhook
+from service.accept.signatures import sign_standard_webhook
 from service.simulate.world import NewDeployment
 from tests.faults.oracle import SentDelivery
 from tests.faults.traffic import Webhook

@@ -11,12 +11,12 @@ from msgspec import Struct
 from redis.exceptions import RedisError
 
 from service.store.connect import UNAVAILABLE_ERRORS
-from tests.faults.hurry import make_due
+from tests.faults.make_due import make_due
 from tests.faults.oracle import OracleReport, check_deliveries
-from tests.faults.plant import KEYS, SystemUnderTest
-from tests.faults.programs import RedisProcess, ServiceProcess
-from tests.faults.reader import GROUP, keys_allowed_without_ttl, read_leftover_state
-from tests.faults.schedule import Strike, StrikeConfig, draw_strikes
+from tests.faults.processes import RedisProcess, ServiceProcess
+from tests.faults.record_reader import GROUP, keys_allowed_without_ttl, read_leftover_state
+from tests.faults.strike_schedule import Strike, StrikeConfig, draw_strikes
+from tests.faults.system import KEYS, SystemUnderTest
 from tests.faults.traffic import TrafficConfig, draw_webhooks
 from tests.faults.upstream import FaultyLaunchDarkly
 

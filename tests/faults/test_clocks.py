@@ -11,15 +11,15 @@ from types import SimpleNamespace
 import aiohttp
 import pytest
 
-from service.accept.signature import sign_standard_webhook
+from service.accept.signatures import sign_standard_webhook
 from service.simulate.options import Options
-from tests.faults.hurry import making_due
+from tests.end_to_end.harness import SECRET, ServiceHarness, deployment_id
+from tests.faults.make_due import making_due
 from tests.faults.oracle import SentDelivery, check_deliveries
-from tests.faults.plant import LEASE_S, SystemConfig, start_system
-from tests.faults.reader import read_leftover_state, read_records
-from tests.faults.schedule import StrikeConfig
+from tests.faults.record_reader import read_leftover_state, read_records
 from tests.faults.storm import Storm, StormConfig
-from tests.story.stage import SECRET, ServiceHarness, deployment_id
+from tests.faults.strike_schedule import StrikeConfig
+from tests.faults.system import LEASE_S, SystemConfig, start_system
 
 HOUR_S = 3600
 JUMPS_S = (HOUR_S, -HOUR_S, 0)

@@ -13,18 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from service.accept.signature import sign_standard_webhook
+from service.accept.signatures import sign_standard_webhook
 from service.accept.sources import Source, SourceError, load_sources
-from service.configured import read_presets
-from service.operate.listening import serve_app
+from service.cli.preconditions import read_presets
+from service.metrics.http import serve_app
 from service.settings import Secret, Settings
-from service.simulate.answers import Canned
 from service.simulate.options import Options
+from service.simulate.responses import Canned
 from service.simulate.server import Simulator
 from service.store.connect import open_client
-from tests.faults import shapes
-from tests.faults.hurry import make_due
-from tests.story.stage import SECRET, ServiceHarness, deployment_id
+from tests.end_to_end.harness import SECRET, ServiceHarness, deployment_id
+from tests.faults import strategies
+from tests.faults.make_due import make_due
 
 T = TypeVar("T")
 NUMBERS = itertools.count(1)
@@ -82,8 +82,8 @@ class FuzzHarness:
 
     def set_response(self, response: Canned, deployment_id: str) -> None:
         """Have every call answered so, with the name of a deployment as its id and version."""
-        body = response.body.replace(shapes.ID_PLACEHOLDER.encode(), deployment_id.encode())
-        body = body.replace(shapes.VERSION_PLACEHOLDER.encode(), deployment_id.encode())
+        body = response.body.replace(strategies.ID_PLACEHOLDER.encode(), deployment_id.encode())
+        body = body.replace(strategies.VERSION_PLACEHOLDER.encode(), deployment_id.encode())
         self.story.simulator.set_response("", replace(response, body=body))
 
     async def finish_ticket(self, deployment_id: str) -> None:
@@ -194,7 +194,7 @@ def test_whatever_the_upstream_answers_a_ticket_ends_once(
         await parlour.finish_ticket(name)
         await parlour.check_and_clear(reply["job"])
 
-    @fuzz(st.tuples(shapes.RESPONSES, st.booleans()), examples)
+    @fuzz(st.tuples(strategies.RESPONSES, st.booleans()), examples)
     def try_answer(example: tuple[Canned, bool]) -> None:
         answer, known = example
         parlour.run(run_example(answer, known=known))
@@ -219,7 +219,7 @@ def test_whatever_is_stored_as_a_ticket_ends_once(parlour: FuzzHarness, examples
         await parlour.finish_ticket(name)
         await parlour.check_and_clear(job)
 
-    @fuzz(st.tuples(shapes.STORED_TICKETS, st.booleans()), examples)
+    @fuzz(st.tuples(strategies.STORED_TICKETS, st.booleans()), examples)
     def try_stored(example: tuple[bytes, bool]) -> None:
         stored, died = example
         parlour.run(run_example(stored, died=died))
@@ -244,7 +244,7 @@ def test_whatever_is_sent_is_never_our_fault(parlour: FuzzHarness, examples: int
                 assert isinstance(await response.json(content_type=None), dict)
         assert not story.log_events("webhook_crashed")
 
-    @fuzz(st.tuples(shapes.EVENT_BODIES, shapes.EXTRA_HEADERS), examples)
+    @fuzz(st.tuples(strategies.EVENT_BODIES, strategies.EXTRA_HEADERS), examples)
     def try_webhook(example: tuple[bytes, dict[str, str]]) -> None:
         parlour.run(run_example(*example))
 
@@ -257,7 +257,7 @@ def test_whatever_stands_in_the_file_of_sources_is_read_or_refused(examples: int
     """By sources, or by a SourceError; never by another exception."""
     presets = read_presets()
 
-    @fuzz(shapes.SOURCE_FILES, examples)
+    @fuzz(strategies.SOURCE_FILES, examples)
     def try_text(text: str) -> None:
         try:
             sources = load_sources(text, presets=presets, read_secret=lambda _: SECRET)

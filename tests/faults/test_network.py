@@ -12,15 +12,14 @@ from urllib.parse import urlsplit
 import pytest
 
 from service import app
-from service.enrich import launchdarkly
-from service.enrich.backoff import Backoff
-from service.enrich.verdict import RetryPolicy
-from service.store import group
+from service.enrich import client
+from service.enrich.verdict import Backoff, RetryPolicy
+from service.store import group_commit
 from service.store.embedded import EmbeddedServer
-from tests.faults.insisting import InProcessSenders, open_story
-from tests.faults.weather import NETWORK_FAULTS, FaultyProxy, NetworkFault
-from tests.story.stage import open_simulator
-from tests.wire import connect_to_address, connect_to_socket
+from tests.end_to_end.harness import open_simulator
+from tests.faults.bad_network import NETWORK_FAULTS, FaultyProxy, NetworkFault
+from tests.faults.in_process_senders import InProcessSenders, open_story
+from tests.tcp_proxy import connect_to_address, connect_to_socket
 
 _WEBHOOKS_PER_PHASE = 20  # webhooks taken before and after
 
@@ -42,8 +41,8 @@ async def wire(server: EmbeddedServer) -> AsyncIterator[FaultyProxy]:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up on the silent sooner than in life, and try LaunchDarkly again sooner."""
-    monkeypatch.setattr(group, "REPLY_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(launchdarkly, "REQUEST_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(group_commit, "REPLY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(client, "REQUEST_TIMEOUT_S", 0.5)
     quick = partial(RetryPolicy, backoff=Backoff(base_s=0.05, cap_s=0.3))
     monkeypatch.setattr(app, "RetryPolicy", quick)
 

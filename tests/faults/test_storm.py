@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from service.store.embedded import AppendFsync
-from tests.faults.plant import LEASE_S, SystemConfig, start_system
 from tests.faults.recovery import measure_recovery
 from tests.faults.report import format_report
-from tests.faults.schedule import StrikeConfig
 from tests.faults.storm import Storm, StormConfig
+from tests.faults.strike_schedule import StrikeConfig
+from tests.faults.system import LEASE_S, SystemConfig, start_system
 
 SHORT_STRIKES = StrikeConfig(interval_s=0.9, lease_s=LEASE_S)
 

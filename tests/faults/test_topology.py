@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from service.operate.tail import follow_stream
+from service.cli.tail import follow_stream
 from service.store.connect import open_client
-from tests.command_line.shell import CommandRunner
-from tests.faults.insisting import NAMESPACE, InProcessSenders, open_story
+from tests.cli.shell import CommandRunner
+from tests.end_to_end.harness import ServiceHarness
+from tests.faults.in_process_senders import NAMESPACE, InProcessSenders, open_story
 from tests.faults.topology import SENTINEL_SERVICE, ClusterSet, SentinelSet
-from tests.story.stage import ServiceHarness
 
 _WEBHOOKS_PER_PHASE = 30  # webhooks taken before, between and after
 

@@ -6,16 +6,15 @@ from collections import Counter
 import pytest
 from aiohttp import web
 
-from service.operate.listening import serve_app
-from service.simulate.deployment import Shape
-from service.simulate.faults import Fault, Rates
-from service.simulate.options import Options
+from service.metrics.http import serve_app
+from service.simulate.options import Options, Shape
 from service.simulate.quota import Limits
+from service.simulate.rates import Fault, Rates
 from service.simulate.world import UNKNOWN_ID_PREFIX
-from tests.faults.hurry import making_due
+from tests.end_to_end.harness import ServiceHarness
+from tests.faults.make_due import making_due
 from tests.faults.oracle import LeftoverState, OracleReport, SentDelivery, check_deliveries
-from tests.faults.reader import read_leftover_state, read_records
-from tests.story.stage import ServiceHarness
+from tests.faults.record_reader import read_leftover_state, read_records
 
 TICKETS = 40
 UNKNOWN = 2

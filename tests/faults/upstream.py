@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from msgspec.structs import replace
 
-from service.simulate.invention import generate_deployment
+from service.simulate.generator import generate_deployment
 from service.simulate.server import Simulator
 from service.simulate.world import NewDeployment
-from tests.faults.schedule import Strike
+from tests.faults.strike_schedule import Strike
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.backlog.ticket import Lease, Ticket
-from service.enrich.deployment import Deployment, parse_deployment
+from service.enrich.models import Deployment, parse_deployment
 from service.enrich.verdict import Found
-from service.publish.record import EnrichedDeployment, measure_completeness
-from service.publish.summary import summarize
-from service.publish.writing import BEFORE_REVISION, Entry, EntryBuilder, format_time
+from service.publish.entry import BEFORE_REVISION, Entry, EntryBuilder, format_time
+from service.publish.record import EnrichedDeployment, measure_completeness, summarize
 
 QUEUED_AT = 1_795_428_000_000
 LEASE = Lease(

@@ -5,9 +5,9 @@ import json
 import pytest
 from msgspec import Raw
 
-from service.accept.choice import DeploymentFilter
+from service.accept.filters import DeploymentFilter
 from service.backlog.ticket import Lease, decode_lease
-from service.enrich.deployment import DeploymentHead
+from service.enrich.models import DeploymentHead
 from service.reconcile.missed import (
     Scope,
     TimeRange,

@@ -6,8 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from service.simulate.deployment import Shape
-from service.simulate.options import Options
+from service.simulate.options import Options, Shape
 from service.simulate.world import NewDeployment
 
 from .conftest import BASE, BETA_HEADERS, VALID_HEADERS, ManualClock, SimulatedApi, StartSimulator

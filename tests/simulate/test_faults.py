@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.simulate.answers import SimulatedResponse, json_response
-from service.simulate.faults import Fault, Rates, choose_fault
-from service.simulate.spoil import FaultContext, apply_fault, is_from_gateway
+from service.simulate.faults import FaultContext, apply_fault, is_from_gateway
+from service.simulate.rates import Fault, Rates, choose_fault
+from service.simulate.responses import SimulatedResponse, json_response
 
 CONTEXT = FaultContext(href="/api/x?after=1", lure_url="http://lure.test", roll=0.3)
 LINKS = {"self": {"href": "/self", "type": "application/json"}}

@@ -8,11 +8,10 @@ import aiohttp
 import msgspec
 import pytest
 
-from service.simulate.answers import Canned
-from service.simulate.deployment import Shape
-from service.simulate.faults import Fault, Rates
-from service.simulate.options import Options, apply_changes
+from service.simulate.options import Options, Shape, apply_changes
 from service.simulate.quota import Limits
+from service.simulate.rates import Fault, Rates
+from service.simulate.responses import Canned
 
 from .conftest import BASE, BETA_HEADERS, VALID_HEADERS, ManualClock, SimulatedApi, StartSimulator
 

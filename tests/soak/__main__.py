@@ -23,17 +23,17 @@ from redis.exceptions import RedisError
 
 from service.store.connect import UNAVAILABLE_ERRORS, open_client
 from service.store.keys import Keys
-from tests.deploy.composition import ROOT, SECRET, Composition, receiver_urls
+from tests.deploy.compose_stack import ROOT, SECRET, Composition, receiver_urls
 from tests.faults.oracle import OracleReport, check_deliveries
-from tests.faults.reader import RecordReader, keys_allowed_without_ttl, read_leftover_state
+from tests.faults.record_reader import RecordReader, keys_allowed_without_ttl, read_leftover_state
 from tests.faults.senders import WebhookSenders
 from tests.faults.storm import log_progress
 from tests.faults.traffic import TrafficConfig, draw_webhooks
-from tests.soak.composition import kill_random_container, open_soak_stack
+from tests.soak.compose_stack import kill_random_container, open_soak_stack
 from tests.soak.graph import draw_graph
-from tests.soak.look import ResourceSampler
 from tests.soak.report import format_table, list_panels, list_trends
-from tests.soak.samples import ResourceSample
+from tests.soak.sampler import ResourceSampler
+from tests.soak.trends import ResourceSample
 
 OUTPUT_FOLDER = ROOT / "deploy" / "soak"
 KEYS = Keys("deployments")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-from tests.soak.samples import ResourceSample
+from tests.soak.trends import ResourceSample
 
 _WIDTH, _HEIGHT, _LEFT, _TOP = 860, 110, 64, 34
 _PLOT_HEIGHT = _HEIGHT - 46
@@ -44,11 +44,13 @@ def draw_graph(
         top = _TOP + index * _HEIGHT + 20
         parts += _draw_panel(samples, name, lines, top=top, duration_s=duration_s)
         parts += [
-            f'<path class="strike" d="M{_x_position(strike_s, duration_s):.1f} {top}v{_PLOT_HEIGHT}"/>'
+            f'<path class="strike" d="M{_x_position(strike_s, duration_s):.1f} {top}'
+            f'v{_PLOT_HEIGHT}"/>'
             for strike_s in strikes_s
         ]
     parts += [
-        f'<text x="{_x_position(duration_s * fraction, duration_s):.0f}" y="{height - 8}" text-anchor="middle">'
+        f'<text x="{_x_position(duration_s * fraction, duration_s):.0f}" y="{height - 8}"'
+        f' text-anchor="middle">'
         f"{duration_s * fraction / 60:.0f} min</text>"
         for fraction in (0.0, 0.25, 0.5, 0.75, 1.0)
     ]

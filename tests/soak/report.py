@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from tests.faults.oracle import OracleReport
-from tests.soak.samples import ResourceSample, Trend, measure_trend
+from tests.soak.trends import ResourceSample, Trend, measure_trend
 
 # By the first word of a name: its unit, and how much more of it is not called growth. The files of
 # a door are its senders' connections too, of which it has as many as waited when it came back.
@@ -43,18 +43,22 @@ def format_table(
     """Write how everything went, and what the oracle counted."""
     lines = [f"| {title} | 2nd quarter | last quarter | highest | |", "|---|--:|--:|--:|---|"]
     lines += [
-        f"| {c.name} {c.unit} | {c.second_quarter:,.4g} | {c.last_quarter:,.4g} | {c.highest:,.4g} |"
-        f" {'**grows**' if c.grows else 'flat'} |"
+        f"| {c.name} {c.unit} | {c.second_quarter:,.4g} | {c.last_quarter:,.4g} |"
+        f" {c.highest:,.4g} | {'**grows**' if c.grows else 'flat'} |"
         for c in trends
     ]
     kills = ", ".join(f"{name} {n}" for name, n in sorted(killed.items()))
     duplicates = len(oracle_report.duplicated) + len(oracle_report.queued_twice)
     lines += [
         "",
-        f"{oracle_report.accepted:,} webhooks accepted, {oracle_report.records:,} records; killed: {kills}.",
         (
-            f"Lost {len(oracle_report.lost)}, duplicated {duplicates}, stuck {len(oracle_report.stuck)}, failed"
-            f" {dict(oracle_report.failed)}, keys without TTL {list(oracle_report.keys_without_ttl)}."
+            f"{oracle_report.accepted:,} webhooks accepted, {oracle_report.records:,} records;"
+            f" killed: {kills}."
+        ),
+        (
+            f"Lost {len(oracle_report.lost)}, duplicated {duplicates},"
+            f" stuck {len(oracle_report.stuck)}, failed {dict(oracle_report.failed)},"
+            f" keys without TTL {list(oracle_report.keys_without_ttl)}."
         ),
     ]
     return "\n".join(lines) + "\n"

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.soak.graph import draw_graph
-from tests.soak.look import measure_processes
-from tests.soak.samples import ResourceSample, measure_trend
+from tests.soak.sampler import measure_processes
+from tests.soak.trends import ResourceSample, measure_trend
 
 
 def make_samples(count: int, rise: float) -> list[ResourceSample]:

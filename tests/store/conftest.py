@@ -12,10 +12,10 @@ import pytest
 from redis.asyncio import Redis
 
 from service.store.connect import open_client
-from service.store.durability import Durability
 from service.store.embedded import EmbeddedServer
-from service.store.group import GroupCommit
-from tests.store.proxy import FaultProxy
+from service.store.group_commit import GroupCommit
+from service.store.server_checks import Durability
+from tests.store.faulty_proxy import FaultProxy
 
 OpenGroup = Callable[..., AbstractAsyncContextManager[GroupCommit]]
 

@@ -12,15 +12,15 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 
-from service.accept.events import DeploymentCompleted, parse_webhook
-from service.accept.signature import SignedRequest
+from service.accept.mapping import DeploymentCompleted, parse_webhook
+from service.accept.signatures import SignedRequest
 from service.accept.sources import Source, native_source
 from service.backlog.ticket import Lease, Ticket
-from service.configured import read_presets
+from service.cli.preconditions import read_presets
+from service.publish.entry import Entry
 from service.publish.stream import PublishResult
-from service.publish.writing import Entry
 from service.store.keys import Keys
-from service.tracing.spans import PipelineSpans
+from service.tracing.otel import PipelineSpans
 
 INCOMING = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ZEROS = "00-" + "0" * 32 + INCOMING[35:]

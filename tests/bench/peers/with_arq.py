@@ -9,7 +9,7 @@ from arq import create_pool, func
 from arq.connections import RedisSettings
 from arq.worker import Worker
 
-from tests.bench.job import CONCURRENCY, REDIS_URL, PeerTask
+from tests.bench.peer_task import CONCURRENCY, REDIS_URL, PeerTask
 
 POLL_S = 0.02  # at the default of 0.5 s it sleeps between polls, and takes ten times as long
 CHUNK = 1000

@@ -11,7 +11,7 @@ import urllib3
 from celery import Celery
 from celery.signals import worker_ready
 
-from tests.bench.job import CONCURRENCY, REDIS_URL, STREAM, build_entry_fields, deployment_url
+from tests.bench.peer_task import CONCURRENCY, REDIS_URL, STREAM, build_entry_fields, deployment_url
 
 app = Celery("bench", broker=REDIS_URL.replace("unix://", "redis+socket://"))
 app.conf.update(

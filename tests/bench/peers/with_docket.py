@@ -8,7 +8,7 @@ from datetime import timedelta
 import uvloop
 from docket import Docket, Worker
 
-from tests.bench.job import CONCURRENCY, REDIS_URL, PeerTask
+from tests.bench.peer_task import CONCURRENCY, REDIS_URL, PeerTask
 
 jobs: list[PeerTask] = []
 

@@ -8,7 +8,7 @@ import uvloop
 from saq import Worker
 from saq.queue.redis import RedisQueue
 
-from tests.bench.job import CONCURRENCY, REDIS_URL, PeerTask
+from tests.bench.peer_task import CONCURRENCY, REDIS_URL, PeerTask
 
 CHUNK = 1000
 NO_RESULT = -1

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from streaq import Worker
 
-from tests.bench.job import CONCURRENCY, REDIS_URL, PeerTask
+from tests.bench.peer_task import CONCURRENCY, REDIS_URL, PeerTask
 
 CHUNK = 1000
 jobs: list[PeerTask] = []

@@ -6,7 +6,7 @@ import sys
 from taskiq import TaskiqEvents, TaskiqState
 from taskiq_redis import RedisStreamBroker
 
-from tests.bench.job import REDIS_URL, PeerTask
+from tests.bench.peer_task import REDIS_URL, PeerTask
 
 CHUNK = 1000
 SIDE_BY_SIDE = 50

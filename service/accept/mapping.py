@@ -1,0 +1,338 @@
+"""What do these bytes say? That a deployment has ended, or why they say nothing of the kind."""
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from service.accept.expressions import Expression
+from service.accept.payload import InvalidPayload, Payload, decode_request
+from service.accept.replay import ReplayContext, replay_context
+from service.accept.signatures import SignedRequest
+from service.accept.sources import Fields, Source, is_valid_key
+
+_DEPLOYMENT_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
+_REQUIRED_KEYS = ("project", "environment", "application", "version")
+_INVALID_KEY = "\0"  # stands for a value that is no text; no shape takes it
+
+
+class MappingError(Struct, frozen=True):
+    """Why a deployment cannot be told, and the sender's own words for what is wrong."""
+
+    reason: str
+    labels: tuple[str, ...]
+
+
+def resolve_keys(source: Source, inputs: Mapping[str, object]) -> dict[str, str | None]:
+    """Find id, project, environment, application and version; None is not there."""
+    fields = source.fields
+    return {
+        "id": _resolve_key(fields.id, inputs, {}),
+        "project": _resolve_key(fields.project, inputs, {}) or source.project,
+        "environment": _resolve_key(fields.environment, inputs, source.environments),
+        "application": _resolve_key(fields.application, inputs, source.applications),
+        "version": _resolve_key(fields.version, inputs, {}),
+    }
+
+
+def check_keys(fields: Fields, keys: Mapping[str, str | None]) -> MappingError | None:
+    """Tell what cannot be used, and what is missing where there is no id; all at once."""
+    invalid = [
+        key
+        for key, value in keys.items()
+        if value and not (_DEPLOYMENT_ID.fullmatch(value) if key == "id" else is_valid_key(value))
+    ]
+    missing = [key for key in _REQUIRED_KEYS if not keys[key]] if not keys["id"] else []
+    if not invalid and not missing:
+        return None
+    labels = {key: field_label(getattr(fields, key), key) for key in (*invalid, *missing)}
+    problems = [
+        f"{problem}: {', '.join(labels[key] for key in problem_keys)}"
+        for problem, problem_keys in (("cannot be used", invalid), ("missing", missing))
+        if problem_keys
+    ]
+    return MappingError("; ".join(problems), tuple(labels.values()))
+
+
+def field_label(expression: Expression | None, key: str) -> str:
+    """Give the sender's own name of a field, such as ``projectKey``."""
+    return expression.text.removeprefix("body.") if expression else key
+
+
+def to_text(value: object) -> str | None:
+    """Give a text as it is and a whole number as its digits; nothing else names anything."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None
+
+
+def _resolve_key(
+    expression: Expression | None, inputs: Mapping[str, object], aliases: Mapping[str, str]
+) -> str | None:
+    value = None if expression is None else expression.evaluate(inputs)
+    if isinstance(value, str):
+        return aliases.get(value, value) or None
+    if value is None:
+        return None
+    text = to_text(value)
+    return _INVALID_KEY if text is None else aliases.get(text, text)
+
+
+# Seconds below, milliseconds from here on: 1e11 is the year 5138 in s, and March 1973 in ms.
+_MIN_MS = 100_000_000_000
+_MAX_MS = 253_402_300_799_999  # the end of the year 9999
+
+_NUMERIC_TIME = re.compile(r"[0-9]{1,15}([.][0-9]{1,9})?")
+_ISO_8601 = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?)"
+    r" ?(?:(Z|UTC)|([+-][0-9]{2}(?::?[0-9]{2})?))"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ONE_MS = timedelta(milliseconds=1)
+
+
+def parse_time(value: object) -> int | None:
+    """Give ms since 1970 for s, ms or ISO 8601 with an offset, as number or text; else None.
+
+    GitLab sends ``2025-05-02 11:55:16 +0000``, Azure seven fractional digits, Jenkins ``+0800``,
+    Buildkite ``2025-05-02 11:55:16 UTC``, Harness and CodeDeploy numbers in a text.
+    """
+    if isinstance(value, str):
+        if iso_match := _ISO_8601.fullmatch(value):
+            return _parse_iso(iso_match[1], iso_match[3] or "+00:00")
+        value = float(value) if _NUMERIC_TIME.fullmatch(value) else None
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    ms = value if value >= _MIN_MS else value * 1000
+    return round(ms) if 0 < ms <= _MAX_MS else None
+
+
+def _parse_iso(local_time: str, offset: str) -> int | None:
+    try:
+        ms = (datetime.fromisoformat(local_time + offset) - _EPOCH) // _ONE_MS
+    except (ValueError, OverflowError):  # shaped like a time, yet none: the 31st of June
+        return None
+    return ms if 0 < ms <= _MAX_MS else None
+
+
+MAX_METADATA_BYTES = 8192
+
+_DELIVERY_ID = re.compile(r"[!-~]{1,128}")
+# https://www.w3.org/TR/trace-context/#traceparent-header: ff is no version, and no id is all zero.
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
+
+
+class DeploymentCompleted(Struct, frozen=True, kw_only=True):
+    """One deployment that ended, as its sender told it.
+
+    Either ``deployment_id`` is there, or all of project, environment, application and version are.
+    ``event_time`` is in ms since 1970. ``metadata`` is JSON of at most 8 KiB; what was larger, or
+    no JSON, is dropped, and ``metadata_dropped`` says so. ``time_unreadable``: the sender gave a
+    time, and we could not read it.
+    """
+
+    source: str
+    delivery: str
+    project: str | None
+    environment: str | None
+    application: str | None
+    version: str | None
+    deployment_id: str | None
+    outcome: Literal["succeeded", "failed"]
+    event_time: int | None
+    metadata: msgspec.Raw | None
+    metadata_dropped: bool
+    traceparent: str | None
+    time_unreadable: bool = False
+
+
+class Ignored(Struct, frozen=True):
+    """Genuine, but no deployment ended, or none that is wanted."""
+
+    reason: str
+    delivery: str
+
+
+class Unmappable(Struct, frozen=True):
+    """A deployment ended, but which one cannot be told; ``missing`` has the sender's own names.
+
+    ``raw`` is what said so: the body, or one event of a batch; ``clues`` is what else has to be
+    kept of the request to read that again.
+    """
+
+    reason: str
+    missing: tuple[str, ...]
+    delivery: str
+    raw: bytes
+    replay_context: ReplayContext = ReplayContext()
+
+
+class Queued(Struct, frozen=True):
+    """Kept now, as this job."""
+
+    job: str
+
+
+class Duplicate(Struct, frozen=True):
+    """Was kept before, as this job."""
+
+    job: str
+
+
+class BacklogFull(Struct, frozen=True):
+    """There is no room; there may be in so many seconds."""
+
+    retry_after_s: int
+
+
+Event = DeploymentCompleted | Ignored | Unmappable | InvalidPayload
+EnqueueResult = Queued | Duplicate | BacklogFull
+
+
+class Batch(Struct, frozen=True):
+    """Several events in one request, each a delivery of its own."""
+
+    events: tuple[Event, ...]
+
+
+def parse_webhook(source: Source, request: SignedRequest) -> Event | Batch:
+    """Read what a genuine request says, by the rules of its source."""
+    match decode_request(request):
+        case InvalidPayload() as invalid_payload:
+            return invalid_payload
+        case Payload() as payload:
+            return _map_payload(source, request, payload, batched=False)
+        case payloads:
+            return Batch(
+                tuple(
+                    _map_payload(source, request, event_payload, batched=True)
+                    for event_payload in payloads
+                )
+            )
+
+
+def expression_input(request: SignedRequest, payload: Payload) -> dict[str, object]:
+    """Lay out what the expressions of a source look at."""
+    return {
+        "headers": _Lookup(lambda name: request.headers.get(name.replace("_", "-"))),
+        "query": _Lookup(request.query.get),
+        "ce": payload.ce_attributes,
+        "body": payload.body,
+    }
+
+
+def _map_payload(
+    source: Source, request: SignedRequest, payload: Payload, *, batched: bool
+) -> Event:
+    event = _classify_payload(source, request, payload, batched=batched)
+    if isinstance(event, Unmappable):
+        return replace(event, replay_context=replay_context(source, request, batched=batched))
+    return event
+
+
+def _classify_payload(
+    source: Source, request: SignedRequest, payload: Payload, *, batched: bool
+) -> Event:
+    inputs = expression_input(request, payload)
+    # What names the whole request names none of the events in its batch.
+    delivery_inputs = inputs | {"headers": {}, "query": {}} if batched else inputs
+    delivery = _delivery_id(source, delivery_inputs, payload)
+    for condition in source.when:
+        if not condition.is_met(inputs):
+            return Ignored(
+                f"{condition.expression.text} is not what this source waits for", delivery
+            )
+    outcome_value = source.outcome.expression.evaluate(inputs)
+    outcome = source.outcome.decide(outcome_value)
+    if outcome is not None:
+        return _map_completed(source, inputs, outcome, delivery=delivery, raw=payload.raw)
+    if outcome_value is None and source.strict:
+        label = field_label(source.outcome.expression, "outcome")
+        return Unmappable(f"missing: {label}", (label,), delivery, payload.raw)
+    return Ignored(f"{source.outcome.expression.text} says neither succeeded nor failed", delivery)
+
+
+class _Lookup:
+    """What is asked for by name, and is no value as a whole: among others it holds secrets.
+
+    Headers have names that need no quotes in an expression: ``headers.x_github_event``.
+    """
+
+    __slots__ = ("get",)
+
+    def __init__(self, get: Callable[[str], str | None]) -> None:
+        self.get = get
+
+    def __repr__(self) -> str:
+        return "all of it"
+
+
+def _delivery_id(source: Source, inputs: Mapping[str, object], payload: Payload) -> str:
+    """Give a short printable key, equal for equal deliveries."""
+    key = None if source.dedupe is None else to_text(source.dedupe.evaluate(inputs))
+    if not key:
+        return sha256(payload.dedup_key).hexdigest()
+    if _DELIVERY_ID.fullmatch(key):
+        return key
+    return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _map_completed(
+    source: Source,
+    inputs: Mapping[str, object],
+    outcome: Literal["succeeded", "failed"],
+    *,
+    delivery: str,
+    raw: bytes,
+) -> DeploymentCompleted | Unmappable:
+    fields = source.fields
+    keys = resolve_keys(source, inputs)
+    if mapping_error := check_keys(fields, keys):
+        return Unmappable(mapping_error.reason, mapping_error.labels, delivery, raw)
+    metadata, metadata_dropped = _encode_metadata(_evaluate(fields.metadata, inputs))
+    finished_at = _evaluate(fields.finished_at, inputs)
+    event_time = parse_time(finished_at)
+    return DeploymentCompleted(
+        source=source.name,
+        delivery=delivery,
+        project=keys["project"],
+        environment=keys["environment"],
+        application=keys["application"],
+        version=keys["version"],
+        deployment_id=keys["id"],
+        outcome=outcome,
+        event_time=event_time,
+        metadata=metadata,
+        metadata_dropped=metadata_dropped,
+        traceparent=_parse_traceparent(_evaluate(fields.traceparent, inputs)),
+        time_unreadable=event_time is None and finished_at not in (None, ""),
+    )
+
+
+def _evaluate(expression: Expression | None, inputs: Mapping[str, object]) -> object:
+    return None if expression is None else expression.evaluate(inputs)
+
+
+def _encode_metadata(value: object) -> tuple[msgspec.Raw | None, bool]:
+    """Give metadata as JSON, and whether it had to be dropped."""
+    if not value:
+        return None, False
+    try:
+        encoded = msgspec.json.encode(value)
+    except (RecursionError, TypeError, ValueError):
+        # As deep as the decoder went, no JSON (all headers, say), or half a character.
+        return None, True
+    return (msgspec.Raw(encoded), False) if len(encoded) <= MAX_METADATA_BYTES else (None, True)
+
+
+def _parse_traceparent(value: object) -> str | None:
+    return value if isinstance(value, str) and _TRACEPARENT.fullmatch(value) else None

@@ -1,0 +1,163 @@
+"""What is in the body? A JSON object, a form's payload, or CloudEvents: one of them, or a batch.
+
+CloudEvents as in its HTTP binding 1.0: structured and batched by their content type, binary by
+``ce-`` headers. Any other content type means nothing: many senders set none, or the wrong one.
+"""
+
+from base64 import b64decode
+from collections.abc import Mapping
+from urllib.parse import parse_qs, unquote_to_bytes
+
+import msgspec
+from msgspec import Struct
+
+from service.accept.signatures import SignedRequest
+
+MAX_BATCH_EVENTS = 1000
+
+_CLOUDEVENTS_TYPE = "application/cloudevents"
+_TOO_DEEP_REASON = "the body is nested too deeply"
+
+
+class Payload(Struct, frozen=True):
+    """One event as it came: ``raw`` is its own bytes, ``ce`` what CloudEvents says around it."""
+
+    raw: bytes
+    body: object
+    ce_attributes: Mapping[str, object] = {}
+
+    @property
+    def dedup_key(self) -> bytes:
+        """What is equal for equal events: the source and id of a CloudEvent, or else the bytes."""
+        source, event_id = self.ce_attributes.get("source"), self.ce_attributes.get("id")
+        if isinstance(source, str) and isinstance(event_id, str):
+            return f"{len(source)}:{source}{event_id}".encode("utf-8", "surrogatepass")
+        return self.raw
+
+
+class InvalidPayload(Struct, frozen=True):
+    """Nothing that we can read."""
+
+    reason: str
+
+
+def decode_request(request: SignedRequest) -> Payload | tuple[Payload, ...] | InvalidPayload:
+    """Decode a genuine request; a tuple is a batch, which may be empty."""
+    media_type = _parse_media_type(request.headers.get("content-type"))
+    if media_type == f"{_CLOUDEVENTS_TYPE}-batch+json":
+        return _decode_batch(request.body)
+    if media_type == f"{_CLOUDEVENTS_TYPE}+json":
+        return _decode_structured(request.body)
+    if media_type.startswith(_CLOUDEVENTS_TYPE):
+        return InvalidPayload("CloudEvents are understood as JSON only")
+    if request.headers.get("ce-specversion") is not None:
+        return _decode_binary(request, media_type)
+    is_form = request.body.startswith(b"payload=")
+    body = _parse_json_object(_parse_form_payload(request.body) if is_form else request.body)
+    return body if isinstance(body, InvalidPayload) else Payload(request.body, body)
+
+
+def _parse_media_type(content_type: object) -> str:
+    return str(content_type or "").partition(";")[0].strip().lower()
+
+
+def _parse_json(text: bytes | str) -> object:
+    """Parse JSON of any kind; what cannot be is an Unreadable."""
+    try:
+        value: object = msgspec.json.decode(text)
+    except RecursionError:
+        return InvalidPayload(_TOO_DEEP_REASON)
+    except ValueError:  # malformed, not UTF-8, or a number that nothing can hold
+        return InvalidPayload("the body is not JSON")
+    return value
+
+
+def _parse_json_object(text: bytes | str) -> dict[str, object] | InvalidPayload:
+    value = _parse_json(text)
+    if isinstance(value, dict | InvalidPayload):
+        return value
+    return InvalidPayload("the body is not a JSON object")
+
+
+def _parse_form_payload(form: bytes) -> str:
+    """Give what a form holds as ``payload``; what is no such form comes out empty."""
+    try:
+        fields = parse_qs(form.decode("ascii"), errors="strict", max_num_fields=16)
+    except ValueError:
+        return ""
+    return fields.get("payload", [""])[0]
+
+
+def _decode_batch(body: bytes) -> tuple[Payload, ...] | InvalidPayload:
+    try:
+        raw_events = msgspec.json.decode(body, type=list[msgspec.Raw])
+    except RecursionError:
+        return InvalidPayload(_TOO_DEEP_REASON)
+    except ValueError:
+        return InvalidPayload("the body is not a JSON array")
+    if len(raw_events) > MAX_BATCH_EVENTS:
+        return InvalidPayload(f"a batch may hold {MAX_BATCH_EVENTS} events")
+    payloads: list[Payload] = []
+    for raw_event in raw_events:
+        payload = _decode_structured(bytes(raw_event))
+        if isinstance(payload, InvalidPayload):
+            return payload
+        payloads.append(payload)
+    return tuple(payloads)
+
+
+def _decode_structured(raw: bytes) -> Payload | InvalidPayload:
+    event = _parse_json_object(raw)
+    if isinstance(event, InvalidPayload):
+        return event
+    ce_attributes = {
+        name: value for name, value in event.items() if name not in {"data", "data_base64"}
+    }
+    if ce_attributes.get("specversion") != "1.0":
+        return InvalidPayload("CloudEvents: specversion is not 1.0")
+    if "data_base64" not in event:
+        return Payload(raw, event.get("data"), ce_attributes)
+    try:
+        data = b64decode(str(event["data_base64"]), validate=True)
+    except ValueError:
+        return InvalidPayload("CloudEvents: data_base64 is not base64")
+    return _decode_data(
+        raw, data, ce_attributes, _parse_media_type(ce_attributes.get("datacontenttype"))
+    )
+
+
+def _decode_binary(request: SignedRequest, media_type: str) -> Payload | InvalidPayload:
+    ce_attributes: dict[str, object] = {}
+    for name, value in request.headers.items():
+        if name.lower().startswith("ce-"):
+            text = _decode_attribute(value)
+            if text is None:
+                return InvalidPayload(f"CloudEvents: {name[:64]!a} is not UTF-8")
+            ce_attributes.setdefault(name[3:].lower(), text)
+    if ce_attributes["specversion"] != "1.0":
+        return InvalidPayload("CloudEvents: specversion is not 1.0")
+    return _decode_data(request.body, request.body, ce_attributes, media_type)
+
+
+def _decode_data(
+    raw: bytes, data: bytes, ce_attributes: Mapping[str, object], media_type: str
+) -> Payload | InvalidPayload:
+    """Data that is there and may be JSON must be JSON; any other says nothing to us."""
+    is_json = not media_type or media_type == "text/json" or media_type.endswith(("/json", "+json"))
+    body = _parse_json(data) if data and is_json else None
+    return body if isinstance(body, InvalidPayload) else Payload(raw, body, ce_attributes)
+
+
+def _decode_attribute(value: str) -> str | None:
+    """Unquote, then percent-decode once (HTTP binding 3.1.3.2); None when that is not UTF-8."""
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        value = _unescape_quoted(value[1:-1])
+    try:
+        return unquote_to_bytes(value.encode("utf-8", "surrogateescape")).decode("utf-8")
+    except UnicodeError:
+        return None
+
+
+def _unescape_quoted(quoted: str) -> str:
+    """Undo the backslashes of a quoted string (RFC 9110, 5.6.4)."""
+    return "\\".join(part.replace("\\", "") for part in quoted.split("\\\\"))

@@ -1,0 +1,179 @@
+"""How is a written ``verify`` understood? As the schemes of signature.py, tried in order.
+
+``{ hmac = "<header>" }`` with whatever else signature.Hmac knows, ``{ ed25519 = "<header>" }`` with
+whatever else signature.Ed25519 knows, ``{ token = "<header>" }`` with a
+``scheme`` or without, ``{ query = "<name>" }``, the name of a preset, a list, or ``"none"``.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from service.accept.signatures import (
+    AuthScheme,
+    Ed25519,
+    Hmac,
+    SignatureScheme,
+    Token,
+    Unverified,
+    accepts_secret,
+    decode_public_key,
+    is_ed25519_installed,
+    is_public_key,
+    is_usable_secret,
+)
+from service.accept.toml_tables import (
+    KeyPath,
+    SourceError,
+    TomlTable,
+    convert_table,
+    format_suggestion,
+    refuse_unknown_keys,
+)
+
+SchemeT = TypeVar("SchemeT", bound=SignatureScheme)
+ReadSecret = Callable[[str], str | None]
+"""Gives what a reference stands for; None where it may be missing, for nothing will be served."""
+
+_VERIFY_KEY = ("verify",)
+_REFERENCE_PREFIXES = ("env:", "file:")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
+
+
+def parse_schemes(
+    verify: Any, presets: TomlTable, *, key: KeyPath = _VERIFY_KEY
+) -> tuple[AuthScheme, ...]:
+    """Read ``verify``, which stands under ``key``; raises SourceError."""
+    match verify:
+        case None | "" | [] | ():
+            raise SourceError(
+                'say how its webhooks are verified, or write verify = "none"', key=key
+            )
+        case "none":
+            return (Unverified(),)
+        case str() if verify in presets:
+            other_presets = {name: preset for name, preset in presets.items() if name != verify}
+            return parse_schemes(presets[verify].get("verify"), other_presets, key=key)
+        case str():
+            raise SourceError(
+                f"there is no preset {verify!r}{format_suggestion(verify, presets)}", key=key
+            )
+        case list():
+            schemes = tuple(
+                scheme
+                for index, entry in enumerate(verify)
+                for scheme in parse_schemes(entry, presets, key=(*key, index))
+            )
+            if len(schemes) > 1 and Unverified() in schemes:
+                raise SourceError('"none" lets everybody in: write it alone or drop it', key=key)
+            return schemes
+        case _:
+            return (_parse_scheme(verify, key),)
+
+
+def resolve_secrets(
+    references: Sequence[str], schemes: Sequence[AuthScheme], read_secret: ReadSecret
+) -> tuple[str, ...]:
+    """Resolve ``env:X`` and ``file:/y`` by ``read_secret``; anything else is the secret itself."""
+    if not references and Unverified() not in schemes:
+        raise SourceError('there are none; add one, such as "env:WEBHOOK_SECRET"', key=("secrets",))
+    secrets: list[str] = []
+    for index, reference in enumerate(references):
+        try:
+            secret = resolve_secret(reference, read_secret)
+        except LookupError as error:
+            raise SourceError(f"{error}; set it, or take it out", key=("secrets", index)) from None
+        if secret is None:
+            continue
+        if secret_location(reference) != reference and reference.lower().startswith(
+            _REFERENCE_PREFIXES
+        ):
+            raise SourceError("write env: and file: in small letters", key=("secrets", index))
+        if problem := _check_secret(secret, schemes):
+            raise SourceError(f"{secret_location(reference)} {problem}", key=("secrets", index))
+        secrets.append(secret)
+    return tuple(secrets)
+
+
+def _check_secret(secret: str, schemes: Sequence[AuthScheme]) -> str | None:
+    """Say why a secret could not vouch for anybody, and what to do."""
+    accepting_schemes = [scheme for scheme in schemes if accepts_secret(scheme, secret)]
+    if is_public_key(secret):
+        if not accepting_schemes:
+            return "is a public key (whpk_), and verify has no ed25519: take it out"
+        if not is_ed25519_installed():
+            return "is a public key (whpk_): pip install 'deployment-enricher[ed25519]'"
+        if decode_public_key(secret) is None:
+            return "is no public key: whpk_ and the base64 of 32 bytes are wanted"
+    elif not all(is_usable_secret(scheme, secret) for scheme in accepting_schemes):
+        return "is empty; set it, or take it out"
+    elif not accepting_schemes:
+        return "is no public key (whpk_), and verify has only ed25519: take it out"
+    return None
+
+
+def resolve_secret(reference: str, read_secret: ReadSecret) -> str | None:
+    """Give the secret that a reference stands for; LookupError says why there is none."""
+    if not reference.startswith(_REFERENCE_PREFIXES):
+        return reference
+    try:
+        secret = read_secret(reference)
+    except LookupError:
+        raise LookupError(f"{reference} is not set") from None
+    except UnicodeDecodeError:
+        raise LookupError(f"{reference} cannot be read: it is no UTF-8 text") from None
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise LookupError(f"{reference} cannot be read: {reason}") from None
+    # Files and many secret stores end a secret with a line break that nobody meant.
+    return secret and secret.rstrip("\r\n")
+
+
+def secret_location(reference: str) -> str:
+    """Say where a secret comes from, without saying it."""
+    return reference if reference.startswith(_REFERENCE_PREFIXES) else "written in the file"
+
+
+def _parse_scheme(table: TomlTable, key: KeyPath) -> AuthScheme:
+    match sorted(table.keys() & {"hmac", "ed25519", "token", "query"}):
+        case ["hmac"]:
+            return _parse_signature_scheme(table, "hmac", Hmac, key)
+        case ["ed25519"]:
+            return _parse_signature_scheme(table, "ed25519", Ed25519, key)
+        case ["token"]:
+            refuse_unknown_keys(table, ("token", "scheme"), key=key)
+            return convert_table(_rename_kind_to_header(table, "token", key), Token, key=key)
+        case ["query"]:
+            refuse_unknown_keys(table, ("query",), key=key)
+            return convert_table(table, Token, key=key)
+        case _:
+            problem = "say hmac = <header>, ed25519 = <header>, token = <header> or query = <name>"
+            raise SourceError(problem, key=key)
+
+
+def _parse_signature_scheme(
+    table: TomlTable, kind: str, scheme_type: type[SchemeT], key: KeyPath
+) -> SchemeT:
+    known_keys = (kind, *(field for field in scheme_type.__struct_fields__ if field != "header"))
+    refuse_unknown_keys(table, known_keys, key=key)
+    scheme = convert_table(_rename_kind_to_header(table, kind, key), scheme_type, key=key)
+    timestamp_placeholder = f"{{{scheme.timestamp}}}"
+    if "{body}" not in scheme.signed:
+        raise SourceError("what is signed must include {body}", key=(*key, "signed"))
+    if scheme.timestamp is not None and timestamp_placeholder.lower() not in scheme.signed.lower():
+        problem = (
+            f"the signed text lacks {timestamp_placeholder}: without it anyone could replay a"
+            " webhook with another time"
+        )
+        raise SourceError(problem, key=(*key, "timestamp"))
+    if scheme.field is None and "{@" in scheme.signed:
+        problem = "{@...} is a field of the signature header: say which field is the signature"
+        raise SourceError(problem, key=(*key, "signed"))
+    return scheme
+
+
+def _rename_kind_to_header(table: TomlTable, kind: str, key: KeyPath) -> TomlTable:
+    """Give the table with the key that names the kind of scheme read as what it holds."""
+    if not isinstance(table[kind], str) or not _HEADER_NAME.fullmatch(table[kind]):
+        raise SourceError("this is no name of a header", key=(*key, kind))
+    return {("header" if name == kind else name): value for name, value in table.items()}

@@ -1,0 +1,185 @@
+"""What waits for a person? Read it, take it up again, or drop it."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from typing import Literal, cast
+
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from service.accept.sources import Source
+from service.backlog.failures import (
+    FailedTicket,
+    Requeue,
+    Skip,
+    decode_failed_ticket,
+    encode_failure,
+    parse_parked_job,
+    plan_retry,
+)
+from service.backlog.ticket import encode_ticket
+from service.store.group_commit import GroupCommit, ScriptArgument
+from service.store.keys import Keys
+from service.store.script import load_script, read_lua
+
+MAX_BATCH = 100
+_TIMEOUT_S = 10.0
+
+FailedTimeRange = tuple[float, float]
+"""From and until when (Redis ms) something was given up."""
+
+
+class RetryResult(Struct, frozen=True):
+    """What became of one failure; ``detail`` is why, or the job that it is now."""
+
+    job: str
+    status: Literal["queued", "waits", "left", "gone", "dropped"]
+    detail: str = ""
+
+
+class FailedTickets:
+    """The failures of one namespace, for a person to look at and to settle.
+
+    ``new_token`` names each act, so that one sent twice is known again.
+    """
+
+    def __init__(
+        self, client: Redis, group_commit: GroupCommit, *, keys: Keys, new_token: Callable[[], str]
+    ) -> None:
+        self._client = client
+        self._group_commit = group_commit
+        self._keys = keys
+        self._new_token = new_token
+        failures_lua = read_lua(__package__, "lib_failures")
+        self._retry, self._drop = (
+            load_script(__package__, name, prelude=failures_lua) for name in ("retry", "drop")
+        )
+
+    async def read_time_ms(self) -> int:
+        """Give Redis's time, by which failures are dated, in ms."""
+        seconds, micros = await self._client.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def read(self, jobs: Iterable[str]) -> list[FailedTicket]:
+        """Read those of these jobs that have failed."""
+        unique_jobs = list(dict.fromkeys(jobs))
+        if not unique_jobs:
+            return []
+        times_ms = await self._client.zmscore(self._keys.failed, unique_jobs)
+        return await self._read_tickets(
+            [
+                (job, at_ms)
+                for job, at_ms in zip(unique_jobs, times_ms, strict=True)
+                if at_ms is not None
+            ]
+        )
+
+    async def list_newest(self, time_range: FailedTimeRange) -> AsyncIterator[FailedTicket]:
+        """List what was given up in a span of time, the newest first."""
+        pairs = await self._client.zrevrangebyscore(
+            self._keys.failed, time_range[1], time_range[0], withscores=True
+        )
+        jobs_and_times = [
+            (_decode_text(job), float(at_ms))
+            for job, at_ms in cast("list[tuple[bytes, float]]", pairs)
+        ]
+        for start in range(0, len(jobs_and_times), MAX_BATCH):
+            for failed in await self._read_tickets(jobs_and_times[start : start + MAX_BATCH]):
+                yield failed
+
+    async def read_page(self, first: int, count: int) -> tuple[list[FailedTicket], int]:
+        """Read so many, the newest first, from a rank on; gives also how many there are in all."""
+        keys, last = self._keys, first + count - 1
+        pairs = await self._client.zrevrange(keys.failed, first, last, withscores=True)
+        jobs_and_times = [
+            (_decode_text(job), float(at_ms))
+            for job, at_ms in cast("list[tuple[bytes, float]]", pairs)
+        ]
+        return await self._read_tickets(jobs_and_times), int(await self._client.zcard(keys.failed))
+
+    async def retry(
+        self, batch: Sequence[FailedTicket], sources: Mapping[str, Source]
+    ) -> list[RetryResult]:
+        """Put up to BATCH of them back into the backlog, in one act; they are due at once.
+
+        What cannot be is left, with the new reason. Raises Unavailable.
+        """
+        plans = [(failed, plan_retry(failed, sources)) for failed in batch]
+        submitted = [
+            pair for pair in plans if not (isinstance(pair[1], Skip) and not pair[1].failure)
+        ]
+        keys = self._keys
+        replies = await self._submit(
+            "retry",
+            keys=(
+                *(keys.backlog, keys.tickets, keys.failed, keys.failed_data, keys.wakeup),
+                *(keys.failed_reply(self._new_token()), keys.counts),
+                *(self._delivery_key(failed) for failed, _ in submitted),
+            ),
+            args=[arg for failed, plan in submitted for arg in _retry_args(failed, plan)],
+        )
+        reply_by_job = dict(zip((failed.job for failed, _ in submitted), replies, strict=True))
+        return [_retry_result(failed, plan, reply_by_job.get(failed.job)) for failed, plan in plans]
+
+    async def drop(self, batch: Sequence[FailedTicket]) -> list[RetryResult]:
+        """Forget up to BATCH of them, in one act; raises Unavailable."""
+        keys = self._keys
+        replies = await self._submit(
+            "drop",
+            keys=(keys.failed, keys.failed_data, keys.failed_reply(self._new_token()), keys.counts),
+            args=[arg for failed in batch for arg in (failed.job, failed.digest)],
+        )
+        return [
+            RetryResult(failed.job, cast('Literal["dropped", "gone"]', status))
+            for failed, status in zip(batch, replies, strict=True)
+        ]
+
+    async def _read_tickets(
+        self, jobs_and_times: Sequence[tuple[str, float]]
+    ) -> list[FailedTicket]:
+        if not jobs_and_times:
+            return []
+        values = await self._client.hmget(
+            self._keys.failed_data, [job for job, _ in jobs_and_times]
+        )
+        return [
+            decode_failed_ticket(job, at_ms, cast("bytes | None", value))
+            for (job, at_ms), value in zip(jobs_and_times, values, strict=True)
+        ]
+
+    async def _submit(
+        self,
+        action: Literal["retry", "drop"],
+        *,
+        keys: Sequence[str],
+        args: Sequence[ScriptArgument],
+    ) -> list[str]:
+        if not args:
+            return []
+        script = self._retry if action == "retry" else self._drop
+        reply = await self._group_commit.submit(
+            script, keys=keys, args=args, durable=True, timeout_s=_TIMEOUT_S
+        )
+        return [_decode_text(status) for status in cast("list[bytes]", reply)]
+
+    def _delivery_key(self, failed: FailedTicket) -> str:
+        """Name the mark of the delivery, whose repeats are to be duplicates of the new job."""
+        source, delivery = parse_parked_job(failed.job) or ("", failed.job)
+        return self._keys.delivery(source, delivery)
+
+
+def _retry_args(failed: FailedTicket, plan: Requeue | Skip) -> tuple[str | bytes, ...]:
+    if isinstance(plan, Requeue):
+        return failed.job, failed.digest, plan.job, encode_ticket(plan.ticket, job=plan.job)
+    assert plan.failure is not None  # noqa: S101 - narrows for the type checker
+    return failed.job, failed.digest, "", encode_failure(plan.failure)
+
+
+def _retry_result(failed: FailedTicket, plan: Requeue | Skip, reply: str | None) -> RetryResult:
+    if isinstance(plan, Skip):
+        return RetryResult(failed.job, "gone" if reply == "gone" else "left", plan.reason)
+    detail = plan.job if plan.job != failed.job else ""
+    return RetryResult(failed.job, cast('Literal["queued", "waits", "gone"]', reply), detail)
+
+
+def _decode_text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

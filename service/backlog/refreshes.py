@@ -1,0 +1,86 @@
+"""Who looks again? Any worker that has nothing else to do, with calls that are left over."""
+
+from collections.abc import Sequence
+from typing import Literal, cast
+
+from msgspec import Struct
+
+from service.backlog.refresh_schedule import plan_refresh
+from service.backlog.ticket import Lease
+from service.store.group_commit import GroupCommit
+from service.store.keys import Keys
+from service.store.script import Script, load_script, read_lua
+
+_FINAL_REASONS = frozenset({"not_found", "poison"})
+"""What ends all further looks: it is gone, or kills who looks at it."""
+
+
+def load_settle_lua() -> str:
+    """Give the Lua that ends a ticket and plans a look; put before every script that does both."""
+    return read_lua(__package__, "lib_tickets") + read_lua(__package__, "lib_refreshes")
+
+
+class RefreshConfig(Struct, frozen=True, kw_only=True):
+    """When to look (ms after the first record), for how long marks are kept (ms), our share."""
+
+    schedule: Sequence[int]
+    dedup_ttl_ms: int
+    rate_limit_share: float
+    batch_size: int = 100
+
+
+class Refreshes:
+    """The looks that are planned. ``leftover`` is Lua that says how many calls are left over."""
+
+    def __init__(
+        self, group_commit: GroupCommit, *, keys: Keys, config: RefreshConfig, spare_calls_lua: str
+    ) -> None:
+        self._group_commit = group_commit
+        self._keys = keys
+        self._config = config
+        self._refresh_due: Script = load_script(__package__, "refresh_due", prelude=spare_calls_lua)
+        self._skip: Script = load_script(__package__, "skip_refresh", prelude=load_settle_lua())
+
+    async def enqueue_due(self) -> float | None:
+        """Make tickets of looks that are due, if calls are left over.
+
+        Gives 0 when there are some now, else the seconds after which to ask again; None: nothing
+        is planned.
+        """
+        keys = self._keys
+        reply = await self._group_commit.submit(
+            self._refresh_due,
+            keys=(
+                *(keys.refreshes, keys.refresh_tickets, keys.backlog, keys.tickets, keys.failed),
+                *(keys.budget, keys.budget_calls, keys.budget_waiting),
+            ),
+            args=(self._config.batch_size, self._config.rate_limit_share),
+        )
+        _, wait_ms = cast("tuple[int, int]", reply)
+        return None if wait_ms < 0 else wait_ms / 1000
+
+    async def skip(self, lease: Lease, reason: str) -> Literal["skipped", "again", "lost"]:
+        """End a look of which nothing came; the next one follows, unless there is no use in it."""
+        keys, refresh = self._keys, lease.ticket.refresh
+        deployment_id = lease.ticket.deployment_id
+        assert refresh is not None and deployment_id is not None  # noqa: S101, PT018 - for the types
+        plan = plan_refresh(
+            () if reason in _FINAL_REASONS else self._config.schedule,
+            lease,
+            deployment_id,
+            now_ms=lease.now,
+            unfinished=False,
+        )
+        reply = await self._group_commit.submit(
+            self._skip,
+            keys=(
+                *(keys.backlog, keys.tickets, keys.budget_calls, keys.budget_waiting, keys.wakeup),
+                *(keys.published(deployment_id), keys.refreshes, keys.refresh_tickets, keys.counts),
+            ),
+            args=(
+                *(lease.job, lease.fence, lease.generation, deployment_id, plan.since),
+                *("" if plan.due is None else plan.due, plan.ticket, self._config.dedup_ttl_ms),
+            ),
+            durable=True,
+        )
+        return cast('Literal["skipped"]', cast("bytes", reply).decode())

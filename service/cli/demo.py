@@ -1,0 +1,385 @@
+"""How is the demo put together? A pipeline, LaunchDarkly and ourselves, on one table."""
+
+import asyncio
+import os
+import random
+import shlex
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import TextIO
+from urllib.parse import urlsplit
+
+import aiohttp
+from msgspec import Struct
+from msgspec.structs import replace
+from redis.asyncio import Redis
+
+from service.accept.sources import Source
+from service.app import (
+    Runtime,
+    add_console,
+    is_console_enabled,
+    open_receiver,
+    open_runtime,
+    open_worker,
+)
+from service.cli.tail import (
+    StreamEntryText,
+    follow_stream,
+    measure_terminal_width,
+    render_record_header,
+    render_record_row,
+)
+from service.log import Log
+from service.metrics.http import HealthReader, HealthStats, serve_app
+from service.settings import Secret, Settings, data_directory
+from service.simulate.options import Options, Shape
+from service.simulate.pipeline import EventBody, Pipeline, SendRate, report_event
+from service.simulate.quota import Limits
+from service.simulate.rates import Rates
+from service.simulate.send import SendResult, send_event
+from service.simulate.server import Simulator
+from service.store import RedisUnavailable
+from service.store.connect import open_client
+
+_STATUS_INTERVAL_S = 0.25
+_READS_PER_STATUS_LINE = 12  # where no terminal can show the count in place
+
+
+class CallCounts(Struct, frozen=True):
+    """What the upstream counted: calls, and those it answered with 429."""
+
+    calls: int
+    rate_limited: int
+
+
+class DemoInputs(Struct, frozen=True, kw_only=True):
+    """What the demo plays on: verbs that are handed in, and where it writes."""
+
+    report: Callable[[EventBody], Awaitable[None]]
+    post: Callable[[EventBody, str], Awaitable[SendResult]]
+    read_stats: Callable[[], Awaitable[HealthStats]]
+    count_calls: Callable[[], CallCounts]
+    records: AsyncIterator[StreamEntryText]
+    out: TextIO
+    columns: Callable[[], int]
+
+
+class Demo:
+    """Sends deployments as a pipeline would and shows what becomes of them."""
+
+    def __init__(self, inputs: DemoInputs, *, rate: SendRate, rng: Random) -> None:
+        self._inputs = inputs
+        self._max_records = rate.max_events
+        self._pipeline = Pipeline(inputs.report, inputs.post, rate=rate, rng=rng)
+        self._published = 0
+        self._limit_reached_count = 0
+        self._stats: HealthStats | None = None
+        self._status_line = ""
+        self._is_terminal = inputs.out.isatty()
+
+    async def run(self) -> None:
+        """Play until cancelled, or until as many records as were asked for were published."""
+        send_task = asyncio.create_task(self._pipeline.deploy(), name="demo-send")
+        status_task = asyncio.create_task(self._update_status(), name="demo-watch")
+        self._print_above_status(render_record_header(columns=self._inputs.columns()))
+        try:
+            async for entry in self._inputs.records:
+                self._published += 1
+                self._print_above_status(render_record_row(entry, columns=self._inputs.columns()))
+                if self._max_records and self._published >= self._max_records:
+                    break
+        finally:
+            for task in (send_task, status_task):
+                task.cancel()
+            await asyncio.gather(send_task, status_task, return_exceptions=True)
+            await self._read_stats()
+            self._print_summary()
+
+    async def _update_status(self) -> None:
+        """Keep the count up to date, and say so when the quota is met."""
+        read_count = 0
+        while True:
+            previous_stats = self._stats
+            await self._read_stats()
+            if _is_limit_reached(self._stats) and not _is_limit_reached(previous_stats):
+                self._print_limit_reached()
+            self._show_status(in_place_only=read_count % _READS_PER_STATUS_LINE != 0)
+            read_count += 1
+            await asyncio.sleep(_STATUS_INTERVAL_S)
+
+    async def _read_stats(self) -> None:
+        try:
+            self._stats = await self._inputs.read_stats()
+        except RedisUnavailable:
+            self._stats = None
+
+    def _print_limit_reached(self) -> None:
+        if self._stats is not None and self._stats.backlog:
+            self._limit_reached_count += 1
+            self._print_above_status(
+                f"-- quota met: no call for {self._stats.next_call_in_s:.1f} s; "
+                f"{self._stats.backlog} deployments wait, webhooks are still taken"
+            )
+
+    def _format_counts(self) -> str:
+        stats = self._stats
+        counts = {
+            "received": self._pipeline.received,
+            "queued": self._pipeline.queued,
+            "published": self._published,
+            "waiting": "?" if stats is None else stats.backlog,
+            "failed": "?" if stats is None else stats.failed,
+        }
+        line = "  ".join(f"{name} {count}" for name, count in counts.items())
+        if stats is None:
+            return f"{line}  Redis is away"
+        if _is_limit_reached(stats):
+            return f"{line}  quota met {stats.next_call_in_s:.1f} s"
+        return f"{line}  calls left {stats.calls_left}"
+
+    def _print_summary(self) -> None:
+        call_counts = self._inputs.count_calls()
+        limit_reached_times = (
+            "once" if self._limit_reached_count == 1 else f"{self._limit_reached_count} times"
+        )
+        self._status_line, counts_line = "", self._format_counts().rpartition("  ")[0]
+        summary = (
+            f"What you saw: {self._pipeline.received} signed webhooks came in, of which "
+            f"{self._pipeline.repeated} were repeats and known as such; LaunchDarkly "
+            f"(simulated) took {call_counts.calls} calls and refused {call_counts.rate_limited}, "
+            f"the quota was met {limit_reached_times}, and {self._published} deployments came out, "
+            "each as one enriched record on a Redis stream."
+        )
+        width = max(40, min(self._inputs.columns(), 100))
+        self._print_above_status("\n".join(("", counts_line, *textwrap.wrap(summary, width))))
+
+    def _print_above_status(self, text: str) -> None:
+        """Write what stays; on a terminal the count stays below it."""
+        self._write(f"\r\x1b[K{text}\n{self._status_line}" if self._is_terminal else f"{text}\n")
+
+    def _show_status(self, *, in_place_only: bool) -> None:
+        """Show the count, in one line that does not wrap: else it could not be written over."""
+        line = self._format_counts()[: self._inputs.columns() - 1]
+        if self._is_terminal:
+            self._status_line = line
+            self._write(f"\r\x1b[K{line}")
+        elif not in_place_only and self._pipeline.received:
+            self._write(f"-- {line}\n")
+
+    def _write(self, text: str) -> None:
+        self._inputs.out.write(text)
+        self._inputs.out.flush()
+
+
+def _is_limit_reached(stats: HealthStats | None) -> bool:
+    return stats is not None and stats.next_call_in_s > 0
+
+
+_WINDOW_MS = 5_000
+_RATE_LIMIT_SHARE = 0.8  # the pipeline's own posts live on the same quota
+_MAX_SHUTDOWN_S = 1.0
+_SCAN_COUNT = 1000
+
+BuildSources = Callable[[str], dict[str, Source]]
+"""Give the sources of webhooks that are signed with a secret."""
+
+
+def build_simulator_options(*, seed: int, calls_per_window: int) -> Options:
+    """Give a LaunchDarkly with a small quota, some latency, faults now and then, and pages."""
+    return Options(
+        seed=seed,
+        visible_after_ms=800,
+        nested_page_size=4,
+        latency_ms=(20, 120),
+        quota=Limits(global_limit=calls_per_window, window_ms=_WINDOW_MS),
+        faults=Rates(error=0.03, truncated=0.01),
+        shape=Shape(pull_requests=(1, 6), novelties=True),
+    )
+
+
+async def run_demo(
+    settings: Settings, options: Options, *, rate: SendRate, log: Log, build_sources: BuildSources
+) -> None:
+    """Play a pipeline, LaunchDarkly and ourselves, and show the records, until cancelled.
+
+    Raises redis's errors when the user's own Redis is away.
+    """
+    rng = random.Random(options.seed)
+    secret = f"whsec_{rng.randbytes(24).hex()}"
+    simulator = Simulator(options, clock=time.time, rng=rng)
+    async with AsyncExitStack() as stack:
+        enter_context = stack.enter_async_context
+        upstream = await enter_context(serve_app(simulator.app(), host="127.0.0.1", port=0))
+        run_settings = replace(
+            _demo_settings(settings),
+            access_token=Secret(options.token),
+            launchdarkly_url=upstream,
+            rate_limit_share=_RATE_LIMIT_SHARE,
+            shutdown_timeout=min(settings.shutdown_timeout, _MAX_SHUTDOWN_S),
+        )
+        runtime = await enter_context(open_runtime(run_settings, log))
+        client = await enter_context(
+            open_client(runtime.redis_url, namespace=runtime.keys.namespace, reply_timeout_s=10)
+        )
+        await _delete_previous_demo(client, runtime)
+        await enter_context(open_worker(runtime))
+        sources = build_sources(secret)
+        add_pages = partial(add_console, runtime, sources)
+        receiver_url = await enter_context(open_receiver(runtime, sources, add_routes=add_pages))
+        event_sender = _EventSender(
+            await enter_context(aiohttp.ClientSession()),
+            webhook_url=f"{receiver_url}/webhooks/native",
+            upstream=upstream,
+            secret=secret,
+            token=options.token,
+        )
+        _print_introduction(runtime, receiver_url=receiver_url, upstream=upstream, options=options)
+        inputs = _demo_inputs(runtime, client, event_sender, simulator)
+        await Demo(inputs, rate=rate, rng=random.Random()).run()
+
+
+async def run_pipeline(
+    settings: Settings, *, webhook_url: str, secret: str, rate: SendRate, log: Log
+) -> None:
+    """Play a pipeline alone: tell a simulated LaunchDarkly and a door, until cancelled."""
+    rng = random.Random()
+    async with aiohttp.ClientSession() as session:
+        event_sender = _EventSender(
+            session,
+            webhook_url=webhook_url,
+            upstream=settings.launchdarkly_url,
+            secret=secret,
+            token=settings.access_token.reveal(),
+        )
+        pipeline = Pipeline(event_sender.report, event_sender.post, rate=rate, rng=rng)
+        log.info("pipeline_started", door=webhook_url, per_second=rate.per_second)
+        try:
+            await pipeline.deploy()
+        finally:
+            log.info("pipeline_ended", queued=pipeline.queued, repeated=pipeline.repeated)
+
+
+def _demo_settings(settings: Settings) -> Settings:
+    """Keep the demo's data apart."""
+    data_dir = data_directory(settings) / "demo"
+    return replace(settings, data_dir=str(data_dir), namespace=f"{settings.namespace}-demo")
+
+
+async def _delete_previous_demo(client: Redis, runtime: Runtime) -> None:
+    """Take away all that an earlier demo left: its LaunchDarkly, and what waits for it, is gone."""
+    key_pattern = f"{{{runtime.keys.namespace}}}:*"
+    leftover_keys = [key async for key in client.scan_iter(match=key_pattern, count=_SCAN_COUNT)]
+    if leftover_keys:
+        await client.unlink(*leftover_keys)
+
+
+class _EventSender:
+    """Tells LaunchDarkly and our door of the same deployment: one body, two posts."""
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        *,
+        webhook_url: str,
+        upstream: str,
+        secret: str,
+        token: str,
+    ) -> None:
+        self._session = session
+        self._webhook_url = webhook_url
+        self._upstream = upstream
+        self._secret = secret
+        self._token = token
+
+    async def report(self, event: EventBody) -> None:
+        """Tell LaunchDarkly."""
+        await report_event(self._session, self._upstream, event, token=self._token)
+
+    async def post(self, event: EventBody, delivery: str) -> SendResult:
+        """Tell our door."""
+        return await send_event(
+            self._session,
+            self._webhook_url,
+            event,
+            secret=self._secret,
+            delivery=delivery,
+            timestamp_s=int(time.time()),
+        )
+
+
+def _demo_inputs(
+    runtime: Runtime, client: Redis, event_sender: _EventSender, simulator: Simulator
+) -> DemoInputs:
+    def count_calls() -> CallCounts:
+        stats = simulator.stats
+        return CallCounts(calls=sum(stats.calls.values()), rate_limited=stats.rate_limited)
+
+    return DemoInputs(
+        report=event_sender.report,
+        post=event_sender.post,
+        read_stats=HealthReader(
+            runtime.group_commit, keys=runtime.keys, share=_RATE_LIMIT_SHARE
+        ).read_stats,
+        count_calls=count_calls,
+        records=follow_stream(client, runtime.keys.enriched, since="$"),
+        out=sys.stdout,
+        columns=partial(measure_terminal_width, sys.stdout),
+    )
+
+
+def _print_introduction(
+    runtime: Runtime, *, receiver_url: str, upstream: str, options: Options
+) -> None:
+    """Say what is where, and how to look at the stream oneself."""
+    quota, window_s = options.quota.global_limit, options.quota.window_ms / 1000
+    redis_label = f"on {runtime.settings.data_dir}" if not runtime.settings.redis_url else "yours"
+    lines = (
+        "A pipeline deploys, signs a webhook for each deployment and posts it here; we ask",
+        "LaunchDarkly for the rest and append one enriched record to a Redis stream.",
+        "",
+        f"webhooks      {receiver_url}/webhooks/native",
+        *([f"console       {receiver_url}/"] if is_console_enabled(runtime.settings) else []),
+        f"LaunchDarkly  {upstream}  simulated, {quota} calls in {window_s:g} s,",
+        f"              of which {_RATE_LIMIT_SHARE:.0%} are ours and the rest the pipeline's",
+        f"Redis         {redis_label}",
+        "",
+        "See for yourself, in another terminal:",
+        *(f"  {command}" for command in _example_commands(runtime)),
+        "",
+        "Ctrl-C ends everything.",
+    )
+    sys.stdout.write("\n".join(lines) + "\n\n")
+    sys.stdout.flush()
+
+
+def _example_commands(runtime: Runtime) -> list[str]:
+    """Write what can be pasted to look at the stream; no secret of a Redis URL is shown."""
+    address = urlsplit(runtime.redis_url)
+    is_public = not (address.query or address.netloc)
+    connection_option, url_text = '-u "$ENRICHER_REDIS_URL"', '"$ENRICHER_REDIS_URL"'
+    if address.scheme == "unix":
+        connection_option = f"-s {shlex.quote(address.path)}{'' if is_public else ' --askpass'}"
+        url_text = shlex.quote(runtime.redis_url) if is_public else url_text
+    variables = f"ENRICHER_REDIS_URL={url_text} ENRICHER_NAMESPACE={runtime.keys.namespace}"
+    tail_command = f"{variables} {_program_command()} tail --from-start"
+    if "+" in address.scheme:  # no URL tells redis-cli of Sentinel or of a Cluster
+        return [tail_command]
+    return [
+        tail_command,
+        f"redis-cli {connection_option} XRANGE '{runtime.keys.enriched}' - + COUNT 1",
+    ]
+
+
+def _program_command() -> str:
+    """Say how we are started: from a checkout, or installed."""
+    checkout = Path(__file__).resolve().parent.parent / "run.py"
+    if checkout.is_file():
+        return f"python3 {shlex.quote(os.path.relpath(checkout))}"
+    return "deployment-enricher"

@@ -1,0 +1,170 @@
+"""What does `doctor` do? Asks whom the settings name, has the answers judged, tells them."""
+
+import argparse
+import os
+import sys
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from service.accept.signatures import Unverified
+from service.accept.sources import Source, SourceError
+from service.app import build_token_factory
+from service.backlog.failed_tickets import FailedTickets
+from service.cli.preconditions import inspect_sources
+from service.cli.run import resolve_redis_url
+from service.cli.sources import local_receiver_url
+from service.cli.tail import measure_terminal_width
+from service.doctor.checks import (
+    BacklogFacts,
+    RedisFacts,
+    SourceFacts,
+    UpstreamFacts,
+    check_receiver,
+    check_redis,
+    check_settings,
+    check_sources,
+    check_upstream,
+    check_work,
+)
+from service.doctor.probes import (
+    probe_backlog,
+    probe_receiver,
+    probe_redis,
+    probe_upstream,
+    redis_location,
+    upstream_path,
+)
+from service.doctor.report import (
+    Finding,
+    format_findings,
+    format_findings_json,
+    has_no_failure,
+    warn,
+)
+from service.log import Log
+from service.reconcile.missed import Scope
+from service.settings import Settings, SettingsError, list_settings, parse_scopes
+from service.store.connect import open_client
+from service.store.embedded import find_server
+from service.store.group_commit import GroupCommit
+from service.store.keys import Keys
+
+_EXIT_FAILURE = 1
+
+
+async def run_doctor(arguments: argparse.Namespace, settings: Settings, log: Log) -> int:
+    """Look at everything, whoever is away, and tell what must be mended: 1 when anything must."""
+    sources, findings = _check_configured_sources(settings)
+    findings = [check_settings(_list_set_variables()), *findings]
+    redis_facts, backlog_facts = await _probe_redis_and_backlog(settings, log)
+    findings += [*check_redis(redis_facts)]
+    if isinstance(backlog_facts, BacklogFacts):
+        findings += [*check_work(backlog_facts)]
+    elif not redis_facts.connection_error:
+        findings.append(warn("backlog", f"cannot be looked at: {backlog_facts}", ""))
+    findings += [*check_upstream(await _probe_launchdarkly(settings, sources, backlog_facts))]
+    receiver_facts = await probe_receiver(
+        local_receiver_url(settings), host=settings.host, port=settings.port
+    )
+    findings.append(check_receiver(receiver_facts))
+    report = (
+        format_findings_json(findings)
+        if arguments.json
+        else format_findings(findings, terminal_width=measure_terminal_width(sys.stdout))
+    )
+    sys.stdout.write(report)
+    return 0 if has_no_failure(findings) else _EXIT_FAILURE
+
+
+def _list_set_variables() -> list[str]:
+    """List the variables that are set, never what they are set to."""
+    names = [variable for variable, _, _ in list_settings()]
+    return [
+        name for setting in names for name in (setting, f"{setting}_FILE") if os.environ.get(name)
+    ]
+
+
+def _check_configured_sources(settings: Settings) -> tuple[Mapping[str, Source], list[Finding]]:
+    # `serve` and `work` on a shared Redis: this machine may be the one that needs no sources.
+    is_needed = not settings.redis_url or bool(settings.sources)
+    try:
+        sources, secret_problems = inspect_sources(settings, os.environ)
+    except (SettingsError, SourceError) as error:
+        return {}, [*check_sources([], error=str(error), is_needed=is_needed)]
+    facts = [
+        SourceFacts(
+            source.name,
+            {
+                location: secret_problems[location]
+                for location in source.secret_locations
+                if location in secret_problems
+            },
+            not any(isinstance(scheme, Unverified) for scheme in source.schemes),
+        )
+        for source in sources.values()
+    ]
+    return sources, [*check_sources(facts, error="", is_needed=is_needed)]
+
+
+async def _probe_redis_and_backlog(
+    settings: Settings, log: Log
+) -> tuple[RedisFacts, BacklogFacts | str]:
+    url, keys = resolve_redis_url(settings), Keys(settings.namespace)
+    facts = RedisFacts(
+        location=redis_location(url),
+        is_embedded=not settings.redis_url,
+        can_start=find_server() is not None,
+        durability=settings.durability,
+    )
+    async with open_client(url, namespace=settings.namespace) as client:
+        facts = await probe_redis(client, facts, clock=time.time)
+        if facts.connection_error:
+            return facts, facts.connection_error
+        group_commit = GroupCommit(client, durability="memory", clock=time.monotonic, log=log)
+        failed_tickets = FailedTickets(
+            client, group_commit, keys=keys, new_token=build_token_factory()
+        )
+        limit, share = settings.backlog_limit, settings.rate_limit_share
+        scopes = [Scope(*pair).name for pair in parse_scopes(settings.reconcile_scopes)]
+        backlog_facts = await probe_backlog(
+            client, failed_tickets, keys=keys, limit=limit, share=share, scopes=scopes
+        )
+        if isinstance(backlog_facts, BacklogFacts):
+            backlog_facts = replace(
+                backlog_facts,
+                idle_group_timeout_s=settings.idle_group_timeout,
+                reconcile_interval_s=settings.reconcile_interval,
+            )
+        return facts, backlog_facts
+
+
+async def _probe_launchdarkly(
+    settings: Settings, sources: Mapping[str, Source], backlog_facts: BacklogFacts | str
+) -> UpstreamFacts:
+    """Make one call, unless others wait for just that."""
+    project_environment = _find_project_environment([*sources.values()])
+    facts = UpstreamFacts(
+        origin=settings.launchdarkly_url,
+        needs_token=not settings.redis_url,
+        has_token=bool(settings.access_token),
+        project=project_environment[0] if project_environment else "",
+    )
+    if isinstance(backlog_facts, BacklogFacts) and not backlog_facts.can_call:
+        return replace(facts, skipped_reason="the quota is met, and others wait for it")
+    if not facts.has_token:
+        return facts
+    path = upstream_path(project_environment, unknown_id=str(uuid.uuid4()))
+    token = settings.access_token.reveal()
+    return await probe_upstream(facts, token=token, path=path, clock=time.time)
+
+
+def _find_project_environment(sources: Sequence[Source]) -> tuple[str, str] | None:
+    """Find a project and an environment of it that the sources name."""
+    for source in sources:
+        for environment in source.environments.values():
+            if source.project:
+                return source.project, environment
+    return None

@@ -1,0 +1,195 @@
+"""What comes out? The entries of the output stream as they are appended, whoever restarts."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TextIO
+
+import msgspec
+from msgspec import Raw, Struct
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from service.cli.terminal import COLUMN_GAP, Column, measure_text_width, pad_text, truncate_text
+from service.client.entry import format_fields
+from service.log import escape_unprintable
+from service.publish.record import EnrichedDeployment, TouchedFlag
+from service.store.connect import (
+    UNAVAILABLE_ERRORS,
+    describe_error,
+    drop_idle_connections,
+    is_bad_password,
+    is_retryable,
+)
+
+_BLOCK_MS = 2000
+_RECONNECT_PAUSE_S = 0.5
+_BATCH_SIZE = 100
+
+
+class StreamEntryText(Struct, frozen=True):
+    """One entry of the stream: its position, and its fields as text."""
+
+    position: str
+    fields: dict[str, str]
+
+
+async def follow_stream(
+    client: Redis,
+    stream: str,
+    *,
+    since: str,
+    on_unavailable: Callable[[str], None] = lambda _: None,
+) -> AsyncIterator[StreamEntryText]:
+    """Give entries as they come, from ``since`` (``0`` or ``$`` or a position) on, for ever.
+
+    A server that is away is waited for, and ``tell`` hears of it once; an error that no patience
+    mends (a wrong password, a key of another type) is raised as redis raises it.
+    """
+    last_position, is_unavailable = since, False
+    while True:
+        try:
+            if last_position == "$":
+                last_position = await _read_last_position(client, stream)
+            reply = await client.xread({stream: last_position}, count=_BATCH_SIZE, block=_BLOCK_MS)
+        except (*UNAVAILABLE_ERRORS, ResponseError) as error:
+            if is_bad_password(error) or (
+                isinstance(error, ResponseError) and not is_retryable(error)
+            ):
+                raise
+            if not is_unavailable:
+                on_unavailable(f"Redis is away, waiting for it: {describe_error(error)}")
+            is_unavailable = True
+            await drop_idle_connections(client)
+            await asyncio.sleep(_RECONNECT_PAUSE_S)
+            continue
+        is_unavailable = False
+        for entry in _parse_entries(reply):
+            last_position = entry.position
+            yield entry
+
+
+def render_entry_json(entry: StreamEntryText) -> str:
+    """Give an entry as one line of JSON; ``data`` as the JSON that it is, else as text."""
+    fields: dict[str, object] = {**entry.fields}
+    try:
+        fields["data"] = Raw(msgspec.json.format(entry.fields["data"].encode(), indent=-1))
+    except (KeyError, msgspec.MsgspecError, RecursionError):
+        fields["unreadable"] = True
+    return msgspec.json.encode({"position": entry.position, **fields}).decode()
+
+
+async def _read_last_position(client: Redis, stream: str) -> str:
+    newest = await client.xrevrange(stream, count=1)
+    return _decode_text(newest[0][0]) if newest else "0-0"
+
+
+def _parse_entries(reply: object) -> list[StreamEntryText]:
+    """List the entries of an XREAD reply: with redis-py 8's unified shapes, a dict by stream."""
+    if not isinstance(reply, dict):
+        return []
+    return [
+        StreamEntryText(
+            position=_decode_text(position),
+            fields=format_fields(fields),
+        )
+        for entries in reply.values()
+        for position, fields in entries
+    ]
+
+
+def _decode_text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+_WIDE_TERMINAL_COLUMNS = 110  # columns; from here on there is room for whole deployment ids
+_SHORT_ID_WIDTH, _FULL_ID_WIDTH = 8, 36
+
+
+_MIDDLE_COLUMNS = (
+    Column("application", 15),
+    Column("environment", 11),
+    Column("rev", 3, align_right=True),
+    Column("PRs", 3, align_right=True),
+    Column("lead time", 9, align_right=True),
+)
+_FLAGS_TITLE = "flags touched"
+_DEFAULT_COLUMNS = 160  # of a file or a pipe
+
+
+def measure_terminal_width(out: TextIO) -> int:
+    """Say how many columns there are; more than enough where it is no terminal."""
+    return shutil.get_terminal_size().columns if out.isatty() else _DEFAULT_COLUMNS
+
+
+def render_record_header(*, columns: int) -> str:
+    """Give the titles, for a terminal of so many columns."""
+    return _render_row([column.title for column in _select_columns(columns)], _FLAGS_TITLE, columns)
+
+
+def render_record_row(entry: StreamEntryText, *, columns: int) -> str:
+    """Tell one record in one line that does not wrap; an entry that is none is told as such."""
+    record = decode_record(entry)
+    if record is None:
+        reason = "is no enriched deployment: not written by us, or damaged"
+        return truncate_text(f"{escape_unprintable(entry.position)}  {reason}", columns)
+    fields, summary = entry.fields, record.summary
+    cells = (
+        fields.get("subject", "?"),
+        fields.get("applicationkey", "?"),
+        fields.get("environmentkey", "?"),
+        str(record.revision),
+        str(len(summary.pull_requests)),
+        _format_hours(summary.lead_time_ms),
+    )
+    incomplete_mark = "" if record.completeness.complete else "INCOMPLETE "
+    flags_width = (
+        columns
+        - sum(column.width + len(COLUMN_GAP) for column in _select_columns(columns))
+        - len(incomplete_mark)
+    )
+    flags = _render_flags(summary.flags, flags_width)
+    return _render_row(
+        [escape_unprintable(cell) for cell in cells], incomplete_mark + flags, columns
+    )
+
+
+def decode_record(entry: StreamEntryText) -> EnrichedDeployment | None:
+    """Read the record of an entry; None when the entry holds none."""
+    try:
+        return msgspec.json.decode(entry.fields.get("data", ""), type=EnrichedDeployment)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _select_columns(columns: int) -> tuple[Column, ...]:
+    id_width = _FULL_ID_WIDTH if columns >= _WIDE_TERMINAL_COLUMNS else _SHORT_ID_WIDTH
+    return (
+        Column("deployment" if id_width == _FULL_ID_WIDTH else "id", id_width),
+        *_MIDDLE_COLUMNS,
+    )
+
+
+def _render_row(cells: Sequence[str], last_cell: str, columns: int) -> str:
+    padded = [
+        pad_text(cell, column) for cell, column in zip(cells, _select_columns(columns), strict=True)
+    ]
+    return truncate_text(COLUMN_GAP.join([*padded, last_cell]), columns)
+
+
+def _render_flags(flags: Sequence[TouchedFlag], max_width: int) -> str:
+    """Name as many flags as there is room for, and count the rest."""
+    names = [escape_unprintable(flag.key) for flag in flags]
+    for shown in range(len(names), 0, -1):
+        hidden = len(names) - shown
+        text = ", ".join(names[:shown]) + (f" +{hidden}" if hidden else "")
+        if measure_text_width(text) <= max_width:
+            return text
+    if not names:
+        return "none"
+    hidden_note = f" +{len(names) - 1}" if len(names) > 1 else ""
+    return truncate_text(names[0], max_width - len(hidden_note)) + hidden_note
+
+
+def _format_hours(duration_ms: int | None) -> str:
+    return "?" if duration_ms is None else f"{duration_ms / 3_600_000:.1f} h"

@@ -1,0 +1,45 @@
+"""How does a reader speak with Redis? Several commands in one round trip, replies as they come.
+
+redis-py's own client turns every reply into nested dicts, which costs more than reading it does.
+"""
+
+import asyncio
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+
+from service.store.connect import REPLY_TIMEOUT_S, close_connection
+from service.store.group_commit import Command, encode_command, exchange
+
+
+class Connection:
+    """One connection, opened when it is needed. Whatever cuts an exchange cuts the connection."""
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+        self._connection: AbstractConnection | None = None
+
+    async def exchange(self, *commands: Command, block_s: float = 0.0) -> list[object]:
+        """Send the commands, give their replies; an error reply is given and not raised.
+
+        ``block_s`` is how long the server may hold back its reply.
+        """
+        try:
+            async with asyncio.timeout(REPLY_TIMEOUT_S + block_s):
+                connection = await self._get_connection()
+                return await exchange(connection, [encode_command(command) for command in commands])
+        except BaseException:
+            await self.disconnect()
+            raise
+
+    async def disconnect(self) -> None:
+        """Let the connection go; the next exchange opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await close_connection(self._client, connection)
+
+    async def _get_connection(self) -> AbstractConnection:
+        if self._connection is None:
+            pool = self._client.connection_pool
+            self._connection = await pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
+        return self._connection

@@ -1,0 +1,364 @@
+"""What numbers make the picture? Measures and the time in; rates, curves and gauges out."""
+
+import math
+import re
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from service.console.format import format_count, format_rate
+
+CHART_SPAN_S = 180.0
+_RATE_SPAN_MS, _RATE_SAMPLES = 10_000, 12
+_MAX_SAMPLES = 400
+_WINDOW_PATTERN = re.compile(r"(\d{1,15}) (-?\d{1,15}) (\d{1,15}) (\w+)")
+_FAMILY_ORDER = ("global", "token", "route:list", "route:get")
+_FAMILY_PATTERN = re.compile(r"[a-z]+(?::[a-z]+)?")
+
+
+class Sample(Struct, frozen=True, kw_only=True):
+    """How things stood at one moment (Redis ms).
+
+    ``received`` counts this door's webhooks, ``appended`` all records ever.
+    """
+
+    at_ms: int
+    waiting: int
+    due: int
+    leased: int
+    oldest_s: float
+    failed: int
+    records: int
+    reader_groups: int
+    unread: int
+    appended: int
+    received: int
+    in_flight: int
+    calls_available: int
+    closed_s: float
+    closed_reason: str
+
+
+class WindowView(Struct, frozen=True, kw_only=True):
+    """One rate-limit window as LaunchDarkly told it last."""
+
+    family: str
+    limit: int
+    remaining: int
+    ends_in_s: float
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it still lasts: what is past says little."""
+        return self.ends_in_s > 0
+
+    @property
+    def remaining_share(self) -> float:
+        """Give what is left as a part of the limit."""
+        return min(1.0, max(0.0, self.remaining / self.limit)) if self.limit else 0.0
+
+
+class Curve(Struct, frozen=True):
+    """A curve as two SVG paths: its line, and the area below it."""
+
+    line: str = ""
+    area: str = ""
+
+
+class SampleHistory:
+    """The measures of the last minutes."""
+
+    def __init__(self) -> None:
+        self._samples: deque[Sample] = deque(maxlen=_MAX_SAMPLES)
+
+    def add(self, sample: Sample) -> None:
+        """Add what was measured last, and forget what is too long ago."""
+        if self._samples and sample.at_ms <= self._samples[-1].at_ms:
+            self._samples.clear()  # another server, or a clock set back
+        self._samples.append(sample)
+        while sample.at_ms - self._samples[0].at_ms > CHART_SPAN_S * 1000:
+            self._samples.popleft()
+
+    def list_samples(self) -> Sequence[Sample]:
+        """List them, the oldest first."""
+        return tuple(self._samples)
+
+
+def growth_rate(samples: Sequence[Sample], count_of: Callable[[Sample], int]) -> float:
+    """Give how fast a count grew in the last seconds, in 1/s."""
+    if not samples:
+        return 0.0
+    last = samples[-1]
+    recent = [
+        sample for sample in samples[-_RATE_SAMPLES:] if last.at_ms - sample.at_ms <= _RATE_SPAN_MS
+    ]
+    span_s = (last.at_ms - recent[0].at_ms) / 1000
+    growth = count_of(last) - count_of(recent[0])
+    return max(0.0, growth / span_s) if span_s else 0.0
+
+
+def list_rates(
+    samples: Sequence[Sample], count_of: Callable[[Sample], int]
+) -> list[tuple[float, float]]:
+    """Give (seconds before now, growth in 1/s): of each sample since some before it."""
+    return [
+        (ago_s, growth_rate(samples[max(0, end - _RATE_SAMPLES) : end], count_of))
+        for end, (ago_s, _) in enumerate(list_values(samples, count_of), start=1)
+    ]
+
+
+def list_values(
+    samples: Sequence[Sample], value_of: Callable[[Sample], int]
+) -> list[tuple[float, float]]:
+    """Give (seconds before now, value) of each sample."""
+    return [
+        ((samples[-1].at_ms - sample.at_ms) / 1000, float(value_of(sample))) for sample in samples
+    ]
+
+
+def draw_curve(points: Iterable[tuple[float, float]], *, width: float, height: float) -> Curve:
+    """Draw a curve of the last minutes."""
+    values = list(points)
+    if not values:
+        return Curve()
+    max_value = max(1.0, *(value for _, value in values))
+    points_px = [
+        (width * (1 - min(1.0, ago_s / CHART_SPAN_S)), height * (1 - max(0.0, value) / max_value))
+        for ago_s, value in values
+    ]
+    line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points_px)
+    area = f"{line}L{points_px[-1][0]:.1f} {height:.1f}L{points_px[0][0]:.1f} {height:.1f}Z"
+    return Curve(line, area)
+
+
+def draw_arc(share: float, *, radius: float) -> str:
+    """Draw a part (0 to 1) of a half circle from the left, around 0 0, as an SVG path."""
+    angle = math.pi * (1 - min(1.0, max(0.0, share)))
+    x, y = radius * math.cos(angle), -radius * math.sin(angle)
+    return f"M{-radius:.1f} 0A{radius:.1f} {radius:.1f} 0 0 1 {x:.2f} {y:.2f}"
+
+
+def parse_windows(budget: Mapping[str, str], *, now_ms: int) -> list[WindowView]:
+    """Read the windows of the budget, the best known first; what cannot be read is left out."""
+    skew_ms = _parse_number(budget.get("skew", "0"))
+    windows = []
+    for family in sorted(budget, key=_family_order):
+        match = _WINDOW_PATTERN.match(budget[family])
+        if match is None or not _FAMILY_PATTERN.fullmatch(family):
+            continue
+        limit, remaining, reset_ms = (int(match[group]) for group in (1, 2, 3))
+        ends_in_s = (reset_ms - skew_ms - now_ms) / 1000
+        windows.append(
+            WindowView(family=family, limit=limit, remaining=remaining, ends_in_s=ends_in_s)
+        )
+    return windows
+
+
+def tightest_window(windows: Sequence[WindowView]) -> WindowView | None:
+    """Give the window that binds: of those that last the one with least left, else the first."""
+    open_windows = [window for window in windows if window.is_open]
+    if open_windows:
+        return min(open_windows, key=lambda window: window.remaining)
+    return windows[0] if windows else None
+
+
+def _family_order(family: str) -> int:
+    return _FAMILY_ORDER.index(family) if family in _FAMILY_ORDER else len(_FAMILY_ORDER)
+
+
+def _parse_number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        return 0.0
+    return number if math.isfinite(number) else 0.0
+
+
+CURVE_WIDTH, CURVE_HEIGHT = 148.0, 36.0
+GAUGE_RADIUS = 84.0
+
+_FAST_PER_S, _BUSY_PER_S = 5.0, 0.5
+_MIN_BAR_MS, _MAX_BAR_MS = 10.0, 900_000.0
+
+Tone = Literal["calm", "warn", "bad"]
+FlowSpeed = Literal["still", "slow", "busy", "fast"]
+
+
+class FlowStage(Struct, frozen=True, kw_only=True):
+    """One station of the way, with the curve of its last minutes."""
+
+    name: str
+    title: str
+    number: str
+    unit: str
+    note: str
+    tone: Tone = "calm"
+    curve: Curve
+
+
+class FlowChart(Struct, frozen=True):
+    """The whole way: five stations, and how lively it is in the pipe behind each."""
+
+    stages: Sequence[FlowStage]
+    pipe_speeds: Sequence[FlowSpeed]
+    failed: str
+
+
+class BudgetGauge(Struct, frozen=True, kw_only=True):
+    """A window as a half circle: what is left of it, and the part that is others'."""
+
+    window: WindowView
+    track: str
+    remaining_arc: str
+    reserved_arc: str
+    tone: Tone
+
+
+def build_flow_chart(samples: Sequence[Sample], windows: Sequence[WindowView]) -> FlowChart:
+    """Draw the way from door to stream as it is at the end of a history."""
+    now = samples[-1]
+    received_per_s, appended_per_s = (
+        growth_rate(samples, _received_count),
+        growth_rate(samples, _appended_count),
+    )
+    is_closed = now.closed_s > 0 or now.calls_available == 0
+    worker_speed: FlowSpeed = "still" if is_closed else _flow_speed(appended_per_s)
+    return FlowChart(
+        stages=(
+            _build_receiver_stage(samples, received_per_s),
+            _build_backlog_stage(samples),
+            _build_budget_stage(samples, windows),
+            _build_upstream_stage(samples),
+            _build_stream_stage(samples, appended_per_s),
+        ),
+        pipe_speeds=(
+            _flow_speed(received_per_s),
+            worker_speed,
+            worker_speed,
+            _flow_speed(appended_per_s),
+        ),
+        failed=format_count(now.failed),
+    )
+
+
+def build_gauge(windows: Sequence[WindowView], *, share: float) -> BudgetGauge | None:
+    """Draw the window that binds; None while none is known."""
+    window = tightest_window(windows)
+    if window is None:
+        return None
+    reserved_share = max(0.0, 1 - share)
+    remaining_share = window.remaining_share if window.is_open else 0.0
+    tone: Tone = "calm" if remaining_share > reserved_share or not window.is_open else "warn"
+    return BudgetGauge(
+        window=window,
+        track=draw_arc(1.0, radius=GAUGE_RADIUS),
+        remaining_arc=draw_arc(remaining_share, radius=GAUGE_RADIUS) if remaining_share > 0 else "",
+        reserved_arc=draw_arc(reserved_share, radius=GAUGE_RADIUS + 11)
+        if reserved_share > 0
+        else "",
+        tone=tone,
+    )
+
+
+def bar_length(took_ms: float) -> float:
+    """Give the length of a bar (0 to 1) for what took so long: milliseconds and minutes fit."""
+    magnitude = math.log(max(took_ms, _MIN_BAR_MS) / _MIN_BAR_MS)
+    return min(1.0, magnitude / math.log(_MAX_BAR_MS / _MIN_BAR_MS))
+
+
+def _build_receiver_stage(samples: Sequence[Sample], received_per_s: float) -> FlowStage:
+    return FlowStage(
+        name="door",
+        title="Door",
+        number=format_rate(received_per_s),
+        unit="/s",
+        note=f"{format_count(samples[-1].received)} webhooks here",
+        curve=_draw_stage_curve(list_rates(samples, _received_count)),
+    )
+
+
+def _build_backlog_stage(samples: Sequence[Sample]) -> FlowStage:
+    now = samples[-1]
+    return FlowStage(
+        name="backlog",
+        title="Backlog",
+        number=format_count(now.waiting),
+        unit="wait" if now.waiting != 1 else "waits",
+        note=f"{format_count(now.due)} due, {format_count(now.leased)} in hand",
+        curve=_draw_stage_curve(list_values(samples, lambda sample: sample.waiting)),
+    )
+
+
+def _build_budget_stage(samples: Sequence[Sample], windows: Sequence[WindowView]) -> FlowStage:
+    now, window = samples[-1], tightest_window(windows)
+    note: str
+    tone: Tone
+    if now.closed_s > 0:
+        note, tone = f"closed {now.closed_s:.0f} s: {now.closed_reason}", "bad"
+    elif now.calls_available == 0:
+        note, tone = "quota met", "warn"
+    elif window is not None and window.is_open:
+        note, tone = f"{window.remaining:,} of {window.limit:,} left", "calm"
+    else:
+        note, tone = "a new window is tried first", "calm"
+    return FlowStage(
+        name="budget",
+        title="Budget",
+        number=format_count(now.calls_available),
+        unit="calls now",
+        note=note,
+        tone=tone,
+        curve=_draw_stage_curve(list_values(samples, lambda sample: sample.calls_available)),
+    )
+
+
+def _build_upstream_stage(samples: Sequence[Sample]) -> FlowStage:
+    now = samples[-1]
+    return FlowStage(
+        name="upstream",
+        title="LaunchDarkly",
+        number=format_count(now.in_flight),
+        unit="in flight",
+        note="calls on their way",
+        curve=_draw_stage_curve(list_values(samples, lambda sample: sample.in_flight)),
+    )
+
+
+def _build_stream_stage(samples: Sequence[Sample], appended_per_s: float) -> FlowStage:
+    return FlowStage(
+        name="stream",
+        title="Stream",
+        number=format_rate(appended_per_s),
+        unit="/s",
+        note=_format_stream_note(samples[-1]),
+        curve=_draw_stage_curve(list_rates(samples, _appended_count)),
+    )
+
+
+def _format_stream_note(now: Sample) -> str:
+    records = f"{format_count(now.records)} kept"
+    if not now.reader_groups:
+        return f"{records}, no readers"
+    return f"{records}, {format_count(now.unread)} unread"
+
+
+def _draw_stage_curve(points: Sequence[tuple[float, float]]) -> Curve:
+    return draw_curve(points, width=CURVE_WIDTH, height=CURVE_HEIGHT)
+
+
+def _flow_speed(per_second: float) -> FlowSpeed:
+    if per_second >= _FAST_PER_S:
+        return "fast"
+    if per_second >= _BUSY_PER_S:
+        return "busy"
+    return "slow" if per_second > 0 else "still"
+
+
+def _received_count(sample: Sample) -> int:
+    return sample.received
+
+
+def _appended_count(sample: Sample) -> int:
+    return sample.appended

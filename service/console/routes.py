@@ -1,0 +1,218 @@
+"""What is answered at ``/`` and below ``/console``? Whoever may not see it is turned away first."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from functools import partial
+
+from aiohttp import web
+from msgspec import Struct, json
+from redis.exceptions import RedisError
+
+from service.accept.sources import Source
+from service.backlog.failed_tickets import FailedTickets, RetryResult
+from service.backlog.failures import FailedTicket
+from service.console.auth import AuthMiddleware, Handler, ViewerHandler
+from service.console.live import Fragments, LiveFeed, TooManyViewers
+from service.console.pages import STATIC, ConsolePages, Viewer, content_digest
+from service.console.responses import (
+    IO_TIMEOUT_S,
+    SECURITY_HEADERS,
+    html_response,
+    read_form_field,
+    redirect,
+)
+from service.console.search import MAX_QUERY_LENGTH, Searcher
+from service.log import EventLogger
+from service.store import RedisUnavailable
+from service.store.connect import UNAVAILABLE_ERRORS, describe_error
+
+_PAGE_SIZE = 40
+_MAX_JOB_LENGTH = 4096
+_MAX_OFFSET_DIGITS = 9  # so many digits are no overflow
+_MAX_STREAM_S = 900.0  # then a browser comes again by itself, and its pass is looked at anew
+
+
+class ConsoleDependencies(Struct, frozen=True, kw_only=True):
+    """All that the console is handed; ``clock`` gives epoch seconds."""
+
+    auth_middleware: AuthMiddleware
+    pages: ConsolePages
+    live_feed: LiveFeed
+    searcher: Searcher
+    failed_tickets: FailedTickets
+    sources: Mapping[str, Source]
+    clock: Callable[[], float]
+    log: EventLogger
+
+
+class Console:
+    """The pages that a person looks at, and the two things that can be done there."""
+
+    def __init__(self, dependencies: ConsoleDependencies) -> None:
+        self._dependencies = dependencies
+
+    def add_routes(self, app: web.Application) -> None:
+        """Answer under ``/`` and ``/console``; look while the application runs."""
+        pages = {
+            "/": self._show_overview,
+            "/console/failed": self._show_failed,
+            "/console/failed/show": self._show_failure,
+            "/console/search": self._show_search,
+            "/console/live": self._stream_live,
+        }
+        for path, handler in pages.items():
+            app.router.add_get(path, self._protect(handler), allow_head=False)
+        app.router.add_post("/console/failed/retry", self._protect(self._retry))
+        app.router.add_post("/console/failed/drop", self._protect(self._drop))
+        self._dependencies.auth_middleware.add_routes(app)
+        app.router.add_get("/console/static/{name}", self._serve_static)
+        app.on_shutdown.append(self._close_live_feed)
+        app.cleanup_ctx.append(self._run_live_feed)
+
+    async def _run_live_feed(self, _: web.Application) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._dependencies.live_feed.run(), name="console")
+        yield
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def _close_live_feed(self, _: web.Application) -> None:
+        self._dependencies.live_feed.close()
+
+    def _protect(self, handler: ViewerHandler) -> Handler:
+        return self._dependencies.auth_middleware.protect(
+            partial(self._handle_redis_errors, handler)
+        )
+
+    async def _handle_redis_errors(
+        self, handler: ViewerHandler, request: web.Request, viewer: Viewer
+    ) -> web.StreamResponse:
+        try:
+            return await handler(request, viewer)
+        except RedisUnavailable as error:
+            reason = str(error)
+        except (*UNAVAILABLE_ERRORS, RedisError) as error:
+            reason = describe_error(error)
+        page = self._dependencies.pages.render_message("Redis is away", reason, viewer)
+        return html_response(page, status=503)
+
+    async def _show_overview(self, _: web.Request, viewer: Viewer) -> web.StreamResponse:
+        return html_response(
+            self._dependencies.pages.render_overview(
+                await self._dependencies.live_feed.read_state(), viewer
+            )
+        )
+
+    async def _show_failed(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
+        from_query = request.query.get("from", "0")
+        start = (
+            int(from_query)
+            if from_query.isascii()
+            and from_query.isdigit()
+            and len(from_query) <= _MAX_OFFSET_DIGITS
+            else 0
+        )
+        failures, total = await self._dependencies.failed_tickets.read_page(start, _PAGE_SIZE)
+        page = self._dependencies.pages.render_failed(
+            failures,
+            viewer,
+            now_ms=await self._dependencies.failed_tickets.read_time_ms(),
+            total=total,
+            next_start=str(start + _PAGE_SIZE) if start + _PAGE_SIZE < total else "",
+            result=request.query.get("fate", ""),
+        )
+        return html_response(page)
+
+    async def _show_failure(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
+        tickets = await self._dependencies.failed_tickets.read(
+            [request.query.get("job", "")[:_MAX_JOB_LENGTH]]
+        )
+        if not tickets:
+            text = "It is not among the failed: it was taken up again, dropped, or never there."
+            return html_response(
+                self._dependencies.pages.render_message("Not here", text, viewer), status=404
+            )
+        result = request.query.get("fate", "")
+        return html_response(
+            self._dependencies.pages.render_failure(tickets[0], viewer, result=result)
+        )
+
+    async def _show_search(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
+        query = request.query.get("q", "").strip()[:MAX_QUERY_LENGTH]
+        result = await self._dependencies.searcher.search(query) if query else None
+        page = self._dependencies.pages.render_search(
+            result,
+            viewer,
+            now_ms=await self._dependencies.failed_tickets.read_time_ms(),
+            retry_result=request.query.get("fate", ""),
+        )
+        return html_response(page)
+
+    async def _stream_live(self, request: web.Request, _: Viewer) -> web.StreamResponse:
+        """Send the parts that changed, as they change, until somebody ends it."""
+        ends_at = self._dependencies.clock() + _MAX_STREAM_S
+        headers = SECURITY_HEADERS | {
+            "Content-Type": "text/event-stream",
+            "X-Accel-Buffering": "no",
+        }
+        response = web.StreamResponse(headers=headers)
+        sent_fragments: Fragments = {}
+        try:
+            async with aclosing(self._dependencies.live_feed.subscribe()) as updates:
+                async for fragments in updates:
+                    if not response.prepared:
+                        await response.prepare(request)
+                    changed = {
+                        name: html
+                        for name, html in fragments.items()
+                        if sent_fragments.get(name) != html
+                    }
+                    sent_fragments = fragments
+                    async with asyncio.timeout(IO_TIMEOUT_S):
+                        await response.write(b"data: %b\n\n" % json.encode(changed))
+                    if self._dependencies.clock() > ends_at:
+                        break
+        except TooManyViewers:
+            return web.Response(status=503, headers=SECURITY_HEADERS | {"Retry-After": "5"})
+        except (OSError, TimeoutError):
+            return response  # who watched is gone
+        return response if response.prepared else web.Response(status=503, headers=SECURITY_HEADERS)
+
+    async def _retry(self, request: web.Request, _: Viewer) -> web.StreamResponse:
+        tickets, job = await self._read_shown_ticket(request)
+        results = await self._dependencies.failed_tickets.retry(tickets, self._dependencies.sources)
+        result = results[0] if results else RetryResult(job, "gone")
+        if result.status == "left":
+            return redirect("/console/failed/show", job=job, fate=result.status)
+        if result.status == "gone":
+            return redirect("/console/failed", fate=result.status)
+        self._log_action("failed_retried", request, job)
+        return redirect("/console/search", q=result.detail or job, fate=result.status)
+
+    async def _drop(self, request: web.Request, _: Viewer) -> web.StreamResponse:
+        tickets, job = await self._read_shown_ticket(request)
+        results = await self._dependencies.failed_tickets.drop(tickets)
+        result = results[0] if results else RetryResult(job, "gone")
+        if result.status == "dropped":
+            self._log_action("failed_dropped", request, job)
+        return redirect("/console/failed", fate=result.status)
+
+    async def _read_shown_ticket(self, request: web.Request) -> tuple[list[FailedTicket], str]:
+        """Read the failure that a form means, if it is still the one that was shown."""
+        digest, _, job = (await read_form_field(request, "job"))[:_MAX_JOB_LENGTH].partition(":")
+        tickets = await self._dependencies.failed_tickets.read([job])
+        return [ticket for ticket in tickets if ticket.digest == digest], job
+
+    def _log_action(self, event: str, request: web.Request, job: str) -> None:
+        """Write who did it, as `failed` does."""
+        self._dependencies.log.info(event, who=f"console at {request.remote}", count=1, jobs=[job])
+
+    async def _serve_static(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        if name not in STATIC:
+            raise web.HTTPNotFound(headers=SECURITY_HEADERS)
+        content = self._dependencies.pages.static[name]
+        headers = SECURITY_HEADERS | {"Cache-Control": "public, max-age=31536000, immutable"}
+        response = web.Response(body=content, content_type=STATIC[name], headers=headers)
+        response.etag = content_digest(content)
+        return response

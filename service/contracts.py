@@ -1,0 +1,321 @@
+"""Where are the contracts? At the door, as a command prints them, and beside the code."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache, partial
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct, json
+
+from service import __version__
+from service.accept.handler import Problem, WebhookResult
+from service.enrich import models
+from service.publish.record import (
+    DATA_SCHEMA_PATH,
+    JSON_CONTENT_TYPE,
+    RECORD_TYPE,
+    Attributes,
+    EnrichedDeployment,
+)
+from service.store.keys import Keys
+
+_OPENAPI_REF_TEMPLATE = "#/components/schemas/{name}"
+_UNAVAILABLE = 503
+_WEBHOOK_RESPONSES = {
+    200: ("WebhookResult", "Known already, or no deployment that ended"),
+    202: ("WebhookResult", "Kept; or set aside for a person"),
+    400: ("Problem", "Unreadable"),
+    401: ("Problem", "Not signed with a secret of this source"),
+    404: ("Problem", "There is no source of this name"),
+    408: ("Problem", "The body came too slowly"),
+    413: ("Problem", "Larger than ENRICHER_MAX_BODY_BYTES"),
+    422: ("Problem", "A field is missing, which is named"),
+    503: ("Problem", "Redis is away, or the backlog is full: come again"),
+}
+_RETRY_AFTER_HEADER = {
+    "Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}}
+}
+_SOURCE_PARAMETER = {
+    "name": "source",
+    "in": "path",
+    "required": True,
+    "description": "The name of a source, such as native",
+    "schema": {"type": "string"},
+}
+_CONTRACT_PATHS = {
+    "/schemas/enriched-deployment.v1.json": ("schema", "The JSON Schema of a record"),
+    "/asyncapi.json": ("asyncapi", "The AsyncAPI document of the stream"),
+    "/openapi.json": ("openapi", "This document"),
+}
+
+
+_EVENTS_SCHEMA = {
+    "type": "array",
+    "description": "Of a batch: what became of each event, in the order sent",
+    "items": {
+        "anyOf": [
+            {"$ref": _OPENAPI_REF_TEMPLATE.format(name=name)}
+            for name in ("WebhookResult", "Problem")
+        ]
+    },
+}
+
+
+class Health(Struct, omit_defaults=True):
+    """Whether the process is well; why not, and what should be mended."""
+
+    status: str
+    backlog: int | None = None
+    reasons: list[str] | None = None
+    warnings: list[str] | None = None
+
+
+def build_openapi() -> dict[str, Any]:
+    """Give the OpenAPI 3.1 document of the door."""
+    types = [_without_events_field(WebhookResult), _without_events_field(Problem), Health]
+    _, schemas = msgspec.json.schema_components(types, ref_template=_OPENAPI_REF_TEMPLATE)
+    for name in ("WebhookResult", "Problem"):
+        schemas[name]["properties"]["events"] = _EVENTS_SCHEMA
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "deployment-enricher: the door",
+            "version": __version__,
+            "summary": "Takes signed webhooks of deployments that ended",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [],
+        "paths": {
+            "/webhooks/{source}": _build_webhook_path(),
+            "/healthz": {"get": _build_health_operation("alive", {200: "The process answers"})},
+            "/readyz": {
+                "get": _build_health_operation(
+                    "ready", {200: "It takes webhooks", 503: "It cannot"}
+                )
+            },
+            **{
+                path: {"get": _build_contract_operation(*contract)}
+                for path, contract in _CONTRACT_PATHS.items()
+            },
+        },
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _without_events_field(struct_type: type[Struct]) -> type[Struct]:
+    """Leave out the events of a batch: msgspec describes no untagged union."""
+    fields = [
+        (field.name, field.type, field.default)
+        for field in msgspec.structs.fields(struct_type)
+        if field.name != "events"
+    ]
+    return msgspec.defstruct(
+        struct_type.__name__, fields, namespace={"__doc__": struct_type.__doc__}
+    )
+
+
+def _build_webhook_path() -> dict[str, Any]:
+    return {
+        "parameters": [_SOURCE_PARAMETER],
+        "post": {
+            "operationId": "receiveWebhook",
+            "summary": "Take a webhook, in whatever form its source sends it",
+            "description": "Verified on the raw bytes, as its source is configured: by Standard "
+            "Webhooks, an HMAC, Ed25519, a token, or a bearer token.",
+            "security": [{"bearer": []}, {}],
+            "requestBody": {"required": True, "content": {"*/*": {"schema": {}}}},
+            "responses": {
+                str(status): _build_response(
+                    schema_name,
+                    description,
+                    headers=_RETRY_AFTER_HEADER if status == _UNAVAILABLE else {},
+                )
+                for status, (schema_name, description) in _WEBHOOK_RESPONSES.items()
+            },
+        },
+        "options": {
+            "operationId": "shakeHands",
+            "summary": "The handshake of CloudEvents' HTTP webhooks",
+            "responses": {
+                "200": {"description": "Anybody may send"},
+                "204": {"description": "Post here"},
+                "404": _build_response("Problem", "There is no source of this name"),
+            },
+        },
+    }
+
+
+def _build_health_operation(name: str, descriptions: dict[int, str]) -> dict[str, Any]:
+    return {
+        "operationId": f"tell{name.title()}",
+        "summary": f"Is it {name}?",
+        "responses": {
+            str(status): _build_response("Health", description)
+            for status, description in descriptions.items()
+        },
+    }
+
+
+def _build_contract_operation(name: str, description: str) -> dict[str, Any]:
+    content = {"application/json": {"schema": {"type": "object"}}}
+    return {
+        "operationId": f"show{name.title()}",
+        "summary": description,
+        "responses": {"200": {"description": description, "content": content}},
+    }
+
+
+def _build_response(
+    schema_name: str, description: str, *, headers: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    content_type = "application/problem+json" if schema_name == "Problem" else "application/json"
+    schema = {"$ref": _OPENAPI_REF_TEMPLATE.format(name=schema_name)}
+    response: dict[str, Any] = {
+        "description": description,
+        "content": {content_type: {"schema": schema}},
+    }
+    return {**response, "headers": headers} if headers else response
+
+
+JSON_SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+RECORD_SCHEMA_ID = "urn:deployment-enricher:enriched-deployment.v1"
+_DIGIT_STRING = {"type": "string", "pattern": "^-?[0-9]+$"}
+
+
+def build_record_schema() -> dict[str, Any]:
+    """Give the JSON Schema of the data of an entry, as a document of its own."""
+    schemas = build_component_schemas("#/$defs/{name}")
+    return {
+        "$schema": JSON_SCHEMA_DIALECT,
+        "$id": RECORD_SCHEMA_ID,
+        **schemas.pop(EnrichedDeployment.__name__),
+        "$defs": schemas,
+    }
+
+
+def build_component_schemas(ref_template: str) -> dict[str, dict[str, Any]]:
+    """Give the schemas of the record and of all it is made of, by name.
+
+    They allow what they do not name: LaunchDarkly's new fields are passed on, and ours only grow.
+    """
+    types = [EnrichedDeployment, models.Deployment]
+    _, schemas = msgspec.json.schema_components(types, ref_template=ref_template)
+    for name, schema in schemas.items():
+        schema["description"] = " ".join(schema["description"].split())
+        if hasattr(models, name):
+            schema["properties"] = {
+                field_name: _allow_digit_string(field_schema)
+                for field_name, field_schema in schema["properties"].items()
+            }
+    record_schema = schemas[EnrichedDeployment.__name__]
+    record_schema["properties"]["deployment"] = {"$ref": ref_template.format(name="Deployment")}
+    record_schema["properties"]["revision"] = {"type": "integer", "minimum": 1}
+    # Their defaults are never sent: the one is what it is, the other is written in on appending.
+    record_schema["properties"]["schemaVersion"].pop("default", None)
+    record_schema["required"] = ["schemaVersion", "revision", *record_schema["required"]]
+    return schemas
+
+
+def _allow_digit_string(schema: dict[str, Any]) -> dict[str, Any]:
+    """Let a number be its digits in a string: LaunchDarkly's JSON is passed on as it came."""
+    variants = schema.get("anyOf", [schema])
+    if not any(variant.get("type") == "integer" for variant in variants):
+        return schema
+    default = {key: value for key, value in schema.items() if key == "default"}
+    bare_variants = [
+        {name: setting for name, setting in variant.items() if name != "default"}
+        for variant in variants
+    ]
+    return {"anyOf": [*bare_variants, _DIGIT_STRING], **default}
+
+
+_ASYNCAPI_REF_TEMPLATE = "#/components/schemas/{name}"
+
+
+def build_asyncapi() -> dict[str, Any]:
+    """Give the AsyncAPI 3.0 document of the stream."""
+    _, attribute_schemas = msgspec.json.schema_components(
+        [Attributes], ref_template=_ASYNCAPI_REF_TEMPLATE
+    )
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "deployment-enricher: enriched deployments",
+            "version": __version__,
+            "description": "One entry for each revision of a deployment, on a Redis stream.",
+            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+        },
+        "defaultContentType": JSON_CONTENT_TYPE,
+        "channels": {"enriched": _build_channel()},
+        "operations": {
+            "readEnriched": {
+                "action": "send",
+                "channel": {"$ref": "#/channels/enriched"},
+                "summary": "Records are appended for others to read, by XREADGROUP or XREAD",
+            }
+        },
+        "components": {
+            "messages": {"enrichedDeployment": _build_message()},
+            "schemas": {**attribute_schemas, **build_component_schemas(_ASYNCAPI_REF_TEMPLATE)},
+        },
+    }
+
+
+def _build_channel() -> dict[str, Any]:
+    return {
+        "address": "{stream}",
+        "title": "The output stream",
+        "description": "The key of a Redis stream; its name ends in :enriched.",
+        "parameters": {
+            "stream": {
+                "description": "The namespace in braces, which are part of the key",
+                "default": Keys("deployments").enriched,
+            }
+        },
+        "messages": {"enrichedDeployment": {"$ref": "#/components/messages/enrichedDeployment"}},
+    }
+
+
+def _build_message() -> dict[str, Any]:
+    return {
+        "name": RECORD_TYPE,
+        "title": "One revision of one deployment",
+        "summary": "The fields of an entry are the headers; its field `data` is the payload.",
+        "contentType": JSON_CONTENT_TYPE,
+        "headers": {"$ref": _ASYNCAPI_REF_TEMPLATE.format(name="Attributes")},
+        "payload": {"$ref": _ASYNCAPI_REF_TEMPLATE.format(name="EnrichedDeployment")},
+    }
+
+
+CONTRACTS: Mapping[str, Callable[[], object]] = {
+    DATA_SCHEMA_PATH.rpartition("/")[2]: build_record_schema,
+    "asyncapi.json": build_asyncapi,
+    "openapi.json": build_openapi,
+}
+"""What each file holds."""
+
+
+def render_contract(name: str) -> str:
+    """Write one of the contracts as people read it."""
+    return json.format(json.encode(CONTRACTS[name]()), indent=2).decode() + "\n"
+
+
+def add_contract_routes(app: web.Application) -> None:
+    """Serve each of them; it is made when it is first asked for, and kept."""
+    for name in CONTRACTS:
+        path = DATA_SCHEMA_PATH if DATA_SCHEMA_PATH.endswith(name) else f"/{name}"
+        app.router.add_get(path, _build_contract_handler(cache(partial(render_contract, name))))
+
+
+def _build_contract_handler(
+    render: Callable[[], str],
+) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def handle(_: web.Request) -> web.Response:
+        return web.Response(text=render(), content_type="application/json")
+
+    return handle

@@ -1,0 +1,256 @@
+"""What do Redis, LaunchDarkly and the door's address tell? Asked briefly, whoever is away."""
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+from urllib.parse import urlencode, urlsplit
+
+import aiohttp
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from service.backlog.failed_tickets import FailedTickets
+from service.doctor.checks import BacklogFacts, ReceiverFacts, RedisFacts, UpstreamFacts
+from service.enrich.budget import load_budget_prelude
+from service.enrich.client import LaunchDarkly, open_session
+from service.enrich.pagination import API_ROOT
+from service.enrich.verdict import ApiResponse, NoResponse
+from service.store import RedisMisconfigured
+from service.store.connect import (
+    UNAVAILABLE_ERRORS,
+    close_connection,
+    is_bad_password,
+    open_connection,
+)
+from service.store.keys import Keys
+from service.store.script import read_lua
+from service.store.server_checks import Barrier, Durability
+from service.store.url import parse_redis_url
+
+_REDIS_TIMEOUT_S, _UPSTREAM_TIMEOUT_S, _RECEIVER_TIMEOUT_S = 4.0, 4.0, 1.5
+_MAX_SCANNED = 1000
+_MAX_RESPONSE_BYTES = 1 << 20
+_MAX_MESSAGE_LENGTH = 200
+
+Clock = Callable[[], float]
+
+
+def redis_location(url: str) -> str:
+    """Say where a Redis is, without login and options."""
+    address = parse_redis_url(url)
+    if address.seeds:
+        return ", ".join(f"{host_port.host}:{host_port.port}" for host_port in address.seeds)
+    parts = urlsplit(address.server_url)
+    return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
+
+
+async def probe_redis(client: Redis, facts: RedisFacts, *, clock: Clock) -> RedisFacts:
+    """Ask Redis what it is, what it can promise, and the time; ``clock`` gives epoch seconds."""
+    replace = msgspec.structs.replace
+    try:
+        async with asyncio.timeout(_REDIS_TIMEOUT_S):
+            facts = await _probe_durability(client, facts)
+            before = clock()
+            seconds, micros = await client.time()
+            ahead_s = int(seconds) + int(micros) / 1_000_000 - (before + clock()) / 2
+            return replace(facts, info=await _read_info(client), clock_ahead_s=ahead_s)
+    except (*UNAVAILABLE_ERRORS, RedisError) as error:
+        connection_error = str(error) or "no answer in time"
+        return replace(
+            facts, connection_error=connection_error, bad_password=is_bad_password(error)
+        )
+
+
+async def _probe_durability(client: Redis, facts: RedisFacts) -> RedisFacts:
+    """Open a connection as the service does, and see what it would refuse or warn of."""
+    durability = cast("Durability", facts.durability)
+    try:
+        connection, barrier, warnings = await open_connection(client, durability)
+    except RedisMisconfigured as refusal:
+        return msgspec.structs.replace(facts, startup_error=str(refusal))
+    await close_connection(client, connection)
+    return msgspec.structs.replace(
+        facts, warnings=tuple(warnings), guarantee=_describe_barrier(barrier)
+    )
+
+
+def _describe_barrier(barrier: Barrier | None) -> str:
+    if barrier is None:
+        return "each write is on disk before it is answered"
+    return f"{' and '.join(str(command[0]) for command in barrier.commands)} closes each group"
+
+
+async def _read_info(client: Redis) -> dict[str, str]:
+    try:
+        info = await client.info()
+    except ResponseError:  # an ACL without INFO
+        return {}
+    return {name: str(value) for name, value in info.items()}
+
+
+async def probe_backlog(
+    client: Redis,
+    failed_tickets: FailedTickets,
+    *,
+    keys: Keys,
+    limit: int,
+    share: float,
+    scopes: Sequence[str],
+) -> BacklogFacts | str:
+    """Ask how backlog, budget, failures and scopes stand; a string says why it cannot be told."""
+    try:
+        async with asyncio.timeout(_REDIS_TIMEOUT_S):
+            reply: Any = await client.eval(
+                load_budget_prelude() + read_lua("service.metrics", "readiness"),
+                7,
+                *(keys.backlog, keys.failed, keys.enriched),
+                *(keys.budget, keys.budget_calls, keys.budget_waiting, keys.write_probe),
+                share,
+            )
+            stats: Any = await client.eval(
+                read_lua("service.metrics", "doctor"), 2, keys.backlog, keys.tickets, _MAX_SCANNED
+            )
+            return BacklogFacts(
+                waiting=reply[0],
+                limit=limit,
+                due=stats[0],
+                overdue_s=stats[1] / 1000,
+                oldest_s=stats[3] / 1000,
+                leased=stats[2],
+                idle_workers=await _count_idle_workers(client),
+                failed_total=reply[1],
+                failed=await _count_failed(failed_tickets),
+                closed_s=reply[3] / 1000,
+                closed_reason=reply[4].decode(),
+                calls_available=reply[6],
+                opens_in_s=reply[7] / 1000,
+                group_idle_s=await _read_group_idle_times(client, keys),
+                scope_age_s=await _read_scope_ages(client, keys, scopes),
+            )
+    except (*UNAVAILABLE_ERRORS, RedisError) as error:
+        return str(error) or "no answer in time"
+
+
+async def _read_scope_ages(
+    client: Redis, keys: Keys, scopes: Sequence[str]
+) -> dict[str, float | None]:
+    """Measure how long ago each scope was listed to its end; None for never."""
+    seconds, _ = await client.time()
+    finished_ms: dict[str, Any] = {
+        name: await client.hget(keys.reconcile(name), "ran") for name in scopes
+    }
+    return {
+        name: None if ended_ms is None else max(0.0, seconds - float(ended_ms) / 1000)
+        for name, ended_ms in finished_ms.items()
+    }
+
+
+async def _read_group_idle_times(client: Redis, keys: Keys) -> dict[str, float]:
+    """Measure for how long each reader group was not seen, as trimming found it."""
+    seconds, _ = await client.time()
+    stored: Any = await client.hgetall(keys.reader_groups)
+    return {
+        name.decode("utf-8", "replace"): max(0.0, seconds - float(seen_ms) / 1000)
+        for name, seen_ms in stored.items()
+    }
+
+
+async def _count_idle_workers(client: Redis) -> int | None:
+    """Count clients blocked on a list: an idle worker waits for the bell so."""
+    try:
+        clients: Any = await client.client_list()
+    except ResponseError:  # as on managed servers
+        return None
+    return sum(str(connection.get("cmd")).startswith("blpop") for connection in clients)
+
+
+async def _count_failed(failed_tickets: FailedTickets) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    async for failed in failed_tickets.list_newest((float("-inf"), float("inf"))):
+        counts[failed.reason] += 1
+        if counts.total() >= _MAX_SCANNED:
+            break
+    return dict(counts)
+
+
+async def probe_upstream(
+    facts: UpstreamFacts, *, token: str, path: str, clock: Clock
+) -> UpstreamFacts:
+    """Make one cheap call; ``clock`` gives epoch seconds."""
+    async with open_session(token, max_connections=1) as session:
+        upstream = LaunchDarkly(
+            session, origin=facts.origin, max_bytes=_MAX_RESPONSE_BYTES, clock=clock
+        )
+        try:
+            async with asyncio.timeout(_UPSTREAM_TIMEOUT_S):
+                response = await upstream.get(path, route="list" if facts.project else "get")
+        except TimeoutError:
+            response = NoResponse("timed out")
+    match response:
+        case NoResponse(reason):
+            return msgspec.structs.replace(facts, no_response_reason=reason)
+        case ApiResponse(status=status, body=body, rate_limits=rate_limits):
+            date_ms = rate_limits.date_ms
+            is_json, message = _parse_message(body)
+            return msgspec.structs.replace(
+                facts,
+                status=status,
+                is_json=is_json,
+                message=message,
+                clock_ahead_s=None if date_ms is None else date_ms / 1000 - clock(),
+                windows=rate_limits.windows,
+            )
+
+
+def upstream_path(scope: tuple[str, str] | None, *, unknown_id: str) -> str:
+    """Write the path of the call: a short list where a project is known, else a deployment."""
+    if scope is None:
+        return f"{API_ROOT}deployments/{unknown_id}"
+    query = {"projectKey": scope[0], "environmentKey": scope[1], "limit": "1"}
+    return f"{API_ROOT}deployments?{urlencode(query)}"
+
+
+def _parse_message(body: bytes) -> tuple[bool, str]:
+    """Tell whether a body is a JSON object, and what its message says."""
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return False, ""
+    return True, str(fields.get("message", ""))[:_MAX_MESSAGE_LENGTH]
+
+
+async def probe_receiver(url: str, *, host: str, port: int) -> ReceiverFacts:
+    """See who answers at the door's address; where nobody does, whether one could listen."""
+    if port == 0:
+        return ReceiverFacts(url, "any")
+    timeout = aiohttp.ClientTimeout(total=_RECEIVER_TIMEOUT_S)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(f"{url}/healthz", allow_redirects=False) as response,
+        ):
+            body = await response.content.read(_MAX_MESSAGE_LENGTH)
+    except aiohttp.ClientConnectorError:
+        bind_error = _try_bind(host, port)
+        return ReceiverFacts(url, "unusable" if bind_error else "free", bind_error)
+    except (aiohttp.ClientError, TimeoutError, OSError):
+        return ReceiverFacts(url, "stranger")
+    return ReceiverFacts(url, "ours" if body == b'{"status":"alive"}' else "stranger")
+
+
+def _try_bind(host: str, port: int) -> str:
+    """Listen for a moment; gives why that cannot be."""
+    try:
+        addresses: Sequence[Any] = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, socket_type, protocol, _, address = addresses[0]
+        with socket.socket(family, socket_type, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

@@ -1,0 +1,270 @@
+"""Where is the next page, if there is one, and is it safe to go there?
+
+Documented ``next`` links are root-relative and carry only ``after``: not the project that the
+same API requires. So what is missing is merged in, and nothing but LaunchDarkly's own paths on
+its own host is ever followed: the link comes with our token.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
+
+import msgspec
+from msgspec import Raw, Struct
+
+from service.enrich.models import Deployment, FlagReferences, Link, NestedDeployments, PullRequests
+
+API_ROOT = "/api/v2/engineering-insights/"
+PAGE_SIZE = "100"  # the documented maximum
+
+Route = Literal["get", "list", "pull-requests"]
+_ROUTES: dict[str, Route] = {"deployments": "list", "pull-requests": "pull-requests"}
+_MAX_HREF_LENGTH = 4096
+# `from` defaults to seven days ago: without it a page would silently leave out what is older.
+_FULL_HISTORY = {"from": "1", "limit": PAGE_SIZE}
+
+
+class ApiRequest(Struct, frozen=True):
+    """One call to make: its route (for the budget), and its path with query on our host."""
+
+    route: Route
+    path: str
+
+
+class UnsafeLink(Struct, frozen=True):
+    """A link that is not followed, and why."""
+
+    reason: str
+
+
+LinkDefaults = Mapping[Route, Mapping[str, str]]
+"""Which routes may be followed, and the parameters that each must not lack."""
+
+
+def link_defaults(*, project: str | None, environment: str | None) -> LinkDefaults:
+    """Give what a page of a nested collection needs; the project is known only if it was sent."""
+    scope_parameters = {"projectKey": project, "environmentKey": environment}
+    common = _FULL_HISTORY | {
+        key: value for key, value in scope_parameters.items() if value is not None
+    }
+    return {
+        "pull-requests": common | {"expand": "deployments,flagReferences,leadTime"},
+        "list": common | {"expand": "flagReferences"},
+    }
+
+
+def resolve_next_link(href: str, *, origin: str, defaults: LinkDefaults) -> ApiRequest | UnsafeLink:
+    """Resolve a ``next`` link against ``origin`` (``https://host``), filling in what it lacks."""
+    if len(href) > _MAX_HREF_LENGTH or not href.isprintable():
+        return UnsafeLink(reason="a link is too long or not printable")
+    try:
+        target, own_origin = urlsplit(urljoin(origin + API_ROOT, href)), urlsplit(origin)
+        is_other_host = (target.scheme, target.netloc) != (own_origin.scheme, own_origin.netloc)
+    except ValueError:
+        return UnsafeLink(reason="a link is not a URL")
+    if is_other_host:
+        return UnsafeLink(reason="a link leads to another host")
+    route = (
+        _ROUTES.get(target.path.removeprefix(API_ROOT))
+        if target.path.startswith(API_ROOT)
+        else None
+    )
+    if route is None or route not in defaults:
+        return UnsafeLink(reason="a link leads to another route")
+    link_parameters = parse_qsl(target.query, keep_blank_values=True)
+    names = {name for name, _ in link_parameters}
+    query = [
+        *((name, value) for name, value in defaults[route].items() if name not in names),
+        *link_parameters,
+    ]
+    return ApiRequest(route=route, path=f"{target.path}?{urlencode(query)}")
+
+
+def has_more(collection: PullRequests | NestedDeployments | None) -> bool:
+    """Tell whether a collection says that it goes on."""
+    if collection is None or not next_link(collection.links):
+        return False
+    total = collection.total_count
+    return total is None or len(collection.items or ()) < total
+
+
+def is_complete(deployment: Deployment) -> bool:
+    """Tell whether one answer held everything, so that no page is to be fetched."""
+    pulls = deployment.pull_requests
+    if has_more(pulls):
+        return False
+    items = () if pulls is None else pulls.items or ()
+    return not any(item is not None and has_more(item.deployments) for item in items)
+
+
+def list_omits_details(deployment: Deployment) -> bool:
+    """Tell whether a list left out what asking for the one deployment may give.
+
+    Every collection was asked for: one that is absent, or holds less than it counts and has no
+    page more, is not all.
+    """
+    pulls, flags = deployment.pull_requests, deployment.flag_references
+    if flags is None or (pulls is None and deployment.number_of_pull_requests != 0):
+        return True
+    items = [item for item in (() if pulls is None else pulls.items or ()) if item is not None]
+    nested = [part for item in items for part in (item.deployments, item.flag_references)]
+    return any(_is_truncated(part) for part in (pulls, flags, *nested) if part is not None)
+
+
+def _is_truncated(collection: PullRequests | NestedDeployments | FlagReferences) -> bool:
+    total = collection.total_count
+    continues = not isinstance(collection, FlagReferences) and has_more(collection)
+    return total is not None and len(collection.items or ()) < total and not continues
+
+
+def next_link(links: Mapping[str, Link | None] | None) -> str | None:
+    """Give the ``next`` link of a collection's ``_links``."""
+    link = (links or {}).get("next")
+    return None if link is None else link.href
+
+
+_NULL = b"null"
+_RawFields = dict[str, Raw]
+_PageType = type[PullRequests] | type[NestedDeployments]
+
+
+class _ItemWithId(Struct, frozen=True):
+    id: str | None = None
+
+
+class PagedCollection:
+    """One paged collection while it is gathered: what a page adds stands in it once.
+
+    Every page must have the ``shape`` of the collection. Raises msgspec.MsgspecError or
+    RecursionError when ``raw`` is no collection.
+    """
+
+    def __init__(self, raw: Raw, page_type: _PageType) -> None:
+        first_page = msgspec.json.decode(raw, type=NestedDeployments, strict=False)
+        self._page_type = page_type
+        self._fields = msgspec.json.decode(raw, type=_RawFields)
+        self._total = first_page.total_count
+        self._href = next_link(first_page.links)
+        self._visited: set[str] = set()
+        self.items = list(first_page.items or ())
+        self._seen = set(map(_item_id, self.items))
+        self.changed = False
+        self.stop_reason: str | None = None
+
+    def next_href(self) -> str | None:
+        """Give the link to follow, or None at the end; a link seen before ends it."""
+        if self.stop_reason is not None or not self._href:
+            return None
+        if self._total is not None and len(self.items) >= self._total:
+            return None
+        if self._href in self._visited:
+            self.stop_reason = "pages repeat"
+            return None
+        self._visited.add(self._href)
+        return self._href
+
+    def add_page(self, body: bytes) -> None:
+        """Take in one more page: new items up to the total, and where it says to go on."""
+        try:
+            body.decode()
+            msgspec.json.decode(body, type=self._page_type, strict=False)
+            page = msgspec.json.decode(body, type=NestedDeployments, strict=False)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            self.stop_reason = "a page could not be read"
+            return
+        count_before = len(self.items)
+        for item in page.items or ():
+            self._add_item(item)
+        if len(self.items) == count_before:
+            self.stop_reason = "a page held nothing new"
+            return
+        self.changed = True
+        self._href = next_link(page.links)
+
+    def encode(self) -> Raw:
+        """Give the collection with all that was gathered."""
+        return Raw(msgspec.json.encode(self._fields | {"items": self.items}))
+
+    def _add_item(self, item: Raw) -> None:
+        item_id = _item_id(item)
+        is_full = self._total is not None and len(self.items) >= self._total
+        if not is_full and item_id != _NULL and item_id not in self._seen:
+            self._seen.add(item_id)
+            self.items.append(item)
+
+
+class MergedDeployment:
+    """A deployment while its pages are gathered: its pull requests, then their deployments.
+
+    What cannot be taken apart stays as it was sent, and :meth:`why_stopped` tells.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._parse_error: str | None = None
+        self._fields = self._parse_fields(Raw(body))
+        self.pull_requests = self._parse_collection(self._fields, "pullRequests", PullRequests)
+        self._nested: dict[int, tuple[_RawFields, PagedCollection]] = {}
+
+    def nested_collections(self) -> list[PagedCollection]:
+        """Give the ``deployments`` of every pull request gathered so far."""
+        items = [] if self.pull_requests is None else self.pull_requests.items
+        for index, item in enumerate(items):
+            if index not in self._nested and bytes(item) != _NULL:
+                fields = self._parse_fields(item)
+                nested = self._parse_collection(fields, "deployments", NestedDeployments)
+                if nested is not None:
+                    self._nested[index] = (fields, nested)
+        return [nested for _, nested in self._nested.values()]
+
+    def first_stop_reason(self) -> str | None:
+        """Say why gathering ended early, if it did."""
+        collections = [self.pull_requests, *(nested for _, nested in self._nested.values())]
+        reasons = (
+            collection.stop_reason
+            for collection in collections
+            if collection is not None and collection.stop_reason
+        )
+        return next(reasons, self._parse_error)
+
+    def encode(self) -> bytes:
+        """Give the deployment with every page merged; the very body when no page added to it."""
+        pulls = self.pull_requests
+        if pulls is None:
+            return self._body
+        for index, (fields, nested) in self._nested.items():
+            if nested.changed:
+                merged_fields = fields | {"deployments": nested.encode()}
+                pulls.items[index] = Raw(msgspec.json.encode(merged_fields))
+                pulls.changed = True
+        if not pulls.changed:
+            return self._body
+        return msgspec.json.encode(self._fields | {"pullRequests": pulls.encode()})
+
+    def _parse_fields(self, raw: Raw) -> _RawFields:
+        try:
+            return msgspec.json.decode(raw, type=_RawFields)
+        except (msgspec.MsgspecError, RecursionError):
+            self._parse_error = "a part could not be read"
+            return {}
+
+    def _parse_collection(
+        self, fields: _RawFields, name: str, page_type: _PageType
+    ) -> PagedCollection | None:
+        raw = fields.get(name)
+        if raw is None or bytes(raw) == _NULL:
+            return None
+        try:
+            return PagedCollection(raw, page_type)
+        except (msgspec.MsgspecError, RecursionError):
+            self._parse_error = "a part could not be read"
+            return None
+
+
+def _item_id(item: Raw) -> str | bytes:
+    """Give the id of an item; one without any is known by its own bytes."""
+    try:
+        item_id = msgspec.json.decode(item, type=_ItemWithId).id
+    except (msgspec.MsgspecError, RecursionError):
+        item_id = None
+    return bytes(item) if item_id is None else item_id

@@ -1,0 +1,276 @@
+"""What did this process do? Counted as it happens, in a registry of its own."""
+
+from collections.abc import Callable, Iterable, Sequence
+from http import HTTPStatus
+from itertools import product
+from typing import Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+
+from service import __version__
+from service.enrich.verdict import ApiResponse, NoResponse
+
+WebhookOutcome = Literal["queued", "duplicate", "ignored", "rejected", "set_aside", "refused"]
+ClosedReason = Literal["rate_limited", "token_refused", "upstream_failing", "other"]
+CallOutcome = Literal[
+    "ok",
+    "not_found",
+    "rate_limited",
+    "refused",
+    "client_error",
+    "server_error",
+    "too_large",
+    "silent",
+    "other",
+]
+
+CALL_ROUTES = ("get", "list", "pull-requests")
+RECONCILE_OUTCOMES = ("ended", "failed", "taken_over")
+FAILURE_REASONS = (
+    "internal_error",
+    "not_found",
+    "poison",
+    "record_not_packable",
+    "record_too_large",
+    "rejected",
+    "too_large",
+    "undecodable",
+    "unmappable",
+    "unreadable_ticket",
+    "upstream_failing",
+    "other",
+)
+POSTPONE_REASONS = (
+    "garbled",
+    "http_error",
+    "internal_error",
+    "newer_event",
+    "no_answer",
+    "not_finished_yet",
+    "not_found_yet",
+    "rate_limited",
+    "token_refused",
+    "other",
+)
+_OUTCOME_BY_STATUS: dict[int, CallOutcome] = {
+    HTTPStatus.OK: "ok",
+    HTTPStatus.NOT_FOUND: "not_found",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limited",
+    HTTPStatus.UNAUTHORIZED: "refused",
+    HTTPStatus.FORBIDDEN: "refused",
+}
+_REASON_PREFIXES = (
+    ("HTTP ", "http_error"),
+    ("no answer", "no_answer"),
+    ("token_refused", "token_refused"),
+)
+_CLOSED_REASONS: dict[str, ClosedReason] = {
+    name.replace("_", " "): name for name in get_args(ClosedReason) if name != "other"
+}
+
+
+def failure_label(reason: str) -> str:
+    """Name why a ticket was given up."""
+    return reason if reason in FAILURE_REASONS else "other"
+
+
+def postpone_label(reason: str) -> str:
+    """Name why a ticket was put back: whatever the status or the fault of the network was."""
+    if reason in POSTPONE_REASONS:
+        return reason
+    for prefix, label in _REASON_PREFIXES:
+        if reason.startswith(prefix):
+            return label
+    return (
+        "newer_event" if reason in FAILURE_REASONS else "other"
+    )  # what would have failed, had none come
+
+
+def call_outcome_label(response: ApiResponse | NoResponse) -> CallOutcome:
+    """Name what a call came to."""
+    if isinstance(response, NoResponse):
+        return "silent"
+    if response.oversized:
+        return "too_large"
+    outcome = _OUTCOME_BY_STATUS.get(response.status)
+    if outcome is not None:
+        return outcome
+    if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return "server_error"
+    return "client_error" if response.status >= HTTPStatus.BAD_REQUEST else "other"
+
+
+def closed_reason_label(reason: str) -> ClosedReason:
+    """Name why nobody may call."""
+    return _CLOSED_REASONS.get(reason, "other")
+
+
+OTHER_SOURCE = "other"
+ERROR_LOCATIONS = ("webhook", "claiming", "attempt", "settling")
+
+_CALL_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_ATTEMPT_BUCKETS_S = (0.01, *_CALL_BUCKETS_S, 60)
+_WEBHOOK_TO_RECORD_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 86400)
+_ROUND_TRIP_BUCKETS_S = (
+    0.00025,
+    0.0005,
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.25,
+    0.5,
+    1,
+    2.5,
+)
+_BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+
+
+class Metrics:
+    """The counters of one process. What an event needs is found by its words, made beforehand."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._in_progress_counts: list[Callable[[], int]] = []
+        self._webhook_counters: dict[tuple[str, str], Counter] = {}
+        self.webhooks_received = 0
+        self._define_receiver_metrics()
+        self._define_worker_metrics()
+        self._define_reconcile_metrics()
+        self._define_launchdarkly_metrics()
+        self._define_redis_metrics()
+        ProcessCollector(registry=registry)
+        build_info = Info("enricher_build", "Which version runs", registry=registry)
+        build_info.info({"version": __version__})
+
+    def _define_receiver_metrics(self) -> None:
+        self._webhooks_by_source = self._build_counter(
+            "webhooks", "Webhooks by what became of them", "source fate"
+        )
+        self.time_unreadable = self._build_counter(
+            "webhooks_time_unreadable", "Webhooks queued whose time could not be read"
+        )
+
+    def _define_worker_metrics(self) -> None:
+        build_counter = self._build_counter
+        self.published = build_counter("records_published", "Records appended to the output stream")
+        self.revised = build_counter("records_revised", "Records appended as a later revision")
+        self.incomplete = build_counter(
+            "records_incomplete", "Records appended that are not complete"
+        )
+        self.unchanged = build_counter(
+            "records_unchanged", "Deployments found with nothing new to append"
+        )
+        self.filtered = build_counter("records_left_out", "Deployments found that are not wanted")
+        self.leases_lost = build_counter("leases_lost", "Leases that ran out while work went on")
+        self.leases_released = build_counter(
+            "handed_back", "Tickets handed back by a worker that stopped"
+        )
+        self.schema_mismatches = build_counter(
+            "drifted_answers", "Answers that are JSON of another shape"
+        )
+        postponed = build_counter("postponed", "Tickets put back until later", "reason")
+        self.postponed = {reason: postponed.labels(reason) for reason in POSTPONE_REASONS}
+        failed = build_counter("given_up", "Tickets given up", "reason")
+        self.failed = {reason: failed.labels(reason) for reason in FAILURE_REASONS}
+        internal_errors = build_counter(
+            "crashes", "Mistakes of our own, by where they were caught", "place"
+        )
+        self.internal_errors = {
+            location: internal_errors.labels(location) for location in ERROR_LOCATIONS
+        }
+        self.attempt_seconds = self._build_histogram(
+            "attempt_seconds", "Time that one attempt took", _ATTEMPT_BUCKETS_S
+        )
+        self.webhook_to_record_seconds = self._build_histogram(
+            "webhook_to_record_seconds",
+            "From a webhook's arrival to its record",
+            _WEBHOOK_TO_RECORD_BUCKETS_S,
+        )
+
+    def _define_reconcile_metrics(self) -> None:
+        self.missed_deployments = self._build_counter(
+            "missed_deployments", "Deployments queued that no webhook had told of, by reconciling"
+        )
+        runs = self._build_counter("reconcile_rounds", "Times that a scope was listed", "outcome")
+        self.reconcile_runs = {outcome: runs.labels(outcome) for outcome in RECONCILE_OUTCOMES}
+
+    def _define_launchdarkly_metrics(self) -> None:
+        calls = self._build_counter("launchdarkly_calls", "Calls to LaunchDarkly", "route outcome")
+        self._call_counters = {
+            (route, outcome): calls.labels(route, outcome)
+            for route, outcome in product(CALL_ROUTES, get_args(CallOutcome))
+        }
+        call_seconds = Histogram(
+            "enricher_launchdarkly_call_seconds",
+            "Time until a call was answered",
+            ["route"],
+            buckets=_CALL_BUCKETS_S,
+            registry=self.registry,
+        )
+        self._call_seconds = {route: call_seconds.labels(route) for route in CALL_ROUTES}
+
+    def _define_redis_metrics(self) -> None:
+        self.redis_disconnects = self._build_counter(
+            "redis_lost", "Times that Redis was lost or refused"
+        )
+        self._round_trip_seconds = self._build_histogram(
+            "redis_round_trip_seconds", "Time of a round trip", _ROUND_TRIP_BUCKETS_S
+        )
+        self._batch_sizes = self._build_histogram(
+            "redis_group_acts", "Acts that shared a round trip", _BATCH_SIZE_BUCKETS
+        )
+
+    def _build_counter(self, name: str, description: str, labels: str = "") -> Counter:
+        return Counter(f"enricher_{name}", description, labels.split(), registry=self.registry)
+
+    def _build_histogram(self, name: str, description: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"enricher_{name}", description, buckets=buckets, registry=self.registry)
+
+    def set_limits(self, *, tickets: int, records: int) -> None:
+        """Tell how much may wait, and how many records are kept at most (0: no such cap)."""
+        for name, description, limit in (
+            ("backlog_limit_tickets", "Tickets that may wait", tickets),
+            ("stream_limit_records", "Records kept at most; 0: no such cap", records),
+        ):
+            Gauge(f"enricher_{name}", description, registry=self.registry).set(limit)
+
+    def initialize_sources(self, names: Iterable[str]) -> None:
+        """Begin at zero for each source, so that its first webhook is an increase."""
+        for name, outcome in product((*names, OTHER_SOURCE), get_args(WebhookOutcome)):
+            self._webhook_counters[name, outcome] = self._webhooks_by_source.labels(name, outcome)
+
+    def count_webhook(self, source: str, outcome: WebhookOutcome) -> None:
+        """Count one webhook, or one event of a batch."""
+        counter = self._webhook_counters.get((source, outcome))
+        if counter is None:
+            counter = self._webhook_counters[source, outcome] = self._webhooks_by_source.labels(
+                source, outcome
+            )
+        counter.inc()
+        self.webhooks_received += 1
+
+    def add_worker(self, count_in_progress: Callable[[], int]) -> None:
+        """Tell from now on how many tickets are in hand; told by processes that work alone."""
+        if not self._in_progress_counts:
+            description = "Tickets that this process works on; told by workers alone"
+            gauge = Gauge("enricher_tickets_in_hand", description, registry=self.registry)
+            gauge.set_function(lambda: sum(count() for count in self._in_progress_counts))
+        self._in_progress_counts.append(count_in_progress)
+
+    def record_call(self, route: str, response: ApiResponse | NoResponse, took_s: float) -> None:
+        """Count one call to LaunchDarkly."""
+        self._call_counters[route, call_outcome_label(response)].inc()
+        self._call_seconds[route].observe(took_s)
+
+    def record_schema_mismatch(self) -> None:
+        """Count an answer of a shape that we do not know."""
+        self.schema_mismatches.inc()
+
+    def record_round_trip(self, batch_size: int, took_s: float) -> None:
+        """Count one round trip to Redis."""
+        self._batch_sizes.observe(batch_size)
+        self._round_trip_seconds.observe(took_s)

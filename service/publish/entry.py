@@ -1,0 +1,183 @@
+"""How is a deployment that was found written down? As one entry of the stream, its data last."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Literal
+
+import msgspec
+from msgspec import Raw, Struct
+
+from service.accept.filters import DeploymentFilter
+from service.backlog.refresh_schedule import RefreshPlan, plan_refresh, schedule_for
+from service.backlog.ticket import Lease
+from service.enrich.models import Deployment
+from service.enrich.verdict import Fail, Found
+from service.publish.record import (
+    DATA_SCHEMA_PATH,
+    JSON_CONTENT_TYPE,
+    MSGPACK_CONTENT_TYPE,
+    RECORD_TYPE,
+    EnrichedDeployment,
+    RefreshProgress,
+    SourceEvent,
+    measure_completeness,
+    summarize,
+)
+
+PayloadFormat = Literal["json", "msgpack"]
+
+# The revision is known only to the script that appends: it is written between these and the rest.
+BEFORE_REVISION = b'{"schemaVersion":1,"revision":'
+_MSGPACK_REVISION_KEY = msgspec.msgpack.encode("revision")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DIGEST_LENGTH = 32  # hex digits of a SHA-256: processors have instructions for it
+
+
+class Entry(Struct, frozen=True):
+    """One entry to append: attributes and routing fields, and the data around its revision.
+
+    ``digest`` tells whether the content differs from the last revision, ``plan`` when it is looked
+    at again. Of one that was ``left_out``, which says why, nothing is appended.
+    """
+
+    deployment_id: str
+    digest: str
+    fields: tuple[str, ...] = ()
+    data_after_revision: bytes = b""
+    complete: bool = True
+    plan: RefreshPlan = RefreshPlan()
+    data_before_revision: bytes = BEFORE_REVISION
+    payload_format: PayloadFormat = "json"
+    filtered_because: str = ""
+
+
+class EntryBuilder(Struct, frozen=True, kw_only=True):
+    """Writes what is wanted, in the form that is wanted, up to a size.
+
+    ``schedule`` says when to look again, see :mod:`service.backlog.refresh_schedule`. A record
+    whose data is larger than ``most_bytes`` is not written.
+    """
+
+    refresh_schedule: Sequence[int] = ()
+    deployment_filter: DeploymentFilter = DeploymentFilter()
+    payload_format: PayloadFormat = "json"
+    max_bytes: int = 1 << 26
+
+    def build(self, found: Found, lease: Lease, *, now_ms: int) -> Entry | Fail:
+        """Write the entry of a deployment; Never when no entry can hold it."""
+        ticket, deployment = lease.ticket, found.deployment
+        digest = sha256(found.body).hexdigest()[:_DIGEST_LENGTH]
+        rejection = self.deployment_filter.rejection_reason(
+            application=deployment.application_key or ticket.application,
+            environment=deployment.environment_key or ticket.environment,
+            outcome=ticket.outcome,
+        )
+        if rejection is not None:
+            return Entry(deployment_id=deployment.id, digest=digest, filtered_because=rejection)
+        plan = plan_refresh(
+            schedule_for(self.refresh_schedule, ended_at=deployment.ended_at, now_ms=now_ms),
+            lease,
+            deployment.id,
+            now_ms=now_ms,
+            unfinished=deployment.is_unfinished,
+        )
+        record = _build_record(found, lease, plan, now_ms=now_ms)
+        data = self._encode_data(record)
+        if isinstance(data, Fail):
+            return data
+        data_before, data_after = data
+        # Nothing is cut in silence: what no store or reader should be asked to hold is refused.
+        if len(data_after) > self.max_bytes:
+            detail = f"{len(data_after)} bytes, the most is {self.max_bytes}"
+            return Fail(reason="record_too_large", detail=detail)
+        complete = record.completeness.complete
+        return Entry(
+            deployment_id=deployment.id,
+            digest=digest,
+            fields=_build_fields(
+                deployment, lease, complete=complete, payload_format=self.payload_format
+            ),
+            data_before_revision=data_before,
+            data_after_revision=data_after,
+            payload_format=self.payload_format,
+            complete=complete,
+            plan=plan,
+        )
+
+    def _encode_data(self, record: EnrichedDeployment) -> tuple[bytes, bytes] | Fail:
+        """Give what stands before the revision, and what stands after it."""
+        if self.payload_format == "json":
+            return BEFORE_REVISION, msgspec.json.encode(record)[len(BEFORE_REVISION) + 1 :]
+        try:
+            encoded = msgspec.msgpack.encode(_convert_to_msgpack(record))
+        except (msgspec.MsgspecError, OverflowError, UnicodeEncodeError, RecursionError) as error:
+            return Fail(reason="record_not_packable", detail=str(error))
+        before, key, after = encoded.partition(_MSGPACK_REVISION_KEY)
+        return before + key, after[1:]
+
+
+def _build_record(
+    found: Found, lease: Lease, plan: RefreshPlan, *, now_ms: int
+) -> EnrichedDeployment:
+    ticket = lease.ticket
+    return EnrichedDeployment(
+        enriched_at=now_ms,
+        attempts=ticket.attempts + 1,
+        deployment=Raw(found.body),
+        summary=summarize(found.deployment),
+        completeness=measure_completeness(found.deployment, stop_reason=found.stop_reason),
+        refreshes=RefreshProgress(plan.done, plan.until),
+        event=SourceEvent(
+            source=ticket.source,
+            delivery=ticket.delivery,
+            received_at=lease.queued_at,
+            outcome=ticket.outcome,
+            event_time=ticket.event_time,
+            metadata=Raw(ticket.metadata or b"null"),
+        ),
+    )
+
+
+def _convert_to_msgpack(record: EnrichedDeployment) -> EnrichedDeployment:
+    """Write again in msgpack what came as JSON."""
+    event = msgspec.structs.replace(record.event, metadata=_encode_msgpack(record.event.metadata))
+    return msgspec.structs.replace(
+        record, deployment=_encode_msgpack(record.deployment), event=event
+    )
+
+
+def _encode_msgpack(raw_json: Raw) -> Raw:
+    return Raw(msgspec.msgpack.encode(msgspec.json.decode(raw_json)))
+
+
+def _build_fields(
+    deployment: Deployment, lease: Lease, *, complete: bool, payload_format: PayloadFormat
+) -> tuple[str, ...]:
+    ticket = lease.ticket
+    occurred_at = deployment.ended_at or ticket.event_time or lease.queued_at
+    fields = {
+        "specversion": "1.0",
+        "source": f"/deployment-enricher/{ticket.source}",
+        "type": RECORD_TYPE,
+        "subject": deployment.id,
+        "time": format_time(occurred_at, fallback_ms=lease.queued_at),
+        "datacontenttype": JSON_CONTENT_TYPE if payload_format == "json" else MSGPACK_CONTENT_TYPE,
+        "dataschema": DATA_SCHEMA_PATH,
+        "projectkey": ticket.project or "",
+        "environmentkey": deployment.environment_key or ticket.environment or "",
+        "applicationkey": deployment.application_key or ticket.application or "",
+        "complete": "true" if complete else "false",
+    }
+    if ticket.traceparent is not None:
+        fields["traceparent"] = ticket.traceparent
+    return tuple(part for pair in fields.items() for part in pair)
+
+
+def format_time(time_ms: int, *, fallback_ms: int) -> str:
+    """Give an epoch ms as RFC 3339; a moment that no calendar holds gives the fallback's."""
+    try:
+        moment = _EPOCH + timedelta(milliseconds=time_ms)
+    except OverflowError:
+        moment = _EPOCH + timedelta(milliseconds=fallback_ms)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

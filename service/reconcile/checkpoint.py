@@ -1,0 +1,133 @@
+"""Who lists a scope, and how far has that come? One process at a time; the checkpoint survives."""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Literal, cast
+
+from msgspec import Struct
+
+from service.reconcile.missed import MissedDeployment
+from service.store import RedisUnavailable
+from service.store.group_commit import GroupCommit, ScriptArgument
+from service.store.keys import Keys
+from service.store.script import load_script
+
+_RENEWALS_PER_LEASE = 3
+_RELEASE_TIMEOUT_S = 2.0
+
+RunEnd = Literal["ended", "left", "goes on"]
+
+
+class LeaseLost(Exception):
+    """The round is another's by now."""
+
+
+class Run(Struct, frozen=True):
+    """A round begun: its name, whose it is, Redis's time (ms), and where the last one ended."""
+
+    scope_name: str
+    token: str
+    now_ms: int
+    checkpoint: int | None
+
+
+class Runs:
+    """The rounds of one namespace. ``new_token`` names who holds one; all is kept ``life_ms``."""
+
+    def __init__(
+        self,
+        group: GroupCommit,
+        *,
+        keys: Keys,
+        new_token: Callable[[], str],
+        ttl_ms: int,
+        lease_ms: int = 30_000,
+    ) -> None:
+        self._group = group
+        self._keys = keys
+        self._new_token = new_token
+        self._ttl_ms = ttl_ms
+        self._lease_ms = lease_ms
+        self._begin, self._queue_missed, self._end = (
+            load_script(__package__, name) for name in ("begin_run", "queue_missed", "end_run")
+        )
+
+    @asynccontextmanager
+    async def hold(self, scope_name: str, *, interval_ms: int) -> AsyncIterator[Run | float]:
+        """Hold a round while it goes on; or give the seconds after which to ask again."""
+        token = self._new_token()
+        reply = await self._group.submit(
+            self._begin,
+            keys=(self._keys.reconcile(scope_name),),
+            args=(token, self._lease_ms, interval_ms, self._ttl_ms),
+        )
+        status, time_ms, *rest = cast("list[bytes | int]", reply)
+        if status == b"wait":
+            yield int(time_ms) / 1000
+            return
+        checkpoint = int(rest[0]) if rest[0] else None
+        run = Run(scope_name, token, int(time_ms), checkpoint)
+        renewal_task = asyncio.create_task(self._renew_lease(run), name="renew-round")
+        try:
+            yield run
+        finally:
+            renewal_task.cancel()
+            await asyncio.gather(renewal_task, return_exceptions=True)
+            with suppress(
+                RedisUnavailable
+            ):  # who stops does not wait for Redis: the lease runs out
+                await self._submit_end(run, "", "left", timeout_s=_RELEASE_TIMEOUT_S)
+
+    async def queue_missed(
+        self, run: Run, missed: Sequence[MissedDeployment], *, dry_run: bool = False
+    ) -> int:
+        """Plan what was missed, durably; gives how many were. Raises Lost."""
+        keys = self._keys
+        args: list[ScriptArgument] = [
+            run.token,
+            self._lease_ms,
+            self._ttl_ms,
+            "dry" if dry_run else "",
+        ]
+        for deployment in missed:
+            args += [deployment.deployment_id, deployment.version_job, deployment.ticket]
+        reply = await self._group.submit(
+            self._queue_missed,
+            keys=(
+                *(
+                    keys.reconcile(run.scope_name),
+                    keys.tickets,
+                    keys.refreshes,
+                    keys.refresh_tickets,
+                    keys.failed,
+                ),
+                *(keys.published(deployment.deployment_id) for deployment in missed),
+            ),
+            args=args,
+            durable=not dry_run,
+        )
+        queued = cast("int", reply)
+        if queued < 0:
+            raise LeaseLost(run.scope_name)
+        return queued
+
+    async def end(self, run: Run, checkpoint: int, outcome: RunEnd = "ended") -> None:
+        """Keep how far it came."""
+        await self._submit_end(run, checkpoint, outcome)
+
+    async def _submit_end(
+        self, run: Run, checkpoint: int | str, outcome: RunEnd, *, timeout_s: float = math.inf
+    ) -> None:
+        await self._group.submit(
+            self._end,
+            keys=(self._keys.reconcile(run.scope_name),),
+            args=(run.token, checkpoint, outcome),
+            timeout_s=timeout_s,
+        )
+
+    async def _renew_lease(self, run: Run) -> None:
+        while True:
+            await asyncio.sleep(self._lease_ms / 1000 / _RENEWALS_PER_LEASE)
+            await self.queue_missed(run, (), dry_run=True)

@@ -1,0 +1,107 @@
+"""What do senders send? Payloads that we wrote, each with what it must be read as."""
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from service.accept.mapping import Batch, DeploymentCompleted, Event, Ignored, Unmappable
+from service.accept.payload import InvalidPayload
+from service.accept.sources import Source, load_sources
+
+FOLDER = Path(__file__).parents[1] / "samples" / "webhooks"
+SECRET = "secret"
+PRESETS = sorted(folder.name for folder in FOLDER.iterdir())
+
+# What a source of these presets has to say itself: their senders do not know it.
+REQUIRED_FIELDS = {
+    "bitbucket": "environment = \"'production'\"",
+    "circleci": "environment = \"'production'\"",
+    "eventbridge-codedeploy": 'version = "body.detail.deploymentId"',
+    "github-workflow-run": "environment = \"'production'\"",
+    "heroku": "environment = \"'production'\"",
+    "render": 'environment = "\'production\'"\nversion = "body.data.id"',
+}
+
+JsonPath = tuple[str | int, ...]
+
+
+class Sample(Struct, frozen=True):
+    """One file of ``tests/samples/webhooks/<preset>``: a request, and what it must be read as."""
+
+    preset: str
+    name: str
+    headers: dict[str, str]
+    body: Any
+    expected: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.preset}/{self.name}"
+
+
+def read_samples() -> list[Sample]:
+    """Read every payload of ours."""
+    return [
+        Sample(path.parent.name, path.stem, **json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted(FOLDER.glob("*/*.json"))
+    ]
+
+
+def make_sources(presets: str, *, verify: str | None = None) -> dict[str, Source]:
+    """Make a source of every preset that says what bytes mean."""
+    text = ""
+    for name in PRESETS:
+        text += f'[[source]]\nname = "{name}"\npreset = "{name}"\nproject = "default"\n'
+        text += f'secrets = ["{SECRET}"]\n{verify or ""}\n'
+        text += f"[source.fields]\n{REQUIRED_FIELDS.get(name, '')}\n"
+    return load_sources(text, presets=presets, read_secret=str)
+
+
+def summarize(event: Event | Batch) -> dict[str, Any]:
+    """Say what an event is read as, in the words of the samples."""
+    match event:
+        case DeploymentCompleted():
+            fields = msgspec.structs.asdict(event)
+            names = ("outcome", "environment", "application", "version", "event_time", "delivery")
+            return {name: fields[name] for name in names}
+        case Ignored():
+            return {"ignored": True}
+        case Unmappable():
+            return {"missing": list(event.missing)}
+        case InvalidPayload(reason):
+            return {"unreadable": reason}
+        case Batch(events):
+            return {"events": [summarize(batch_event) for batch_event in events]}
+
+
+def json_paths(value: Any, prefix: JsonPath = ()) -> Iterator[JsonPath]:
+    """List where everything in a body stands."""
+    members = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, member in members:
+        yield (*prefix, key)
+        if isinstance(member, dict | list):
+            yield from json_paths(member, (*prefix, key))
+
+
+def without_path(body: Any, path: JsonPath) -> Any:
+    """Copy a body, with one thing left out."""
+    changed = copy.deepcopy(body)
+    del _parent_at(changed, path)[path[-1]]
+    return changed
+
+
+def with_value(body: Any, path: JsonPath, value: object) -> Any:
+    """Copy a body, with one thing being another."""
+    changed = copy.deepcopy(body)
+    _parent_at(changed, path)[path[-1]] = value
+    return changed
+
+
+def _parent_at(body: Any, path: JsonPath) -> Any:
+    for key in path[:-1]:
+        body = body[key]
+    return body

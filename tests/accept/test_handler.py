@@ -1,0 +1,377 @@
+"""The door, over real HTTP: every status, every fact, every hostile request that we know."""
+
+import asyncio
+import gzip
+import io
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import ClientSession
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.accept import handler
+from service.accept.mapping import BacklogFull
+from service.accept.sources import Source
+from service.store import RedisUnavailable
+from tests.accept.receiver_harness import (
+    FINISHED,
+    NOW_S,
+    SECRET,
+    BacklogStub,
+    PostWebhook,
+    ReceiverAddress,
+    encode_body,
+    github_headers,
+    native_headers,
+    parse_response,
+    serve_receiver,
+)
+
+
+async def test_an_event_is_queued_once(post: PostWebhook, backlog_stub: BacklogStub) -> None:
+    """202 and the job; the same delivery again is 200, and remembered once."""
+    body = encode_body(FINISHED)
+    queued = {"status": "queued", "job": "job", "delivery": "msg_1"}
+    assert (await post("native", body, native_headers(body)))[:2] == (202, queued)
+    assert (await post("native", body, native_headers(body)))[:2] == (
+        200,
+        queued | {"status": "duplicate"},
+    )
+    facts = {"source": "native", "delivery": "msg_1", "job": "job"}
+    assert backlog_stub.log_events == [("webhook_queued", facts), ("webhook_duplicate", facts)]
+    (event,) = backlog_stub.events.values()
+    assert event.version == "7fd1a60"
+
+
+async def test_a_bearer_token_is_enough_for_the_native_source(post: PostWebhook) -> None:
+    """One header, for senders that cannot sign."""
+    headers = {"Authorization": f"Bearer {SECRET}"}
+    status, answer, _ = await post("native", encode_body(FINISHED), headers)
+    assert (status, answer["status"]) == (202, "queued")
+
+
+async def test_what_ends_no_deployment_is_ignored(
+    post: PostWebhook, backlog_stub: BacklogStub
+) -> None:
+    """200, so that no sender disables its webhook."""
+    body = encode_body({"zen": "Approachable is better than simple."})
+    status, answer, _ = await post("github", body, github_headers(body, "ping"))
+    reason = "headers.x_github_event is not what this source waits for"
+    assert (status, answer) == (200, {"status": "ignored", "reason": reason})
+    facts = {"source": "github", "delivery": "guid", "reason": reason}
+    assert backlog_stub.log_events == [("webhook_ignored", facts)]
+
+
+async def test_a_native_body_that_lacks_a_field_is_its_senders_to_mend(post: PostWebhook) -> None:
+    """422 says which fields."""
+    body = encode_body(FINISHED | {"version": None, "projectKey": ""})
+    status, answer, _ = await post("native", body, native_headers(body))
+    assert (status, answer["title"]) == (422, "Unprocessable Entity")
+    assert answer["detail"] == "missing: projectKey, version"
+    assert answer["missing"] == ["projectKey", "version"]
+
+
+async def test_a_presets_event_that_cannot_be_mapped_is_set_aside(
+    post: PostWebhook, backlog_stub: BacklogStub
+) -> None:
+    """202 and the body is kept for a person; the second time 200."""
+    body = encode_body({"deployment_status": {"state": "success", "environment": "test"}})
+    reason = "missing: repository.name, deployment.sha"
+    heard = await post("github", body, github_headers(body))
+    assert heard[:2] == (202, {"status": "set aside", "reason": reason})
+    assert backlog_stub.parked == {("github", "guid"): (reason, body)}
+    heard = await post("github", body, github_headers(body))
+    assert heard[:2] == (200, {"status": "duplicate", "delivery": "guid"})
+    assert [event for event, _ in backlog_stub.log_events] == [
+        "webhook_set_aside",
+        "webhook_duplicate",
+    ]
+
+
+async def test_a_source_that_is_not_there_is_404(
+    post: PostWebhook, backlog_stub: BacklogStub
+) -> None:
+    """Its name is logged so that nothing in it can do harm."""
+    status, answer, _ = await post("n%0Aope\u202e", b"", {})
+    assert (status, answer["detail"]) == (404, "there is no source of this name")
+    assert backlog_stub.log_events[0][1]["source"] == r"'n\nope\u202e'"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"webhook-signature": ""},
+        {"webhook-signature": "v1,AAAA"},
+        {"webhook-signature": "v1"},
+        {"webhook-signature": "⚠️"},
+        {"webhook-id": "msg_2"},
+        {"webhook-timestamp": str(NOW_S - 301)},
+        {"webhook-timestamp": "soon"},
+        {"Authorization": "Bearer wrong", "webhook-id": ""},
+        {"Authorization": "Bearer", "webhook-id": ""},
+    ],
+)
+async def test_what_is_not_genuine_is_401(
+    post: PostWebhook, backlog_stub: BacklogStub, change: dict[str, str]
+) -> None:
+    """A challenge, and not a word about what was wrong with it."""
+    body = encode_body(FINISHED)
+    status, answer, headers = await post("native", body, native_headers(body) | change)
+    assert (status, answer["detail"]) == (401, "not signed with a secret of this source")
+    assert headers["WWW-Authenticate"] == 'Bearer realm="webhooks"'
+    assert (backlog_stub.events, backlog_stub.log_events[0][0]) == ({}, "webhook_rejected")
+
+
+async def test_each_source_has_secrets_of_its_own(post: PostWebhook) -> None:
+    """One sender's signature opens no other door."""
+    body = encode_body(FINISHED)
+    status, _, headers = await post("github", body, native_headers(body))
+    assert (status, headers["WWW-Authenticate"]) == (401, 'Signature realm="webhooks"')
+
+
+@pytest.mark.parametrize("age_s", [-301, 301])
+async def test_a_stale_or_future_signature_is_401(post: PostWebhook, age_s: int) -> None:
+    """A request that somebody recorded is worth nothing after five minutes."""
+    headers = native_headers(FINISHED, timestamp_s=NOW_S - age_s)
+    assert (await post("native", encode_body(FINISHED), headers))[0] == 401
+
+
+@pytest.mark.parametrize("name", ["native", "github"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"a": NaN}',
+        b'"\xff"',
+        b"[" * 90_000,
+        b'{"":' * 20_000,
+        b"payload=%7B",
+    ],
+    ids=["empty", "list", "cut off", "NaN", "not UTF-8", "deep list", "deep object", "form"],
+)
+async def test_a_genuine_body_that_is_no_json_object_is_400(
+    post: PostWebhook, name: str, body: bytes
+) -> None:
+    """Signed by the right sender, and yet nothing that can be read."""
+    headers = native_headers(body) if name == "native" else github_headers(body)
+    assert (await post(name, body, headers))[0] == 400
+
+
+async def body_in_chunks(size: int) -> AsyncIterator[bytes]:
+    """Give a body without saying its length first."""
+    for _ in range(size // 10_000):
+        yield b" " * 10_000
+
+
+@pytest.mark.parametrize("kind", ["long", "chunked", "gzip"])
+async def test_a_body_above_the_cap_is_413(
+    post: PostWebhook, backlog_stub: BacklogStub, kind: str
+) -> None:
+    """Whether its length is told, not told, or hidden in a few compressed bytes."""
+    headers = {"Content-Encoding": "gzip"} if kind == "gzip" else {}
+    plain = b" " * 2_000_000
+    body = {
+        "long": io.BytesIO(plain),
+        "chunked": body_in_chunks(len(plain)),
+        "gzip": gzip.compress(plain),
+    }[kind]
+    status, answer, _ = await post("native", body, headers)
+    assert (status, answer["detail"]) == (413, "the body is too large")
+    assert backlog_stub.log_events[0][1]["status"] == 413
+
+
+async def test_a_compressed_body_is_read(post: PostWebhook) -> None:
+    """The signature is over what was compressed."""
+    body = encode_body(FINISHED)
+    headers = native_headers(body) | {"Content-Encoding": "gzip"}
+    assert (await post("native", gzip.compress(body), headers))[0] == 202
+
+
+async def test_a_body_that_belies_its_encoding_is_400(post: PostWebhook) -> None:
+    """Some senders' examples set Content-Encoding where nothing is compressed."""
+    body = encode_body(FINISHED)
+    status, answer, _ = await post(
+        "native", body, native_headers(body) | {"Content-Encoding": "gzip"}
+    )
+    assert (status, answer["detail"]) == (400, "the body is not encoded as its headers say")
+
+
+async def test_when_the_store_is_away_the_sender_is_asked_to_come_again(
+    post: PostWebhook, backlog_stub: BacklogStub
+) -> None:
+    """503 and Retry-After, never a 2xx, for events and for what would be set aside."""
+    backlog_stub.result = RedisUnavailable("gone")
+    body = encode_body(FINISHED)
+    status, answer, headers = await post("native", body, native_headers(body))
+    assert (status, headers["Retry-After"]) == (503, "2")
+    assert answer["detail"] == "the store is away"
+    body = encode_body({"deployment_status": {"state": "success"}})
+    assert (await post("github", body, github_headers(body)))[0] == 503
+    assert [event for event, _ in backlog_stub.log_events] == ["webhook_refused"] * 2
+
+
+async def test_when_the_backlog_is_full_the_sender_hears_for_how_long(
+    post: PostWebhook, backlog_stub: BacklogStub
+) -> None:
+    """Retry-After is what the backlog says."""
+    backlog_stub.result = BacklogFull(retry_after_s=17)
+    status, _, headers = await post("native", encode_body(FINISHED), native_headers(FINISHED))
+    assert (status, headers["Retry-After"]) == (503, "17")
+
+
+async def test_a_sender_that_hangs_up_is_one_fact_and_no_traceback(
+    receiver_address: ReceiverAddress, backlog_stub: BacklogStub, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half a body, then nothing."""
+    _, writer = await asyncio.open_connection(*receiver_address)
+    writer.write(b"POST /webhooks/native HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+    await writer.wait_closed()
+    async with asyncio.timeout(10):
+        await backlog_stub.logged.wait()
+    facts = {"source": "native", "status": 400, "reason": "the sender hung up"}
+    assert backlog_stub.log_events == [("webhook_rejected", facts)]
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (b"X-Hub-Signature-256: sha256=\xff\xfe", b"401"),
+        (b"X-Hub-Signature-256: \xe2\x9a\xa0", b"401"),
+        (b"X-GitHub-Delivery: \xff\xfe", b"202"),
+        (b"Content-Type: \xff", b"202"),
+        (b"ce-x: %ff\xff", b"202"),
+    ],
+)
+async def test_headers_are_bytes_and_not_all_are_text(
+    receiver_address: ReceiverAddress, backlog_stub: BacklogStub, header: bytes, status: bytes
+) -> None:
+    """What is no UTF-8 on the wire is compared, kept or passed over, and never a 5xx."""
+    body = encode_body(
+        {
+            "deployment_status": {"state": "success", "environment": "test"},
+            "deployment": {"sha": "7fd1a60"},
+            "repository": {"name": "web"},
+        }
+    )
+    headers = dict(github_headers(body))
+    headers.pop(header.partition(b":")[0].decode(), None)
+    lines = [f"{name}: {value}".encode() for name, value in headers.items()]
+    lines += [b"Host: x", b"Connection: close", b"Content-Length: %d" % len(body), header]
+    reader, writer = await asyncio.open_connection(*receiver_address)
+    writer.write(b"POST /webhooks/github HTTP/1.1\r\n" + b"\r\n".join(lines) + b"\r\n\r\n" + body)
+    async with asyncio.timeout(10):
+        assert (await reader.readline()).split()[1] == status
+    writer.close()
+    await writer.wait_closed()
+    assert len(backlog_stub.log_events) == 1
+    assert backlog_stub.log_events[0][0] in {"webhook_queued", "webhook_rejected"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "github", 405),
+        ("PUT", "github", 405),
+        ("DELETE", "nobody", 405),
+        ("POST", "github/", 404),
+        ("POST", "github/x", 404),
+        ("GET", "", 404),
+    ],
+)
+async def test_what_is_no_webhook_is_answered_in_json_too(
+    receiver_address: ReceiverAddress, method: str, path: str, status: int
+) -> None:
+    """Whoever looks at the address with a browser, or writes one sign too many."""
+    url = f"http://{receiver_address[0]}:{receiver_address[1]}/webhooks/{path}"
+    async with ClientSession() as session, session.request(method, url) as heard:
+        answer = await parse_response(heard)
+        assert (heard.status, answer["status"]) == (status, status)
+        assert heard.headers.get("Allow") == ("POST, OPTIONS" if status == 405 else None)
+
+
+async def test_a_body_that_never_ends_is_408(
+    receiver_address: ReceiverAddress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender that drips is not waited for without end."""
+    monkeypatch.setattr(handler, "BODY_TIMEOUT_S", 0.05)
+    reader, writer = await asyncio.open_connection(*receiver_address)
+    writer.write(b"POST /webhooks/native HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+    async with asyncio.timeout(10):
+        assert b" 408 " in await reader.readline()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_our_own_mistake_is_503_and_one_fact(
+    post: PostWebhook, backlog_stub: BacklogStub
+) -> None:
+    """The sender comes again; a 500 might make it give up."""
+    backlog_stub.result = KeyError("bug")
+    status, _, headers = await post("native", encode_body(FINISHED), native_headers(FINISHED))
+    assert (status, headers["Retry-After"]) == (503, "2")
+    assert [event for event, _ in backlog_stub.log_events] == ["webhook_crashed", "webhook_refused"]
+
+
+async def test_neither_secrets_nor_bodies_are_logged(
+    post: PostWebhook, backlog_stub: BacklogStub
+) -> None:
+    """Whatever happens, facts hold names, keys and reasons of ours."""
+    private = FINISHED | {"eventMetadata": {"k": "private"}, "version": "private\n"}
+    for body in (private, FINISHED, b"private"):
+        await post("native", encode_body(body), native_headers(body))
+        await post("native", encode_body(body), {"Authorization": "Bearer private"})
+        await post("github", encode_body(body), github_headers(body))
+    shown = repr(backlog_stub.log_events)
+    assert len(backlog_stub.log_events) == 9
+    assert "private" not in shown
+    assert SECRET not in shown
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+BODIES = st.one_of(
+    st.binary(),
+    JSON_VALUES.map(encode_body),
+    st.dictionaries(st.sampled_from(list(FINISHED)), JSON_VALUES).map(
+        lambda odd: encode_body(FINISHED | odd)
+    ),
+    st.fixed_dictionaries({"state": st.just("success"), "environment": JSON_VALUES}).map(
+        lambda odd: encode_body({"deployment_status": odd, "repository": odd})
+    ),
+)
+
+
+@settings(max_examples=25)
+@given(bodies=st.lists(BODIES, max_size=8))
+def test_every_body_gets_a_documented_answer(
+    native: Source, github: Source, bodies: list[bytes]
+) -> None:
+    """Genuine noise: JSON or none, mapped or not, nothing but the statuses of the table."""
+
+    async def post_all() -> set[int]:
+        async with (
+            serve_receiver(BacklogStub(), native, github) as (host, port),
+            ClientSession() as session,
+        ):
+            statuses = set()
+            for body in bodies:
+                for name, headers in (
+                    ("native", native_headers(body)),
+                    ("github", github_headers(body)),
+                ):
+                    url = f"http://{host}:{port}/webhooks/{name}"
+                    async with session.post(url, data=body, headers=headers) as heard:
+                        await parse_response(heard)
+                        statuses.add(heard.status)
+            return statuses
+
+    assert asyncio.run(post_all()) <= {200, 202, 400, 422}

@@ -1,0 +1,180 @@
+"""What can a stranger do to the door? Bombs, smuggled requests, slow hands, and split answers."""
+
+import asyncio
+import gzip
+import tracemalloc
+import zlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from tests.accept.receiver_harness import (
+    FINISHED,
+    MAX_BODY_BYTES,
+    BacklogStub,
+    PostWebhook,
+    ReceiverAddress,
+    encode_body,
+    native_headers,
+)
+
+BOMB_BYTES = 256 << 20
+MOST_MEMORY = 16 << 20
+HEAD = b"POST /webhooks/native HTTP/1.1\r\nHost: x\r\n"
+SLOW = 200
+
+
+@asynccontextmanager
+async def open_raw_connection(
+    address: ReceiverAddress,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Connect without a client's manners."""
+    reader, writer = await asyncio.open_connection(*address)
+    yield reader, writer
+    writer.close()
+
+
+async def send_raw(address: ReceiverAddress, request: bytes) -> bytes:
+    """Send bytes as they are; give all that is answered until the door hangs up."""
+    async with open_raw_connection(address) as (reader, writer):
+        writer.write(request)
+        async with asyncio.timeout(10):
+            return await reader.read()
+
+
+def encode_headers(headers: Mapping[str, str]) -> bytes:
+    """Write headers as they go over the wire."""
+    return b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 50_000,
+        b'{"eventType":' * 5000,
+        b"<xml/>",
+        encode_body(FINISHED),
+    ],
+    ids=["empty", "cut off", "no text", "deep list", "deep object", "other", "good"],
+)
+async def test_what_is_not_genuine_is_not_read(
+    post: PostWebhook, backlog_stub: BacklogStub, body: bytes
+) -> None:
+    """401 whatever it holds: no parser of ours works for a stranger."""
+    for headers in ({}, native_headers(b"something else"), {"Authorization": "Bearer guessed"}):
+        assert (await post("native", body, headers))[0] == 401
+    assert not backlog_stub.events
+    assert not backlog_stub.parked
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_a_bomb_is_not_unpacked(
+    post: PostWebhook, backlog_stub: BacklogStub, encoding: str
+) -> None:
+    """A quarter of a gigabyte in some 260 KB is refused at the cap, and never in memory."""
+    pack = zlib.compressobj(9, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
+    chunk = bytes(1 << 20)
+    bomb = b"".join([*(pack.compress(chunk) for _ in range(BOMB_BYTES >> 20)), pack.flush()])
+    tracemalloc.start()
+    try:
+        status, _, _ = await post("native", bomb, {"Content-Encoding": encoding})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert status == 413
+    assert peak < MOST_MEMORY
+    assert not backlog_stub.events
+
+
+async def test_a_bomb_in_a_bomb_is_one_bomb(post: PostWebhook) -> None:
+    """What is packed twice is unpacked once, and is no JSON then."""
+    body = gzip.compress(gzip.compress(encode_body(FINISHED)))
+    headers = {
+        **native_headers(gzip.compress(encode_body(FINISHED), mtime=0)),
+        "Content-Encoding": "gzip",
+    }
+    assert (await post("native", body, headers))[0] in {400, 401}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Content-Length: +5\r\n",
+        b"Content-Length: 5\r\n 6\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"X: a\rb\r\nContent-Length: 5\r\n",
+        b"X: a\x00b\r\nContent-Length: 5\r\n",
+    ],
+)
+async def test_a_request_of_two_meanings_is_refused(
+    receiver_address: ReceiverAddress, backlog_stub: BacklogStub, lines: bytes
+) -> None:
+    """What a proxy and we could cut differently hides no second webhook in the first."""
+    hidden = HEAD + encode_headers(native_headers(FINISHED))
+    hidden += b"Content-Length: %d\r\n\r\n" % len(encode_body(FINISHED)) + encode_body(FINISHED)
+    answered = await send_raw(receiver_address, HEAD + lines + b"\r\n0\r\n\r\n" + hidden)
+    assert answered.split(b" ")[1:2] == [b"400"]
+    assert answered.count(b"HTTP/1.") == 1
+    assert not backlog_stub.events
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST /" + b"a" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        HEAD + b"X: " + b"a" * 100_000 + b"\r\n\r\n",
+        HEAD + b"".join(b"X%d: a\r\n" % number for number in range(20_000)) + b"\r\n",
+    ],
+    ids=["long path", "long header", "many headers"],
+)
+async def test_a_head_without_end_is_refused(
+    receiver_address: ReceiverAddress, backlog_stub: BacklogStub, request_: bytes
+) -> None:
+    """Before it is all there; whoever comes next is served."""
+    answered = await send_raw(receiver_address, request_)
+    assert answered.split(b" ")[1:2] in ([b"400"], [b"431"], [b"401"])
+    assert not backlog_stub.events
+
+
+async def test_slow_hands_hold_up_nobody(
+    receiver_address: ReceiverAddress, post: PostWebhook
+) -> None:
+    """A hundred never end their headers, a hundred their bodies: the next one is served."""
+    starts = (HEAD, HEAD + b"Content-Length: 99\r\n\r\n{")
+    async with AsyncExitStack() as stack:
+        for number in range(SLOW):
+            _, writer = await stack.enter_async_context(open_raw_connection(receiver_address))
+            writer.write(starts[number % 2])
+        async with asyncio.timeout(10):
+            assert (await post("native", encode_body(FINISHED), native_headers(FINISHED)))[0] == 202
+
+
+@pytest.mark.parametrize("evil", ["%0d%0aX-Evil:%201", "%0aX-Evil:1", "%00", "%E2%80%A8"])
+async def test_nothing_of_a_request_becomes_a_header(
+    post: PostWebhook, backlog_stub: BacklogStub, evil: str
+) -> None:
+    """Neither a source's name nor a delivery's splits an answer, or a line of the log."""
+    status, _, headers = await post(f"nobody{evil}", b"{}", {})
+    assert status == 404
+    assert "X-Evil" not in headers
+    named = native_headers(FINISHED, delivery=f"msg{evil}")
+    status, answer, headers = await post("native", encode_body(FINISHED), named)
+    assert "X-Evil" not in headers
+    assert status in {202, 401}
+    shown = [str(value) for _, facts in backlog_stub.log_events for value in facts.values()]
+    assert not [text for text in shown if any(sign in text for sign in "\r\n\0\u2028")]
+    assert answer
+
+
+async def test_a_body_as_large_as_can_be_is_taken(post: PostWebhook) -> None:
+    """The cap is a cap, and not less."""
+    filler = {"eventMetadata": {"a": "x" * (MAX_BODY_BYTES - 300)}}
+    body = encode_body(FINISHED | filler)
+    assert (await post("native", body, native_headers(body)))[0] == 202

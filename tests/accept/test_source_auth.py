@@ -1,0 +1,270 @@
+"""Is each sender known by what it signs, or shows? And is a new one a few lines of TOML?"""
+
+import hmac
+import json
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from urllib.parse import quote_plus, urlencode
+
+import pytest
+from aiohttp import ClientSession
+
+from service.accept.mapping import Batch, DeploymentCompleted, Event, parse_webhook
+from service.accept.signatures import Ed25519, SignedRequest, is_genuine, sign_standard_webhook
+from service.accept.sources import Source, load_sources
+from tests.accept.receiver_harness import (
+    FINISHED,
+    NOW_S,
+    SECRET,
+    BacklogStub,
+    PostWebhook,
+    encode_body,
+    github_headers,
+    native_headers,
+    parse_response,
+    serve_receiver,
+)
+from tests.accept.sample_webhooks import PRESETS, make_sources, read_samples
+
+BODY = b'{ "spaces":  "kept" }'
+
+Sign = Callable[[str, bytes], tuple[dict[str, str], dict[str, str]]]
+
+
+def hmac_signer(
+    name: str, template: str = "{}", *, algorithm: str = "sha256", prefix: str = ""
+) -> Sign:
+    """Sign the body, after a prefix, in hex."""
+
+    def sign(secret: str, body: bytes) -> tuple[dict[str, str], dict[str, str]]:
+        code = hmac.new(secret.encode(), prefix.encode() + body, algorithm).hexdigest()
+        return {name: template.format(code)}, {}
+
+    return sign
+
+
+def header_signer(name: str, template: str = "{}") -> Sign:
+    """Show the secret in a header."""
+    return lambda secret, _: ({name: template.format(secret)}, {})
+
+
+def query_signer(name: str) -> Sign:
+    """Show the secret in the URL."""
+    return lambda secret, _: ({}, {name: secret})
+
+
+def standard_webhooks_signer(secret: str, body: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    """Sign by Standard Webhooks."""
+    return sign_standard_webhook(secret, delivery="m", timestamp_s=NOW_S, body=body), {}
+
+
+def heroku_signer(secret: str, body: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    """Sign as Heroku does."""
+    code = hmac.new(secret.encode(), body, "sha256").digest()
+    return {"heroku-webhook-hmac-sha256": b64encode(code).decode()}, {}
+
+
+BEARER, BASIC = (
+    header_signer("authorization", "Bearer {}"),
+    header_signer("authorization", "Basic {}"),
+)
+GITHUB = hmac_signer("x-hub-signature-256", "sha256={}")
+SIGNERS: dict[str, list[Sign]] = {
+    "native": [standard_webhooks_signer, BEARER],
+    "github": [GITHUB],
+    "github-workflow-run": [GITHUB],
+    "gitlab": [standard_webhooks_signer, header_signer("x-gitlab-token")],
+    "argocd": [BEARER, BASIC],
+    "argo-rollouts": [BEARER, BASIC],
+    "flux": [hmac_signer("x-signature", "sha256={}"), BEARER],
+    "circleci": [hmac_signer("circleci-signature", "v2=00,v1={}")],
+    "buildkite": [
+        hmac_signer(
+            "x-buildkite-signature", f"timestamp={NOW_S},signature={{}}", prefix=f"{NOW_S}."
+        ),
+        header_signer("x-buildkite-token"),
+    ],
+    "cdevents": [BEARER, query_signer("access_token")],
+    "azure-devops": [BASIC],
+    "octopus": [BEARER],
+    "harness": [BEARER],
+    "spinnaker": [BEARER, BASIC],
+    "vercel": [hmac_signer("x-vercel-signature", algorithm="sha1")],
+    "heroku": [heroku_signer],
+    "render": [standard_webhooks_signer],
+    "google-cloud-deploy": [query_signer("token")],
+    "eventbridge-codedeploy": [header_signer("x-api-key"), BASIC],
+    "tekton": [query_signer("token")],
+    "jenkins-generic-event": [query_signer("token")],
+    "bitbucket": [hmac_signer("x-hub-signature", "sha256={}")],
+    "launchdarkly": [hmac_signer("x-ld-signature")],
+}
+
+
+@pytest.fixture(scope="module")
+def sources(presets: str) -> dict[str, Source]:
+    """Give a source of every preset, whose secret is "secret"."""
+    return make_sources(presets)
+
+
+def accepts(
+    source: Source,
+    headers_and_query: tuple[Mapping[str, str], Mapping[str, str]],
+    *,
+    body: bytes = BODY,
+) -> bool:
+    """Ask whether a source takes a request for genuine."""
+    request = SignedRequest(*headers_and_query, body)
+    return is_genuine(source.checks, request, now_s=NOW_S)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_sender_is_known_by_what_its_vendor_documents(
+    sources: dict[str, Source], preset: str
+) -> None:
+    """Each of its ways, with the right secret and no other; with no signature not at all."""
+    source = sources[preset]
+    shared = [scheme for scheme in source.schemes if not isinstance(scheme, Ed25519)]
+    assert len(shared) == len(SIGNERS[preset])
+    for sign in SIGNERS[preset]:
+        assert accepts(source, sign("secret", BODY))
+        assert not accepts(source, sign("another secret", BODY))
+    assert not accepts(source, ({}, {}))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_signature_is_over_the_bytes_as_they_came(
+    sources: dict[str, Source], preset: str
+) -> None:
+    """The same JSON written otherwise is not what was signed."""
+    rewritten = json.dumps(json.loads(BODY)).encode()
+    for sign in SIGNERS[preset]:
+        told = sign("secret", BODY)
+        is_token = told == sign("secret", b"")
+        assert accepts(sources[preset], told, body=rewritten) is is_token
+
+
+def test_a_method_that_changes_its_name_is_not_followed(sources: dict[str, Source]) -> None:
+    """Bitbucket announces that sha256 may give way to another: until then none is known."""
+    weak = hmac_signer("x-hub-signature", "sha1={}", algorithm="sha1")
+    assert not accepts(sources["bitbucket"], weak("secret", BODY))
+
+
+# What a person writes for a sender that we do not know.
+WOODPECKER = """
+[[source]]
+name = "woodpecker"
+verify = { token = "X-Token" }
+secrets = ["s3cret"]
+project = "default"
+when = { "body.event" = "deployment" }
+outcome = { path = "body.status", succeeded = ["success"], failed = ["failure", "error"] }
+dedupe = "join('/', [body.repo.name, to_string(body.number)])"
+fields = { environment = "body.deploy_to", application = "body.repo.name", version = "body.commit" }
+"""
+
+
+async def test_a_sender_that_nobody_knew_is_a_few_lines_of_toml(
+    presets: str, backlog_stub: BacklogStub
+) -> None:
+    """Nine lines, no code: verified, filtered, mapped, and counted once."""
+    body = {"event": "deployment", "number": 7, "status": "success", "deploy_to": "production"}
+    body |= {"repo": {"name": "web"}, "commit": "5d1c6b0a"}
+    sources = load_sources(WOODPECKER, presets=presets, read_secret=str)
+    assert len(WOODPECKER.strip().splitlines()) == 9
+    async with (
+        serve_receiver(backlog_stub, *sources.values()) as (host, port),
+        ClientSession() as session,
+    ):
+        heard = []
+        for sent, token in [(body, "x"), (body, "s3cret"), (body, "s3cret"), ({}, "s3cret")]:
+            url, headers = f"http://{host}:{port}/webhooks/woodpecker", {"X-Token": token}
+            async with session.post(url, data=encode_body(sent), headers=headers) as response:
+                answer = await parse_response(response)
+                heard.append((response.status, answer["status"]))
+    assert heard == [(401, 401), (202, "queued"), (200, "duplicate"), (200, "ignored")]
+    ((key, event),) = backlog_stub.events.items()
+    assert key == ("woodpecker", "web/7")
+    assert (event.environment, event.application, event.version) == (
+        "production",
+        "web",
+        "5d1c6b0a",
+    )
+
+
+GITHUB_BODY = next(one.body for one in read_samples() if str(one) == "github/succeeded")
+
+
+def map_form(github: Source, body: bytes) -> Event | Batch:
+    """Read a form as GitHub sends it."""
+    headers = {"x-github-event": "deployment_status", "x-github-delivery": "guid"}
+    headers |= {"content-type": "application/x-www-form-urlencoded"}
+    return parse_webhook(github, SignedRequest(headers, {}, body))
+
+
+def test_a_form_holds_the_same_event(github: Source) -> None:
+    """GitHub's other content type: what is in ``payload`` is the body."""
+    raw = json.dumps(GITHUB_BODY | {"odd": "a+b %41 ü €"}, ensure_ascii=False)
+    plain = map_form(github, raw.encode())
+    assert isinstance(plain, DeploymentCompleted)
+    assert map_form(github, f"payload={quote_plus(raw)}".encode()) == plain
+    assert map_form(github, urlencode({"payload": raw, "more": 1}).encode()) == plain
+
+
+async def test_a_form_is_verified_as_it_came(post: PostWebhook) -> None:
+    """The signature is over the form, and never over what it holds."""
+    raw = json.dumps(GITHUB_BODY)
+    form = f"payload={quote_plus(raw)}".encode()
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert (await post("github", form, github_headers(form) | kind))[0] == 202
+    assert (await post("github", form, github_headers(raw.encode()) | kind))[0] == 401
+
+
+@pytest.mark.parametrize("kind", ["", "text/plain; charset=UTF-8", "application/octet-stream", "?"])
+async def test_no_content_type_is_asked_for(post: PostWebhook, kind: str) -> None:
+    """Argo CD sends none, curl calls JSON a form, SNS calls it plain text."""
+    body = encode_body(FINISHED)
+    headers = native_headers(body) | ({"Content-Type": kind} if kind else {})
+    assert (await post("native", body, headers))[0] == 202
+
+
+async def test_a_time_that_cannot_be_read_is_a_fact(
+    post: PostWebhook, backlog_stub: BacklogStub
+) -> None:
+    """The event is kept, and the fact can be counted; with a time, or none, there is no such."""
+    for delivery, body in enumerate(
+        [FINISHED | {"eventTime": "yesterday"}, FINISHED | {"eventTime": 1_760_000_000}, FINISHED]
+    ):
+        headers = native_headers(body, delivery=f"msg_{delivery}")
+        assert (await post("native", encode_body(body), headers))[0] == 202
+    assert [facts.get("time_unreadable") for _, facts in backlog_stub.log_events] == [
+        True,
+        None,
+        None,
+    ]
+    assert [event.event_time for event in backlog_stub.events.values()] == [
+        None,
+        1_760_000_000_000,
+        None,
+    ]
+    assert SECRET not in repr(backlog_stub.log_events)
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (b'{"eventType":"started","eventType":"finished"}', "duplicate keys"),
+        (b'{"eventType":"finished","eventTime":' + b"9" * 300 + b"}", "a huge number"),
+        (b'{"eventType":"finished","eventTime":1e300}', "a huge float"),
+    ],
+    ids=["duplicate keys", "huge integer", "huge float"],
+)
+def test_odd_json_is_read_or_refused_and_never_raises(
+    native: Source, body: bytes, kept: str
+) -> None:
+    """The last of equal keys counts; a number that is no time costs nothing but the time."""
+    whole = b'{"deploymentId":"d-1",' + body[1:]
+    event = parse_webhook(native, SignedRequest({}, {}, whole))
+    assert isinstance(event, DeploymentCompleted), kept
+    assert event.event_time is None
+    assert event.time_unreadable is (b"eventTime" in body)

@@ -1,0 +1,306 @@
+"""Are vendors' own examples judged as a person would? Read where they lie beside the checkout."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.accept.mapping import Batch, Event, parse_webhook
+from service.accept.signatures import SignedRequest, is_genuine
+from service.accept.sources import Source, load_sources
+from tests.accept.sample_webhooks import make_sources, summarize
+
+# Vendors' own material is not ours to ship.
+SHARED = Path(__file__).parents[3] / "shared" / "samples"
+VECTORS = SHARED / "signature-vectors.json"
+
+IGNORED: tuple[str, ...] = ()
+HARNESS = {"x-deployment-environment": "test", "x-deployment-version": "1"}
+BITBUCKET = {"x-event-key": "repo:commit_status_updated"}
+
+# Where they lie -> the preset, the headers that belong to them, and what each file must be read
+# as: outcome, environment, application, version; or nothing, where it must be ignored.
+EXAMPLES: dict[tuple[str, str], tuple[Mapping[str, str], dict[str, tuple[str, ...]]]] = {
+    ("github", "github/deployment_status.*.json"): (
+        {"x-github-event": "deployment_status"},
+        {
+            "deployment_status.payload": ("succeeded", "production", "Hello-World", "f95f852b"),
+            "deployment_status.with-installation.payload": (
+                "succeeded",
+                "production",
+                "Hello-World",
+                "f95f852b",
+            ),
+        },
+    ),
+    ("github", "github/[!d]*.payload.json"): ({"x-github-event": "ping"}, {}),
+    ("github", "github/ping.urlencoded.body.txt"): ({"x-github-event": "ping"}, {}),
+    ("github-workflow-run", "github/workflow_run.*.json"): (
+        {"x-github-event": "workflow_run"},
+        {
+            "workflow_run.completed.payload": ("succeeded", "production", "octo-repo", "3484a3fb"),
+            "workflow_run.completed.with-pull-requests.payload": (
+                "succeeded",
+                "production",
+                "octo-repo",
+                "3484a3fb",
+            ),
+        },
+    ),
+    ("gitlab", "gitlab/deployment.[!h]*.json"): (
+        {},
+        {
+            "deployment.success": (
+                "succeeded",
+                "staging",
+                "test-deployment-webhooks",
+                "279484c09fbe",
+            ),
+            "deployment.success.zulip-capture": ("succeeded", "production", "test", "58793660b22d"),
+            "deployment.failed.zulip-capture": ("failed", "production", "test", "846d8de0b7b3"),
+        },
+    ),
+    ("argocd", "argocd/*.json"): (
+        {},
+        {
+            "cdviz.002": ("succeeded", "aaaaaaaa-aaaaaaa", "aaaaaaaa-aaaaaaa", "0.6.3"),
+            "cdviz.008_sync_podinfo_1_2": ("succeeded", "argocd", "aaaaaaaaa", "94fcc5e8"),
+            "cdviz.010_sync_podinfo_1_4": ("succeeded", "aaaaaaa", "aaaaaaa", "6.9.0"),
+            "cdviz.013_sync_podinfo_2_3": ("succeeded", "argocd", "aaaaaaaaa", "a390e572"),
+            "cdviz.016_sync_podinfo_3_3": ("succeeded", "argocd", "aaaaaaaaa", "2396abec"),
+            "cdviz.017_sync_podinfo_3_4": ("succeeded", "aaaaaaa", "aaaaaaa", "6.9.0"),
+            "cdviz.019_sync_podinfo_4_2": ("succeeded", "argocd", "aaaaaaaaa", "224f6a2d"),
+        },
+    ),
+    ("flux", "flux/*.json"): (
+        {},
+        {
+            "event.kustomization.reconciliation-succeeded.composed": (
+                "succeeded",
+                "production",
+                "webapp",
+                "802723078aff",
+            ),
+            "event.kustomization.validation-failed": ("missing", "metadata.env"),
+        },
+    ),
+    ("circleci", "circleci/*.json"): (
+        {},
+        {
+            "workflow-completed.github-oauth": (
+                "succeeded",
+                "production",
+                "webhook-service",
+                "1dc6aa69",
+            ),
+            "workflow-completed.github-app-gitlab": (
+                "failed",
+                "production",
+                "hello-world",
+                "850a1519",
+            ),
+        },
+    ),
+    ("buildkite", "buildkite/*.json"): (
+        {},
+        {"build.finished.composed": ("missing", "build.meta_data.environment")},
+    ),
+    ("cdevents", "cdevents/*/*.json"): (
+        {},
+        {
+            "service_deployed": ("succeeded", "test123", "mySubject123", "0b31b1c0"),
+            "service_upgraded": ("succeeded", "test123", "mySubject123", "0b31b1c0"),
+            "service_rolledback": ("succeeded", "test123", "mySubject123", "0b31b1c0"),
+            "service_published": ("missing", "customData.version"),
+        },
+    ),
+    ("cdevents", "harness/cdevents.*.json"): ({}, {}),
+    ("harness", "harness/notification.*.json"): (
+        HARNESS,
+        {
+            "notification.PipelineSuccess": ("succeeded", "test", "PIPELINE_ID", "1"),
+            "notification.PipelineFailed": ("failed", "test", "PIPELINE_ID", "1"),
+        },
+    ),
+    ("azure-devops", "azure-devops/*.json"): (
+        {},
+        {
+            "ms.vss-release.deployment-completed-event": (
+                "succeeded",
+                "Dev",
+                "Fabrikam",
+                "Release-1",
+            )
+        },
+    ),
+    ("octopus", "octopus/*.json"): (
+        {},
+        {
+            "subscription.deployment-failed": (
+                "failed",
+                "Development",
+                "Argo CD Octopub",
+                "0.1.178",
+            ),
+            "subscription.deployment-succeeded.derived": (
+                "succeeded",
+                "Development",
+                "Argo CD Octopub",
+                "0.1.178",
+            ),
+        },
+    ),
+    ("spinnaker", "spinnaker/*.json"): (
+        {},
+        {
+            "echo-rest.pipeline-complete.composed": (
+                "succeeded",
+                "prod-cluster",
+                "payments",
+                "a90a8a2c",
+            ),
+            "echo-rest.pipeline-failed.composed": (
+                "failed",
+                "prod-cluster",
+                "payments",
+                "a90a8a2c",
+            ),
+        },
+    ),
+    ("vercel", "vercel/*.json"): (
+        {},
+        {
+            "deployment.succeeded.derived": (
+                "succeeded",
+                "production",
+                "nextjsblog-demo-new",
+                "7488658d",
+            )
+        },
+    ),
+    ("heroku", "heroku/*.json"): (
+        {},
+        {"api-release.update.succeeded": ("succeeded", "production", "my-app", "69eec518")},
+    ),
+    ("render", "render/*.json"): (
+        {},
+        {"deploy_ended.composed": ("succeeded", "production", "backend-api", "evj-")},
+    ),
+    ("google-cloud-deploy", "gcp-cloud-deploy/*.json"): (
+        {},
+        {"pubsub-push.rollout-succeed.composed": ("succeeded", "prod", "web-app", "rel-7fd1a60b")},
+    ),
+    ("eventbridge-codedeploy", "aws/codedeploy.eventbridge.*.json"): (
+        {},
+        {
+            "codedeploy.eventbridge.deployment-success": (
+                "succeeded",
+                "myDeploymentGroup",
+                "myApplication",
+                "d-123456789",
+            )
+        },
+    ),
+    ("tekton", "tekton/*.body.json"): (
+        {"ce-specversion": "1.0", "ce-type": "dev.tekton.event.taskrun.unknown.v1"},
+        {},
+    ),
+    ("jenkins-generic-event", "jenkins/*.json"): (
+        {},
+        {"generic-event.run-finalized": ("missing", "data.actions[].parameters[]")},
+    ),
+    ("bitbucket", "bitbucket/*.json"): (
+        BITBUCKET,
+        {"commit_status_changed": ("succeeded", "production", "repository-name", "9fec8477")},
+    ),
+    ("launchdarkly", "launchdarkly/webhook.*.json"): ({}, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def sources(presets: str) -> dict[str, Source]:
+    """Give a source of every preset."""
+    return make_sources(presets)
+
+
+def map_example(source: Source, body: bytes, headers: Mapping[str, str]) -> Event | Batch:
+    """Read what a vendor's example says."""
+    return parse_webhook(source, SignedRequest(headers, {}, body))
+
+
+def matches_expected(summary: dict[str, Any], expected: tuple[str, ...]) -> bool:
+    """Compare with the start of each thing that is expected; an empty one may be anything."""
+    if not expected:
+        return summary == {"ignored": True}
+    if expected[0] == "missing":
+        return str(summary.get("missing", [""])[0]).startswith(expected[1])
+    names = ("outcome", "environment", "application", "version")
+    values = [str(summary.get(name, "\0")) for name in names]
+    return all(text.startswith(start) for text, start in zip(values, expected, strict=True))
+
+
+@pytest.mark.parametrize(("preset", "pattern"), EXAMPLES)
+def test_a_vendors_example_is_read_as_a_person_would(
+    sources: dict[str, Source], preset: str, pattern: str
+) -> None:
+    """Blocked, approved, in progress, pings and removals end no deployment."""
+    headers, expected = EXAMPLES[preset, pattern]
+    wrong = {}
+    for path in sorted(SHARED.glob(f"webhooks/{pattern}")):
+        told = summarize(map_example(sources[preset], path.read_bytes(), headers))
+        if not matches_expected(told, expected.get(path.name.rpartition(".")[0], IGNORED)):
+            wrong[path.name] = told
+    assert wrong == {}
+
+
+def test_published_cloudevents_are_read_in_every_mode(sources: dict[str, Source]) -> None:
+    """Structured, binary and batched: the same deployment in all of them."""
+    for path in sorted(SHARED.glob("webhooks/cloudevents/*service-deployed*.json")):
+        sent = json.loads(path.read_text())
+        told = summarize(
+            map_example(sources["cdevents"], json.dumps(sent["body"]).encode(), sent["headers"])
+        )
+        assert matches_expected(told, ("succeeded", "test123", "mySubject123", "0b31b1c0")), told
+    for path in SHARED.glob("webhooks/cloudevents/batch.request.json"):
+        sent = json.loads(path.read_text())
+        raw = json.dumps(sent["body"]).encode()
+        told = summarize(map_example(sources["cdevents"], raw, sent["headers"]))
+        assert [one["outcome"] for one in told["events"]] == ["succeeded", "succeeded"]
+
+
+# The senders whose published vectors go through a preset, and not only through a scheme.
+VECTORS_OF = {
+    "github": "github",
+    "circleci": "circleci",
+    "flux": "flux",
+    "vercel": "vercel",
+    "gitlab": "gitlab",
+    "bitbucket": "bitbucket",
+    "launchdarkly": "launchdarkly",
+}
+
+
+def published_vectors() -> list[Any]:
+    """Give the published known answers, where there are any beside the checkout."""
+    if not VECTORS.is_file():
+        return []
+    vectors = json.loads(VECTORS.read_text())["vectors"]
+    return [vector for vector in vectors if vector["source"] in VECTORS_OF]
+
+
+def test_presets_give_the_published_known_answers(presets: str) -> None:
+    """A vector is judged by the preset of its sender as its publisher says."""
+    wrong = []
+    for vector in published_vectors():
+        preset = VECTORS_OF[vector["source"]]
+        text = f'[[source]]\nname = "s"\npreset = "{preset}"\n'
+        text += f"secrets = {json.dumps(vector['secrets'])}\n"
+        source = load_sources(text, presets=presets, read_secret=str)["s"]
+        headers = {name.lower(): value for name, value in vector["headers"].items()}
+        request = SignedRequest(headers, {}, vector["body"].encode())
+        genuine = is_genuine(source.checks, request, now_s=vector.get("now", 0))
+        if genuine is not (vector["expected"] == "valid"):
+            wrong.append(vector["id"])
+    assert wrong == []

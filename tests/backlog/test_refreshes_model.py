@@ -1,0 +1,170 @@
+"""Is no look lost, doubled or taken for a failure, whatever webhooks, crashes and persons do?"""
+
+from typing import cast
+
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, precondition, rule
+from msgspec.structs import replace
+
+from service.backlog.refresh_schedule import RefreshPlan, plan_refresh
+from service.backlog.refreshes import RefreshConfig, Refreshes
+from service.backlog.ticket import Lease
+from service.enrich.budget import load_spare_prelude
+from service.publish.entry import Entry
+from service.publish.stream import PublishResult
+from tests.backlog.backlog_model import LONG_MS, TicketModel
+from tests.backlog.test_backlog_model import RetryModel
+from tests.state_machine import run_machine, with_examples
+
+SCHEDULE = (1, LONG_MS)
+
+
+class RefreshModel(RetryModel):
+    """The same backlog, to which published deployments come back to be looked at again."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.planned: dict[str, int] = {}
+        self.planned_since: dict[str, int] = {}
+        self.added_orders: dict[tuple[str, int], int] = {}
+
+    async def open(self, url: str) -> None:
+        """Open the looks too."""
+        await super().open(url)
+        looking = RefreshConfig(schedule=SCHEDULE, dedup_ttl_ms=LONG_MS, rate_limit_share=1.0)
+        self.refreshes = Refreshes(
+            self.group, keys=self.keys, config=looking, spare_calls_lua=load_spare_prelude()
+        )
+
+    @initialize()
+    def publish_some(self) -> None:
+        """Two deployments are out, and are to be looked at again."""
+        for number in range(2):
+            self.add(number, True, 8, twice=False)
+            self.claim(1, 0, twice=False)
+            self.publish(0, "a", twice=False)
+
+    @precondition(lambda self: self.planned)
+    @rule()
+    def enqueue_due_refreshes(self) -> None:
+        """An idle worker takes up what is due, which is all: but only while nothing else is due."""
+        deployment_ids = sorted(self.planned)
+        self.run(self.make_due(deployment_ids))
+        wait_s = self.run(self.refreshes.enqueue_due())
+        if any(ticket.is_due for ticket in self.tickets.values()):
+            assert wait_s
+            return
+        assert wait_s == 0
+        for deployment_id in deployment_ids:
+            job = f"id:{deployment_id}"
+            if job in self.tickets:
+                continue  # somebody is about to look anyway
+            added_order = self.planned.pop(deployment_id)
+            if job not in self.failed:
+                self.tickets[job] = TicketModel(generation=1, events=[], added_order=added_order)
+
+    @precondition(lambda self: self.planned)
+    @rule()
+    def claim_refreshes(self) -> None:
+        """A worker has nothing else to do, and claims what it took up."""
+        self.claim(9, 0, twice=False)
+        self.enqueue_due_refreshes()
+        self.claim(9, 0, twice=False)
+
+    def refresh_positions(self) -> list[int]:
+        """List the hands, and those of the past, that hold a look."""
+        return [
+            position
+            for position, lease in enumerate(self.leases)
+            if lease.ticket.refresh is not None
+        ]
+
+    @precondition(lambda self: self.list_looking())
+    @rule(place=st.integers(0, 9), reason=st.sampled_from("xy"), twice=st.booleans())
+    def fail_refresh(self, place: int, reason: str, twice: bool) -> None:
+        """A look comes to nothing."""
+        positions = self.refresh_positions()
+        self.fail_and_check(positions[place % len(positions)], reason, twice=twice)
+
+    @precondition(lambda self: self.list_looking())
+    @rule(place=st.integers(0, 9), nth=st.integers(0, 6))
+    def add_during_refresh(self, place: int, nth: int) -> None:
+        """A webhook arrives of what is being looked at."""
+        positions = self.refresh_positions()
+        name = str(self.leases[positions[place % len(positions)]].ticket.deployment_id)
+        self.add(int(name[-1]), True, nth, twice=False)
+
+    async def make_due(self, names: list[str]) -> None:
+        """Have the moment come of every look."""
+        if names:
+            await self.client.zadd(self.keys.refreshes, dict.fromkeys(names, 1))
+
+    @rule(limit=st.integers(1, 3), company=st.sampled_from([0, 1, 3]), twice=st.booleans())
+    def claim(self, limit: int, company: int, twice: bool) -> None:
+        """Note also when what was claimed was heard of."""
+        super().claim(limit, company, twice)
+        for lease in self.leases:
+            if self.held_ticket(lease):
+                self.added_orders.setdefault(
+                    (lease.job, lease.queued_at), self.tickets[lease.job].added_order
+                )
+
+    def publish_and_check(self, entry: Entry, place: int, *, twice: bool) -> PublishResult:
+        """Note also what is planned."""
+        lease = self.leases[place % len(self.leases)]
+        name = entry.deployment_id
+        plan = plan_refresh(SCHEDULE, lease, name, now_ms=lease.now, unfinished=False)
+        settled = super().publish_and_check(replace(entry, plan=plan), place, twice=twice)
+        if settled.status != "lost":
+            self.record_plan(name, plan, lease)
+        return settled
+
+    def record_plan(self, deployment_id: str, plan: RefreshPlan, lease: Lease) -> None:
+        """A plan stands unless a later webhook made one."""
+        if plan.since < self.planned_since.get(deployment_id, 0):
+            return
+        self.planned.pop(deployment_id, None)
+        if plan.due is not None:
+            self.planned[deployment_id] = self.added_orders[lease.job, lease.queued_at]
+            self.planned_since[deployment_id] = plan.since
+
+    def fail_and_check(self, place: int, reason: str, *, twice: bool) -> str:
+        """A look that comes to nothing is left out, and is no failure."""
+        if self.leases[place % len(self.leases)].ticket.refresh is None:
+            return super().fail_and_check(place, reason, twice=twice)
+        lease = self.take_lease(place)
+        reason = "not_found" if reason == "x" else "undecodable"
+        result = self.run(self.refreshes.skip(lease, reason))
+        if twice and result == "skipped":
+            assert self.run(self.refreshes.skip(lease, reason)) == result
+        if self.check_ended(lease, result, expected="skipped") is not None:
+            name = str(lease.ticket.deployment_id)
+            schedule = () if reason == "not_found" else SCHEDULE
+            plan = plan_refresh(schedule, lease, name, now_ms=lease.now, unfinished=False)
+            self.record_plan(name, plan, lease)
+        return result
+
+    @precondition(lambda self: self.planned)
+    @rule(known=st.booleans())
+    def redeliver(self, known: bool) -> None:
+        """A webhook arrives of what is about to be looked at."""
+        number = int(min(self.planned)[-1])
+        self.add(number, known, 7, twice=False)
+
+    @invariant()
+    def refreshes_match_the_plan(self) -> None:
+        """A look is planned with its ticket, or waits as one, or there is none."""
+        names, tickets = self.run(self.list_planned())
+        assert names == tickets == set(self.planned)
+
+    async def list_planned(self) -> tuple[set[str], set[str]]:
+        """Read what is planned, and what has a ticket to look with."""
+        names = cast("list[bytes]", await self.client.zrange(self.keys.refreshes, 0, -1))
+        tickets = cast("list[bytes]", await self.client.hkeys(self.keys.refresh_tickets))
+        return {name.decode() for name in names}, {name.decode() for name in tickets}
+
+
+@with_examples((100, 30), long=(1500, 60))
+def test_looks_disturb_no_promise(redis_url: str, examples: int, steps: int) -> None:
+    """Every event still ends exactly once, and every look is planned, or waits, or is over."""
+    run_machine(RefreshModel, redis_url, examples=examples, steps=steps)

@@ -1,0 +1,68 @@
+"""What would one write who needs no queue? The least that does the same: the bare sides.
+
+    python -m tests.bench.baseline get|record|one|door
+
+The first three read lines "FIRST COUNT" and get (or get, decode and append) so many, ``one`` one
+after another and the others as many at once as everybody; ``door`` serves HTTP and only reads.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+
+from aiohttp import web
+
+from tests.bench.peer_task import CONCURRENCY, GET_COUNT_KEY, PeerTask
+
+NumberHandler = Callable[[int], Awaitable[object]]
+
+
+async def open_stdin() -> asyncio.StreamReader:
+    """Read stdin without blocking."""
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return reader
+
+
+async def handle_numbers(handle: NumberHandler, numbers: Iterator[int]) -> None:
+    """Do the next one, until there is none: so many of these run side by side."""
+    for number in numbers:
+        await handle(number)
+
+
+async def run_worker(mode: str) -> None:
+    """Do every batch that is told."""
+    task = PeerTask()
+    handle = task.get if mode == "get" else task.process
+    concurrency = 1 if mode == "one" else CONCURRENCY
+    reader = await open_stdin()
+    print("ready", flush=True)
+    while line := await reader.readline():
+        first, count = map(int, line.split())
+        numbers = iter(range(first, first + count))
+        await asyncio.gather(*(handle_numbers(handle, numbers) for _ in range(concurrency)))
+        if mode == "get":
+            await task.redis.incrby(GET_COUNT_KEY, count)
+    await task.aclose()
+
+
+async def accept_webhook(request: web.Request) -> web.Response:
+    """Read the body and answer."""
+    await request.read()
+    return web.Response(status=202)
+
+
+async def serve_receiver() -> None:
+    """Serve until ended."""
+    app = web.Application()
+    app.router.add_post("/webhooks/{source}", accept_webhook)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(f"ready http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve_receiver() if sys.argv[1] == "door" else run_worker(sys.argv[1]))

@@ -1,0 +1,51 @@
+"""How does one take webhooks with FastAPI and taskiq? Verify, SET NX, enqueue."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from redis.asyncio import Redis
+from standardwebhooks import Webhook, WebhookVerificationError
+from taskiq_redis import RedisStreamBroker
+
+from tests.bench.peer_task import DEDUP_TTL_S, REDIS_URL, SECRET
+
+broker = RedisStreamBroker(REDIS_URL, max_connection_pool_size=32)
+redis = Redis.from_url(REDIS_URL)
+webhook = Webhook(SECRET)
+
+
+async def _enrich(event: dict[str, Any]) -> None:
+    """Stand for the work, which the worker does."""
+
+
+enrich = broker.register_task(_enrich, "enrich")
+
+
+@asynccontextmanager
+async def open_broker(_: FastAPI) -> AsyncIterator[None]:
+    """Open what the door needs."""
+    await broker.startup()
+    yield
+    await broker.shutdown()
+    await redis.aclose()
+
+
+app = FastAPI(lifespan=open_broker)
+
+
+async def receive(request: Request) -> Response:
+    """Take one webhook."""
+    body = await request.body()
+    headers = dict(request.headers)
+    try:
+        event = webhook.verify(body, headers)
+    except WebhookVerificationError:
+        return Response(status_code=401)
+    if await redis.set(f"delivery:{headers['webhook-id']}", 1, nx=True, ex=DEDUP_TTL_S):
+        await enrich.kiq(event)
+    return Response(status_code=202)
+
+
+app.add_api_route("/webhooks/{source}", receive, methods=["POST"])

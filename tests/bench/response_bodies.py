@@ -1,0 +1,61 @@
+"""What does LaunchDarkly answer in every benchmark? One invented deployment under many names."""
+
+from functools import cache
+
+import msgspec
+from msgspec.structs import replace
+
+from service.simulate.generator import generate_deployment
+from service.simulate.options import DEFAULT_PROJECT, Shape
+from service.simulate.pages import PageRenderer, RenderConfig
+
+APPLICATIONS = 10
+STARTED_AT = 1_760_000_000_000
+ENDED_AT = STARTED_AT + 600_000
+
+_EXPANDED_FIELDS = frozenset({"pullRequests", "flagReferences"})
+_ID_PLACEHOLDER = "b0eebc99-9c0b-4ef8-bb6d-000000000000"
+_VERSION_PLACEHOLDER, _APPLICATION_PLACEHOLDER = "version-of-it", "application-of-it"
+
+
+def deployment_id_for(number: int) -> str:
+    """Give the id of a deployment."""
+    return f"b0eebc99-9c0b-4ef8-bb6d-{number:012d}"
+
+
+def application_for(number: int) -> str:
+    """Give the application of a deployment: ten take turns."""
+    return f"application-{number % APPLICATIONS}"
+
+
+def version_for(number: int) -> str:
+    """Give the version of a deployment, which is its own."""
+    return f"v{number}"
+
+
+def encode_deployment(number: int, *, expanded: bool = True) -> bytes:
+    """Write one deployment, with its pull requests and flags when they are asked for."""
+    return (
+        _deployment_template(expanded=expanded)
+        .replace(_ID_PLACEHOLDER.encode(), deployment_id_for(number).encode())
+        .replace(_APPLICATION_PLACEHOLDER.encode(), application_for(number).encode())
+        .replace(_VERSION_PLACEHOLDER.encode(), version_for(number).encode())
+    )
+
+
+@cache
+def _deployment_template(*, expanded: bool) -> bytes:
+    """Invent one deployment with four pull requests, as the simulator does."""
+    shape = Shape(pull_requests=(4, 4))
+    pages = PageRenderer(RenderConfig(seed=1, shape=shape, page_size=20, nested_details=True))
+    deployment = replace(
+        generate_deployment(1, _ID_PLACEHOLDER, shape),
+        project=DEFAULT_PROJECT,
+        application=_APPLICATION_PLACEHOLDER,
+        version=_VERSION_PLACEHOLDER,
+        started_at=STARTED_AT,
+        ended_at=ENDED_AT,
+    )
+    return msgspec.json.encode(
+        pages.render_deployment(deployment, _EXPANDED_FIELDS if expanded else frozenset())
+    )

@@ -1,0 +1,26 @@
+"""What does a command run in? A shell of its own, and a Redis that may be spoiled."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from service.store.embedded import EmbeddedServer
+from tests.cli.shell import CommandRunner
+
+
+@pytest.fixture
+async def command_runner(tmp_path: Path) -> AsyncIterator[CommandRunner]:
+    """Open a shell; whatever was started in it ends with it."""
+    runner = CommandRunner(tmp_path)
+    yield runner
+    await asyncio.gather(*(command.stop(signal.SIGKILL) for command in runner.started))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """Start a Redis that a test may spoil."""
+    with EmbeddedServer(tmp_path / "redis") as started:
+        yield started

@@ -1,0 +1,220 @@
+"""Does the demo show what happens, and only that? Scripted ends, a real clock, a real screen."""
+
+import asyncio
+import io
+import itertools
+import random
+import re
+from collections.abc import AsyncIterator, Callable
+from http import HTTPStatus
+
+import aiohttp
+import pytest
+
+from service.cli.demo import CallCounts, Demo, DemoInputs
+from service.cli.tail import StreamEntryText
+from service.metrics.http import HealthStats
+from service.simulate.pipeline import EventBody, SendRate
+from service.simulate.send import SendResult
+from service.store import RedisUnavailable
+
+Make = Callable[..., StreamEntryText]
+READY = HealthStats(
+    backlog=3,
+    failed=0,
+    records=0,
+    closed_s=0,
+    closed_reason="",
+    in_flight=0,
+    calls_left=12,
+    next_call_in_s=0,
+)
+LIMIT_REACHED = HealthStats(
+    backlog=3,
+    failed=0,
+    records=0,
+    closed_s=0,
+    closed_reason="",
+    in_flight=0,
+    calls_left=0,
+    next_call_in_s=2.3,
+)
+
+
+class FakeTerminal(io.StringIO):
+    """A terminal: what is written over is gone."""
+
+    def __init__(self, *, terminal: bool) -> None:
+        super().__init__()
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        """Say whether it is one."""
+        return self._terminal
+
+    def lines(self) -> list[str]:
+        """List the lines as they can be seen."""
+        return [line.rpartition("\x1b[K")[2] for line in self.getvalue().split("\n")]
+
+
+class DemoHarness:
+    """The other side of a demo: what it posts arrives here, and a record comes for each."""
+
+    def __init__(self, entry: StreamEntryText, *, terminal: bool) -> None:
+        self.screen = FakeTerminal(terminal=terminal)
+        self.entry = entry
+        self.arrived: asyncio.Queue[str] = asyncio.Queue()
+        self.deliveries: list[str] = []
+        self.reported: list[EventBody] = []
+        self.faults: list[HTTPStatus | Exception] = []
+        self.states: list[HealthStats | Exception] = [READY]
+        self.columns = 80
+
+    async def report(self, event: EventBody) -> None:
+        """Hear of a deployment as LaunchDarkly would."""
+        self.reported.append(event)
+
+    async def post(self, _: EventBody, delivery: str) -> SendResult:
+        """Hear of a deployment as our door would."""
+        if self.faults:
+            fault = self.faults.pop()
+            if isinstance(fault, Exception):
+                raise fault
+            return SendResult(status=fault, body="")
+        new = delivery not in self.deliveries
+        self.deliveries.append(delivery)
+        if new:
+            self.arrived.put_nowait(delivery)
+        return SendResult(status=HTTPStatus.ACCEPTED if new else HTTPStatus.OK, body="")
+
+    async def read_state(self) -> HealthStats:
+        """Give one standing after the other; the last one stays."""
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if isinstance(state, Exception):
+            raise state
+        return state
+
+    async def records(self) -> AsyncIterator[StreamEntryText]:
+        """Give a record for each deployment that arrived, once all standings were looked at."""
+        while True:
+            await self.arrived.get()
+            while len(self.states) > 1:
+                await asyncio.sleep(0.01)
+            yield self.entry
+
+    async def run(self, *, events: int) -> list[str]:
+        """Play to the end; gives what can be seen on the screen."""
+        inputs = DemoInputs(
+            report=self.report,
+            post=self.post,
+            read_stats=self.read_state,
+            count_calls=lambda: CallCounts(calls=31, rate_limited=0),
+            records=self.records(),
+            out=self.screen,
+            columns=lambda: self.columns,
+        )
+        rate = SendRate(per_second=200, max_events=events)
+        async with asyncio.timeout(20):
+            await Demo(inputs, rate=rate, rng=random.Random(1)).run()
+        return self.screen.lines()
+
+
+@pytest.fixture
+def demo_harness(make_entry: Make) -> DemoHarness:
+    """Lay a table with a terminal."""
+    return DemoHarness(make_entry(), terminal=True)
+
+
+async def test_it_ends_after_so_many_records(demo_harness: DemoHarness) -> None:
+    """Each deployment is told to both sides; a repeat is no deployment."""
+    lines = await demo_harness.run(events=40)
+    assert len([line for line in lines if line.startswith("a0eebc99  billing-service")]) == 40
+    assert len(demo_harness.reported) == len(set(demo_harness.deliveries)) == 40
+    assert len({str(event["version"]) for event in demo_harness.reported}) == 40
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("demo-")]
+
+
+async def test_the_count_at_the_end_is_what_happened(demo_harness: DemoHarness) -> None:
+    """Received are all answers, queued those that were new; one sentence says what was seen."""
+    lines = await demo_harness.run(events=40)
+    received, repeated = len(demo_harness.deliveries), len(demo_harness.deliveries) - 40
+    assert repeated > 0
+    assert f"received {received}  queued 40  published 40  waiting 3  failed 0" in lines
+    told = " ".join(lines[lines.index("") :])
+    assert f"{received} signed webhooks came in, of which {repeated} were repeats" in told
+    assert "took 31 calls and refused 0" in told
+    assert "40 deployments came out" in told
+
+
+async def test_columns_have_titles(demo_harness: DemoHarness) -> None:
+    """The header comes before all records."""
+    lines = await demo_harness.run(events=1)
+    assert lines[0].startswith("id        application ")
+
+
+async def test_the_met_quota_is_said_once_and_then_shown(demo_harness: DemoHarness) -> None:
+    """Each time that it is met, with how long it lasts; not while it goes on."""
+    demo_harness.states = [READY, LIMIT_REACHED, LIMIT_REACHED, READY, LIMIT_REACHED, READY]
+    lines = await demo_harness.run(events=1)
+    said = [line for line in lines if line.startswith("-- quota met: no call for 2.3 s; 3 ")]
+    assert len(said) == 2
+    assert "the quota was met 2 times" in " ".join(lines)
+    assert "failed 0  quota met 2.3 s" in demo_harness.screen.getvalue()
+    assert "failed 0  calls left 12" in demo_harness.screen.getvalue()
+
+
+async def test_redis_away_is_shown_and_outlived(demo_harness: DemoHarness) -> None:
+    """No number is made up."""
+    demo_harness.states = [RedisUnavailable("gone"), READY]
+    await demo_harness.run(events=1)
+    assert "waiting ?  failed ?  Redis is away" in demo_harness.screen.getvalue()
+
+
+async def test_senders_try_again_as_real_ones_do(demo_harness: DemoHarness) -> None:
+    """After a 503, and after no answer at all."""
+    demo_harness.faults = [HTTPStatus.SERVICE_UNAVAILABLE, aiohttp.ClientError(), TimeoutError()]
+    lines = await demo_harness.run(events=2)
+    assert not demo_harness.faults
+    assert [line for line in lines if "queued 2  published 2" in line]
+
+
+async def test_the_count_never_wraps(demo_harness: DemoHarness) -> None:
+    """A line that wraps cannot be written over: it would fill the screen."""
+    demo_harness.columns = 50
+    demo_harness.states = [LIMIT_REACHED, READY]
+    await demo_harness.run(events=30)
+    counts = re.findall(r"\x1b\[K(received [^\n\r]*)(?=\r)", demo_harness.screen.getvalue())
+    assert counts
+    assert max(map(len, counts)) < 50
+
+
+async def test_an_entry_that_is_no_record_does_not_end_it(demo_harness: DemoHarness) -> None:
+    """Somebody else may write to the stream."""
+    demo_harness.entry = StreamEntryText("17-0", {"hello": "\x1b[2J"})
+    lines = await demo_harness.run(events=3)
+    told = [line for line in lines if line.startswith("17-0  is no enriched deployment")]
+    assert len(told) == 3
+
+
+async def test_a_file_gets_lines_without_codes(make_entry: Make) -> None:
+    """What is no terminal gets the count now and then, on lines of its own."""
+    table = DemoHarness(make_entry(), terminal=False)
+    table.states = list(itertools.repeat(READY, 15))
+    await table.run(events=1)
+    written = table.screen.getvalue()
+    assert "\x1b" not in written
+    assert "\r" not in written
+    assert 1 <= written.count("-- received") <= 3
+
+
+async def test_ended_from_outside_it_still_says_what_was_seen(demo_harness: DemoHarness) -> None:
+    """Ctrl-C is the usual end."""
+    demo_harness.states = [READY, LIMIT_REACHED, READY]
+    playing = asyncio.create_task(demo_harness.run(events=0))
+    while "a0eebc99" not in demo_harness.screen.getvalue():
+        await asyncio.sleep(0.01)
+    playing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await playing
+    assert "What you saw: " in demo_harness.screen.getvalue()
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("demo-")]

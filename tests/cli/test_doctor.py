@@ -1,0 +1,128 @@
+"""Does `doctor` tell what is wrong, also when nobody answers, and show no secret?"""
+
+import json
+import socket
+import time
+from typing import Any
+
+from service.store.connect import open_client
+from service.store.embedded import EmbeddedServer
+from service.store.keys import Keys
+from tests.cli.shell import PASSWORD, SECRET, CommandResult, CommandRunner
+
+KEYS = Keys("deployments")
+
+
+def parse_findings(result: CommandResult) -> dict[str, tuple[str, str]]:
+    """Read findings by their check: status and found; no secret is among them."""
+    assert "Traceback" not in result.err
+    assert not [
+        secret for secret in (SECRET, PASSWORD, "api-") if secret in result.out + result.err
+    ]
+    report: dict[str, Any] = json.loads(result.out)
+    assert report["ok"] is (result.code == 0)
+    return {
+        finding["check"]: (finding["status"], finding["found"]) for finding in report["findings"]
+    }
+
+
+async def test_all_is_well_beside_a_running_service(command_runner: CommandRunner) -> None:
+    """Redis, a worker, LaunchDarkly and the door are there; exit code 0."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        command_runner.env["ENRICHER_PORT"] = str(free.getsockname()[1])
+    options = '{"quota":{"global_limit":40}}'
+    simulate = await command_runner.start(
+        f"simulate --port 0 --options {options}", ready_pattern="opened"
+    )
+    upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
+    command_runner.env["ENRICHER_LAUNCHDARKLY_URL"] = upstream
+    command_runner.env["ENRICHER_RECONCILE"] = "default/production"
+    serving = await command_runner.start("run", ready_pattern="door_opened")
+    await serving.wait_for("deployments_reconciled")
+    found = parse_findings(await command_runner.run("doctor --json"))
+    assert found["reconcile"][1].startswith("last listed: default/production ")
+    assert found["reconcile"][1].endswith(" s ago")
+    assert {status for status, _ in found.values()} == {"ok"}, found
+    assert found["redis durability"][1].startswith("fsync: each write is on disk")
+    assert found["workers"][1].startswith("1 idle")
+    assert found["quota"][1].startswith("calls left: global ")
+    assert found["door"][1].startswith("answers at ")
+    page = await command_runner.run("doctor")
+    assert page.code == 0
+    assert page.out.splitlines()[-1].startswith("0 to mend, 0 to look at, ")
+
+
+async def test_it_works_when_everybody_is_away(command_runner: CommandRunner) -> None:
+    """Exit code 1, a fix for each, and no password of a URL."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))  # and not listening
+        port = silent.getsockname()[1]
+        url = f"redis://user:{PASSWORD}@127.0.0.1:{port}"
+        away = f"http://127.0.0.1:{port}"
+        ended = await command_runner.run(
+            "doctor --json",
+            ENRICHER_REDIS_URL=url,
+            ENRICHER_LAUNCHDARKLY_URL=away,
+            ENRICHER_PORT=str(port),
+        )
+    found = parse_findings(ended)
+    assert ended.code == 1
+    assert found["redis"][0] == "failure"
+    assert f"127.0.0.1:{port} is away: " in found["redis"][1]
+    assert found["launchdarkly"][0] == "failure"
+    assert found["door"] == ("failure", f"{away} cannot be listened on: Address already in use")
+    assert all(each["fix"] for each in json.loads(ended.out)["findings"] if each["status"] != "ok")
+
+
+async def test_a_server_of_our_own_that_does_not_run_is_no_failure(
+    command_runner: CommandRunner,
+) -> None:
+    """`run` starts it; without token and sources, though, `run` does not start."""
+    ended = await command_runner.run(
+        "doctor --json", ENRICHER_WEBHOOK_SECRET="", LAUNCHDARKLY_ACCESS_TOKEN=""
+    )
+    found = parse_findings(ended)
+    assert found["redis"][0] == "warning"
+    assert (found["token"][0], found["sources"][0]) == ("failure", "failure")
+
+
+async def test_what_is_wrong_with_work_is_told(
+    command_runner: CommandRunner, server: EmbeddedServer
+) -> None:
+    """A refused token, failures by reason, tickets that nobody takes, a Redis without a disk."""
+    simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_opened")
+    upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
+    async with open_client(server.url) as client:
+        await client.config_set("appendonly", "no")
+        await client.hset(KEYS.budget, "why", "token refused")
+        await client.zadd(KEYS.backlog, {"id:a": 1})
+        await client.hset(KEYS.tickets, "id:a", b"")
+        await client.zadd(KEYS.failed, {"id:b": 1, "id:c": 2})
+    ended = await command_runner.run(
+        "doctor --json",
+        ENRICHER_REDIS_URL=server.url,
+        ENRICHER_LAUNCHDARKLY_URL=upstream,
+        LAUNCHDARKLY_ACCESS_TOKEN=PASSWORD,
+    )
+    found = parse_findings(ended)
+    wrong = {check for check, (status, _) in found.items() if status == "failure"}
+    assert wrong == {"redis durability", "workers", "budget", "token"}
+    assert found["redis durability"][1].startswith("Redis does not write to disk")
+    assert found["token"][1] == "is refused (401)"
+    assert found["failed"] == ("warning", "2: 2 unreadable")
+
+
+async def test_a_rate_limit_is_kept(command_runner: CommandRunner, server: EmbeddedServer) -> None:
+    """While the budget is closed by a 429, the doctor does not call either."""
+    async with open_client(server.url) as client:
+        soon = int((time.time() + 60) * 1000)
+        await client.hset(KEYS.budget, mapping={"closed": soon, "why": "rate limited"})
+    ended = await command_runner.run(
+        "doctor --json",
+        ENRICHER_REDIS_URL=server.url,
+        ENRICHER_LAUNCHDARKLY_URL="http://127.0.0.1:1",
+    )
+    found = parse_findings(ended)
+    assert found["launchdarkly"] == ("ok", "not asked: the quota is met, and others wait for it")
+    assert found["budget"][0] == "warning"

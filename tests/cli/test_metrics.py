@@ -1,0 +1,71 @@
+"""Do several processes tell the same of what they share, and each what it did itself?"""
+
+import asyncio
+import socket
+
+from service.store.embedded import EmbeddedServer
+from tests.cli.shell import CommandRunner
+from tests.metrics.prometheus_text import MetricsPage, scrape
+
+NAMESPACE_METRICS = ("backlog_", "failed_", "budget_", "token_", "stream_", "reader_", "redis_up")
+CHANGING_SUFFIXES = ("_seconds",)  # ages go on between two scrapes
+
+
+def namespace_samples(page: MetricsPage) -> dict[str, dict[tuple[str, ...], float]]:
+    """Give what is told of the namespace, but for what grows old meanwhile."""
+    prefixes = tuple(f"enricher_{name}" for name in NAMESPACE_METRICS)
+    return {
+        name: samples
+        for name, samples in page.samples.items()
+        if name.startswith(prefixes)
+        and not name.endswith(CHANGING_SUFFIXES)
+        and "limit" not in name
+    }
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_processes_agree_on_what_they_share(
+    command_runner: CommandRunner, server: EmbeddedServer
+) -> None:
+    """Two doors and a worker: equal gauges of the namespace, webhooks only where they came in."""
+    port = free_port()
+    upstream = await command_runner.start("simulate --port 0", ready_pattern="simulator_opened")
+    shared = {
+        "ENRICHER_REDIS_URL": server.url,
+        "ENRICHER_LAUNCHDARKLY_URL": (await upstream.wait_for(r"http://[\d.:]+"))[0],
+    }
+    one, two, _ = await asyncio.gather(
+        command_runner.start("serve", ready_pattern="door_opened", **shared),
+        command_runner.start("serve", ready_pattern="door_opened", **shared),
+        command_runner.start(
+            "work", ready_pattern="worker_started", ENRICHER_METRICS_PORT=str(port), **shared
+        ),
+    )
+    doors = [(await door.wait_for(r"http://[\d.:]+"))[0] for door in (one, two)]
+    addresses = [*doors, f"http://127.0.0.1:{port}"]
+    for number in range(3):
+        sent = f"send --url {doors[0]}/webhooks/native --id a0eebc99-9c0b-4ef8-bb6d-00000000000"
+        assert (await command_runner.run(f"{sent}{number}")).code == 0
+
+    async with asyncio.timeout(20):
+        while (await scrape(addresses[2])).value("records_published_total") < 3:
+            await asyncio.sleep(0.05)
+    first, second, worker = await asyncio.gather(*(scrape(address) for address in addresses))
+    assert len(namespace_samples(first)) >= 10
+    assert first.value("stream_records") == 3
+    assert namespace_samples(first) == namespace_samples(second) == namespace_samples(worker)
+    queued = [
+        told.samples.get("enricher_webhooks_total", {}).get(("queued", "native"), 0)
+        for told in (first, second, worker)
+    ]
+    assert queued == [3, 0, 0]
+    assert first.value("records_published_total") == 0
+    assert "enricher_tickets_in_hand" not in first.samples
+    assert worker.value("tickets_in_hand") == 0

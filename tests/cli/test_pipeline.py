@@ -1,0 +1,38 @@
+"""Does `pipeline` keep a demo alive, and leave the real LaunchDarkly alone?"""
+
+import pytest
+
+from tests.cli.shell import CommandRunner
+
+
+async def test_it_tells_both_of_each_deployment(command_runner: CommandRunner) -> None:
+    """What it makes up is found by those who are told of it, and published."""
+    simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_opened")
+    upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
+    command_runner.env["ENRICHER_LAUNCHDARKLY_URL"] = upstream
+    run = await command_runner.start("run", ready_pattern="door_opened")
+    door = (await run.wait_for(r"http://[\d.:]+"))[0]
+    words = f"pipeline --door {door}/webhooks/native --events 12 --per-second 50"
+    ended = await command_runner.run(words)
+    assert ended.code == 0
+    assert '"queued":12' in ended.err
+    await run.wait_for("deployment_published")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://app.launchdarkly.com", "https://app.eu.launchdarkly.com", "http://x.launchdarkly.us"],
+)
+async def test_the_real_launchdarkly_is_not_told_what_never_was(
+    command_runner: CommandRunner, url: str
+) -> None:
+    """Exit code 2 before anything is sent."""
+    ended = await command_runner.run("pipeline", ENRICHER_LAUNCHDARKLY_URL=url)
+    assert ended.code == 2
+    assert "a simulator only" in ended.error_text
+
+
+async def test_it_needs_a_secret_to_sign_with(command_runner: CommandRunner) -> None:
+    """Exit code 2 and the setting."""
+    ended = await command_runner.run("pipeline", ENRICHER_WEBHOOK_SECRET="")
+    assert (ended.code, "ENRICHER_WEBHOOK_SECRET" in ended.error_text) == (2, True)

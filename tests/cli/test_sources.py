@@ -1,0 +1,179 @@
+"""May a person look at the sources? Without Redis, without LaunchDarkly, without secrets shown."""
+
+import hmac
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.shell import CommandRunner, run_concurrently
+
+SOURCES = """
+[[source]]
+name = "web"
+preset = "github"
+secrets = ["env:GITHUB_SECRET", "file:{secret}"]
+project = "default"
+"""
+BODY = {
+    "deployment_status": {"state": "success", "environment": "production"},
+    "deployment": {"sha": "7fd1a60"},
+    "repository": {"name": "web"},
+}
+SECRET = "s3cr3t-that-nobody-may-see"
+
+
+@pytest.fixture
+def sources_runner(command_runner: CommandRunner, tmp_path: Path) -> CommandRunner:
+    """Give a shell with a file of sources, and neither Redis nor a token."""
+    (tmp_path / "secret").write_text(SECRET)
+    (tmp_path / "sources.toml").write_text(SOURCES.format(secret=tmp_path / "secret"))
+    (tmp_path / "body.json").write_text(json.dumps(BODY))
+    del command_runner.env["LAUNCHDARKLY_ACCESS_TOKEN"]
+    del command_runner.env["ENRICHER_WEBHOOK_SECRET"]
+    command_runner.env |= {
+        "ENRICHER_SOURCES": str(tmp_path / "sources.toml"),
+        "ENRICHER_REDIS_URL": "redis://127.0.0.1:1",
+        "GITHUB_SECRET": SECRET,
+    }
+    return command_runner
+
+
+async def test_the_list_tells_which_secrets_are_set(sources_runner: CommandRunner) -> None:
+    """One that is missing is told, and is a failure; none is shown."""
+    well, ill = await run_concurrently(
+        sources_runner.run("sources list --url https://cd.example"),
+        sources_runner.run("sources list", GITHUB_SECRET=""),
+    )
+    assert (well.code, well.err, ill.code) == (0, "", 1)
+    assert "POST         https://cd.example/webhooks/web\n" in well.out
+    assert "env:GITHUB_SECRET is set\n" in well.out
+    assert "env:GITHUB_SECRET is empty\n" in ill.out
+    assert "--url says how it is reached" in ill.err
+    assert SECRET not in well.out + ill.out
+
+
+async def test_a_source_that_takes_only_a_public_key_is_listed_without_it(
+    sources_runner: CommandRunner, tmp_path: Path
+) -> None:
+    """What is missing is the key, whatever kind of key would do."""
+    with (tmp_path / "sources.toml").open("a") as file:
+        file.write('verify = { ed25519 = "X-Signature" }\n')
+    ended = await sources_runner.run("sources list", GITHUB_SECRET="")
+    assert ended.code == 2
+    assert "is no public key (whpk_), and verify has only ed25519" in ended.error_text
+    (tmp_path / "secret").unlink()
+    ended = await sources_runner.run("sources list", GITHUB_SECRET="")
+    assert (ended.code, "env:GITHUB_SECRET is empty\n" in ended.out) == (1, True)
+
+
+async def test_a_home_that_there_is_not_is_a_mistake_like_any_other(
+    sources_runner: CommandRunner,
+) -> None:
+    """No traceback for a ~ that leads nowhere."""
+    ended = await sources_runner.run(
+        "sources list", ENRICHER_SOURCES="~nobody-of-this-name/sources.toml"
+    )
+    assert ended.code == 2
+    assert "ENRICHER_SOURCES cannot be read: " in ended.error_text
+
+
+async def test_a_webhook_is_tried_with_its_headers(
+    sources_runner: CommandRunner, tmp_path: Path
+) -> None:
+    """Signed it would be queued, unsigned it would not, and the exit code says which."""
+    body = tmp_path / "body.json"
+    digest = hmac.new(SECRET.encode(), body.read_bytes(), "sha256").hexdigest()
+    words = f"sources try web {body} --header X-GitHub-Event:deployment_status"
+    signed, unsigned, without = await run_concurrently(
+        sources_runner.run(f"{words} --header X-Hub-Signature-256:sha256={digest}"),
+        sources_runner.run(words),
+        sources_runner.run(
+            words, ENRICHER_SOURCES=str(tmp_path / "sources.toml"), GITHUB_SECRET=""
+        ),
+    )
+    assert (signed.code, unsigned.code, without.code) == (0, 1, 1)
+    assert "queued as find:default/production/web/7fd1a60 (202)" in signed.out
+    assert "rejected (401); were it genuine: queued as find:" in unsigned.out
+    assert "env:GITHUB_SECRET is empty: what it signs cannot be verified here\n" in without.out
+    assert not list(sources_runner.data.glob("*"))
+
+
+async def test_a_query_and_standard_input_may_be_tried(
+    sources_runner: CommandRunner, tmp_path: Path
+) -> None:
+    """For senders that carry the secret in the URL."""
+    with (tmp_path / "sources.toml").open("a") as file:
+        file.write('verify = { query = "token" }\n')
+    words = f"sources try web {tmp_path / 'body.json'} --header x-github-event:deployment_status"
+    known, empty = await run_concurrently(
+        sources_runner.run(f"{words} --query token={SECRET}"),
+        sources_runner.run("sources try web -"),
+    )
+    assert (known.code, empty.code) == (0, 1)
+    assert "verified     yes" in known.out
+    assert "the body is not JSON" in empty.out
+
+
+async def test_a_recipe_is_about_the_source_or_else_the_preset(
+    sources_runner: CommandRunner,
+) -> None:
+    """A page with one's own address, also before anything is configured."""
+    own, page, told = await run_concurrently(
+        sources_runner.run("sources recipe web --url https://cd.example"),
+        sources_runner.run("sources recipe argocd", ENRICHER_SOURCES=""),
+        sources_runner.run("sources recipe vercel"),
+    )
+    assert (own.code, page.code, told.code) == (0, 0, 0)
+    assert own.out.startswith("# GitHub: deployment statuses\n")
+    assert "https://cd.example/webhooks/web" in own.out
+    assert "url: http://127.0.0.1:0/webhooks/argocd\n" in page.out
+    assert "verified by HMAC-SHA1 in x-vercel-signature." in told.out
+    assert "events deployment.succeeded, deployment.error, deployment.canceled." in told.out
+
+
+async def test_a_recipe_tells_of_the_source_as_it_is(
+    sources_runner: CommandRunner, tmp_path: Path
+) -> None:
+    """One that is verified in its own way is no business of the page."""
+    with (tmp_path / "sources.toml").open("a") as file:
+        file.write('verify = { token = "X-Ours" }\n')
+    own = await sources_runner.run("sources recipe web --url https://cd.example")
+    assert own.code == 0
+    assert "Let it post JSON to https://cd.example/webhooks/web,\nverified by the secret" in own.out
+    assert "X-Hub-Signature-256" not in own.out
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("sources", "the following arguments are required: WHAT"),
+        ("sources try wob body.json", "there is no source 'wob' (there are: web)"),
+        ("sources try web /nowhere", "/nowhere cannot be read: No such file or directory"),
+        ("sources try web - --header nonsense", "'nonsense' has no ':' between name and value"),
+        ("sources try web - --query =x", "'=x' has no '=' between name and value"),
+        ("sources recipe gitlub", "no source and no preset 'gitlub'; did you mean 'gitlab'?"),
+        ("sources list --url ftp://x", "does not begin with http:// or https://"),
+    ],
+)
+async def test_a_mistake_is_told_in_a_sentence(
+    sources_runner: CommandRunner, words: str, complaint: str
+) -> None:
+    """And ends with 2."""
+    ended = await sources_runner.run(words)
+    assert ended.code == 2
+    assert complaint in ended.error_text
+
+
+async def test_a_file_with_a_mistake_ends_every_command_that_needs_it(
+    sources_runner: CommandRunner, tmp_path: Path
+) -> None:
+    """With file, line and fix, before anything is opened."""
+    with (tmp_path / "sources.toml").open("a") as file:
+        file.write('projekt = "x"\n')
+    for ended in await run_concurrently(
+        sources_runner.run("serve"), sources_runner.run("sources list")
+    ):
+        assert ended.code == 2
+        where = f'{tmp_path / "sources.toml"}:7: source "web": projekt: there is no such key'
+        assert f"{where}; did you mean 'project'?" in ended.error_text

@@ -1,0 +1,371 @@
+"""Does a reader see every record, whatever becomes of it, of its fellows and of Redis?"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from service.client.entry import InvalidEntry, Record
+from service.client.group import ReaderOptions
+from service.client.stream import EnrichedStream, InvalidEntryError
+from service.store.connect import open_client
+from service.store.embedded import EmbeddedServer
+from service.store.keys import Keys
+from tests.publish.sample_records import append_records
+
+Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
+OpenStream = Callable[..., EnrichedStream]
+
+READER_GROUP = "readers"
+CONSUMER_PROCESS = {"consumer": "mortal"}
+
+
+@pytest.fixture
+async def open_stream(redis_url: str, keys: Keys) -> AsyncIterator[OpenStream]:
+    """Open readers of this test's namespace, closed at its end."""
+    streams: list[EnrichedStream] = []
+
+    def open_one(**options: Any) -> EnrichedStream:
+        all_options = {"group": READER_GROUP, "namespace": keys.namespace} | options
+        streams.append(EnrichedStream(redis_url, **all_options))
+        return streams[-1]
+
+    yield open_one
+    for stream in streams:
+        await stream.aclose()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """Start a Redis that a test may kill."""
+    with EmbeddedServer(tmp_path) as started:
+        yield started
+
+
+async def take_records(stream: EnrichedStream, count: int) -> list[Record]:
+    """Take so many records, in time."""
+    async with asyncio.timeout(20):
+        return [await anext(stream) for _ in range(count)]
+
+
+async def take_ids(stream: EnrichedStream, count: int) -> list[str]:
+    """Take so many records, in time; gives their ids."""
+    return [record.id for record in await take_records(stream, count)]
+
+
+async def wait_for_blocked_reader(redis: Redis) -> None:
+    """Wait until a reader waits for what comes."""
+    async with asyncio.timeout(10):
+        while not [
+            client for client in await redis.client_list() if client["cmd"].startswith("xread")
+        ]:
+            await asyncio.sleep(0.01)
+
+
+async def list_pending(redis: Redis, keys: Keys, **filters: Any) -> list[Any]:
+    """List what the group was given and did not acknowledge."""
+    pending: Any = await redis.xpending_range(
+        keys.enriched, READER_GROUP, "-", "+", 1000, **filters
+    )
+    return list(pending)
+
+
+async def test_a_group_reads_from_the_start_in_order(
+    redis: Redis, keys: Keys, open_stream: OpenStream
+) -> None:
+    """What was there before the group, then what comes; more than one batch of it."""
+    there = await append_records(redis, keys.enriched, *range(250))
+    stream = open_stream()
+    assert await take_ids(stream, 250) == there
+    waiting = asyncio.create_task(take_ids(stream, 1))
+    assert await append_records(redis, keys.enriched, 250) == await waiting
+
+
+async def test_a_reader_may_come_before_the_first_record(
+    redis: Redis, keys: Keys, open_stream: OpenStream, eventually: Eventually
+) -> None:
+    """It makes the group and the stream, and waits."""
+    waiting = asyncio.create_task(take_ids(open_stream(), 1))
+
+    async def is_joined() -> bool:
+        return bool(await redis.exists(keys.enriched))
+
+    await eventually(is_joined)
+    assert await append_records(redis, keys.enriched, 1) == await waiting
+
+
+async def test_a_record_is_acknowledged_after_the_body(
+    redis: Redis, keys: Keys, open_stream: OpenStream, eventually: Eventually
+) -> None:
+    """While the body runs it is pending; it is not any more once the next was asked for."""
+    await append_records(redis, keys.enriched, 1)
+    stream = open_stream()
+    await take_records(stream, 1)
+    assert len(await list_pending(redis, keys)) == 1
+    waiting = asyncio.create_task(take_ids(stream, 1))
+
+    async def is_acknowledged() -> bool:
+        return not await list_pending(redis, keys)
+
+    await eventually(is_acknowledged)
+    await append_records(redis, keys.enriched, 2)
+    await waiting
+
+
+async def test_what_a_body_raised_on_comes_again(
+    redis: Redis, keys: Keys, open_stream: OpenStream
+) -> None:
+    """And so does what was fetched behind it, to the same reader or after a restart of it."""
+    ids = await append_records(redis, keys.enriched, *range(5))
+    stream = open_stream(consumer="one")
+    seen = []
+
+    async def stumble() -> None:
+        async for record in stream:
+            seen.append(record.id)
+            assert len(seen) < 3 or 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        await stumble()
+    assert await take_ids(aiter(stream), 1) == [ids[2]]
+    await stream.aclose()
+    assert await take_ids(open_stream(consumer="one"), 3) == ids[2:]
+
+
+async def test_who_leaves_the_loop_may_acknowledge_first(
+    redis: Redis, keys: Keys, open_stream: OpenStream
+) -> None:
+    """For a job that takes some records and ends."""
+    ids = await append_records(redis, keys.enriched, 1, 2)
+    async with open_stream() as stream:
+        assert await take_ids(stream, 1) == ids[:1]
+        await stream.acknowledge()
+    assert await take_ids(open_stream(), 1) == ids[1:]
+
+
+async def test_no_id_comes_twice(redis: Redis, keys: Keys, open_stream: OpenStream) -> None:
+    """An entry with the id of an earlier one is acknowledged and passed over."""
+    [first] = await append_records(redis, keys.enriched, 1)
+    await append_records(redis, keys.enriched, 1)
+    [second] = await append_records(redis, keys.enriched, 1, revision=2)
+    for words in ({}, {"group": None}):
+        stream = open_stream(**words)
+        assert await take_ids(stream, 2) == [first, second]
+        await stream.acknowledge()
+    assert await list_pending(redis, keys) == []
+
+
+async def test_no_more_is_fetched_than_is_asked(
+    redis: Redis, keys: Keys, open_stream: OpenStream
+) -> None:
+    """A slow reader leaves the rest to its fellows."""
+    await append_records(redis, keys.enriched, *range(20))
+    await take_records(open_stream(habits=ReaderOptions(prefetch=5)), 1)
+    assert len(await list_pending(redis, keys)) == 5
+
+
+@pytest.mark.parametrize(
+    "words", [{"options": ReaderOptions(claim_after_s=0.2)}, CONSUMER_PROCESS], ids=repr
+)
+async def test_what_a_killed_reader_left_is_read_again(
+    redis: Redis, redis_url: str, keys: Keys, open_stream: OpenStream, words: dict[str, Any]
+) -> None:
+    """``kill -9`` in a body: what it held goes to a fellow, or at once to who has its name."""
+    ids = await append_records(redis, keys.enriched, *range(10))
+    command = ("-m", "tests.client.killable_consumer", redis_url, keys.namespace, READER_GROUP, "3")
+    reader = await asyncio.create_subprocess_exec(
+        sys.executable, *command, stdout=asyncio.subprocess.PIPE
+    )
+    assert reader.stdout is not None
+    async with asyncio.timeout(30):
+        printed = [(await reader.stdout.readline()).decode().strip() for _ in range(3)]
+    reader.kill()
+    await reader.wait()
+    assert printed == ids[:3]
+    taken = await take_ids(open_stream(**words), 10)  # its acknowledgements went with it
+    assert sorted(taken) == ids
+
+
+async def test_who_is_told_to_stop_hands_back_at_once(
+    redis: Redis, keys: Keys, open_stream: OpenStream
+) -> None:
+    """A fellow need not wait until it would be taken for dead."""
+    ids = await append_records(redis, keys.enriched, *range(4))
+    async with open_stream() as stream:
+        await take_records(stream, 2)
+    assert await take_ids(open_stream(), 3) == ids[1:]
+
+
+async def test_a_reader_that_is_closed_ends_its_loop(
+    redis: Redis, keys: Keys, open_stream: OpenStream, eventually: Eventually
+) -> None:
+    """Also while it waits; the name that it made up is forgotten, and closing twice is fine."""
+    stream = open_stream()
+    seen: list[str] = []
+
+    async def loop() -> None:
+        seen.extend([record.id async for record in stream])
+
+    await append_records(redis, keys.enriched, 1)
+    looping = asyncio.create_task(loop())
+
+    async def is_idle() -> bool:
+        group: Any = (await redis.xinfo_groups(keys.enriched) or [{}])[0]
+        return group.get("entries-read") == 1 and not group["pending"]
+
+    await eventually(is_idle)
+    async with asyncio.timeout(10):
+        await stream.aclose()
+        await looping
+    await stream.aclose()
+    assert len(seen) == 1
+    assert not await redis.xinfo_consumers(keys.enriched, READER_GROUP)
+
+
+async def test_what_waits_behind_a_slow_body_stays_ours(
+    redis: Redis, keys: Keys, open_stream: OpenStream
+) -> None:
+    """A look shows that we live; what a fellow took all the same is left to it."""
+    ids = await append_records(redis, keys.enriched, *range(4))
+    stream = open_stream(consumer="slow")
+    await take_records(stream, 1)
+    held = [entry["message_id"] for entry in await list_pending(redis, keys)]
+    await redis.xclaim(keys.enriched, READER_GROUP, "slow", 0, held, idle=50_000)
+    await redis.xclaim(keys.enriched, READER_GROUP, "fellow", 0, [held[2]])
+    await stream.acknowledge()
+    idle = [entry["time_since_delivered"] for entry in await list_pending(redis, keys)]
+    assert max(idle) < 50_000
+    assert await take_ids(stream, 2) == [ids[1], ids[3]]
+
+
+@pytest.mark.parametrize("group", [READER_GROUP, None])
+async def test_a_restart_of_redis_costs_no_record(
+    server: EmbeddedServer, group_commit: str | None
+) -> None:
+    """Killed under a waiting reader, and back: it goes on, and gives nothing twice."""
+    stream = Keys("deployments").enriched
+    async with EnrichedStream(server.url, group=group_commit) as records:
+        async with open_client(server.url) as redis:
+            ids = await append_records(redis, stream, 1, 2)
+            assert await take_ids(records, 2) == ids
+            waiting = asyncio.create_task(take_ids(records, 2))
+            await wait_for_blocked_reader(redis)
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
+        server.stop()
+        server.start()
+        async with open_client(server.url) as redis:
+            assert await append_records(redis, stream, 3, 4) == await waiting
+
+
+@pytest.mark.parametrize("loss", ["the group", "the stream"])
+async def test_a_lost_group_is_made_again(
+    redis: Redis, keys: Keys, open_stream: OpenStream, loss: str
+) -> None:
+    """What was read is not given twice, and what comes is given."""
+    await append_records(redis, keys.enriched, 1)
+    stream = open_stream()
+    await take_records(stream, 1)
+    if loss == "the group":
+        await redis.xgroup_destroy(keys.enriched, READER_GROUP)
+    else:
+        await redis.delete(keys.enriched)
+    assert await append_records(redis, keys.enriched, 2) == await take_ids(stream, 1)
+
+
+async def test_without_a_group_it_begins_where_it_is_told(
+    redis: Redis, keys: Keys, open_stream: OpenStream
+) -> None:
+    """At the start, behind a position, at a time; nobody else is disturbed."""
+    ids = await append_records(redis, keys.enriched, 1, 2, 3)
+    assert await take_ids(open_stream(group=None), 3) == ids
+    [second] = (await take_records(open_stream(group=None), 2))[1:]
+    assert await take_ids(open_stream(group=None, since=second.position), 1) == ids[2:]
+    begun = datetime.fromtimestamp(int(second.position.partition("-")[0]) / 1000, tz=UTC)
+    assert (await take_ids(open_stream(group=None, since=begun), 1))[0] in ids
+    assert not await redis.xinfo_groups(keys.enriched)
+
+
+async def test_from_the_end_only_what_is_new_is_read(
+    redis: Redis, keys: Keys, open_stream: OpenStream
+) -> None:
+    """Of a group that is made, and without one."""
+    await append_records(redis, keys.enriched, 1)
+    for number, words in ((2, {}), (3, {"group": None})):
+        stream = open_stream(since="$", **words)
+        waiting = asyncio.create_task(take_ids(stream, 1))
+        await wait_for_blocked_reader(redis)
+        assert await append_records(redis, keys.enriched, number) == await waiting
+        await stream.aclose()
+
+
+async def test_an_entry_that_is_no_record_is_not_passed_over_in_silence(
+    redis: Redis, keys: Keys, open_stream: OpenStream
+) -> None:
+    """It is raised, again and again, unless somebody is there to hear of it."""
+    await redis.xadd(keys.enriched, {"n": "1"})
+    await redis.xadd(keys.enriched, {"id": "a:1", "data": '{"schemaVersion":2}'})
+    [last] = await append_records(redis, keys.enriched, 1)
+    stream = open_stream()
+    for _ in range(2):
+        with pytest.raises(InvalidEntryError, match="no field"):
+            await take_records(aiter(stream), 1)
+    await stream.aclose()
+    heard: list[InvalidEntry] = []
+    stream = open_stream(habits=ReaderOptions(on_invalid_entry=heard.append))
+    assert await take_ids(stream, 1) == [last]
+    assert heard[0].fields == {b"n": b"1"}
+    assert "Invalid enum value 2" in heard[1].reason or "schemaVersion" in heard[1].reason
+
+
+async def test_what_was_trimmed_before_it_was_read_is_counted(
+    redis: Redis, keys: Keys, open_stream: OpenStream
+) -> None:
+    """A hard cap may take what is pending; nobody waits for it any more."""
+    await append_records(redis, keys.enriched, 1, 2)
+    stream = open_stream(consumer="one")
+    await take_records(stream, 1)
+    await redis.xtrim(keys.enriched, maxlen=0)
+    aiter(stream)  # the loop was left, and begins anew
+    [new] = await append_records(redis, keys.enriched, 3)
+    assert await take_ids(stream, 1) == [new]
+    assert stream.trimmed == 2
+
+
+async def test_types_are_there_and_what_they_do_not_know_too(
+    redis: Redis, keys: Keys, open_stream: OpenStream
+) -> None:
+    """Typed data, the deployment when it is asked for, and every field by its name."""
+    await append_records(redis, keys.enriched, 1, novelty={"a": 1}, leadTime=7, linesAdded="12")
+    [record] = await take_records(open_stream(), 1)
+    assert (record.project, record.environment, record.application) == ("default", "", "shop")
+    assert record.time == "2026-11-23T10:00:00.001Z"
+    assert (record.data.revision, record.data.summary.lead_time_ms) == (1, 7)
+    assert (record.data.event.source, record.data.event.delivery) == ("native", "d1")
+    assert record.deployment.lines_added == 12
+    assert record.raw["deployment"]["novelty"] == {"a": 1}
+    assert record.fields[b"specversion"] == b"1.0"
+    with pytest.raises(AttributeError, match="immutable"):
+        record.id = "another"  # type: ignore[misc] # this is what is tried
+
+
+async def test_what_no_patience_mends_is_raised(server: EmbeddedServer) -> None:
+    """A key of another type, a wrong password."""
+    async with open_client(server.url) as client:
+        await client.set(Keys("deployments").enriched, "1")
+        async with EnrichedStream(server.url, group=READER_GROUP) as stream:
+            with pytest.raises(ResponseError, match="WRONGTYPE"):
+                await take_records(stream, 1)
+        await client.config_set("requirepass", "s3cr3t")
+    async with EnrichedStream(f"{server.url}?password=wrong", group=READER_GROUP) as stream:
+        with pytest.raises(RedisConnectionError, match="invalid username-password"):
+            await take_records(stream, 1)

@@ -1,0 +1,232 @@
+"""Are the rights of deploy/redis/enricher.acl those that the service needs, and no more?"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Any
+from weakref import WeakSet
+
+import pytest
+from msgspec.structs import replace
+from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import NoPermissionError
+
+from service.cli import doctor, failed, run
+from service.cli.main import _build_parser
+from service.settings import Secret
+from service.simulate.options import Options
+from service.store.connect import open_client
+from service.store.keys import Keys
+from tests.conftest import Eventually
+from tests.deploy.permissions import ACL_FILE, NO_PASSWORD, list_commands, render_acl
+from tests.end_to_end.harness import ServiceHarness, deployment_id, open_harness
+
+PASSWORD = "s3cr3t"
+UNKNOWN_ID = "04040404-9c0b-4ef8-bb6d-000000000001"
+
+
+def test_the_file_is_what_the_code_needs() -> None:
+    """Else: python -m tests.deploy.permissions > deploy/redis/enricher.acl."""
+    assert ACL_FILE.read_text() == render_acl("deployments")
+
+
+def test_nothing_dangerous_is_needed() -> None:
+    """No command empties a server, rewrites its settings, or shows what others do."""
+    never = ("flush", "config|set", "shutdown", "debug", "monitor", "keys", "acl", "replicaof")
+    assert [name for name in list_commands() if name.startswith(never)] == []
+    assert "allkeys" not in ACL_FILE.read_text()
+    assert "+@" not in ACL_FILE.read_text()
+
+
+class AclUsers:
+    """The users of the file, on a server and in a namespace of a test's own."""
+
+    def __init__(self, redis: Redis, url: str, keys: Keys) -> None:
+        self.redis = redis
+        self.keys = keys
+        self._socket = url.removeprefix("unix://")
+        self._execute: Any = redis.execute_command
+        self._names: list[str] = []
+
+    async def add(self, name: str, *, without_command: str = "") -> str:
+        """Make a user as the file says, but without one of its commands; gives its URL."""
+        (line,) = [
+            acl_line
+            for acl_line in ACL_FILE.read_text().splitlines()
+            if acl_line.split()[1] == name
+        ]
+        digest = hashlib.sha256(PASSWORD.encode()).hexdigest()
+        line = line.replace(NO_PASSWORD, f"#{digest}")
+        rules = line.replace("{deployments}", f"{{{self.keys.namespace}}}").split()[2:]
+        kept_rules = [rule for rule in rules if rule != f"+{without_command}"]
+        assert len(kept_rules) == len(rules) - bool(without_command)
+        user_name = f"{name}-{self.keys.namespace}"
+        await self._execute("ACL", "SETUSER", user_name, *kept_rules)
+        await self._execute("ACL", "LOG", "RESET")
+        self._names.append(user_name)
+        return f"unix://{user_name}:{PASSWORD}@{self._socket}"
+
+    async def list_refusals(self) -> list[str]:
+        """List what was not permitted."""
+        log: Any = await self._execute("ACL", "LOG")
+        return sorted({_format_denial(entry) for entry in log})
+
+    async def delete(self) -> None:
+        """Take the users away."""
+        if self._names:
+            await self._execute("ACL", "DELUSER", *self._names)
+
+
+def _format_denial(entry: Any) -> str:
+    raw_fields = (
+        entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))
+    )
+    fields = {_decode(name): _decode(value) for name, value in raw_fields.items()}
+    return f"{fields['reason']} {fields['object']}"
+
+
+def _decode(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+@pytest.fixture
+async def acl_users(redis: Redis, redis_url: str, keys: Keys) -> AsyncIterator[AclUsers]:
+    """Give users that are gone afterwards."""
+    acl_users = AclUsers(redis, redis_url, keys)
+    yield acl_users
+    await acl_users.delete()
+
+
+async def run_every_feature(story: ServiceHarness, eventually: Eventually) -> None:
+    """Let a door, workers and a person do all that they do."""
+    await story.open(workers=1, not_found_timeout=0.2)
+    assert (await _get(story, "/readyz"))[0] == 200
+    await _send_all_kinds(story)
+    await eventually(lambda: _has_counts(story, records=2, failures=1))
+    await story.redis.xgroup_create(story.keys.enriched, "readers", id="0")
+    await story.redis.xreadgroup("readers", "one", {story.keys.enriched: ">"}, count=1)
+    await story.add_worker()  # which trims as it begins
+    await _run_failed(story, "failed", "list", "--json")
+    await _run_failed(story, "failed", "show", f"id:{UNKNOWN_ID}")
+    await _run_failed(story, "failed", "retry", "--all", "--yes")
+    await eventually(lambda: _has_counts(story, records=2, failures=1))
+    await _run_failed(story, "failed", "drop", f"id:{UNKNOWN_ID}")
+    assert not await story.failed_jobs()
+    arguments = _build_parser().parse_args(["doctor"])
+    await doctor.run_doctor(arguments, story.settings, story.log)
+    for since in ("0", "$"):
+        tailing = asyncio.create_task(run.tail(story.settings, since=since, as_json=True))
+        await asyncio.wait([tailing], timeout=0.3)
+        assert not tailing.done() or tailing.exception() is None
+        tailing.cancel()
+        await asyncio.gather(tailing, return_exceptions=True)
+
+
+async def _get(story: ServiceHarness, path: str) -> tuple[int, str]:
+    async with story.session.get(story.receiver_url + path) as response:
+        return response.status, await response.text()
+
+
+async def _send_all_kinds(story: ServiceHarness) -> None:
+    """By id, to be found, twice, again with other content, never there."""
+    by_id = {"deploymentId": deployment_id(1), "eventType": "finished"}
+    for delivery in ("one", "one", "two"):
+        await story.post(by_id, delivery=delivery)
+    event = {"projectKey": "default", "environmentKey": "production", "version": "v1"}
+    event |= {"applicationKey": "web", "eventType": "finished"}
+    url = f"{story.settings.launchdarkly_url}/api/v2/engineering-insights/deployment-events"
+    headers = {"Authorization": Options().token}
+    async with story.session.post(url, json=event, headers=headers) as response:
+        assert response.status == 201
+    await story.post(event)
+    await story.post({"deploymentId": UNKNOWN_ID, "eventType": "finished"})
+
+
+async def _has_counts(story: ServiceHarness, *, records: int, failures: int) -> bool:
+    record_count = len({record["subject"] for record in await story.records()})
+    return (record_count, len(await story.failed_jobs())) == (
+        records,
+        failures,
+    ) and await story.is_done()
+
+
+async def _run_failed(story: ServiceHarness, *command: str) -> None:
+    arguments = _build_parser().parse_args(command)
+    assert await failed.run_failed(arguments, story.settings, story.log) == 0
+
+
+@pytest.fixture
+async def story(redis: Redis, keys: Keys) -> AsyncIterator[ServiceHarness]:
+    """Set the stage; a test says as whom it is played."""
+    async with open_harness(
+        redis, keys.namespace, shutdown_timeout=1.0, log_format="json"
+    ) as harness:
+        yield harness
+
+
+async def run_as_user(story: ServiceHarness, url: str, eventually: Eventually) -> None:
+    """Do everything as the user of a URL."""
+    story.settings = replace(story.settings, redis_url=Secret(url))
+    await run_every_feature(story, eventually)
+
+
+async def test_all_that_the_service_does_is_permitted(
+    story: ServiceHarness, acl_users: AclUsers, eventually: Eventually
+) -> None:
+    """Door, worker, trimming, failed, doctor and tail, under this user: never a NOPERM."""
+    await run_as_user(story, await acl_users.add("enricher"), eventually)
+    assert await acl_users.list_refusals() == []
+
+
+@pytest.mark.parametrize("lacking", ["zadd", "xtrim", "client|list", "xrevrange", "zmscore"])
+async def test_a_command_that_lacks_is_noticed(
+    story: ServiceHarness,
+    acl_users: AclUsers,
+    eventually: Eventually,
+    open_connections: WeakSet[AbstractConnection],
+    lacking: str,
+) -> None:
+    """So the test above does see it."""
+    url = await acl_users.add("enricher", without_command=lacking)
+    playing = asyncio.create_task(run_as_user(story, url, eventually))
+
+    async def is_refused() -> bool:
+        return bool(await acl_users.list_refusals())
+
+    await eventually(is_refused)
+    playing.cancel()
+    await asyncio.gather(playing, return_exceptions=True)
+    assert await acl_users.list_refusals() == [f"command {lacking}"]
+    await story.close()
+    for one in [one for one in open_connections if one.is_connected]:
+        await one.disconnect(nowait=True)  # a person's client may have been cut while it closed
+    half_done = [
+        key async for key in story.redis.scan_iter(match=f"{{{acl_users.keys.namespace}}}:*")
+    ]
+    await story.redis.unlink(*half_done)  # a script that is refused in the middle ends there
+
+
+async def test_other_keys_are_out_of_reach(acl_users: AclUsers) -> None:
+    """Another account's namespace, and everything else on a shared server."""
+    async with open_client(await acl_users.add("enricher")) as client:
+        for key in ("{other}:backlog", "anything", f"{{{acl_users.keys.namespace}}}:new"):
+            with pytest.raises(NoPermissionError):
+                await client.get(key)
+
+
+async def test_a_reader_reads_records_and_nothing_else(acl_users: AclUsers, redis: Redis) -> None:
+    """With a group and without; it can neither write the stream nor see what waits."""
+    stream = acl_users.keys.enriched
+    entry: Any = await redis.xadd(stream, {"id": "a:1"})
+    async with open_client(await acl_users.add("reader")) as client:
+        await client.xgroup_create(stream, "mine", id="0")
+        read: Any = await client.xreadgroup("mine", "one", {stream: ">"})
+        assert read
+        assert await client.xack(stream, "mine", entry) == 1
+        assert await client.xread({stream: "0"})
+        for refused in (client.xadd(stream, {"id": "b:1"}), client.delete(stream)):
+            with pytest.raises(NoPermissionError):
+                await refused
+        with pytest.raises(NoPermissionError):
+            await client.zrange(acl_users.keys.backlog, 0, -1)

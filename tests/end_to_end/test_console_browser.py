@@ -1,0 +1,242 @@
+"""Does the console work in a real browser: live, by keyboard, on a phone, in the dark, unharmed?"""
+
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from tests.end_to_end.console_harness import TOKEN, add_failed_ticket, open_console
+from tests.end_to_end.harness import ServiceHarness, deployment_id
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+PHONE_VIEWPORT = {"width": 360, "height": 780}
+DESKTOP_VIEWPORT = {"width": 1280, "height": 900}
+
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM and "GATE" not in os.environ, reason="there is no Chromium"),
+    pytest.mark.timeout(120),
+]
+expect.set_options(timeout=20_000)
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    """Start a Chromium without a window."""
+    async with async_playwright() as play:
+        arguments = ["--no-sandbox"] if os.getuid() == 0 else []  # it refuses root otherwise
+        started = await play.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield started
+        await started.close()
+
+
+class BrowserPage:
+    """A page of the console, and all that the browser complained of."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.errors: list[str] = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on(
+            "console",
+            lambda said: self.errors.append(said.text) if said.type == "error" else None,
+        )
+        page.on("dialog", lambda dialog: self.errors.append(dialog.message))
+
+    async def scrolls_sideways(self) -> bool:
+        """Tell whether one would have to scroll sideways."""
+        wide: bool = await self.page.evaluate(
+            "document.documentElement.scrollWidth > document.documentElement.clientWidth"
+        )
+        return wide
+
+
+@pytest.fixture
+async def browser_page(story: ServiceHarness, browser: Browser) -> AsyncIterator[BrowserPage]:
+    """Open a page of a console on this machine; the browser must have nothing to complain of."""
+    async with AsyncExitStack() as stack:
+        await story.open()
+        url = await stack.enter_async_context(open_console(story))
+        page = await browser.new_page(viewport=DESKTOP_VIEWPORT)  # type: ignore[arg-type] # a TypedDict
+        browser_page = BrowserPage(page, url)
+        yield browser_page
+        assert browser_page.errors == []
+        await page.close()
+        await story.redis.delete(story.keys.backlog, story.keys.tickets)  # what was retried waits
+
+
+async def test_the_flow_lives(browser_page: BrowserPage, story: ServiceHarness) -> None:
+    """Numbers, events and failures come by themselves, without a reload."""
+    await browser_page.page.goto(browser_page.url)
+    await expect(browser_page.page.locator("#state")).to_have_text("live")
+    await browser_page.page.evaluate("window.marked = true")
+    kept = browser_page.page.locator(".flow.wide [data-station=stream] .words")
+    await expect(kept).to_contain_text("0 kept")
+    await story.post({"deploymentId": deployment_id(), "eventType": "finished"})
+    await expect(kept).to_contain_text("1 kept")
+    await expect(browser_page.page.locator(".events .fate.published")).to_have_count(1)
+    await expect(browser_page.page.locator(".gauge, [data-part=budget] .empty")).to_have_count(1)
+    await add_failed_ticket(story, version="7.7.7")
+    await expect(browser_page.page.locator("[data-part=failed]")).to_contain_text("7.7.7")
+    assert await browser_page.page.evaluate("window.marked") is True
+
+
+async def test_failed_is_read_retried_and_dropped_by_keyboard(
+    browser_page: BrowserPage, story: ServiceHarness
+) -> None:
+    """Enter on the failure, its raw answer, Tab to Retry; Drop asks first, Escape takes it back."""
+    page = browser_page.page
+    await add_failed_ticket(
+        story, version="1.0.0", raw=b'{"code": "not_found", "message": "nowhere"}'
+    )
+    await page.goto(f"{browser_page.url}/console/failed")
+    await page.locator(".failures .look").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("pre.raw")).to_contain_text("nowhere")
+    await page.get_by_text("Drop", exact=True).focus()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("button", name="Drop it")).to_be_visible()
+    await page.keyboard.press("Escape")
+    await expect(page.get_by_role("button", name="Drop it")).to_be_hidden()
+    await page.keyboard.press("Enter")
+    await page.keyboard.press("Tab")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("status")).to_have_text("It was dropped.")
+    assert await story.failed_jobs() == []
+
+    await add_failed_ticket(story, version="2.0.0")
+    await page.goto(browser_page.url)
+    await page.get_by_role("button", name="Retry").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_text("It is due now.")).to_be_visible()
+    assert story.log_events("failed_retried")
+
+
+async def test_focus_and_a_question_survive_what_lives(
+    browser_page: BrowserPage, story: ServiceHarness
+) -> None:
+    """What a person is about to press is not taken away by what comes or goes above it."""
+    page = browser_page.page
+    await add_failed_ticket(story, version="1.0.0")
+    await page.goto(browser_page.url)
+    await page.get_by_text("Drop", exact=True).click()
+    await page.get_by_role("button", name="Drop it").focus()
+    newer = await add_failed_ticket(story, version="2.0.0", offset_ms=1)
+    await expect(page.locator(".failures li")).to_have_count(2)
+    await story.redis.zrem(story.keys.failed, newer)
+    await expect(page.locator(".failures li")).to_have_count(1)
+    focused = page.locator(":focus")
+    await expect(focused).to_have_text("Drop it")
+    assert "1.0.0" in (await focused.get_attribute("value") or "")
+
+
+async def test_search_by_keyboard(browser_page: BrowserPage, story: ServiceHarness) -> None:
+    """A slash goes to the field; what was published is told with its revision."""
+    name = deployment_id()
+    await story.post({"deploymentId": name, "eventType": "finished"})
+    await browser_page.page.goto(browser_page.url)
+    await expect(browser_page.page.locator(".events .fate.published")).to_have_count(1)
+    await browser_page.page.keyboard.press("/")
+    await browser_page.page.keyboard.type(name)
+    await browser_page.page.keyboard.press("Enter")
+    await expect(browser_page.page.locator(".found .sentence")).to_contain_text(
+        "Published at revision 1"
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_a_phone_does_not_scroll_sideways(
+    browser_page: BrowserPage, story: ServiceHarness, scheme: str
+) -> None:
+    """No page is wider than a phone, whatever long words stand there; the dark is dark."""
+    page = browser_page.page
+    await page.set_viewport_size(PHONE_VIEWPORT)  # type: ignore[arg-type] # a TypedDict
+    await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type] # a Literal
+    job = await add_failed_ticket(story, version="v" * 180, raw=b"x" * 900, detail="y" * 300)
+    await story.post({"deploymentId": deployment_id(), "eventType": "finished"})
+    paths = ("/", "/console/failed", f"/console/failed/show?job={job}", "/console/search?q=vvv")
+    for path in paths:
+        await page.goto(browser_page.url + path)
+        assert not await browser_page.scrolls_sideways(), path
+    paper = await page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(238, 241, 242)", "dark": "rgb(12, 17, 19)"}[scheme]
+
+
+async def test_scripts_from_outside_do_not_run(
+    browser_page: BrowserPage, story: ServiceHarness
+) -> None:
+    """Versions, reasons, answers, titles: nothing becomes an element, or is even tried."""
+    evil = '"><img src=x onerror=alert(1)><script>alert(2)</script><svg onload=alert(3)>'
+    await add_failed_ticket(story, version="<b>bold</b>", raw=evil.encode(), detail=evil)
+    fields = {
+        "subject": evil,
+        "applicationkey": evil,
+        "environmentkey": evil,
+        "source": f"/deployment-enricher/{evil}",
+        "revision": "1",
+        "data": EVIL_RECORD,
+    }
+    await story.redis.xadd(story.keys.enriched, fields)  # type: ignore[arg-type] # stub
+    for path in ("/", "/console/failed", "/console/search?q=evil", "/console/search?q=bold"):
+        await browser_page.page.goto(browser_page.url + path)
+        assert await browser_page.page.locator("main img, main script, main b").count() == 0
+    await browser_page.page.goto(f"{browser_page.url}/console/search?q=evil-version")
+    await expect(browser_page.page.locator(".pulls")).to_contain_text(
+        "<img src=x onerror=alert(1)>"
+    )
+    assert await browser_page.page.locator(".pulls a").count() == 0  # javascript: is no link
+    await browser_page.page.goto(browser_page.url)
+    await expect(browser_page.page.locator("#state")).to_have_text("live")
+    await add_failed_ticket(story, version="<i>later</i>")
+    await expect(browser_page.page.locator("[data-part=failed]")).to_contain_text("<i>later</i>")
+
+
+EVIL_RECORD = """{"schemaVersion":1,"revision":1,"enrichedAt":1,"attempts":1,
+"deployment":{"id":"x","applicationVersion":"evil-version"},
+"summary":{"authors":[],"flags":[],"leadTimeMs":null,"stages":[],"slowestStage":null,
+"pullRequests":[{"number":"1","title":"<img src=x onerror=alert(1)>",
+"author":"</small><script>alert(4)</script>","url":"javascript:alert(5)"}]},
+"completeness":{"complete":true,"pullRequests":{"expected":1,"present":1},
+"flagReferences":{"expected":0,"present":0},"nested":{"expected":0,"present":0}},
+"event":{"source":"native","delivery":"d","receivedAt":1,"outcome":"succeeded",
+"eventTime":null,"metadata":null}}"""
+
+
+async def test_signing_in_and_out(story: ServiceHarness, browser: Browser) -> None:
+    """The form takes the token, the page lives, and signing out shows the form again."""
+    await story.open(workers=0)
+    secret = type(story.settings.webhook_secret)
+    async with open_console(story, console_token=secret(TOKEN)) as url:
+        page = await browser.new_page()
+        await page.goto(url)
+        await page.get_by_label("Token").fill("wrong")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("alert")).to_be_visible()
+        await page.get_by_label("Token").fill(TOKEN)
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#state")).to_have_text("live")
+        await page.get_by_role("button", name="Sign out").click()
+        await expect(page.get_by_label("Token")).to_be_visible()
+        await page.close()
+
+
+async def test_who_is_signed_out_is_asked_to_sign_in_again(
+    story: ServiceHarness, browser: Browser
+) -> None:
+    """A page whose pass has ended does not stand there with numbers that no longer move."""
+    await story.open(workers=0)
+    secret = type(story.settings.webhook_secret)
+    async with open_console(story, console_token=secret(TOKEN)) as url:
+        page = await browser.new_page()
+        await page.goto(url)
+        await page.get_by_label("Token").fill(TOKEN)
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#state")).to_have_text("live")
+        await page.context.clear_cookies()
+        await page.evaluate("dispatchEvent(new Event('pagehide'))")
+        await page.evaluate("dispatchEvent(new Event('pageshow'))")
+        await expect(page.get_by_label("Token")).to_be_visible()
+        await page.close()

@@ -1,0 +1,314 @@
+"""Can one deployment be followed from its sender's trace to the entry in the stream?"""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+
+import pytest
+from aiohttp import web
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode, format_span_id, format_trace_id
+
+from service.accept.mapping import DeploymentCompleted, Queued
+from service.simulate.options import Options
+from service.simulate.responses import Canned
+from service.tracing.otel import build_tracing, close_provider
+from tests.end_to_end.harness import SECRET, ServiceHarness, deployment_id
+
+Event = dict[str, object]
+Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
+
+Context = dict[str, str]
+
+CONTEXT = ("traceparent", "tracestate", "baggage")
+TRACE, SENDER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+TRACE_HEADERS = {"traceparent": f"00-{TRACE}-{SENDER}-01"}
+
+
+class CollectedSpans:
+    """Spans that were collected in memory."""
+
+    def __init__(self) -> None:
+        self.exporter = InMemorySpanExporter()
+        self.provider = TracerProvider(shutdown_on_exit=False)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+
+    def of_kind(self, kind: SpanKind) -> list[ReadableSpan]:
+        """List the spans of a kind, as they ended."""
+        return [span for span in self.exporter.get_finished_spans() if span.kind is kind]
+
+    def only_of_kind(self, kind: SpanKind) -> ReadableSpan:
+        """Give the one span of a kind."""
+        (span,) = self.of_kind(kind)
+        return span
+
+
+@pytest.fixture
+def collected_spans(story: ServiceHarness) -> CollectedSpans:
+    """Collect the spans of a story that is not opened yet."""
+    collected = CollectedSpans()
+    story.tracing = build_tracing(collected.provider, story.keys)
+    return collected
+
+
+@pytest.fixture
+def upstream_trace_headers(story: ServiceHarness, monkeypatch: pytest.MonkeyPatch) -> list[Context]:
+    """List the trace context of each call that LaunchDarkly is asked with."""
+    contexts: list[Context] = []
+    original_respond = story.simulator._respond
+
+    async def record_context(request: web.Request, route: object) -> web.StreamResponse:
+        contexts.append(
+            {header: request.headers[header] for header in CONTEXT if header in request.headers}
+        )
+        return await original_respond(request, route)  # type: ignore[arg-type] # handed on as it came
+
+    monkeypatch.setattr(story.simulator, "_respond", record_context)
+    return contexts
+
+
+def format_traceparent(context: SpanContext | None) -> str:
+    """Write a span as a traceparent."""
+    assert context is not None
+    ids = format_trace_id(context.trace_id), format_span_id(context.span_id)
+    return f"00-{ids[0]}-{ids[1]}-{context.trace_flags:02x}"
+
+
+def span_traceparent(span: ReadableSpan) -> str:
+    """Write a span as others name it."""
+    return format_traceparent(span.get_span_context())
+
+
+def parent_traceparent(span: ReadableSpan) -> str:
+    """Write the span of which this is a child."""
+    return format_traceparent(span.parent)
+
+
+def make_event(traceparent: str | None) -> DeploymentCompleted:
+    """Make an event that names its sender's span."""
+    return DeploymentCompleted(
+        source="native",
+        delivery="1",
+        project=None,
+        environment=None,
+        application=None,
+        version=None,
+        deployment_id=deployment_id(),
+        outcome="succeeded",
+        event_time=None,
+        metadata=None,
+        metadata_dropped=False,
+        traceparent=traceparent,
+    )
+
+
+def span_attributes(span: ReadableSpan) -> dict[str, object]:
+    """Give the attributes of a span."""
+    return dict(span.attributes or {})
+
+
+async def test_one_trace_goes_from_the_sender_to_the_entry(
+    story: ServiceHarness,
+    event: Event,
+    collected_spans: CollectedSpans,
+    upstream_trace_headers: list[Context],
+    eventually: Eventually,
+) -> None:
+    """Each span is the child of the one before; the call and the entry name theirs."""
+    await story.open()
+    told = {**event, "deploymentId": deployment_id()}
+    assert (await story.post(told, extra_headers=TRACE_HEADERS))[0] == 202
+    await eventually(story.is_done)
+    await eventually(lambda: has_ended_span(collected_spans, SpanKind.CONSUMER))
+    server, consumer = (
+        collected_spans.only_of_kind(SpanKind.SERVER),
+        collected_spans.only_of_kind(SpanKind.CONSUMER),
+    )
+    client, producer = (
+        collected_spans.only_of_kind(SpanKind.CLIENT),
+        collected_spans.only_of_kind(SpanKind.PRODUCER),
+    )
+    assert parent_traceparent(server) == TRACE_HEADERS["traceparent"]
+    assert parent_traceparent(consumer) == span_traceparent(server)
+    assert parent_traceparent(client) == parent_traceparent(producer) == span_traceparent(consumer)
+    assert upstream_trace_headers == [{"traceparent": span_traceparent(client)}]
+    assert [record["traceparent"] for record in await story.records()] == [
+        span_traceparent(producer)
+    ]
+
+
+async def test_spans_are_told_by_the_conventions_and_without_secrets(
+    story: ServiceHarness, event: Event, collected_spans: CollectedSpans, eventually: Eventually
+) -> None:
+    """Names and attributes are OpenTelemetry's; secret, token and query of a webhook stay out."""
+    await story.open()
+    await story.post({**event, "deploymentId": deployment_id()}, delivery="told")
+    async with story.session.post(f"{story.receiver_url}/webhooks/hush?token=hush", data=b"{}"):
+        pass
+    async with story.session.get(f"{story.receiver_url}/healthz"):
+        pass
+    await eventually(lambda: has_ended_span(collected_spans, SpanKind.CONSUMER))
+    server, refused = collected_spans.of_kind(SpanKind.SERVER)
+    assert server.name == refused.name == "POST /webhooks/{source}"
+    assert span_attributes(server) == {
+        "http.request.method": "POST",
+        "http.route": "/webhooks/{source}",
+        "http.response.status_code": 202,
+        "url.path": "/webhooks/native",
+        "url.scheme": "http",
+    }
+    client = span_attributes(collected_spans.only_of_kind(SpanKind.CLIENT))
+    assert (
+        collected_spans.only_of_kind(SpanKind.CLIENT).name == client["http.request.method"] == "GET"
+    )
+    assert client["http.response.status_code"] == 200
+    assert str(client["url.full"]).startswith(story.settings.launchdarkly_url)
+    consumer, producer = (
+        collected_spans.only_of_kind(SpanKind.CONSUMER),
+        collected_spans.only_of_kind(SpanKind.PRODUCER),
+    )
+    assert (consumer.name, producer.name) == (
+        f"process {story.keys.backlog}",
+        f"append {story.keys.enriched}",
+    )
+    assert span_attributes(consumer)["messaging.message.id"] == "told"
+    assert span_attributes(producer)["enricher.fate"] == "published"
+    written = "".join(span.to_json() for span in collected_spans.exporter.get_finished_spans())
+    for secret in (SECRET, Options().token, "hush"):
+        assert secret not in written
+
+
+async def test_every_attempt_is_a_child_of_the_webhook(
+    story: ServiceHarness, event: Event, collected_spans: CollectedSpans, eventually: Eventually
+) -> None:
+    """A failed attempt says why, as does its call; the next is its sibling."""
+    await story.open()
+    story.simulator.set_response(deployment_id(), Canned(status=400, body=b"{}"))
+    await story.post({**event, "deploymentId": deployment_id()}, extra_headers=TRACE_HEADERS)
+    await eventually(lambda: has_ended_span(collected_spans, SpanKind.CONSUMER))
+    (first,) = collected_spans.of_kind(SpanKind.CONSUMER)
+    call = collected_spans.of_kind(SpanKind.CLIENT)[0]
+    assert first.status.status_code is call.status.status_code is StatusCode.ERROR
+    assert span_attributes(call)["error.type"] == "400"
+    assert span_attributes(first)["error.type"]
+    assert parent_traceparent(first) == span_traceparent(
+        collected_spans.only_of_kind(SpanKind.SERVER)
+    )
+    assert not collected_spans.of_kind(SpanKind.PRODUCER)
+
+
+@pytest.mark.parametrize(
+    "odd", ["", "00", f"ff-{TRACE}-{SENDER}-01", f"00-{'0' * 32}-{SENDER}-01", "ü" * 55, "a" * 4000]
+)
+async def test_a_malformed_traceparent_breaks_nothing(
+    story: ServiceHarness,
+    event: Event,
+    collected_spans: CollectedSpans,
+    odd: str,
+    eventually: Eventually,
+) -> None:
+    """The webhook begins a trace of its own."""
+    await story.open()
+    told = {**event, "deploymentId": deployment_id()}
+    assert (await story.post(told, extra_headers={"traceparent": odd}))[0] == 202
+    await eventually(lambda: has_ended_span(collected_spans, SpanKind.CONSUMER))
+    assert collected_spans.only_of_kind(SpanKind.SERVER).parent is None
+    (record,) = await story.records()
+    assert record["traceparent"] == span_traceparent(
+        collected_spans.only_of_kind(SpanKind.PRODUCER)
+    )
+    assert parent_traceparent(collected_spans.only_of_kind(SpanKind.CONSUMER)) == span_traceparent(
+        collected_spans.only_of_kind(SpanKind.SERVER)
+    )
+    assert len(odd) < len(TRACE) or odd not in story.log_output.getvalue()
+
+
+@pytest.mark.parametrize(
+    "state", ["vendor=hush", "hush", "=hush,,=", "hush=" + "x" * 600, ",".join(["hush=1"] * 40)]
+)
+async def test_what_a_vendor_told_another_goes_no_further(
+    story: ServiceHarness,
+    event: Event,
+    collected_spans: CollectedSpans,
+    upstream_trace_headers: list[Context],
+    state: str,
+    eventually: Eventually,
+) -> None:
+    """Well-formed or not: no tracestate and no baggage is in a call, a record, a span or a line."""
+    await story.open()
+    told = {**event, "deploymentId": deployment_id()}
+    others = TRACE_HEADERS | {"tracestate": state, "baggage": state}
+    assert (await story.post(told, extra_headers=others))[0] == 202
+    await eventually(lambda: has_ended_span(collected_spans, SpanKind.CONSUMER))
+    assert (
+        parent_traceparent(collected_spans.only_of_kind(SpanKind.SERVER))
+        == TRACE_HEADERS["traceparent"]
+    )
+    assert upstream_trace_headers == [
+        {"traceparent": span_traceparent(collected_spans.only_of_kind(SpanKind.CLIENT))}
+    ]
+    spans = "".join(span.to_json() for span in collected_spans.exporter.get_finished_spans())
+    assert "hush" not in spans + story.log_output.getvalue() + str(await story.records())
+
+
+async def test_an_event_of_another_trace_than_its_request_stays_in_its_own(
+    story: ServiceHarness, collected_spans: CollectedSpans
+) -> None:
+    """A CloudEvent may name its sender, its request an intermediary: a link leads from it."""
+    heard: list[str | None] = []
+
+    async def remember(event: DeploymentCompleted) -> Queued:
+        heard.append(event.traceparent)
+        return Queued(job="id:1")
+
+    tracer = collected_spans.provider.get_tracer("request")
+    carried = story.tracing.wrap_enqueue(remember)
+    for told in (TRACE_HEADERS["traceparent"], None):
+        with tracer.start_as_current_span("request", kind=SpanKind.SERVER):
+            await carried(make_event(told))
+    linked, plain = collected_spans.of_kind(SpanKind.SERVER)
+    assert [format_traceparent(link.context) for link in linked.links] == [
+        TRACE_HEADERS["traceparent"]
+    ]
+    assert not plain.links
+    assert heard == [TRACE_HEADERS["traceparent"], span_traceparent(plain)]
+
+
+async def test_without_tracing_the_entry_names_the_sender_s_span(
+    story: ServiceHarness,
+    event: Event,
+    upstream_trace_headers: list[Context],
+    eventually: Eventually,
+) -> None:
+    """Nothing is added to a call, and the traceparent goes through as it came."""
+    await story.open()
+    await story.post({**event, "deploymentId": deployment_id()}, extra_headers=TRACE_HEADERS)
+    await eventually(story.is_done)
+    assert [record["traceparent"] for record in await story.records()] == [
+        TRACE_HEADERS["traceparent"]
+    ]
+    assert upstream_trace_headers == [{}]
+
+
+async def test_the_last_spans_wait_for_nobody_for_ever() -> None:
+    """A collector that hangs is left when the time is over."""
+    provider, entered = TracerProvider(shutdown_on_exit=False), asyncio.Event()
+    loop, held = asyncio.get_running_loop(), threading.Event()
+
+    class Hanging(SimpleSpanProcessor):
+        def shutdown(self) -> None:
+            loop.call_soon_threadsafe(entered.set)
+            held.wait(20)
+
+    provider.add_span_processor(Hanging(InMemorySpanExporter()))
+    await close_provider(provider, timeout_s=0.05)
+    await entered.wait()
+    assert not held.is_set()
+    held.set()
+
+
+async def has_ended_span(traces: CollectedSpans, kind: SpanKind) -> bool:
+    """Tell whether a span of a kind has ended."""
+    return bool(traces.of_kind(kind))

@@ -1,0 +1,124 @@
+"""What if others live on the same quota? They are seen, spared while they call, and forgotten."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow
+from tests.enrich.budget_harness import BudgetHarness
+
+Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
+
+
+async def read_other_clients_rate(harness: BudgetHarness) -> float:
+    """Read how many calls a second others are believed to make."""
+    return float(await harness.redis.hget(harness.keys.budget, "rivals") or "nan")
+
+
+async def set_other_clients_rate(harness: BudgetHarness, calls_per_s: float | None) -> None:
+    """Believe that others make so many calls a second; None: nothing is known of them."""
+    if calls_per_s is None:
+        await harness.redis.hdel(harness.keys.budget, "rivals")
+    else:
+        await harness.redis.hset(harness.keys.budget, "rivals", str(calls_per_s))
+
+
+async def test_who_may_not_be_alone_sends_half_of_what_is_left(
+    budget_harness: BudgetHarness,
+) -> None:
+    """At first nothing is known of others; a window without them, and all is sent at once."""
+    await set_other_clients_rate(budget_harness, None)
+    await budget_harness.add_tickets(60)
+    ends = await budget_harness.now() + 9000
+    await budget_harness.report_window(21, limit=100, reset_ms=ends)
+    assert len(await budget_harness.claim_jobs()) == 11
+    assert await budget_harness.claim_jobs() == []
+    await budget_harness.report_window(99, limit=100, reset_ms=ends + 10_000)
+    assert len(await budget_harness.claim_jobs()) == 60 - 11
+
+
+async def test_what_went_to_nobody_of_ours_went_to_others(budget_harness: BudgetHarness) -> None:
+    """Remaining fell further than by our own calls: somebody else is about."""
+    await budget_harness.add_tickets(99)
+    ends = await budget_harness.now() + 9000
+    await budget_harness.report_window(99, limit=100, reset_ms=ends)
+    await budget_harness.report_window(50, limit=100, reset_ms=ends)
+    assert await read_other_clients_rate(budget_harness) > 1
+    assert len(await budget_harness.claim_jobs()) <= 25
+
+
+async def test_what_others_took_before_our_first_answer_has_no_pace(
+    budget_harness: BudgetHarness,
+) -> None:
+    """A window found half used says nothing of how fast that went."""
+    await budget_harness.add_tickets(99)
+    ends = await budget_harness.now() + 9000
+    await budget_harness.report_window(50, limit=100, reset_ms=ends)
+    await budget_harness.report_window(49, limit=100, reset_ms=ends)
+    assert len(await budget_harness.claim_jobs()) == 49
+
+
+async def test_our_own_calls_are_no_rivals(budget_harness: BudgetHarness) -> None:
+    """Neither the calls that were answered nor those on their way, which may be counted already."""
+    await budget_harness.add_tickets(30)
+    ends = await budget_harness.now() + 9000
+    await budget_harness.report_window(20, limit=100, reset_ms=ends)
+    first, second, *_ = await budget_harness.claim_jobs(6)
+    for job, left in ((first, 14), (second, 16)):
+        window = RateLimitWindow(family="global", limit=100, remaining=left, reset_ms=ends)
+        await budget_harness.record(job, rate_limit_headers=RateLimitHeaders(windows=(window,)))
+    assert await read_other_clients_rate(budget_harness) < 1
+    assert len(await budget_harness.claim_jobs()) == 14 - 4
+
+
+async def test_what_rivals_take_while_a_call_is_on_its_way_is_left_to_them(
+    budget_harness: BudgetHarness,
+) -> None:
+    """Thirty calls a second are nine in 0.3 s."""
+    await budget_harness.add_tickets(30)
+    await budget_harness.report_window(12, limit=100, reset_ms=await budget_harness.now() + 9000)
+    await set_other_clients_rate(budget_harness, 31)
+    assert await budget_harness.acquire("id:a") == 0
+    assert len(await budget_harness.claim_jobs()) == 12 - 9 - 1
+
+
+async def test_a_share_that_leaves_enough_is_not_left_twice(budget_harness: BudgetHarness) -> None:
+    """What the operator leaves for others is what they may take meanwhile."""
+    shared = BudgetHarness(
+        budget_harness.redis,
+        budget_harness.backlog._group_commit,
+        budget_harness.keys,
+        msgspec.structs.replace(budget_harness.backlog._config, rate_limit_share=0.8),
+    )
+    await shared.add_tickets(30)
+    await shared.report_window(24, limit=100, reset_ms=await shared.now() + 9000)
+    await set_other_clients_rate(budget_harness, 31)
+    assert len(await shared.claim_jobs()) == 4
+
+
+async def test_rivals_that_fall_silent_are_forgotten(budget_harness: BudgetHarness) -> None:
+    """With every window that begins, half as many are expected."""
+    await budget_harness.add_tickets(99)
+    await set_other_clients_rate(budget_harness, 31)
+    ends = await budget_harness.now() + 9000
+    for turn in range(5):
+        await budget_harness.report_window(99, limit=100, reset_ms=ends + 10_000 * turn)
+    assert await read_other_clients_rate(budget_harness) < 1
+    assert len(await budget_harness.claim_jobs()) == 99
+
+
+async def test_however_many_rivals_work_goes_on(
+    budget_harness: BudgetHarness, eventually: Eventually
+) -> None:
+    """Every window opens with a call of ours, even if the rest of it is left to others."""
+    await budget_harness.add_tickets(9)
+    await budget_harness.report_window(0, limit=1, reset_ms=await budget_harness.now() + 300)
+    await set_other_clients_rate(budget_harness, 1000)
+    claimed: list[str] = []
+
+    async def opened() -> bool:
+        claimed.extend(await budget_harness.claim_jobs())
+        return bool(claimed)
+
+    await eventually(opened)
+    assert len(claimed) == 1

@@ -1,0 +1,152 @@
+"""Where is the next page, and is it safe to go there?"""
+
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.enrich.models import Deployment, parse_deployment
+from service.enrich.pagination import (
+    API_ROOT,
+    ApiRequest,
+    UnsafeLink,
+    is_complete,
+    link_defaults,
+    resolve_next_link,
+)
+
+ORIGIN = "https://app.launchdarkly.com"
+DEFAULTS = link_defaults(project="default", environment="production")
+
+
+def query_parameters(page: ApiRequest | UnsafeLink) -> dict[str, list[str]]:
+    """Give the parameters of a page."""
+    assert isinstance(page, ApiRequest)
+    return parse_qs(urlsplit(page.path).query)
+
+
+def test_the_documented_link_gets_what_it_lacks() -> None:
+    """It carries only `after`; the API requires the project, and defaults to seven days."""
+    page = resolve_next_link(f"{API_ROOT}pull-requests?after=abc", origin=ORIGIN, defaults=DEFAULTS)
+    assert isinstance(page, ApiRequest)
+    assert page.route == "pull-requests"
+    assert query_parameters(page) == {
+        "after": ["abc"],
+        "projectKey": ["default"],
+        "environmentKey": ["production"],
+        "expand": ["deployments,flagReferences,leadTime"],
+        "from": ["1"],
+        "limit": ["100"],
+    }
+
+
+def test_what_a_link_says_is_not_overridden() -> None:
+    """Its own limit and project stand, and a parameter given twice stays twice."""
+    href = f"{API_ROOT}deployments?after=a&limit=5&projectKey=other&x=1&x=2"
+    told = query_parameters(resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS))
+    assert (told["limit"], told["projectKey"], told["x"]) == (["5"], ["other"], ["1", "2"])
+
+
+def test_an_absolute_link_to_our_own_host_is_followed() -> None:
+    """With or without the host, it is the same page."""
+    for href in (f"{ORIGIN}{API_ROOT}deployments?after=a", "deployments?after=a"):
+        page = resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS)
+        assert isinstance(page, ApiRequest)
+        assert page.path.startswith(f"{API_ROOT}deployments?")
+
+
+@pytest.mark.parametrize(
+    "href",
+    [
+        "//evil.example/api/v2/engineering-insights/deployments",
+        "https://evil.example/api/v2/engineering-insights/deployments",
+        "https://app.launchdarkly.com@evil.example/api/v2/engineering-insights/deployments",
+        "https://app.launchdarkly.com:8443/api/v2/engineering-insights/deployments",
+        "http://app.launchdarkly.com/api/v2/engineering-insights/deployments",
+        "https://user:pw@app.launchdarkly.com/api/v2/engineering-insights/deployments",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "\\\\evil.example\\deployments",
+        "/api/v2/flags",
+        "/api/v2/engineering-insights/../tokens",
+        "/api/v2/engineering-insights/deployments/../../tokens",
+        "/api/v2/engineering-insights/%2e%2e/tokens",
+        "/api/v2/engineering-insights/deployments%2f..",
+        "/api/v2/engineering-insights/deployments/some-id",
+        "https://[::1/x",
+        f"{API_ROOT}deployments?after=\r\nHost: evil",
+        f"{API_ROOT}deployments?after={'a' * 5000}",
+        "",
+    ],
+)
+def test_a_hostile_link_is_not_followed(href: str) -> None:
+    """The link comes with our token: nothing but the two lists of our own host is followed."""
+    assert isinstance(resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS), UnsafeLink)
+
+
+@given(st.text())
+def test_any_text_stays_on_our_host_or_is_unsafe(text: str) -> None:
+    """Never an exception, never another place."""
+    for href in (text, f"{API_ROOT}{text}", f"{API_ROOT}deployments?{text}", f"https://{text}"):
+        page = resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS)
+        if isinstance(page, ApiRequest):
+            assert urlsplit(page.path).path in {
+                f"{API_ROOT}deployments",
+                f"{API_ROOT}pull-requests",
+            }
+            assert page.path.isprintable()
+            assert " " not in page.path
+
+
+@pytest.mark.parametrize(
+    ("body", "whole"),
+    [
+        (b'{"id":"a"}', True),
+        (b'{"id":"a","pullRequests":null}', True),
+        (b'{"id":"a","pullRequests":{"totalCount":2,"items":[{}]}}', True),
+        (
+            b'{"id":"a","pullRequests":{"totalCount":1,"items":[{}],"_links":{"next":{"href":"x"}}}}',
+            True,
+        ),
+        (
+            b'{"id":"a","pullRequests":{"totalCount":2,"items":[{}],"_links":{"next":{"href":"x"}}}}',
+            False,
+        ),
+        (b'{"id":"a","pullRequests":{"items":[{}],"_links":{"next":{"href":"x"}}}}', False),
+        (
+            b'{"id":"a","pullRequests":{"totalCount":2,"_links":{"next":null,"self":{"href":"x"}}}}',
+            True,
+        ),
+        (
+            (
+                b'{"id":"a","pullRequests":{"totalCount":1,"items":[{"deployments":'
+                b'{"totalCount":9,"items":[null],"_links":{"next":{"href":"x"}}}}]}}'
+            ),
+            False,
+        ),
+    ],
+)
+def test_only_what_says_that_it_goes_on_is_followed(body: bytes, *, whole: bool) -> None:
+    """A link and a total not yet reached, at both levels."""
+    deployment = parse_deployment(body)
+    assert isinstance(deployment, Deployment)
+    assert is_complete(deployment) is whole
+
+
+def test_only_routes_that_may_be_followed_are() -> None:
+    """A list of deployments does not go on with pull requests."""
+    page = resolve_next_link(
+        f"{API_ROOT}pull-requests?after=a", origin=ORIGIN, defaults={"list": {}}
+    )
+    assert isinstance(page, UnsafeLink)
+
+
+def test_a_parameter_that_is_there_but_empty_is_there() -> None:
+    """It is neither dropped nor filled."""
+    page = resolve_next_link(
+        f"{API_ROOT}deployments?after=a&expand=", origin=ORIGIN, defaults=DEFAULTS
+    )
+    assert isinstance(page, ApiRequest)
+    assert page.path.count("expand=") == 1
+    assert page.path.endswith("expand=")

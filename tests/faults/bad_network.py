@@ -1,0 +1,103 @@
+"""What is a bad network? A TCP proxy with weather that comes and goes, the same for one seed."""
+
+import asyncio
+import random
+import socket
+import struct
+from contextlib import suppress
+from typing import Literal, get_args
+
+from tests.tcp_proxy import CHUNK_BYTES, Connect, Copying, ForwardingProxy, Streams
+
+NetworkFault = Literal["clear", "cut", "reset", "lossy", "refusing", "slow", "dripping", "silent"]
+"""clear: all passes. cut: closed at the next byte. reset: RST in the middle of an answer.
+lossy: the request is done and its answer lost. refusing: no connection is let in, none stays.
+slow: each chunk comes late. dripping: answers in small pieces. silent: open, and nothing is said.
+"""
+
+NETWORK_FAULTS: tuple[NetworkFault, ...] = get_args(NetworkFault)[1:]
+_DELAY_S = 0.05
+_DRIP_BYTES = 11
+_LINGER_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: close says RST
+
+
+class FaultyProxy(ForwardingProxy):
+    """Forwards both ways, as the weather lets it."""
+
+    def __init__(self, connect: Connect) -> None:
+        super().__init__(connect)
+        self._fault: NetworkFault = "clear"
+
+    def set_fault(self, fault: NetworkFault) -> None:
+        """Let the weather change, for what is under way too."""
+        self._fault = fault
+        if fault == "refusing":
+            self.disconnect_all()
+
+    async def alternate_faults(self, *, seed: int, duration_s: float) -> None:
+        """Be bad and clear by turns for so long, then clear."""
+        rng = random.Random(seed)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(duration_s):
+                while True:
+                    self.set_fault(rng.choice(NETWORK_FAULTS))
+                    await asyncio.sleep(rng.uniform(0.02, 0.3))
+                    self.set_fault("clear")
+                    await asyncio.sleep(rng.uniform(0.02, 0.3))
+        self.set_fault("clear")
+
+    def accepts_connections(self) -> bool:
+        """Let nobody in while refusing."""
+        return self._fault != "refusing"
+
+    def copy_both_ways(self, ours: Streams, theirs: Streams) -> tuple[Copying, Copying]:
+        """Let through what the weather lets."""
+        return self._forward_request(ours[0], theirs[1]), self._forward_response(theirs[0], ours[1])
+
+    async def _forward_request(
+        self, client: asyncio.StreamReader, upstream: asyncio.StreamWriter
+    ) -> None:
+        while chunk := await client.read(CHUNK_BYTES):
+            match self._fault:
+                case "cut":
+                    return
+                case "slow":
+                    await asyncio.sleep(_DELAY_S)
+                case "silent":
+                    while await client.read(CHUNK_BYTES):  # taken, and never heard of again
+                        pass
+                    return
+                case _:
+                    pass
+            upstream.write(chunk)
+            await upstream.drain()
+
+    async def _forward_response(
+        self, upstream: asyncio.StreamReader, client: asyncio.StreamWriter
+    ) -> None:
+        while chunk := await upstream.read(CHUNK_BYTES):
+            match self._fault:
+                case "cut" | "lossy":
+                    return
+                case "reset":
+                    client.write(chunk[: len(chunk) // 2])
+                    await client.drain()
+                    client.get_extra_info("socket").setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET
+                    )
+                    client.transport.abort()
+                    return
+                case "slow":
+                    await asyncio.sleep(_DELAY_S)
+                case "dripping":
+                    for offset in range(0, len(chunk) - _DRIP_BYTES, _DRIP_BYTES):
+                        client.write(chunk[offset : offset + _DRIP_BYTES])
+                        await client.drain()
+                        await asyncio.sleep(0)
+                    chunk = chunk[max(0, (len(chunk) - 1) // _DRIP_BYTES) * _DRIP_BYTES :]
+                case "silent":
+                    await asyncio.Event().wait()
+                case _:
+                    pass
+            client.write(chunk)
+            await client.drain()

@@ -1,0 +1,98 @@
+"""Who posts webhooks until they are taken, and who counts what became of them?"""
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from redis.exceptions import RedisError
+
+from service.settings import Secret
+from service.store.connect import drop_idle_connections, open_client
+from tests.end_to_end.harness import ServiceHarness, deployment_id, open_harness
+
+NAMESPACE = "faults"
+_CONCURRENT_SENDERS = 6
+_PAUSE_S = 0.02
+
+
+class InProcessSenders:
+    """CD systems that post one webhook after the other, and each again until it is taken."""
+
+    def __init__(self, story: ServiceHarness) -> None:
+        self.accepted: list[str] = []
+        self.refused: Counter[int] = Counter()
+        self._story = story
+        self._stop = False
+        self._tasks = [asyncio.create_task(self._send(lane)) for lane in range(_CONCURRENT_SENDERS)]
+
+    async def _send(self, sender: int) -> None:
+        for number in itertools.count(sender, _CONCURRENT_SENDERS):
+            deployment = deployment_id(number)
+            event = {"deploymentId": deployment, "eventType": "finished"}
+            while (status := await self._post(event, f"delivery-{number}")) not in {200, 202}:
+                self.refused[status] += 1
+                await asyncio.sleep(_PAUSE_S)
+            self.accepted.append(deployment)
+            await asyncio.sleep(_PAUSE_S)
+            if self._stop:
+                return
+
+    async def _post(self, event: dict[str, str], delivery: str) -> int:
+        status, _ = await self._story.post(event, delivery=delivery)
+        return status
+
+    async def wait_until_accepted(self, more: int) -> float:
+        """Wait until so many more were taken; gives how long it took (s)."""
+        started_s, target = time.monotonic(), len(self.accepted) + more
+        async with asyncio.timeout(30):
+            while len(self.accepted) < target:
+                await asyncio.sleep(0.005)
+        return time.monotonic() - started_s
+
+    async def wait_until_published(self, more: int) -> None:
+        """Wait until so many more records have come out."""
+        target = await self._count_records() + more
+        async with asyncio.timeout(30):
+            while await self._count_records() < target:
+                await asyncio.sleep(0.005)
+
+    async def _count_records(self) -> int:
+        while True:
+            with suppress(RedisError, OSError):
+                return int(await self._story.redis.xlen(self._story.keys.enriched))
+            await asyncio.sleep(0.005)
+
+    async def stop(self) -> None:
+        """Send no more, but see through what was begun."""
+        self._stop = True
+        async with asyncio.timeout(30):
+            await asyncio.gather(*self._tasks)
+
+    async def check(self) -> None:
+        """Wait until nothing waits; then each that was taken has its one record, and no other."""
+        async with asyncio.timeout(30):
+            while not await self._is_drained():
+                await asyncio.sleep(0.05)
+        records = Counter(record["subject"] for record in await self._story.records())
+        assert records == Counter(self.accepted)
+        assert not await self._story.failed_jobs()
+        assert set(self.refused) <= {503}
+
+    async def _is_drained(self) -> bool:
+        with suppress(RedisError, OSError):
+            return await self._story.is_done()
+        await drop_idle_connections(self._story.redis)
+        return False
+
+
+@asynccontextmanager
+async def open_story(redis_url: str, **changes: object) -> AsyncIterator[ServiceHarness]:
+    """Open a door and two workers in one process, on any Redis, and who looks on beside them."""
+    async with (
+        open_client(redis_url, namespace=NAMESPACE) as viewer,
+        open_harness(viewer, NAMESPACE, redis_url=Secret(redis_url)) as story,
+    ):
+        yield await story.open(workers=2, **changes)

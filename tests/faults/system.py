@@ -1,0 +1,169 @@
+"""What stands where the storm comes? Doors, workers, a Redis, an upstream, and who looks on."""
+
+import asyncio
+import random
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import MappingProxyType
+
+import aiohttp
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from service.simulate.options import Options, Shape
+from service.simulate.quota import Limits
+from service.simulate.server import Simulator
+from service.store.connect import open_client
+from service.store.embedded import AppendFsync
+from service.store.keys import Keys
+from tests.faults.processes import RedisProcess, ServiceProcess
+from tests.faults.record_reader import RecordReader
+from tests.faults.senders import WebhookSenders
+from tests.faults.upstream import FaultyLaunchDarkly
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+KEYS = Keys("storm")
+LEASE_S = 2.0
+
+# Generous, since the storm is not about the quota; small deployments, some with further pages.
+CALM_OPTIONS = Options(
+    seed=1,
+    nested_page_size=2,
+    nested_details=False,
+    latency_ms=(5, 60),
+    quota=Limits(global_limit=5000),
+    shape=Shape(pull_requests=(0, 2), big_share=0.05, big_pull_requests=(3, 6)),
+)
+
+
+class SystemConfig(Struct, frozen=True, kw_only=True):
+    """How many doors and workers there are, on what kind of Redis, before which upstream."""
+
+    seed: int
+    receivers: int = 2
+    workers: int = 3
+    appendfsync: AppendFsync = "always"
+    upstream: Options = CALM_OPTIONS
+    environ: Mapping[str, str] = MappingProxyType({})
+
+
+class SystemUnderTest(Struct, frozen=True, kw_only=True):
+    """All that can be struck, and all that looks on."""
+
+    receivers: Sequence[ServiceProcess]
+    workers: Sequence[ServiceProcess]
+    redis_process: RedisProcess
+    upstream: FaultyLaunchDarkly
+    redis: Redis
+    reader: RecordReader
+    senders: WebhookSenders
+
+    def list_processes(self) -> list[ServiceProcess]:
+        """List the doors and the workers."""
+        return [*self.receivers, *self.workers]
+
+    def count_log_events(self) -> Counter[str]:
+        """Count the log lines of all that has ended by now."""
+        return sum((process.log_events for process in self.list_processes()), Counter())
+
+    def list_violations(self) -> list[str]:
+        """List what no fault excuses."""
+        return [violation for process in self.list_processes() for violation in process.violations]
+
+    async def stop(self) -> None:
+        """End every program in good order."""
+        stops = (process.stop(signal.SIGTERM) for process in self.list_processes())
+        await asyncio.gather(*stops)
+
+
+@asynccontextmanager
+async def start_system(config: SystemConfig, folder: Path) -> AsyncIterator[SystemUnderTest]:
+    """Start everything under a directory; gives it once the doors are open."""
+    simulator = Simulator(config.upstream, clock=time.time, rng=random.Random(config.seed))
+    upstream = FaultyLaunchDarkly(simulator)
+    redis_process = RedisProcess(folder / "redis", appendfsync=config.appendfsync)
+    await upstream.open()
+    await redis_process.start()
+    connector = aiohttp.TCPConnector(limit=0)
+    async with (
+        open_client(redis_process.url) as redis,
+        aiohttp.ClientSession(connector=connector) as http,
+    ):
+        ports = _find_free_ports(config.receivers)
+        urls = [f"http://127.0.0.1:{port}" for port in ports]
+        receivers, workers = _build_processes(
+            config, ports, folder, _build_environ(config, redis_process, upstream)
+        )
+        system = SystemUnderTest(
+            receivers=receivers,
+            workers=workers,
+            redis_process=redis_process,
+            upstream=upstream,
+            redis=redis,
+            reader=RecordReader(redis, KEYS, upstream.find_epoch),
+            senders=WebhookSenders(http, urls, secret=SECRET, upstream=upstream, seed=config.seed),
+        )
+        reader_task = asyncio.create_task(system.reader.run(), name="reader")
+        try:
+            await asyncio.gather(*(process.start() for process in system.list_processes()))
+            await asyncio.gather(*(process.wait_for_start() for process in system.list_processes()))
+            yield system
+        finally:
+            system.reader.stop()
+            stops = (process.stop(signal.SIGKILL) for process in system.list_processes())
+            await asyncio.gather(reader_task, *stops, return_exceptions=True)
+            await upstream.close()
+            await redis_process.stop()
+
+
+def _build_processes(
+    config: SystemConfig, ports: Sequence[str], folder: Path, environ: Mapping[str, str]
+) -> tuple[list[ServiceProcess], list[ServiceProcess]]:
+    """Make the doors and the workers; none is started yet."""
+    logs = folder / "logs"
+    logs.mkdir()
+    receivers = [
+        ServiceProcess(
+            "serve", f"door{n}", log_folder=logs, environ={**environ, "ENRICHER_PORT": port}
+        )
+        for n, port in enumerate(ports)
+    ]
+    workers = [
+        ServiceProcess("work", f"worker{n}", log_folder=logs, environ=environ)
+        for n in range(config.workers)
+    ]
+    return receivers, workers
+
+
+def _build_environ(
+    config: SystemConfig, redis_process: RedisProcess, upstream: FaultyLaunchDarkly
+) -> dict[str, str]:
+    return {
+        "ENRICHER_REDIS_URL": redis_process.url,
+        "ENRICHER_NAMESPACE": KEYS.namespace,
+        "ENRICHER_WEBHOOK_SECRET": SECRET,
+        "ENRICHER_LEASE": str(LEASE_S),
+        "ENRICHER_GRACE": "5",
+        "ENRICHER_RATE_SHARE": "1",
+        "ENRICHER_CONCURRENCY": "16",
+        "ENRICHER_RESOLVE_WINDOW": "30",
+        "ENRICHER_STREAM_RETENTION": "30",
+        "ENRICHER_LOG_FORMAT": "json",
+        "ENRICHER_LAUNCHDARKLY_URL": upstream.url,
+        "LAUNCHDARKLY_ACCESS_TOKEN": config.upstream.token,
+        **config.environ,
+    }
+
+
+def _find_free_ports(count: int) -> list[str]:
+    """Find free ports: a door that was killed must come back where its senders look for it."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [str(listener.getsockname()[1]) for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports

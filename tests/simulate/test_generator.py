@@ -1,0 +1,212 @@
+"""Is what the simulator makes up what LaunchDarkly documents?"""
+
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.simulate.generator import SeededRandom, generate_deployment
+from service.simulate.options import Shape
+from service.simulate.pages import PULL_REQUEST_DETAILS, Cursor, PageRenderer, RenderConfig
+
+DEPLOYMENT = {
+    "id": str,
+    "applicationKey": str,
+    "applicationVersion": str,
+    "startedAt": int,
+    "status": str,
+    "kind": str,
+    "active": bool,
+    "archived": bool,
+    "environmentKey": str,
+    "numberOfContributors": int,
+    "numberOfPullRequests": int,
+    "linesAdded": int,
+    "linesDeleted": int,
+    "leadTime": int,
+}
+DEPLOYMENT_OPTIONAL = {
+    "endedAt",
+    "durationMs",
+    "metadata",
+    "pullRequests",
+    "flagReferences",
+    "leadTimeStages",
+}
+PULL_REQUEST = {
+    "id": str,
+    "externalId": str,
+    "title": str,
+    "status": str,
+    "author": str,
+    "createTime": int,
+    "baseCommitKey": str,
+    "headCommitKey": str,
+    "filesChanged": int,
+    "linesAdded": int,
+    "linesDeleted": int,
+    "url": str,
+}
+PULL_REQUEST_OPTIONAL = {
+    "mergeTime",
+    "mergeCommitKey",
+    "deployments",
+    "flagReferences",
+    "leadTime",
+}
+FLAG_REFERENCE = {
+    "projectKey": str,
+    "flagKey": str,
+    "referencesAdded": int,
+    "referencesRemoved": int,
+}
+EXPAND = frozenset({"pullRequests", "flagReferences"})
+
+seeds = st.integers(0, 2**32)
+ids = st.uuids(version=4).map(str)
+shapes = st.builds(
+    Shape,
+    pull_requests=st.tuples(st.integers(0, 2), st.integers(2, 6)),
+    deployments=st.tuples(st.integers(0, 1), st.integers(1, 5)),
+    flag_references=st.tuples(st.integers(0, 1), st.integers(1, 9)),
+)
+
+
+def render_generated(
+    seed: int, identifier: str, shape: Shape, page_size: int = 20
+) -> dict[str, Any]:
+    """Write an invented deployment as the API would, through JSON and back."""
+    config = RenderConfig(seed=seed, shape=shape, page_size=page_size, nested_details=True)
+    rendered = PageRenderer(config).render_deployment(
+        generate_deployment(seed, identifier, shape), EXPAND
+    )
+    return msgspec.json.decode(msgspec.json.encode(rendered), type=dict[str, Any])
+
+
+def check_fields(value: dict[str, Any], required: dict[str, type], optional: set[str]) -> None:
+    """Demand every required field with its type, and no field that nobody documents."""
+    assert {name: type(value.get(name)) for name in required} == required
+    assert set(value) <= set(required) | optional
+
+
+def nested_deployments(deployment: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give a deployment and all those inside its pull requests."""
+    yield deployment
+    for pull_request in deployment.get("pullRequests", {"items": []})["items"]:
+        yield from pull_request["deployments"]["items"]
+
+
+@given(seeds, ids, shapes)
+def test_every_record_has_the_documented_fields(seed: int, identifier: str, shape: Shape) -> None:
+    """Deployments, pull requests and flag references have what the OpenAPI document requires."""
+    for deployment in nested_deployments(render_generated(seed, identifier, shape)):
+        check_fields(deployment, DEPLOYMENT, DEPLOYMENT_OPTIONAL)
+        for reference in deployment["flagReferences"]["items"]:
+            check_fields(reference, FLAG_REFERENCE, set())
+        for pull_request in deployment.get("pullRequests", {"items": []})["items"]:
+            check_fields(pull_request, PULL_REQUEST, PULL_REQUEST_OPTIONAL)
+            assert pull_request["leadTime"]["codingDurationMs"] >= 0
+
+
+@given(seeds, ids, shapes)
+def test_flag_references_have_no_links(seed: int, identifier: str, shape: Shape) -> None:
+    """The collection of flag references holds a total and its items, nothing else."""
+    flags = render_generated(seed, identifier, shape)["flagReferences"]
+    assert set(flags) == {"totalCount", "items"}
+    assert flags["totalCount"] == len(flags["items"])
+    assert len({reference["flagKey"] for reference in flags["items"]}) == flags["totalCount"]
+
+
+@given(seeds, ids, shapes)
+def test_numbers_agree_with_each_other(seed: int, identifier: str, shape: Shape) -> None:
+    """Sums, contributors, durations and the longest lead time follow from the pull requests."""
+    written = render_generated(seed, identifier, shape)
+    items = written["pullRequests"]["items"]
+    assert written["numberOfPullRequests"] == written["pullRequests"]["totalCount"] == len(items)
+    assert written["linesAdded"] == sum(item["linesAdded"] for item in items)
+    assert written["linesDeleted"] == sum(item["linesDeleted"] for item in items)
+    assert written["numberOfContributors"] == len({item["author"] for item in items})
+    assert written["durationMs"] == written["endedAt"] - written["startedAt"]
+    longest = max((item["leadTime"]["maxTotalLeadTimeMs"] for item in items), default=0)
+    assert written["leadTime"] == longest
+    for item in items:
+        assert item["createTime"] <= item["mergeTime"] <= written["startedAt"]
+
+
+@given(seeds, ids, shapes)
+def test_the_same_seed_tells_the_same_story(seed: int, identifier: str, shape: Shape) -> None:
+    """What is made up follows from seed and id alone, and another seed tells another story."""
+    assert render_generated(seed, identifier, shape) == render_generated(seed, identifier, shape)
+    assert render_generated(seed, identifier, shape) != render_generated(
+        seed + 1, identifier, shape
+    )
+
+
+@given(ids, st.integers(1, 7))
+def test_pages_cover_every_pull_request_once(identifier: str, page_size: int) -> None:
+    """Following the cursors gives each pull request once, in pages of the asked size."""
+    shape = Shape(pull_requests=(0, 20))
+    pages = PageRenderer(
+        RenderConfig(seed=1, shape=shape, page_size=page_size, nested_details=True)
+    )
+    deployment = generate_deployment(1, identifier, shape)
+    at: Cursor | None = Cursor(deployment=deployment, offset=0)
+    seen: list[str] = []
+    while at is not None:
+        page = pages.render_pull_requests(at, PULL_REQUEST_DETAILS)
+        assert len(page["items"]) <= page_size
+        seen += [item["id"] for item in page["items"]]
+        link = page["_links"].get("next")
+        at = pages.get_cursor(link["href"].partition("?after=")[2]) if link else None
+    assert len(seen) == len(set(seen)) == deployment.pull_requests
+
+
+def test_cursors_are_well_formed_and_forgotten_in_the_end() -> None:
+    """A cursor is a UUID, and only so many are remembered."""
+    shape = Shape(pull_requests=(3, 3))
+    pages = PageRenderer(RenderConfig(seed=1, shape=shape, page_size=1, nested_details=False))
+    deployment = generate_deployment(1, "x", shape)
+    page = pages.render_pull_requests(Cursor(deployment=deployment, offset=0), frozenset())
+    cursor = page["_links"]["next"]["href"].partition("?after=")[2]
+    assert str(UUID(cursor)) == cursor
+    for name in range(20_000):
+        another = msgspec.structs.replace(deployment, id=str(name))
+        pages.render_pull_requests(Cursor(deployment=another, offset=0), frozenset())
+    assert pages.get_cursor(cursor) is None
+    assert len(pages._cursors) == 20_000
+
+
+def test_big_deployments_come_as_often_as_asked() -> None:
+    """With a share of one every deployment is big, with none no deployment is."""
+    big = Shape(big_share=1.0, big_pull_requests=(2_000, 2_100))
+    assert 2_000 <= generate_deployment(1, "x", big).pull_requests <= 2_100
+    assert generate_deployment(1, "x", Shape()).pull_requests <= 4
+
+
+def test_novelties_appear_at_every_level() -> None:
+    """A deployment, its stages, collections, pull requests and flags get unknown fields."""
+    shape = Shape(novelties=True, pull_requests=(1, 1), flag_references=(1, 1))
+    written = render_generated(1, "x", shape)
+    pull_request = written["pullRequests"]["items"][0]
+    assert "riskScore" in written
+    assert "approvalDurationMs" in written["leadTimeStages"]
+    assert "estimated" in written["pullRequests"]
+    assert "reviewers" in pull_request
+    assert "riskScore" in pull_request["deployments"]["items"][0]
+    assert "searchTerm" in written["flagReferences"]["items"][0]
+
+
+@given(seeds, st.integers(-5, 5), st.integers(0, 100))
+def test_draws_stay_within_their_bounds(seed: int, low: int, width: int) -> None:
+    """Every number lies between its bounds, however many are drawn."""
+    draws = SeededRandom(seed, "thing")
+    assert all(low <= draws.between(low, low + width) <= low + width for _ in range(50))
+
+
+def test_draws_do_not_repeat_themselves() -> None:
+    """The second block of numbers is not the first one again."""
+    draws = SeededRandom(1, "thing")
+    assert len({draws.between(0, 2**31) for _ in range(64)}) > 60

@@ -1,0 +1,74 @@
+"""What is soaked? The composition as it is shipped, on a real engine, struck from outside."""
+
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from types import MappingProxyType
+
+from tests.deploy.compose_stack import (
+    Composition,
+    CompositionConfig,
+    EngineError,
+    build_redis_image,
+    open_composition,
+    run_command,
+)
+
+# Short, so that what is kept for a time comes to its full size within the run.
+_RETENTIONS = ("DELIVERY_RETENTION", "PUBLISHED_RETENTION", "STREAM_RETENTION", "FAILED_RETENTION")
+_SETTINGS = MappingProxyType(
+    {
+        "ENRICHER_LEASE": "5",
+        "ENRICHER_REVISIONS": "20 120",
+        **{f"ENRICHER_{name}": "300" for name in _RETENTIONS},
+    }
+)
+_OPTIONS = {
+    "latency_ms": [5, 60],
+    "nested_page_size": 5,
+    "quota": {"global_limit": 400},
+    "faults": {"error": 0.02, "error_html": 0.01, "truncated": 0.01, "html": 0.01, "reset": 0.02},
+    "shape": {"pull_requests": [0, 4], "big_share": 0.02, "big_pull_requests": [6, 12]},
+}
+_SERVICES = ("redis", "door", "worker", "simulator")
+
+
+@asynccontextmanager
+async def open_soak_stack(folder: Path) -> AsyncIterator[Composition]:
+    """Compose it up with two workers; on leaving, down."""
+    config = CompositionConfig(
+        redis_image=await build_redis_image(folder),
+        settings=_SETTINGS,
+        simulator_options=json.dumps(_OPTIONS),
+    )
+    arguments = ("--scale", "worker=2", *_SERVICES)
+    async with open_composition(folder, os.environ, config, *arguments) as composition:
+        yield composition
+
+
+async def list_processes(composition: Composition, service: str) -> list[tuple[str, list[int]]]:
+    """List the containers of a service that run, with their processes as seen from here."""
+    names = (await composition.compose("ps", "--quiet", "--status=running", service)).split()
+    containers = []
+    for index, name in enumerate(names):
+        with suppress(EngineError):  # it has just ended
+            lines = (await run_command("docker", "top", name, "-o", "pid,comm")).splitlines()[1:]
+            rows = [line.split() for line in lines]
+            pids = [int(pid) for pid, comm in rows if "init" not in comm]
+            containers.append((f"{service}-{index + 1}", pids))
+    return containers
+
+
+async def kill_random_container(composition: Composition, service: str, fraction: float) -> bool:
+    """End one container's processes as the kernel would; its restart policy brings it back."""
+    containers = await list_processes(composition, service)
+    if not containers:
+        return False
+    _, pids = containers[int(fraction * len(containers))]
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(pids)
