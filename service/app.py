@@ -1,4 +1,4 @@
-"""Where are doors and workers made, joined and closed? Here, in a house, and nowhere else."""
+"""Where are receivers and workers made, joined and closed? Here, in a house, and nowhere else."""
 
 import asyncio
 import itertools
@@ -70,7 +70,7 @@ from service.worker import Worker, WorkerConfig, WorkerDependencies
 
 
 class Runtime(Struct, frozen=True, kw_only=True):
-    """What door and workers share: the settings, Redis, and what speaks with it."""
+    """What receiver and workers share: the settings, Redis, and what speaks with it."""
 
     settings: Settings
     redis_url: str
@@ -111,7 +111,7 @@ async def open_runtime(
         try:
             await group_commit.connect()
         except RedisUnavailable as error:
-            log.warning("redis_not_there_yet", reason=str(error))
+            log.warning("redis_unavailable", reason=str(error))
         keys = Keys(settings.namespace)
         yield Runtime(
             settings=settings,
@@ -203,9 +203,9 @@ async def open_receiver(
     add_contract_routes(app)
     add_routes(app)
     async with serve_app(app, host=settings.host, port=settings.port) as url:
-        runtime.log.info("door_opened", url=url, sources=sorted(sources))
+        runtime.log.info("receiver_started", url=url, sources=sorted(sources))
         yield url
-    runtime.log.info("door_closed")
+    runtime.log.info("receiver_stopped")
 
 
 @asynccontextmanager
@@ -389,7 +389,7 @@ def is_console_enabled(settings: Settings) -> bool:
 
 
 def add_console(runtime: Runtime, sources: Mapping[str, Source], app: web.Application) -> None:
-    """Add the console to a door, if there is to be one."""
+    """Add the console to a receiver, if there is to be one."""
     if is_console_enabled(runtime.settings):
         build_console(runtime, sources).add_routes(app)
 

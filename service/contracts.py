@@ -1,4 +1,4 @@
-"""Where are the contracts? At the door, as a command prints them, and beside the code."""
+"""Where are the contracts? At the receiver, as a command prints them, and beside the code."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache, partial
@@ -72,7 +72,7 @@ class Health(Struct, omit_defaults=True):
 
 
 def build_openapi() -> dict[str, Any]:
-    """Give the OpenAPI 3.1 document of the door."""
+    """Give the OpenAPI 3.1 document of the receiver."""
     types = [_without_events_field(WebhookResult), _without_events_field(Problem), Health]
     _, schemas = msgspec.json.schema_components(types, ref_template=_OPENAPI_REF_TEMPLATE)
     for name in ("WebhookResult", "Problem"):
@@ -80,7 +80,7 @@ def build_openapi() -> dict[str, Any]:
     return {
         "openapi": "3.1.0",
         "info": {
-            "title": "deployment-enricher: the door",
+            "title": "deployment-enricher: the receiver",
             "version": __version__,
             "summary": "Takes signed webhooks of deployments that ended",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},

@@ -53,7 +53,7 @@ def build_log(
 def log_unhandled_error(log: EventLogger, _: object, context: Mapping[str, object]) -> None:
     """Write what nobody was there to catch as a fact, and not as a traceback that may quote."""
     error = context.get("exception")
-    log.warning("unexpected", reason=context.get("message"), error=type(error).__name__)
+    log.warning("unhandled_error", reason=context.get("message"), error=type(error).__name__)
 
 
 class _LineLogger:
@@ -115,7 +115,7 @@ def _encode_line(fields: object, **_: object) -> str:
     try:
         return json.dumps(fields, default=repr, skipkeys=True)
     except (TypeError, ValueError, RecursionError):
-        return json.dumps({"event": "fact_unwritable", "facts": repr(fields)})
+        return json.dumps({"event": "log_event_unserializable", "facts": repr(fields)})
 
 
 def _escape_fields(

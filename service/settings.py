@@ -84,8 +84,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data_dir: Annotated[
         str, _describe("Where our own server keeps its data, when `REDIS_URL` is unset")
     ] = "~/.local/state/deployment-enricher"
-    host: Annotated[str, _describe("Address the door listens on")] = "127.0.0.1"
-    port: Annotated[Port, _describe("Port the door listens on; 0: any free one")] = 8080
+    host: Annotated[str, _describe("Address the receiver listens on")] = "127.0.0.1"
+    port: Annotated[Port, _describe("Port the receiver listens on; 0: any free one")] = 8080
     metrics_port: Annotated[
         Port, _describe("Port of a worker's own `/metrics` and `/healthz`; 0: none")
     ] = 0
@@ -114,7 +114,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Positive, _describe("Most calls that one deployment may cost; beyond, it is incomplete")
     ] = 200
     backlog_limit: Annotated[
-        Positive, _describe("Tickets that may wait; beyond, the door answers 503")
+        Positive, _describe("Tickets that may wait; beyond, the receiver answers 503")
     ] = 1_000_000
     rate_limit_share: Annotated[
         Annotated[float, Meta(ge=0.001, le=1)],
@@ -340,11 +340,11 @@ def _check_schedule(settings: Settings) -> None:
         schedule = parse_schedule(text)
     except (ValueError, OverflowError):
         raise SettingsError(
-            f"ENRICHER_REVISIONS is {text!r}: give seconds, such as '120 900 3600', or never"
+            f"ENRICHER_REFRESH_AFTER is {text!r}: give seconds, such as '120 900 3600', or never"
         ) from None
     if schedule and schedule[-1] / 1000 >= retention_s:
         raise SettingsError(
-            f"ENRICHER_REVISIONS goes beyond ENRICHER_PUBLISHED_RETENTION ({retention_s:g} s)"
+            f"ENRICHER_REFRESH_AFTER goes beyond ENRICHER_PUBLISHED_RETENTION ({retention_s:g} s)"
         )
 
 
@@ -353,7 +353,7 @@ def _check_scopes(settings: Settings) -> None:
         parse_scopes(settings.reconcile_scopes)
     except ValueError:
         raise SettingsError(
-            f"ENRICHER_RECONCILE is {settings.reconcile_scopes!r}: give project/environment"
+            f"ENRICHER_RECONCILE_SCOPES is {settings.reconcile_scopes!r}: give project/environment"
         ) from None
 
 
@@ -361,7 +361,7 @@ def _check_outcomes(settings: Settings) -> None:
     """Refuse what would keep everything from being sent."""
     if not {*settings.include_outcomes.split()} <= {"succeeded", "failed"}:
         raise SettingsError(
-            f"ENRICHER_ONLY_OUTCOMES is {settings.include_outcomes!r}: give succeeded or failed"
+            f"ENRICHER_INCLUDE_OUTCOMES is {settings.include_outcomes!r}: give succeeded or failed"
         )
 
 

@@ -105,7 +105,7 @@ class Worker:
                 extra_s=_STOP_CLAIM_TIMEOUT_S,
             )
         except Exception:  # whatever it is, a worker that ends in silence is worse
-            self._dependencies.log.exception("claiming_failed")
+            self._dependencies.log.exception("claim_failed")
             await self._until_stopped(asyncio.sleep(_ERROR_PAUSE_S))
             return
         if claimed is None:
@@ -120,7 +120,7 @@ class Worker:
         try:
             refresh_in_s = await self._dependencies.refreshes.enqueue_due()
         except Exception:  # as claiming: looks can wait
-            self._dependencies.log.exception("looking_again_failed")
+            self._dependencies.log.exception("refresh_failed")
             refresh_in_s = _ERROR_PAUSE_S
         wait_s = min(
             delay_s for delay_s in (sleep_s, refresh_in_s, _MAX_SLEEP_S) if delay_s is not None
@@ -163,20 +163,20 @@ class Worker:
                     await self._lease_keeper.begin_settling(held_lease)
                     current_lease = held_lease.lease  # its fence may be another by now
                     failure = build_failure_record(
-                        "unreadable_ticket", raw=raw, fence=current_lease.fence
+                        "corrupt_ticket", raw=raw, fence=current_lease.fence
                     )
                     await self._dependencies.backlog.fail(current_lease, failure)
-                    self._dependencies.log.error("ticket_unreadable", job=current_lease.job)
+                    self._dependencies.log.error("ticket_corrupt", job=current_lease.job)
         except asyncio.CancelledError:
             if isinstance(held_lease.lease, Lease) and self._stopping.is_set():
                 await self._dependencies.backlog.postpone(
                     held_lease.lease, held_lease.lease.ticket, delay_s=0.0
                 )
                 self._dependencies.log.info(
-                    "deployment_handed_back", **lease_log_fields(held_lease.lease)
+                    "deployment_released", **lease_log_fields(held_lease.lease)
                 )
         except Exception:  # settling failed for good: the lease runs out by itself
-            self._dependencies.log.exception("settling_failed", job=held_lease.lease.job)
+            self._dependencies.log.exception("settle_failed", job=held_lease.lease.job)
         finally:
             self._lease_keeper.remove(held_lease)
 
@@ -202,7 +202,7 @@ class Worker:
                 entry = self._dependencies.entry_builder.build(verdict, lease, now_ms=now_ms)
                 return entry if isinstance(entry, Fail) else _Built(entry, verdict.calls)
         except Exception as error:  # our own mistake must not lose the ticket
-            self._dependencies.log.exception("attempt_crashed", job=lease.job)
+            self._dependencies.log.exception("attempt_error", job=lease.job)
             return self._dependencies.on_internal_error(lease, error)
         return verdict
 
@@ -225,11 +225,10 @@ class Worker:
                 updated_ticket = replace(
                     ticket, attempts=ticket.attempts + counts_as_attempt, reason=reason
                 )
-                is_postponed = await self._dependencies.backlog.postpone(
+                postpone_status = await self._dependencies.backlog.postpone(
                     lease, updated_ticket, delay_s=wait_s
                 )
-                event = "deployment_postponed" if is_postponed else "lease_lost"
-                return event, {
+                return LOG_EVENTS[postpone_status], {
                     "reason": reason,
                     "wait_s": round(wait_s, 3),
                     "counted": counts_as_attempt,

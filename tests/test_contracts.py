@@ -17,7 +17,7 @@ from service.contracts import CONTRACTS, add_contract_routes, build_record_schem
 from service.metrics.http import serve_app
 from tests.publish.sample_records import entry_fields
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "samples" / "records" / "v1"
 RECORDS = sorted(path for path in GOLDEN.glob("*.json") if "schema" not in path.name)
 FROZEN = json.loads((GOLDEN / "frozen.schema.json").read_text())
@@ -59,7 +59,7 @@ def test_what_is_committed_is_what_the_types_say(name: str) -> None:
 async def test_a_contract_is_made_when_somebody_asks_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not while a door opens, and once however often it is asked for."""
+    """Not while a receiver opens, and once however often it is asked for."""
     made = []
 
     def write(name: str) -> str:
@@ -77,7 +77,7 @@ async def test_a_contract_is_made_when_somebody_asks_for_it(
     assert made == ["openapi.json"]
 
 
-def test_the_door_is_described_as_openapi_wants_it() -> None:
+def test_the_receiver_is_described_as_openapi_wants_it() -> None:
     """By the reading of openapi-spec-validator."""
     OpenAPIV31SpecValidator(json.loads(render_contract("openapi.json"))).validate()
 

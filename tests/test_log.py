@@ -54,7 +54,7 @@ def fail_and_log(log: Log, error: Exception, **fields: object) -> None:
     try:
         raise error
     except type(error):
-        log.exception("attempt_crashed", **fields)
+        log.exception("attempt_error", **fields)
 
 
 def test_a_fact_is_a_json_line() -> None:
@@ -78,7 +78,7 @@ def test_a_fact_that_holds_itself_is_still_a_line() -> None:
     loop.append(loop)
     out = io.StringIO()
     build_log(stream=out).info("thing_happened", fact=loop)
-    assert json.loads(out.getvalue())["event"] == "fact_unwritable"
+    assert json.loads(out.getvalue())["event"] == "log_event_unserializable"
 
 
 @given(st.recursive(st.text() | st.binary() | st.floats() | st.none(), st.lists))
@@ -147,7 +147,7 @@ def test_printable_text_is_printable_and_reversible_enough(text: str) -> None:
 
 
 async def test_lines_of_one_moment_are_written_together_and_at_once() -> None:
-    """A system call each would cost a door more than all its thinking; none is held back."""
+    """A system call each would cost a receiver more than all its thinking; none is held back."""
     writes: list[str] = []
 
     class Out(io.StringIO):

@@ -104,14 +104,14 @@ def test_neighbours_that_are_not_ours_are_left_alone() -> None:
         ("ENRICHER_PORT", "-1", "a whole number from 0 to 65535"),
         ("ENRICHER_PORT", "80.5", "a whole number from 0 to 65535"),
         ("ENRICHER_PORT", "true", "a whole number from 0 to 65535"),
-        ("ENRICHER_MAX_PAGES", "0", "a whole number from 1"),
-        ("ENRICHER_STREAM_HARD_CAP", "-1", "a whole number from 0"),
-        ("ENRICHER_RATE_SHARE", "0", "a number from 0.001 to 1"),
-        ("ENRICHER_RATE_SHARE", "1.01", "a number from 0.001 to 1"),
-        ("ENRICHER_RATE_SHARE", "nan", "a number from 0.001 to 1"),
+        ("ENRICHER_MAX_CALLS_PER_DEPLOYMENT", "0", "a whole number from 1"),
+        ("ENRICHER_STREAM_MAX_RECORDS", "-1", "a whole number from 0"),
+        ("ENRICHER_RATE_LIMIT_SHARE", "0", "a number from 0.001 to 1"),
+        ("ENRICHER_RATE_LIMIT_SHARE", "1.01", "a number from 0.001 to 1"),
+        ("ENRICHER_RATE_LIMIT_SHARE", "nan", "a number from 0.001 to 1"),
         ("ENRICHER_LEASE", "soon", "a number from 0.001 to 1000000000"),
         ("ENRICHER_LEASE", "0", "a number from 0.001 to 1000000000"),
-        ("ENRICHER_GRACE", "inf", "a number from 0.001 to 1000000000"),
+        ("ENRICHER_SHUTDOWN_TIMEOUT", "inf", "a number from 0.001 to 1000000000"),
         ("ENRICHER_DURABILITY", "disk", "one of fsync, replica, fsync+replica, memory"),
         ("ENRICHER_LOG_FORMAT", "JSON", "one of auto, json, pretty"),
         ("ENRICHER_NAMESPACE", "a b", "1 to 64 letters, digits, '.', '_' or '-'"),
@@ -222,9 +222,9 @@ def test_whatever_is_set_the_answer_is_settings_or_a_sentence(environ: dict[str,
 
 def test_no_outcome_that_nothing_has_is_asked_for() -> None:
     """A slip in the outcomes would keep everything back in silence."""
-    refusal = settings_error({"ENRICHER_ONLY_OUTCOMES": "succeeded success"})
-    assert refusal == "ENRICHER_ONLY_OUTCOMES is 'succeeded success': give succeeded or failed"
-    assert read_settings({"ENRICHER_ONLY_OUTCOMES": "failed"}).include_outcomes == "failed"
+    refusal = settings_error({"ENRICHER_INCLUDE_OUTCOMES": "succeeded success"})
+    assert refusal == "ENRICHER_INCLUDE_OUTCOMES is 'succeeded success': give succeeded or failed"
+    assert read_settings({"ENRICHER_INCLUDE_OUTCOMES": "failed"}).include_outcomes == "failed"
 
 
 def test_a_token_that_could_be_guessed_is_refused() -> None:

@@ -181,7 +181,7 @@ async def test_what_kills_its_workers_ends_among_the_failed(
         assert claimed.leases[0].crashes == crashes
     async with worker_harness.running_worker(find_deployment, max_crashes=2):
         await eventually(worker_harness.is_done)
-    assert worker_harness.log_event_names() == ["deployment_given_up"]
+    assert worker_harness.log_event_names() == ["deployment_failed"]
     assert (
         b"poison"
         in (await worker_harness.redis.hgetall(worker_harness.keys.failed_data))[b"id:deployment-1"]
@@ -215,7 +215,7 @@ async def test_an_unreadable_ticket_is_not_renewed_while_it_is_given_up(
 
     async def give_up_late(
         lease: Lease | CorruptTicket, failure: FailureRecord
-    ) -> Literal["given up", "again", "lost"]:
+    ) -> Literal["failed", "superseded", "lease_lost"]:
         with suppress(TimeoutError):
             await asyncio.wait_for(renewed.wait(), 0.5)
         return await give_up(lease, failure)
@@ -226,7 +226,7 @@ async def test_an_unreadable_ticket_is_not_renewed_while_it_is_given_up(
     await redis.zadd(keys.backlog, {"id:a": 1})
     async with bench.running_worker(find_deployment):
         await eventually(bench.is_done)
-    assert bench.log_event_names() == ["ticket_unreadable"]
+    assert bench.log_event_names() == ["ticket_corrupt"]
     assert await redis.zrange(keys.failed, 0, -1) == [b"id:a"]
 
 
@@ -245,8 +245,8 @@ async def test_our_own_mistake_fails_the_ticket_and_not_the_worker(
         await worker_harness.backlog.add(make_event(2))
         await eventually(worker_harness.is_done)
     assert sorted(worker_harness.log_event_names()) == [
-        "attempt_crashed",
-        "deployment_given_up",
+        "attempt_error",
+        "deployment_failed",
         "deployment_published",
     ]
     assert await worker_harness.redis.zrange(worker_harness.keys.failed, 0, -1) == [
@@ -301,16 +301,16 @@ async def test_a_claim_that_fails_is_said_and_tried_again(
     claim = worker_harness.backlog.claim
     failures = iter([ResponseError("NOPERM this user has no permissions")])
 
-    async def claim_at_second_try(limit: int, *, company: int) -> Claimed:
+    async def claim_at_second_try(limit: int, *, followers: int) -> Claimed:
         for failure in failures:
             raise failure
-        return await claim(limit, followers=company)
+        return await claim(limit, followers=followers)
 
     monkeypatch.setattr(worker_harness.backlog, "claim", claim_at_second_try)
     await worker_harness.backlog.add(make_event(1))
     async with worker_harness.running_worker(find_deployment):
         await eventually(worker_harness.is_done)
-    assert worker_harness.log_event_names() == ["claiming_failed", "deployment_published"]
+    assert worker_harness.log_event_names() == ["claim_failed", "deployment_published"]
 
 
 async def test_a_postponed_ticket_counts_its_attempts(

@@ -54,8 +54,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 "published": rate("records_published_total"),
                 "of these later revisions": rate("records_revised_total"),
                 "of these incomplete": rate("records_incomplete_total"),
-                "nothing new": rate("records_unchanged_total"),
-                "not wanted": rate("records_left_out_total"),
+                "nothing new": rate("deployments_unchanged_total"),
+                "not wanted": rate("deployments_filtered_total"),
             },
         ),
         Panel(
@@ -69,13 +69,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "What comes in": (
         Panel("Webhooks by source", "ops", {"{{source}}": rate("webhooks_total", "source")}),
-        Panel("Webhooks by fate", "ops", {"{{fate}}": rate("webhooks_total", "fate")}),
+        Panel("Webhooks by outcome", "ops", {"{{outcome}}": rate("webhooks_total", "outcome")}),
         Panel(
             "Reconciled",
             "short",
             {
-                "no webhook told of": increase("missed_deployments_total"),
-                "rounds {{outcome}}": increase("reconcile_rounds_total", "outcome"),
+                "no webhook told of": increase("reconcile_missed_deployments_total"),
+                "rounds {{outcome}}": increase("reconcile_runs_total", "outcome"),
             },
         ),
         Panel(
@@ -83,10 +83,10 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "ops",
             {
                 "time unreadable": rate("webhooks_time_unreadable_total"),
-                "{{place}} crashed": rate("crashes_total", "place"),
-                "answers drifted": rate("drifted_answers_total"),
+                "{{where}} error": rate("internal_errors_total", "where"),
+                "answers drifted": rate("launchdarkly_schema_mismatches_total"),
                 "leases lost": rate("leases_lost_total"),
-                "handed back": rate("handed_back_total"),
+                "handed back": rate("leases_released_total"),
             },
         ),
     ),
@@ -101,11 +101,15 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 "limit": gauge("backlog_limit_tickets"),
             },
         ),
-        Panel("Postponed by reason", "ops", {"{{reason}}": rate("postponed_total", "reason")}),
+        Panel(
+            "Postponed by reason",
+            "ops",
+            {"{{reason}}": rate("deployments_postponed_total", "reason")},
+        ),
         Panel(
             "In hand",
             "short",
-            {"{{instance}}": f"sum by (instance) (enricher_tickets_in_hand{SELECTOR})"},
+            {"{{instance}}": f"sum by (instance) (enricher_worker_tickets_in_progress{SELECTOR})"},
         ),
     ),
     "LaunchDarkly": (
@@ -138,17 +142,19 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel("Reader lag", "s", {"lag": gauge("reader_lag_seconds")}),
         Panel("Failed by reason", "short", {"{{reason}}": gauge("failed_tickets", "reason")}),
-        Panel("Given up by reason", "ops", {"{{reason}}": rate("given_up_total", "reason")}),
+        Panel(
+            "Given up by reason", "ops", {"{{reason}}": rate("deployments_failed_total", "reason")}
+        ),
     ),
     "Redis and processes": (
         Panel("Redis round trip", "s", quantiles("redis_round_trip_seconds")),
-        Panel("Acts in a round trip", "short", quantiles("redis_group_acts")),
+        Panel("Acts in a round trip", "short", quantiles("redis_batch_size")),
         Panel(
             "Redis up",
             "bool",
             {
                 "{{instance}}": f"min by (instance) (enricher_redis_up{SELECTOR})",
-                "lost": rate("redis_lost_total"),
+                "lost": rate("redis_disconnects_total"),
             },
         ),
         Panel("Processor", "percentunit", {"{{instance}}": "rate(process_cpu_seconds_total[5m])"}),

@@ -28,7 +28,7 @@ class DeploymentFilter(Struct, frozen=True, kw_only=True):
             ("outcome", outcome, self.outcomes),
         ):
             if patterns and name and not any(fnmatchcase(name, pattern) for pattern in patterns):
-                return f"the {field} {name} is not among ENRICHER_ONLY_{field.upper()}S"
+                return f"the {field} {name} is not among ENRICHER_INCLUDE_{field.upper()}S"
         return None
 
     def apply(self, event: Event) -> Event:

@@ -1,4 +1,4 @@
-"""The door: check, read, remember, answer. The only room here that touches the network.
+"""The receiver: check, read, remember, answer. The only room here that touches the network.
 
 Each event of a batch is a fact of its own. A fact of an event whose time could not be read has
 ``time_unreadable``: the time at which it came stands in for it.
@@ -7,12 +7,12 @@ Each event of a batch is a fact of its own. A fact of an event whose time could 
 fact                   status  when
 =====================  ======  =====================================================
 webhook_queued         202     kept
-webhook_set_aside      202     ended, but cannot be mapped: kept for a person
+webhook_parked      202     ended, but cannot be mapped: kept for a person
 webhook_duplicate      200     kept before
 webhook_ignored        200     genuine, but no deployment ended, or not one that is wanted
 webhook_rejected       4xx     the sender's fault: 400, 401, 404, 408, 413, 422
-webhook_crashed        503     our own mistake
-webhook_refused        503     ours: the store is away, or full; ``Retry-After`` says when
+webhook_error        503     our own mistake
+webhook_unavailable        503     ours: the store is away, or full; ``Retry-After`` says when
 =====================  ======  =====================================================
 """
 
@@ -194,7 +194,7 @@ class WebhookHandler:
         try:
             return _build_http_response(await self._handle(request))
         except Exception:  # noqa: BLE001 - our own mistake: come again, rather than a 500
-            self._log.exception("webhook_crashed")
+            self._log.exception("webhook_error")
             return _build_http_response(
                 self._respond_unavailable("unknown", "something is wrong here", RETRY_AFTER_S)
             )
@@ -280,10 +280,8 @@ class WebhookHandler:
     async def _park_event(self, source: Source, event: Unmappable) -> Response:
         delivery, reason = event.delivery, event.reason
         if await self._park(source.name, event):
-            self._log.info(
-                "webhook_set_aside", source=source.name, delivery=delivery, reason=reason
-            )
-            return ok(202, WebhookResult("set aside", reason=reason))
+            self._log.info("webhook_parked", source=source.name, delivery=delivery, reason=reason)
+            return ok(202, WebhookResult("parked", reason=reason))
         self._log.info("webhook_duplicate", source=source.name, delivery=delivery, reason=reason)
         return ok(200, WebhookResult("duplicate", delivery=delivery))
 
@@ -300,7 +298,7 @@ class WebhookHandler:
         return problem(status, reason, missing=missing, headers=headers)
 
     def _respond_unavailable(self, source: str, reason: str, retry_after_s: int) -> Response:
-        self._log.info("webhook_refused", source=source, status=503, reason=reason)
+        self._log.info("webhook_unavailable", source=source, status=503, reason=reason)
         return problem(503, reason, headers={"Retry-After": str(retry_after_s)})
 
 

@@ -47,7 +47,9 @@ class ReloadableSources(Mapping[str, Source]):
             new = self._load()
         except SourceError as error:
             self._reload_error = str(error)
-            self._log.warning("sources_kept", reason=self._reload_error, sources=sorted(self))
+            self._log.warning(
+                "sources_reload_failed", reason=self._reload_error, sources=sorted(self)
+            )
             return
         old, self._sources, self._reload_error = self._sources, new, None
         self._log.info("sources_reloaded", sources=sorted(new), **_diff_sources(old, new))

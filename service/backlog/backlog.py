@@ -30,6 +30,9 @@ from service.store.group_commit import GroupCommit, ScriptArgument, ScriptReply
 from service.store.keys import Keys
 from service.store.script import Script, load_script, read_lua
 
+PostponeStatus = Literal["postponed", "superseded", "lease_lost"]
+FailStatus = Literal["failed", "superseded", "lease_lost"]
+
 
 class BacklogConfig(Struct, frozen=True, kw_only=True):
     """How long things last, in ms, how much may wait, and which share of the quota is ours."""
@@ -53,7 +56,7 @@ class Claimed(Struct, frozen=True):
 class Backlog:
     """The tickets of one namespace. ``room`` is Lua that says how many calls may be made now.
 
-    ``new_token`` names each act of the door and each claim, so that one sent twice is known again.
+    ``new_token`` names each script call that may be sent twice, so that the second is recognised.
     """
 
     def __init__(
@@ -191,10 +194,10 @@ class Backlog:
         fences = cast("list[bytes]", reply)
         return [float(fence) if fence else None for fence in fences]
 
-    async def postpone(self, lease: Lease, ticket: Ticket, *, delay_s: float) -> bool:
-        """Put a ticket back for so long; False when the lease was lost by then."""
+    async def postpone(self, lease: Lease, ticket: Ticket, *, delay_s: float) -> PostponeStatus:
+        """Put a ticket back for ``delay_s``; due now (``superseded``) if a newer event came."""
         keys = self._keys
-        reply = await self._group_commit.submit(
+        reply: ScriptReply = await self._group_commit.submit(
             self._postpone,
             keys=(
                 keys.backlog,
@@ -212,12 +215,10 @@ class Backlog:
                 encode_ticket(ticket, job=lease.job),
             ),
         )
-        return reply == b"waiting"
+        return cast("PostponeStatus", cast("bytes", reply).decode())
 
-    async def fail(
-        self, lease: Lease | CorruptTicket, failure: FailureRecord
-    ) -> Literal["given up", "again", "lost"]:
-        """Move a ticket to the failed ones; ``again`` when a newer event came meanwhile."""
+    async def fail(self, lease: Lease | CorruptTicket, failure: FailureRecord) -> FailStatus:
+        """Move a ticket to the failed ones; ``superseded`` when a newer event came meanwhile."""
         keys = self._keys
         reply: ScriptReply = await self._group_commit.submit(
             self._fail,
@@ -240,7 +241,7 @@ class Backlog:
             ),
             durable=True,
         )
-        return cast('Literal["given up", "again", "lost"]', cast("bytes", reply).decode())
+        return cast("FailStatus", cast("bytes", reply).decode())
 
 
 MAX_BLOCK_S = 4.0

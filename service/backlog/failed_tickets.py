@@ -32,7 +32,7 @@ class RetryResult(Struct, frozen=True):
     """What became of one failure; ``detail`` is why, or the job that it is now."""
 
     job: str
-    status: Literal["queued", "waits", "left", "gone", "dropped"]
+    status: Literal["queued", "superseded", "skipped", "gone", "dropped"]
     detail: str = ""
 
 
@@ -176,9 +176,9 @@ def _retry_args(failed: FailedTicket, plan: Requeue | Skip) -> tuple[str | bytes
 
 def _retry_result(failed: FailedTicket, plan: Requeue | Skip, reply: str | None) -> RetryResult:
     if isinstance(plan, Skip):
-        return RetryResult(failed.job, "gone" if reply == "gone" else "left", plan.reason)
+        return RetryResult(failed.job, "gone" if reply == "gone" else "skipped", plan.reason)
     detail = plan.job if plan.job != failed.job else ""
-    return RetryResult(failed.job, cast('Literal["queued", "waits", "gone"]', reply), detail)
+    return RetryResult(failed.job, cast('Literal["queued", "superseded", "gone"]', reply), detail)
 
 
 def _decode_text(value: object) -> str:

@@ -136,7 +136,7 @@ class LeaseKeeper:
                 )
                 last_renewed_at = started_at
             except Exception as error:  # noqa: BLE001 - a lease not renewed is only a lease lost
-                self._log.warning("renewing_failed", reason=repr(error))
+                self._log.warning("renew_failed", reason=repr(error))
 
     async def _renew_all(self, held_leases: list[HeldLease], *, by_ms: int) -> None:
         if not held_leases:

@@ -59,7 +59,9 @@ class Refreshes:
         _, wait_ms = cast("tuple[int, int]", reply)
         return None if wait_ms < 0 else wait_ms / 1000
 
-    async def skip(self, lease: Lease, reason: str) -> Literal["skipped", "again", "lost"]:
+    async def skip(
+        self, lease: Lease, reason: str
+    ) -> Literal["skipped", "superseded", "lease_lost"]:
         """End a look of which nothing came; the next one follows, unless there is no use in it."""
         keys, refresh = self._keys, lease.ticket.refresh
         deployment_id = lease.ticket.deployment_id

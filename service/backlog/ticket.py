@@ -33,11 +33,12 @@ class RefreshState(Struct, frozen=True, array_like=True):
 LOG_EVENTS = {
     "published": "deployment_published",
     "unchanged": "deployment_unchanged",
-    "left_out": "deployment_left_out",
-    "given up": "deployment_given_up",
-    "skipped": "look_skipped",
-    "again": "deployment_postponed",
-    "lost": "lease_lost",
+    "filtered": "deployment_filtered",
+    "failed": "deployment_failed",
+    "postponed": "deployment_postponed",
+    "skipped": "refresh_skipped",
+    "superseded": "deployment_requeued",
+    "lease_lost": "lease_lost",
 }
 """What the log says, by how an attempt was settled."""
 
@@ -101,7 +102,7 @@ class CorruptTicket(Struct, frozen=True, kw_only=True):
 def lease_log_fields(lease: Lease) -> dict[str, object]:
     """Give the facts that every line about an attempt carries."""
     ticket = lease.ticket
-    refresh_field = {} if ticket.refresh is None else {"look": ticket.refresh.done + 1}
+    refresh_field = {} if ticket.refresh is None else {"refresh": ticket.refresh.done + 1}
     return refresh_field | {
         "deployment_id": ticket.deployment_id,
         "job": lease.job,

@@ -139,7 +139,7 @@ async def _scan_days(task: _Backfill, run: Run, time_range: TimeRange) -> None:
         if day_result.error:
             return
         if not task.dry_run:
-            await task.runs.end(run, day.end_ms, "goes on")
+            await task.runs.end(run, day.end_ms, "continue")
         task.progress.show(
             _completed_fraction(day.end_ms, time_range),
             _format_total(task.total, dry_run=task.dry_run),

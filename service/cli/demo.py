@@ -248,7 +248,7 @@ async def run_demo(
 async def run_pipeline(
     settings: Settings, *, webhook_url: str, secret: str, rate: SendRate, log: Log
 ) -> None:
-    """Play a pipeline alone: tell a simulated LaunchDarkly and a door, until cancelled."""
+    """Play a pipeline alone: tell a simulated LaunchDarkly and a receiver, until cancelled."""
     rng = random.Random()
     async with aiohttp.ClientSession() as session:
         event_sender = _EventSender(
@@ -259,7 +259,7 @@ async def run_pipeline(
             token=settings.access_token.reveal(),
         )
         pipeline = Pipeline(event_sender.report, event_sender.post, rate=rate, rng=rng)
-        log.info("pipeline_started", door=webhook_url, per_second=rate.per_second)
+        log.info("pipeline_started", receiver=webhook_url, per_second=rate.per_second)
         try:
             await pipeline.deploy()
         finally:
@@ -281,7 +281,7 @@ async def _delete_previous_demo(client: Redis, runtime: Runtime) -> None:
 
 
 class _EventSender:
-    """Tells LaunchDarkly and our door of the same deployment: one body, two posts."""
+    """Tells LaunchDarkly and our receiver of the same deployment: one body, two posts."""
 
     def __init__(
         self,
@@ -303,7 +303,7 @@ class _EventSender:
         await report_event(self._session, self._upstream, event, token=self._token)
 
     async def post(self, event: EventBody, delivery: str) -> SendResult:
-        """Tell our door."""
+        """Tell our receiver."""
         return await send_event(
             self._session,
             self._webhook_url,

@@ -45,8 +45,8 @@ _AGE_UNITS = (("d", 86_400), ("h", 3600), ("m", 60))
 
 _RETRY_RESULT_TEXTS = {
     "queued": "is due now",
-    "waits": "a newer ticket of the same job waits already: dropped",
-    "left": "left",
+    "superseded": "a newer ticket of the same job waits already: dropped",
+    "skipped": "skipped",
     "gone": "is not among the failed, or has failed anew meanwhile",
     "dropped": "dropped",
 }
@@ -221,7 +221,7 @@ class FailedFilter(Struct, frozen=True, kw_only=True):
 
 
 _EXIT_FAILURE = 1
-_DONE_STATUSES = {"queued", "waits", "dropped"}
+_DONE_STATUSES = {"queued", "superseded", "dropped"}
 
 
 class FailedCommand(Struct, frozen=True):
@@ -369,7 +369,7 @@ def _preview_retry(failed: FailedTicket, sources: Mapping[str, Source]) -> Retry
     plan = plan_retry(failed, sources)
     if isinstance(plan, Requeue):
         return RetryResult(failed.job, "queued", plan.job if plan.job != failed.job else "")
-    return RetryResult(failed.job, "left", plan.reason)
+    return RetryResult(failed.job, "skipped", plan.reason)
 
 
 async def _iterate_matching(command: FailedCommand) -> AsyncIterator[FailedTicket]:
@@ -441,7 +441,7 @@ def _log_results(command: FailedCommand, results: Sequence[RetryResult]) -> None
     jobs = [result.job for result in results if result.status in _DONE_STATUSES]
     if jobs and not command.arguments.dry_run:
         event_name = "failed_retried" if command.arguments.what == "retry" else "failed_dropped"
-        command.log.info(event_name, who=_current_user_name(), count=len(jobs), jobs=jobs)
+        command.log.info(event_name, user=_current_user_name(), count=len(jobs), jobs=jobs)
 
 
 def _current_user_name() -> str:
@@ -464,4 +464,4 @@ def _report_counts(results: Sequence[RetryResult], selected: Mapping[str, str]) 
     summary = ", ".join(f"{count} {result}" for result, count in counts.items() if count)
     if summary:
         sys.stderr.write(f"{summary}\n")
-    return bool(counts["left"] or counts["gone"])
+    return bool(counts["skipped"] or counts["gone"])

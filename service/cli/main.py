@@ -206,7 +206,7 @@ async def _pipeline(arguments: argparse.Namespace, settings: Settings) -> None:
     require_simulator(settings)
     rate = SendRate(per_second=arguments.per_second, max_events=arguments.events)
     log = configure_log(settings)
-    await run_pipeline(settings, webhook_url=arguments.door, secret=secret, rate=rate, log=log)
+    await run_pipeline(settings, webhook_url=arguments.url, secret=secret, rate=rate, log=log)
 
 
 async def _send(arguments: argparse.Namespace, settings: Settings) -> int:

@@ -75,7 +75,7 @@ async def simulate(options: Options, *, host: str, port: int, log: Log) -> None:
     """Play LaunchDarkly."""
     simulator = Simulator(options, clock=time.time, rng=random.Random(options.seed))
     async with serve_app(simulator.app(), host=host, port=port) as url:
-        log.info("simulator_opened", url=url, token=options.token)
+        log.info("simulator_started", url=url, token=options.token)
         await _wait_until_cancelled()
 
 
@@ -124,7 +124,7 @@ async def _open_traced_runtime(settings: Settings, log: Log) -> AsyncIterator[Ru
 def _open_receiver_with_console(
     runtime: Runtime, sources: ReloadableSources
 ) -> AbstractAsyncContextManager[str]:
-    """Open the door with the console, if there is to be one."""
+    """Open the receiver with the console, if there is to be one."""
     return open_receiver(
         runtime,
         sources,

@@ -81,7 +81,7 @@ def describe_scheme(scheme: AuthScheme) -> str:
         case Token(header=header, scheme=prefix):
             return f"the secret in {header}{f', after {prefix}' if prefix else ''}"
         case Unverified():
-            return "nothing: whoever reaches the door is believed"
+            return "nothing: whoever reaches the receiver is believed"
         case never:
             assert_never(never)
 
@@ -222,7 +222,7 @@ class Explanation(Struct, frozen=True):
 
     @property
     def accepted(self) -> bool:
-        """Tell whether the door would answer 2xx, and a person would have nothing to do."""
+        """Tell whether the receiver would answer 2xx, and a person would have nothing to do."""
         accepted_types = (DeploymentCompleted, Ignored)
         return self.genuine and all(isinstance(event, accepted_types) for event in self.events)
 
@@ -234,7 +234,7 @@ def explain_webhook(
     now_s: float,
     deployment_filter: DeploymentFilter | None = None,
 ) -> Explanation:
-    """Judge a request as the door would at ``now_s``, and tell how every value was found.
+    """Judge a request as the receiver would at ``now_s``, and tell how every value was found.
 
     ``only`` says what is wanted downstream; None: all of it.
     """
@@ -318,7 +318,7 @@ def _format_field(
 
 
 def _format_response(source: Source, event: Event, *, genuine: bool) -> str:
-    """Say what the door would answer; of what is not genuine, what it would be if it were."""
+    """Say what the receiver would answer; of what is not genuine, what it would be if it were."""
     match event:
         case DeploymentCompleted():
             response = f"queued as {job_key(event)} (202), delivery {event.delivery}"
@@ -376,7 +376,9 @@ def _print_sources(settings: Settings, url: str | None) -> int:
     base_url = url or local_receiver_url(settings)
     sys.stdout.write(render_sources(sources, base_url=base_url, secret_problems=secret_problems))
     if url is None:
-        sys.stderr.write(f"{base_url} is where the door listens; --url says how it is reached\n")
+        sys.stderr.write(
+            f"{base_url} is where the receiver listens; --url says how it is reached\n"
+        )
     return _EXIT_FAILURE if secret_problems else 0
 
 
@@ -425,7 +427,7 @@ def _print_setup(settings: Settings, name: str, url: str | None) -> int:
 
 
 def local_receiver_url(settings: Settings) -> str:
-    """Give the address on which the door listens, or would."""
+    """Give the address on which the receiver listens, or would."""
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{settings.port}"
 

@@ -43,7 +43,7 @@ def add_demo_arguments(command: argparse.ArgumentParser) -> None:
 def add_pipeline_arguments(command: argparse.ArgumentParser) -> None:
     """Add what `pipeline` takes."""
     command.add_argument(
-        "--door",
+        "--url",
         type=_parse_url,
         default=_DEFAULT_WEBHOOK_URL,
         help=f"where to (default: {_DEFAULT_WEBHOOK_URL})",
@@ -124,7 +124,9 @@ def add_sources_arguments(command: argparse.ArgumentParser) -> None:
         )
     recipe.add_argument("name", help="a source that is configured, or a preset")
     for each in (listing, recipe):
-        each.add_argument("--url", type=_parse_url, help="how senders reach the door: https://...")
+        each.add_argument(
+            "--url", type=_parse_url, help="how senders reach the receiver: https://..."
+        )
 
 
 def add_failed_arguments(command: argparse.ArgumentParser) -> None:

@@ -28,7 +28,7 @@ _PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-
 class ConsoleAuth(Struct, frozen=True, kw_only=True):
     """What stands before the console. Without a token it is for this machine alone.
 
-    ``key`` seals passes and marks: the same for all doors that have one token.
+    ``key`` seals passes and marks: the same for all receivers that have one token.
     """
 
     token: str
@@ -80,7 +80,7 @@ class ConsoleAuth(Struct, frozen=True, kw_only=True):
 
 
 def derive_key(token: str) -> bytes:
-    """Make the key that all doors with one token share."""
+    """Make the key that all receivers with one token share."""
     return hmac.new(token.encode(), b"deployment-enricher console", sha256).digest()
 
 
@@ -113,7 +113,7 @@ def cookie_name(host: str) -> str:
 
 
 def is_loopback_bind(host: str) -> bool:
-    """Tell whether nobody beyond this machine reaches a door that listens there."""
+    """Tell whether nobody beyond this machine reaches a receiver that listens there."""
     return is_loopback_host(f"[{host}]" if ":" in host else host)
 
 
@@ -193,9 +193,9 @@ class AuthMiddleware:
         if not auth.token or not is_own_origin(request.headers):
             return self._respond_stale_form()
         if not auth.is_valid_token(await read_form_field(request, "token")):
-            self._log.warning("console_refused", peer=request.remote)
+            self._log.warning("console_sign_in_failed", peer=request.remote)
             return html_response(self._pages.render_sign_in(is_wrong_token=True), status=401)
-        self._log.info("console_entered", peer=request.remote)
+        self._log.info("console_signed_in", peer=request.remote)
         session = auth.issue_session(now_s=self._clock(), session_id=self._new_session_id())
         response = redirect("/")
         _set_session_cookie(request, response, session)

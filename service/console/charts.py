@@ -21,7 +21,7 @@ _FAMILY_PATTERN = re.compile(r"[a-z]+(?::[a-z]+)?")
 class Sample(Struct, frozen=True, kw_only=True):
     """How things stood at one moment (Redis ms).
 
-    ``received`` counts this door's webhooks, ``appended`` all records ever.
+    ``received`` counts this receiver's webhooks, ``appended`` all records ever.
     """
 
     at_ms: int
@@ -217,7 +217,7 @@ class BudgetGauge(Struct, frozen=True, kw_only=True):
 
 
 def build_flow_chart(samples: Sequence[Sample], windows: Sequence[WindowView]) -> FlowChart:
-    """Draw the way from door to stream as it is at the end of a history."""
+    """Draw the way from receiver to stream as it is at the end of a history."""
     now = samples[-1]
     received_per_s, appended_per_s = (
         growth_rate(samples, _received_count),
@@ -270,8 +270,8 @@ def bar_length(took_ms: float) -> float:
 
 def _build_receiver_stage(samples: Sequence[Sample], received_per_s: float) -> FlowStage:
     return FlowStage(
-        name="door",
-        title="Door",
+        name="receiver",
+        title="Receiver",
         number=format_rate(received_per_s),
         unit="/s",
         note=f"{format_count(samples[-1].received)} webhooks here",
@@ -285,7 +285,7 @@ def _build_backlog_stage(samples: Sequence[Sample]) -> FlowStage:
         name="backlog",
         title="Backlog",
         number=format_count(now.waiting),
-        unit="wait" if now.waiting != 1 else "waits",
+        unit="wait" if now.waiting != 1 else "superseded",
         note=f"{format_count(now.due)} due, {format_count(now.leased)} in hand",
         curve=_draw_stage_curve(list_values(samples, lambda sample: sample.waiting)),
     )

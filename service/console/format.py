@@ -15,7 +15,7 @@ _REASON_TEXTS = {
     "internal_error": "a mistake of our own, each time it was tried",
     "poison": "several workers ended while they held it",
     "unmappable": "which deployment ended could not be told from the webhook",
-    "unreadable_ticket": "what was kept of it cannot be read",
+    "corrupt_ticket": "what was kept of it cannot be read",
     "unreadable": "what was kept of it cannot be read",
 }
 

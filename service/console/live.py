@@ -46,7 +46,7 @@ class Overview(Struct, frozen=True, kw_only=True):
         ended = sorted(
             (*self.records, *failed), key=lambda deployment: deployment.at_ms, reverse=True
         )
-        current = sorted(self.tickets, key=lambda deployment: deployment.status != "in hand")
+        current = sorted(self.tickets, key=lambda deployment: deployment.status != "leased")
         return [*current, *ended]
 
 
@@ -233,8 +233,8 @@ class LiveFeed:
                 state = await self.read_state()
                 if self._viewers:
                     self._fragments = self._render(state)
-            except Exception:  # noqa: BLE001 - a page that stands still is better than a door that falls
-                self._log.exception("console_failed")
+            except Exception:  # noqa: BLE001 - a page that stands still is better than a receiver that falls
+                self._log.exception("console_error")
             for viewer in self._viewers:
                 viewer.set()
             self._viewer_joined.clear()

@@ -30,8 +30,8 @@ STATIC = {
 _MAX_RAW_CHARS = 64_000
 _RESULT_TEXTS = {
     "queued": "It is due now.",
-    "waits": "A newer webhook of the same deployment waits already: this failure was dropped.",
-    "left": "It was left as it is. The reason stands below.",
+    "superseded": "A newer webhook of the same deployment waits already: this failure was dropped.",
+    "skipped": "It was left as it is. The reason stands below.",
     "gone": "It is not among the failed any more, or has failed anew meanwhile.",
     "dropped": "It was dropped.",
 }

@@ -119,7 +119,7 @@ class Console:
             now_ms=await self._dependencies.failed_tickets.read_time_ms(),
             total=total,
             next_start=str(start + _PAGE_SIZE) if start + _PAGE_SIZE < total else "",
-            result=request.query.get("fate", ""),
+            result=request.query.get("result", ""),
         )
         return html_response(page)
 
@@ -132,7 +132,7 @@ class Console:
             return html_response(
                 self._dependencies.pages.render_message("Not here", text, viewer), status=404
             )
-        result = request.query.get("fate", "")
+        result = request.query.get("result", "")
         return html_response(
             self._dependencies.pages.render_failure(tickets[0], viewer, result=result)
         )
@@ -144,7 +144,7 @@ class Console:
             result,
             viewer,
             now_ms=await self._dependencies.failed_tickets.read_time_ms(),
-            retry_result=request.query.get("fate", ""),
+            retry_result=request.query.get("result", ""),
         )
         return html_response(page)
 
@@ -182,12 +182,12 @@ class Console:
         tickets, job = await self._read_shown_ticket(request)
         results = await self._dependencies.failed_tickets.retry(tickets, self._dependencies.sources)
         result = results[0] if results else RetryResult(job, "gone")
-        if result.status == "left":
-            return redirect("/console/failed/show", job=job, fate=result.status)
+        if result.status == "skipped":
+            return redirect("/console/failed/show", job=job, result=result.status)
         if result.status == "gone":
-            return redirect("/console/failed", fate=result.status)
+            return redirect("/console/failed", result=result.status)
         self._log_action("failed_retried", request, job)
-        return redirect("/console/search", q=result.detail or job, fate=result.status)
+        return redirect("/console/search", q=result.detail or job, result=result.status)
 
     async def _drop(self, request: web.Request, _: Viewer) -> web.StreamResponse:
         tickets, job = await self._read_shown_ticket(request)
@@ -195,7 +195,7 @@ class Console:
         result = results[0] if results else RetryResult(job, "gone")
         if result.status == "dropped":
             self._log_action("failed_dropped", request, job)
-        return redirect("/console/failed", fate=result.status)
+        return redirect("/console/failed", result=result.status)
 
     async def _read_shown_ticket(self, request: web.Request) -> tuple[list[FailedTicket], str]:
         """Read the failure that a form means, if it is still the one that was shown."""
@@ -205,7 +205,7 @@ class Console:
 
     def _log_action(self, event: str, request: web.Request, job: str) -> None:
         """Write who did it, as `failed` does."""
-        self._dependencies.log.info(event, who=f"console at {request.remote}", count=1, jobs=[job])
+        self._dependencies.log.info(event, user=f"console at {request.remote}", count=1, jobs=[job])
 
     async def _serve_static(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]

@@ -157,4 +157,4 @@ class Searcher:
 
 def _sort_key(deployment: DeploymentView) -> tuple[bool, float]:
     """Rank what has not ended first, then the newest: old failures hide nothing that came later."""
-    return deployment.status not in {"waiting", "in hand"}, -deployment.at_ms
+    return deployment.status not in {"waiting", "leased"}, -deployment.at_ms

@@ -14,7 +14,7 @@ from service.client.entry import format_fields
 from service.enrich.models import DeploymentHead
 from service.publish.record import EnrichedDeployment, PullRequestSummary, TouchedFlag
 
-DeploymentStatus = Literal["waiting", "in hand", "published", "failed", "set aside"]
+DeploymentStatus = Literal["waiting", "leased", "published", "failed", "parked"]
 
 
 _REVISION_PATTERN = re.compile(r"[0-9]{1,10}")  # what somebody else wrote may be no number of ours
@@ -109,7 +109,7 @@ def view_from_record(position: str, raw_fields: Mapping[bytes, bytes]) -> Deploy
 def view_from_ticket(job: str, score: bytes, stored: bytes, *, now_ms: int) -> DeploymentView:
     """See what waits. A score with a part of a millisecond is a lease: somebody works on it."""
     due_ms = float(score)
-    status: DeploymentStatus = "waiting" if due_ms.is_integer() else "in hand"
+    status: DeploymentStatus = "waiting" if due_ms.is_integer() else "leased"
     view = DeploymentView(status=status, key=f"job:{job}", at_ms=due_ms, job=job)
     lease = decode_lease(job.encode("utf-8", "replace"), fence=score, stored=stored, now=now_ms)
     if not isinstance(lease, Lease):
@@ -130,7 +130,7 @@ def view_from_failed(failed: FailedTicket) -> DeploymentView:
     """See what was given up or set aside."""
     parked, failure = parse_parked_job(failed.job), failed.failure
     view = DeploymentView(
-        status="failed" if parked is None else "set aside",
+        status="failed" if parked is None else "parked",
         key=f"job:{failed.job}",
         at_ms=failed.at_ms,
         job=failed.job,
@@ -138,7 +138,7 @@ def view_from_failed(failed: FailedTicket) -> DeploymentView:
         delivery=parked[1] if parked else "",
         reason=failed.reason,
         detail=failure.detail if failure else "",
-        steps=(TimelineStep("failed" if parked is None else "set aside", failed.at_ms),),
+        steps=(TimelineStep("failed" if parked is None else "parked", failed.at_ms),),
     )
     ticket = failure.ticket if failure else None
     if failure is None or ticket is None:

@@ -1,4 +1,4 @@
-"""Can webhooks come in? Judged from the settings, the sources, and who is at the door's address."""
+"""Checks of the settings, the sources and who listens at the receiver's address."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, assert_never
@@ -49,26 +49,26 @@ def check_sources(
                 check_name, f"{location} {secret_error}", "set it: this source cannot be served"
             )
         if not source.is_verified:
-            fix = "give it `verify` and `secrets`, unless nobody else can reach the door"
-            yield warn(check_name, "whoever reaches the door is believed", fix)
+            fix = "give it `verify` and `secrets`, unless nobody else can reach the receiver"
+            yield warn(check_name, "whoever reaches the receiver is believed", fix)
         elif not source.secret_errors:
             yield ok(check_name, "loads, its secrets are set")
 
 
 def check_receiver(facts: ReceiverFacts) -> Finding:
-    """Judge the address that the door listens on, or would."""
+    """Judge the address that the receiver listens on, or would."""
     match facts.state:
         case "ours":
-            return ok("door", f"answers at {facts.address}")
+            return ok("receiver", f"answers at {facts.address}")
         case "free":
-            return ok("door", f"{facts.address} is free: `run` or `serve` can listen there")
+            return ok("receiver", f"{facts.address} is free: `run` or `serve` can listen there")
         case "any":
-            return ok("door", f"{facts.address}: any free port will do")
+            return ok("receiver", f"{facts.address}: any free port will do")
         case "stranger":
-            return fail("door", f"somebody else answers at {facts.address}", _OTHER_ADDRESS_FIX)
+            return fail("receiver", f"somebody else answers at {facts.address}", _OTHER_ADDRESS_FIX)
         case "unusable":
             found = f"{facts.address} cannot be listened on: {facts.detail}"
-            return fail("door", found, _OTHER_ADDRESS_FIX)
+            return fail("receiver", found, _OTHER_ADDRESS_FIX)
         case never:
             assert_never(never)
 
@@ -280,7 +280,9 @@ def _check_quota(windows: Sequence[RateLimitWindow]) -> Finding:
         for window in windows
     )
     if any(window.remaining == 0 for window in windows):
-        return warn("quota", f"calls left: {counts}", "others use it up: see ENRICHER_RATE_SHARE")
+        return warn(
+            "quota", f"calls left: {counts}", "others use it up: see ENRICHER_RATE_LIMIT_SHARE"
+        )
     return ok("quota", f"calls left: {counts}")
 
 
@@ -370,7 +372,7 @@ def _check_reconcile(facts: BacklogFacts) -> Finding:
     found = f"last listed: {', '.join(ages)}"
     if all(age_s is not None and age_s <= late_s for age_s in facts.scope_age_s.values()):
         return ok("reconcile", found)
-    fix = "a worker lists them while nothing else is due: `reconciling_failed` in its log says more"
+    fix = "a worker lists them while nothing else is due: `reconcile_failed` in its log says more"
     return warn("reconcile", found, fix)
 
 
@@ -410,7 +412,7 @@ def _check_budget(facts: BacklogFacts) -> Finding:
         found = (
             f"closed for {format_span(facts.closed_s)} more: {facts.closed_reason or 'unknown why'}"
         )
-        fix = "it opens by itself; if it closes often, lower ENRICHER_RATE_SHARE"
+        fix = "it opens by itself; if it closes often, lower ENRICHER_RATE_LIMIT_SHARE"
         if facts.closed_reason == "upstream failing":
             fix = "it opens by itself; see https://status.launchdarkly.com"
         return warn("budget", found, fix)

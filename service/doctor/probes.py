@@ -1,4 +1,4 @@
-"""What do Redis, LaunchDarkly and the door's address tell? Asked briefly, whoever is away."""
+"""What do Redis, LaunchDarkly and the receiver's address tell? Asked briefly, whoever is away."""
 
 import asyncio
 import socket
@@ -223,7 +223,7 @@ def _parse_message(body: bytes) -> tuple[bool, str]:
 
 
 async def probe_receiver(url: str, *, host: str, port: int) -> ReceiverFacts:
-    """See who answers at the door's address; where nobody does, whether one could listen."""
+    """See who answers at the receiver's address; where nobody does, whether one could listen."""
     if port == 0:
         return ReceiverFacts(url, "any")
     timeout = aiohttp.ClientTimeout(total=_RECEIVER_TIMEOUT_S)

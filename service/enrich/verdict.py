@@ -77,7 +77,7 @@ class Fail(Struct, frozen=True):
 
 
 Verdict = Found | Retry | Fail
-CallResult = Literal["fine", "limited", "failing", "refused"]
+CallResult = Literal["ok", "rate_limited", "server_error", "unauthorized"]
 
 
 class AttemptHistory(Struct, frozen=True):
@@ -111,10 +111,10 @@ _TRANSIENT_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStat
 def classify_response(response: ApiResponse | NoResponse) -> CallResult:
     """Say what an answer means for everybody's budget."""
     if isinstance(response, NoResponse) or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return "failing"
+        return "server_error"
     if response.status == HTTPStatus.TOO_MANY_REQUESTS:
-        return "limited"
-    return "refused" if response.status in _UNAUTHORIZED_STATUSES else "fine"
+        return "rate_limited"
+    return "unauthorized" if response.status in _UNAUTHORIZED_STATUSES else "ok"
 
 
 def check_response(

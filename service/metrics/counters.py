@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from service import __version__
 from service.enrich.verdict import ApiResponse, NoResponse
 
-WebhookOutcome = Literal["queued", "duplicate", "ignored", "rejected", "set_aside", "refused"]
+WebhookOutcome = Literal["queued", "duplicate", "ignored", "rejected", "parked", "unavailable"]
 ClosedReason = Literal["rate_limited", "token_refused", "upstream_failing", "other"]
 CallOutcome = Literal[
     "ok",
@@ -25,7 +25,7 @@ CallOutcome = Literal[
 ]
 
 CALL_ROUTES = ("get", "list", "pull-requests")
-RECONCILE_OUTCOMES = ("ended", "failed", "taken_over")
+RECONCILE_OUTCOMES = ("ended", "failed", "lease_lost")
 FAILURE_REASONS = (
     "internal_error",
     "not_found",
@@ -36,7 +36,7 @@ FAILURE_REASONS = (
     "too_large",
     "undecodable",
     "unmappable",
-    "unreadable_ticket",
+    "corrupt_ticket",
     "upstream_failing",
     "other",
 )
@@ -81,9 +81,7 @@ def postpone_label(reason: str) -> str:
     for prefix, label in _REASON_PREFIXES:
         if reason.startswith(prefix):
             return label
-    return (
-        "newer_event" if reason in FAILURE_REASONS else "other"
-    )  # what would have failed, had none come
+    return "other"
 
 
 def call_outcome_label(response: ApiResponse | NoResponse) -> CallOutcome:
@@ -106,7 +104,7 @@ def closed_reason_label(reason: str) -> ClosedReason:
 
 
 OTHER_SOURCE = "other"
-ERROR_LOCATIONS = ("webhook", "claiming", "attempt", "settling")
+ERROR_LOCATIONS = ("webhook", "claim", "attempt", "settle")
 
 _CALL_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ATTEMPT_BUCKETS_S = (0.01, *_CALL_BUCKETS_S, 60)
@@ -148,7 +146,7 @@ class Metrics:
 
     def _define_receiver_metrics(self) -> None:
         self._webhooks_by_source = self._build_counter(
-            "webhooks", "Webhooks by what became of them", "source fate"
+            "webhooks", "Webhooks by what became of them", "source outcome"
         )
         self.time_unreadable = self._build_counter(
             "webhooks_time_unreadable", "Webhooks queued whose time could not be read"
@@ -162,22 +160,24 @@ class Metrics:
             "records_incomplete", "Records appended that are not complete"
         )
         self.unchanged = build_counter(
-            "records_unchanged", "Deployments found with nothing new to append"
+            "deployments_unchanged", "Deployments found with nothing new to append"
         )
-        self.filtered = build_counter("records_left_out", "Deployments found that are not wanted")
+        self.filtered = build_counter(
+            "deployments_filtered", "Deployments found that are not wanted"
+        )
         self.leases_lost = build_counter("leases_lost", "Leases that ran out while work went on")
         self.leases_released = build_counter(
-            "handed_back", "Tickets handed back by a worker that stopped"
+            "leases_released", "Tickets handed back by a worker that stopped"
         )
         self.schema_mismatches = build_counter(
-            "drifted_answers", "Answers that are JSON of another shape"
+            "launchdarkly_schema_mismatches", "Answers that are JSON of another shape"
         )
-        postponed = build_counter("postponed", "Tickets put back until later", "reason")
+        postponed = build_counter("deployments_postponed", "Tickets put back until later", "reason")
         self.postponed = {reason: postponed.labels(reason) for reason in POSTPONE_REASONS}
-        failed = build_counter("given_up", "Tickets given up", "reason")
+        failed = build_counter("deployments_failed", "Tickets given up", "reason")
         self.failed = {reason: failed.labels(reason) for reason in FAILURE_REASONS}
         internal_errors = build_counter(
-            "crashes", "Mistakes of our own, by where they were caught", "place"
+            "internal_errors", "Mistakes of our own, by where they were caught", "where"
         )
         self.internal_errors = {
             location: internal_errors.labels(location) for location in ERROR_LOCATIONS
@@ -193,9 +193,10 @@ class Metrics:
 
     def _define_reconcile_metrics(self) -> None:
         self.missed_deployments = self._build_counter(
-            "missed_deployments", "Deployments queued that no webhook had told of, by reconciling"
+            "reconcile_missed_deployments",
+            "Deployments queued that no webhook had told of, by reconciling",
         )
-        runs = self._build_counter("reconcile_rounds", "Times that a scope was listed", "outcome")
+        runs = self._build_counter("reconcile_runs", "Times that a scope was listed", "outcome")
         self.reconcile_runs = {outcome: runs.labels(outcome) for outcome in RECONCILE_OUTCOMES}
 
     def _define_launchdarkly_metrics(self) -> None:
@@ -215,13 +216,13 @@ class Metrics:
 
     def _define_redis_metrics(self) -> None:
         self.redis_disconnects = self._build_counter(
-            "redis_lost", "Times that Redis was lost or refused"
+            "redis_disconnected", "Times that Redis was lost or refused"
         )
         self._round_trip_seconds = self._build_histogram(
             "redis_round_trip_seconds", "Time of a round trip", _ROUND_TRIP_BUCKETS_S
         )
         self._batch_sizes = self._build_histogram(
-            "redis_group_acts", "Acts that shared a round trip", _BATCH_SIZE_BUCKETS
+            "redis_batch_size", "Acts that shared a round trip", _BATCH_SIZE_BUCKETS
         )
 
     def _build_counter(self, name: str, description: str, labels: str = "") -> Counter:
@@ -257,7 +258,9 @@ class Metrics:
         """Tell from now on how many tickets are in hand; told by processes that work alone."""
         if not self._in_progress_counts:
             description = "Tickets that this process works on; told by workers alone"
-            gauge = Gauge("enricher_tickets_in_hand", description, registry=self.registry)
+            gauge = Gauge(
+                "enricher_worker_tickets_in_progress", description, registry=self.registry
+            )
             gauge.set_function(lambda: sum(count() for count in self._in_progress_counts))
         self._in_progress_counts.append(count_in_progress)
 

@@ -53,7 +53,7 @@ class MetricsLog:
 
 
 def webhook_counters(metrics: Metrics, sources: Container[str]) -> dict[str, EventCounter]:
-    """Give what the door's facts add to. A name that is no source's is not repeated."""
+    """Give what the receiver's facts add to. A name that is no source's is not repeated."""
 
     def count_outcome(outcome: WebhookOutcome, fields: LogFields) -> None:
         source = fields["source"]
@@ -69,11 +69,11 @@ def webhook_counters(metrics: Metrics, sources: Container[str]) -> dict[str, Eve
         "duplicate",
         "ignored",
         "rejected",
-        "set_aside",
-        "refused",
+        "parked",
+        "unavailable",
     )
     return {f"webhook_{outcome}": partial(count_outcome, outcome) for outcome in outcomes} | {
-        "webhook_crashed": count_internal_error
+        "webhook_error": count_internal_error
     }
 
 
@@ -108,20 +108,21 @@ def attempt_counters(metrics: Metrics) -> dict[str, EventCounter]:
         metrics.attempt_seconds.observe(fields["took_ms"] / 1000)
 
     def count_corrupt_ticket(_: LogFields) -> None:
-        metrics.failed["unreadable_ticket"].inc()
+        metrics.failed["corrupt_ticket"].inc()
 
     return {
         "deployment_published": count_published,
         "deployment_unchanged": partial(count_finished, metrics.unchanged),
-        "deployment_left_out": partial(count_finished, metrics.filtered),
+        "deployment_filtered": partial(count_finished, metrics.filtered),
         "deployment_postponed": count_postponed,
-        "deployment_given_up": count_failed,
-        "ticket_unreadable": count_corrupt_ticket,
+        "deployment_requeued": partial(count_finished, metrics.postponed["newer_event"]),
+        "deployment_failed": count_failed,
+        "ticket_corrupt": count_corrupt_ticket,
         "lease_lost": lambda _: metrics.leases_lost.inc(),
-        "deployment_handed_back": lambda _: metrics.leases_released.inc(),
-        "claiming_failed": lambda _: metrics.internal_errors["claiming"].inc(),
-        "attempt_crashed": lambda _: metrics.internal_errors["attempt"].inc(),
-        "settling_failed": lambda _: metrics.internal_errors["settling"].inc(),
+        "deployment_released": lambda _: metrics.leases_released.inc(),
+        "claim_failed": lambda _: metrics.internal_errors["claim"].inc(),
+        "attempt_error": lambda _: metrics.internal_errors["attempt"].inc(),
+        "settle_failed": lambda _: metrics.internal_errors["settle"].inc(),
     }
 
 
@@ -134,11 +135,11 @@ def reconcile_counters(metrics: Metrics) -> dict[str, EventCounter]:
 
     return {
         "deployments_reconciled": count_finished_run,
-        "reconciling_failed": lambda _: metrics.reconcile_runs["failed"].inc(),
-        "reconciling_taken_over": lambda _: metrics.reconcile_runs["taken_over"].inc(),
+        "reconcile_failed": lambda _: metrics.reconcile_runs["failed"].inc(),
+        "reconcile_lease_lost": lambda _: metrics.reconcile_runs["lease_lost"].inc(),
     }
 
 
 def redis_counters(metrics: Metrics) -> dict[str, EventCounter]:
     """Give what the facts about Redis add to."""
-    return {"redis_lost": lambda _: metrics.redis_disconnects.inc()}
+    return {"redis_disconnected": lambda _: metrics.redis_disconnects.inc()}

@@ -206,9 +206,7 @@ class HealthRoutes:
         try:
             stats = await self._stats_reader.read_stats()
         except RedisUnavailable as error:
-            return _build_json_response(
-                503, {"status": "not ready", "reasons": [f"redis: {error}"]}
-            )
+            return _build_json_response(503, {"status": "unready", "reasons": [f"redis: {error}"]})
         reasons = []
         if stats.backlog >= self._backlog_limit:
             reasons.append(
@@ -217,8 +215,8 @@ class HealthRoutes:
         if stats.closed_reason == "token refused":
             reasons.append("token: LaunchDarkly refuses the access token")
         if reasons:
-            return _build_json_response(503, {"status": "not ready", "reasons": reasons})
-        body: dict[str, object] = {"status": "ready", "waiting": stats.backlog}
+            return _build_json_response(503, {"status": "unready", "reasons": reasons})
+        body: dict[str, object] = {"status": "ready", "backlog": stats.backlog}
         if warnings := self._list_warnings():
             body["warnings"] = warnings
         return _build_json_response(200, body)

@@ -187,7 +187,7 @@ class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.rep
     data_content_type: Annotated[
         str, Meta(description=f"How data is written: {JSON_CONTENT_TYPE} or {MSGPACK_CONTENT_TYPE}")
     ]
-    data_schema: Annotated[str, Meta(description="Where the door serves the schema of data")]
+    data_schema: Annotated[str, Meta(description="Where the receiver serves the schema of data")]
     project_key: Annotated[str, Meta(description="Empty when the webhook did not name it")]
     environment_key: str
     application_key: str

@@ -44,7 +44,7 @@ class TrimResult(Struct, frozen=True):
 class PublishResult(Struct, frozen=True):
     """How publishing ended. ``lost``: the lease was another's by then, and nothing was written."""
 
-    status: Literal["published", "unchanged", "left_out", "lost"]
+    status: Literal["published", "unchanged", "filtered", "lease_lost"]
     revision: int
 
 
@@ -131,12 +131,12 @@ class OutputStream:
                 trimmed = await self.trim()
                 if trimmed.expired or trimmed.over_limit:
                     log.info(
-                        "stream_trimmed", dropped=trimmed.expired, above_cap=trimmed.over_limit
+                        "stream_trimmed", expired=trimmed.expired, over_limit=trimmed.over_limit
                     )
                 for group in sorted(trimmed.idle_groups.keys() - reported):
                     idle_s = trimmed.idle_groups[group] // 1000
-                    log.warning("reader_group_dead", group=group, unseen_s=idle_s)
+                    log.warning("reader_group_idle", group=group, idle_s=idle_s)
                 reported = {*trimmed.idle_groups}
             except RedisError as error:
-                log.warning("trimming_failed", reason=str(error))
+                log.warning("trim_failed", reason=str(error))
             await asyncio.sleep(_TRIM_INTERVAL_S)

@@ -17,7 +17,7 @@ from service.store.script import load_script
 _RENEWALS_PER_LEASE = 3
 _RELEASE_TIMEOUT_S = 2.0
 
-RunEnd = Literal["ended", "left", "goes on"]
+RunEnd = Literal["ended", "released", "continue"]
 
 
 class LeaseLost(Exception):
@@ -78,7 +78,7 @@ class Runs:
             with suppress(
                 RedisUnavailable
             ):  # who stops does not wait for Redis: the lease runs out
-                await self._submit_end(run, "", "left", timeout_s=_RELEASE_TIMEOUT_S)
+                await self._submit_end(run, "", "released", timeout_s=_RELEASE_TIMEOUT_S)
 
     async def queue_missed(
         self, run: Run, missed: Sequence[MissedDeployment], *, dry_run: bool = False

@@ -187,9 +187,9 @@ class Reconciler:
         try:
             return await self.reconcile(scope)
         except LeaseLost:
-            self._log.warning("reconciling_taken_over", scope=scope.name)
+            self._log.warning("reconcile_lease_lost", scope=scope.name)
         except Exception as error:  # noqa: BLE001 - one that ends in silence heals nothing
-            self._log.warning("reconciling_failed", scope=scope.name, reason=repr(error))
+            self._log.warning("reconcile_failed", scope=scope.name, reason=repr(error))
         return _RETRY_DELAY_S
 
     async def reconcile(self, scope: Scope) -> float:
@@ -204,7 +204,7 @@ class Reconciler:
             )
             result = await self._scanner.scan(run, scope, TimeRange(start_ms, now_ms))
             if result.error:
-                self._log.warning("reconciling_failed", scope=scope.name, reason=result.error)
+                self._log.warning("reconcile_failed", scope=scope.name, reason=result.error)
                 return min(_RETRY_DELAY_S, interval_ms / 1000)
             checkpoint = next_checkpoint(now_ms, result.oldest_open_ms, lookback_ms=lookback_ms)
             await self._runs.end(run, checkpoint)

@@ -31,7 +31,7 @@ class SendRate(Struct, frozen=True):
 class Pipeline:
     """Deploys at a pace, and counts how its webhooks were answered.
 
-    ``report`` tells LaunchDarkly of an event, ``post`` tells a door of it as a named delivery.
+    ``report`` tells LaunchDarkly of an event, ``post`` tells a receiver of it as a named delivery.
     """
 
     def __init__(

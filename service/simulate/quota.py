@@ -147,7 +147,7 @@ def _add_competing_calls(usage: FamilyUsage, limits: Limits, now: int) -> Family
         usage.window.used_by_others, min(competing_calls, usage.limit - usage.window.used)
     )
     return msgspec.structs.replace(
-        usage, window=msgspec.structs.replace(usage.window, others=used_by_others)
+        usage, window=msgspec.structs.replace(usage.window, used_by_others=used_by_others)
     )
 
 

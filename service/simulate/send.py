@@ -1,4 +1,4 @@
-"""How is one event posted by hand? Signed as Standard Webhooks, to any door."""
+"""How is one event posted by hand? Signed as Standard Webhooks, to any receiver."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ _TIMEOUT_S = 15.0
 
 
 class SendResult(Struct, frozen=True):
-    """What the door said."""
+    """What the receiver said."""
 
     status: int
     body: str

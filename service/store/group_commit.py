@@ -64,7 +64,7 @@ _DEADLINE_CHECK_INTERVAL_S = 0.25
 class Deadlines(Generic[T]):
     """Futures with a deadline; ``lose`` is called with each whose deadline passes unanswered.
 
-    A timer for each would cost a busy door more than what it waits for.
+    A timer for each would cost a busy receiver more than what it waits for.
     """
 
     def __init__(self, on_expired: Callable[[asyncio.Future[T]], None]) -> None:
@@ -246,7 +246,9 @@ class GroupCommit:
             raise RedisUnavailable("the server did not confirm in time that the writes are kept")
         if self._failures:
             self._failures, self._last_error = 0, "no answer in time"
-            self._log.info("redis_reached", away_s=round(self._clock() - self._disconnected_at, 3))
+            self._log.info(
+                "redis_reconnected", outage_s=round(self._clock() - self._disconnected_at, 3)
+            )
         return await self._deliver_replies(connection, batch, replies)
 
     async def _deliver_replies(
@@ -281,7 +283,7 @@ class GroupCommit:
             opened = await open_connection(self._client, self._durability)
             self._connection, self._barrier, warnings = opened
             for warning in sorted({*warnings} - self._logged_warnings):
-                self._log.warning("redis_unfit", reason=warning)
+                self._log.warning("redis_misconfigured", reason=warning)
             self._logged_warnings.update(warnings)
         return self._connection
 
@@ -290,7 +292,7 @@ class GroupCommit:
         self._last_error = describe_error(error)
         if self._failures == 1:
             self._disconnected_at = self._clock()
-            self._log.warning("redis_lost", reason=self._last_error)
+            self._log.warning("redis_disconnected", reason=self._last_error)
         await self._disconnect()
 
     def _expire(self, reply: asyncio.Future[ScriptReply]) -> None:

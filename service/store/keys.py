@@ -27,7 +27,7 @@ class Keys(Struct, frozen=True):
     @property
     def wakeup(self) -> str:
         """List: one element wakes one idle worker."""
-        return self._key("bell")
+        return self._key("wakeup")
 
     @property
     def budget(self) -> str:
@@ -42,17 +42,17 @@ class Keys(Struct, frozen=True):
     @property
     def budget_waiting(self) -> str:
         """Sorted set: begun deployments that wait for one more call -> until when (ms)."""
-        return self._key("budget:callers")
+        return self._key("budget:waiting")
 
     @property
     def refreshes(self) -> str:
         """Sorted set: deployment id -> when it is looked at, if calls are left over (ms)."""
-        return self._key("looks")
+        return self._key("refreshes")
 
     @property
     def refresh_tickets(self) -> str:
         """Hash: deployment id -> header and ticket to look with."""
-        return self._key("looks:tickets")
+        return self._key("refreshes:tickets")
 
     @property
     def failed(self) -> str:
@@ -81,11 +81,11 @@ class Keys(Struct, frozen=True):
 
     def claim_reply(self, token: str) -> str:
         """Name the mark of one claim: what it leased, should its reply be lost."""
-        return self._key(f"claim:{token}")
+        return self._key(f"reply:{token}")
 
     def failed_reply(self, token: str) -> str:
         """Name the mark of one act of a person: what it did, should its reply be lost."""
-        return self._key(f"repair:{token}")
+        return self._key(f"reply:{token}")
 
     @property
     def enriched(self) -> str:
@@ -95,11 +95,11 @@ class Keys(Struct, frozen=True):
     @property
     def reader_groups(self) -> str:
         """Hash: reader group -> when it was last known to live (ms)."""
-        return self._key("readers")
+        return self._key("reader-groups")
 
     def reconcile(self, scope: str) -> str:
         """Name the hash of what is listed again and again: how far it is, and who is at it."""
-        return self._key(f"round:{scope}")
+        return self._key(f"reconcile:{scope}")
 
     def delivery(self, source: str, delivery: str) -> str:
         """Name the mark of one delivery of one source."""

@@ -216,7 +216,7 @@ class PipelineSpans:
             with self._start_span(f"append {stream}", SpanKind.PRODUCER, None, attributes) as span:
                 traced_entry = _with_traceparent(entry, _format_traceparent(span))
                 result = await append(traced_entry, lease)
-                span.set_attribute("enricher.fate", result.status)
+                span.set_attribute("enricher.outcome", result.status)
                 span.set_attribute("enricher.revision", result.revision)
                 return result
 
@@ -339,4 +339,4 @@ class _SdkLogHandler(logging.Handler):
             self._loop.call_soon_threadsafe(self._log_warning, str(record.msg))
 
     def _log_warning(self, reason: str) -> None:
-        self._log.warning("tracing_troubled", reason=reason)
+        self._log.warning("tracing_export_failed", reason=reason)

@@ -33,14 +33,14 @@ async def open_tracing(
         # Without the extra it is not there, and whoever wants no traces need not load it.
         from service.tracing import otel  # noqa: PLC0415
     except ImportError as error:
-        log.warning("tracing_impossible", reason=f"install the extra otel: no {error.name}")
+        log.warning("tracing_disabled", reason=f"install the extra otel: no {error.name}")
         yield NO_TRACING
         return
     with otel.log_sdk_warnings(log):
         try:
             provider = otel.open_provider()
         except ValueError as error:
-            log.warning("tracing_impossible", reason=f"OTEL_*: {type(error).__name__}")
+            log.warning("tracing_disabled", reason=f"OTEL_*: {type(error).__name__}")
             yield NO_TRACING
             return
         try:

@@ -20,7 +20,7 @@ def _unchanged(value: T) -> T:
 class Tracing(Struct, frozen=True, kw_only=True):
     """What stands around the stages' verbs. As it comes, it hands each back as it is.
 
-    ``middlewares`` are the door's, ``calls`` those of the session that asks LaunchDarkly, ``carry``
+    ``middlewares`` are the receiver's, ``calls`` those of LaunchDarkly's session, ``carry``
     is the way from a webhook to its ticket, and ``join`` a worker's from the ticket to the entry.
     """
 

@@ -1,4 +1,4 @@
-"""What do the tests of the door share? The presets that ship, and a source of each kind."""
+"""What do the tests of the receiver share? The presets that ship, and a source of each kind."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -57,14 +57,14 @@ def backlog_stub() -> BacklogStub:
 async def receiver_address(
     backlog_stub: BacklogStub, native: Source, github: Source
 ) -> AsyncIterator[ReceiverAddress]:
-    """Give the address of a door with one source of each kind."""
+    """Give the address of a receiver with one source of each kind."""
     async with serve_receiver(backlog_stub, native, github) as address:
         yield address
 
 
 @pytest.fixture
 async def post(receiver_address: ReceiverAddress) -> AsyncIterator[PostWebhook]:
-    """Post to the door; give status, decoded body and headers."""
+    """Post to the receiver; give status, decoded body and headers."""
     async with ClientSession() as session:
 
         async def send_request(

@@ -1,4 +1,4 @@
-"""What stands behind the door in its tests, and how does a sender write?"""
+"""What stands behind the receiver in its tests, and how does a sender write?"""
 
 import asyncio
 import hmac
@@ -39,7 +39,7 @@ ReceiverAddress = tuple[str, int]
 
 
 class BacklogStub:
-    """What stands behind the door: it keeps what it is given, or answers as it was told."""
+    """What stands behind the receiver: it keeps what it is given, or answers as it was told."""
 
     def __init__(self) -> None:
         self.events: dict[tuple[str, str], DeploymentCompleted] = {}
@@ -82,7 +82,7 @@ class BacklogStub:
 
 @asynccontextmanager
 async def serve_receiver(backlog: BacklogStub, *sources: Source) -> AsyncIterator[ReceiverAddress]:
-    """Serve the door on a port of its own, as the service does."""
+    """Serve the receiver on a port of its own, as the service does."""
     handler = WebhookHandler(
         {source.name: source for source in sources},
         enqueue=backlog.enqueue,

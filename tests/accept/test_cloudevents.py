@@ -190,7 +190,7 @@ def test_arbitrary_bytes_have_an_answer(body: bytes, kind: str, attribute: str) 
 async def receiver_address(
     backlog_stub: BacklogStub, cdevents: Source, native: Source
 ) -> AsyncIterator[ReceiverAddress]:
-    """Give the address of a door for CDEvents, whose token is "secret", and native ones."""
+    """Give the address of a receiver for CDEvents, whose token is "secret", and native ones."""
     async with serve_receiver(backlog_stub, cdevents, native) as address:
         yield address
 
@@ -218,7 +218,7 @@ async def test_the_answer_to_a_batch_lists_each_event(
     ]
     status, answer, _ = await post_batch(receiver_address, events)
     assert (status, answer["status"]) == (202, "batch")
-    assert [one["status"] for one in answer["events"]] == ["queued", "ignored", "set aside"]
+    assert [one["status"] for one in answer["events"]] == ["queued", "ignored", "parked"]
     assert [raw for _, raw in backlog_stub.parked.values()] == [json.dumps(events[2]).encode()]
     status, answer, _ = await post_batch(receiver_address, events)
     assert [one["status"] for one in answer["events"]] == ["duplicate", "ignored", "duplicate"]
@@ -226,7 +226,7 @@ async def test_the_answer_to_a_batch_lists_each_event(
     assert [fact for fact, _ in backlog_stub.log_events[:3]] == [
         "webhook_queued",
         "webhook_ignored",
-        "webhook_set_aside",
+        "webhook_parked",
     ]
     assert (await post_batch(receiver_address, []))[:2] == (200, {"status": "batch", "events": []})
 
@@ -258,7 +258,7 @@ async def test_a_strict_source_hears_of_each_event_that_lacks_something(
 async def request_options(
     address: ReceiverAddress, name: str, headers: dict[str, str]
 ) -> tuple[int, dict[str, str]]:
-    """Ask what a door allows."""
+    """Ask what a receiver allows."""
     url = f"http://{address[0]}:{address[1]}/webhooks/{name}"
     async with ClientSession() as session, session.options(url, headers=headers) as response:
         return response.status, {name: response.headers[name] for name in sorted(response.headers)}

@@ -40,15 +40,15 @@ def test_nothing_named_wants_everything(application: str, environment: str, outc
         (DeploymentFilter(applications=["shop", "payments-api"], outcomes=["failed"]), None),
         (
             DeploymentFilter(applications=["payments", "Payments-*"]),
-            "the application payments-api is not among ENRICHER_ONLY_APPLICATIONS",
+            "the application payments-api is not among ENRICHER_INCLUDE_APPLICATIONS",
         ),
         (
             DeploymentFilter(environments=["staging"]),
-            "the environment production is not among ENRICHER_ONLY_ENVIRONMENTS",
+            "the environment production is not among ENRICHER_INCLUDE_ENVIRONMENTS",
         ),
         (
             DeploymentFilter(environments=["prod*"], outcomes=["succeeded"]),
-            "the outcome failed is not among ENRICHER_ONLY_OUTCOMES",
+            "the outcome failed is not among ENRICHER_INCLUDE_OUTCOMES",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The door, over real HTTP: every status, every fact, every hostile request that we know."""
+"""The receiver, over real HTTP: every status, every fact, every hostile request that we know."""
 
 import asyncio
 import gzip
@@ -79,12 +79,12 @@ async def test_a_presets_event_that_cannot_be_mapped_is_set_aside(
     body = encode_body({"deployment_status": {"state": "success", "environment": "test"}})
     reason = "missing: repository.name, deployment.sha"
     heard = await post("github", body, github_headers(body))
-    assert heard[:2] == (202, {"status": "set aside", "reason": reason})
+    assert heard[:2] == (202, {"status": "parked", "reason": reason})
     assert backlog_stub.parked == {("github", "guid"): (reason, body)}
     heard = await post("github", body, github_headers(body))
     assert heard[:2] == (200, {"status": "duplicate", "delivery": "guid"})
     assert [event for event, _ in backlog_stub.log_events] == [
-        "webhook_set_aside",
+        "webhook_parked",
         "webhook_duplicate",
     ]
 
@@ -124,7 +124,7 @@ async def test_what_is_not_genuine_is_401(
 
 
 async def test_each_source_has_secrets_of_its_own(post: PostWebhook) -> None:
-    """One sender's signature opens no other door."""
+    """One sender's signature opens no other receiver."""
     body = encode_body(FINISHED)
     status, _, headers = await post("github", body, native_headers(body))
     assert (status, headers["WWW-Authenticate"]) == (401, 'Signature realm="webhooks"')
@@ -210,7 +210,7 @@ async def test_when_the_store_is_away_the_sender_is_asked_to_come_again(
     assert answer["detail"] == "the store is away"
     body = encode_body({"deployment_status": {"state": "success"}})
     assert (await post("github", body, github_headers(body)))[0] == 503
-    assert [event for event, _ in backlog_stub.log_events] == ["webhook_refused"] * 2
+    assert [event for event, _ in backlog_stub.log_events] == ["webhook_unavailable"] * 2
 
 
 async def test_when_the_backlog_is_full_the_sender_hears_for_how_long(
@@ -315,7 +315,10 @@ async def test_our_own_mistake_is_503_and_one_fact(
     backlog_stub.result = KeyError("bug")
     status, _, headers = await post("native", encode_body(FINISHED), native_headers(FINISHED))
     assert (status, headers["Retry-After"]) == (503, "2")
-    assert [event for event, _ in backlog_stub.log_events] == ["webhook_crashed", "webhook_refused"]
+    assert [event for event, _ in backlog_stub.log_events] == [
+        "webhook_error",
+        "webhook_unavailable",
+    ]
 
 
 async def test_neither_secrets_nor_bodies_are_logged(

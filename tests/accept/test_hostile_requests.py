@@ -1,4 +1,4 @@
-"""What can a stranger do to the door? Bombs, smuggled requests, slow hands, and split answers."""
+"""Hostile requests to the receiver: bombs, smuggling, slow bodies and response splitting."""
 
 import asyncio
 import gzip
@@ -36,7 +36,7 @@ async def open_raw_connection(
 
 
 async def send_raw(address: ReceiverAddress, request: bytes) -> bytes:
-    """Send bytes as they are; give all that is answered until the door hangs up."""
+    """Send bytes as they are; give all that is answered until the receiver hangs up."""
     async with open_raw_connection(address) as (reader, writer):
         writer.write(request)
         async with asyncio.timeout(10):

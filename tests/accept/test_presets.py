@@ -288,8 +288,8 @@ def test_arbitrary_json_has_an_answer(sources: dict[str, Source], data: st.DataO
 
 @settings(max_examples=10)
 @given(bodies=st.lists(JSON_VALUES | st.sampled_from([one.body for one in SAMPLES]), max_size=4))
-def test_every_door_gives_a_documented_answer(presets: str, bodies: list[Any]) -> None:
-    """Over HTTP: whatever body to whatever door, nothing but the statuses of the table."""
+def test_every_receiver_gives_a_documented_answer(presets: str, bodies: list[Any]) -> None:
+    """Over HTTP: whatever body to whatever receiver, nothing but the statuses of the table."""
     opened = make_sources(presets, verify='verify = "none"')
 
     async def post_all() -> set[int]:

@@ -66,7 +66,7 @@ def test_a_mistake_keeps_the_old_sources_and_is_told_until_it_is_mended(
     (warning,) = live.list_warnings()
     assert 'f.toml:6: source "web": name: line 2 has the same' in warning
     ((event, facts),) = backlog_stub.log_events
-    assert (event, facts["sources"]) == ("sources_kept", ["web"])
+    assert (event, facts["sources"]) == ("sources_reload_failed", ["web"])
     assert str(facts["reason"]) in warning
     source_file.text = well
     live.reload()

@@ -137,7 +137,7 @@ class BacklogModel(RuleBasedStateMachine):
         self.add_and_check(make_event(number, f"{number}-{known}-{nth}", known=known), twice=twice)
 
     def add_and_check(self, event: DeploymentCompleted, *, twice: bool) -> None:
-        """See what the door answers, under the token that is set."""
+        """See what the receiver answers, under the token that is set."""
         delivery, result = event.delivery, self.run(self.backlog.add(event))
         if twice:
             assert self.run(self.backlog.add(event)) == result
@@ -192,7 +192,7 @@ class BacklogModel(RuleBasedStateMachine):
         """Tell whether a lease came with a call of its own."""
         return isinstance(lease, Lease) and lease.leader is None
 
-    @precondition(lambda self: self.hands)
+    @precondition(lambda self: self.leases)
     @rule(place=st.integers(0, 9), status=st.sampled_from("abu"), twice=st.booleans())
     def publish(self, place: int, status: str, twice: bool) -> None:
         """A worker publishes what it has in hand, or had."""
@@ -208,11 +208,11 @@ class BacklogModel(RuleBasedStateMachine):
             assert self.run(self.output.append_and_settle(entry, lease)) == settled
         ticket = self.held_ticket(lease)
         if ticket is None:
-            assert settled == PublishResult("lost", 0)
+            assert settled == PublishResult("lease_lost", 0)
             return settled
         revision, last = self.published.get(entry.deployment_id, (0, ""))
         if entry.filtered_because:
-            assert settled == PublishResult("left_out", revision)
+            assert settled == PublishResult("filtered", revision)
         elif last == entry.digest:
             assert settled == PublishResult("unchanged", revision)
         else:
@@ -231,7 +231,7 @@ class BacklogModel(RuleBasedStateMachine):
         if not ticket.events and lease.generation == ticket.generation:
             del self.tickets[lease.job]
 
-    @precondition(lambda self: self.hands)
+    @precondition(lambda self: self.leases)
     @rule(place=st.integers(0, 9), reason=st.sampled_from("xy"), twice=st.booleans())
     def fail(self, place: int, reason: str, twice: bool) -> None:
         """A worker gives up what it has in hand, or had."""
@@ -242,9 +242,9 @@ class BacklogModel(RuleBasedStateMachine):
         lease = self.take_lease(place)
         failure = build_failure_record(reason, ticket=lease.ticket, fence=lease.fence)
         result = self.run(self.backlog.fail(lease, failure))
-        if twice and result == "given up":
+        if twice and result == "failed":
             assert self.run(self.backlog.fail(lease, failure)) == result
-        if (ticket := self.check_ended(lease, result, expected="given up")) is not None:
+        if (ticket := self.check_ended(lease, result, expected="failed")) is not None:
             self.failed[lease.job], self.reasons[lease.job] = ticket.events, reason
             self.answered.update(delivery_id for _, delivery_id in ticket.events)
         return result
@@ -255,27 +255,30 @@ class BacklogModel(RuleBasedStateMachine):
         if ticket is not None and ticket.generation == lease.generation:
             assert result == expected
             return self.tickets.pop(lease.job)
-        assert result == ("lost" if ticket is None else "again")
+        assert result == ("lease_lost" if ticket is None else "superseded")
         if ticket is not None:
             ticket.fence, ticket.is_due = None, True
         return None
 
-    @precondition(lambda self: self.hands)
+    @precondition(lambda self: self.leases)
     @rule(place=st.integers(0, 9), for_s=st.sampled_from([0.0, 90.0]), twice=st.booleans())
     def postpone(self, place: int, for_s: float, twice: bool) -> None:
         """A worker puts a ticket back until later, or at once."""
         lease = self.take_lease(place)
         attempted = replace(lease.ticket, attempts=next(self.tokens))
-        is_postponed = self.run(self.backlog.postpone(lease, attempted, delay_s=for_s))
+        result = self.run(self.backlog.postpone(lease, attempted, delay_s=for_s))
         ticket = self.held_ticket(lease)
-        assert is_postponed is (ticket is not None)
-        if ticket is not None:
+        if ticket is None:
+            assert result == "lease_lost"
+        else:
             newer = ticket.generation != lease.generation
+            assert result == ("superseded" if newer else "postponed")
             if twice and not newer:
-                assert self.run(self.backlog.postpone(lease, attempted, delay_s=for_s))
+                repeated = self.run(self.backlog.postpone(lease, attempted, delay_s=for_s))
+                assert repeated == "postponed"
             ticket.fence, ticket.is_due = None, newer or for_s == 0
 
-    @precondition(lambda self: self.hands)
+    @precondition(lambda self: self.leases)
     @rule(place=st.integers(0, 9), twice=st.booleans())
     def renew(self, place: int, twice: bool) -> None:
         """A worker lengthens its lease, or learns that it lost it."""
@@ -292,14 +295,14 @@ class BacklogModel(RuleBasedStateMachine):
             ticket.fence = fence
             self.leases.append(replace(lease, fence=fence))
 
-    @precondition(lambda self: self.hands)
+    @precondition(lambda self: self.leases)
     @rule(place=st.integers(0, 9))
     def crash(self, place: int) -> None:
         """A worker dies: it never speaks again of what it held."""
         self.take_lease(place)
 
-    @precondition(lambda self: self.waiting)
-    @rule(place=st.integers(0, 9))
+    @precondition(lambda self: self.tickets)
+    @rule(index=st.integers(0, 9))
     def pass_time(self, index: int) -> None:
         """A lease runs out, or a wait ends. Who held it may still speak, too late."""
         job = sorted(self.tickets)[index % len(self.tickets)]

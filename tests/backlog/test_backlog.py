@@ -125,9 +125,9 @@ async def test_a_dead_workers_ticket_is_handed_out_again(backlog: Backlog) -> No
     first = await claim_lease(backlog)
     second = await claim_lease(backlog)
     assert (second.crashes, second.fence > first.fence) == (1, True)
-    assert await backlog.fail(first, build_failure_record("late")) == "lost"
-    assert await backlog.postpone(first, first.ticket, delay_s=0) is False
-    assert await backlog.fail(second, build_failure_record("test")) == "given up"
+    assert await backlog.fail(first, build_failure_record("late")) == "lease_lost"
+    assert await backlog.postpone(first, first.ticket, delay_s=0) == "lease_lost"
+    assert await backlog.fail(second, build_failure_record("test")) == "failed"
 
 
 async def test_a_renewed_lease_outlives_its_first_end(
@@ -141,7 +141,7 @@ async def test_a_renewed_lease_outlives_its_first_end(
     assert renewed == [lease.fence + backlog_config.lease_ms]
     assert await backlog.renew(held, backlog_config.lease_ms) == renewed
     assert await backlog.renew([("nobody's", 1.5)], 1) == [None]
-    assert await backlog.fail(lease, build_failure_record("old fence")) == "lost"
+    assert await backlog.fail(lease, build_failure_record("old fence")) == "lease_lost"
     await fail_remaining(backlog)
 
 
@@ -150,7 +150,7 @@ async def test_waiting_keeps_what_was_learnt(backlog: Backlog) -> None:
     await backlog.add(make_event())
     lease = await claim_lease(backlog)
     tried = msgspec.structs.replace(lease.ticket, attempts=3, reason="HTTP 502")
-    assert await backlog.postpone(lease, tried, delay_s=0.05)
+    assert await backlog.postpone(lease, tried, delay_s=0.05) == "postponed"
     claimed = await backlog.claim(1)
     assert claimed.leases == []
     assert claimed.sleep_s is not None
@@ -171,12 +171,12 @@ async def test_an_event_that_comes_while_its_ticket_is_out_is_not_forgotten(
         await backlog.add(make_event(delivery=f"{act}-new"))
         assert await redis.zscore(keys.backlog, lease.job) == lease.fence
         if act == "wait":
-            assert await backlog.postpone(lease, lease.ticket, delay_s=60)
+            assert await backlog.postpone(lease, lease.ticket, delay_s=60) == "superseded"
         else:
-            assert await backlog.fail(lease, build_failure_record("test")) == "again"
+            assert await backlog.fail(lease, build_failure_record("test")) == "superseded"
         newer = await claim_lease(backlog)
         assert (newer.ticket.delivery, newer.ticket.attempts) == (f"{act}-new", 0)
-        assert await backlog.fail(newer, build_failure_record("test")) == "given up"
+        assert await backlog.fail(newer, build_failure_record("test")) == "failed"
     assert await redis.zcard(keys.failed) == 1
 
 
@@ -189,8 +189,8 @@ async def test_what_is_given_up_is_kept_with_its_reason(
     failure = build_failure_record(
         "not_found", raw=b"x" * 70_000, ticket=lease.ticket, fence=lease.fence
     )
-    assert await backlog.fail(lease, failure) == "given up"
-    assert await backlog.fail(lease, failure) == "given up"
+    assert await backlog.fail(lease, failure) == "failed"
+    assert await backlog.fail(lease, failure) == "failed"
     kept = await read_failure_record(redis, keys, lease.job)
     assert (kept.reason, len(kept.raw), kept.raw_cut) == ("not_found", 65_536, True)
     assert kept.ticket == lease.ticket
@@ -257,7 +257,7 @@ async def test_a_stored_thing_that_is_no_ticket_is_handed_out_as_such(
     assert len(claimed.leases) == 4
     for lease in claimed.leases:
         assert isinstance(lease, CorruptTicket)
-        assert await backlog.fail(lease, build_failure_record("unreadable_ticket")) == "given up"
+        assert await backlog.fail(lease, build_failure_record("corrupt_ticket")) == "failed"
 
 
 async def test_a_job_without_a_ticket_heals(backlog: Backlog, redis: Redis, keys: Keys) -> None:

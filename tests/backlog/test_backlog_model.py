@@ -98,13 +98,13 @@ class RetryModel(BacklogModel):
                 assert result.status == "gone"
                 continue
             if sources is BROKEN_SOURCES and result.job in self.parked_at:
-                assert result.status == "left"
+                assert result.status == "skipped"
                 continue
             job = result.detail or result.job
             delivery_ids = [name for _, name in self.failed.pop(result.job)]
             delivery_ids += [name for _, name in self.failed.pop(job, [])]
             ticket = self.tickets.setdefault(job, TicketModel(generation=0, events=[]))
-            if result.status == "waits":
+            if result.status == "superseded":
                 assert ticket.added_order > self.parked_at[result.job]
             else:
                 assert result.status == "queued"

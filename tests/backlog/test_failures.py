@@ -59,7 +59,7 @@ def build_request(**headers: str) -> SignedRequest:
 
 
 def park(source: Source, request: SignedRequest) -> FailedTicket:
-    """Set an event aside as the door does, and read what was kept."""
+    """Set an event aside as the receiver does, and read what was kept."""
     event = parse_webhook(source, request)
     if isinstance(event, Batch):
         (event,) = event.events
@@ -153,7 +153,7 @@ def test_what_was_kept_before_headers_were_says_so() -> None:
     ("job", "failure", "reason"),
     [
         ("id:x", None, "what is kept of it cannot be read"),
-        ("id:x", FailureRecord(reason="unreadable_ticket"), "its ticket could not be read"),
+        ("id:x", FailureRecord(reason="corrupt_ticket"), "its ticket could not be read"),
         ("unmappable:gone/1", FailureRecord(reason="unmappable"), "there is no source 'gone' here"),
         (
             "unmappable:ours/1",

@@ -144,9 +144,9 @@ async def test_without_room_for_a_list_ids_are_asked_for(
         await add_ticket(backlog, number, known=True)
     await allow_calls(redis, keys, 3)
     now = int((await redis.time())[0]) * 1000
-    await redis.hset(keys.budget, "route:list", f"10 0 {now + 60_000} told")
-    await redis.hset(keys.budget, "route:get", f"10 3 {now + 60_000} told")
-    await redis.hset(keys.budget, "rivals", "0")
+    await redis.hset(keys.budget, "route:list", f"10 0 {now + 60_000} reported")
+    await redis.hset(keys.budget, "route:get", f"10 3 {now + 60_000} reported")
+    await redis.hset(keys.budget, "other_clients_per_s", "0")
     assert list(count_batches(await claim_leases(backlog)).values()) == [1] * 3
 
 

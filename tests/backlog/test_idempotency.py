@@ -96,7 +96,7 @@ async def test_a_repeated_act_writes_so_that_its_barrier_covers_the_first(
     failure = build_failure_record("test", fence=lease.fence)
     await backlog.fail(lease, failure)
     written = await read_replication_offset(redis)
-    assert await backlog.fail(lease, failure) == "given up"
+    assert await backlog.fail(lease, failure) == "failed"
     assert await read_replication_offset(redis) > written
 
 
@@ -105,8 +105,8 @@ async def test_waiting_twice_is_waiting(backlog: Backlog) -> None:
     await backlog.add(make_event(1))
     lease = await claim_lease(backlog)
     tried = msgspec.structs.replace(lease.ticket, attempts=1)
-    assert await backlog.postpone(lease, tried, delay_s=60)
-    assert await backlog.postpone(lease, tried, delay_s=60)
+    assert await backlog.postpone(lease, tried, delay_s=60) == "postponed"
+    assert await backlog.postpone(lease, tried, delay_s=60) == "postponed"
     await backlog.add(make_event(1, delivery="newer"))
     await backlog.fail(await claim_lease(backlog), build_failure_record("test"))
 
@@ -120,10 +120,10 @@ async def test_leases_of_one_moment_differ(backlog: Backlog) -> None:
         assert all(lease.fence != old.fence for old in former)
         assert lease.fence % 1 > 0
         former.append(lease)
-        assert await backlog.postpone(lease, lease.ticket, delay_s=0)
+        assert await backlog.postpone(lease, lease.ticket, delay_s=0) == "postponed"
     last = await claim_lease(backlog)
     failure = build_failure_record("former")
-    assert [await backlog.fail(old, failure) for old in former] == ["lost"] * len(former)
+    assert [await backlog.fail(old, failure) for old in former] == ["lease_lost"] * len(former)
     await backlog.fail(last, build_failure_record("test"))
 
 
@@ -135,10 +135,10 @@ async def test_who_sleeps_hears_of_an_earlier_moment(
         await backlog.add(make_event(number))
     first, second = await claim_lease(backlog), await claim_lease(backlog)
     await redis.delete(keys.wakeup)
-    assert await backlog.postpone(first, first.ticket, delay_s=0.1)
+    assert await backlog.postpone(first, first.ticket, delay_s=0.1) == "postponed"
     assert await redis.llen(keys.wakeup) == 1
     await redis.delete(keys.wakeup)
-    assert await backlog.postpone(second, second.ticket, delay_s=60)
+    assert await backlog.postpone(second, second.ticket, delay_s=60) == "postponed"
     assert await redis.llen(keys.wakeup) == 0
     for number in (1, 2):
         await backlog.add(make_event(number, delivery=f"again-{number}"))

@@ -33,7 +33,7 @@ class LostReplyModel(BacklogModel):
         self.published_by: dict[str, float] = {}
         self.failed_by: dict[str, float] = {}
 
-    @precondition(lambda self: self.unheard)
+    @precondition(lambda self: self.pending_repeats)
     @rule(place=PLACES)
     def repeat_one(self, place: int) -> None:
         """The connection is back: one of those acts is sent again, and answered."""
@@ -41,7 +41,7 @@ class LostReplyModel(BacklogModel):
 
     @rule(number=st.sampled_from([0, 1]), known=st.booleans(), nth=PLACES)
     def add_without_reply(self, number: int, known: bool, nth: int) -> None:
-        """A door does not hear whether its event is kept."""
+        """A receiver does not hear whether its event is kept."""
         event = make_event(number, f"{number}-{known}-{nth}", known=known)
         self.token = f"{next(self.tokens):016d}"
         self.add_and_check(event, twice=False)
@@ -82,7 +82,7 @@ class LostReplyModel(BacklogModel):
             assert lease.generation == self.tickets[lease.job].generation
         self.leases += repeated
 
-    @precondition(lambda self: self.hands)
+    @precondition(lambda self: self.leases)
     @rule(place=PLACES, status=st.sampled_from("ab"))
     def publish_without_reply(self, place: int, status: str) -> None:
         """A worker does not hear whether its record was appended."""
@@ -95,7 +95,7 @@ class LostReplyModel(BacklogModel):
         """Note also who published a job last."""
         lease = self.leases[place % len(self.leases)]
         settled = super().publish_and_check(entry, place, twice=twice)
-        if settled.status != "lost":
+        if settled.status != "lease_lost":
             self.published_by[lease.job] = lease.fence
         return settled
 
@@ -103,9 +103,9 @@ class LostReplyModel(BacklogModel):
         """The same answer, unless another has published the job since."""
         repeated = self.run(self.output.append_and_settle(entry, lease))
         published_by_another = self.published_by.get(lease.job) != lease.fence
-        assert repeated == settled or (published_by_another and repeated.status == "lost")
+        assert repeated == settled or (published_by_another and repeated.status == "lease_lost")
 
-    @precondition(lambda self: self.hands)
+    @precondition(lambda self: self.leases)
     @rule(place=PLACES)
     def fail_without_reply(self, place: int) -> None:
         """A worker does not hear whether its ticket was given up."""
@@ -117,7 +117,7 @@ class LostReplyModel(BacklogModel):
         """Note also who gave a job up last."""
         lease = self.leases[place % len(self.leases)]
         result = super().fail_and_check(place, reason, twice=twice)
-        if result == "given up":
+        if result == "failed":
             self.failed_by[lease.job] = lease.fence
         return result
 
@@ -126,28 +126,30 @@ class LostReplyModel(BacklogModel):
         failure = build_failure_record("x", ticket=lease.ticket, fence=lease.fence)
         repeated = self.run(self.backlog.fail(lease, failure))
         stands = lease.job in self.failed and self.failed_by[lease.job] == lease.fence
-        assert repeated == ("given up" if stands else "lost"), (result, repeated)
+        assert repeated == ("failed" if stands else "lease_lost"), (result, repeated)
 
-    @precondition(lambda self: self.hands)
+    @precondition(lambda self: self.leases)
     @rule(place=PLACES, for_s=st.sampled_from([0.0, 90.0]))
     def postpone_without_reply(self, place: int, for_s: float) -> None:
         """A worker does not hear whether its ticket was put back."""
         lease = self.take_lease(place)
         attempted = replace(lease.ticket, attempts=next(self.tokens))
-        is_postponed = self.run(self.backlog.postpone(lease, attempted, delay_s=for_s))
+        result = self.run(self.backlog.postpone(lease, attempted, delay_s=for_s))
         ticket = self.held_ticket(lease)
-        assert is_postponed is (ticket is not None)
-        if ticket is not None:
+        if ticket is None:
+            assert result == "lease_lost"
+        else:
             newer = ticket.generation != lease.generation
+            assert result == ("superseded" if newer else "postponed")
             ticket.fence, ticket.is_due = None, newer or for_s == 0
 
         def repeat() -> None:
             repeated = self.run(self.backlog.postpone(lease, attempted, delay_s=for_s))
-            assert is_postponed or not repeated
+            assert result != "lease_lost" or repeated == "lease_lost"
 
         self.pending_repeats.append(repeat)
 
-    @precondition(lambda self: self.hands)
+    @precondition(lambda self: self.leases)
     @rule(place=PLACES)
     def renew_without_reply(self, place: int) -> None:
         """A worker does not hear its new fence, and says nothing of the ticket until it does."""

@@ -55,7 +55,7 @@ async def test_a_renewal_makes_good_the_time_since_the_last_that_succeeded() -> 
     await asyncio.gather(renewing, return_exceptions=True)
     # The clock stands still but for each renewal, which takes one second.
     assert clock.renewals[:3] == [1000, 1000, 1000]
-    assert clock.log_events == ["renewing_failed"]
+    assert clock.log_events == ["renew_failed"]
     assert hand.lease.fence == 5.5 + sum(clock.renewals)
 
 

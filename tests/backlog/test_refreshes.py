@@ -162,14 +162,14 @@ async def test_looks_leave_a_reserve_of_the_quota(
     seconds, _ = await refresh_harness.redis.time()
     reset = seconds * 1000 + 60_000
     await refresh_harness.redis.hset(
-        refresh_harness.keys.budget, "global", f"10 2 {reset} told 2 0 {seconds}000"
+        refresh_harness.keys.budget, "global", f"10 2 {reset} reported 2 0 {seconds}000"
     )
     assert await refresh_harness.refreshes.enqueue_due() != 0
     await refresh_harness.redis.hset(
-        refresh_harness.keys.budget, "global", f"10 9 {reset} told 9 0 {seconds}000"
+        refresh_harness.keys.budget, "global", f"10 9 {reset} reported 9 0 {seconds}000"
     )
     assert await refresh_harness.refreshes.enqueue_due() == 0
-    await budget.record("nobody", "fine", RateLimitHeaders())
+    await budget.record("nobody", "ok", RateLimitHeaders())
     await refresh_harness.backlog.fail(await refresh_harness.claim(), build_failure_record("test"))
 
 
@@ -241,9 +241,9 @@ async def test_only_who_holds_the_lease_may_end_a_look(
     await refresh_harness.publish(await refresh_harness.claim())
     look = await refresh_harness.refresh(eventually)
     stale = msgspec.structs.replace(look, fence=look.fence + 1)
-    assert await refresh_harness.refreshes.skip(stale, "not_found") == "lost"
+    assert await refresh_harness.refreshes.skip(stale, "not_found") == "lease_lost"
     await refresh_harness.add_event(delivery="later")
-    assert await refresh_harness.refreshes.skip(look, "not_found") == "again"
+    assert await refresh_harness.refreshes.skip(look, "not_found") == "superseded"
     await refresh_harness.publish(await refresh_harness.claim())
 
 

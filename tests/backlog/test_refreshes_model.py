@@ -79,14 +79,14 @@ class RefreshModel(RetryModel):
             if lease.ticket.refresh is not None
         ]
 
-    @precondition(lambda self: self.list_looking())
+    @precondition(lambda self: self.refresh_positions())
     @rule(place=st.integers(0, 9), reason=st.sampled_from("xy"), twice=st.booleans())
     def fail_refresh(self, place: int, reason: str, twice: bool) -> None:
         """A look comes to nothing."""
         positions = self.refresh_positions()
         self.fail_and_check(positions[place % len(positions)], reason, twice=twice)
 
-    @precondition(lambda self: self.list_looking())
+    @precondition(lambda self: self.refresh_positions())
     @rule(place=st.integers(0, 9), nth=st.integers(0, 6))
     def add_during_refresh(self, place: int, nth: int) -> None:
         """A webhook arrives of what is being looked at."""
@@ -115,7 +115,7 @@ class RefreshModel(RetryModel):
         name = entry.deployment_id
         plan = plan_refresh(SCHEDULE, lease, name, now_ms=lease.now, unfinished=False)
         settled = super().publish_and_check(replace(entry, plan=plan), place, twice=twice)
-        if settled.status != "lost":
+        if settled.status != "lease_lost":
             self.record_plan(name, plan, lease)
         return settled
 

@@ -1,9 +1,9 @@
 """What would one write who needs no queue? The least that does the same: the bare sides.
 
-    python -m tests.bench.baseline get|record|one|door
+    python -m tests.bench.baseline get|record|one|receiver
 
 The first three read lines "FIRST COUNT" and get (or get, decode and append) so many, ``one`` one
-after another and the others as many at once as everybody; ``door`` serves HTTP and only reads.
+after another and the others as many at once as everybody; ``receiver`` serves HTTP and only reads.
 """
 
 import asyncio
@@ -65,4 +65,4 @@ async def serve_receiver() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve_receiver() if sys.argv[1] == "door" else run_worker(sys.argv[1]))
+    asyncio.run(serve_receiver() if sys.argv[1] == "receiver" else run_worker(sys.argv[1]))

@@ -68,7 +68,7 @@ def build_baseline(mode: str) -> Contestant:
 async def add_tickets(
     env: BenchEnvironment, numbers: range, *, project: str, with_id: bool
 ) -> None:
-    """Remember so many deployments as the door does."""
+    """Remember so many deployments as the receiver does."""
     settings = Settings(redis_url=Secret(env.redis_url))
     async with open_runtime(settings, build_log(level="error")) as runtime:
         for start in range(numbers.start, numbers.stop, 1000):
@@ -86,7 +86,7 @@ async def enqueue_event(runtime: Runtime, event: DeploymentCompleted) -> None:
 
 
 def make_event(number: int, project: str, *, with_id: bool) -> DeploymentCompleted:
-    """Make what the door would read of a webhook."""
+    """Make what the receiver would read of a webhook."""
     return DeploymentCompleted(
         source="native",
         delivery=f"delivery-{number}",

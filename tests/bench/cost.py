@@ -24,13 +24,13 @@ from tests.bench.reports import BenchConfig
 REPORTS: Mapping[str, Callable[[BenchEnvironment, BenchConfig], Awaitable[str]]] = {
     "record": reports.report_record,
     "listed": reports.report_listed,
-    "door": reports.report_receiver,
+    "receiver": reports.report_receiver,
     "latency": reports.report_latency,
     "depth": reports.report_depth,
     "memory": reports.report_memory,
     "scaling": reports.report_scaling,
 }
-REPORTS_WITH_PEERS = {"record", "door"}
+REPORTS_WITH_PEERS = {"record", "receiver"}
 
 
 async def run_reports(names: Sequence[str], config: BenchConfig) -> None:

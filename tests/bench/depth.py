@@ -58,7 +58,7 @@ class BacklogBench:
         self._initial_bytes = await self._read_used_memory()
 
     async def fill(self, count: int) -> None:
-        """Add so many tickets more, as the door does."""
+        """Add so many tickets more, as the receiver does."""
         for start in range(self._next, self._next + count, _CHUNK):
             chunk = range(start, min(start + _CHUNK, self._next + count))
             events = [make_event(number, "default", with_id=True) for number in chunk]
@@ -100,7 +100,7 @@ class BacklogBench:
         window = RateLimitWindow(
             family="global", limit=_UNLIMITED, remaining=_UNLIMITED, reset_ms=reset_ms
         )
-        await self._budget.record("none", "fine", RateLimitHeaders(windows=(window,)))
+        await self._budget.record("none", "ok", RateLimitHeaders(windows=(window,)))
 
     async def _read_server_us(self) -> int:
         stats = await self._env.redis.info("commandstats")

@@ -84,14 +84,20 @@ async def measure_latency(
 
 @asynccontextmanager
 async def open_pair(env: BenchEnvironment) -> AsyncIterator[LatencyPair]:
-    """Start our door and our worker, and the script."""
+    """Start our receiver and our worker, and the script."""
     environ = service_environ(env)
-    receiver = env.start(SERVICE_PYTHON, ("-m", "service", "serve"), name="door", environ=environ)
+    receiver = env.start(
+        SERVICE_PYTHON, ("-m", "service", "serve"), name="receiver", environ=environ
+    )
     worker = env.start(SERVICE_PYTHON, ("-m", "service", "work"), name="worker", environ=environ)
     script = env.start(SERVICE_PYTHON, ("-m", "tests.bench.baseline", "one"), name="script")
     clients = [open_client(env.redis_url, reply_timeout_s=30) for _ in range(2)]
     try:
-        url = (await receiver.wait_for_log("door_opened")).partition('"url":"')[2].partition('"')[0]
+        url = (
+            (await receiver.wait_for_log("receiver_started"))
+            .partition('"url":"')[2]
+            .partition('"')[0]
+        )
         await asyncio.gather(worker.wait_for_log("worker_started"), script.wait_for_log("ready"))
         address = urlsplit(url)
         reader, writer = await asyncio.open_connection(address.hostname, address.port)

@@ -82,7 +82,7 @@ def build_peer_receiver(framework: str, python: Path) -> ReceiverContestant:
 
     return ReceiverContestant(
         name=f"FastAPI + {framework}",
-        command=("-m", "uvicorn", f"tests.bench.peers.door_{framework}:app", *_UVICORN.split()),
+        command=("-m", "uvicorn", f"tests.bench.peers.receiver_{framework}:app", *_UVICORN.split()),
         url_prefix="running on ",
         count_accepted=count_accepted,
         python=python,

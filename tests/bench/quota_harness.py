@@ -113,7 +113,7 @@ class QuotaHarness:
             ENRICHER_REDIS_URL=self._redis_url,
             ENRICHER_NAMESPACE=KEYS.namespace,
             ENRICHER_LAUNCHDARKLY_URL=self._upstream,
-            ENRICHER_RATE_SHARE="1.0",
+            ENRICHER_RATE_LIMIT_SHARE="1.0",
             ENRICHER_CONCURRENCY=str(CONCURRENCY),
             LAUNCHDARKLY_ACCESS_TOKEN=Options().token,
         )
@@ -166,7 +166,7 @@ class QuotaHarness:
             assert response.ok
 
     async def _enqueue(self, deployment_ids: list[str]) -> None:
-        """Let deployments wait, as the door does."""
+        """Let deployments wait, as the receiver does."""
         group = GroupCommit(
             self._client, durability="memory", clock=time.monotonic, log=structlog.get_logger()
         )
@@ -216,7 +216,7 @@ async def open_harness() -> AsyncIterator[QuotaHarness]:
         EmbeddedServer(Path(folder)) as server,
     ):
         simulator = await start_module(
-            "service", "simulate", "--port", "0", started_text="simulator_opened"
+            "service", "simulate", "--port", "0", started_text="simulator_started"
         )
         try:
             upstream = (await simulator.wait_until_started())["url"]

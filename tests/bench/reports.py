@@ -24,7 +24,7 @@ from tests.bench.webhooks import measure_receivers, own_receivers
 _TIME_LIMITS_S = {
     "record": 540,
     "listed": 100,
-    "door": 200,
+    "receiver": 200,
     "latency": 60,
     "depth": 60,
     "scaling": 150,
@@ -78,7 +78,7 @@ async def report_receiver(env: BenchEnvironment, config: BenchConfig) -> str:
     """One accepted webhook."""
     receivers = [*own_receivers(), *config.peers.receivers]
     samples, errors = await measure_receivers(
-        env, receivers, config.round_numbers("door"), items=config.items
+        env, receivers, config.round_numbers("receiver"), items=config.items
     )
     names = [receiver.name for receiver in config.peers.receivers]
     goals = {"only reads": 1.6} | dict.fromkeys(names, 1 / 5)

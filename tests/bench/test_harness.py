@@ -74,7 +74,7 @@ async def test_a_contestant_that_breaks_is_told(stand: BenchEnvironment) -> None
     )
 
 
-async def test_a_door_is_measured(stand: BenchEnvironment) -> None:
+async def test_a_receiver_is_measured(stand: BenchEnvironment) -> None:
     """Ours and the one that only reads accept every webhook."""
     table = await report_receiver(stand, SHORT_CONFIG)
     assert table.count("\n| ") == 4
@@ -130,11 +130,9 @@ def test_rounds_end_when_their_time_is_up() -> None:
 
 
 @pytest.mark.parametrize(("group", "lock"), LOCKS.items())
-def test_a_lock_holds_what_its_peers_ask_for(group_commit: str, lock: Path) -> None:
+def test_a_lock_holds_what_its_peers_ask_for(group: str, lock: Path) -> None:
     """A peer added to pyproject.toml without `run.py lock` is noticed."""
-    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"][
-        group_commit
-    ]
+    requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"][group]
     names = {re.split(r"[\[<>=; ]", requirement)[0] for requirement in requirements}
     assert names <= parse_pins(lock).keys()
 

@@ -36,7 +36,7 @@ async def _count_tickets(env: BenchEnvironment) -> int:
 
 
 def own_receivers() -> tuple[ReceiverContestant, ReceiverContestant]:
-    """Give the real door, and the handler that only reads the body."""
+    """Give the real receiver, and the handler that only reads the body."""
     return (
         ReceiverContestant(
             name="ours",
@@ -44,7 +44,7 @@ def own_receivers() -> tuple[ReceiverContestant, ReceiverContestant]:
             url_prefix='"url":',
             count_accepted=_count_tickets,
         ),
-        ReceiverContestant(name="only reads", command=("-m", "tests.bench.baseline", "door")),
+        ReceiverContestant(name="only reads", command=("-m", "tests.bench.baseline", "receiver")),
     )
 
 
@@ -89,7 +89,7 @@ async def measure_receivers(
     *,
     items: int,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Measure every door in turn, again and again; gives samples by name, and who broke and how."""
+    """Measure every receiver in turn; return samples and errors by name."""
     samples: dict[str, list[float]] = {receiver.name: [] for receiver in receivers}
     errors: dict[str, str] = {}
     for _ in rounds:

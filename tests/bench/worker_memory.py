@@ -54,7 +54,7 @@ async def measure_large_deployment(env: BenchEnvironment) -> LargeDeploymentMemo
     simulator = env.start(
         SERVICE_PYTHON, command, name="simulator", environ={"ENRICHER_LOG_FORMAT": "json"}
     )
-    line = await simulator.wait_for_log("simulator_opened")
+    line = await simulator.wait_for_log("simulator_started")
     upstream = line.partition('"url":"')[2].partition('"')[0]
     environ = service_environ(env) | {
         "ENRICHER_LAUNCHDARKLY_URL": upstream,

@@ -17,25 +17,25 @@ from tests.cli.shell import PASSWORD, CommandRunner, processes_using, wait_until
 
 async def test_from_a_webhook_to_a_record_by_commands_alone(command_runner: CommandRunner) -> None:
     """What is sent comes out, and a killed `run` leaves its records and no server."""
-    simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_opened")
+    simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_started")
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
     given = {"ENRICHER_LAUNCHDARKLY_URL": upstream}
-    run = await command_runner.start("run", ready_pattern="door_opened", **given)
-    door = f"{(await run.wait_for(r'http://[0-9.:]+'))[0]}/webhooks/native"
+    run = await command_runner.start("run", ready_pattern="receiver_started", **given)
+    receiver = f"{(await run.wait_for(r'http://[0-9.:]+'))[0]}/webhooks/native"
     following = await command_runner.start("tail", ready_pattern="flags touched")
     identifier = "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"
 
-    send = f"send --url {door} --id {identifier}"
+    send = f"send --url {receiver} --id {identifier}"
     once, twice = [await command_runner.run(f"{send} --delivery one") for _ in range(2)]
     assert (once.code, once.out[:23]) == (0, '202 {"status":"queued",')
     assert (twice.code, twice.out[:26]) == (0, '200 {"status":"duplicate",')
-    refused = await command_runner.run(f"send --url {door} --project default")
+    refused = await command_runner.run(f"send --url {receiver} --project default")
     assert (refused.code, refused.out[:4]) == (1, "422 ")
 
     await following.wait_for(f"^{identifier}  ")
     await run.stop(signal.SIGKILL)
     await wait_until_unused(command_runner.data)
-    run = await command_runner.start("run", ready_pattern="door_opened", **given)
+    run = await command_runner.start("run", ready_pattern="receiver_started", **given)
     reading = await command_runner.start("tail --json --from-start", ready_pattern='"position"')
     record = json.loads(reading.lines[0])
     assert record["subject"] == record["data"]["deployment"]["id"] == identifier
@@ -52,10 +52,10 @@ async def test_a_signal_ends_everything_with_0(
     """Whatever goes on ends as asked, leaves no process and no traceback."""
     shared = {"ENRICHER_REDIS_URL": server.url}
     programs = await asyncio.gather(
-        command_runner.start("run", ready_pattern="door_opened"),
-        command_runner.start("serve", ready_pattern="door_opened", **shared),
+        command_runner.start("run", ready_pattern="receiver_started"),
+        command_runner.start("serve", ready_pattern="receiver_started", **shared),
         command_runner.start("work", ready_pattern="worker_started", **shared),
-        command_runner.start("simulate --port 0", ready_pattern="simulator_opened"),
+        command_runner.start("simulate --port 0", ready_pattern="simulator_started"),
         command_runner.start("tail", ready_pattern="flags touched", **shared),
         command_runner.start("demo", ready_pattern="^-- received"),
     )

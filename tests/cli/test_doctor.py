@@ -27,7 +27,7 @@ def parse_findings(result: CommandResult) -> dict[str, tuple[str, str]]:
 
 
 async def test_all_is_well_beside_a_running_service(command_runner: CommandRunner) -> None:
-    """Redis, a worker, LaunchDarkly and the door are there; exit code 0."""
+    """Redis, a worker, LaunchDarkly and the receiver are there; exit code 0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         command_runner.env["ENRICHER_PORT"] = str(free.getsockname()[1])
@@ -37,8 +37,8 @@ async def test_all_is_well_beside_a_running_service(command_runner: CommandRunne
     )
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
     command_runner.env["ENRICHER_LAUNCHDARKLY_URL"] = upstream
-    command_runner.env["ENRICHER_RECONCILE"] = "default/production"
-    serving = await command_runner.start("run", ready_pattern="door_opened")
+    command_runner.env["ENRICHER_RECONCILE_SCOPES"] = "default/production"
+    serving = await command_runner.start("run", ready_pattern="receiver_started")
     await serving.wait_for("deployments_reconciled")
     found = parse_findings(await command_runner.run("doctor --json"))
     assert found["reconcile"][1].startswith("last listed: default/production ")
@@ -47,7 +47,7 @@ async def test_all_is_well_beside_a_running_service(command_runner: CommandRunne
     assert found["redis durability"][1].startswith("fsync: each write is on disk")
     assert found["workers"][1].startswith("1 idle")
     assert found["quota"][1].startswith("calls left: global ")
-    assert found["door"][1].startswith("answers at ")
+    assert found["receiver"][1].startswith("answers at ")
     page = await command_runner.run("doctor")
     assert page.code == 0
     assert page.out.splitlines()[-1].startswith("0 to mend, 0 to look at, ")
@@ -71,7 +71,7 @@ async def test_it_works_when_everybody_is_away(command_runner: CommandRunner) ->
     assert found["redis"][0] == "failure"
     assert f"127.0.0.1:{port} is away: " in found["redis"][1]
     assert found["launchdarkly"][0] == "failure"
-    assert found["door"] == ("failure", f"{away} cannot be listened on: Address already in use")
+    assert found["receiver"] == ("failure", f"{away} cannot be listened on: Address already in use")
     assert all(each["fix"] for each in json.loads(ended.out)["findings"] if each["status"] != "ok")
 
 
@@ -91,7 +91,7 @@ async def test_what_is_wrong_with_work_is_told(
     command_runner: CommandRunner, server: EmbeddedServer
 ) -> None:
     """A refused token, failures by reason, tickets that nobody takes, a Redis without a disk."""
-    simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_opened")
+    simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_started")
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
     async with open_client(server.url) as client:
         await client.config_set("appendonly", "no")

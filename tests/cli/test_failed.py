@@ -81,7 +81,7 @@ class FailedTicketsHarness:
         assert isinstance(lease, Lease)
         ticket = msgspec.structs.replace(lease.ticket, attempts=4)
         failure = build_failure_record("rejected", detail="HTTP 400", raw=raw, ticket=ticket)
-        assert await self.backlog.fail(lease, failure) == "given up"
+        assert await self.backlog.fail(lease, failure) == "failed"
         return await self.make_older(lease.job, days_ago)
 
     async def add_parked(self, delivery: str, body: bytes) -> str:
@@ -170,14 +170,14 @@ async def test_one_is_shown_with_all_that_is_known(
 
 async def test_what_failed_is_published_once_it_is_there(command_runner: CommandRunner) -> None:
     """From a webhook over `failed list` and `failed retry` to a record, against a real `run`."""
-    simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_opened")
+    simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_started")
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
     command_runner.env["ENRICHER_LAUNCHDARKLY_URL"] = upstream
-    command_runner.env["ENRICHER_APPEAR_DEADLINE"] = "0.001"
-    run = await command_runner.start("run", ready_pattern="door_opened")
-    door = f"{(await run.wait_for(r'http://[0-9.:]+'))[0]}/webhooks/native"
-    await command_runner.run(f"send --url {door} {NATIVE}")
-    await run.wait_for("deployment_given_up")
+    command_runner.env["ENRICHER_NOT_FOUND_TIMEOUT"] = "0.001"
+    run = await command_runner.start("run", ready_pattern="receiver_started")
+    receiver = f"{(await run.wait_for(r'http://[0-9.:]+'))[0]}/webhooks/native"
+    await command_runner.run(f"send --url {receiver} {NATIVE}")
+    await run.wait_for("deployment_failed")
     listed = await command_runner.run("failed list --reason not_found")
     assert listed.out.splitlines()[1].endswith(f"  {JOB}")
 
@@ -243,14 +243,14 @@ class UnmappableSource:
 async def unmappable_source(
     command_runner: CommandRunner, server: EmbeddedServer, tmp_path: Path
 ) -> UnmappableSource:
-    """Give a sender whose event was set aside by a running door."""
+    """Give a sender whose event was set aside by a running receiver."""
     source = UnmappableSource(tmp_path / "sources.toml")
     source.write_sources()
     command_runner.env |= {"ENRICHER_SOURCES": str(source.file), "GITHUB": PASSWORD}
     command_runner.env["ENRICHER_REDIS_URL"] = server.url
-    source.receiver = await command_runner.start("serve", ready_pattern="door_opened")
+    source.receiver = await command_runner.start("serve", ready_pattern="receiver_started")
     source.webhook_url = f"{(await source.receiver.wait_for(r'http://[0-9.:]+'))[0]}/webhooks/web"
-    assert (await source.post())["status"] == "set aside"
+    assert (await source.post())["status"] == "parked"
     return source
 
 

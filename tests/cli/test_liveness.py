@@ -76,7 +76,7 @@ async def test_a_worker_is_not_restarted_for_redis(
     port = free_port()
     worker = await start_worker(command_runner, server, port)
     server.stop()
-    await worker.wait_for("redis_lost|claiming_failed")
+    await worker.wait_for("redis_disconnected|claim_failed")
     assert await probe_passes(port)
 
 

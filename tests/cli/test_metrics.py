@@ -34,24 +34,24 @@ def free_port() -> int:
 async def test_processes_agree_on_what_they_share(
     command_runner: CommandRunner, server: EmbeddedServer
 ) -> None:
-    """Two doors and a worker: equal gauges of the namespace, webhooks only where they came in."""
+    """Two receivers and a worker: equal namespace gauges, webhooks counted where they came in."""
     port = free_port()
-    upstream = await command_runner.start("simulate --port 0", ready_pattern="simulator_opened")
+    upstream = await command_runner.start("simulate --port 0", ready_pattern="simulator_started")
     shared = {
         "ENRICHER_REDIS_URL": server.url,
         "ENRICHER_LAUNCHDARKLY_URL": (await upstream.wait_for(r"http://[\d.:]+"))[0],
     }
     one, two, _ = await asyncio.gather(
-        command_runner.start("serve", ready_pattern="door_opened", **shared),
-        command_runner.start("serve", ready_pattern="door_opened", **shared),
+        command_runner.start("serve", ready_pattern="receiver_started", **shared),
+        command_runner.start("serve", ready_pattern="receiver_started", **shared),
         command_runner.start(
             "work", ready_pattern="worker_started", ENRICHER_METRICS_PORT=str(port), **shared
         ),
     )
-    doors = [(await door.wait_for(r"http://[\d.:]+"))[0] for door in (one, two)]
-    addresses = [*doors, f"http://127.0.0.1:{port}"]
+    receivers = [(await receiver.wait_for(r"http://[\d.:]+"))[0] for receiver in (one, two)]
+    addresses = [*receivers, f"http://127.0.0.1:{port}"]
     for number in range(3):
-        sent = f"send --url {doors[0]}/webhooks/native --id a0eebc99-9c0b-4ef8-bb6d-00000000000"
+        sent = f"send --url {receivers[0]}/webhooks/native --id a0eebc99-9c0b-4ef8-bb6d-00000000000"
         assert (await command_runner.run(f"{sent}{number}")).code == 0
 
     async with asyncio.timeout(20):
@@ -67,5 +67,5 @@ async def test_processes_agree_on_what_they_share(
     ]
     assert queued == [3, 0, 0]
     assert first.value("records_published_total") == 0
-    assert "enricher_tickets_in_hand" not in first.samples
+    assert "enricher_worker_tickets_in_progress" not in first.samples
     assert worker.value("tickets_in_hand") == 0

@@ -7,12 +7,12 @@ from tests.cli.shell import CommandRunner
 
 async def test_it_tells_both_of_each_deployment(command_runner: CommandRunner) -> None:
     """What it makes up is found by those who are told of it, and published."""
-    simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_opened")
+    simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_started")
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
     command_runner.env["ENRICHER_LAUNCHDARKLY_URL"] = upstream
-    run = await command_runner.start("run", ready_pattern="door_opened")
-    door = (await run.wait_for(r"http://[\d.:]+"))[0]
-    words = f"pipeline --door {door}/webhooks/native --events 12 --per-second 50"
+    run = await command_runner.start("run", ready_pattern="receiver_started")
+    receiver = (await run.wait_for(r"http://[\d.:]+"))[0]
+    words = f"pipeline --url {receiver}/webhooks/native --events 12 --per-second 50"
     ended = await command_runner.run(words)
     assert ended.code == 0
     assert '"queued":12' in ended.err

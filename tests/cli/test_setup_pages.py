@@ -130,7 +130,7 @@ def test_the_curl_step_sends_a_body_that_is_accepted(preset: str) -> None:
 
 
 def assert_accepted(source: Source, headers: dict[str, str], body: bytes) -> DeploymentCompleted:
-    """Judge a request as the door does; it must be a deployment that succeeded."""
+    """Judge a request as the receiver does; it must be a deployment that succeeded."""
     request = SignedRequest(headers, {}, body)
     assert is_genuine(source.checks, request, now_s=0)
     event = parse_webhook(source, request)
@@ -226,7 +226,7 @@ def test_a_source_that_is_there_needs_no_lines_of_toml() -> None:
 
 
 def test_a_page_holds_for_who_is_verified_as_it_says() -> None:
-    """A source that wants another header must not be sent what opens no door."""
+    """A source that wants another header must not be sent what opens no receiver."""
     text = '[[source]]\nname = "ours"\npreset = "github"\nsecrets = ["x"]\n'
     presets = read_presets()
     for more, holds in (("", True), ('verify = { token = "X-Ours" }\n', False)):

@@ -1,4 +1,4 @@
-"""May the sources change while webhooks come in? At SIGHUP, and nobody at the door notices."""
+"""May the sources change while webhooks come in? At SIGHUP, and nobody at the receiver notices."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ SOURCE = '[[source]]\nname = "{}"\npreset = "native"\nsecrets = ["file:{}"]\n'
 
 
 class ReloadingReceiver:
-    """A door whose sources stand in a file, and the secret of these in another."""
+    """A receiver whose sources stand in a file, and the secret of these in another."""
 
     def __init__(self, home: Path) -> None:
         self.file = home / "sources.toml"
@@ -38,7 +38,7 @@ class ReloadingReceiver:
         self.secret.write_text(f"{secret}\n")
 
     async def reload(self, log_event: str = "sources_reloaded") -> None:
-        """Tell the door to read again, and wait until it says what came of it."""
+        """Tell the receiver to read again, and wait until it says what came of it."""
         self.program.lines.clear()
         self.program.child.send_signal(signal.SIGHUP)
         await self.program.wait_for(f'"event":"{log_event}"')
@@ -68,16 +68,16 @@ def sign_event(delivery: str, secret: str) -> Mapping[str, str]:
 async def receiver(
     command_runner: CommandRunner, server: EmbeddedServer, tmp_path: Path
 ) -> AsyncIterator[ReloadingReceiver]:
-    """Open the door with one source."""
+    """Open the receiver with one source."""
     receiver = ReloadingReceiver(tmp_path)
     receiver.write_sources("ci")
     receiver.program = await command_runner.start(
         "serve",
-        ready_pattern="door_opened",
+        ready_pattern="receiver_started",
         ENRICHER_REDIS_URL=server.url,
         ENRICHER_SOURCES=str(receiver.file),
     )
-    started_event = json.loads((await receiver.program.wait_for(".*door_opened.*")).group())
+    started_event = json.loads((await receiver.program.wait_for(".*receiver_started.*")).group())
     receiver.url = started_event["url"]
     async with aiohttp.ClientSession() as receiver.session:
         yield receiver
@@ -112,10 +112,14 @@ async def test_a_webhook_that_had_begun_is_judged_by_the_source_that_it_found(
     """Half of it came, its source went, the other half came: it is taken, the next one is not."""
     address = urlsplit(receiver.url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
-    headers = {**sign_event("slow", OLD_SECRET), "Host": "door", "Content-Length": str(len(EVENT))}
+    headers = {
+        **sign_event("slow", OLD_SECRET),
+        "Host": "receiver",
+        "Content-Length": str(len(EVENT)),
+    }
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     writer.write(f"POST /webhooks/ci HTTP/1.1\r\n{head}Expect: 100-continue\r\n\r\n".encode())
-    assert b"100" in await reader.readuntil(b"\r\n\r\n")  # the door has begun with it
+    assert b"100" in await reader.readuntil(b"\r\n\r\n")  # the receiver has begun with it
     writer.write(EVENT[:10])
     receiver.write_sources("other")
     await receiver.reload()
@@ -138,10 +142,10 @@ async def test_a_secret_is_rotated_by_its_file(receiver: ReloadingReceiver) -> N
 async def test_a_bad_file_keeps_the_old_one_and_says_so_where_people_look(
     receiver: ReloadingReceiver,
 ) -> None:
-    """The door is ready and warns, with the line, until the file is mended."""
+    """The receiver is ready and warns, with the line, until the file is mended."""
     assert await receiver.get_readiness() == (200, None)
     receiver.file.write_text(receiver.file.read_text() + "secret = 1\n")
-    await receiver.reload("sources_kept")
+    await receiver.reload("sources_reload_failed")
     complaint = f'{receiver.file}:5: source "ci": secret: there is no such key'
     status, (warning,) = await receiver.get_readiness()
     assert (status, complaint in warning) == (200, True)
@@ -149,7 +153,7 @@ async def test_a_bad_file_keeps_the_old_one_and_says_so_where_people_look(
     assert await receiver.post("1") == 202
 
     receiver.file.unlink()
-    await receiver.reload("sources_kept")
+    await receiver.reload("sources_reload_failed")
     _, (warning,) = await receiver.get_readiness()
     assert "ENRICHER_SOURCES cannot be read" in warning
 
@@ -158,22 +162,24 @@ async def test_a_bad_file_keeps_the_old_one_and_says_so_where_people_look(
     assert await receiver.get_readiness() == (200, None)
 
 
-async def test_the_only_secret_of_a_door_without_a_file_is_read_again_too(
+async def test_the_only_secret_of_a_receiver_without_a_file_is_read_again_too(
     command_runner: CommandRunner, server: EmbeddedServer, tmp_path: Path
 ) -> None:
     """Where ENRICHER_WEBHOOK_SECRET_FILE names it."""
-    door = ReloadingReceiver(tmp_path)
-    door.secret.write_text(OLD_SECRET)
+    receiver = ReloadingReceiver(tmp_path)
+    receiver.secret.write_text(OLD_SECRET)
     del command_runner.env["ENRICHER_WEBHOOK_SECRET"]
-    door.program = await command_runner.start(
+    receiver.program = await command_runner.start(
         "serve",
-        ready_pattern="door_opened",
+        ready_pattern="receiver_started",
         ENRICHER_REDIS_URL=server.url,
-        ENRICHER_WEBHOOK_SECRET_FILE=str(door.secret),
+        ENRICHER_WEBHOOK_SECRET_FILE=str(receiver.secret),
     )
-    door.url = json.loads((await door.program.wait_for(".*door_opened.*")).group())["url"]
-    door.secret.write_text(f"{NEW_SECRET} {OLD_SECRET}")
-    await door.reload()
-    async with aiohttp.ClientSession() as door.session:
-        assert await door.post("1", secret=NEW_SECRET, name="native") == 202
-        assert await door.post("2", secret=OLD_SECRET, name="native") == 202
+    receiver.url = json.loads((await receiver.program.wait_for(".*receiver_started.*")).group())[
+        "url"
+    ]
+    receiver.secret.write_text(f"{NEW_SECRET} {OLD_SECRET}")
+    await receiver.reload()
+    async with aiohttp.ClientSession() as receiver.session:
+        assert await receiver.post("1", secret=NEW_SECRET, name="native") == 202
+        assert await receiver.post("2", secret=OLD_SECRET, name="native") == 202

@@ -85,10 +85,10 @@ async def loaded_modules(site: Path, program: str) -> set[str]:
 
 async def run_one_webhook(shell: CommandRunner, **changes: str) -> BackgroundCommand:
     """Run the whole until one webhook has become a record."""
-    upstream = await shell.start("simulate --port 0", ready_pattern="simulator_opened")
+    upstream = await shell.start("simulate --port 0", ready_pattern="simulator_started")
     changes["ENRICHER_LAUNCHDARKLY_URL"] = (await upstream.wait_for(r"http://[\d.:]+"))[0]
-    program = await shell.start("run", ready_pattern="door_opened", **changes)
-    url = (await program.wait_for(r'(?=.*door_opened).*"(http://[^"]+)"'))[1]
+    program = await shell.start("run", ready_pattern="receiver_started", **changes)
+    url = (await program.wait_for(r'(?=.*receiver_started).*"(http://[^"]+)"'))[1]
     send_result = await shell.run(f"{SEND_COMMAND} {url}/webhooks/native")
     assert send_result.code == 0, send_result.err
     await program.wait_for("deployment_published")
@@ -117,7 +117,7 @@ def test_the_standard_variables_decide(environ: dict[str, str], wanted: bool) ->
 async def test_without_tracing_nothing_of_it_is_loaded(
     command_runner: CommandRunner, tmp_path: Path, extra: str
 ) -> None:
-    """Neither a door nor a worker: nothing where the extra is absent, else what redis-py loads."""
+    """Receiver and worker load nothing without the extra, else only what redis-py loads."""
     (tmp_path / "sitecustomize.py").write_text(
         LIST_MODULES + (WITHOUT_OPENTELEMETRY if extra == "absent" else "")
     )
@@ -125,12 +125,12 @@ async def test_without_tracing_nothing_of_it_is_loaded(
     by_redis = await loaded_modules(tmp_path, "import redis.asyncio")
     assert bool(by_redis) is (extra == "installed")
     server = await command_runner.start(
-        "run", ready_pattern="door_opened"
+        "run", ready_pattern="receiver_started"
     )  # whose Redis both of them use
     command_runner.env["ENRICHER_REDIS_URL"] = f"unix://{socket_path(command_runner.data)}"
-    door = await command_runner.start("serve", ready_pattern="door_opened", **watched)
+    receiver = await command_runner.start("serve", ready_pattern="receiver_started", **watched)
     worker = await command_runner.start("work", ready_pattern="worker_started", **watched)
-    for program in (door, worker):
+    for program in (receiver, worker):
         assert await program.stop() == 0
         told = (await program.wait_for("^loaded:(.*)"))[1]
         assert set(told.split()) == by_redis
@@ -159,7 +159,7 @@ async def test_a_collector_that_is_away_costs_no_webhook(command_runner: Command
         away = f"http://127.0.0.1:{held.getsockname()[1]}"
         quick = {"OTEL_BSP_SCHEDULE_DELAY": "50", HEADER: "authorization=hush,hush hush"}
         program = await run_one_webhook(command_runner, **{ENDPOINT: away, **quick})
-        await program.wait_for("tracing_troubled")
+        await program.wait_for("tracing_export_failed")
         async with asyncio.timeout(20):
             assert await program.stop() == 0
     assert not [line for line in program.lines if "Traceback" in line or "hush" in line]
@@ -205,7 +205,7 @@ async def test_a_collector_that_never_answers_holds_nothing_up(
     program = await run_one_webhook(command_runner, **changes)
     async with asyncio.timeout(30):
         await silent_collector.received.wait()
-    url = (await program.wait_for(r'(?=.*door_opened).*"(http://[^"]+)"'))[1]
+    url = (await program.wait_for(r'(?=.*receiver_started).*"(http://[^"]+)"'))[1]
     sent = await command_runner.run(
         f"{SEND_COMMAND} {url}/webhooks/native".replace("000001 ", "000002 ")
     )
@@ -222,7 +222,7 @@ async def test_an_endpoint_without_the_extra_stops_nothing(
     (tmp_path / "sitecustomize.py").write_text(LIST_MODULES + WITHOUT_OPENTELEMETRY)
     absent = {ENDPOINT: "http://127.0.0.1:9", "PYTHONPATH": str(tmp_path)}
     program = await run_one_webhook(command_runner, **absent)
-    await program.wait_for("tracing_impossible.*extra otel|extra otel.*tracing_impossible")
+    await program.wait_for("tracing_disabled.*extra otel|extra otel.*tracing_disabled")
     assert await program.stop() == 0
 
 

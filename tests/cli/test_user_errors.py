@@ -161,7 +161,7 @@ async def test_a_bad_file_of_sources_is_told_with_the_place(
 
 
 async def test_what_is_away_is_told(command_runner: CommandRunner) -> None:
-    """Exit code 1: nobody at the door, no Redis for what cannot wait for it."""
+    """Exit code 1: nobody at the receiver, no Redis for what cannot wait for it."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # and not listening
         port = silent.getsockname()[1]
@@ -242,7 +242,7 @@ async def test_a_redis_that_cannot_keep_promises_is_refused(
 
 async def test_two_on_one_data_directory_are_one_too_many(command_runner: CommandRunner) -> None:
     """The second is refused at once, and the first does not notice."""
-    first = await command_runner.start("run", ready_pattern="door_opened")
+    first = await command_runner.start("run", ready_pattern="receiver_started")
     second = await command_runner.run("run")
     assert second.code == 1
     assert f"another process runs a server on {command_runner.data}" in second.error_text

@@ -169,7 +169,7 @@ async def test_no_more_is_fetched_than_is_asked(
 ) -> None:
     """A slow reader leaves the rest to its fellows."""
     await append_records(redis, keys.enriched, *range(20))
-    await take_records(open_stream(habits=ReaderOptions(prefetch=5)), 1)
+    await take_records(open_stream(options=ReaderOptions(prefetch=5)), 1)
     assert len(await list_pending(redis, keys)) == 5
 
 
@@ -249,11 +249,11 @@ async def test_what_waits_behind_a_slow_body_stays_ours(
 
 @pytest.mark.parametrize("group", [READER_GROUP, None])
 async def test_a_restart_of_redis_costs_no_record(
-    server: EmbeddedServer, group_commit: str | None
+    server: EmbeddedServer, group: str | None
 ) -> None:
     """Killed under a waiting reader, and back: it goes on, and gives nothing twice."""
     stream = Keys("deployments").enriched
-    async with EnrichedStream(server.url, group=group_commit) as records:
+    async with EnrichedStream(server.url, group=group) as records:
         async with open_client(server.url) as redis:
             ids = await append_records(redis, stream, 1, 2)
             assert await take_ids(records, 2) == ids
@@ -321,7 +321,7 @@ async def test_an_entry_that_is_no_record_is_not_passed_over_in_silence(
             await take_records(aiter(stream), 1)
     await stream.aclose()
     heard: list[InvalidEntry] = []
-    stream = open_stream(habits=ReaderOptions(on_invalid_entry=heard.append))
+    stream = open_stream(options=ReaderOptions(on_invalid_entry=heard.append))
     assert await take_ids(stream, 1) == [last]
     assert heard[0].fields == {b"n": b"1"}
     assert "Invalid enum value 2" in heard[1].reason or "schemaVersion" in heard[1].reason

@@ -24,7 +24,7 @@ def test_a_pass_ends(later_s: float, lets_in: bool) -> None:
 
 
 def test_a_pass_of_another_token_is_none() -> None:
-    """Who changes the token signs everybody out; doors with one token share their passes."""
+    """Who changes the token signs everybody out; receivers with one token share their passes."""
     other = ConsoleAuth(
         token="another-token-of-theirs", signing_key=derive_key("another-token-of-theirs")
     )

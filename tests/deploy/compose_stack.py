@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TOKEN = "api-simulator"
 IMAGE = "deployment-enricher"
-SERVICES = ("door", "worker", "simulator", "pipeline")
+SERVICES = ("receiver", "worker", "simulator", "pipeline")
 SIMULATOR_OPTIONS = '{"latency_ms":[5,60],"nested_page_size":2,"nested_details":false}'
 _REDIS_IMAGE, _IMAGE_WITH_DATA_DIR = "valkey/valkey:8-alpine", "enricher-test-store"
 
@@ -49,13 +49,13 @@ async def run_command(*command: str, env: Mapping[str, str] | None = None) -> st
 
 
 # A short lease, so that what a killed worker held is taken over while a test waits.
-SHORT_LEASE = MappingProxyType({"ENRICHER_LEASE": "2", "ENRICHER_RATE_SHARE": "1"})
+SHORT_LEASE = MappingProxyType({"ENRICHER_LEASE": "2", "ENRICHER_RATE_LIMIT_SHARE": "1"})
 
 
 class CompositionConfig(Struct, frozen=True, kw_only=True):
-    """What is composed: which store, how many ports for doors, what differs from what is shipped.
+    """What is composed: which store, how many receiver ports, what differs from what is shipped.
 
-    ``settings`` are those of door and worker, ``upstream`` the options of the simulator.
+    ``settings`` are those of receiver and worker, ``upstream`` the options of the simulator.
     """
 
     redis_image: str
@@ -107,7 +107,7 @@ class Composition:
             "services": {
                 "redis": redis,
                 **{
-                    name: with_settings if name in {"door", "worker"} else service
+                    name: with_settings if name in {"receiver", "worker"} else service
                     for name in SERVICES
                 },
             }
@@ -115,7 +115,7 @@ class Composition:
 
     async def up(self, *services: str) -> None:
         """Build the one image, then start what is named and wait until it is well."""
-        await self.compose("build", "door")
+        await self.compose("build", "receiver")
         await self.compose("up", "-d", "--wait", "--wait-timeout", "60", *services)
 
     async def down(self) -> None:
@@ -205,7 +205,7 @@ async def build_redis_image(home: Path) -> str:
 
 
 def _free_ports(receivers: int) -> tuple[int, int, int]:
-    """Find a range of free ports for the doors, and one each for Redis and the simulator."""
+    """Find a range of free ports for the receivers, and one each for Redis and the simulator."""
     for first_port in range(20_000, 30_000, receivers + 2):
         if all(_is_free(port) for port in range(first_port, first_port + receivers + 2)):
             return first_port, first_port + receivers, first_port + receivers + 1
@@ -221,5 +221,5 @@ def _is_free(port: int) -> bool:
 
 
 def receiver_urls(ports: Sequence[int]) -> list[str]:
-    """Give the addresses of the doors."""
+    """Give the addresses of the receivers."""
     return [f"http://127.0.0.1:{port}" for port in ports]

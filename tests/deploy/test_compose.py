@@ -47,13 +47,13 @@ PER_S = 40.0
 
 @pytest.fixture
 async def composition(tmp_path: Path) -> AsyncIterator[Composition]:
-    """Compose a store, two doors, a worker and a simulator, healthy within a minute."""
+    """Compose a store, two receivers, a worker and a simulator, healthy within a minute."""
     if missing := engine_problem():
         pytest.fail(missing)
     cast = CompositionConfig(redis_image=await build_redis_image(tmp_path), receivers=4)
-    services = ("redis", "door", "worker", "simulator")
+    services = ("redis", "receiver", "worker", "simulator")
     async with open_composition(
-        tmp_path, os.environ, cast, "--scale", "door=2", *services
+        tmp_path, os.environ, cast, "--scale", "receiver=2", *services
     ) as running_composition:
         yield running_composition
 
@@ -76,7 +76,7 @@ async def test_the_image_is_as_it_says(composition: Composition) -> None:
 
 async def test_containers_are_bounded(composition: Composition) -> None:
     """Memory, processes and processor; no capability, no new privilege, a read-only disk."""
-    for service in ("redis", "door", "worker", "simulator"):
+    for service in ("redis", "receiver", "worker", "simulator"):
         for container in await composition.list_containers(service):
             host: dict[str, Any] = container["HostConfig"]
             assert host["Memory"] >= 256 << 20
@@ -89,7 +89,7 @@ async def test_containers_are_bounded(composition: Composition) -> None:
 
 async def test_the_first_record_comes_by_the_curl_of_the_readme(composition: Composition) -> None:
     """A bearer token and the body that a pipeline has; doctor finds nothing to mend."""
-    place = (await composition.compose("port", "door", "8080")).strip()  # one of the range
+    place = (await composition.compose("port", "receiver", "8080")).strip()  # one of the range
     curl = ("curl", "-sS", f"http://{place}/webhooks/native")
     event = {"deploymentId": "a0eebc99-9c0b-4ef8-bb6d-000000000042", "eventType": "finished"}
     answer = json.loads(
@@ -100,7 +100,7 @@ async def test_the_first_record_comes_by_the_curl_of_the_readme(composition: Com
         async with asyncio.timeout(20):
             while not await redis.xlen(KEYS.enriched):
                 await asyncio.sleep(0.05)
-    told = await composition.compose("exec", "-T", "door", "deployment-enricher", "doctor")
+    told = await composition.compose("exec", "-T", "receiver", "deployment-enricher", "doctor")
     assert told.splitlines()[-1].startswith("0 to mend")
 
 
@@ -108,10 +108,10 @@ async def test_nothing_is_lost_or_twice_whatever_is_done_to_it(composition: Comp
     """A worker killed, Redis killed and restarted, workers scaled, all of it upgraded: meanwhile
     webhooks come in, and the oracle of the storms counts what became of each.
     """  # noqa: D205 - one sentence
-    doors = receiver_urls(composition.ports)
+    receivers = receiver_urls(composition.ports)
     calm = FaultyLaunchDarkly(Simulator(CALM_OPTIONS, clock=time.time, rng=random.Random(1)))
     async with aiohttp.ClientSession() as session:
-        senders = WebhookSenders(session, doors, secret=SECRET, upstream=calm, seed=1)
+        senders = WebhookSenders(session, receivers, secret=SECRET, upstream=calm, seed=1)
         webhooks = draw_webhooks(1, TrafficConfig(without_id_share=0.0, repeated_share=0.1))
         sending = asyncio.create_task(senders.send_all(webhooks, per_s=PER_S, concurrency=16))
         try:
@@ -143,19 +143,19 @@ async def _kill_and_restart(composition: Composition) -> None:
 
 
 async def _upgrade(composition: Composition) -> None:
-    """As deploy/README.md says: new doors beside the old, then the old away; workers anew."""
+    """As deploy/README.md says: new receivers beside the old, then the old away; workers anew."""
     later = f"{composition.version}-later"
     await run_command("docker", "tag", f"{IMAGE}:{composition.version}", f"{IMAGE}:{later}")
-    old = await composition.list_containers("door")
-    scale_up = ("--no-deps", "--no-recreate", "--scale", "door=4", "door")
+    old = await composition.list_containers("receiver")
+    scale_up = ("--no-deps", "--no-recreate", "--scale", "receiver=4", "receiver")
     await composition.compose("up", "-d", "--wait", *scale_up, ENRICHER_VERSION=later)
-    await composition.wait_until_healthy("door", count=4)
+    await composition.wait_until_healthy("receiver", count=4)
     for container in old:
         await run_command("docker", "stop", container["Id"])
         await run_command("docker", "rm", container["Id"])
     recreate = ("--no-deps", "--scale", "worker=4", "worker")
     await composition.compose("up", "-d", "--wait", *recreate, ENRICHER_VERSION=later)
-    for service in ("door", "worker"):
+    for service in ("receiver", "worker"):
         images = {
             running["Config"]["Image"] for running in await composition.list_containers(service)
         }

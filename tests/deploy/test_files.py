@@ -26,7 +26,16 @@ every_service = pytest.mark.parametrize(
 
 def test_everything_stands_where_it_belongs() -> None:
     """What runs is a service, whoever added it last; a network is only a network."""
-    named = {"redis", "door", "worker", "simulator", "pipeline", "prometheus", "grafana", "notes"}
+    named = {
+        "redis",
+        "receiver",
+        "worker",
+        "simulator",
+        "pipeline",
+        "prometheus",
+        "grafana",
+        "notes",
+    }
     assert COMPOSE.keys() == named
     assert COMPOSITION["networks"] == {"default": {}, "store": {"internal": True}}
     used = {network for told in COMPOSE.values() for network in told.get("networks", ["default"])}
@@ -80,12 +89,12 @@ def test_its_environment_is_one_of_settings(name: str) -> None:
 
 
 def test_the_demo_shows_its_console_and_every_other_setting_has_a_place() -> None:
-    """What the demo sets is a setting; doors and workers read the same file, if there is one."""
+    """What the demo sets is a setting; receivers and workers read the same optional file."""
     demo = ROOT / "deploy" / "demo"
     lines = (demo / "enricher.env").read_text().splitlines()
     given = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
-    assert is_console_enabled(replace(read_settings(given), host="0.0.0.0"))  # noqa: S104 - the door's
-    [place] = COMPOSE["door"]["env_file"]
+    assert is_console_enabled(replace(read_settings(given), host="0.0.0.0"))  # noqa: S104 - the receiver's
+    [place] = COMPOSE["receiver"]["env_file"]
     assert COMPOSE["worker"]["env_file"] == [place]
     assert place["required"] is False
     assert "ENRICHER_ENV_FILE=./deploy/demo/enricher.env\n" in (demo / "demo.env").read_text()
@@ -126,7 +135,7 @@ def test_prometheus_looks_where_they_tell() -> None:
         if port in given
     }
     assert scraped == told
-    assert told.keys() == {"door", "worker"}
+    assert told.keys() == {"receiver", "worker"}
 
 
 def test_there_is_time_to_end_well() -> None:
@@ -135,4 +144,4 @@ def test_there_is_time_to_end_well() -> None:
         name: int(told["stop_grace_period"].rstrip("s")) for name, told in OWN_SERVICES.items()
     }
     assert seconds["worker"] >= Settings().shutdown_timeout + 10
-    assert seconds["door"] >= 5 + 10
+    assert seconds["receiver"] >= 5 + 10

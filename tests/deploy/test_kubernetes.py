@@ -48,7 +48,7 @@ def test_every_object_is_valid(version: str) -> None:
 
 def test_a_mistake_would_be_seen() -> None:
     """The schemas are strict."""
-    wrong = find_object("Deployment", "enricher-door")
+    wrong = find_object("Deployment", "enricher-receiver")
     wrong["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(wrong, "1.31", strict=True)
@@ -111,10 +111,10 @@ def test_what_selects_finds() -> None:
         assert deployment["selector"]["matchLabels"] == labels
         budget = find_object("PodDisruptionBudget", name)["spec"]
         assert budget["selector"]["matchLabels"] == labels
-    service = find_object("Service", "enricher-door")["spec"]
-    door = find_object("Deployment", "enricher-door")["spec"]["template"]
-    assert service["selector"] == door["metadata"]["labels"]
-    (port,) = door["spec"]["containers"][0]["ports"]
+    service = find_object("Service", "enricher-receiver")["spec"]
+    receiver = find_object("Deployment", "enricher-receiver")["spec"]["template"]
+    assert service["selector"] == receiver["metadata"]["labels"]
+    (port,) = receiver["spec"]["containers"][0]["ports"]
     assert service["ports"][0]["targetPort"] == port["name"]
 
 
@@ -124,7 +124,7 @@ def test_whatever_it_tells_is_asked_at_a_named_port(name: str) -> None:
     (container,) = find_object("Deployment", name)["spec"]["template"]["spec"]["containers"]
     given = {each["name"]: each["value"] for each in container["env"]}
     variable, named = {
-        "enricher-door": ("ENRICHER_PORT", "http"),
+        "enricher-receiver": ("ENRICHER_PORT", "http"),
         "enricher-worker": ("ENRICHER_METRICS_PORT", "metrics"),
     }[name]
     assert given["ENRICHER_HOST"] == "0.0.0.0"  # noqa: S104 - a pod's own network

@@ -99,7 +99,7 @@ async def acl_users(redis: Redis, redis_url: str, keys: Keys) -> AsyncIterator[A
 
 
 async def run_every_feature(story: ServiceHarness, eventually: Eventually) -> None:
-    """Let a door, workers and a person do all that they do."""
+    """Let a receiver, workers and a person do all that they do."""
     await story.open(workers=1, not_found_timeout=0.2)
     assert (await _get(story, "/readyz"))[0] == 200
     await _send_all_kinds(story)
@@ -174,7 +174,7 @@ async def run_as_user(story: ServiceHarness, url: str, eventually: Eventually) -
 async def test_all_that_the_service_does_is_permitted(
     story: ServiceHarness, acl_users: AclUsers, eventually: Eventually
 ) -> None:
-    """Door, worker, trimming, failed, doctor and tail, under this user: never a NOPERM."""
+    """Receiver, worker, trimming, failed, doctor and tail, under this user: never a NOPERM."""
     await run_as_user(story, await acl_users.add("enricher"), eventually)
     assert await acl_users.list_refusals() == []
 

@@ -78,7 +78,7 @@ def test_its_environment_is_one_of_settings(unit: Path) -> None:
 
 
 def test_a_worker_tells_what_it_does() -> None:
-    """At a port that is not the door's: both may run on one machine."""
+    """At a port that is not the receiver's: both may run on one machine."""
     given = dict(
         each.split("=", 1)
         for each in parse_unit(FOLDER / "deployment-enricher-worker.service")["Environment"]

@@ -189,9 +189,9 @@ def test_sources_are_told_with_the_place_of_their_secrets() -> None:
         (ReceiverFacts("http://x", "unusable", "Permission denied"), "failure"),
     ],
 )
-def test_the_door_is_ours_or_free(facts: ReceiverFacts, status: str) -> None:
+def test_the_receiver_is_ours_or_free(facts: ReceiverFacts, status: str) -> None:
     """Anything else must be mended."""
-    assert status_of([check_receiver(facts)], "door") == status
+    assert status_of([check_receiver(facts)], "receiver") == status
 
 
 def test_findings_are_wrapped_and_printable() -> None:

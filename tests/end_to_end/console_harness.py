@@ -1,4 +1,4 @@
-"""What does the console's test hold in its hands? A door with a console, and what failed there."""
+"""The harness of the console's tests: a receiver with a console, and failed tickets in it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +20,7 @@ TOKEN = "a-token-of-the-operators"
 
 @asynccontextmanager
 async def open_console(story: ServiceHarness, **changes: object) -> AsyncIterator[str]:
-    """Open one more door, which has a console; gives its address."""
+    """Open one more receiver, which has a console; gives its address."""
     assert story.runtime is not None
     runtime = replace(story.runtime, settings=replace(story.settings, **changes))
     sources = read_sources(runtime.settings, {})

@@ -1,4 +1,4 @@
-"""What does a story play with? One door, some workers, one LaunchDarkly, and hands for them."""
+"""What does a story play with? One receiver, some workers, one LaunchDarkly, and hands for them."""
 
 import asyncio
 import io
@@ -30,7 +30,7 @@ _DELIVERY_NUMBERS = itertools.count(1)
 
 
 class ServiceHarness:
-    """One door, one worker, one LaunchDarkly, and hands to play with them."""
+    """One receiver, one worker, one LaunchDarkly, and hands to play with them."""
 
     def __init__(self, settings: Settings, simulator: Simulator, redis: Redis) -> None:
         self.settings = settings
@@ -46,7 +46,7 @@ class ServiceHarness:
         self.tracing = NO_TRACING
 
     async def open(self, *, workers: int = 1, **changes: object) -> "ServiceHarness":
-        """Open the door and so many workers."""
+        """Open the receiver and so many workers."""
         self.settings = replace(self.settings, **changes)
         runtime = open_runtime(self.settings, self.log, tracing=self.tracing)
         self.runtime = await self.stack.enter_async_context(runtime)

@@ -115,7 +115,7 @@ async def test_retry_takes_up_what_was_shown(
     assert await story.redis.zscore(story.keys.backlog, job) is not None
     (fact,) = story.log_events("failed_retried")
     assert (fact["who"], fact["jobs"]) == ("console at 127.0.0.1", [job])
-    status, text = await local_visitor.get(f"/console/search?q={job}&fate=queued")
+    status, text = await local_visitor.get(f"/console/search?q={job}&result=queued")
     assert status == 200
     assert "It is due now." in text
 
@@ -237,8 +237,8 @@ async def test_old_failures_hide_nothing_that_came_later(
     names = {"projectKey": "default", "applicationKey": "billing-service"}
     await story.post(native | names)
     _, text = await local_visitor.get("/console/search?q=billing")
-    fates = re.findall(r'class="fate ([a-z-]+)"', text)
-    assert fates[:3] == ["waiting", "published", "failed"]
+    statuses = re.findall(r'class="status ([a-z-]+)"', text)
+    assert statuses[:3] == ["waiting", "published", "failed"]
     assert "there may be more" in text
 
 
@@ -324,7 +324,7 @@ async def test_no_more_watch_than_we_can_serve(local_visitor: ConsoleClient) -> 
 
 
 async def test_who_watches_does_not_hold_up_the_end(story: ServiceHarness) -> None:
-    """The stream ends when the door closes, and not when its time is over."""
+    """The stream ends when the receiver closes, and not when its time is over."""
     await story.open(workers=0)
     async with open_console(story) as url:
         someone = ConsoleClient(url)

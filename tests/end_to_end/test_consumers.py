@@ -54,7 +54,7 @@ async def run_program(*command: str, cwd: Path | None = None) -> str:
 
 
 async def test_records_are_what_the_served_schema_says(published_story: ServiceHarness) -> None:
-    """Real ones, by the schema that their own ``dataschema`` names at the door."""
+    """Real ones, by the schema that their own ``dataschema`` names at the receiver."""
     for record in await published_story.records():
         async with published_story.session.get(
             f"{published_story.receiver_url}{record['dataschema']}"
@@ -63,7 +63,7 @@ async def test_records_are_what_the_served_schema_says(published_story: ServiceH
         jsonschema.Draft202012Validator(schema).validate(record["data"])
 
 
-async def test_the_door_serves_every_contract(published_story: ServiceHarness) -> None:
+async def test_the_receiver_serves_every_contract(published_story: ServiceHarness) -> None:
     """The same that the command prints."""
     for name in CONTRACTS:
         path = f"/schemas/{name}" if name.startswith("enriched") else f"/{name}"

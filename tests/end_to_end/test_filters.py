@@ -25,13 +25,13 @@ def add_deployment(
 
 def filter_message(application: str) -> str:
     """Say why an application is not sent."""
-    return f"the application {application} is not among ENRICHER_ONLY_APPLICATIONS"
+    return f"the application {application} is not among ENRICHER_INCLUDE_APPLICATIONS"
 
 
 async def test_what_nobody_wants_costs_no_call_where_the_webhook_says_enough(
     story: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
-    """At the door where it names the application, else once LaunchDarkly has told it."""
+    """At the receiver where it names the application, else once LaunchDarkly has told it."""
     await story.open(include_applications="payments-*", include_outcomes="succeeded")
     wanted, other = add_deployment(story, "payments-api"), add_deployment(story, "shop")
     status, answer = await story.post({**event, "applicationKey": "shop"}, delivery="d1")
@@ -43,7 +43,7 @@ async def test_what_nobody_wants_costs_no_call_where_the_webhook_says_enough(
         assert (await story.post(told, delivery=f"w{number}"))[0] == 202
     await eventually(story.is_done)
     assert [record["subject"] for record in await story.records()] == [wanted]
-    [fact] = story.log_events("deployment_left_out")
+    [fact] = story.log_events("deployment_filtered")
     assert (fact["deployment_id"], fact["reason"]) == (other, filter_message("shop"))
     assert await story.failed_jobs() == []
     assert await story.redis.exists(story.keys.refreshes) == 1  # of the one that is wanted
@@ -73,7 +73,7 @@ async def test_what_nobody_wants_is_not_missed(
     first = story.log_events("deployments_reconciled")[0]
     assert (first["listed"], first["missed"]) == (2, 1)
     assert [record["subject"] for record in await story.records()] == [wanted]
-    assert story.log_events("deployment_left_out") == []
+    assert story.log_events("deployment_filtered") == []
 
 
 async def test_records_in_msgpack_are_read_as_any_other(

@@ -18,7 +18,7 @@ BY_ID = {"deploymentId": ID, "eventType": "finished"}
 BOMB_BYTES = 256 << 20
 CAP = 1 << 20
 MOST_MEMORY = 24 << 20
-UNKNOWN = {"deployment_published", "deployment_given_up", "deployment_postponed"}
+UNKNOWN = {"deployment_published", "deployment_failed", "deployment_postponed"}
 
 
 class HostileServer:
@@ -69,7 +69,7 @@ async def fail_webhook(story: ServiceHarness, eventually: Eventually) -> None:
     await eventually(is_failed)
     assert await story.is_done()
     assert await story.records() == []
-    assert not story.log_events("attempt_crashed")
+    assert not story.log_events("attempt_error")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
@@ -116,7 +116,7 @@ async def test_a_nest_from_upstream_ends_nobody(
         return len({fact["job"] for fact in story.log_events() if fact["event"] in UNKNOWN}) == 2
 
     await eventually(is_judged)
-    assert not story.log_events("attempt_crashed")
+    assert not story.log_events("attempt_error")
     await story.close()
     await story.redis.unlink(story.keys.backlog, story.keys.tickets)  # what is tried again later
 

@@ -30,7 +30,7 @@ async def set_deployment_response(
     story.simulator.set_response(deployment_id(number), canned)
 
 
-async def test_the_door_counts_webhooks_by_source_and_fate(
+async def test_the_receiver_counts_webhooks_by_source_and_fate(
     story: ServiceHarness, event: Event
 ) -> None:
     """Every fate that a sender can meet; who names no source makes no label."""
@@ -52,7 +52,7 @@ async def test_the_door_counts_webhooks_by_source_and_fate(
         "duplicate": 2,
         "ignored": 1,
         "rejected": 2,
-        "refused": 1,
+        "unavailable": 1,
     }
     assert webhook_outcomes(numbers, "other") == {"rejected": 2}
     assert {name for _, name in numbers.samples["enricher_webhooks_total"]} == {"native", "other"}
@@ -61,7 +61,7 @@ async def test_the_door_counts_webhooks_by_source_and_fate(
     asked = 6  # five webhooks came to the store, and this scrape
     assert numbers.value("redis_round_trip_seconds_count") >= asked
     assert numbers.value("redis_group_acts_sum") >= asked
-    assert "enricher_tickets_in_hand" not in numbers.samples
+    assert "enricher_worker_tickets_in_progress" not in numbers.samples
     await story.redis.delete(story.keys.backlog, story.keys.tickets)
 
 
@@ -150,7 +150,7 @@ async def test_a_429_is_counted_and_says_that_nobody_may_call(
 async def test_a_refused_token_is_told(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """By the door too, though a worker met it."""
+    """By the receiver too, though a worker met it."""
     story.simulator.options = Options(token="api-another")
     await story.open()
     await story.post({**event, "deploymentId": deployment_id()})

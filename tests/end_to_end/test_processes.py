@@ -1,4 +1,4 @@
-"""Is nothing lost and nothing twice when doors, workers and Redis are killed for real?"""
+"""Is nothing lost and nothing twice when receivers, workers and Redis are killed for real?"""
 
 import asyncio
 import itertools
@@ -67,7 +67,7 @@ class ServiceProcess:
 
 
 class ProcessGroup:
-    """Doors, workers, an upstream and a Redis that may be killed."""
+    """Receivers, workers, an upstream and a Redis that may be killed."""
 
     def __init__(self, server: EmbeddedServer, upstream: str) -> None:
         self.server = server
@@ -83,7 +83,7 @@ class ProcessGroup:
             "ENRICHER_WEBHOOK_SECRET": SECRET,
             "ENRICHER_PORT": "0",
             "ENRICHER_LEASE": "2",
-            "ENRICHER_RATE_SHARE": "1",
+            "ENRICHER_RATE_LIMIT_SHARE": "1",
             "LAUNCHDARKLY_ACCESS_TOKEN": Options().token,
             "ENRICHER_LAUNCHDARKLY_URL": self._launchdarkly_url,
         }
@@ -94,7 +94,7 @@ class ProcessGroup:
         )
         process = ServiceProcess(child)
         self.processes.append(process)
-        await process.wait_for("door_opened" if command == "serve" else "worker_started")
+        await process.wait_for("receiver_started" if command == "serve" else "worker_started")
         return process
 
     def log_events(self, event: str) -> list[dict[str, Any]]:
@@ -167,12 +167,14 @@ async def wait_until_empty(viewer: Redis, *, within_s: float) -> None:
 
 
 @pytest.mark.timeout(120)
-async def test_200_webhooks_thrice_over_two_doors_and_a_killed_worker_make_200_records(
+async def test_200_webhooks_thrice_over_two_receivers_and_a_killed_worker_make_200_records(
     process_group: ProcessGroup, redis_client: Redis, simulator: Simulator
 ) -> None:
     """Each sent thrice at once, four workers of which one is killed: 200 records, none twice."""
-    doors = [(await process_group.start("serve")).lines for _ in range(2)]
-    urls = [line["url"] for lines in doors for line in lines if line["event"] == "door_opened"]
+    receivers = [(await process_group.start("serve")).lines for _ in range(2)]
+    urls = [
+        line["url"] for lines in receivers for line in lines if line["event"] == "receiver_started"
+    ]
     workers = await asyncio.gather(*(process_group.start("work") for _ in range(4)))
     async with aiohttp.ClientSession() as session:
         sent = [post_webhook(session, urls[n % 2], n // 3) for n in range(600)]
@@ -244,12 +246,12 @@ class WebhookSenders:
 async def test_a_killed_redis_loses_nothing_that_was_accepted(
     process_group: ProcessGroup, redis_client: Redis, simulator: Simulator
 ) -> None:
-    """Every 202 has its record; while Redis was away the door said 503 with Retry-After."""
+    """Every 202 has its record; while Redis was away the receiver said 503 with Retry-After."""
     simulator.options = Options()
-    door = (await (await process_group.start("serve")).wait_for("door_opened"))["url"]
+    receiver = (await (await process_group.start("serve")).wait_for("receiver_started"))["url"]
     await process_group.start("work")
     async with aiohttp.ClientSession() as session:
-        senders = WebhookSenders(session, door)
+        senders = WebhookSenders(session, receiver)
         for _ in range(3):
             await senders.wait_until_accepted(50)
             assert process_group.server.pid is not None

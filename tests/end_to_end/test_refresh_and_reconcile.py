@@ -212,10 +212,10 @@ async def test_what_is_gone_is_dropped_and_not_failed(
 
     async def is_dropped() -> bool:
         waits = await story.redis.exists(story.keys.refreshes, story.keys.backlog)
-        return not waits and bool(story.log_events("look_skipped"))
+        return not waits and bool(story.log_events("refresh_skipped"))
 
     await eventually(is_dropped)
-    assert [fact["reason"] for fact in story.log_events("look_skipped")] == ["not_found"]
+    assert [fact["reason"] for fact in story.log_events("refresh_skipped")] == ["not_found"]
     assert await story.failed_jobs() == []
     assert len(await story.records()) == 1
 
@@ -266,5 +266,5 @@ async def test_every_page_is_read_and_the_checkpoint_survives(
     assert [fact["listed"] for fact in facts[:2]] == [120, 0]
     assert story.runtime is not None
     tell = story.runtime.metrics.registry.get_sample_value
-    assert tell("enricher_missed_deployments_total") == 120
-    assert tell("enricher_reconcile_rounds_total", {"outcome": "ended"}) == len(facts)
+    assert tell("enricher_reconcile_missed_deployments_total") == 120
+    assert tell("enricher_reconcile_runs_total", {"outcome": "ended"}) == len(facts)

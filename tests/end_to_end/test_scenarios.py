@@ -113,7 +113,7 @@ async def test_never_there_ends_among_the_failed(
     await story.post(event)
     await eventually(story.is_done)
     assert {job[:3] for job in await story.failed_jobs()} == {"id:", "fin"}
-    assert {fact["reason"] for fact in story.log_events("deployment_given_up")} == {"not_found"}
+    assert {fact["reason"] for fact in story.log_events("deployment_failed")} == {"not_found"}
     assert await story.records() == []
 
 
@@ -268,7 +268,7 @@ async def test_a_gigantic_answer_ends_among_the_failed(
     await story.open(max_answer_bytes=1_000_000)
     await story.post({**event, "deploymentId": deployment_id()})
     await eventually(story.is_done)
-    assert [fact["reason"] for fact in story.log_events("deployment_given_up")] == ["too_large"]
+    assert [fact["reason"] for fact in story.log_events("deployment_failed")] == ["too_large"]
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ async def test_stopping_hands_back_at_once_what_cannot_be_finished(
 
     await eventually(asked)
     await story.close()
-    assert story.log_events("deployment_handed_back")
+    assert story.log_events("deployment_released")
     score = await story.redis.zscore(story.keys.backlog, f"id:{deployment_id()}")
     assert score is not None
     assert score % 1 == 0
@@ -360,6 +360,6 @@ async def test_a_record_that_is_too_large_is_failed_and_never_cut(
     await story.post(told, delivery="d1")
     await eventually(story.is_done)
     assert (await story.records(), len(await story.failed_jobs())) == ([], 1)
-    [fact] = story.log_events("deployment_given_up")
+    [fact] = story.log_events("deployment_failed")
     assert fact["reason"] == "record_too_large"
     assert fact["detail"].endswith(" bytes, the most is 100")

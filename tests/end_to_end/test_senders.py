@@ -1,4 +1,4 @@
-"""What becomes of other senders' webhooks behind the door: tests, repeats, haste."""
+"""What becomes of other senders' webhooks behind the receiver: tests, repeats, haste."""
 
 import json
 import time
@@ -63,7 +63,7 @@ async def test_a_test_button_is_pleased_and_ends_quietly(
     assert failed == answer["job"]
     assert await story.records() == []
     assert {fact["level"] for fact in story.log_events()} == {"info"}
-    assert {fact["reason"] for fact in story.log_events("deployment_given_up")} == {"not_found"}
+    assert {fact["reason"] for fact in story.log_events("deployment_failed")} == {"not_found"}
 
 
 async def test_a_redelivery_by_hand_takes_up_what_was_given_up(

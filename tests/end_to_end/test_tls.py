@@ -36,7 +36,7 @@ async def tls_front(
 
 
 async def connect(url: str) -> None:
-    """Open a connection as door and worker do; raises what they would meet."""
+    """Open a connection as receiver and worker do; raises what they would meet."""
     async with open_client(url) as client:
         group = GroupCommit(
             client, durability="fsync", clock=time.monotonic, log=structlog.get_logger()
@@ -53,7 +53,7 @@ async def test_a_webhook_becomes_a_record_over_tls(
     certificate_authority: CertificateAuthority,
     eventually: Eventually,
 ) -> None:
-    """The authority is named in the URL; door, worker and bell all go by it."""
+    """The authority is named in the URL; receiver, worker and bell all go by it."""
     url = f"rediss://{tls_front.address}/0?ssl_ca_certs={quote(str(certificate_authority.file))}"
     story.settings = replace(story.settings, redis_url=Secret(url))
     await story.open()
@@ -64,7 +64,7 @@ async def test_a_webhook_becomes_a_record_over_tls(
         return len(await story.records()) == 1
 
     await eventually(is_published)
-    assert not story.log_events("redis_lost")
+    assert not story.log_events("redis_disconnected")
 
 
 async def test_an_authority_that_nobody_named_vouches_for_nobody(

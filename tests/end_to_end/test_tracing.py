@@ -174,7 +174,7 @@ async def test_spans_are_told_by_the_conventions_and_without_secrets(
         f"append {story.keys.enriched}",
     )
     assert span_attributes(consumer)["messaging.message.id"] == "told"
-    assert span_attributes(producer)["enricher.fate"] == "published"
+    assert span_attributes(producer)["enricher.outcome"] == "published"
     written = "".join(span.to_json() for span in collected_spans.exporter.get_finished_spans())
     for secret in (SECRET, Options().token, "hush"):
         assert secret not in written

@@ -85,7 +85,7 @@ class BudgetHarness:
     async def record(
         self,
         job: str,
-        outcome: CallResult = "fine",
+        outcome: CallResult = "ok",
         rate_limit_headers: RateLimitHeaders | None = None,
     ) -> int:
         """End a call; gives for how many ms the budget is closed."""

@@ -33,7 +33,7 @@ async def budget_harness(
 
     What still waits at the end is thrown away.
     """
-    await redis.hset(keys.budget, "rivals", "0")
+    await redis.hset(keys.budget, "other_clients_per_s", "0")
     await redis.pexpire(keys.budget, 60_000)
     yield BudgetHarness(redis, group_commit, keys, backlog_config)
     await redis.delete(keys.backlog, keys.tickets)

@@ -194,7 +194,7 @@ async def test_a_family_no_longer_told_stops_binding(budget_harness: BudgetHarne
     await budget_harness.add_tickets(60)
     now = await budget_harness.now()
     await budget_harness.redis.hset(
-        budget_harness.keys.budget, "route:get", f"5 0 {now - 120_000} told"
+        budget_harness.keys.budget, "route:get", f"5 0 {now - 120_000} reported"
     )
     await budget_harness.report_window(50, limit=100, reset_ms=now + 9000)
     assert len(await budget_harness.claim_jobs()) == 50
@@ -223,7 +223,7 @@ async def test_after_a_long_rest_the_last_limit_still_bounds_the_probe(
     """Nothing newer is known: a limit of two opens with two calls, not with four."""
     await budget_harness.add_tickets(9)
     ended = await budget_harness.now() - 3 * HOUR
-    await budget_harness.redis.hset(budget_harness.keys.budget, "global", f"2 0 {ended} told")
+    await budget_harness.redis.hset(budget_harness.keys.budget, "global", f"2 0 {ended} reported")
     await budget_harness.redis.pexpire(budget_harness.keys.budget, HOUR)
     assert len(await budget_harness.claim_jobs()) == 2
 
@@ -267,7 +267,7 @@ async def test_a_call_without_an_answer_counts_as_spent(budget_harness: BudgetHa
     await budget_harness.add_tickets(12)
     await budget_harness.report_window(3, limit=10, reset_ms=await budget_harness.now() + 9000)
     for job in await budget_harness.claim_jobs(2):
-        await budget_harness.record(job, "failing")
+        await budget_harness.record(job, "server_error")
     assert len(await budget_harness.claim_jobs()) == 1
 
 
@@ -324,9 +324,9 @@ async def test_who_lost_a_lease_does_not_return_anothers_call(
 
     await eventually(taken_over)
     if act == "wait":
-        assert not await budget_harness.backlog.postpone(lost, lost.ticket, delay_s=9)
+        assert await budget_harness.backlog.postpone(lost, lost.ticket, delay_s=9) == "lease_lost"
     else:
-        assert await budget_harness.backlog.fail(lost, build_failure_record("late")) == "lost"
+        assert await budget_harness.backlog.fail(lost, build_failure_record("late")) == "lease_lost"
     assert await budget_harness.redis.zcard(budget_harness.keys.budget_calls) == 1
 
 

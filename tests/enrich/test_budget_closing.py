@@ -15,12 +15,16 @@ async def test_a_429_closes_for_everyone_until_the_latest_hint(
     await budget_harness.add_tickets(3)
     now = await budget_harness.now()
     hints = RateLimitHeaders(retry_after_ms=10_000, resume_at_ms=now + 20_000)
-    closed = await budget_harness.record("id:a", "limited", hints)
+    closed = await budget_harness.record("id:a", "rate_limited", hints)
     assert 15_000 < closed <= 20_100
     budget_harness.jitter = 0.999
-    closed = await budget_harness.record("id:b", "limited", RateLimitHeaders(retry_after_ms=30_000))
+    closed = await budget_harness.record(
+        "id:b", "rate_limited", RateLimitHeaders(retry_after_ms=30_000)
+    )
     assert 30_500 < closed <= 31_000
-    still = await budget_harness.record("id:c", "limited", RateLimitHeaders(retry_after_ms=1000))
+    still = await budget_harness.record(
+        "id:c", "rate_limited", RateLimitHeaders(retry_after_ms=1000)
+    )
     assert 25_000 < still <= closed
     looked = await budget_harness.claim()
     assert looked.leases == []
@@ -33,7 +37,7 @@ async def test_a_reset_is_a_moment_and_needs_little_jitter(budget_harness: Budge
     """We come back with one call for all workers: a quarter of a second late at the most."""
     budget_harness.jitter = 0.999
     hints = RateLimitHeaders(resume_at_ms=await budget_harness.now() + 20_000)
-    assert 15_000 < await budget_harness.record("id:a", "limited", hints) <= 20_250
+    assert 15_000 < await budget_harness.record("id:a", "rate_limited", hints) <= 20_250
 
 
 async def test_with_nothing_told_a_429_halves_what_may_be_in_flight(
@@ -45,7 +49,7 @@ async def test_with_nothing_told_a_429_halves_what_may_be_in_flight(
         await budget_harness.record(job)
     first, second, *rest = await budget_harness.claim_jobs(40)
     for job in (first, second):
-        await budget_harness.record(job, "limited", RateLimitHeaders(retry_after_ms=1000))
+        await budget_harness.record(job, "rate_limited", RateLimitHeaders(retry_after_ms=1000))
     for job in rest:
         await budget_harness.record(job)
     await budget_harness.reopen()
@@ -58,7 +62,7 @@ async def test_with_nothing_told_a_429_halves_what_may_be_in_flight(
 async def test_an_explicit_wait_is_obeyed_up_to_an_hour(budget_harness: BudgetHarness) -> None:
     """A Retry-After of a day would stop us for a day: an hour is the most."""
     closed = await budget_harness.record(
-        "id:a", "limited", RateLimitHeaders(retry_after_ms=24 * HOUR)
+        "id:a", "rate_limited", RateLimitHeaders(retry_after_ms=24 * HOUR)
     )
     assert HOUR - 5000 < closed <= HOUR + 1000
 
@@ -74,16 +78,16 @@ async def test_a_429_without_a_usable_hint_waits_exponentially(
         budget_harness.jitter = 0.0
         assert (
             longest / 2 - 500
-            < await budget_harness.record("id:a", "limited", hints)
+            < await budget_harness.record("id:a", "rate_limited", hints)
             <= longest / 2 + 101
         )
         await budget_harness.record(
-            "id:b", "limited", hints
+            "id:b", "rate_limited", hints
         )  # more of the same are no further strike
         await budget_harness.reopen()
     await budget_harness.record("id:c")
     budget_harness.jitter = 0.999
-    assert 2000 < await budget_harness.record("id:a", "limited", hints) <= 3000
+    assert 2000 < await budget_harness.record("id:a", "rate_limited", hints) <= 3000
 
 
 @pytest.mark.parametrize("ahead", [HOUR, -HOUR, 7000, -7000])
@@ -108,7 +112,7 @@ async def test_a_clock_that_differs_is_corrected_by_date(
     )
     assert await budget_harness.claim_jobs() == []
     hints = RateLimitHeaders(resume_at_ms=there + 20_000, date_ms=date)
-    assert 15_000 < await budget_harness.record("id:c", "limited", hints) < 22_000
+    assert 15_000 < await budget_harness.record("id:c", "rate_limited", hints) < 22_000
 
 
 async def test_a_date_that_is_nonsense_corrects_nothing(budget_harness: BudgetHarness) -> None:
@@ -129,7 +133,7 @@ async def test_a_date_that_is_nonsense_corrects_nothing(budget_harness: BudgetHa
 async def test_a_refused_token_pauses_everyone(budget_harness: BudgetHarness) -> None:
     """401 and 403 say nothing of the ticket: nobody claims for a while, and why is kept."""
     await budget_harness.add_tickets(3)
-    closed = await budget_harness.record("id:a", "refused")
+    closed = await budget_harness.record("id:a", "unauthorized")
     assert 25_000 < closed <= 30_000
     assert await budget_harness.claim_jobs() == []
     assert await budget_harness.redis.hget(budget_harness.keys.budget, "why") == b"token refused"
@@ -142,14 +146,14 @@ async def test_the_breaker_opens_grows_and_heals(budget_harness: BudgetHarness) 
     """Five calls of which most fail close the budget, longer each time; a success starts afresh."""
     budget_harness.jitter = 0.999
     for longest in (2000, 4000, 8000):
-        replies = [await budget_harness.record("id:a", "failing") for _ in range(5)]
+        replies = [await budget_harness.record("id:a", "server_error") for _ in range(5)]
         assert replies[:4] == [0, 0, 0, 0]
         assert longest - 500 < replies[4] <= longest
         assert await budget_harness.acquire("id:begun") > 0
         await budget_harness.reopen()
     await budget_harness.record("id:a")
     await budget_harness.redis.hset(budget_harness.keys.budget, "tally_ends", "0")
-    replies = [await budget_harness.record("id:a", "failing") for _ in range(5)]
+    replies = [await budget_harness.record("id:a", "server_error") for _ in range(5)]
     assert 1500 < replies[4] <= 2000
 
 
@@ -161,6 +165,6 @@ async def test_the_breaker_stays_shut_while_half_the_calls_succeed(
     for _ in range(20):
         replies += [
             await budget_harness.record("id:a"),
-            await budget_harness.record("id:b", "failing"),
+            await budget_harness.record("id:b", "server_error"),
         ]
     assert replies == [0] * 40

@@ -60,7 +60,7 @@ class FixedWindowServer(Struct):
     def answer_call(self, call: GrantedCall, now: int) -> None:
         """Count a call and say what remains, or refuse it."""
         self.roll_window(now)
-        call.outcome = "fine" if self.used < self.limit else "limited"
+        call.outcome = "ok" if self.used < self.limit else "rate_limited"
         self.used = min(self.used + 1, self.limit)
         call.remaining, call.window_end = self.limit - self.used, self.window_end
 
@@ -162,7 +162,7 @@ class BudgetModel(RuleBasedStateMachine):
         self.server.roll_window(self.run(self.harness.now()))
         alone = not self.server.used_by_others
         self.server.answer_call(call, self.run(self.harness.now()))
-        assert call.outcome == "fine" or not alone, "a call over the quota"
+        assert call.outcome == "ok" or not alone, "a call over the quota"
 
     @rule(place=st.integers(0, 99), chance=st.floats(0, 0.999), twice=st.booleans())
     def receive_answer(self, place: int, chance: float, twice: bool = False) -> None:
@@ -181,12 +181,12 @@ class BudgetModel(RuleBasedStateMachine):
                 min(remaining, call.remaining) if call.window_end == ends else call.remaining,
             )
         window = RateLimitWindow("global", self.server.limit, call.remaining, call.window_end)
-        resume = call.window_end if call.outcome == "limited" else None
+        resume = call.window_end if call.outcome == "rate_limited" else None
         rate_limit_headers = RateLimitHeaders(windows=(window,), resume_at_ms=resume)
         closed = self.run(self.harness.record(call.job, call.outcome, rate_limit_headers))
         if twice:
             closed = self.run(self.harness.record(call.job, call.outcome, rate_limit_headers))
-        if call.outcome == "limited":
+        if call.outcome == "rate_limited":
             assert closed > 0
             self.closed_until = max(self.closed_until, call.window_end)
 

@@ -12,15 +12,15 @@ Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 async def read_other_clients_rate(harness: BudgetHarness) -> float:
     """Read how many calls a second others are believed to make."""
-    return float(await harness.redis.hget(harness.keys.budget, "rivals") or "nan")
+    return float(await harness.redis.hget(harness.keys.budget, "other_clients_per_s") or "nan")
 
 
 async def set_other_clients_rate(harness: BudgetHarness, calls_per_s: float | None) -> None:
     """Believe that others make so many calls a second; None: nothing is known of them."""
     if calls_per_s is None:
-        await harness.redis.hdel(harness.keys.budget, "rivals")
+        await harness.redis.hdel(harness.keys.budget, "other_clients_per_s")
     else:
-        await harness.redis.hset(harness.keys.budget, "rivals", str(calls_per_s))
+        await harness.redis.hset(harness.keys.budget, "other_clients_per_s", str(calls_per_s))
 
 
 async def test_who_may_not_be_alone_sends_half_of_what_is_left(

@@ -131,13 +131,13 @@ def test_our_own_mistakes_end() -> None:
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        (ApiResponse(status=200, body=b""), "fine"),
-        (ApiResponse(status=404, body=b""), "fine"),
-        (ApiResponse(status=429, body=b""), "limited"),
-        (ApiResponse(status=401, body=b""), "refused"),
-        (ApiResponse(status=403, body=b""), "refused"),
-        (ApiResponse(status=502, body=b""), "failing"),
-        (NoResponse("cut"), "failing"),
+        (ApiResponse(status=200, body=b""), "ok"),
+        (ApiResponse(status=404, body=b""), "ok"),
+        (ApiResponse(status=429, body=b""), "rate_limited"),
+        (ApiResponse(status=401, body=b""), "unauthorized"),
+        (ApiResponse(status=403, body=b""), "unauthorized"),
+        (ApiResponse(status=502, body=b""), "server_error"),
+        (NoResponse("cut"), "server_error"),
     ],
 )
 def test_what_it_means_for_everybody(answer: ApiResponse | NoResponse, outcome: str) -> None:

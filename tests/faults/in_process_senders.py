@@ -90,7 +90,7 @@ class InProcessSenders:
 
 @asynccontextmanager
 async def open_story(redis_url: str, **changes: object) -> AsyncIterator[ServiceHarness]:
-    """Open a door and two workers in one process, on any Redis, and who looks on beside them."""
+    """Open a receiver and two workers in one process, on any Redis, and an observing client."""
     async with (
         open_client(redis_url, namespace=NAMESPACE) as viewer,
         open_harness(viewer, NAMESPACE, redis_url=Secret(redis_url)) as story,

@@ -1,4 +1,4 @@
-"""What is struck, and how does it come back? Doors, workers and a Redis, each a real process."""
+"""The processes that faults strike: receivers, workers and a Redis, each started again."""
 
 import asyncio
 import os
@@ -21,12 +21,18 @@ _START_TIMEOUT_S = 60.0
 
 # What none of our programs may ever write, whatever befalls them.
 FORBIDDEN_LOG_EVENTS = frozenset(
-    {"attempt_crashed", "settling_failed", "unexpected", "webhook_crashed", "fact_unwritable"}
+    {
+        "attempt_error",
+        "settle_failed",
+        "unhandled_error",
+        "webhook_error",
+        "log_event_unserializable",
+    }
 )
 
 
 class ServiceProcess:
-    """One door or worker, always started again; ``facts`` counts the log lines by their event.
+    """One receiver or worker, always started again; ``facts`` counts the log lines by their event.
 
     ``mistakes`` are sentences about what it must not do: lines that no fault excuses, an end that
     nobody asked for, a bad exit code.
@@ -91,7 +97,7 @@ class ServiceProcess:
     def has_started(self) -> bool:
         """Tell whether it has written that it is there."""
         log = self._log.read_bytes() if self._log.exists() else b""
-        return b'"door_opened"' in log or b'"worker_started"' in log
+        return b'"receiver_started"' in log or b'"worker_started"' in log
 
     def send_signal(self, signal_number: signal.Signals) -> None:
         """Send a signal; one that has ended just now does not mind."""

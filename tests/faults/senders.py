@@ -32,7 +32,7 @@ class UpstreamState(Protocol):
 
 
 class WebhookSenders:
-    """So many lanes, together at ``per_s`` webhooks a second; every copy goes to any door.
+    """So many lanes, together at ``per_s`` webhooks a second; every copy goes to any receiver.
 
     ``deliveries`` is the log of how each was answered, ``answers`` counts statuses, 0 for none.
     """

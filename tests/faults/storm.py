@@ -149,7 +149,7 @@ class Storm:
         system = self._system
         targets_by_role: dict[str, list[StrikeTarget]] = {
             "worker": [*system.workers],
-            "door": [*system.receivers],
+            "receiver": [*system.receivers],
             "redis": [system.redis_process],
             "upstream": [system.upstream],
         }

@@ -6,12 +6,12 @@ from typing import Literal
 
 from msgspec import Struct
 
-TargetRole = Literal["worker", "door", "redis", "upstream", "all"]
+TargetRole = Literal["worker", "receiver", "redis", "upstream", "all"]
 StrikeAction = Literal["kill", "term", "freeze"]
 
 _ROLE_WEIGHTS: dict[TargetRole, int] = {
     "worker": 44,
-    "door": 24,
+    "receiver": 24,
     "redis": 18,
     "upstream": 10,
     "all": 4,

@@ -1,4 +1,4 @@
-"""What stands where the storm comes? Doors, workers, a Redis, an upstream, and who looks on."""
+"""What stands where the storm comes? Receivers, workers, a Redis, an upstream, and who looks on."""
 
 import asyncio
 import random
@@ -42,7 +42,7 @@ CALM_OPTIONS = Options(
 
 
 class SystemConfig(Struct, frozen=True, kw_only=True):
-    """How many doors and workers there are, on what kind of Redis, before which upstream."""
+    """How many receivers and workers there are, on what kind of Redis, before which upstream."""
 
     seed: int
     receivers: int = 2
@@ -64,7 +64,7 @@ class SystemUnderTest(Struct, frozen=True, kw_only=True):
     senders: WebhookSenders
 
     def list_processes(self) -> list[ServiceProcess]:
-        """List the doors and the workers."""
+        """List the receivers and the workers."""
         return [*self.receivers, *self.workers]
 
     def count_log_events(self) -> Counter[str]:
@@ -83,7 +83,7 @@ class SystemUnderTest(Struct, frozen=True, kw_only=True):
 
 @asynccontextmanager
 async def start_system(config: SystemConfig, folder: Path) -> AsyncIterator[SystemUnderTest]:
-    """Start everything under a directory; gives it once the doors are open."""
+    """Start everything under a directory; gives it once the receivers are open."""
     simulator = Simulator(config.upstream, clock=time.time, rng=random.Random(config.seed))
     upstream = FaultyLaunchDarkly(simulator)
     redis_process = RedisProcess(folder / "redis", appendfsync=config.appendfsync)
@@ -124,12 +124,12 @@ async def start_system(config: SystemConfig, folder: Path) -> AsyncIterator[Syst
 def _build_processes(
     config: SystemConfig, ports: Sequence[str], folder: Path, environ: Mapping[str, str]
 ) -> tuple[list[ServiceProcess], list[ServiceProcess]]:
-    """Make the doors and the workers; none is started yet."""
+    """Make the receivers and the workers; none is started yet."""
     logs = folder / "logs"
     logs.mkdir()
     receivers = [
         ServiceProcess(
-            "serve", f"door{n}", log_folder=logs, environ={**environ, "ENRICHER_PORT": port}
+            "serve", f"receiver{n}", log_folder=logs, environ={**environ, "ENRICHER_PORT": port}
         )
         for n, port in enumerate(ports)
     ]
@@ -148,10 +148,10 @@ def _build_environ(
         "ENRICHER_NAMESPACE": KEYS.namespace,
         "ENRICHER_WEBHOOK_SECRET": SECRET,
         "ENRICHER_LEASE": str(LEASE_S),
-        "ENRICHER_GRACE": "5",
-        "ENRICHER_RATE_SHARE": "1",
+        "ENRICHER_SHUTDOWN_TIMEOUT": "5",
+        "ENRICHER_RATE_LIMIT_SHARE": "1",
         "ENRICHER_CONCURRENCY": "16",
-        "ENRICHER_RESOLVE_WINDOW": "30",
+        "ENRICHER_LOOKBACK": "30",
         "ENRICHER_STREAM_RETENTION": "30",
         "ENRICHER_LOG_FORMAT": "json",
         "ENRICHER_LAUNCHDARKLY_URL": upstream.url,
@@ -161,7 +161,7 @@ def _build_environ(
 
 
 def _find_free_ports(count: int) -> list[str]:
-    """Find free ports: a door that was killed must come back where its senders look for it."""
+    """Find free ports: a receiver that was killed must come back where its senders look for it."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [str(listener.getsockname()[1]) for listener in sockets]
     for listener in sockets:

@@ -41,7 +41,7 @@ async def post(receiver_url: str, number: int, *, at_s: float) -> int:
 async def test_a_jump_in_one_process_changes_only_whose_signature_is_in_time(
     story: ServiceHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Work begun before a jump ends after it; a signature is judged by the clock of the door."""
+    """Work begun before a jump ends after it; signatures are judged by the receiver's clock."""
     ahead_s = 0.0
     jumping = SimpleNamespace(time=lambda: time.time() + ahead_s, monotonic=time.monotonic)
     monkeypatch.setattr("service.app.time", jumping)
@@ -74,15 +74,15 @@ async def test_a_jump_in_one_process_changes_only_whose_signature_is_in_time(
     assert (report.lost, report.duplicated, report.stuck) == ([], [], [])
     assert (report.accepted, report.records, report.failed) == (60, 60, {})
     facts = Counter(fact["event"] for fact in story.log_events())
-    assert not facts.keys() & {"attempt_crashed", "settling_failed", "unexpected", "lease_lost"}
+    assert not facts.keys() & {"attempt_error", "settle_failed", "unhandled_error", "lease_lost"}
 
 
 @pytest.mark.timeout(120)
 async def test_every_process_jumps_and_nothing_is_lost(tmp_path: Path) -> None:
-    """Doors turn away what is out of time, and take it once their clock is right again."""
+    """Receivers turn away what is out of time, and take it once their clock is right again."""
     clock = tmp_path / "clock"
     set_clock(clock, 0)
-    path = os.pathsep.join([str(FOLDER / "jumping"), str(FOLDER.parent.parent)])
+    path = os.pathsep.join([str(FOLDER / "shifted_clock"), str(FOLDER.parent.parent)])
     environ = {"PYTHONPATH": path, "CLOCK_FILE": str(clock)}
     config = SystemConfig(seed=4, receivers=1, workers=2, environ=environ)
     strike_config = StrikeConfig(interval_s=1.0, lease_s=LEASE_S)

@@ -118,7 +118,7 @@ async def test_launchdarkly_in_a_storm_loses_and_doubles_nothing(
 
 @pytest.mark.parametrize("times", [1, pytest.param(15, marks=pytest.mark.long)])
 async def test_work_goes_on_when_redis_is_back(server: EmbeddedServer, times: int) -> None:
-    """Killed and started again: door and workers find it by themselves."""
+    """Killed and started again: receiver and workers find it by themselves."""
     async with open_story(server.url) as story:
         senders = InProcessSenders(story)
         for _ in range(times):

@@ -103,9 +103,9 @@ def test_a_delivery_queued_twice_is_found() -> None:
 
 def test_a_key_that_would_stay_for_ever_is_found() -> None:
     """But for those that may."""
-    leftover = LeftoverState(keys_without_ttl=frozenset({"enriched", "claim:1"}))
+    leftover = LeftoverState(keys_without_ttl=frozenset({"enriched", "reply:1"}))
     report = check_deliveries(
         DELIVERIES, RECORDS, leftover, allowed_without_ttl=frozenset({"enriched"})
     )
-    assert report.keys_without_ttl == ["claim:1"]
+    assert report.keys_without_ttl == ["reply:1"]
     assert not report.is_clean

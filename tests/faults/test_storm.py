@@ -19,7 +19,7 @@ SHORT_STRIKES = StrikeConfig(interval_s=0.9, lease_s=LEASE_S)
 async def test_a_short_storm_loses_nothing_and_makes_nothing_twice(
     tmp_path: Path, appendfsync: AppendFsync, seed: int
 ) -> None:
-    """Two doors and two workers are struck until a dozen kills; every 2xx has its one end."""
+    """Two receivers and two workers are struck until a dozen kills; every 2xx has its one end."""
     storm_config = StormConfig(
         seed=seed,
         strikes=SHORT_STRIKES,

@@ -20,7 +20,7 @@ def test_every_role_is_struck_in_every_way() -> None:
     """Most strokes are kills, and no freeze is shorter than a lease."""
     strikes = list(islice(draw_strikes(1, STRIKE_CONFIG), 2000))
     seen = Counter((strike.role, strike.action) for strike in strikes)
-    roles = ("worker", "door", "redis", "upstream")
+    roles = ("worker", "receiver", "redis", "upstream")
     assert set(seen) == {(r, b) for r in roles for b in ("kill", "term", "freeze")} | {
         ("all", "kill")
     }

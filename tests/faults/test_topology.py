@@ -99,11 +99,11 @@ async def test_a_master_that_was_killed_is_followed_by_its_replica(
         await senders.stop()
         await senders.check()
         await wait_until_seen(seen, senders)
-        assert story.log_events("redis_reached")
+        assert story.log_events("redis_reconnected")
 
 
 async def test_a_master_that_was_demoted_is_left(tmp_path: Path) -> None:
-    """It is alive and answers, but READONLY: door, workers and tail go on with the new one."""
+    """It is alive and answers, but READONLY: receiver, workers and tail go on with the new one."""
     async with (
         running_sentinels(tmp_path, sentinels=1) as servers,
         open_story(servers.url, durability="fsync+replica") as story,
@@ -138,7 +138,7 @@ async def test_a_master_that_hangs_is_left(tmp_path: Path) -> None:
         first.signal(signal.SIGSTOP)
         await servers.wait_until_master(second)
         first.signal(signal.SIGCONT)
-        while not story.log_events("redis_lost"):
+        while not story.log_events("redis_disconnected"):
             await asyncio.sleep(0.02)
         await first.execute(
             "REPLICAOF", "127.0.0.1", second.port
@@ -163,7 +163,9 @@ async def test_a_slot_that_moves_is_followed(cluster: ClusterSet) -> None:
         await senders.stop()
         await senders.check()
         await wait_until_seen(seen, senders)
-        reasons = {fact["reason"].partition(":")[0] for fact in story.log_events("redis_lost")}
+        reasons = {
+            fact["reason"].partition(":")[0] for fact in story.log_events("redis_disconnected")
+        }
         assert reasons & {"TryAgainError", "AskError", "MovedError"}
 
 

@@ -141,4 +141,4 @@ async def test_every_ticket_ends_once_before_an_upstream_of_every_fault(
     assert stats.rate_limited_while_closed == 0
     assert lured == []
     facts = Counter(fact["event"] for fact in story.log_events())
-    assert not facts.keys() & {"attempt_crashed", "settling_failed", "unexpected", "lease_lost"}
+    assert not facts.keys() & {"attempt_error", "settle_failed", "unhandled_error", "lease_lost"}

@@ -76,12 +76,12 @@ async def test_room_is_our_share_of_what_is_left(
 ) -> None:
     """The limit less what others get, less what is in flight; then the quota is met."""
     soon = await redis_now_ms(redis) + SOON_MS
-    await redis.hset(keys.budget, "global", f"20 14 {soon} told")
+    await redis.hset(keys.budget, "global", f"20 14 {soon} reported")
     await redis.zadd(keys.budget_calls, {"flying": soon})
     standing = await namespace_stats.read_stats()
     assert (standing.calls_left, standing.next_call_in_s) == (3, 0)
 
-    await redis.hset(keys.budget, "global", f"20 10 {soon} told")
+    await redis.hset(keys.budget, "global", f"20 10 {soon} reported")
     standing = await namespace_stats.read_stats()
     assert standing.calls_left == 0
     assert 0 < standing.next_call_in_s <= SOON_MS / 1000 + 0.1
@@ -105,7 +105,7 @@ async def test_a_closed_budget_says_until_when_and_why(
 async def test_alive_and_ready(health_url: str) -> None:
     """All is well."""
     assert await get_json(f"{health_url}/healthz") == (200, {"status": "alive"})
-    assert await get_json(f"{health_url}/readyz") == (200, {"status": "ready", "waiting": 0})
+    assert await get_json(f"{health_url}/readyz") == (200, {"status": "ready", "backlog": 0})
 
 
 async def test_a_full_backlog_is_not_ready(health_url: str, redis: Redis, keys: Keys) -> None:
@@ -122,7 +122,7 @@ async def test_a_refused_token_is_not_ready(health_url: str, redis: Redis, keys:
     """The reason is one that a person can act on."""
     await redis.hset(keys.budget, "why", "token refused")
     status, said = await get_json(f"{health_url}/readyz")
-    assert (status, said["status"]) == (503, "not ready")
+    assert (status, said["status"]) == (503, "unready")
     assert said["reasons"] == ["token: LaunchDarkly refuses the access token"]
     await redis.delete(keys.budget)
 

@@ -126,7 +126,7 @@ async def test_failures_are_counted_by_reason(
         await backlog.add(make_event(number))
         (lease,) = (await backlog.claim(1, followers=0)).leases
         failure = build_failure_record(reason, raw=b"\xc1\x00", fence=lease.fence)
-        assert await backlog.fail(lease, failure) == "given up"
+        assert await backlog.fail(lease, failure) == "failed"
     for _ in range(2):  # its mark is gone by the second time, and it is one failure still
         await backlog.park("native", Unmappable("no version", (), "delivery-9", b"{}"))
         await redis.delete(keys.delivery("native", "delivery-9"))
@@ -212,7 +212,7 @@ async def test_the_budget_is_told_with_why_it_is_closed(
 ) -> None:
     """What is left of our share, for each route; closed until when, and what for."""
     soon = await redis_now_ms(redis) + 5000
-    await redis.hset(keys.budget, mapping={"global": f"20 14 {soon} told"})
+    await redis.hset(keys.budget, mapping={"global": f"20 14 {soon} reported"})
     await redis.zadd(keys.budget_calls, {"flying": soon})
     told = await read_namespace_stats(namespace_reader)
     assert (told.calls_left, told.in_flight) == ({"get": 3, "list": 3}, 1)

@@ -107,7 +107,9 @@ def test_what_launchdarkly_tells_decides_what_is_left_out() -> None:
     )
     entry = build_entry(body, writer, lease=lease)
     assert isinstance(entry, Entry)
-    assert entry.filtered_because == "the application shop is not among ENRICHER_ONLY_APPLICATIONS"
+    assert (
+        entry.filtered_because == "the application shop is not among ENRICHER_INCLUDE_APPLICATIONS"
+    )
     assert (entry.fields, entry.data_after_revision, entry.plan.due) == ((), b"", None)
     silent = build_entry(b'{"id": "a"}', writer, lease=lease)
     assert isinstance(silent, Entry)

@@ -190,7 +190,7 @@ async def test_who_lost_the_lease_writes_nothing(
 
     await eventually(taken_over)
     settled = await output_harness.output.append_and_settle(build_entry(lost), lost)
-    assert settled == PublishResult(status="lost", revision=0)
+    assert settled == PublishResult(status="lease_lost", revision=0)
     assert await output_harness.read_entries() == []
     assert (
         await output_harness.redis.zscore(output_harness.keys.backlog, lost.job) == claimed[0].fence
@@ -203,10 +203,10 @@ async def test_a_ticket_given_up_is_not_published_too(output_harness: OutputHarn
     """Failed or published: whichever came first stands."""
     await output_harness.add_event("first")
     lease = await output_harness.claim_lease()
-    assert await output_harness.backlog.fail(lease, build_failure_record("test")) == "given up"
+    assert await output_harness.backlog.fail(lease, build_failure_record("test")) == "failed"
     assert (
         await output_harness.output.append_and_settle(build_entry(lease), lease)
-    ).status == "lost"
+    ).status == "lease_lost"
     assert await output_harness.read_entries() == []
 
 
@@ -217,7 +217,7 @@ async def test_what_is_left_out_is_settled_without_a_record(output_harness: Outp
     unwanted = replace(build_entry(lease), filtered_because="the application is not wanted")
     for _ in range(2):  # the reply may be lost
         settled = await output_harness.output.append_and_settle(unwanted, lease)
-        assert settled == PublishResult(status="left_out", revision=0)
+        assert settled == PublishResult(status="filtered", revision=0)
     assert await output_harness.read_entries() == []
     keys = output_harness.keys
     assert await output_harness.redis.exists(keys.backlog, keys.tickets, keys.budget_calls) == 0

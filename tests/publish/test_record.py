@@ -68,7 +68,7 @@ def test_the_record_is_what_the_design_says() -> None:
         "deployment",
         "summary",
         "completeness",
-        "looks",
+        "refreshes",
         "event",
     ]
     assert (data["schemaVersion"], data["enrichedAt"], data["attempts"]) == (1, QUEUED_AT + 99, 3)

@@ -1,4 +1,4 @@
-"""Is an event posted so that our own door, and any Standard Webhooks library, takes it?"""
+"""Is an event posted so that our own receiver, and any Standard Webhooks library, takes it?"""
 
 import socket
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 class ReceiverStub:
-    """A door that keeps what came and says what it is told to."""
+    """A receiver that keeps what came and says what it is told to."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[dict[str, str], bytes]] = []
@@ -34,7 +34,7 @@ class ReceiverStub:
 
 @pytest.fixture
 async def receiver_stub() -> AsyncIterator[ReceiverStub]:
-    """Open a door."""
+    """Open a receiver."""
     stub = ReceiverStub()
     app = web.Application()
     app.router.add_post("/", stub.receive)
@@ -69,7 +69,9 @@ async def test_somebody_elses_library_takes_the_signature(receiver_stub: Receive
 
 
 @pytest.mark.parametrize("status", [401, 503, 307])
-async def test_what_the_door_says_is_handed_back(receiver_stub: ReceiverStub, status: int) -> None:
+async def test_what_the_receiver_says_is_handed_back(
+    receiver_stub: ReceiverStub, status: int
+) -> None:
     """A refusal is an answer; a redirection is not followed, since it could lead anywhere."""
     receiver_stub.status = status
     assert await send_one(receiver_stub.url) == SendResult(status=status, body="said")

@@ -44,7 +44,7 @@ async def test_a_used_up_window_answers_429_until_it_opens_anew(
 
 
 async def test_strangers_use_nothing_up(start_simulator: StartSimulator) -> None:
-    """A call that is turned away at the door counts against no window."""
+    """A call that is turned away at the receiver counts against no window."""
     table = await start_simulator(Options(quota=Limits(global_limit=1)))
     for _ in range(3):
         reply = await table.call(PATH, headers=BETA_HEADERS)

@@ -109,7 +109,7 @@ async def _kill_repeatedly(
     rng, started_s = random.Random(f"soak {options.seed}"), time.monotonic()
     while True:
         await asyncio.sleep(options.every * rng.uniform(0.6, 1.4))
-        service = rng.choice(["door", "worker", "worker", "redis"])
+        service = rng.choice(["receiver", "worker", "worker", "redis"])
         if await kill_random_container(composition, service, rng.random()):
             strikes.append((time.monotonic() - started_s, service))
 

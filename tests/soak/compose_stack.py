@@ -22,7 +22,7 @@ _RETENTIONS = ("DELIVERY_RETENTION", "PUBLISHED_RETENTION", "STREAM_RETENTION", 
 _SETTINGS = MappingProxyType(
     {
         "ENRICHER_LEASE": "5",
-        "ENRICHER_REVISIONS": "20 120",
+        "ENRICHER_REFRESH_AFTER": "20 120",
         **{f"ENRICHER_{name}": "300" for name in _RETENTIONS},
     }
 )
@@ -33,7 +33,7 @@ _OPTIONS = {
     "faults": {"error": 0.02, "error_html": 0.01, "truncated": 0.01, "html": 0.01, "reset": 0.02},
     "shape": {"pull_requests": [0, 4], "big_share": 0.02, "big_pull_requests": [6, 12]},
 }
-_SERVICES = ("redis", "door", "worker", "simulator")
+_SERVICES = ("redis", "receiver", "worker", "simulator")
 
 
 @asynccontextmanager

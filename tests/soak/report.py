@@ -6,7 +6,7 @@ from tests.faults.oracle import OracleReport
 from tests.soak.trends import ResourceSample, Trend, measure_trend
 
 # By the first word of a name: its unit, and how much more of it is not called growth. The files of
-# a door are its senders' connections too, of which it has as many as waited when it came back.
+# a receiver are its senders' connections too, of which it has as many as waited when it came back.
 _UNITS = {"RSS": ("MB", 8.0), "files": ("", 8.0), "keys": ("", 50.0), "redis": ("MB", 2.0)}
 
 

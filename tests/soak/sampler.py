@@ -35,7 +35,7 @@ class ResourceSampler:
         """Look for ever."""
         while True:
             values: dict[str, float] = {}
-            for service in ("door", "worker", "redis"):
+            for service in ("receiver", "worker", "redis"):
                 with suppress(EngineError):
                     for name, pids in await list_processes(self._composition, service):
                         values |= measure_processes(name, pids)

@@ -101,7 +101,7 @@ async def test_an_event_whose_reply_was_lost_is_queued_once(
         fault_proxy.lose_reply(b"delivery-1")
         assert isinstance(await backlog.add(make_event(1)), Queued)
         assert fault_proxy.connection_count == 2
-        assert recording_log.events == ["redis_lost", "redis_reached"]
+        assert recording_log.events == ["redis_disconnected", "redis_reconnected"]
         assert await direct_client.zcard(KEYS.backlog) == 2
         leases = (await backlog.claim(2)).leases
         assert [lease.generation for lease in leases] == [1, 1]
@@ -173,7 +173,7 @@ async def test_callers_wait_for_a_server_that_was_killed(
 
 
 async def test_who_loses_patience_hears_why(tmp_path: Path, open_group: OpenGroup) -> None:
-    """Without a server the door says so in time, and does not wait for ever."""
+    """Without a server the receiver says so in time, and does not wait for ever."""
     async with open_group(f"unix://{tmp_path}/nobody.sock") as commits:
         with pytest.raises(RedisUnavailable, match="ConnectionError"):
             await submit_write(commits, "x", patience_s=0.1)
@@ -310,7 +310,7 @@ async def test_a_server_that_hangs_is_given_up_in_time_and_found_again(
         finally:
             os.kill(server.pid, signal.SIGCONT)
         assert await patient == b"patient"
-        assert recording_log.events[-1] == "redis_reached"
+        assert recording_log.events[-1] == "redis_reconnected"
 
 
 async def test_closing_leaves_no_caller_waiting(tmp_path: Path, open_group: OpenGroup) -> None:

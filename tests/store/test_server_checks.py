@@ -74,7 +74,7 @@ async def test_a_server_that_evicts_marks_is_warned_of_once(
         await commits.connect()
         await commits._disconnect()
         await commits.connect()
-    assert recording_log.events == ["redis_unfit"]
+    assert recording_log.events == ["redis_misconfigured"]
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def native() -> Source:
 @example(INCOMING + "\n")
 @example("ff" + INCOMING[2:])
 def test_a_ticket_names_a_well_formed_span_or_none(native: Source, text: str) -> None:
-    """Whatever a sender says: what is malformed gets no further than the door."""
+    """Whatever a sender says: what is malformed gets no further than the receiver."""
     event = parse_webhook(native, SignedRequest({"traceparent": text}, {}, FINISHED))
     assert isinstance(event, DeploymentCompleted)
     assert event.traceparent == (text if is_well_formed(text) else None)

@@ -3,8 +3,8 @@
 --          then one for each: its delivery mark
 -- ARGV     then fours: job that failed, SHA-1 of its failure as it was read,
 --          job to queue or "" to leave it, ticket (msgpack) or the failure with its new reason
--- Returns  one element each: "queued" | "waits" (a newer ticket of the job does: the failed one is
---          dropped) | "left" | "gone" (by then it was no more, or had failed anew)
+-- Returns  one element each: "queued" | "superseded" (a newer ticket of the job does: the failed one is
+--          dropped) | "skipped" | "gone" (by then it was no more, or had failed anew)
 -- Atomic   a ticket is in the backlog or among the failed, never in both and never in neither.
 local LIFE = 60000 -- ms for which this act is known again, should its reply be lost
 local clock = redis.call('TIME')
@@ -21,7 +21,7 @@ local function queue(job, ticket, failed_at)
   if stored and #stored >= 14 then
     local before, _, queued_at = struct.unpack('>I4I2d', stored)
     if queued_at > failed_at then
-      return 'waits'
+      return 'superseded'
     end
     generation = before % 4294967295 + 1 -- as a newer event of the same job does: see add.lua
   end
@@ -41,7 +41,7 @@ local function take_up(nth)
     return 'gone'
   elseif job == '' then
     keep_failure(failed, value, failed_at, KEYS[3], KEYS[4], KEYS[7])
-    return 'left'
+    return 'skipped'
   end
   local fate = queue(job, value, tonumber(failed_at))
   for _, name in ipairs({ failed, job }) do -- an event set aside may be of a job that failed too

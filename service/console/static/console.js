@@ -88,7 +88,7 @@ function watch(address, state) {
     source.onopen = () => tell("live");
     source.onmessage = (event) => show(JSON.parse(event.data));
     source.onerror = () => {
-      tell("waiting for the door");
+      tell("waiting for the receiver");
       if (source.readyState !== EventSource.CLOSED) return;
       close(); // it was refused: too many watch, or the pass has ended
       again = setTimeout(comeAgain, 5000);

@@ -5,12 +5,12 @@
 -- Atomic   reading the room and taking from it happen in the one script that includes this.
 -- A window is kept as the text "limit left reset kind first heard since": left is the lowest
 -- Remaining seen in it, reset in ms of the server's clock, which is ahead of ours by "skew"; kind is
--- told or guessed. learn.lua needs the rest: the first left that was seen, how many answers of ours
+-- reported or assumed. learn.lua needs the rest: the first left that was seen, how many answers of ours
 -- came since, and since when (our ms).
 local GUARD = 50 -- ms that a window is held shut past its end: clocks differ
 local SOON = 100 -- ms after which to look again while only calls in flight stand in the way
 local MEANWHILE = 300 -- ms from where an answer was counted to where the call is that it allows
-local RIVALS = 1 -- other programs' calls a second from which on they count; so many until we know
+local OTHER_CLIENTS_PER_S = 1 -- other programs' calls a second from which on they count; so many until we know
 local FIRST_PROBE = 4
 local STALE = 60000 -- ms after its end; a family not heard of since then binds only if no other is known
 local DAY = 86400000
@@ -27,16 +27,16 @@ local function open_budget(budget, calls, callers, now, share)
   local closed, skew = tonumber(state.closed or '0'), tonumber(state.skew or '0')
   local probe = tonumber(state.probe or FIRST_PROBE)
 
-  local rivals = tonumber(state.rivals or RIVALS) -- calls of other programs in a second
+  local other_clients_per_s = tonumber(state.other_clients_per_s or OTHER_CLIENTS_PER_S) -- calls of other programs in a second
 
-  -- While our calls are on their way, rivals take from what was left: with rivals about, no more
+  -- While our calls are on their way, other_clients_per_s take from what was left: with other_clients_per_s about, no more
   -- than half of it is on its way at once, and what they take meanwhile stays theirs. So the last
   -- calls of a window go out few at a time, and none of them is one too many.
   local function bound_calls(left, spared)
-    if rivals < RIVALS then
+    if other_clients_per_s < OTHER_CLIENTS_PER_S then
       return left - spared
     end
-    local theirs = math.ceil((rivals - RIVALS) * MEANWHILE / 1000)
+    local theirs = math.ceil((other_clients_per_s - OTHER_CLIENTS_PER_S) * MEANWHILE / 1000)
     return math.min(left - math.max(spared, theirs), math.ceil(left / 2))
   end
 

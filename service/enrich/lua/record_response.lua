@@ -1,6 +1,6 @@
 -- One call has ended: give it back, and keep what its answer said of the budget.
 -- KEYS     1 budget  2 calls  3 bell
--- ARGV     1 job  2 fine | limited | failing | refused  3 the answer's Date (ms) or ""
+-- ARGV     1 job  2 ok | rate_limited | server_error | unauthorized  3 the answer's Date (ms) or ""
 --          4 wait asked for (ms) or ""  5 moment to resume (server's ms) or ""  6 chance in [0, 1)
 --          then windows of four: family, limit or "", left, reset (server's ms) or ""
 -- Returns  ms for which the budget is closed now (0: open)
@@ -14,7 +14,7 @@ local SAME = 250 -- ms within which two resets name one window
 local DAY = 86400000
 local LONGEST = 3600000 -- ms: an explicit Retry-After is obeyed up to an hour
 local FIRST_PROBE, LARGEST_PROBE = 4, 64 -- the largest is what a limit found only by its 429 refuses
-local RIVALS = 1 -- calls a second that other programs may make, as long as nothing is known of them
+local OTHER_CLIENTS_PER_S = 1 -- calls a second that other programs may make, as long as nothing is known of them
 local SPAN = 200 -- ms at the least over which the pace of other programs is reckoned
 local PATIENCE = 32 -- probes answered before one more call may be in flight than a 429 taught
 local REFUSED = 30000 -- ms of rest after a bad token
@@ -49,8 +49,8 @@ if ARGV[3] ~= '' then
 end
 local there = now + skew
 
-local learnt, told, rivals = false, false, tonumber(state.rivals or RIVALS)
-local counted = outcome == 'limited' and 0 or 1 -- a refused call takes nothing
+local learnt, told, other_clients_per_s = false, false, tonumber(state.other_clients_per_s or OTHER_CLIENTS_PER_S)
+local counted = outcome == 'rate_limited' and 0 or 1 -- a refused call takes nothing
 local flying = redis.call('ZCARD', KEYS[2])
 local function read_window(family)
   local limit, left, reset, kind, first, heard, since =
@@ -81,7 +81,7 @@ local function narrow_window(family, window, limit, left)
   keep_window(family, window)
   -- Gone since the first answer, and neither an answer of ours nor, perhaps, a call on its way.
   local theirs = window.first - window.left - window.heard - flying
-  rivals = math.max(rivals, theirs * 1000 / math.max(now - window.since, SPAN))
+  other_clients_per_s = math.max(other_clients_per_s, theirs * 1000 / math.max(now - window.since, SPAN))
 end
 local function learn_window(family, limit, left, reset)
   local old = read_window(family)
@@ -92,11 +92,11 @@ local function learn_window(family, limit, left, reset)
   if not reset and old.reset > there then
     narrow_window(family, old, limit, left)
   elseif not reset then
-    open_window(family, limit, left, there + WINDOW, 'guessed')
+    open_window(family, limit, left, there + WINDOW, 'assumed')
   elseif reset > there and reset > old.reset + SAME then
-    open_window(family, limit, left, reset, 'told')
-  elseif reset > there and (reset >= old.reset - SAME or old.kind == 'guessed') then
-    old.reset, old.kind = old.kind == 'guessed' and reset or old.reset, 'told'
+    open_window(family, limit, left, reset, 'reported')
+  elseif reset > there and (reset >= old.reset - SAME or old.kind == 'assumed') then
+    old.reset, old.kind = old.kind == 'assumed' and reset or old.reset, 'reported'
     narrow_window(family, old, limit, left)
   end -- else a late answer of a window that has ended: it says nothing about this one
 end
@@ -104,7 +104,7 @@ for i = 7, #ARGV, 4 do
   told = true
   learn_window(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]))
 end
-if outcome == 'failing' and not told then -- no answer: the server may have counted the call
+if outcome == 'server_error' and not told then -- no answer: the server may have counted the call
   for _, family in ipairs({ 'global', 'token', 'route:get', 'route:list' }) do
     local window = read_window(family)
     if window.reset > there and window.left > 0 then
@@ -112,16 +112,16 @@ if outcome == 'failing' and not told then -- no answer: the server may have coun
     end
   end
 end
-if learnt and state.rivals then
-  rivals = rivals / 2 -- who is still about is seen again
+if learnt and state.other_clients_per_s then
+  other_clients_per_s = other_clients_per_s / 2 -- who is still about is seen again
 end
-if learnt or rivals ~= tonumber(state.rivals) then
-  keep('rivals', string.format('%.3f', rivals))
+if learnt or other_clients_per_s ~= tonumber(state.other_clients_per_s) then
+  keep('other_clients_per_s', string.format('%.3f', other_clients_per_s))
 end
 
 local closed, why = tonumber(state.closed or '0'), nil
 local was_closed = closed > now
-if outcome == 'limited' then
+if outcome == 'rate_limited' then
   local hint = 0
   if ARGV[4] ~= '' then
     hint = now + math.min(tonumber(ARGV[4]), LONGEST)
@@ -143,12 +143,12 @@ if outcome == 'limited' then
   if not told and not was_closed then
     keep('pace', math.max(1, math.floor((flying + 1) / 2)))
   end
-elseif outcome == 'refused' then
+elseif outcome == 'unauthorized' then
   closed, why = math.max(closed, now + REFUSED), 'token refused'
 else
   if learnt then
     keep('probe', FIRST_PROBE)
-  elseif outcome == 'fine' and not told and not was_closed then
+  elseif outcome == 'ok' and not told and not was_closed then
     local probe, pace = tonumber(state.probe or FIRST_PROBE), tonumber(state.pace or LARGEST_PROBE)
     local larger = probe < pace and math.min(probe * 2, pace) or probe + 1 / (PATIENCE * probe)
     keep('probe', math.min(larger, LARGEST_PROBE))
@@ -158,7 +158,7 @@ else
     good, bad = 0, 0
     keep('tally_ends', whole(now + WINDOW))
   end
-  if outcome == 'fine' then
+  if outcome == 'ok' then
     good = good + 1
     keep('strikes', 0)
     keep('trips', 0)
@@ -179,7 +179,7 @@ end
 if why then
   keep('closed', whole(closed))
   keep('why', why)
-elseif outcome == 'fine' and state.why and not was_closed then
+elseif outcome == 'ok' and state.why and not was_closed then
   redis.call('HDEL', KEYS[1], 'why')
 end
 if #changed > 0 then

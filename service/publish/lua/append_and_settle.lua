@@ -5,14 +5,14 @@
 --          7 data before the revision  8 data after it  9 since when looks are planned (ms)
 --          10 when the next one is due (ms) or ""  11 its ticket  12 how the data is written: "json" or
 --          "msgpack"; "" when nothing is to be appended  then fields and values of the entry
--- Returns  {"published" | "unchanged" | "left_out", revision} | {"lost", 0}
+-- Returns  {"published" | "unchanged" | "filtered", revision} | {"lease_lost", 0}
 -- Atomic   a record without its settling would be appended again; a settling without its record
 --          would lose it, and the next look with it. Only who holds the lease may do any of it.
 local MILESTONE = 64 -- records from one to the next: who counts those unread looks at no more
 local job, held, digest = ARGV[1], tonumber(ARGV[2]), ARGV[5]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local last = redis.call('HMGET', KEYS[4], 'revision', 'digest', 'by ' .. job)
+local last = redis.call('HMGET', KEYS[4], 'revision', 'digest', 'settled:' .. job)
 local revision = tonumber(last[1] or '0')
 
 if tonumber(redis.call('ZSCORE', KEYS[1], job) or '0') ~= held then
@@ -21,12 +21,12 @@ if tonumber(redis.call('ZSCORE', KEYS[1], job) or '0') ~= held then
     redis.call('PEXPIRE', KEYS[4], ARGV[6]) -- a write, so that a durable group covers the first too
     return { fate, tonumber(number) }
   end
-  return { 'lost', 0 }
+  return { 'lease_lost', 0 }
 end
 
 local fate = 'unchanged'
 if ARGV[12] == '' then
-  fate, digest = 'left_out', last[2] or '' -- were it wanted again, its content would be news
+  fate, digest = 'filtered', last[2] or '' -- were it wanted again, its content would be news
 elseif last[2] ~= digest then
   fate = 'published'
   revision = revision + 1
@@ -45,7 +45,7 @@ elseif last[2] ~= digest then
   end
 end
 local act = table.concat({ ARGV[2], fate, string.format('%d', revision) }, ' ')
-redis.call('HSET', KEYS[4], 'revision', revision, 'digest', digest, 'by ' .. job, act)
+redis.call('HSET', KEYS[4], 'revision', revision, 'digest', digest, 'settled:' .. job, act)
 plan_look({ mark = KEYS[4], looks = KEYS[10], tickets = KEYS[11] }, ARGV[4], ARGV[9], ARGV[10], ARGV[11], ARGV[6])
 redis.call('PEXPIRE', KEYS[4], ARGV[6])
 

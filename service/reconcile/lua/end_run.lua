@@ -1,6 +1,6 @@
 -- Keep how far a round has come, and let go of it.
 -- KEYS     1 round
--- ARGV     1 token of who holds it  2 new checkpoint or "" to leave it  3 "ended" | "left" | "goes on"
+-- ARGV     1 token of who holds it  2 new checkpoint or "" to leave it  3 "ended" | "released" | "continue"
 -- Returns  1, or 0: the round is another's by now, and nothing was changed
 -- Atomic   only who holds the round moves its checkpoint.
 local clock = redis.call('TIME')
@@ -14,7 +14,7 @@ end
 if ARGV[3] == 'ended' then
   redis.call('HSET', KEYS[1], 'ran', now)
 end
-if ARGV[3] ~= 'goes on' then
+if ARGV[3] ~= 'continue' then
   redis.call('HDEL', KEYS[1], 'holder', 'until')
 end
 return 1

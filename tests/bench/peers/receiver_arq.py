@@ -16,7 +16,7 @@ kept: dict[str, Any] = {}
 
 @asynccontextmanager
 async def open_pool(_: FastAPI) -> AsyncIterator[None]:
-    """Open what the door needs."""
+    """Open what the receiver needs."""
     kept["pool"] = await create_pool(RedisSettings.from_dsn(REDIS_URL))
     kept["webhook"] = Webhook(SECRET)
     yield

@@ -25,7 +25,7 @@ enrich = broker.register_task(_enrich, "enrich")
 
 @asynccontextmanager
 async def open_broker(_: FastAPI) -> AsyncIterator[None]:
-    """Open what the door needs."""
+    """Open what the receiver needs."""
     await broker.startup()
     yield
     await broker.shutdown()

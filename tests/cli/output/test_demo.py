@@ -75,7 +75,7 @@ class DemoHarness:
         self.reported.append(event)
 
     async def post(self, _: EventBody, delivery: str) -> SendResult:
-        """Hear of a deployment as our door would."""
+        """Hear of a deployment as our receiver would."""
         if self.faults:
             fault = self.faults.pop()
             if isinstance(fault, Exception):

@@ -1,4 +1,4 @@
-"""What would become of a webhook? The trial says what the door says, and why."""
+"""What would become of a webhook? The trial says what the receiver says, and why."""
 
 import hmac
 import json

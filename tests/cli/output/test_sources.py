@@ -49,7 +49,7 @@ def test_the_list_has_address_proof_and_secrets(sources: dict[str, Source]) -> N
         "\n"
         "open  (preset native)\n"
         "  POST         https://cd.example/webhooks/open\n"
-        "  verified by  nothing: whoever reaches the door is believed\n"
+        "  verified by  nothing: whoever reaches the receiver is believed\n"
     )
 
 
@@ -63,7 +63,7 @@ def test_a_secret_belongs_into_the_url_only_where_nothing_else_is_read() -> None
     """CDEvents may come with a header; then the URL stays clean."""
     text = '[[source]]\nname = "ce"\npreset = "cdevents"\nsecrets = ["x"]\n'
     source = load_sources(text, presets=read_presets(), read_secret=str)["ce"]
-    assert webhook_url(source, "http://door") == "http://door/webhooks/ce"
+    assert webhook_url(source, "http://receiver") == "http://receiver/webhooks/ce"
 
 
 @pytest.mark.parametrize(
