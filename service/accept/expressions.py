@@ -10,7 +10,6 @@ the same answers. Two functions are ours:
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import jmespath
@@ -19,6 +18,8 @@ from jmespath.exceptions import JMESPathError
 from jmespath.functions import Functions, signature
 from jmespath.visitor import Options, TreeInterpreter
 from msgspec import Struct
+
+from service.suggestions import find_similar_name
 
 # Longer texts match nothing: our regexes must not become a sender's lever.
 MAX_MATCH_LENGTH = 4096
@@ -126,8 +127,8 @@ def _check_call(name: str, arguments: list[Node]) -> None:
     """Refuse at load what would otherwise be null for every webhook."""
     functions = _CustomFunctions.FUNCTION_TABLE
     if name not in functions:
-        suggestions = get_close_matches(name, functions, n=1)
-        hint = f"; did you mean {suggestions[0]}()?" if suggestions else ""
+        similar_name = find_similar_name(name, functions)
+        hint = f"; did you mean {similar_name}()?" if similar_name else ""
         raise ExpressionError(f"there is no function {name}(){hint}")
     parameters = functions[name]["signature"]
     variadic = bool(parameters) and bool(parameters[-1].get("variadic"))
