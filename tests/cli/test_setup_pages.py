@@ -12,7 +12,7 @@ from service.accept.mapping import DeploymentCompleted, parse_webhook
 from service.accept.signatures import SignedRequest, is_genuine
 from service.accept.sources import Source, SourceError, load_sources
 from service.cli.preconditions import read_presets
-from service.cli.sources import (
+from service.cli.setup_pages import (
     build_example_source,
     fill_setup_page,
     is_verified_as_preset,
@@ -236,7 +236,9 @@ def test_a_page_holds_for_who_is_verified_as_it_says() -> None:
 
 def test_what_only_says_how_bytes_are_signed_has_no_recipe() -> None:
     """The sentence says what is missing."""
-    with pytest.raises(SourceError, match="and a source of your own all else: outcome, fields"):
+    with pytest.raises(
+        SourceError, match="only verifies; write a source with an outcome and fields"
+    ):
         build_example_source("standard-webhooks", presets=read_presets())
 
 

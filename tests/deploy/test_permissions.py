@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoPermissionError
 
-from service.cli import doctor, failed, run
-from service.cli.main import _build_parser
+from service.cli import doctor, failed, tail
+from service.cli.failed import FailedFilter, Selection
 from service.settings import Secret
 from service.simulate.options import Options
 from service.store.connect import open_client
@@ -107,16 +107,21 @@ async def run_every_feature(story: ServiceHarness, eventually: Eventually) -> No
     await story.redis.xgroup_create(story.keys.enriched, "readers", id="0")
     await story.redis.xreadgroup("readers", "one", {story.keys.enriched: ">"}, count=1)
     await story.add_worker()  # which trims as it begins
-    await _run_failed(story, "failed", "list", "--json")
-    await _run_failed(story, "failed", "show", f"id:{UNKNOWN_ID}")
-    await _run_failed(story, "failed", "retry", "--all", "--yes")
+    job = f"id:{UNKNOWN_ID}"
+    async with failed.open_failed_command(story.settings, story.log) as command:
+        await command.list_tickets(FailedFilter(), limit=None, as_json=True)
+        assert await command.show_ticket(job, as_json=False) == 0
+        everything = Selection(select_all=True)
+        assert not await command.retry_or_drop("retry", everything, dry_run=False, confirmed=True)
     await eventually(lambda: _has_counts(story, records=2, failures=1))
-    await _run_failed(story, "failed", "drop", f"id:{UNKNOWN_ID}")
+    async with failed.open_failed_command(story.settings, story.log) as command:
+        assert not await command.retry_or_drop(
+            "drop", Selection(jobs=(job,)), dry_run=False, confirmed=True
+        )
     assert not await story.failed_jobs()
-    arguments = _build_parser().parse_args(["doctor"])
-    await doctor.run_doctor(arguments, story.settings, story.log)
+    await doctor.run_doctor(story.settings, story.log)
     for since in ("0", "$"):
-        tailing = asyncio.create_task(run.tail(story.settings, since=since, as_json=True))
+        tailing = asyncio.create_task(tail.tail(story.settings, since=since, as_json=True))
         await asyncio.wait([tailing], timeout=0.3)
         assert not tailing.done() or tailing.exception() is None
         tailing.cancel()
@@ -149,11 +154,6 @@ async def _has_counts(story: ServiceHarness, *, records: int, failures: int) -> 
         records,
         failures,
     ) and await story.is_done()
-
-
-async def _run_failed(story: ServiceHarness, *command: str) -> None:
-    arguments = _build_parser().parse_args(command)
-    assert await failed.run_failed(arguments, story.settings, story.log) == 0
 
 
 @pytest.fixture
