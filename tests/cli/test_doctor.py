@@ -124,5 +124,5 @@ async def test_a_rate_limit_is_kept(command_runner: CommandRunner, server: Embed
         ENRICHER_LAUNCHDARKLY_URL="http://127.0.0.1:1",
     )
     found = parse_findings(ended)
-    assert found["launchdarkly"] == ("ok", "not asked: the quota is met, and others wait for it")
+    assert found["launchdarkly"] == ("ok", "not asked: the rate limit is reached, and tickets wait for it")
     assert found["budget"][0] == "warning"
