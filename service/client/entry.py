@@ -1,7 +1,6 @@
 """What does a reader hold in its hand? One entry of the stream, typed."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -9,10 +8,9 @@ import msgspec
 from msgspec import Struct
 
 from service.enrich.models import Deployment
-from service.publish.record import MSGPACK_CONTENT_TYPE, EnrichedDeployment
+from service.publish.record import EnrichedDeployment
 
 _DECODE_JSON = msgspec.json.Decoder(EnrichedDeployment).decode
-_DECODE_MSGPACK = msgspec.msgpack.Decoder(EnrichedDeployment).decode
 
 
 class StreamEntry(Struct, frozen=True):
@@ -41,27 +39,16 @@ class Record(Struct, frozen=True, kw_only=True, dict=True):
     data: EnrichedDeployment
     fields: Mapping[bytes, bytes]
 
-    @property
-    def is_msgpack(self) -> bool:
-        """Tell whether the data, and what is raw in it, is msgpack and not JSON."""
-        return self.fields.get(b"datacontenttype") == MSGPACK_CONTENT_TYPE.encode()
-
     @cached_property
     def raw(self) -> dict[str, Any]:
         """All of the data as plain values, decoded when first asked for."""
-        data = self.fields[b"data"]
-        values: dict[str, Any] = (
-            msgspec.msgpack.decode(data) if self.is_msgpack else msgspec.json.decode(data)
-        )
+        values: dict[str, Any] = msgspec.json.decode(self.fields[b"data"])
         return values
 
     @cached_property
     def deployment(self) -> Deployment:
         """The deployment as LaunchDarkly tells it, typed, decoded when first asked for."""
-        raw_deployment = self.data.deployment
-        if self.is_msgpack:
-            return msgspec.msgpack.decode(raw_deployment, type=Deployment, strict=False)
-        return msgspec.json.decode(raw_deployment, type=Deployment, strict=False)
+        return msgspec.json.decode(self.data.deployment, type=Deployment, strict=False)
 
 
 class InvalidEntry(Struct, frozen=True):
@@ -73,15 +60,8 @@ class InvalidEntry(Struct, frozen=True):
 
 
 def format_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    """Give the fields of an entry as text, its data as JSON in whatever form it is written.
-
-    Bytes that are no text are replaced.
-    """
-    texts = {_decode_text(name): _decode_text(value) for name, value in fields.items()}
-    if fields.get(b"datacontenttype") == MSGPACK_CONTENT_TYPE.encode():
-        with suppress(KeyError, ValueError, TypeError, RecursionError):  # else it is shown as it is
-            texts["data"] = msgspec.json.encode(msgspec.msgpack.decode(fields[b"data"])).decode()
-    return texts
+    """Return the fields of an entry as text; bytes that are not UTF-8 are replaced."""
+    return {_decode_text(name): _decode_text(value) for name, value in fields.items()}
 
 
 def _decode_text(value: bytes) -> str:
@@ -93,8 +73,6 @@ def parse_entry(position: bytes, flat_fields: Sequence[bytes]) -> Record | Inval
     fields = dict(zip(flat_fields[::2], flat_fields[1::2], strict=True))
     get = fields.get
     try:
-        data = fields[b"data"]
-        is_msgpack = get(b"datacontenttype") == MSGPACK_CONTENT_TYPE.encode()
         return Record(
             position=position.decode(),
             id=fields[b"id"].decode(),
@@ -102,7 +80,7 @@ def parse_entry(position: bytes, flat_fields: Sequence[bytes]) -> Record | Inval
             project=get(b"projectkey", b"").decode(),
             environment=get(b"environmentkey", b"").decode(),
             application=get(b"applicationkey", b"").decode(),
-            data=_DECODE_MSGPACK(data) if is_msgpack else _DECODE_JSON(data),
+            data=_DECODE_JSON(fields[b"data"]),
             fields=fields,
         )
     except KeyError as error:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -16,7 +15,6 @@ from service.enrich.verdict import Fail, Found
 from service.publish.record import (
     DATA_SCHEMA_PATH,
     JSON_CONTENT_TYPE,
-    MSGPACK_CONTENT_TYPE,
     RECORD_TYPE,
     EnrichedDeployment,
     RefreshProgress,
@@ -25,11 +23,8 @@ from service.publish.record import (
     summarize,
 )
 
-PayloadFormat = Literal["json", "msgpack"]
-
 # The revision is known only to the script that appends: it is written between these and the rest.
 BEFORE_REVISION = b'{"schemaVersion":1,"revision":'
-_MSGPACK_REVISION_KEY = msgspec.msgpack.encode("revision")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGEST_LENGTH = 32  # hex digits of a SHA-256: processors have instructions for it
 
@@ -47,8 +42,6 @@ class Entry(Struct, frozen=True):
     data_after_revision: bytes = b""
     complete: bool = True
     plan: RefreshPlan = RefreshPlan()
-    data_before_revision: bytes = BEFORE_REVISION
-    payload_format: PayloadFormat = "json"
     filtered_because: str = ""
 
 
@@ -61,7 +54,6 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
 
     refresh_schedule: Sequence[int] = ()
     deployment_filter: DeploymentFilter = DeploymentFilter()
-    payload_format: PayloadFormat = "json"
     max_bytes: int = 1 << 26
 
     def build(self, found: Found, lease: Lease, *, now_ms: int) -> Entry | Fail:
@@ -83,10 +75,7 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             unfinished=deployment.is_unfinished,
         )
         record = _build_record(found, lease, plan, now_ms=now_ms)
-        data = self._encode_data(record)
-        if isinstance(data, Fail):
-            return data
-        data_before, data_after = data
+        data_after = msgspec.json.encode(record)[len(BEFORE_REVISION) + 1 :]
         # Nothing is cut in silence: what no store or reader should be asked to hold is refused.
         if len(data_after) > self.max_bytes:
             detail = f"{len(data_after)} bytes, the most is {self.max_bytes}"
@@ -95,26 +84,11 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
         return Entry(
             deployment_id=deployment.id,
             digest=digest,
-            fields=_build_fields(
-                deployment, lease, complete=complete, payload_format=self.payload_format
-            ),
-            data_before_revision=data_before,
+            fields=_build_fields(deployment, lease, complete=complete),
             data_after_revision=data_after,
-            payload_format=self.payload_format,
             complete=complete,
             plan=plan,
         )
-
-    def _encode_data(self, record: EnrichedDeployment) -> tuple[bytes, bytes] | Fail:
-        """Give what stands before the revision, and what stands after it."""
-        if self.payload_format == "json":
-            return BEFORE_REVISION, msgspec.json.encode(record)[len(BEFORE_REVISION) + 1 :]
-        try:
-            encoded = msgspec.msgpack.encode(_convert_to_msgpack(record))
-        except (msgspec.MsgspecError, OverflowError, UnicodeEncodeError, RecursionError) as error:
-            return Fail(reason="record_not_packable", detail=str(error))
-        before, key, after = encoded.partition(_MSGPACK_REVISION_KEY)
-        return before + key, after[1:]
 
 
 def _build_record(
@@ -139,21 +113,7 @@ def _build_record(
     )
 
 
-def _convert_to_msgpack(record: EnrichedDeployment) -> EnrichedDeployment:
-    """Write again in msgpack what came as JSON."""
-    event = msgspec.structs.replace(record.event, metadata=_encode_msgpack(record.event.metadata))
-    return msgspec.structs.replace(
-        record, deployment=_encode_msgpack(record.deployment), event=event
-    )
-
-
-def _encode_msgpack(raw_json: Raw) -> Raw:
-    return Raw(msgspec.msgpack.encode(msgspec.json.decode(raw_json)))
-
-
-def _build_fields(
-    deployment: Deployment, lease: Lease, *, complete: bool, payload_format: PayloadFormat
-) -> tuple[str, ...]:
+def _build_fields(deployment: Deployment, lease: Lease, *, complete: bool) -> tuple[str, ...]:
     ticket = lease.ticket
     occurred_at = deployment.ended_at or ticket.event_time or lease.queued_at
     fields = {
@@ -162,7 +122,7 @@ def _build_fields(
         "type": RECORD_TYPE,
         "subject": deployment.id,
         "time": format_time(occurred_at, fallback_ms=lease.queued_at),
-        "datacontenttype": JSON_CONTENT_TYPE if payload_format == "json" else MSGPACK_CONTENT_TYPE,
+        "datacontenttype": JSON_CONTENT_TYPE,
         "dataschema": DATA_SCHEMA_PATH,
         "projectkey": ticket.project or "",
         "environmentkey": deployment.environment_key or ticket.environment or "",

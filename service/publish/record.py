@@ -111,7 +111,7 @@ def sum_flag_references(deployment: Deployment, items: list[PullRequest]) -> lis
 
 RECORD_TYPE = "deployment.enriched.v1"
 DATA_SCHEMA_PATH = "/schemas/enriched-deployment.v1.json"
-JSON_CONTENT_TYPE, MSGPACK_CONTENT_TYPE = "application/json", "application/msgpack"
+JSON_CONTENT_TYPE = "application/json"
 
 
 class Count(Struct, frozen=True, omit_defaults=True):
@@ -159,9 +159,8 @@ class SourceEvent(Struct, frozen=True, rename="camel"):
 class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     """The ``data`` of one stream entry.
 
-    ``deployment`` is LaunchDarkly's own JSON, bytes as sent; where the data is msgpack, the same
-    values in msgpack. The first two fields stay first: the revision is written in by the script
-    that appends.
+    ``deployment`` is LaunchDarkly's own JSON, bytes as sent. The first two fields stay first: the
+    revision is written in by the script that appends.
     """
 
     schema_version: Literal[1] = 1
@@ -184,9 +183,7 @@ class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.rep
     type: Annotated[str, Meta(description=f"{RECORD_TYPE}; another major version is another type")]
     subject: Annotated[str, Meta(description="The deployment's id")]
     time: Annotated[str, Meta(description="When the deployment ended, RFC 3339, UTC")]
-    data_content_type: Annotated[
-        str, Meta(description=f"How data is written: {JSON_CONTENT_TYPE} or {MSGPACK_CONTENT_TYPE}")
-    ]
+    data_content_type: Annotated[str, Meta(description=f"Of data: {JSON_CONTENT_TYPE}")]
     data_schema: Annotated[str, Meta(description="Where the receiver serves the schema of data")]
     project_key: Annotated[str, Meta(description="Empty when the webhook did not name it")]
     environment_key: str

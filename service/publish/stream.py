@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from service.backlog.refreshes import load_settle_lua
 from service.backlog.ticket import Lease
 from service.log import EventLogger
-from service.publish.entry import Entry
+from service.publish.entry import BEFORE_REVISION, Entry
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script
@@ -84,12 +84,12 @@ class OutputStream:
                 entry.deployment_id,
                 entry.digest,
                 self._retention.dedup_ttl_ms,
-                entry.data_before_revision,
+                BEFORE_REVISION,
                 entry.data_after_revision,
                 plan.since,
                 "" if plan.due is None else plan.due,
                 plan.ticket,
-                "" if entry.filtered_because else entry.payload_format,
+                "" if entry.filtered_because else "append",
                 *entry.fields,
             ),
             durable=True,

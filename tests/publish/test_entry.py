@@ -1,6 +1,5 @@
 """Is a deployment written in the form that was asked for, or refused, and never bent?"""
 
-import math
 from typing import Any
 
 import msgspec
@@ -14,7 +13,7 @@ from service.backlog.ticket import Lease, Ticket
 from service.client.entry import Record, parse_entry
 from service.enrich.models import Deployment, parse_deployment
 from service.enrich.verdict import Fail, Found
-from service.publish.entry import Entry, EntryBuilder, PayloadFormat
+from service.publish.entry import BEFORE_REVISION, Entry, EntryBuilder
 
 QUEUED_AT = 1_795_428_000_000
 LEASE = Lease(
@@ -47,7 +46,7 @@ def build_entry(body: bytes, writer: EntryBuilder, *, lease: Lease = LEASE) -> E
 def parse_built_entry(entry: Entry | Fail, revision: bytes) -> Record:
     """Read an entry as a reader would, its revision written as the script does."""
     assert isinstance(entry, Entry)
-    data = entry.data_before_revision + revision + entry.data_after_revision
+    data = BEFORE_REVISION + revision + entry.data_after_revision
     parts = [b"id", b"a:7", *(part.encode() for part in entry.fields), b"data", data]
     record = parse_entry(b"1-0", parts)
     assert isinstance(record, Record)
@@ -55,41 +54,32 @@ def parse_built_entry(entry: Entry | Fail, revision: bytes) -> Record:
 
 
 @given(VALUES)
-def test_msgpack_says_what_json_says(value: Any) -> None:
-    """The same record, value for value, in either form."""
+def test_entry_data_passes_unknown_values_through(value: Any) -> None:
+    """A field of LaunchDarkly that the service does not know reaches the reader unchanged."""
     body = msgspec.json.encode({"id": "a", "endedAt": QUEUED_AT, "novel": value})
-    forms: dict[PayloadFormat, bytes] = {"json": b"7", "msgpack": b"\xce\x00\x00\x00\x07"}
-    as_json, as_msgpack = (
-        parse_built_entry(build_entry(body, EntryBuilder(payload_format=payload)), revision)
-        for payload, revision in forms.items()
-    )
-    assert as_msgpack.is_msgpack
-    assert not as_json.is_msgpack
-    assert as_msgpack.raw == as_json.raw
-    assert as_msgpack.deployment == as_json.deployment
-    assert as_msgpack.data.revision == as_json.data.revision == 7
-    assert math.isclose(as_msgpack.raw["enrichedAt"], QUEUED_AT + 99)
+    record = parse_built_entry(build_entry(body, EntryBuilder()), b"7")
+    assert record.raw["deployment"] == msgspec.json.decode(body)
+    assert bytes(record.data.deployment) == body
+    assert record.data.revision == 7
+    assert record.raw["enrichedAt"] == QUEUED_AT + 99
 
 
 @pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**40])
-def test_what_msgpack_cannot_hold_is_refused(number: int) -> None:
-    """A whole number of more than 64 bits would have to be bent: a person decides."""
+def test_entry_data_keeps_integers_beyond_64_bits(number: int) -> None:
+    """The digits of a large integer are passed on as LaunchDarkly sent them."""
     body = msgspec.json.encode({"id": "a"})[:-1] + f',"odd":{number}}}'.encode()
-    refused = build_entry(body, EntryBuilder(payload_format="msgpack"))
-    assert isinstance(refused, Fail)
-    assert refused.reason == "record_not_packable"
-    assert isinstance(build_entry(body, EntryBuilder()), Entry)
+    record = parse_built_entry(build_entry(body, EntryBuilder()), b"7")
+    assert bytes(record.data.deployment) == body
 
 
-@pytest.mark.parametrize("payload", ["json", "msgpack"])
-def test_a_record_is_as_large_as_it_may_be_and_no_larger(payload: PayloadFormat) -> None:
-    """The bound is of the bytes that are written, in either form."""
+def test_entry_builder_refuses_data_above_the_size_limit() -> None:
+    """The limit counts the bytes that follow the revision; data of exactly that size is built."""
     body = msgspec.json.encode({"id": "a", "novel": "x" * 1000})
-    entry = build_entry(body, EntryBuilder(payload_format=payload))
+    entry = build_entry(body, EntryBuilder())
     assert isinstance(entry, Entry)
     size = len(entry.data_after_revision)
-    assert build_entry(body, EntryBuilder(payload_format=payload, max_bytes=size)) == entry
-    refused = build_entry(body, EntryBuilder(payload_format=payload, max_bytes=size - 1))
+    assert build_entry(body, EntryBuilder(max_bytes=size)) == entry
+    refused = build_entry(body, EntryBuilder(max_bytes=size - 1))
     assert isinstance(refused, Fail)
     assert (refused.reason, refused.detail) == (
         "record_too_large",

@@ -16,7 +16,7 @@ from service.backlog.ticket import Lease
 from service.client.entry import Record, parse_entry
 from service.enrich.models import Deployment, parse_deployment
 from service.enrich.verdict import Found
-from service.publish.entry import Entry, EntryBuilder, PayloadFormat
+from service.publish.entry import Entry, EntryBuilder
 from service.publish.stream import OutputStream, PublishResult, RetentionConfig
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
@@ -81,16 +81,12 @@ class OutputHarness:
         ]
 
 
-def build_entry(
-    lease: Lease, *, status: str = "succeeded", payload: PayloadFormat = "json"
-) -> Entry:
+def build_entry(lease: Lease, *, status: str = "succeeded") -> Entry:
     """Write the entry of the deployment as LaunchDarkly tells it."""
     body = json.dumps({"id": DEPLOYMENT, "applicationKey": "shop", "status": status}).encode()
     deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
-    entry = EntryBuilder(payload_format=payload).build(
-        Found(deployment=deployment, body=body), lease, now_ms=lease.now
-    )
+    entry = EntryBuilder().build(Found(deployment=deployment, body=body), lease, now_ms=lease.now)
     assert isinstance(entry, Entry)
     return entry
 
@@ -228,8 +224,8 @@ async def test_what_is_left_out_is_settled_without_a_record(output_harness: Outp
     assert settled == PublishResult(status="published", revision=1)
 
 
-async def test_the_revision_is_written_into_msgpack_too(output_harness: OutputHarness) -> None:
-    """Data in msgpack has the revision that its id has, however large."""
+async def test_data_has_the_revision_of_its_id_however_large(output_harness: OutputHarness) -> None:
+    """The script writes the revision into the data; the reader finds it there."""
     for revision, told in ((1, None), (70_000, "69999")):
         if told is not None:
             await output_harness.redis.hset(
@@ -237,7 +233,7 @@ async def test_the_revision_is_written_into_msgpack_too(output_harness: OutputHa
             )
         await output_harness.add_event(f"d{revision}")
         lease = await output_harness.claim_lease()
-        entry = build_entry(lease, status=f"s{revision}", payload="msgpack")
+        entry = build_entry(lease, status=f"s{revision}")
         settled = await output_harness.output.append_and_settle(entry, lease)
         assert settled == PublishResult(status="published", revision=revision)
         [(position, fields)] = cast(
@@ -245,7 +241,7 @@ async def test_the_revision_is_written_into_msgpack_too(output_harness: OutputHa
         )
         record = parse_entry(position, [part for pair in fields.items() for part in pair])
         assert isinstance(record, Record)
-        assert (record.is_msgpack, record.data.revision) == (True, revision)
+        assert record.data.revision == revision
         assert record.raw["deployment"] == {
             "id": DEPLOYMENT,
             "applicationKey": "shop",

@@ -3,8 +3,8 @@
 --          8 counts  9 milestones  10 looks  11 their tickets
 -- ARGV     1 job  2 fence  3 generation  4 deployment id  5 digest  6 life of the mark (ms)
 --          7 data before the revision  8 data after it  9 since when looks are planned (ms)
---          10 when the next one is due (ms) or ""  11 its ticket  12 how the data is written: "json" or
---          "msgpack"; "" when nothing is to be appended  then fields and values of the entry
+--          10 when the next one is due (ms) or ""  11 its ticket  12 "append", or
+--          "" when nothing is to be appended  then fields and values of the entry
 -- Returns  {"published" | "unchanged" | "filtered", revision} | {"lease_lost", 0}
 -- Atomic   a record without its settling would be appended again; a settling without its record
 --          would lose it, and the next look with it. Only who holds the lease may do any of it.
@@ -36,8 +36,7 @@ elseif last[2] ~= digest then
     fields[#fields + 1] = ARGV[i]
   end
   fields[#fields + 1] = 'data'
-  local written = ARGV[12] == 'msgpack' and struct.pack('>BI4', 0xce, revision) or number
-  fields[#fields + 1] = ARGV[7] .. written .. ARGV[8]
+  fields[#fields + 1] = ARGV[7] .. number .. ARGV[8]
   local id = redis.call('XADD', KEYS[3], '*', unpack(fields))
   local appended = redis.call('HINCRBY', KEYS[8], 'appended', 1)
   if appended % MILESTONE == 0 then
