@@ -11,8 +11,8 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from service.client.entry import Record
-from service.client.stream import EnrichedStream
+from .entry import Record
+from .stream import EnrichedStream
 
 
 @contextmanager

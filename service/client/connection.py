@@ -8,8 +8,8 @@ import asyncio
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from service.store.connect import REPLY_TIMEOUT_S, close_connection
-from service.store.group_commit import Command, encode_command, exchange
+from ..store.connect import REPLY_TIMEOUT_S, close_connection
+from ..store.exchange import Command, exchange
 
 
 class Connection:
@@ -27,7 +27,8 @@ class Connection:
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S + block_s):
                 connection = await self._get_connection()
-                return await exchange(connection, [encode_command(command) for command in commands])
+                encoded = connection.pack_commands(commands)
+                return await exchange(connection, encoded, replies=len(commands))
         except BaseException:
             await self.disconnect()
             raise

@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from service.enrich.models import Deployment
-from service.publish.record import EnrichedDeployment
+from ..enrich.models import Deployment
+from ..publish.record import EnrichedDeployment
 
 _DECODE_JSON = msgspec.json.Decoder(EnrichedDeployment).decode
 

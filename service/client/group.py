@@ -7,9 +7,9 @@ from typing import Any, Protocol
 from msgspec import Struct
 from redis.exceptions import ResponseError
 
-from service.client.connection import Connection
-from service.client.entry import InvalidEntry, StreamEntry
-from service.store.group_commit import Command
+from ..store.exchange import Command
+from .connection import Connection
+from .entry import InvalidEntry, StreamEntry
 
 _BLOCK_S = 5.0
 

@@ -19,23 +19,23 @@ from typing import Self
 
 from redis.exceptions import RedisError, ResponseError
 
-from service.client.connection import Connection
-from service.client.entry import InvalidEntry, Record, StreamEntry, parse_entry
-from service.client.group import (
-    EntrySource,
-    GroupConsumer,
-    GroupMissing,
-    PlainConsumer,
-    ReaderOptions,
-)
-from service.store.connect import (
+from ..store.connect import (
     UNAVAILABLE_ERRORS,
     drop_idle_connections,
     is_bad_password,
     is_retryable,
     open_client,
 )
-from service.store.keys import Keys
+from ..store.keys import Keys
+from .connection import Connection
+from .entry import InvalidEntry, Record, StreamEntry, parse_entry
+from .group import (
+    EntrySource,
+    GroupConsumer,
+    GroupMissing,
+    PlainConsumer,
+    ReaderOptions,
+)
 
 
 class RecentIds:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from service.enrich.models import (
+from ..enrich.models import (
     Deployment,
     FlagReferences,
     NestedDeployments,
