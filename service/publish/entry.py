@@ -109,6 +109,7 @@ def _build_record(
             outcome=ticket.outcome,
             event_time=ticket.event_time,
             metadata=Raw(ticket.metadata or b"null"),
+            metadata_dropped=ticket.metadata_dropped,
         ),
     )
 

@@ -145,8 +145,11 @@ class RefreshProgress(Struct, frozen=True):
     until: int | None = None
 
 
-class SourceEvent(Struct, frozen=True, rename="camel"):
-    """The webhook that caused the record. Times are epoch ms."""
+class SourceEvent(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The webhook that caused the record. Times are epoch ms.
+
+    ``metadataDropped`` is true when the webhook had metadata that was too large or not JSON.
+    """
 
     source: str
     delivery: str
@@ -154,6 +157,7 @@ class SourceEvent(Struct, frozen=True, rename="camel"):
     outcome: str
     event_time: int | None
     metadata: Raw
+    metadata_dropped: bool = False
 
 
 class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):

@@ -97,6 +97,14 @@ def test_what_the_name_says_is_not_stored_twice() -> None:
         assert lease.ticket == ticket
 
 
+def test_ticket_carries_that_metadata_was_dropped() -> None:
+    """The record names it later; the field is the last of the stored array."""
+    event = replace(make_event(version="1"), metadata_dropped=True)
+    ticket = ticket_from_event(event)
+    assert ticket.metadata_dropped
+    assert msgspec.msgpack.decode(encode_ticket(ticket, job="id:x"))[-1] is True
+
+
 def test_tickets_of_an_older_and_of_a_newer_version_are_read() -> None:
     """New fields go to the end: an older array is shorter, a newer one longer."""
     fields = msgspec.msgpack.decode(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jsonschema
 import msgspec
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 from service.accept.filters import DeploymentFilter
 from service.backlog.ticket import Lease, Ticket
 from service.client.entry import Record, parse_entry
+from service.contracts import build_record_schema
 from service.enrich.models import Deployment, parse_deployment
 from service.enrich.verdict import Fail, Found
 from service.publish.entry import BEFORE_REVISION, Entry, EntryBuilder
@@ -70,6 +72,18 @@ def test_entry_data_keeps_integers_beyond_64_bits(number: int) -> None:
     body = msgspec.json.encode({"id": "a"})[:-1] + f',"odd":{number}}}'.encode()
     record = parse_built_entry(build_entry(body, EntryBuilder()), b"7")
     assert bytes(record.data.deployment) == body
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_entry_data_names_dropped_metadata(*, dropped: bool) -> None:
+    """The field is present only when metadata was dropped."""
+    ticket = replace(LEASE.ticket, metadata=None, metadata_dropped=dropped)
+    entry = build_entry(b'{"id": "a"}', EntryBuilder(), lease=replace(LEASE, ticket=ticket))
+    record = parse_built_entry(entry, b"7")
+    assert record.data.event.metadata_dropped is dropped
+    assert record.raw["event"].get("metadataDropped", False) is dropped
+    assert ("metadataDropped" in record.raw["event"]) is dropped
+    jsonschema.Draft202012Validator(build_record_schema()).validate(record.raw)
 
 
 def test_entry_builder_refuses_data_above_the_size_limit() -> None:
