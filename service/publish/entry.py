@@ -1,4 +1,4 @@
-"""How is a deployment that was found written down? As one entry of the stream, its data last."""
+"""The entry of the output stream for one deployment: attributes, routing fields and data."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -23,17 +23,17 @@ from service.publish.record import (
     summarize,
 )
 
-# The revision is known only to the script that appends: it is written between these and the rest.
+# Only the script that appends knows the revision: it inserts the number after this prefix.
 BEFORE_REVISION = b'{"schemaVersion":1,"revision":'
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DIGEST_LENGTH = 32  # hex digits of a SHA-256: processors have instructions for it
+_DIGEST_LENGTH = 32  # hex digits of a SHA-256, which processors compute in hardware
 
 
 class Entry(Struct, frozen=True):
-    """One entry to append: attributes and routing fields, and the data around its revision.
+    """One entry to append: its fields as names and values in turn, and the data.
 
-    ``digest`` tells whether the content differs from the last revision, ``plan`` when it is looked
-    at again. Of one that was ``left_out``, which says why, nothing is appended.
+    ``digest`` identifies the content: an equal digest makes no new revision. ``plan`` says when the
+    deployment is refreshed. If ``filtered_because`` holds a reason, nothing is appended.
     """
 
     deployment_id: str
@@ -46,10 +46,10 @@ class Entry(Struct, frozen=True):
 
 
 class EntryBuilder(Struct, frozen=True, kw_only=True):
-    """Writes what is wanted, in the form that is wanted, up to a size.
+    """Builds the entries of the deployments that the filter lets through.
 
-    ``schedule`` says when to look again, see :mod:`service.backlog.refresh_schedule`. A record
-    whose data is larger than ``most_bytes`` is not written.
+    ``refresh_schedule``: see :mod:`service.backlog.refresh_schedule`. ``max_bytes`` is the largest
+    data of a record.
     """
 
     refresh_schedule: Sequence[int] = ()
@@ -57,7 +57,7 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
     max_bytes: int = 1 << 26
 
     def build(self, found: Found, lease: Lease, *, now_ms: int) -> Entry | Fail:
-        """Write the entry of a deployment; Never when no entry can hold it."""
+        """Return the entry of a deployment; Fail when its data exceeds the size limit."""
         ticket, deployment = lease.ticket, found.deployment
         digest = sha256(found.body).hexdigest()[:_DIGEST_LENGTH]
         rejection = self.deployment_filter.rejection_reason(
@@ -76,9 +76,9 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
         )
         record = _build_record(found, lease, plan, now_ms=now_ms)
         data_after = msgspec.json.encode(record)[len(BEFORE_REVISION) + 1 :]
-        # Nothing is cut in silence: what no store or reader should be asked to hold is refused.
+        # A record is never cut: one that is too large fails, so that a person decides.
         if len(data_after) > self.max_bytes:
-            detail = f"{len(data_after)} bytes, the most is {self.max_bytes}"
+            detail = f"{len(data_after)} bytes, the limit is {self.max_bytes}"
             return Fail(reason="record_too_large", detail=detail)
         complete = record.completeness.complete
         return Entry(
@@ -136,7 +136,7 @@ def _build_fields(deployment: Deployment, lease: Lease, *, complete: bool) -> tu
 
 
 def format_time(time_ms: int, *, fallback_ms: int) -> str:
-    """Give an epoch ms as RFC 3339; a moment that no calendar holds gives the fallback's."""
+    """Return a time in epoch ms as RFC 3339; the fallback if the calendar cannot hold it."""
     try:
         moment = _EPOCH + timedelta(milliseconds=time_ms)
     except OverflowError:

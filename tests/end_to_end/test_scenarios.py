@@ -362,4 +362,4 @@ async def test_a_record_that_is_too_large_is_failed_and_never_cut(
     assert (await story.records(), len(await story.failed_jobs())) == ([], 1)
     [fact] = story.log_events("deployment_failed")
     assert fact["reason"] == "record_too_large"
-    assert fact["detail"].endswith(" bytes, the most is 100")
+    assert fact["detail"].endswith(" bytes, the limit is 100")

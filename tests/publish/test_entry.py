@@ -97,7 +97,7 @@ def test_entry_builder_refuses_data_above_the_size_limit() -> None:
     assert isinstance(refused, Fail)
     assert (refused.reason, refused.detail) == (
         "record_too_large",
-        f"{size} bytes, the most is {size - 1}",
+        f"{size} bytes, the limit is {size - 1}",
     )
 
 
