@@ -163,8 +163,8 @@ class SourceEvent(Struct, frozen=True, rename="camel", omit_defaults=True):
 class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     """The ``data`` of one stream entry.
 
-    ``deployment`` is LaunchDarkly's own JSON, its pages merged and its unknown fields byte for byte.
-    The first two fields must stay first: the script that appends inserts the revision.
+    ``deployment`` is LaunchDarkly's own JSON: every page merged, unknown fields byte for byte. The
+    first two fields must stay first: the script that appends inserts the revision.
     """
 
     schema_version: Literal[1] = 1

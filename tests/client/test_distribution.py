@@ -22,7 +22,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", (CLIENT / "README.md").read_text()
 DESCRIBE_ENVIRONMENT = """
 import importlib.metadata, importlib.util, json
 print(json.dumps({
-    "distributions": sorted(each.name.lower() for each in importlib.metadata.distributions()),
+    "distributions": sorted(found.name.lower() for found in importlib.metadata.distributions()),
     "has_service": importlib.util.find_spec("service") is not None,
 }))
 """

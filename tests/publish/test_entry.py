@@ -1,4 +1,4 @@
-"""Is a deployment written in the form that was asked for, or refused, and never bent?"""
+"""Tests of the entry that a deployment becomes: content, size limit and filter."""
 
 from typing import Any
 
@@ -10,23 +10,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.accept.filters import DeploymentFilter
-from service.backlog.ticket import Lease, Ticket
+from service.backlog.ticket import Lease
 from service.client.entry import Record, parse_entry
 from service.contracts import build_record_schema
 from service.enrich.models import Deployment, parse_deployment
 from service.enrich.verdict import Fail, Found
 from service.publish.entry import BEFORE_REVISION, Entry, EntryBuilder
+from tests.factories import make_lease, make_ticket
 
 QUEUED_AT = 1_795_428_000_000
-LEASE = Lease(
-    job="id:a",
-    fence=1.5,
-    generation=1,
-    crashes=0,
-    queued_at=QUEUED_AT,
-    now=QUEUED_AT + 5,
-    ticket=Ticket(source="native", delivery="d1", outcome="failed", metadata=b'{"run":7}'),
-)
+LEASE = make_lease(make_ticket(outcome="failed", metadata=b'{"run":7}'), now=QUEUED_AT + 5)
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -39,14 +32,14 @@ VALUES = st.recursive(
 
 
 def build_entry(body: bytes, writer: EntryBuilder, *, lease: Lease = LEASE) -> Entry | Fail:
-    """Write the entry of a deployment as LaunchDarkly tells it."""
+    """Return the entry of a deployment with this body from LaunchDarkly."""
     deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
     return writer.build(Found(deployment=deployment, body=body), lease, now_ms=QUEUED_AT + 99)
 
 
 def parse_built_entry(entry: Entry | Fail, revision: bytes) -> Record:
-    """Read an entry as a reader would, its revision written as the script does."""
+    """Return the record of an entry, its revision inserted as the script does."""
     assert isinstance(entry, Entry)
     data = BEFORE_REVISION + revision + entry.data_after_revision
     parts = [b"id", b"a:7", *(part.encode() for part in entry.fields), b"data", data]
@@ -101,8 +94,8 @@ def test_entry_builder_refuses_data_above_the_size_limit() -> None:
     )
 
 
-def test_what_launchdarkly_tells_decides_what_is_left_out() -> None:
-    """The deployment's own names go before those of the webhook; nothing else is written of it."""
+def test_filter_uses_launchdarklys_names_before_those_of_the_webhook() -> None:
+    """LaunchDarkly's application key wins; a filtered entry holds no fields, data or plan."""
     body = msgspec.json.encode({"id": "a", "applicationKey": "shop", "environmentKey": "staging"})
     ticket = replace(LEASE.ticket, application="payments", environment="production")
     lease = replace(LEASE, ticket=ticket)
@@ -115,7 +108,7 @@ def test_what_launchdarkly_tells_decides_what_is_left_out() -> None:
         entry.filtered_because == "the application shop is not among ENRICHER_INCLUDE_APPLICATIONS"
     )
     assert (entry.fields, entry.data_after_revision, entry.plan.due) == ((), b"", None)
-    silent = build_entry(b'{"id": "a"}', writer, lease=lease)
-    assert isinstance(silent, Entry)
-    assert silent.filtered_because == ""
-    assert isinstance(silent.plan.due, int)
+    nameless = build_entry(b'{"id": "a"}', writer, lease=lease)
+    assert isinstance(nameless, Entry)
+    assert nameless.filtered_because == ""
+    assert isinstance(nameless.plan.due, int)
