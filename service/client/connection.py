@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
 from ..store.connect import REPLY_TIMEOUT_S, close_connection
-from ..store.exchange import Command, exchange
+from ..store.exchange import Command, encode_commands, exchange
 
 
 class Connection:
@@ -27,7 +27,7 @@ class Connection:
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S + block_s):
                 connection = await self._get_connection()
-                encoded = connection.pack_commands(commands)
+                encoded = encode_commands(connection, commands)
                 return await exchange(connection, encoded, replies=len(commands))
         except BaseException:
             await self.disconnect()

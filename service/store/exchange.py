@@ -1,12 +1,26 @@
 """Commands and replies on one raw connection, without redis-py's own handling of either."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 Command = Sequence[str | bytes | int | float]
+
+# The client may be installed without hiredis; then redis-py encodes, several times slower.
+_PACK_COMMAND: Callable[[Command], bytes] | None = (
+    import_module("hiredis").pack_command if find_spec("hiredis") else None
+)
+
+
+def encode_commands(connection: AbstractConnection, commands: Sequence[Command]) -> Sequence[bytes]:
+    """Return the bytes of commands, in order; several commands may share one element."""
+    if _PACK_COMMAND is None:
+        return connection.pack_commands(commands)
+    return [_PACK_COMMAND(tuple(command)) for command in commands]
 
 
 async def exchange(

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import textwrap
+import tomllib
 import venv
 from pathlib import Path
 
@@ -63,6 +64,17 @@ def read_lines(python: Path, code: str, directory: Path, *, count: int) -> list[
             return list(itertools.islice(process.stdout or (), count))
         finally:
             process.kill()
+
+
+def test_client_dependencies_are_those_of_the_service() -> None:
+    """One environment may hold both, so the bounds are equal."""
+    service, client = (
+        tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+        for folder in (ROOT, CLIENT)
+    )
+    bounds = {bound.replace("[hiredis]", "") for bound in service["dependencies"]}
+    assert {*client["dependencies"]} <= bounds
+    assert {*client["optional-dependencies"]["hiredis"]} <= {*service["dependencies"]}
 
 
 def test_client_environment_holds_nothing_of_the_service(
