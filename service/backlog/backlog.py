@@ -72,16 +72,14 @@ class Backlog:
         self._keys = keys
         self._config = config
         self._new_token = new_token
-        self._renew, self._postpone = (
-            load_script(__package__, name) for name in ("renew", "postpone")
-        )
         failures_lua = read_lua(__package__, "lib_failures")
-        self._add, self._park = (
-            load_script(__package__, name, prelude=failures_lua) for name in ("add", "park")
-        )
         tickets_lua = read_lua(__package__, "lib_tickets")
-        self._fail: Script = load_script(__package__, "fail", prelude=failures_lua + tickets_lua)
+        self._add: Script = load_script(__package__, "add", prelude=failures_lua + tickets_lua)
+        self._park: Script = load_script(__package__, "park", prelude=failures_lua)
         self._claim: Script = load_script(__package__, "claim", prelude=budget_lua)
+        self._renew: Script = load_script(__package__, "renew")
+        self._postpone: Script = load_script(__package__, "postpone", prelude=tickets_lua)
+        self._fail: Script = load_script(__package__, "fail", prelude=failures_lua + tickets_lua)
 
     async def add(self, event: DeploymentCompleted) -> Queued | Duplicate | BacklogFull:
         """Remember a delivery and its ticket; returns once they are kept.

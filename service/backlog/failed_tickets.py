@@ -19,7 +19,7 @@ from service.backlog.failures import (
 from service.backlog.ticket import encode_ticket
 from service.store.group_commit import GroupCommit, ScriptArgument
 from service.store.keys import Keys
-from service.store.script import load_script, read_lua
+from service.store.script import Script, load_script, read_lua
 
 MAX_BATCH = 100
 _TIMEOUT_S = 10.0
@@ -50,9 +50,9 @@ class FailedTickets:
         self._keys = keys
         self._new_token = new_token
         failures_lua = read_lua(__package__, "lib_failures")
-        self._retry, self._drop = (
-            load_script(__package__, name, prelude=failures_lua) for name in ("retry", "drop")
-        )
+        tickets_lua = read_lua(__package__, "lib_tickets")
+        self._retry: Script = load_script(__package__, "retry", prelude=failures_lua + tickets_lua)
+        self._drop: Script = load_script(__package__, "drop", prelude=failures_lua)
 
     async def read_time_ms(self) -> int:
         """Give Redis's time, by which failures are dated, in ms."""

@@ -17,7 +17,7 @@ _FINAL_REASONS = frozenset({"not_found", "poison"})
 
 def load_settle_lua() -> str:
     """Give the Lua that ends a ticket and plans a look; put before every script that does both."""
-    return read_lua(__package__, "lib_tickets") + read_lua(__package__, "lib_refreshes")
+    return read_lua(__package__, "lib_tickets", "lib_refreshes")
 
 
 class RefreshConfig(Struct, frozen=True, kw_only=True):

@@ -216,7 +216,7 @@ async def test_the_budget_is_told_with_why_it_is_closed(
     await redis.zadd(keys.budget_calls, {"flying": soon})
     told = await read_namespace_stats(namespace_reader)
     assert (told.calls_left, told.in_flight) == ({"get": 3, "list": 3}, 1)
-    await redis.hset(keys.budget, mapping={"closed": soon, "why": "token refused"})
+    await redis.hset(keys.budget, mapping={"closed_until": soon, "closed_reason": "token refused"})
     told = await read_namespace_stats(namespace_reader)
     assert 0 < told.closed_s <= 5
     assert (told.closed_reason, told.calls_left) == ("token refused", {"get": 0, "list": 0})
