@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from service.accept.mapping import DeploymentCompleted
 from service.backlog.backlog import Backlog
-from service.backlog.failures import build_failure_record
+from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
 from service.client.entry import Record, parse_entry
 from service.enrich.models import Deployment, parse_deployment
@@ -203,7 +203,7 @@ async def test_a_ticket_given_up_is_not_published_too(output_harness: OutputHarn
     """Failed or published: whichever came first stands."""
     await output_harness.add_event("first")
     lease = await output_harness.claim_lease()
-    assert await output_harness.backlog.fail(lease, build_failure_record("test")) == "failed"
+    assert await output_harness.backlog.fail(lease, FailureRecord(reason="test")) == "failed"
     assert (
         await output_harness.output.append_and_settle(build_entry(lease), lease)
     ).status == "lease_lost"
