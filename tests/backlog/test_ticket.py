@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from service.accept.mapping import DeploymentCompleted
 from service.backlog.failures import (
     MAX_RAW_BYTES,
-    build_failure_record,
+    FailureRecord,
     decode_failure,
     encode_failure,
 )
@@ -140,8 +140,8 @@ def test_anything_else_is_unreadable_and_keeps_its_bytes(stored: bytes) -> None:
 def test_a_failure_keeps_the_ticket_and_a_capped_answer() -> None:
     """It is read as it was written."""
     ticket = ticket_from_event(make_event(version="1"))
-    failure = build_failure_record(
-        "not_found", detail="x" * 2000, raw=b"y" * (MAX_RAW_BYTES + 1), ticket=ticket
+    failure = FailureRecord(
+        reason="not_found", detail="x" * 2000, raw=b"y" * (MAX_RAW_BYTES + 1), ticket=ticket
     )
     kept = decode_failure(encode_failure(failure))
     assert kept == failure

@@ -165,7 +165,7 @@ async def test_a_bad_token_pauses_and_fails_nothing(
     await story.post({**event, "deploymentId": deployment_id()})
 
     async def paused() -> bool:
-        return await story.redis.hget(story.keys.budget, "why") == b"token refused"
+        return await story.redis.hget(story.keys.budget, "closed_reason") == b"token refused"
 
     await eventually(paused)
     async with story.session.get(f"{story.receiver_url}/readyz") as response:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.backlog.backlog import Backlog
-from service.backlog.failures import build_failure_record
+from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
 from service.client.entry import Record, parse_entry
 from service.enrich.models import Deployment, parse_deployment
@@ -196,7 +196,7 @@ async def test_append_of_a_failed_ticket_writes_nothing(output_harness: OutputHa
     """A ticket ends once: failing first prevents publishing."""
     await output_harness.add_event("first")
     lease = await output_harness.claim_lease()
-    assert await output_harness.backlog.fail(lease, build_failure_record("test")) == "failed"
+    assert await output_harness.backlog.fail(lease, FailureRecord(reason="test")) == "failed"
     assert (
         await output_harness.output.append_and_settle(build_entry(lease), lease)
     ).status == "lease_lost"
