@@ -2,6 +2,7 @@
 -- KEYS     none of its own: open_budget is given the names of budget, calls and callers
 -- ARGV     none of its own
 -- Returns  nothing; defines open_budget(...) -> { room(route, begun) -> free, opens, limit; take(id, until); forget(id) }
+--          and left_over(budget, backlog, route, now) -> spare calls, ms to wait if there is none
 -- Atomic   reading the room and taking from it happen in the one script that includes this.
 -- A window is kept as the text "limit left reset kind first heard since": left is the lowest
 -- Remaining seen in it, reset in ms of the server's clock, which is ahead of ours by "skew"; kind is
@@ -14,6 +15,8 @@ local OTHER_CLIENTS_PER_S = 1 -- other programs' calls a second from which on th
 local FIRST_PROBE = 4
 local STALE = 60000 -- ms after its end; a family not heard of since then binds only if no other is known
 local DAY = 86400000
+local RESERVE = 5 -- one in so many calls of the lowest limit stays for what comes next
+local A_WHILE = 1000 -- ms after which to ask again while others have work
 
 local function open_budget(budget, calls, callers, now, share)
   redis.call('ZREMRANGEBYSCORE', calls, '-inf', now)
@@ -84,4 +87,15 @@ local function open_budget(budget, calls, callers, now, share)
   end
 
   return { room = room, take = take, forget = forget }
+end
+
+-- Spare calls: none while a ticket is due. A part of the limit stays for what comes next. While no
+-- window is open the limit is unknown: half of the calls that may be made open one.
+local function left_over(budget, backlog, route, now)
+  if redis.call('ZCOUNT', backlog, '-inf', now) > 0 then
+    return 0, A_WHILE
+  end
+  local free, opens, limit = budget.room(route)
+  local spare = limit and free - math.ceil(limit / RESERVE) or math.ceil(free / 2)
+  return math.max(0, spare), math.max(A_WHILE, opens - now)
 end
