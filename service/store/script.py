@@ -1,4 +1,4 @@
-"""What is one atomic act? A Lua file, known to the server by its hash."""
+"""Lua scripts, known to the server by their hash, and the text of Redis replies."""
 
 from hashlib import sha1
 from importlib.resources import files
@@ -7,7 +7,7 @@ from msgspec import Struct
 
 
 class Script(Struct, frozen=True):
-    """One Lua act: its name, its text, and the SHA-1 that EVALSHA calls it by."""
+    """One Lua script: its name, its text, and the SHA-1 that EVALSHA calls it by."""
 
     name: str
     text: bytes
@@ -24,3 +24,8 @@ def load_script(package: str, name: str, *, prelude: str = "") -> Script:
 def read_lua(package: str, name: str) -> str:
     """Return the text of ``lua/<name>.lua`` in a package."""
     return files(package).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+def decode_text(value: object) -> str:
+    """Return a Redis reply as text; bytes that are not UTF-8 become replacement characters."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
