@@ -1,7 +1,7 @@
 """What stands between a client and a server? A proxy that passes on what comes, both ways.
 
 What spoils that says how: a bad network in tests/faults/bad_network.py, single mishaps in
-tests/store/faulty_proxy.py.
+tests/store/single_fault_proxy.py.
 """
 
 import asyncio
