@@ -20,7 +20,8 @@ from service.store.connect import open_client
 from service.store.keys import Keys
 from tests.conftest import Eventually
 from tests.deploy.permissions import ACL_FILE, NO_PASSWORD, list_commands, render_acl
-from tests.end_to_end.harness import ServiceHarness, deployment_id, open_harness
+from tests.end_to_end.harness import ServiceHarness, open_harness
+from tests.factories import deployment_id
 
 PASSWORD = "s3cr3t"
 UNKNOWN_ID = "04040404-9c0b-4ef8-bb6d-000000000001"

@@ -1,7 +1,6 @@
 """Tests of the server: limits, faults, canned responses and options over real HTTP."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -12,10 +11,10 @@ from service.simulate.options import Options, Shape, apply_changes
 from service.simulate.quota import Limits
 from service.simulate.rates import Fault, Rates
 from service.simulate.responses import Canned
+from tests.conftest import Eventually
 
 from .conftest import BASE, BETA_HEADERS, VALID_HEADERS, ManualClock, SimulatedApi, StartSimulator
 
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 ID = "11d9906c-904d-47e3-bd00-025c6874b0d4"
 PATH = f"{BASE}/deployments/{ID}"
 
