@@ -125,8 +125,12 @@ async def test_every_deployment_is_published_in_its_final_form(
     story.simulator.options = Options(
         grow_every_ms=300, visible_after_ms=50, shape=Shape(pull_requests=(1, 4)), list_links="bare"
     )
-    looking: Json = {"revisions": "0.4 0.9 1.8 3", "reconcile": "default/production"}
-    await story.open(workers=2, reconcile_interval=0.3, **looking)
+    await story.open(
+        workers=2,
+        refresh_after="0.4 0.9 1.8 3",
+        reconcile_scopes="default/production",
+        reconcile_interval=0.3,
+    )
     for _ in range(2):
         await story.add_reconciler()
     steady, killed = ConsumerProcess(story, "steady"), ConsumerProcess(story, "killed")

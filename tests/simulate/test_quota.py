@@ -165,8 +165,8 @@ def test_refusal_has_the_configured_retry_after() -> None:
     date = Limits(global_limit=0, retry_after="date")
     (refused,) = decide_calls(seconds, [now])
     assert rate_limit_headers(refused, seconds, now)["Retry-After"] == "7"
-    told = parsedate_to_datetime(rate_limit_headers(refused, date, now)["Retry-After"])
-    assert told.timestamp() == 1_800_000_010
+    retry_at = parsedate_to_datetime(rate_limit_headers(refused, date, now)["Retry-After"])
+    assert retry_at.timestamp() == 1_800_000_010
     assert "Retry-After" not in rate_limit_headers(refused, Limits(global_limit=0), now)
 
 
