@@ -89,7 +89,7 @@ def format_table(scenarios: dict[str, Scenario], results: Sequence[QuotaResult])
     header = (
         "scenario",
         "workers",
-        "worker",
+        "implementation",
         "quota used",
         "429 per 1,000",
         "while closed",
