@@ -1,4 +1,6 @@
-"""The benchmark of CPU, latency and memory beside other queues: `python3 run.py bench [cost]`.
+"""The benchmark of CPU, latency and memory: `python3 run.py bench [cost]`.
+
+It compares the service with baselines and with other queues.
 
 All pairs run in alternating rounds on one machine, against one server that syncs each write to
 disk. The tables show the median and the quartiles of the rounds. A goal is met or missed only when

@@ -1,4 +1,4 @@
-"""The latency from webhook to record on an idle system, beside a minimal script."""
+"""The latency from webhook to record on an idle system, compared with a minimal script."""
 
 import asyncio
 import time

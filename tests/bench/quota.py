@@ -1,4 +1,4 @@
-"""The benchmark of the quota: how much is used, how often it is exceeded, beside a common recipe.
+"""The benchmark of the quota: the used share and the 429s, compared with a common recipe.
 
 python3 run.py bench quota [--scenario NAME] [--workers N] [--windows N] [--seed N]
 """

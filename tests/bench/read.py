@@ -1,4 +1,4 @@
-"""The benchmark of reading: the client beside a bare loop. `python3 run.py bench read`.
+"""The benchmark of reading: the client compared with a bare loop. `python3 run.py bench read`.
 
 The bare loop is XREADGROUP by redis-py with the same batch size, json.loads of each record, and one
 XACK a batch. Both read the same stream in separate groups, alternately, in one process.

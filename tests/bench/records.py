@@ -1,4 +1,4 @@
-"""The CPU cost of one enriched record, beside a bare loop and beside other queues."""
+"""The CPU cost of one enriched record, compared with a bare loop and other queues."""
 
 import asyncio
 from collections.abc import Iterable, Sequence

@@ -145,7 +145,7 @@ def _commands_by_name(tree: ast.Module) -> Iterator[str]:
 
 
 def _is_command(text: str) -> bool:
-    """Return whether a text is a Redis command and not another word in capitals."""
+    """Return whether a text is a Redis command and not another text in capitals."""
     is_known = any(method.startswith(text.lower()) for method in dir(Redis))
     return bool(re.fullmatch(r"[A-Z]{2,}", text)) and is_known
 

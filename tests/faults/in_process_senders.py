@@ -27,7 +27,9 @@ class InProcessSenders:
         self.refused: Counter[int] = Counter()
         self._service = service
         self._stop = False
-        self._tasks = [asyncio.create_task(self._send(lane)) for lane in range(_CONCURRENT_SENDERS)]
+        self._tasks = [
+            asyncio.create_task(self._send(sender)) for sender in range(_CONCURRENT_SENDERS)
+        ]
 
     async def _send(self, sender: int) -> None:
         for number in itertools.count(sender, _CONCURRENT_SENDERS):

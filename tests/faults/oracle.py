@@ -26,7 +26,7 @@ class SentDelivery(Struct, frozen=True, kw_only=True):
         return self.queued + self.duplicates > 0
 
 
-class PublishedRecord(Struct, frozen=True, kw_only=True):
+class StreamRecord(Struct, frozen=True, kw_only=True):
     """One entry of the stream: its position, its id, its job and its content.
 
     ``epoch`` is the epoch of the upstream when a worker fetched it, or None when unknown.
@@ -86,7 +86,7 @@ class OracleReport(Struct, frozen=True, kw_only=True):
 
 def check_deliveries(
     deliveries: Iterable[SentDelivery],
-    records: Iterable[PublishedRecord],
+    records: Iterable[StreamRecord],
     leftover: LeftoverState,
     *,
     allowed_without_ttl: frozenset[str] = frozenset(),
@@ -100,7 +100,7 @@ def check_deliveries(
     newest_epoch: dict[str, int] = {}
     for delivery in accepted:
         newest_epoch[delivery.job] = max(newest_epoch.get(delivery.job, 0), delivery.epoch)
-    by_job: defaultdict[str, list[PublishedRecord]] = defaultdict(list)
+    by_job: defaultdict[str, list[StreamRecord]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.entry):
         by_job[record.job].append(record)
     unfinished_jobs = leftover.backlog | leftover.tickets | leftover.failed.keys()
@@ -133,11 +133,11 @@ def check_deliveries(
     )
 
 
-def _is_stale(last: PublishedRecord, expected_epoch: int) -> bool:
+def _is_stale(last: StreamRecord, expected_epoch: int) -> bool:
     return last.epoch is not None and last.epoch < expected_epoch
 
 
-def _find_repeated_ids(records: Iterable[PublishedRecord]) -> set[str]:
+def _find_repeated_ids(records: Iterable[StreamRecord]) -> set[str]:
     return {
         record_id
         for record_id, count in Counter(record.id for record in records).items()
@@ -145,7 +145,7 @@ def _find_repeated_ids(records: Iterable[PublishedRecord]) -> set[str]:
     }
 
 
-def _find_repeated_content(by_job: Mapping[str, Sequence[PublishedRecord]]) -> set[str]:
+def _find_repeated_content(by_job: Mapping[str, Sequence[StreamRecord]]) -> set[str]:
     """Find jobs whose revisions are not 1, 2, 3 …, and jobs with two equal records in a row."""
     return {
         job

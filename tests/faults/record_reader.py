@@ -13,7 +13,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from service.store.connect import UNAVAILABLE_ERRORS
 from service.store.keys import Keys
-from tests.faults.oracle import LeftoverState, PublishedRecord
+from tests.faults.oracle import LeftoverState, StreamRecord
 from tests.faults.traffic import KNOWN_ID_PREFIX
 
 GROUP = "oracle"
@@ -40,7 +40,7 @@ class RecordReader:
     """
 
     def __init__(self, redis: Redis, keys: Keys, find_epoch: FindEpoch) -> None:
-        self.records: dict[bytes, PublishedRecord] = {}
+        self.records: dict[bytes, StreamRecord] = {}
         self.read_at: list[float] = []
         self._redis = redis
         self._keys = keys
@@ -98,7 +98,7 @@ class RecordReader:
 
 def parse_record(
     entry_id: bytes, fields: dict[bytes, bytes], find_epoch: FindEpoch = lambda *_: None
-) -> PublishedRecord:
+) -> StreamRecord:
     """Return the record of one stream entry."""
     deployment = msgspec.json.decode(fields[b"data"], type=_Data).deployment
     deployment_fields = msgspec.json.decode(deployment, type=_DeploymentFields)
@@ -109,7 +109,7 @@ def parse_record(
     )
     has_known_id = deployment_fields.id.startswith(KNOWN_ID_PREFIX)
     find_job = f"find:{project}/{environment}/{application}/{deployment_fields.application_version}"
-    return PublishedRecord(
+    return StreamRecord(
         entry=(int(ms), int(number)),
         id=fields[b"id"].decode(),
         job=f"id:{deployment_fields.id}" if has_known_id else find_job,
@@ -122,7 +122,7 @@ def parse_record(
     )
 
 
-async def read_records(redis: Redis, keys: Keys) -> list[PublishedRecord]:
+async def read_records(redis: Redis, keys: Keys) -> list[StreamRecord]:
     """Return all records of the stream."""
     entries: Any = await redis.xrange(keys.enriched)
     return [parse_record(entry_id, fields) for entry_id, fields in entries]

@@ -171,9 +171,9 @@ def test_any_upstream_response_ends_the_ticket_once(
 ) -> None:
     """Any status, headers and body, for a ticket with or without a deployment id."""
 
-    async def run_example(answer: Canned, *, known: bool) -> None:
+    async def run_example(response: Canned, *, known: bool) -> None:
         name = deployment_id(next(NUMBERS))
-        fuzz_harness.set_response(answer, name)
+        fuzz_harness.set_response(response, name)
         event = {"eventType": "finished", "deploymentId": name}
         if not known:
             event = {
@@ -200,8 +200,8 @@ def test_any_upstream_response_ends_the_ticket_once(
 
     @fuzz(st.tuples(strategies.RESPONSES, st.booleans()), examples)
     def try_response(example: tuple[Canned, bool]) -> None:
-        answer, known = example
-        fuzz_harness.run(run_example(answer, known=known))
+        response, known = example
+        fuzz_harness.run(run_example(response, known=known))
 
     try_response()
 

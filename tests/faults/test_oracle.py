@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from tests.faults.oracle import LeftoverState, PublishedRecord, SentDelivery, check_deliveries
+from tests.faults.oracle import LeftoverState, SentDelivery, StreamRecord, check_deliveries
 
 
 def make_delivery(number: int, job: str, *, epoch: int = 0) -> SentDelivery:
@@ -10,9 +10,9 @@ def make_delivery(number: int, job: str, *, epoch: int = 0) -> SentDelivery:
     return SentDelivery(name=f"d{number}", job=job, epoch=epoch, queued=1, duplicates=1)
 
 
-def make_record(position: int, job: str, revision: int = 1, *, epoch: int = 0) -> PublishedRecord:
+def make_record(position: int, job: str, revision: int = 1, *, epoch: int = 0) -> StreamRecord:
     """Return a correct record of a job."""
-    return PublishedRecord(
+    return StreamRecord(
         entry=(position, 0),
         id=f"{job}:{revision}",
         job=job,
@@ -55,8 +55,10 @@ def test_unaccepted_delivery_is_not_lost() -> None:
 
 def test_repeated_record_is_duplicated() -> None:
     """The oracle finds a repeated id, repeated content in a row, and a missing revision."""
-    twice = replace(RECORDS[1], entry=(9, 0))
-    assert "id:b:1" in check_deliveries(DELIVERIES, [*RECORDS, twice], LeftoverState()).duplicated
+    repeated = replace(RECORDS[1], entry=(9, 0))
+    assert (
+        "id:b:1" in check_deliveries(DELIVERIES, [*RECORDS, repeated], LeftoverState()).duplicated
+    )
     same = replace(make_record(9, "id:b", 2), digest=RECORDS[1].digest)
     assert check_deliveries(DELIVERIES, [*RECORDS, same], LeftoverState()).duplicated == ["id:b"]
     gap = make_record(9, "id:b", 3)
@@ -95,8 +97,8 @@ def test_failed_job_is_counted_by_reason_and_not_lost() -> None:
 
 def test_delivery_queued_twice_is_found() -> None:
     """One delivery may get 202 only once."""
-    twice = replace(DELIVERIES[0], queued=2)
-    assert check_deliveries([twice, *DELIVERIES[1:]], RECORDS, LeftoverState()).queued_twice == [
+    repeated = replace(DELIVERIES[0], queued=2)
+    assert check_deliveries([repeated, *DELIVERIES[1:]], RECORDS, LeftoverState()).queued_twice == [
         "d1"
     ]
 

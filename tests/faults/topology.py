@@ -16,7 +16,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from service.store.connect import open_client
 from service.store.embedded import _launcher_command, find_server
 
-SENTINEL_SERVICE = "ours"
+SENTINEL_SERVICE = "test-service"
 _SLOTS = 16384
 _TIMEOUT_S = 30.0
 _NODE_TIMEOUT_MS = 1000

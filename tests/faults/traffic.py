@@ -9,7 +9,7 @@ from msgspec import Struct
 from service.simulate.world import NewDeployment
 
 KNOWN_ID_PREFIX = "a0eebc99-9c0b-4ef8-"
-"""So begin the ids of the deployments that are told with their id."""
+"""The prefix of all deployment ids that webhooks contain."""
 
 _MAX_REMEMBERED = 2000
 

@@ -1,4 +1,4 @@
-"""The fixtures of the simulator tests: a simulator behind real HTTP and a clock set by hand."""
+"""The fixtures of the simulator tests: a simulator behind real HTTP and a manual clock."""
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

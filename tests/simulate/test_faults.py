@@ -65,19 +65,19 @@ def test_error_has_any_server_error_status(fault: Fault, roll: float) -> None:
 )
 def test_error_has_json_html_or_empty_body(fault: Fault, body: bytes, gateway: bool) -> None:
     """HTML pages and empty errors come from the gateway in front of the API."""
-    answer = apply_fault(json_response(VALID_BODY), fault, CONTEXT)
-    assert answer.body.startswith(body)
-    assert bool(answer.body) == bool(body)
+    response = apply_fault(json_response(VALID_BODY), fault, CONTEXT)
+    assert response.body.startswith(body)
+    assert bool(response.body) == bool(body)
     assert is_from_gateway(fault) is gateway
 
 
 @pytest.mark.parametrize("fault", [Fault.HTML, Fault.TRUNCATED, Fault.EMPTY])
 def test_unreadable_body_has_status_200(fault: Fault) -> None:
     """An HTML page, half a body and an empty body are no JSON."""
-    answer = apply_fault(json_response(VALID_BODY), fault, CONTEXT)
-    assert answer.status == 200
+    response = apply_fault(json_response(VALID_BODY), fault, CONTEXT)
+    assert response.status == 200
     with pytest.raises(msgspec.DecodeError):
-        msgspec.json.decode(answer.body)
+        msgspec.json.decode(response.body)
 
 
 def test_wrong_types_change_every_level() -> None:
@@ -121,20 +121,20 @@ def test_false_total_is_too_large_or_too_small(roll: float, total: int) -> None:
 
 def test_redirect_points_to_lure_url() -> None:
     """The same path is redirected to another host."""
-    answer = apply_fault(json_response(VALID_BODY), Fault.REDIRECT, CONTEXT)
-    assert answer.status == 302
-    assert answer.headers["Location"] == "http://lure.test/api/x?after=1"
+    response = apply_fault(json_response(VALID_BODY), Fault.REDIRECT, CONTEXT)
+    assert response.status == 302
+    assert response.headers["Location"] == "http://lure.test/api/x?after=1"
 
 
 @pytest.mark.parametrize("fault", [Fault.RESET, Fault.DRIP, Fault.OVERSIZED])
 def test_connection_fault_keeps_the_response(fault: Fault) -> None:
     """Connection faults change how a response is sent, not its content."""
-    answer = json_response(VALID_BODY)
-    assert apply_fault(answer, fault, CONTEXT) is answer
+    response = json_response(VALID_BODY)
+    assert apply_fault(response, fault, CONTEXT) is response
 
 
 @pytest.mark.parametrize("fault", [Fault.TRUNCATED, Fault.WRONG_TYPES, Fault.LOOP_LINK])
 def test_error_response_is_not_corrupted(fault: Fault) -> None:
     """Unreadable bodies and hostile links hit only good responses."""
-    answer = SimulatedResponse(status=404, body=b"{}")
-    assert apply_fault(answer, fault, CONTEXT) is answer
+    response = SimulatedResponse(status=404, body=b"{}")
+    assert apply_fault(response, fault, CONTEXT) is response
