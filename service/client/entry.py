@@ -70,11 +70,6 @@ def format_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
     return {decode_text(name): decode_text(value) for name, value in fields.items()}
 
 
-def decode_text(value: bytes) -> str:
-    """Return bytes as text; bytes that are not UTF-8 are replaced."""
-    return value.decode("utf-8", "replace")
-
-
 def parse_entry(position: bytes, flat_fields: Sequence[bytes]) -> Record | InvalidEntry:
     """Return the record of one entry, or why the entry holds none."""
     fields = dict(zip(flat_fields[::2], flat_fields[1::2], strict=True))
