@@ -70,7 +70,7 @@ class _LineLogger:
             return
         try:
             asyncio.get_running_loop().call_soon(self._write)
-        except RuntimeError:  # there is no loop
+        except RuntimeError:  # no event loop runs
             self._write()
 
     log = debug = info = warn = warning = error = critical = exception = fatal = msg
@@ -82,7 +82,7 @@ class _LineLogger:
 
 
 def escape_unprintable(text: str) -> str:
-    """Escape what would move a terminal's cursor: names and titles come from outside."""
+    """Escape control characters: names and titles come from outside."""
     if text.isprintable():
         return text
     return "".join(
@@ -105,17 +105,17 @@ def _pretty_processors(*, colors: bool) -> tuple[structlog.typing.Processor, ...
 
 
 def _encode_line(fields: object, **_: object) -> str:
-    """Encode one line. What is not ASCII is escaped: the stream's encoding must not matter."""
+    """Return one JSON line, in ASCII: the encoding of the stream must not matter."""
     try:
         line = msgspec.json.encode(fields, enc_hook=repr)
         if line.isascii():
             return line.decode()
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
-        pass  # lone surrogates, keys that are no text, values that hold themselves
+        pass  # lone surrogates, keys that are not text, cyclic values
     try:
         return json.dumps(fields, default=repr, skipkeys=True)
     except (TypeError, ValueError, RecursionError):
-        return json.dumps({"event": "log_event_unserializable", "facts": repr(fields)})
+        return json.dumps({"event": "log_event_unserializable", "fields": repr(fields)})
 
 
 def _escape_fields(
