@@ -1,4 +1,4 @@
-"""How is a fact written down? One JSON line each; readable lines on a terminal."""
+"""The log: one JSON line per event, or readable lines on a terminal."""
 
 import asyncio
 import json
@@ -14,25 +14,25 @@ Log = structlog.typing.FilteringBoundLogger
 
 
 class EventLogger(Protocol):
-    """Where facts go: our loggers, and whatever stands before one."""
+    """What the service needs of a logger: events with fields, at four levels."""
 
     def info(self, event: str, **fields: object) -> object:
-        """Write one fact."""
+        """Log an event."""
 
     def warning(self, event: str, **fields: object) -> object:
-        """Write a fact that somebody should look at."""
+        """Log an event that an operator should look at."""
 
     def error(self, event: str, **fields: object) -> object:
-        """Write that something is wrong."""
+        """Log an error."""
 
     def exception(self, event: str, **fields: object) -> object:
-        """Write that our own code failed, with the exception being handled."""
+        """Log an error of the service itself, with the exception that is being handled."""
 
 
 def build_log(
     *, stream: TextIO | None = None, pretty: bool | None = None, level: str = "info"
 ) -> Log:
-    """Make the logger that everything is handed: JSON lines, or colours on a terminal."""
+    """Return the logger. ``pretty`` None: readable lines on a terminal, else JSON lines."""
     out = sys.stderr if stream is None else stream
     if pretty is None:
         pretty = out.isatty()
@@ -51,13 +51,13 @@ def build_log(
 
 
 def log_unhandled_error(log: EventLogger, _: object, context: Mapping[str, object]) -> None:
-    """Write what nobody was there to catch as a fact, and not as a traceback that may quote."""
+    """Log an error that the event loop reports, without a traceback: it may quote secrets."""
     error = context.get("exception")
     log.warning("unhandled_error", reason=context.get("message"), error=type(error).__name__)
 
 
 class _LineLogger:
-    """Writes lines: those of one turn of the event loop in one system call."""
+    """Writes lines: all lines of one turn of the event loop in one system call."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out

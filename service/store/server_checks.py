@@ -17,8 +17,8 @@ from typing import Literal, assert_never
 from msgspec import Struct
 from redis.exceptions import ResponseError
 
-from service.store import RedisMisconfigured
-from service.store.script import decode_text
+from . import RedisMisconfigured
+from .exchange import decode_text
 
 Durability = Literal["fsync", "replica", "fsync+replica", "memory"]
 SendCommand = Callable[..., Awaitable[object]]

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.backlog.backlog import BacklogConfig
-from service.backlog.failures import build_failure_record
+from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
 from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow
 from service.store.group_commit import GroupCommit
@@ -346,7 +346,7 @@ async def test_postpone_or_fail_with_a_lost_lease_returns_no_call(
         )
     else:
         assert (
-            await budget_harness.backlog.fail(lost_lease, build_failure_record("late"))
+            await budget_harness.backlog.fail(lost_lease, FailureRecord(reason="late"))
             == "lease_lost"
         )
     assert await budget_harness.redis.zcard(budget_harness.keys.budget_calls) == 1
