@@ -66,6 +66,7 @@ class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
     attempts: int = 0
     reason: str | None = None
     refresh: RefreshState | None = None
+    metadata_dropped: bool = False
 
 
 class Lease(Struct, frozen=True, kw_only=True):
@@ -138,6 +139,7 @@ def ticket_from_event(event: DeploymentCompleted) -> Ticket:
         event_time=event.event_time,
         metadata=None if event.metadata is None else bytes(event.metadata),
         traceparent=event.traceparent,
+        metadata_dropped=event.metadata_dropped,
     )
 
 

@@ -12,7 +12,7 @@ from service.backlog.failures import FailureRecord
 from service.backlog.refresh_schedule import plan_refresh
 from service.backlog.refreshes import RefreshConfig, Refreshes
 from service.backlog.ticket import Lease
-from service.enrich.budget import Budget, load_spare_prelude
+from service.enrich.budget import Budget, load_budget_prelude
 from service.enrich.rate_limits import RateLimitHeaders
 from service.publish.entry import Entry
 from service.publish.stream import OutputStream, PublishResult, RetentionConfig
@@ -34,7 +34,7 @@ class RefreshHarness:
         self.backlog = backlog
         config = RefreshConfig(schedule=SCHEDULE, dedup_ttl_ms=60_000, rate_limit_share=1.0)
         self.refreshes = Refreshes(
-            group, keys=keys, config=config, spare_calls_lua=load_spare_prelude()
+            group, keys=keys, config=config, budget_lua=load_budget_prelude()
         )
         self.output = OutputStream(group, keys=keys, retention=RetentionConfig(60_000, 60_000))
 

@@ -81,6 +81,14 @@ def test_encode_omits_the_fields_of_the_job() -> None:
         assert lease.ticket == ticket
 
 
+def test_encode_of_dropped_metadata_sets_the_last_field() -> None:
+    """The record names it later; the field is the last of the stored array."""
+    event = replace(make_event(version="1"), metadata_dropped=True)
+    ticket = ticket_from_event(event)
+    assert ticket.metadata_dropped
+    assert msgspec.msgpack.decode(encode_ticket(ticket, job="id:x"))[-1] is True
+
+
 def test_decode_of_tickets_of_other_versions_returns_leases() -> None:
     """New fields go to the end: an older array is shorter, a newer one longer."""
     fields = msgspec.msgpack.decode(

@@ -117,7 +117,10 @@ async def test_a_rate_limit_is_kept(command_runner: CommandRunner, server: Embed
     """While the budget is closed by a 429, the doctor does not call either."""
     async with open_client(server.url) as client:
         soon = int((time.time() + 60) * 1000)
-        await client.hset(KEYS.budget, mapping={"closed_until": soon, "closed_reason": "rate limited"})
+        await client.hset(
+            KEYS.budget,
+            mapping={"closed_until": soon, "closed_reason": "rate limited"},
+        )
     ended = await command_runner.run(
         "doctor --json",
         ENRICHER_REDIS_URL=server.url,

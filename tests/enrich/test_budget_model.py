@@ -273,6 +273,8 @@ class BudgetModel(RuleBasedStateMachine):
 
 
 @with_examples((120, 40), long=(1500, 80))
-def test_no_window_is_overdrawn_and_work_goes_on(redis_url: str, examples: int, steps: int) -> None:
+def test_budget_in_any_interleaving_overdraws_no_window_and_makes_progress(
+    redis_url: str, examples: int, steps: int
+) -> None:
     """Never a call over what is known, never one while closed, and always an end."""
     run_machine(BudgetModel, redis_url, examples=examples, steps=steps)

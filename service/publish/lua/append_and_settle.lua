@@ -4,8 +4,8 @@
 --          8 counts  9 milestones  10 refreshes  11 tickets of refreshes
 -- ARGV     1 job  2 fence  3 generation  4 deployment id  5 digest  6 TTL of published (ms)
 --          7 data before the revision  8 data after it  9 time from which refreshes are planned (ms)
---          10 when the next one is due (ms) or ""  11 its ticket  12 encoding of the data: "json" or
---          "msgpack"; "" to append nothing  then fields and values of the entry
+--          10 when the next one is due (ms) or ""  11 its ticket  12 "append", or "" to append
+--          nothing  then fields and values of the entry
 -- Returns  {"published" | "unchanged" | "filtered", revision} | {"lease_lost", 0}
 -- Atomic   a record without its settlement would be appended again. A settlement without its record
 --          would lose the record and the next refresh. Only the holder of the lease may do any of it.
@@ -40,8 +40,7 @@ elseif last[2] ~= digest then
     fields[#fields + 1] = ARGV[i]
   end
   fields[#fields + 1] = 'data'
-  local encoded = ARGV[12] == 'msgpack' and struct.pack('>BI4', 0xce, revision) or number
-  fields[#fields + 1] = ARGV[7] .. encoded .. ARGV[8]
+  fields[#fields + 1] = ARGV[7] .. number .. ARGV[8]
   local position = redis.call('XADD', KEYS[3], '*', unpack(fields))
   local appended = redis.call('HINCRBY', keys.counts, 'appended', 1)
   if appended % MILESTONE == 0 then
