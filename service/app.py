@@ -269,7 +269,7 @@ def _build_refreshes(runtime: Runtime) -> Refreshes:
         runtime.group_commit,
         keys=runtime.keys,
         config=config,
-        spare_calls_lua=load_budget_prelude(),
+        budget_lua=load_budget_prelude(),
     )
 
 
