@@ -1,11 +1,12 @@
 -- Measure the whole namespace: what every replica says alike. (enrich/room.lua stands before.)
 -- KEYS     1 backlog  2 tickets  3 counts  4 stream  5 milestones  6 budget  7 calls  8 callers
---          9 a key to write, gone in a second
+--          9 a key to write, gone in a second  10 failed
 -- ARGV     1 our share of each limit
 -- Returns  {waiting, due, leased, ms the first is overdue, ms since the oldest webhook at the head,
 --           entries, groups, records that the slowest group has not been given, ms since the oldest
 --           that a group has not read, ms the budget is closed, why, calls in flight, calls left
---           for get, for list, then pairs: reason, failed for it}
+--           for get, for list, failed, leases that have not ended among the HEAD tickets due next,
+--           ms until a list call may be made (0: now), then pairs: reason, failed for it}
 -- Atomic   the numbers belong to one moment.
 -- What it costs does not grow with the backlog: sizes are kept by Redis (ZCARD, XLEN), places are
 -- found in log n (ZCOUNT, the first of ZRANGE and XRANGE), leases and failures are counted where
@@ -36,6 +37,12 @@ for i = 1, #head, 2 do
     local _, _, queued = struct.unpack('>I4I2d', stored)
     oldest = math.min(oldest, queued)
   end
+end
+
+local running = 0
+local upcoming = redis.call('ZRANGE', KEYS[1], '(' .. now, '+inf', 'BYSCORE', 'LIMIT', 0, HEAD, 'WITHSCORES')
+for i = 2, #upcoming, 2 do
+  running = running + (tonumber(upcoming[i]) % 1 ~= 0 and 1 or 0)
 end
 
 local function count_unread(from) -- the records behind an entry
@@ -74,7 +81,9 @@ end
 
 local budget = open_budget(KEYS[6], KEYS[7], KEYS[8], now, tonumber(ARGV[1]))
 local closed = redis.call('HMGET', KEYS[6], 'closed', 'why')
-local get, list = budget.room('get', true), budget.room('list', true)
+local get = budget.room('get', true)
+local list, opens = budget.room('list', true)
+local opens_in = list < 1 and opens > now + SOON and math.ceil(opens - now) or 0
 return {
   redis.call('ZCARD', KEYS[1]),
   redis.call('ZCOUNT', KEYS[1], '-inf', now),
@@ -90,5 +99,8 @@ return {
   redis.call('ZCARD', KEYS[7]),
   math.max(0, get),
   math.max(0, list),
+  redis.call('ZCARD', KEYS[10]),
+  running,
+  opens_in,
   unpack(reasons),
 }
