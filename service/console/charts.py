@@ -307,7 +307,7 @@ def _build_budget_stage(samples: Sequence[Sample], windows: Sequence[WindowView]
         name="budget",
         title="Budget",
         number=format_count(now.calls_available),
-        unit="calls left",
+        unit="calls available",
         note=note,
         tone=tone,
         curve=_draw_stage_curve(list_values(samples, lambda sample: sample.calls_available)),
@@ -320,8 +320,8 @@ def _build_upstream_stage(samples: Sequence[Sample]) -> FlowStage:
         name="upstream",
         title="LaunchDarkly",
         number=format_count(now.in_flight),
-        unit="calls",
-        note="calls in flight",
+        unit="in flight",
+        note="calls to the API",
         curve=_draw_stage_curve(list_values(samples, lambda sample: sample.in_flight)),
     )
 
@@ -341,7 +341,7 @@ def _format_stream_note(now: Sample) -> str:
     records = f"{format_count(now.records)} kept"
     if not now.reader_groups:
         return f"{records}, no readers"
-    return f"{records}, {format_count(now.unread)} not yet read"
+    return f"{records}, {format_count(now.unread)} unread"
 
 
 def _draw_stage_curve(points: Sequence[tuple[float, float]]) -> Curve:
