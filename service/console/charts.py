@@ -142,7 +142,7 @@ def draw_arc(share: float, *, radius: float) -> str:
 
 def parse_windows(budget: Mapping[str, str], *, now_ms: int) -> list[WindowView]:
     """Return the windows of the budget, global first; unreadable ones are left out."""
-    skew_ms = _parse_number(budget.get("skew", "0"))
+    skew_ms = _parse_number(budget.get("clock_skew_ms", "0"))
     windows = []
     for family in sorted(budget, key=_family_order):
         match = _WINDOW_PATTERN.match(budget[family])
@@ -269,12 +269,13 @@ def bar_length(took_ms: float) -> float:
 
 
 def _build_receiver_stage(samples: Sequence[Sample], received_per_s: float) -> FlowStage:
+    received = samples[-1].received
     return FlowStage(
         name="receiver",
         title="Receiver",
         number=format_rate(received_per_s),
         unit="/s",
-        note=f"{format_count(samples[-1].received)} webhooks here",
+        note=f"{format_count(received)} {'webhook' if received == 1 else 'webhooks'} here",
         curve=_draw_stage_curve(list_rates(samples, _received_count)),
     )
 

@@ -13,7 +13,6 @@ REASON_TEXTS: Mapping[str, str] = {
     "not_found": "LaunchDarkly does not know this deployment",
     "other": "a reason that this version does not know",
     "poison": "several workers died while they held it",
-    "record_not_packable": "the record cannot be encoded as MessagePack",
     "record_too_large": "the record is larger than ENRICHER_MAX_RECORD_BYTES",
     "rejected": "LaunchDarkly rejects the request",
     "too_large": "the response is larger than ENRICHER_MAX_ANSWER_BYTES",

@@ -18,7 +18,8 @@ from tests.end_to_end.console_harness import (
     failure_digest,
     open_console,
 )
-from tests.end_to_end.harness import ServiceHarness, deployment_id
+from tests.end_to_end.harness import ServiceHarness
+from tests.factories import deployment_id
 
 
 @pytest.fixture

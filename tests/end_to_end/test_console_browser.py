@@ -1,4 +1,4 @@
-"""Tests of the console in Chromium: live, by keyboard, on a phone, in the dark, with hostile data."""
+"""Tests of the console in Chromium: live, by keyboard, on a phone, in the dark, hostile data."""
 
 import os
 import shutil
@@ -10,7 +10,8 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 
 from service.settings import Secret
 from tests.end_to_end.console_harness import TOKEN, add_failed_ticket, open_console
-from tests.end_to_end.harness import ServiceHarness, deployment_id
+from tests.end_to_end.harness import ServiceHarness
+from tests.factories import deployment_id
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 PHONE_VIEWPORT = {"width": 360, "height": 780}

@@ -9,7 +9,8 @@ from prometheus_client.openmetrics import parser
 from service.simulate.options import Options
 from service.simulate.quota import Limits
 from service.simulate.responses import Canned
-from tests.end_to_end.harness import SECRET, ServiceHarness, deployment_id
+from tests.end_to_end.harness import SECRET, ServiceHarness
+from tests.factories import deployment_id
 from tests.metrics.prometheus_text import MetricsPage, scrape
 
 Event = dict[str, object]

@@ -56,7 +56,7 @@ async def test_readyz_with_a_refused_token_is_unready(
     health_url: str, redis: Redis, keys: Keys
 ) -> None:
     """The reason names the token, which a person can replace."""
-    await redis.hset(keys.budget, "why", "token refused")
+    await redis.hset(keys.budget, "closed_reason", "token refused")
     status, body = await get_json(f"{health_url}/readyz")
     assert (status, body["status"]) == (503, "unready")
     assert body["reasons"] == ["token: LaunchDarkly refuses the access token"]

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from service.accept.mapping import Unmappable
 from service.backlog.backlog import Backlog
-from service.backlog.failures import build_failure_record
+from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
 from service.metrics.counters import Metrics
 from service.metrics.http import Exposition, serve_app
@@ -134,7 +134,7 @@ async def test_failed_tickets_are_counted_by_reason(
     for number, reason in enumerate(["not_found", "not_found", "a reason of yours"]):
         await backlog.add(make_event(number))
         (lease,) = (await backlog.claim(1, followers=0)).leases
-        failure = build_failure_record(reason, raw=b"\xc1\x00", fence=lease.fence)
+        failure = FailureRecord(reason=reason, raw=b"\xc1\x00", fence=lease.fence)
         assert await backlog.fail(lease, failure) == "failed"
     for _ in range(2):  # the second time without its mark: still one failed ticket
         await backlog.park("native", Unmappable("no version", (), "delivery-9", b"{}"))
@@ -223,7 +223,7 @@ async def test_budget_has_calls_left_by_route_and_why_it_is_closed(
     assert stats.calls_left["list"] == 0
     assert 0 < stats.next_call_in_s <= 5.1
     assert stats.closed_s == 0
-    await redis.hset(keys.budget, mapping={"closed": soon, "why": "token refused"})
+    await redis.hset(keys.budget, mapping={"closed_until": soon, "closed_reason": "token refused"})
     stats = await namespace_reader.read_stats()
     assert 0 < stats.closed_s <= 5
     assert (stats.closed_reason, stats.calls_left) == ("token refused", {"get": 0, "list": 0})
