@@ -2,15 +2,21 @@
 
 import asyncio
 import json
+import logging
 import sys
 import traceback
-from collections.abc import Mapping
-from typing import Protocol, TextIO
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TextIO
 
 import msgspec
 import structlog
 
 Log = structlog.typing.FilteringBoundLogger
+LogFields = Mapping[str, Any]
+EventCounter = Callable[[LogFields], None]
+
+_COUNTERS_FIELD = "event_counters"
+_MIN_LEVEL = "info"
 
 
 class EventLogger(Protocol):
@@ -37,6 +43,8 @@ def build_log(
     if pretty is None:
         pretty = out.isatty()
     processors: list[structlog.typing.Processor] = [
+        _count_event,  # before the level is looked at: an event that is not written counts too
+        *([] if level == _MIN_LEVEL else [_drop_below(level)]),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         *(_pretty_processors(colors=out.isatty()) if pretty else _json_processors()),
@@ -44,10 +52,42 @@ def build_log(
     logger: Log = structlog.wrap_logger(
         _LineLogger(out),
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(_MIN_LEVEL),
         cache_logger_on_first_use=True,
     )
     return logger
+
+
+def count_events(log: Log, counters: Mapping[str, EventCounter]) -> Log:
+    """Return a log that also calls the counter of each event, which it finds by the event's name.
+
+    ``log`` must come from :func:`build_log`.
+    """
+    counting_log: Log = log.bind(**{_COUNTERS_FIELD: counters})
+    return counting_log
+
+
+def _count_event(
+    _: object, __: str, fields: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    counters: Mapping[str, EventCounter] | None = fields.pop(_COUNTERS_FIELD, None)
+    if counters is not None and (counter := counters.get(fields["event"])) is not None:
+        counter(fields)
+    return fields
+
+
+def _drop_below(level: str) -> structlog.typing.Processor:
+    levels = logging.getLevelNamesMapping()
+    min_level = levels[level.upper()]
+
+    def drop(
+        _: object, method_name: str, fields: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        if levels[method_name.upper()] < min_level:
+            raise structlog.DropEvent
+        return fields
+
+    return drop
 
 
 def log_unhandled_error(log: EventLogger, _: object, context: Mapping[str, object]) -> None:
@@ -70,7 +110,7 @@ class _LineLogger:
             return
         try:
             asyncio.get_running_loop().call_soon(self._write)
-        except RuntimeError:  # there is no loop
+        except RuntimeError:  # no event loop runs
             self._write()
 
     log = debug = info = warn = warning = error = critical = exception = fatal = msg
@@ -82,7 +122,7 @@ class _LineLogger:
 
 
 def escape_unprintable(text: str) -> str:
-    """Escape what would move a terminal's cursor: names and titles come from outside."""
+    """Escape control characters: names and titles come from outside."""
     if text.isprintable():
         return text
     return "".join(
@@ -105,17 +145,17 @@ def _pretty_processors(*, colors: bool) -> tuple[structlog.typing.Processor, ...
 
 
 def _encode_line(fields: object, **_: object) -> str:
-    """Encode one line. What is not ASCII is escaped: the stream's encoding must not matter."""
+    """Return one JSON line, in ASCII: the encoding of the stream must not matter."""
     try:
         line = msgspec.json.encode(fields, enc_hook=repr)
         if line.isascii():
             return line.decode()
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
-        pass  # lone surrogates, keys that are no text, values that hold themselves
+        pass  # lone surrogates, keys that are not text, cyclic values
     try:
         return json.dumps(fields, default=repr, skipkeys=True)
     except (TypeError, ValueError, RecursionError):
-        return json.dumps({"event": "log_event_unserializable", "facts": repr(fields)})
+        return json.dumps({"event": "log_event_unserializable", "fields": repr(fields)})
 
 
 def _escape_fields(

@@ -12,7 +12,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.metrics.counters import FAILURE_REASONS, Metrics
-from service.metrics.namespace import NamespaceStats, collect_gauges
+from service.metrics.namespace import collect_gauges
+from tests.metrics.sample_stats import make_namespace_stats
 
 ROOT = Path(__file__).parents[1]
 MONITORING = ROOT / "deploy" / "monitoring"
@@ -21,22 +22,7 @@ NAMES = re.findall(r"- alert: (\w+)", ALERTS)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROCESS_METRICS = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
 
-EMPTY = NamespaceStats(
-    backlog=0,
-    due=0,
-    leased=0,
-    overdue_s=0,
-    oldest_age_s=0,
-    records=0,
-    reader_groups=0,
-    lag_records=0,
-    lag_s=0,
-    closed_s=0,
-    closed_reason="",
-    in_flight=0,
-    calls_left={"get": 0},
-    failed={"other": 0},
-)
+EMPTY = make_namespace_stats()
 
 
 def list_metrics() -> dict[str, tuple[str, set[str], str]]:

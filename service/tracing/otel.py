@@ -333,7 +333,7 @@ class _SdkLogHandler(logging.Handler):
         self._loop = asyncio.get_running_loop()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the form of a complaint without its values: a header may be among them."""
+        """Log the message template without its values: one may be a header."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._log_warning, str(record.msg))
 
