@@ -19,7 +19,7 @@ webhook_unavailable        503     ours: the store is away, or full; ``Retry-Aft
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Protocol, assert_never
+from typing import assert_never
 
 import msgspec
 from aiohttp import web
@@ -40,6 +40,7 @@ from service.accept.mapping import (
 from service.accept.payload import InvalidPayload
 from service.accept.signatures import SignedRequest, Token, is_genuine
 from service.accept.sources import Source
+from service.log import EventLogger
 from service.store import RedisUnavailable
 
 
@@ -121,16 +122,6 @@ Park = Callable[[str, Unmappable], Awaitable[bool]]
 _HANDSHAKE_HEADERS = {"Allow": "POST", "WebHook-Allowed-Origin": "*", "WebHook-Allowed-Rate": "*"}
 
 
-class HandlerLog(Protocol):
-    """Where facts go: structlog's loggers fit."""
-
-    def info(self, event: str, **fields: object) -> object:
-        """Write one fact."""
-
-    def exception(self, event: str, **fields: object) -> object:
-        """Write that our own code failed, with the exception being handled."""
-
-
 class WebhookHandler:
     """``POST /webhooks/{source}``, for the given sources; all else below it is refused.
 
@@ -148,7 +139,7 @@ class WebhookHandler:
         park: Park,
         apply_filter: Callable[[Event], Event],
         clock: Callable[[], float],
-        log: HandlerLog,
+        log: EventLogger,
     ) -> None:
         self._sources = sources
         self._enqueue = enqueue

@@ -109,7 +109,9 @@ def build_missed(
         metadata_dropped=False,
         traceparent=None,
     )
-    if deployment_filter.apply(event) is not event:
+    if deployment_filter.rejection_reason(
+        application=event.application, environment=event.environment, outcome=event.outcome
+    ):
         return None
     # When it was queued is written once it is taken up: see look_again.lua.
     ticket = new_ticket_bytes(ticket_from_event(event), job=job_key(event), queued_at=0)
