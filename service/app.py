@@ -279,7 +279,6 @@ def _build_entry_builder(settings: Settings) -> EntryBuilder:
     return EntryBuilder(
         refresh_schedule=parse_schedule(settings.refresh_after),
         deployment_filter=build_filter(settings),
-        payload_format=settings.payload,
         max_bytes=settings.max_record_bytes,
     )
 

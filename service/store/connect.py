@@ -27,16 +27,16 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from service.store.discovery import (
+from .discovery import (
     MasterConnection,
     MasterTlsConnection,
     cluster_discovery,
     node_query,
     sentinel_discovery,
 )
-from service.store.keys import Keys
-from service.store.server_checks import Barrier, Durability, check_server, choose_barrier
-from service.store.url import RedisUrl, parse_redis_url
+from .keys import Keys
+from .server_checks import Barrier, Durability, check_server, choose_barrier
+from .url import RedisUrl, parse_redis_url
 
 CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 5.0

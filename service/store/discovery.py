@@ -16,7 +16,7 @@ from redis.asyncio.connection import Connection, SSLConnection
 from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.store.url import HostPort
+from .url import HostPort
 
 _QUERY_TIMEOUT_S = 1.0
 

@@ -25,35 +25,15 @@ from service.store.connect import (
     is_retryable,
     open_connection,
 )
+from service.store.exchange import Command, exchange
 from service.store.script import Script
 from service.store.server_checks import Barrier, Durability
-
-Command = Sequence[str | bytes | int | float]
 
 
 def encode_command(command: Command) -> bytes:
     """Give the bytes of a command; raises TypeError for what cannot be one."""
     encoded: bytes = pack_command(tuple(command))  # type: ignore[arg-type] # its stub knows too few
     return encoded
-
-
-async def exchange(
-    connection: AbstractConnection, encoded_commands: Sequence[bytes]
-) -> list[object]:
-    """Send packed commands, give their replies; a server's error for one of them is its reply.
-
-    The caller says how long all of it may take.
-    """
-    await connection.send_packed_command(encoded_commands, check_health=False)
-    return [await _read_reply(connection) for _ in encoded_commands]
-
-
-async def _read_reply(connection: AbstractConnection) -> object:
-    """Read one reply; a server's error for one command must not cost the others theirs."""
-    try:
-        return await connection.read_response(timeout=math.inf, disconnect_on_error=True)
-    except ResponseError as error:
-        return error
 
 
 T = TypeVar("T")
@@ -238,7 +218,7 @@ class GroupCommit:
         if barrier is not None:
             commands += [encode_command(command) for command in barrier.commands]
         sent_at = self._clock()
-        replies = await exchange(connection, commands)
+        replies = await exchange(connection, commands, replies=len(commands))
         if self._record_round_trip is not None:
             self._record_round_trip(len(batch), self._clock() - sent_at)
         replies, barrier_replies = replies[: len(batch)], replies[len(batch) :]

@@ -17,7 +17,7 @@ from typing import Literal, assert_never
 from msgspec import Struct
 from redis.exceptions import ResponseError
 
-from service.store import RedisMisconfigured
+from . import RedisMisconfigured
 
 Durability = Literal["fsync", "replica", "fsync+replica", "memory"]
 SendCommand = Callable[..., Awaitable[object]]

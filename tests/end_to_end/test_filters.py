@@ -76,12 +76,12 @@ async def test_what_nobody_wants_is_not_missed(
     assert story.log_events("deployment_filtered") == []
 
 
-async def test_records_in_msgpack_are_read_as_any_other(
+async def test_a_record_reads_alike_in_client_tail_and_console(
     story: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
-    """The reader tells the forms apart by the entry: a stream may hold both."""
+    """The client, the command `tail` and the console show the same data."""
     name = add_deployment(story, "shop")
-    await story.open(payload="msgpack")
+    await story.open()
     await story.post({**event, "deploymentId": name})
     await eventually(story.is_done)
     stream = EnrichedStream(
@@ -89,7 +89,6 @@ async def test_records_in_msgpack_are_read_as_any_other(
     )
     record = await anext(stream)
     await stream.aclose()
-    assert record.is_msgpack
     assert record.deployment.application_key == "shop"
     assert record.raw["deployment"]["id"] == name
 

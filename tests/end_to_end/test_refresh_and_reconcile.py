@@ -122,7 +122,7 @@ async def test_every_deployment_gets_out_in_its_final_form(
     story.simulator.options = Options(
         grow_every_ms=300, visible_after_ms=50, shape=Shape(pull_requests=(1, 4)), list_links="bare"
     )
-    looking: Json = {"revisions": "0.4 0.9 1.8 3", "reconcile": "default/production"}
+    looking: Json = {"refresh_after": "0.4 0.9 1.8 3", "reconcile_scopes": "default/production"}
     await story.open(workers=2, reconcile_interval=0.3, **looking)
     for _ in range(2):
         await story.add_reconciler()
@@ -181,9 +181,9 @@ async def test_a_record_says_whether_more_looks_will_follow(
 
     await eventually(is_over)
     first, second = [record["data"] for record in await story.records()]
-    assert first["looks"]["taken"] == 0
-    assert first["looks"]["until"] > first["enrichedAt"]
-    assert second["looks"]["until"] in {first["looks"]["until"], None}
+    assert first["refreshes"]["done"] == 0
+    assert first["refreshes"]["until"] > first["enrichedAt"]
+    assert second["refreshes"]["until"] in {first["refreshes"]["until"], None}
     assert second["event"] == first["event"]
 
 

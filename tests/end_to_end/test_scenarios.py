@@ -165,7 +165,7 @@ async def test_a_bad_token_pauses_and_fails_nothing(
     await story.post({**event, "deploymentId": deployment_id()})
 
     async def paused() -> bool:
-        return await story.redis.hget(story.keys.budget, "why") == b"token refused"
+        return await story.redis.hget(story.keys.budget, "closed_reason") == b"token refused"
 
     await eventually(paused)
     async with story.session.get(f"{story.receiver_url}/readyz") as response:
@@ -362,4 +362,4 @@ async def test_a_record_that_is_too_large_is_failed_and_never_cut(
     assert (await story.records(), len(await story.failed_jobs())) == ([], 1)
     [fact] = story.log_events("deployment_failed")
     assert fact["reason"] == "record_too_large"
-    assert fact["detail"].endswith(" bytes, the most is 100")
+    assert fact["detail"].endswith(" bytes, the limit is 100")

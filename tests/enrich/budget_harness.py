@@ -102,4 +102,4 @@ class BudgetHarness:
 
     async def reopen(self) -> None:
         """Let the time pass for which the budget is closed."""
-        await self.redis.hset(self.keys.budget, "closed", "0")
+        await self.redis.hset(self.keys.budget, "closed_until", "0")

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.backlog.backlog import BacklogConfig
-from service.backlog.failures import build_failure_record
+from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
 from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow
 from service.store.group_commit import GroupCommit
@@ -326,7 +326,7 @@ async def test_who_lost_a_lease_does_not_return_anothers_call(
     if act == "wait":
         assert await budget_harness.backlog.postpone(lost, lost.ticket, delay_s=9) == "lease_lost"
     else:
-        assert await budget_harness.backlog.fail(lost, build_failure_record("late")) == "lease_lost"
+        assert await budget_harness.backlog.fail(lost, FailureRecord(reason="late")) == "lease_lost"
     assert await budget_harness.redis.zcard(budget_harness.keys.budget_calls) == 1
 
 

@@ -136,10 +136,10 @@ async def test_a_refused_token_pauses_everyone(budget_harness: BudgetHarness) ->
     closed = await budget_harness.record("id:a", "unauthorized")
     assert 25_000 < closed <= 30_000
     assert await budget_harness.claim_jobs() == []
-    assert await budget_harness.redis.hget(budget_harness.keys.budget, "why") == b"token refused"
+    assert await budget_harness.redis.hget(budget_harness.keys.budget, "closed_reason") == b"token refused"
     await budget_harness.reopen()
     await budget_harness.record("id:a")
-    assert await budget_harness.redis.hget(budget_harness.keys.budget, "why") is None
+    assert await budget_harness.redis.hget(budget_harness.keys.budget, "closed_reason") is None
 
 
 async def test_the_breaker_opens_grows_and_heals(budget_harness: BudgetHarness) -> None:
@@ -152,7 +152,7 @@ async def test_the_breaker_opens_grows_and_heals(budget_harness: BudgetHarness) 
         assert await budget_harness.acquire("id:begun") > 0
         await budget_harness.reopen()
     await budget_harness.record("id:a")
-    await budget_harness.redis.hset(budget_harness.keys.budget, "tally_ends", "0")
+    await budget_harness.redis.hset(budget_harness.keys.budget, "breaker_window_ends", "0")
     replies = [await budget_harness.record("id:a", "server_error") for _ in range(5)]
     assert 1500 < replies[4] <= 2000
 

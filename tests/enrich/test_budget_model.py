@@ -222,7 +222,7 @@ class BudgetModel(RuleBasedStateMachine):
         state = cast("dict[bytes, bytes]", await self.client.hgetall(keys.budget))
         for name, value in state.items():
             fields = value.split()
-            if name in {b"closed", b"tally_ends"}:
+            if name in {b"closed_until", b"breaker_window_ends"}:
                 await self.client.hincrby(keys.budget, name.decode(), -by)
             elif len(fields) == 7:
                 for moment in (2, 6):

@@ -1,16 +1,15 @@
--- Take one more call for a deployment already begun. (enrich/room.lua stands before.)
--- KEYS     1 budget  2 calls  3 callers
--- ARGV     1 job  2 route  3 life of a call (ms)  4 share of the limit that is ours
--- Returns  0 when it may be made now, else the ms to wait before asking again
--- Atomic   room is read and taken at once; who is refused is remembered, so that claiming leaves
---          the next calls to deployments already begun.
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+-- Acquire one more call for a deployment that is already started. (lib_budget.lua stands before.)
+-- KEYS     1 budget  2 calls  3 waiting
+-- ARGV     1 job  2 route  3 TTL of a call (ms)  4 share of the rate limit to use
+-- Returns  0 if the call may be made now, else the ms to wait before asking again
+-- Atomic   calls are counted and acquired at once. A refused job is stored as waiting, so that claim.lua
+--          leaves the next calls to deployments already started.
+local now = now_ms()
 local budget = open_budget(KEYS[1], KEYS[2], KEYS[3], now, tonumber(ARGV[4]))
-budget.forget(ARGV[1]) -- taken before, and only the reply was lost: it must not stand in its own way
-local free, opens = budget.room(ARGV[2], true)
+budget.drop_call(ARGV[1]) -- acquired before and only the reply was lost: it must not block itself
+local free, opens = budget.calls_available(ARGV[2], true)
 if free >= 1 then
-  budget.take(ARGV[1], now + tonumber(ARGV[3]))
+  budget.acquire(ARGV[1], now + tonumber(ARGV[3]))
   redis.call('ZREM', KEYS[3], ARGV[1])
   return 0
 end
