@@ -114,8 +114,8 @@ def test_a_long_header_costs_little(presets: str) -> None:
 @pytest.mark.parametrize(
     ("secret", "preset", "more", "fault"),
     [
-        ("whpk_AAAA", "native", "", "is no public key: whpk_ and the base64 of 32 bytes"),
-        ("whpk_", "native", "", "is no public key"),
+        ("whpk_AAAA", "native", "", "is not a public key: write whpk_ and the base64 of 32 bytes"),
+        ("whpk_", "native", "", "is not a public key"),
         (
             encode_public_key(PRIVATE),
             "github",
@@ -126,9 +126,9 @@ def test_a_long_header_costs_little(presets: str) -> None:
             "x",
             "native",
             'verify = { ed25519 = "X", field = "v1a" }',
-            "is no public key (whpk_), and",
+            "is not a public key (whpk_), and",
         ),
-        ("x", "native", 'verify = { ed25519 = "X", signed = "" }', "what is signed must include"),
+        ("x", "native", 'verify = { ed25519 = "X", signed = "" }', "the signed text must include"),
         ("x", "native", 'verify = { ed25519 = "X", algorithm = "sha1" }', "there is no such key"),
     ],
 )

@@ -60,7 +60,7 @@ def error_after_change(presets: str, old: str, new: str) -> str:
         (
             '"env:SET",\n',
             '"env:GONE",\n',
-            'source "house": secrets[0]: env:GONE is not set; set it, or take it out',
+            'source "house": secrets[0]: env:GONE is not set; set it, or remove it',
         ),
         (
             'name = "house"',
@@ -94,7 +94,7 @@ def error_after_change(presets: str, old: str, new: str) -> str:
             'source "house": fields.verzion: there is no such key; did you',
         ),
         ("path =", "paht =", 'source "house": outcome.paht: there is no such key; did you mean'),
-        ("token =", "tokens =", 'source "house": verify: say hmac = <header>'),
+        ("token =", "tokens =", 'source "house": verify: set hmac = <header>'),
         (
             "[preset.house]\n",
             "[preset.house]\nverfy = 1\n",
@@ -113,7 +113,7 @@ def error_after_change(presets: str, old: str, new: str) -> str:
         (
             'verify = { token = "X-House" }',
             'verify = [\n  { token = "X-House" },\n  { token = "X House" },\n]',
-            'source "house": verify[1].token: this is no name of a header',
+            'source "house": verify[1].token: this is not the name of a header',
         ),
         (
             'live = "production"',
@@ -128,7 +128,7 @@ def error_after_change(presets: str, old: str, new: str) -> str:
         (
             'secrets = ["env:SET"]',
             'secrets = ["Env:SET"]',
-            'source "github": secrets[0]: write env: and file: in small letters',
+            'source "github": secrets[0]: write env: and file: in lower case',
         ),
         (
             "[[source]]\nname",
@@ -241,9 +241,9 @@ def test_missing_key_is_reported_with_its_source(presets: str) -> None:
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (KeyError("X"), "file:/run/old is not set; set it, or take it out"),
+        (KeyError("X"), "file:/run/old is not set; set it, or remove it"),
         (FileNotFoundError(2, "No such file", "/run/old"), "cannot be read: No such file; set it"),
-        (UnicodeDecodeError("utf-8", b"", 0, 1, "bad"), "cannot be read: it is no UTF-8 text; set"),
+        (UnicodeDecodeError("utf-8", b"", 0, 1, "bad"), "it is not UTF-8 text; set it"),
         (ValueError("embedded null byte"), "cannot be read: embedded null byte; set it"),
         (RuntimeError("no home directory"), "cannot be read: no home directory; set it"),
     ],

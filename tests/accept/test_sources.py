@@ -184,13 +184,13 @@ def test_secrets_are_never_shown(presets: str) -> None:
         (source_toml('secrets = ["env:GONE"]'), "secrets[0]: env:GONE is not set; set it"),
         (
             source_toml('verify = ""'),
-            'verify: say how its webhooks are verified, or write verify = "none"',
+            'verify: set how its webhooks are verified, or write verify = "none"',
         ),
-        (source_toml("", preset=""), "verify: say how its webhooks are verified"),
+        (source_toml("", preset=""), "verify: set how its webhooks are verified"),
         (source_toml('verify = "standard-webhook"'), "did you mean 'standard-webhooks'?"),
-        (source_toml('verify = ["none", { token = "X" }]'), '"none" lets everybody in'),
-        (source_toml('verify = { header = "X" }'), "verify: say hmac = <header>"),
-        (source_toml('verify = { hmac = "X", token = "Y" }'), "verify: say hmac = <header>"),
+        (source_toml('verify = ["none", { token = "X" }]'), '"none" accepts every request'),
+        (source_toml('verify = { header = "X" }'), "verify: set hmac = <header>"),
+        (source_toml('verify = { hmac = "X", token = "Y" }'), "verify: set hmac = <header>"),
         (source_toml('verify = { hmac = "X", algoritm = "sha1" }'), "did you mean 'algorithm'?"),
         (
             source_toml('verify = { hmac = "X", algorithm = "md5" }'),
@@ -202,7 +202,7 @@ def test_secrets_are_never_shown(presets: str) -> None:
         ),
         (
             source_toml('verify = { hmac = "X", signed = "{x}" }'),
-            "verify.signed: what is signed must",
+            "verify.signed: the signed text must",
         ),
         (
             source_toml('verify = { token = "X", field = "v1" }'),
@@ -237,15 +237,15 @@ def test_secrets_are_never_shown(presets: str) -> None:
         ),
         (source_toml('verify = "none"', preset=""), "outcome: write path = <expression>"),
         ("preset = 5\n" + source_toml(""), "preset: Expected `object`"),
-        (source_toml('verify = { hmac = "X Sig" }'), "verify.hmac: this is no name of a header"),
+        (source_toml('verify = { hmac = "X Sig" }'), "verify.hmac: this is not the name"),
         (source_toml('verify = { hmac = "X", past_s = -1 }'), "verify.past_s: Expected `int` >= 0"),
         (
             source_toml('verify = { hmac = "X", timestamp = "X-T" }'),
-            "verify.timestamp: the signed text lacks {X-T}: without it anyone could replay",
+            "verify.timestamp: the signed text lacks {X-T}: without it, anyone could send",
         ),
         (
             source_toml('verify = { hmac = "X", signed = "{@t}.{body}", timestamp = "@t" }'),
-            "verify.signed: {@...} is a field of the signature header: say which field",
+            "verify.signed: {@...} is a field of the signature header: set which field",
         ),
         (
             source_toml('verify = "none"\nwhen = { "body.action" = [] }'),

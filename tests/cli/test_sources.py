@@ -61,7 +61,7 @@ async def test_a_source_that_takes_only_a_public_key_is_listed_without_it(
         file.write('verify = { ed25519 = "X-Signature" }\n')
     ended = await sources_runner.run("sources list", GITHUB_SECRET="")
     assert ended.code == 2
-    assert "is no public key (whpk_), and verify has only ed25519" in ended.error_text
+    assert "is not a public key (whpk_), and verify has only ed25519" in ended.error_text
     (tmp_path / "secret").unlink()
     ended = await sources_runner.run("sources list", GITHUB_SECRET="")
     assert (ended.code, "env:GITHUB_SECRET is empty\n" in ended.out) == (1, True)
