@@ -8,9 +8,9 @@ from pathlib import Path
 
 from service.accept.mapping import DeploymentCompleted
 from service.accept.signatures import SignedRequest
+from service.accept.source_files import read_presets
 from service.accept.sources import load_sources
 from service.cli.main import _build_parser
-from service.cli.preconditions import read_presets
 from service.cli.sources import explain_webhook
 from service.settings import list_settings
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from service.accept.mapping import Batch, Unmappable, parse_webhook
 from service.accept.replay import ReplayContext, replay_context
 from service.accept.signatures import SignedRequest
+from service.accept.source_files import read_presets
 from service.accept.sources import Source, load_sources
 from service.backlog.failures import (
     MAX_RAW_BYTES,
@@ -20,7 +21,6 @@ from service.backlog.failures import (
     plan_retry,
 )
 from service.backlog.ticket import Ticket
-from service.cli.preconditions import read_presets
 
 TOKEN = "token-that-nobody-may-see"
 SOURCE_TOML = """
