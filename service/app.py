@@ -29,9 +29,7 @@ from service.contracts import add_contract_routes
 from service.enrich.budget import (
     CALL_TTL_MS,
     Budget,
-    SpareBudget,
     load_budget_prelude,
-    load_spare_prelude,
 )
 from service.enrich.client import LaunchDarkly, Upstream, open_session
 from service.enrich.enricher import Enricher, EnrichLimits
@@ -262,7 +260,10 @@ def _build_refreshes(runtime: Runtime) -> Refreshes:
         rate_limit_share=runtime.settings.rate_limit_share,
     )
     return Refreshes(
-        runtime.group_commit, keys=runtime.keys, config=config, spare_calls_lua=load_spare_prelude()
+        runtime.group_commit,
+        keys=runtime.keys,
+        config=config,
+        spare_calls_lua=load_budget_prelude(),
     )
 
 
@@ -279,7 +280,6 @@ def _build_entry_builder(settings: Settings) -> EntryBuilder:
     return EntryBuilder(
         refresh_schedule=parse_schedule(settings.refresh_after),
         deployment_filter=build_filter(settings),
-        payload_format=settings.payload,
         max_bytes=settings.max_record_bytes,
     )
 
@@ -360,8 +360,12 @@ async def open_scanner(runtime: Runtime, *, grace_s: float) -> AsyncIterator[tup
             max_bytes=settings.max_answer_bytes,
             clock=time.time,
         )
-        budget = SpareBudget(
-            runtime.group_commit, keys=keys, share=settings.rate_limit_share, rng=random.random
+        budget = Budget(
+            runtime.group_commit,
+            keys=keys,
+            share=settings.rate_limit_share,
+            rng=random.random,
+            spare_only=True,
         )
         runs = Runs(
             runtime.group_commit,

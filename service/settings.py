@@ -164,10 +164,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     include_outcomes: Annotated[
         str, _describe("`succeeded` or `failed`: the outcomes that are sent; empty: both")
     ] = ""
-    payload: Annotated[
-        Literal["json", "msgpack"],
-        _describe("How the data of a record is written: `json` or `msgpack`"),
-    ] = "json"
     stream_retention: Annotated[
         Seconds, _describe("How long records stay, but never past the slowest reader group")
     ] = 2_592_000.0

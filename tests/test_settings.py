@@ -136,7 +136,7 @@ def test_a_value_that_does_not_fit_is_refused_with_what_would(
 def test_an_address_of_no_redis_is_refused_unseen(url: str) -> None:
     """A Redis URL may hold a password: the sentence shows what one looks like instead."""
     told = settings_error({"ENRICHER_REDIS_URL": url})
-    assert told.startswith("ENRICHER_REDIS_URL is no address of a Redis: give redis://")
+    assert told.startswith("ENRICHER_REDIS_URL is not a Redis URL: use redis://")
     assert SECRET not in told
 
 

@@ -75,12 +75,12 @@ async def test_unwanted_deployment_is_not_missed(
     assert story.log_events("deployment_filtered") == []
 
 
-async def test_records_in_msgpack_are_read_as_any_other(
+async def test_record_is_equal_in_client_tail_and_console(
     story: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
-    """The reader decides by the entry, so that a stream may hold both forms."""
+    """The client, the command `tail` and the console show the same data."""
     name = add_deployment(story, "shop")
-    await story.open(payload="msgpack")
+    await story.open()
     await story.post({**event, "deploymentId": name})
     await eventually(story.is_done)
     stream = EnrichedStream(
@@ -88,7 +88,6 @@ async def test_records_in_msgpack_are_read_as_any_other(
     )
     record = await anext(stream)
     await stream.aclose()
-    assert record.is_msgpack
     assert record.deployment.application_key == "shop"
     assert record.raw["deployment"]["id"] == name
 

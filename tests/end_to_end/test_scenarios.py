@@ -165,7 +165,7 @@ async def test_invalid_token_pauses_calls_and_fails_no_ticket(
     await story.post({**event, "deploymentId": deployment_id()})
 
     async def is_paused() -> bool:
-        return await story.redis.hget(story.keys.budget, "why") == b"token refused"
+        return await story.redis.hget(story.keys.budget, "closed_reason") == b"token refused"
 
     await eventually(is_paused)
     async with story.session.get(f"{story.receiver_url}/readyz") as response:
@@ -360,4 +360,4 @@ async def test_too_large_record_fails_instead_of_being_truncated(
     assert (await story.records(), len(await story.failed_jobs())) == ([], 1)
     [line] = story.log_events("deployment_failed")
     assert line["reason"] == "record_too_large"
-    assert line["detail"].endswith(" bytes, the most is 100")
+    assert line["detail"].endswith(" bytes, the limit is 100")
