@@ -1,7 +1,7 @@
 """A TCP proxy that forwards both ways.
 
-Subclasses add faults: tests/faults/bad_network.py a bad network, tests/store/single_fault_proxy.py
-single faults.
+Subclasses add faults: a bad network in tests/faults/bad_network.py, single faults in
+tests/store/single_fault_proxy.py.
 """
 
 import asyncio

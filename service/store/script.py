@@ -1,4 +1,4 @@
-"""Lua scripts, known to the server by their SHA-1, and the text of Redis replies."""
+"""Lua scripts, known to the server by their SHA-1."""
 
 from hashlib import sha1
 from importlib.resources import files
@@ -32,8 +32,3 @@ def read_lua(package: str, *names: str) -> str:
     """Return the text of the files ``lua/<name>.lua`` of a package, one after the other."""
     folder = files(package).joinpath("lua")
     return "".join(folder.joinpath(f"{name}.lua").read_text(encoding="utf-8") for name in names)
-
-
-def decode_text(value: object) -> str:
-    """Return a Redis reply as text; bytes that are not UTF-8 become replacement characters."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -18,7 +18,7 @@ from msgspec import Struct
 from redis.exceptions import ResponseError
 
 from . import RedisMisconfigured
-from .script import decode_text
+from .exchange import decode_text
 
 Durability = Literal["fsync", "replica", "fsync+replica", "memory"]
 SendCommand = Callable[..., Awaitable[object]]

@@ -23,8 +23,8 @@ from service.publish.stream import OutputStream, RetentionConfig
 from service.store.connect import open_client
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+from tests.factories import deployment_id, make_event
 from tests.metrics.prometheus_text import scrape
-from tests.test_worker import make_event
 
 LONG_MS = 60_000
 
@@ -82,7 +82,7 @@ async def test_tickets_are_due_or_leased_or_wait(
     assert (told.backlog, told.due, told.leased) == (3, 1, 1)
     assert told.oldest_age_s < 50
 
-    await redis.zadd(keys.backlog, {"id:deployment-2": await redis_now_ms(redis) - 50_000})
+    await redis.zadd(keys.backlog, {f"id:{deployment_id(2)}": await redis_now_ms(redis) - 50_000})
     told = await read_namespace_stats(namespace_reader)
     assert 50 <= told.overdue_s < 60
     await redis.delete(keys.backlog, keys.tickets)
@@ -95,9 +95,9 @@ async def test_a_lease_without_a_ticket_is_forgotten(
     for number in range(2):
         await backlog.add(make_event(number))
     await backlog.claim(2)
-    await redis.hdel(keys.tickets, "id:deployment-0")
+    await redis.hdel(keys.tickets, f"id:{deployment_id(0)}")
     for number in range(2):
-        await redis.zincrby(keys.backlog, -LONG_MS, f"id:deployment-{number}")
+        await redis.zincrby(keys.backlog, -LONG_MS, f"id:{deployment_id(number)}")
     assert (await read_namespace_stats(namespace_reader)).leased == 2
     assert len((await backlog.claim(2)).leases) == 1
     told = await read_namespace_stats(namespace_reader)
@@ -110,9 +110,9 @@ async def test_the_oldest_is_told_by_when_its_webhook_came(
 ) -> None:
     """A ticket put back again and again is as old as its webhook; what cannot be read is not."""
     await backlog.add(make_event(1))
-    stored: Any = await redis.hget(keys.tickets, "id:deployment-1")
+    stored: Any = await redis.hget(keys.tickets, f"id:{deployment_id(1)}")
     old = struct.pack(">IHd", 1, 0, await redis_now_ms(redis) - 120_000) + stored[14:]
-    await redis.hset(keys.tickets, mapping={"id:deployment-1": old, "broken": b"x"})
+    await redis.hset(keys.tickets, mapping={f"id:{deployment_id(1)}": old, "broken": b"x"})
     await redis.zadd(keys.backlog, {"broken": 1})
     assert 120 <= (await read_namespace_stats(namespace_reader)).oldest_age_s < 130
     await redis.delete(keys.backlog, keys.tickets)
