@@ -134,7 +134,7 @@ def read_dashboard() -> dict[str, list[dict[str, str]]]:
 
 def test_the_dashboard_is_the_one_described() -> None:
     """It is written by its description, shows every metric of ours, and asks for no other."""
-    described = runpy.run_path(str(MONITORING / "dashboard.py"))["write_dashboard"]()
+    described = runpy.run_path(str(MONITORING / "dashboard.py"))["render_dashboard"]()
     assert json.loads(described) == read_dashboard()
     asked = set(re.findall(r"(?:enricher|process)_[a-z_]+", json.dumps(read_dashboard()["panels"])))
     assert asked <= list_samples() | PROCESS_METRICS

@@ -216,7 +216,7 @@ class Metrics:
 
     def _define_redis_metrics(self) -> None:
         self.redis_disconnects = self._build_counter(
-            "redis_disconnected", "Times that Redis was lost or refused"
+            "redis_disconnects", "Times that Redis was lost or refused"
         )
         self._round_trip_seconds = self._build_histogram(
             "redis_round_trip_seconds", "Time of a round trip", _ROUND_TRIP_BUCKETS_S

@@ -39,7 +39,7 @@ async def test_records_that_are_large_are_looked_at_few_at_a_time(
     found = await searcher.search(f"{0:012d}")
     assert len(found.deployments) == 1
     assert (found.scanned, found.is_complete) == (12, True)
-    page = load_script("service.console", "seek_records")
+    page = load_script("service.console", "search_stream")
     args = ("+", 100, "nothing", "nothing", 65_536)
     looked, _ = cast("list[int]", await group_commit.submit(page, keys=(keys.enriched,), args=args))
     assert looked == 5  # behind the first four MiB

@@ -44,7 +44,7 @@ def test_a_record_of_a_look_did_not_take_since_its_webhook(
     taken: int, took_ms: float | None, note: str
 ) -> None:
     """It was looked for when that was planned: the time since the webhook says nothing."""
-    data = json.dumps(DATA | {"looks": {"taken": taken, "until": None}})
+    data = json.dumps(DATA | {"refreshes": {"done": taken, "until": None}})
     seen = view_from_record("86402000-0", {b"subject": b"a", b"data": data.encode()})
     assert seen.took_ms == took_ms
     assert [step.note for step in seen.steps if step.name == "enriched"] == [note]

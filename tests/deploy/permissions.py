@@ -47,7 +47,7 @@ ITERATOR_COMMANDS = {
 }
 NON_COMMAND_METHODS = {"aclose", "pipeline"}
 # The demo clears its own table: a server that it started itself, or a namespace of its own.
-EXCLUDED_FILES = {"rehearsal.py"}
+EXCLUDED_FILES = {"demo.py"}
 
 # What a consumer of the records needs, with a group or without.
 READER_COMMANDS = [
@@ -82,7 +82,7 @@ def list_keys(namespace: str) -> list[str]:
         for name, member in vars(Keys).items()
         if not name.startswith("_") and (isinstance(member, property) or inspect.isfunction(member))
     ]
-    return sorted(patterns)
+    return sorted(set(patterns))
 
 
 def render_acl(namespace: str) -> str:

@@ -181,9 +181,9 @@ async def test_a_record_says_whether_more_looks_will_follow(
 
     await eventually(is_over)
     first, second = [record["data"] for record in await story.records()]
-    assert first["looks"]["taken"] == 0
-    assert first["looks"]["until"] > first["enrichedAt"]
-    assert second["looks"]["until"] in {first["looks"]["until"], None}
+    assert first["refreshes"]["done"] == 0
+    assert first["refreshes"]["until"] > first["enrichedAt"]
+    assert second["refreshes"]["until"] in {first["refreshes"]["until"], None}
     assert second["event"] == first["event"]
 
 
