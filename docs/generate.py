@@ -6,6 +6,7 @@ Run it after a change: ``python docs/generate.py``. A test compares its output w
 import ast
 import sys
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -74,29 +75,23 @@ def list_metrics() -> dict[str, tuple[str, set[str], str]]:
 
 def build_example_stats() -> NamespaceStats:
     """Return the statistics of a namespace in which every gauge has a sample."""
-    zeros = {field: 0 for field in NamespaceStats.__struct_fields__ if field != "closed_reason"}
-    return NamespaceStats(
-        **{**zeros, "closed_reason": "", "calls_left": {"get": 0}, "failed": {"other": 0}}
-    )
+    zeros: dict[str, Any] = dict.fromkeys(NamespaceStats.__struct_fields__, 0)
+    texts_and_labels = {"closed_reason": "", "calls_left": {"get": 0}, "failed": {"other": 0}}
+    return NamespaceStats(**{**zeros, **texts_and_labels})
 
 
 def render_metrics() -> str:
     """Return one table of counters and histograms, and one of everything else."""
-    parts = []
-    metrics = {
-        name: value for name, value in list_metrics().items() if name.startswith("enricher_")
-    }
-    for title, is_listed in (
-        ("What a process did", lambda kind: kind in {"counter", "histogram"}),
-        ("How things are", lambda kind: kind not in {"counter", "histogram"}),
-    ):
-        parts += [f"\n## {title}\n\n", "| metric | kind | meaning |\n|---|---|---|\n"]
-        parts += [
-            f"| `{name}` | {kind} | {meaning} |\n"
-            for name, (kind, _, meaning) in metrics.items()
-            if is_listed(kind)
-        ]
-    return "".join(parts)
+    rows: dict[str, list[str]] = {"What a process did": [], "How things are": []}
+    for name, (kind, _, meaning) in list_metrics().items():
+        if name.startswith("enricher_"):
+            is_count = kind in {"counter", "histogram"}
+            title = "What a process did" if is_count else "How things are"
+            rows[title].append(f"| `{name}` | {kind} | {meaning} |\n")
+    return "".join(
+        f"\n## {title}\n\n| metric | kind | meaning |\n|---|---|---|\n{''.join(lines)}"
+        for title, lines in rows.items()
+    )
 
 
 def render_files() -> str:
