@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -133,21 +134,12 @@ class PageEnvironment:
     @staticmethod
     def _write_client_package(folder: Path) -> Path:
         """Make the client importable by the name under which consumers install it."""
-        client, package = (
-            ROOT / "service" / "client",
-            folder / "site" / "deployment_enricher_client",
-        )
-        package.parent.mkdir()
-        if "EnrichedStream" in (client / "__init__.py").read_text(encoding="utf-8"):
-            package.symlink_to(client)
-        else:
-            package.mkdir()
-            (package / "__init__.py").write_text(
-                "from service.client.blocking import read_blocking\n"
-                "from service.client.group import ReaderOptions\n"
-                "from service.client.stream import EnrichedStream\n"
-            )
-        return package.parent
+        client, site = ROOT / "service" / "client", folder / "site"
+        build = tomllib.loads((client / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+        for source, target in build["targets"]["wheel"]["force-include"].items():
+            (site / target).parent.mkdir(parents=True, exist_ok=True)
+            (site / target).symlink_to((client / source).resolve())
+        return site
 
     def _write_programs(self) -> None:
         """Write what a reader of the page has installed: the program, and redis-cli."""

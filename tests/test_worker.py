@@ -18,7 +18,7 @@ from service.backlog.backlog import Backlog, BacklogConfig, Claimed, Wakeup
 from service.backlog.failures import FailureRecord
 from service.backlog.refreshes import RefreshConfig, Refreshes
 from service.backlog.ticket import CorruptTicket, Lease
-from service.enrich.budget import load_budget_prelude, load_spare_prelude
+from service.enrich.budget import load_budget_prelude
 from service.enrich.models import Deployment
 from service.enrich.verdict import Fail, Found, Retry, Verdict
 from service.log import build_log
@@ -70,7 +70,7 @@ class WorkerHarness:
             group,
             keys=keys,
             config=RefreshConfig(schedule=(), dedup_ttl_ms=60_000, rate_limit_share=1.0),
-            spare_calls_lua=load_spare_prelude(),
+            spare_calls_lua=load_budget_prelude(),
         )
         self._stream = OutputStream(
             group, keys=keys, retention=RetentionConfig(dedup_ttl_ms=60_000, max_age_ms=60_000)

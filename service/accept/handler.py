@@ -263,6 +263,8 @@ class WebhookHandler:
     def _respond_to_enqueue(self, event: DeploymentCompleted, result: EnqueueResult) -> Response:
         source, delivery = event.source, event.delivery
         extra_fields = {"time_unreadable": True} if event.time_unreadable else {}
+        if event.metadata_dropped:
+            extra_fields["metadata_dropped"] = True
         match result:
             case Queued(job):
                 self._log.info(

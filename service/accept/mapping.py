@@ -89,6 +89,7 @@ def _resolve_key(
 _MIN_MS = 100_000_000_000
 _MAX_MS = 253_402_300_799_999  # the end of the year 9999
 
+_NUMBER_TYPES = (int, float)
 _NUMERIC_TIME = re.compile(r"[0-9]{1,15}([.][0-9]{1,9})?")
 _ISO_8601 = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?)"
@@ -108,7 +109,7 @@ def parse_time(value: object) -> int | None:
         if iso_match := _ISO_8601.fullmatch(value):
             return _parse_iso(iso_match[1], iso_match[3] or "+00:00")
         value = float(value) if _NUMERIC_TIME.fullmatch(value) else None
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, _NUMBER_TYPES):
         return None
     ms = value if value >= _MIN_MS else value * 1000
     return round(ms) if 0 < ms <= _MAX_MS else None

@@ -44,17 +44,25 @@ class InvalidPayload(Struct, frozen=True):
 def decode_request(request: SignedRequest) -> Payload | tuple[Payload, ...] | InvalidPayload:
     """Decode a genuine request; a tuple is a batch, which may be empty."""
     media_type = _parse_media_type(request.headers.get("content-type"))
-    if media_type == f"{_CLOUDEVENTS_TYPE}-batch+json":
-        return _decode_batch(request.body)
-    if media_type == f"{_CLOUDEVENTS_TYPE}+json":
-        return _decode_structured(request.body)
     if media_type.startswith(_CLOUDEVENTS_TYPE):
-        return InvalidPayload("CloudEvents are understood as JSON only")
+        return _decode_cloudevents(request.body, media_type)
     if request.headers.get("ce-specversion") is not None:
         return _decode_binary(request, media_type)
     is_form = request.body.startswith(b"payload=")
     body = _parse_json_object(_parse_form_payload(request.body) if is_form else request.body)
     return body if isinstance(body, InvalidPayload) else Payload(request.body, body)
+
+
+def _decode_cloudevents(
+    body: bytes, media_type: str
+) -> Payload | tuple[Payload, ...] | InvalidPayload:
+    match media_type.removeprefix(_CLOUDEVENTS_TYPE):
+        case "-batch+json":
+            return _decode_batch(body)
+        case "+json":
+            return _decode_structured(body)
+        case _:
+            return InvalidPayload("CloudEvents are understood as JSON only")
 
 
 def _parse_media_type(content_type: object) -> str:
@@ -74,7 +82,7 @@ def _parse_json(text: bytes | str) -> object:
 
 def _parse_json_object(text: bytes | str) -> dict[str, object] | InvalidPayload:
     value = _parse_json(text)
-    if isinstance(value, dict | InvalidPayload):
+    if isinstance(value, (dict, InvalidPayload)):
         return value
     return InvalidPayload("the body is not a JSON object")
 

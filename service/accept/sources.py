@@ -129,6 +129,8 @@ def _is_regex(value: RuleValue) -> bool:
 
 
 def _is_one_of(actual: object, values: tuple[RuleValue, ...]) -> bool:
+    if isinstance(actual, str):
+        return actual in values
     is_bool = isinstance(actual, bool)  # to JSON true is not 1, to Python it is
     return any(actual == value and is_bool is isinstance(value, bool) for value in values)
 
@@ -137,7 +139,8 @@ __all__ = ["Fields", "Source", "SourceError", "load_sources", "native_source"]
 
 _NATIVE_SECRET_REFERENCE = "env:ENRICHER_WEBHOOK_SECRET"  # noqa: S105 - where it is, not what it is
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_KEY_PATTERN = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{1,256}")
+_MAX_KEY_LENGTH = 256
+_KEY_PATTERN = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
 class Fields(Struct, frozen=True, kw_only=True):
@@ -202,8 +205,11 @@ _PRESET_KEYS = tuple(key for key in _SourceTable.__struct_fields__ if key != "na
 
 
 def is_valid_key(text: str) -> bool:
-    """Tell whether a project, an environment, an application or a version can be called so."""
-    return _KEY_PATTERN.fullmatch(text) is not None
+    """Return whether a project, an environment, an application or a version may have this key."""
+    # Printable text has no control characters, so that the usual key needs no regex.
+    return 0 < len(text) <= _MAX_KEY_LENGTH and (
+        text.isprintable() or _KEY_PATTERN.fullmatch(text) is not None
+    )
 
 
 def load_sources(

@@ -142,7 +142,7 @@ def draw_arc(share: float, *, radius: float) -> str:
 
 def parse_windows(budget: Mapping[str, str], *, now_ms: int) -> list[WindowView]:
     """Read the windows of the budget, the best known first; what cannot be read is left out."""
-    skew_ms = _parse_number(budget.get("skew", "0"))
+    skew_ms = _parse_number(budget.get("clock_skew_ms", "0"))
     windows = []
     for family in sorted(budget, key=_family_order):
         match = _WINDOW_PATTERN.match(budget[family])

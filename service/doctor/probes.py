@@ -26,7 +26,7 @@ from service.store.connect import (
     open_connection,
 )
 from service.store.keys import Keys
-from service.store.script import read_lua
+from service.store.script import load_script
 from service.store.server_checks import Barrier, Durability
 from service.store.url import parse_redis_url
 
@@ -104,14 +104,20 @@ async def probe_backlog(
     try:
         async with asyncio.timeout(_REDIS_TIMEOUT_S):
             reply: Any = await client.eval(
-                load_budget_prelude() + read_lua("service.metrics", "readiness"),
+                load_script(
+                    "service.metrics", "readiness", prelude=load_budget_prelude()
+                ).text.decode(),
                 7,
                 *(keys.backlog, keys.failed, keys.enriched),
                 *(keys.budget, keys.budget_calls, keys.budget_waiting, keys.write_probe),
                 share,
             )
             stats: Any = await client.eval(
-                read_lua("service.metrics", "doctor"), 2, keys.backlog, keys.tickets, _MAX_SCANNED
+                load_script("service.metrics", "doctor").text.decode(),
+                2,
+                keys.backlog,
+                keys.tickets,
+                _MAX_SCANNED,
             )
             return BacklogFacts(
                 waiting=reply[0],

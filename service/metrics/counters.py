@@ -30,7 +30,6 @@ FAILURE_REASONS = (
     "internal_error",
     "not_found",
     "poison",
-    "record_not_packable",
     "record_too_large",
     "rejected",
     "too_large",

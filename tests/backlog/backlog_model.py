@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from service.accept.mapping import DeploymentCompleted, Duplicate, Queued
 from service.backlog.backlog import Backlog, BacklogConfig
-from service.backlog.failures import build_failure_record
+from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
 from service.enrich.budget import load_budget_prelude
 from service.publish.entry import Entry
@@ -240,7 +240,7 @@ class BacklogModel(RuleBasedStateMachine):
     def fail_and_check(self, place: int, reason: str, *, twice: bool) -> str:
         """See what giving up one of the hands gives."""
         lease = self.take_lease(place)
-        failure = build_failure_record(reason, ticket=lease.ticket, fence=lease.fence)
+        failure = FailureRecord(reason=reason, ticket=lease.ticket, fence=lease.fence)
         result = self.run(self.backlog.fail(lease, failure))
         if twice and result == "failed":
             assert self.run(self.backlog.fail(lease, failure)) == result

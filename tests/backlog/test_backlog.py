@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from service.accept.mapping import BacklogFull, DeploymentCompleted, Duplicate, Queued, Unmappable
 from service.backlog.backlog import Backlog, BacklogConfig
-from service.backlog.failures import FailureRecord, build_failure_record, decode_failure
+from service.backlog.failures import FailureRecord, decode_failure
 from service.backlog.ticket import CorruptTicket, Lease
 from service.enrich.budget import load_budget_prelude
 from service.store.group_commit import GroupCommit
@@ -58,7 +58,7 @@ async def fail_remaining(backlog: Backlog) -> None:
     async with asyncio.timeout(5):
         while (claimed := await backlog.claim(10)).leases or claimed.sleep_s is not None:
             for lease in claimed.leases:
-                await backlog.fail(lease, build_failure_record("test"))
+                await backlog.fail(lease, FailureRecord(reason="test"))
             await asyncio.sleep(0.01)
 
 
@@ -74,7 +74,7 @@ async def test_a_ticket_comes_back_as_it_went_in(backlog: Backlog) -> None:
     assert (ticket.event_time, ticket.metadata) == (told.event_time, b'{"build":7}')
     assert (lease.generation, lease.crashes) == (1, 0)
     assert abs(lease.now - lease.queued_at) < 5000
-    await backlog.fail(lease, build_failure_record("test"))
+    await backlog.fail(lease, FailureRecord(reason="test"))
 
 
 async def test_the_same_delivery_is_known_again(backlog: Backlog) -> None:
@@ -108,7 +108,7 @@ async def test_equal_jobs_coalesce(backlog: Backlog, redis: Redis, keys: Keys) -
     assert await redis.zcard(keys.backlog) == 1
     lease = await claim_lease(backlog)
     assert (lease.ticket.delivery, lease.generation) == ("second", 2)
-    await backlog.fail(lease, build_failure_record("test"))
+    await backlog.fail(lease, FailureRecord(reason="test"))
 
 
 async def test_a_ticket_is_leased_to_one_worker_only(backlog: Backlog) -> None:
@@ -125,9 +125,9 @@ async def test_a_dead_workers_ticket_is_handed_out_again(backlog: Backlog) -> No
     first = await claim_lease(backlog)
     second = await claim_lease(backlog)
     assert (second.crashes, second.fence > first.fence) == (1, True)
-    assert await backlog.fail(first, build_failure_record("late")) == "lease_lost"
+    assert await backlog.fail(first, FailureRecord(reason="late")) == "lease_lost"
     assert await backlog.postpone(first, first.ticket, delay_s=0) == "lease_lost"
-    assert await backlog.fail(second, build_failure_record("test")) == "failed"
+    assert await backlog.fail(second, FailureRecord(reason="test")) == "failed"
 
 
 async def test_a_renewed_lease_outlives_its_first_end(
@@ -141,7 +141,7 @@ async def test_a_renewed_lease_outlives_its_first_end(
     assert renewed == [lease.fence + backlog_config.lease_ms]
     assert await backlog.renew(held, backlog_config.lease_ms) == renewed
     assert await backlog.renew([("nobody's", 1.5)], 1) == [None]
-    assert await backlog.fail(lease, build_failure_record("old fence")) == "lease_lost"
+    assert await backlog.fail(lease, FailureRecord(reason="old fence")) == "lease_lost"
     await fail_remaining(backlog)
 
 
@@ -158,7 +158,7 @@ async def test_waiting_keeps_what_was_learnt(backlog: Backlog) -> None:
     again = await claim_lease(backlog)
     assert (again.ticket.attempts, again.ticket.reason, again.crashes) == (3, "HTTP 502", 0)
     assert again.queued_at == lease.queued_at
-    await backlog.fail(again, build_failure_record("test"))
+    await backlog.fail(again, FailureRecord(reason="test"))
 
 
 async def test_an_event_that_comes_while_its_ticket_is_out_is_not_forgotten(
@@ -173,10 +173,10 @@ async def test_an_event_that_comes_while_its_ticket_is_out_is_not_forgotten(
         if act == "wait":
             assert await backlog.postpone(lease, lease.ticket, delay_s=60) == "superseded"
         else:
-            assert await backlog.fail(lease, build_failure_record("test")) == "superseded"
+            assert await backlog.fail(lease, FailureRecord(reason="test")) == "superseded"
         newer = await claim_lease(backlog)
         assert (newer.ticket.delivery, newer.ticket.attempts) == (f"{act}-new", 0)
-        assert await backlog.fail(newer, build_failure_record("test")) == "failed"
+        assert await backlog.fail(newer, FailureRecord(reason="test")) == "failed"
     assert await redis.zcard(keys.failed) == 1
 
 
@@ -186,8 +186,8 @@ async def test_what_is_given_up_is_kept_with_its_reason(
     """The failed ticket holds reason, raw answer and ticket; the same act twice is one."""
     await backlog.add(make_event())
     lease = await claim_lease(backlog)
-    failure = build_failure_record(
-        "not_found", raw=b"x" * 70_000, ticket=lease.ticket, fence=lease.fence
+    failure = FailureRecord(
+        reason="not_found", raw=b"x" * 70_000, ticket=lease.ticket, fence=lease.fence
     )
     assert await backlog.fail(lease, failure) == "failed"
     assert await backlog.fail(lease, failure) == "failed"
@@ -204,7 +204,7 @@ async def test_a_redelivery_of_what_failed_is_taken_up_again(
     for _ in range(2):
         assert isinstance(await backlog.add(make_event()), Queued)
         lease = await claim_lease(backlog)
-        await backlog.fail(lease, build_failure_record("not_found"))
+        await backlog.fail(lease, FailureRecord(reason="not_found"))
     assert await redis.zcard(keys.failed) == 1
     assert isinstance(await backlog.add(make_event()), Queued)
     assert await redis.zcard(keys.failed) == 0
@@ -257,7 +257,7 @@ async def test_a_stored_thing_that_is_no_ticket_is_handed_out_as_such(
     assert len(claimed.leases) == 4
     for lease in claimed.leases:
         assert isinstance(lease, CorruptTicket)
-        assert await backlog.fail(lease, build_failure_record("corrupt_ticket")) == "failed"
+        assert await backlog.fail(lease, FailureRecord(reason="corrupt_ticket")) == "failed"
 
 
 async def test_a_job_without_a_ticket_heals(backlog: Backlog, redis: Redis, keys: Keys) -> None:

@@ -15,7 +15,6 @@ from service.backlog.failures import (
     FailureRecord,
     Requeue,
     Skip,
-    build_failure_record,
     decode_failed_ticket,
     encode_failure,
     plan_retry,
@@ -64,8 +63,8 @@ def park(source: Source, request: SignedRequest) -> FailedTicket:
     if isinstance(event, Batch):
         (event,) = event.events
     assert isinstance(event, Unmappable)
-    failure = build_failure_record(
-        "unmappable", detail=event.reason, raw=event.raw, clues=event.replay_context
+    failure = FailureRecord(
+        reason="unmappable", detail=event.reason, raw=event.raw, replay_context=event.replay_context
     )
     stored = encode_failure(failure)
     assert TOKEN.encode() not in stored
@@ -101,8 +100,8 @@ def test_bytes_that_are_no_text_are_kept_as_they_can_be() -> None:
     """A header that is not UTF-8 must not cost the event."""
     aside = park(load_source(SENDER), build_request(**{"x-stage": "caf\udce9"}))
     assert aside.failure is not None
-    assert aside.failure.clues is not None
-    assert aside.failure.clues.headers["x-stage"] == "caf\ufffd"
+    assert aside.failure.replay_context is not None
+    assert aside.failure.replay_context.headers["x-stage"] == "caf\ufffd"
 
 
 def test_an_event_is_read_by_the_source_as_it_is_now() -> None:
@@ -142,25 +141,25 @@ def test_what_still_cannot_be_mapped_is_left_with_the_reason_of_now() -> None:
 
 def test_what_was_kept_before_headers_were_says_so() -> None:
     """Failures of an older version can be read, and are not mistaken."""
-    old = replace(build_failure_record("unmappable", raw=b'{"app":"shop"}'), clues=None)
+    old = replace(FailureRecord(reason="unmappable", raw=b'{"app":"shop"}'), replay_context=None)
     failed = decode_failed_ticket("unmappable:ours/7", 1.0, encode_failure(old))
     plan = plan_retry(failed, {"ours": load_source(FIXED_SOURCE)})
     assert isinstance(plan, Skip)
-    assert plan.reason.endswith("waits for (its headers were not kept)")
+    assert plan.reason.endswith("waits for (its headers were not stored)")
 
 
 @pytest.mark.parametrize(
     ("job", "failure", "reason"),
     [
-        ("id:x", None, "what is kept of it cannot be read"),
-        ("id:x", FailureRecord(reason="corrupt_ticket"), "its ticket could not be read"),
+        ("id:x", None, "its failure record cannot be read"),
+        ("id:x", FailureRecord(reason="corrupt_ticket"), "its ticket is not readable"),
         ("unmappable:gone/1", FailureRecord(reason="unmappable"), "there is no source 'gone' here"),
         (
             "unmappable:ours/1",
-            build_failure_record(
-                "unmappable", raw=b"x" * (MAX_RAW_BYTES + 1), clues=ReplayContext()
+            FailureRecord(
+                reason="unmappable", raw=b"x" * (MAX_RAW_BYTES + 1), replay_context=ReplayContext()
             ),
-            "its body was kept in part only",
+            "only a part of its body was stored",
         ),
     ],
 )

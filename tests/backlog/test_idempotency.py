@@ -7,7 +7,7 @@ from redis.asyncio import Redis
 
 from service.accept.mapping import BacklogFull, DeploymentCompleted, Duplicate, Queued, Unmappable
 from service.backlog.backlog import Backlog, BacklogConfig
-from service.backlog.failures import build_failure_record
+from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
 from service.enrich.budget import load_budget_prelude
 from service.store.group_commit import GroupCommit
@@ -57,14 +57,14 @@ async def test_a_full_backlog_does_not_forget_what_failed(
         new_token=lambda: f"{next(tokens):016d}",
     )
     await backlog.add(make_event(1))
-    await backlog.fail(await claim_lease(backlog), build_failure_record("not_found"))
+    await backlog.fail(await claim_lease(backlog), FailureRecord(reason="not_found"))
     await backlog.add(make_event(2))
     assert isinstance(await backlog.add(make_event(1)), BacklogFull)
     assert await redis.zcard(keys.failed) == 1
-    await backlog.fail(await claim_lease(backlog), build_failure_record("not_found"))
+    await backlog.fail(await claim_lease(backlog), FailureRecord(reason="not_found"))
     assert isinstance(await backlog.add(make_event(1)), Queued)
     assert await redis.zcard(keys.failed) == 1
-    await backlog.fail(await claim_lease(backlog), build_failure_record("test"))
+    await backlog.fail(await claim_lease(backlog), FailureRecord(reason="test"))
 
 
 async def test_a_repeated_act_writes_so_that_its_barrier_covers_the_first(
@@ -93,7 +93,7 @@ async def test_a_repeated_act_writes_so_that_its_barrier_covers_the_first(
     assert isinstance(await other.add(make_event(1)), Duplicate)
     assert await read_replication_offset(redis) > written
     lease = await claim_lease(backlog)
-    failure = build_failure_record("test", fence=lease.fence)
+    failure = FailureRecord(reason="test", fence=lease.fence)
     await backlog.fail(lease, failure)
     written = await read_replication_offset(redis)
     assert await backlog.fail(lease, failure) == "failed"
@@ -108,7 +108,7 @@ async def test_waiting_twice_is_waiting(backlog: Backlog) -> None:
     assert await backlog.postpone(lease, tried, delay_s=60) == "postponed"
     assert await backlog.postpone(lease, tried, delay_s=60) == "postponed"
     await backlog.add(make_event(1, delivery="newer"))
-    await backlog.fail(await claim_lease(backlog), build_failure_record("test"))
+    await backlog.fail(await claim_lease(backlog), FailureRecord(reason="test"))
 
 
 async def test_leases_of_one_moment_differ(backlog: Backlog) -> None:
@@ -122,9 +122,9 @@ async def test_leases_of_one_moment_differ(backlog: Backlog) -> None:
         former.append(lease)
         assert await backlog.postpone(lease, lease.ticket, delay_s=0) == "postponed"
     last = await claim_lease(backlog)
-    failure = build_failure_record("former")
+    failure = FailureRecord(reason="former")
     assert [await backlog.fail(old, failure) for old in former] == ["lease_lost"] * len(former)
-    await backlog.fail(last, build_failure_record("test"))
+    await backlog.fail(last, FailureRecord(reason="test"))
 
 
 async def test_who_sleeps_hears_of_an_earlier_moment(
@@ -142,7 +142,7 @@ async def test_who_sleeps_hears_of_an_earlier_moment(
     assert await redis.llen(keys.wakeup) == 0
     for number in (1, 2):
         await backlog.add(make_event(number, delivery=f"again-{number}"))
-        await backlog.fail(await claim_lease(backlog), build_failure_record("test"))
+        await backlog.fail(await claim_lease(backlog), FailureRecord(reason="test"))
 
 
 async def test_what_was_set_aside_does_not_stay_for_ever(

@@ -8,7 +8,7 @@ from hypothesis.stateful import precondition, rule
 from msgspec.structs import replace
 
 from service.accept.mapping import DeploymentCompleted, Queued
-from service.backlog.failures import build_failure_record
+from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
 from service.publish.entry import Entry
 from service.publish.stream import PublishResult
@@ -123,7 +123,7 @@ class LostReplyModel(BacklogModel):
 
     def repeat_fail(self, lease: Lease, result: str) -> None:
         """The same answer as long as it stands among the failed."""
-        failure = build_failure_record("x", ticket=lease.ticket, fence=lease.fence)
+        failure = FailureRecord(reason="x", ticket=lease.ticket, fence=lease.fence)
         repeated = self.run(self.backlog.fail(lease, failure))
         stands = lease.job in self.failed and self.failed_by[lease.job] == lease.fence
         assert repeated == ("failed" if stands else "lease_lost"), (result, repeated)

@@ -9,11 +9,11 @@ from redis.asyncio import Redis
 
 from service.accept.mapping import DeploymentCompleted
 from service.backlog.backlog import Backlog
-from service.backlog.failures import build_failure_record
+from service.backlog.failures import FailureRecord
 from service.backlog.refresh_schedule import plan_refresh
 from service.backlog.refreshes import RefreshConfig, Refreshes
 from service.backlog.ticket import Lease
-from service.enrich.budget import Budget, load_spare_prelude
+from service.enrich.budget import Budget, load_budget_prelude
 from service.enrich.rate_limits import RateLimitHeaders
 from service.publish.entry import Entry
 from service.publish.stream import OutputStream, PublishResult, RetentionConfig
@@ -35,7 +35,7 @@ class RefreshHarness:
         self.backlog = backlog
         looking = RefreshConfig(schedule=SCHEDULE, dedup_ttl_ms=60_000, rate_limit_share=1.0)
         self.refreshes = Refreshes(
-            group, keys=keys, config=looking, spare_calls_lua=load_spare_prelude()
+            group, keys=keys, config=looking, spare_calls_lua=load_budget_prelude()
         )
         self.output = OutputStream(group, keys=keys, retention=RetentionConfig(60_000, 60_000))
 
@@ -141,7 +141,7 @@ async def test_looks_wait_while_anything_is_due(
     assert webhook.job == f"id:{DEPLOYMENT_ID.format(2)}"
     assert await refresh_harness.refreshes.enqueue_due() == 0
     for lease in (webhook, await refresh_harness.claim()):
-        await refresh_harness.backlog.fail(lease, build_failure_record("test"))
+        await refresh_harness.backlog.fail(lease, FailureRecord(reason="test"))
 
 
 async def is_refresh_due(harness: RefreshHarness) -> bool:
@@ -170,7 +170,7 @@ async def test_looks_leave_a_reserve_of_the_quota(
     )
     assert await refresh_harness.refreshes.enqueue_due() == 0
     await budget.record("nobody", "ok", RateLimitHeaders())
-    await refresh_harness.backlog.fail(await refresh_harness.claim(), build_failure_record("test"))
+    await refresh_harness.backlog.fail(await refresh_harness.claim(), FailureRecord(reason="test"))
 
 
 async def test_a_webhook_takes_the_place_of_a_look(
@@ -254,7 +254,7 @@ async def test_what_failed_is_left_to_its_person(
     await refresh_harness.add_event()
     await refresh_harness.publish(await refresh_harness.claim())
     await refresh_harness.add_event(delivery="later")
-    await refresh_harness.backlog.fail(await refresh_harness.claim(), build_failure_record("test"))
+    await refresh_harness.backlog.fail(await refresh_harness.claim(), FailureRecord(reason="test"))
     await eventually(lambda: is_refresh_due(refresh_harness))
     assert await refresh_harness.refreshes.enqueue_due() == 0
     assert (await refresh_harness.backlog.claim(1)).leases == []

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from service.backlog.refresh_schedule import RefreshPlan, plan_refresh
 from service.backlog.refreshes import RefreshConfig, Refreshes
 from service.backlog.ticket import Lease
-from service.enrich.budget import load_spare_prelude
+from service.enrich.budget import load_budget_prelude
 from service.publish.entry import Entry
 from service.publish.stream import PublishResult
 from tests.backlog.backlog_model import LONG_MS, TicketModel
@@ -33,7 +33,7 @@ class RefreshModel(RetryModel):
         await super().open(url)
         looking = RefreshConfig(schedule=SCHEDULE, dedup_ttl_ms=LONG_MS, rate_limit_share=1.0)
         self.refreshes = Refreshes(
-            self.group, keys=self.keys, config=looking, spare_calls_lua=load_spare_prelude()
+            self.group, keys=self.keys, config=looking, spare_calls_lua=load_budget_prelude()
         )
 
     @initialize()

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from service.accept.mapping import DeploymentCompleted
 from service.backlog.failures import (
     MAX_RAW_BYTES,
-    build_failure_record,
+    FailureRecord,
     decode_failure,
     encode_failure,
 )
@@ -97,6 +97,14 @@ def test_what_the_name_says_is_not_stored_twice() -> None:
         assert lease.ticket == ticket
 
 
+def test_ticket_carries_that_metadata_was_dropped() -> None:
+    """The record names it later; the field is the last of the stored array."""
+    event = replace(make_event(version="1"), metadata_dropped=True)
+    ticket = ticket_from_event(event)
+    assert ticket.metadata_dropped
+    assert msgspec.msgpack.decode(encode_ticket(ticket, job="id:x"))[-1] is True
+
+
 def test_tickets_of_an_older_and_of_a_newer_version_are_read() -> None:
     """New fields go to the end: an older array is shorter, a newer one longer."""
     fields = msgspec.msgpack.decode(
@@ -132,8 +140,8 @@ def test_anything_else_is_unreadable_and_keeps_its_bytes(stored: bytes) -> None:
 def test_a_failure_keeps_the_ticket_and_a_capped_answer() -> None:
     """It is read as it was written."""
     ticket = ticket_from_event(make_event(version="1"))
-    failure = build_failure_record(
-        "not_found", detail="x" * 2000, raw=b"y" * (MAX_RAW_BYTES + 1), ticket=ticket
+    failure = FailureRecord(
+        reason="not_found", detail="x" * 2000, raw=b"y" * (MAX_RAW_BYTES + 1), ticket=ticket
     )
     kept = decode_failure(encode_failure(failure))
     assert kept == failure

@@ -95,7 +95,7 @@ async def test_what_is_wrong_with_work_is_told(
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
     async with open_client(server.url) as client:
         await client.config_set("appendonly", "no")
-        await client.hset(KEYS.budget, "why", "token refused")
+        await client.hset(KEYS.budget, "closed_reason", "token refused")
         await client.zadd(KEYS.backlog, {"id:a": 1})
         await client.hset(KEYS.tickets, "id:a", b"")
         await client.zadd(KEYS.failed, {"id:b": 1, "id:c": 2})
@@ -117,7 +117,10 @@ async def test_a_rate_limit_is_kept(command_runner: CommandRunner, server: Embed
     """While the budget is closed by a 429, the doctor does not call either."""
     async with open_client(server.url) as client:
         soon = int((time.time() + 60) * 1000)
-        await client.hset(KEYS.budget, mapping={"closed": soon, "why": "rate limited"})
+        await client.hset(
+            KEYS.budget,
+            mapping={"closed_until": soon, "closed_reason": "rate limited"},
+        )
     ended = await command_runner.run(
         "doctor --json",
         ENRICHER_REDIS_URL=server.url,

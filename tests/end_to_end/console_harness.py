@@ -10,7 +10,7 @@ import aiohttp
 from msgspec.structs import replace
 
 from service.app import add_console, open_receiver
-from service.backlog.failures import build_failure_record, encode_failure
+from service.backlog.failures import FailureRecord, encode_failure
 from service.backlog.ticket import Ticket
 from service.cli.preconditions import read_sources
 from tests.end_to_end.harness import ServiceHarness
@@ -49,7 +49,7 @@ async def add_failed_ticket(
         version=version,
     )
     job = f"find:default/production/billing-service/{version}"
-    failure = build_failure_record("not_found", detail=detail, raw=raw, ticket=ticket)
+    failure = FailureRecord(reason="not_found", detail=detail, raw=raw, ticket=ticket)
     seconds, _ = await story.redis.time()
     await story.redis.hset(story.keys.failed_data, job, encode_failure(failure))
     await story.redis.zadd(story.keys.failed, {job: seconds * 1000 + offset_ms})

@@ -17,7 +17,8 @@ from tests.end_to_end.console_harness import (
     failure_digest,
     open_console,
 )
-from tests.end_to_end.harness import ServiceHarness, deployment_id
+from tests.end_to_end.harness import ServiceHarness
+from tests.factories import deployment_id
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ async def test_retry_takes_up_what_was_shown(
     assert await story.failed_jobs() == []
     assert await story.redis.zscore(story.keys.backlog, job) is not None
     (fact,) = story.log_events("failed_retried")
-    assert (fact["who"], fact["jobs"]) == ("console at 127.0.0.1", [job])
+    assert (fact["user"], fact["jobs"]) == ("console at 127.0.0.1", [job])
     status, text = await local_visitor.get(f"/console/search?q={job}&result=queued")
     assert status == 200
     assert "It is due now." in text

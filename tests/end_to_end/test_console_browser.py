@@ -9,7 +9,8 @@ import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.end_to_end.console_harness import TOKEN, add_failed_ticket, open_console
-from tests.end_to_end.harness import ServiceHarness, deployment_id
+from tests.end_to_end.harness import ServiceHarness
+from tests.factories import deployment_id
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 PHONE_VIEWPORT = {"width": 360, "height": 780}

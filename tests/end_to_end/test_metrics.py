@@ -9,7 +9,8 @@ from prometheus_client.openmetrics import parser
 from service.simulate.options import Options
 from service.simulate.quota import Limits
 from service.simulate.responses import Canned
-from tests.end_to_end.harness import SECRET, ServiceHarness, deployment_id
+from tests.end_to_end.harness import SECRET, ServiceHarness
+from tests.factories import deployment_id
 from tests.metrics.prometheus_text import MetricsPage, scrape
 
 Event = dict[str, object]
@@ -60,7 +61,7 @@ async def test_the_receiver_counts_webhooks_by_source_and_fate(
     assert numbers.value("backlog_tickets") == numbers.value("backlog_limit_tickets") == 1
     asked = 6  # five webhooks came to the store, and this scrape
     assert numbers.value("redis_round_trip_seconds_count") >= asked
-    assert numbers.value("redis_group_acts_sum") >= asked
+    assert numbers.value("redis_batch_size_sum") >= asked
     assert "enricher_worker_tickets_in_progress" not in numbers.samples
     await story.redis.delete(story.keys.backlog, story.keys.tickets)
 
@@ -80,14 +81,14 @@ async def test_a_worker_counts_records_by_what_they_are(
     told = await scrape(story.receiver_url)
     assert told.value("records_published_total") == len(await story.records()) == 3
     assert told.value("records_revised_total") == 1
-    assert told.value("records_unchanged_total") == 1
+    assert told.value("deployments_unchanged_total") == 1
     assert told.value("records_incomplete_total") == 1
     assert told.value("webhook_to_record_seconds_count") == 3
     assert told.value("attempt_seconds_count") == 4
     calls = told.value("launchdarkly_calls_total", "ok", "get")
     assert calls == sum(story.simulator.stats.calls.values()) == 4
     assert told.value("launchdarkly_call_seconds_count", "get") == 4
-    assert (told.value("stream_records"), told.value("tickets_in_hand")) == (3, 0)
+    assert (told.value("stream_records"), told.value("worker_tickets_in_progress")) == (3, 0)
 
 
 async def test_what_goes_wrong_is_counted_by_its_reason(
@@ -101,15 +102,15 @@ async def test_what_goes_wrong_is_counted_by_its_reason(
 
     async def settled() -> bool:
         told = await scrape(story.receiver_url)
-        postponed = told.value("postponed_total", "http_error")
-        return sum(told.nonzero("given_up_total").values()) == 3 and postponed > 0
+        postponed = told.value("deployments_postponed_total", "http_error")
+        return sum(told.nonzero("deployments_failed_total").values()) == 3 and postponed > 0
 
     await eventually(settled)
     told = await scrape(story.receiver_url)
     ends = {"undecodable": 1, "not_found": 1, "rejected": 1}
-    assert told.nonzero("given_up_total") == told.nonzero("failed_tickets") == ends
-    assert told.nonzero("postponed_total").keys() == {"http_error", "not_found_yet"}
-    assert told.value("drifted_answers_total") == 1
+    assert told.nonzero("deployments_failed_total") == told.nonzero("failed_tickets") == ends
+    assert told.nonzero("deployments_postponed_total").keys() == {"http_error", "not_found_yet"}
+    assert told.value("launchdarkly_schema_mismatches_total") == 1
     outcomes = {
         outcome
         for (outcome, _), v in told.samples["enricher_launchdarkly_calls_total"].items()
@@ -136,7 +137,9 @@ async def test_a_429_is_counted_and_says_that_nobody_may_call(
     await story.post({**event, "deploymentId": deployment_id()})
 
     async def put_back() -> bool:
-        return (await scrape(story.receiver_url)).value("postponed_total", "rate_limited") == 1
+        return (await scrape(story.receiver_url)).value(
+            "deployments_postponed_total", "rate_limited"
+        ) == 1
 
     await eventually(put_back)
     told = await scrape(story.receiver_url)
@@ -175,8 +178,10 @@ async def test_what_was_counted_is_what_was_logged(
     await eventually(story.is_done)
     told = await scrape(story.receiver_url)
     assert told.value("records_published_total") == len(story.log_events("deployment_published"))
-    assert told.value("records_unchanged_total") == len(story.log_events("deployment_unchanged"))
-    postponed = sum(told.nonzero("postponed_total").values())
+    assert told.value("deployments_unchanged_total") == len(
+        story.log_events("deployment_unchanged")
+    )
+    postponed = sum(told.nonzero("deployments_postponed_total").values())
     assert postponed == len(story.log_events("deployment_postponed"))
     assert (
         webhook_outcomes(told, "native")["queued"] == len(story.log_events("webhook_queued")) == 40

@@ -10,7 +10,7 @@ import pytest
 from redis.asyncio import Redis
 
 from service.backlog.backlog import BacklogConfig
-from service.backlog.failures import build_failure_record
+from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
 from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow
 from service.store.group_commit import GroupCommit
@@ -22,7 +22,7 @@ Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 HOUR = 3_600_000
 
 
-async def test_an_unknown_limit_opens_with_a_small_probe_and_doubles(
+async def test_claim_with_an_unknown_limit_starts_with_four_calls_and_doubles(
     budget_harness: BudgetHarness,
 ) -> None:
     """Four calls in flight at first, twice as many after each answer that tells nothing."""
@@ -36,7 +36,7 @@ async def test_an_unknown_limit_opens_with_a_small_probe_and_doubles(
     assert len(await budget_harness.claim_jobs()) == 16 - 7
 
 
-async def test_a_limit_that_is_never_told_is_met_by_few_calls(
+async def test_claim_with_a_limit_never_reported_allows_at_most_64_calls(
     budget_harness: BudgetHarness,
 ) -> None:
     """However many answers tell nothing, no more than 64 calls are in flight."""
@@ -46,7 +46,9 @@ async def test_a_limit_that_is_never_told_is_met_by_few_calls(
     assert len(await budget_harness.claim_jobs()) == 64
 
 
-async def test_what_remains_bounds_all_calls_together(budget_harness: BudgetHarness) -> None:
+async def test_remaining_bounds_claimed_and_acquired_calls_together(
+    budget_harness: BudgetHarness,
+) -> None:
     """Claimed and taken calls in flight never add up to more than Remaining."""
     await budget_harness.add_tickets(9)
     await budget_harness.report_window(7, limit=10, reset_ms=await budget_harness.now() + 9000)
@@ -61,7 +63,7 @@ async def test_what_remains_bounds_all_calls_together(budget_harness: BudgetHarn
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations((5, 4, 3))))
-async def test_the_lowest_remaining_wins_in_whatever_order(
+async def test_remaining_from_responses_in_any_order_is_the_lowest(
     budget_harness: BudgetHarness, order: tuple[int, ...]
 ) -> None:
     """Answers of one window overtake each other; a reset that trembles is still the same one."""
@@ -71,11 +73,11 @@ async def test_the_lowest_remaining_wins_in_whatever_order(
         window = RateLimitWindow(
             family="global", limit=10, remaining=left, reset_ms=ends + left * 20
         )
-        await budget_harness.record(job, rate_limit_headers=RateLimitHeaders(windows=(window,)))
+        await budget_harness.record(job, rate_limits=RateLimitHeaders(windows=(window,)))
     assert len(await budget_harness.claim_jobs()) == 3
 
 
-async def test_an_older_windows_late_answer_is_ignored(budget_harness: BudgetHarness) -> None:
+async def test_late_response_of_an_older_window_is_ignored(budget_harness: BudgetHarness) -> None:
     """Neither a window that ends before this one nor one that has ended says anything of it."""
     await budget_harness.add_tickets(12)
     now = await budget_harness.now()
@@ -85,7 +87,7 @@ async def test_an_older_windows_late_answer_is_ignored(budget_harness: BudgetHar
     assert len(await budget_harness.claim_jobs()) == 5
 
 
-async def test_a_late_answer_does_not_hide_the_window_that_follows(
+async def test_late_response_of_an_ended_window_leaves_the_next_window_intact(
     budget_harness: BudgetHarness,
 ) -> None:
     """An answer that comes after its window's end must not pass for the next one's."""
@@ -96,19 +98,21 @@ async def test_a_late_answer_does_not_hide_the_window_that_follows(
     assert len(await budget_harness.claim_jobs()) == 3
 
 
-async def test_a_slow_answer_is_no_newer_window(budget_harness: BudgetHarness) -> None:
+async def test_slow_response_with_an_old_date_opens_no_new_window(
+    budget_harness: BudgetHarness,
+) -> None:
     """An answer that took long shows an old Date: its window is still the one we know."""
     now = await budget_harness.now()
     await budget_harness.add_tickets(12)
     await budget_harness.report_window(0, limit=10, reset_ms=now + 8000)
     slow = RateLimitWindow(family="global", limit=10, remaining=9, reset_ms=now + 8000)
     await budget_harness.record(
-        "id:slow", rate_limit_headers=RateLimitHeaders(windows=(slow,), date_ms=now - 4000)
+        "id:slow", rate_limits=RateLimitHeaders(windows=(slow,), date_ms=now - 4000)
     )
     assert await budget_harness.claim_jobs() == []
 
 
-async def test_a_new_window_opens_with_a_probe_and_then_at_once(
+async def test_new_window_opens_with_a_probe_and_then_completely(
     budget_harness: BudgetHarness, eventually: Eventually
 ) -> None:
     """Used up means shut until the reset; the next window's first answer opens all of it."""
@@ -130,7 +134,7 @@ async def test_a_new_window_opens_with_a_probe_and_then_at_once(
     assert len(await budget_harness.claim_jobs()) == 19 - 4
 
 
-async def test_a_probe_is_no_larger_than_the_limit_last_told(
+async def test_probe_with_a_known_limit_is_not_larger_than_it(
     budget_harness: BudgetHarness, eventually: Eventually
 ) -> None:
     """A limit of two opens with two calls, not with four."""
@@ -149,7 +153,7 @@ async def test_a_probe_is_no_larger_than_the_limit_last_told(
 @pytest.mark.parametrize(
     ("limit", "left", "ours"), [(10, 10, 8), (5, 5, 4), (5, 2, 1), (5, 1, 0), (1, 1, 1), (2, 2, 1)]
 )
-async def test_a_fifth_is_left_to_the_accounts_other_users(
+async def test_claim_with_a_share_of_four_fifths_leaves_a_fifth_of_the_limit(
     budget_harness: BudgetHarness, limit: int, left: int, ours: int
 ) -> None:
     """A share of 0.8 leaves a fifth of the limit unused, but a limit of one lets one through."""
@@ -165,7 +169,9 @@ async def test_a_fifth_is_left_to_the_accounts_other_users(
 
 
 @pytest.mark.parametrize("tightest", ["global", "token", "route:get"])
-async def test_the_tightest_family_binds(budget_harness: BudgetHarness, tightest: str) -> None:
+async def test_claim_with_several_families_is_bound_by_the_tightest(
+    budget_harness: BudgetHarness, tightest: str
+) -> None:
     """Whichever family has least left decides."""
     await budget_harness.add_tickets(12)
     ends = await budget_harness.now() + 9000
@@ -176,9 +182,11 @@ async def test_the_tightest_family_binds(budget_harness: BudgetHarness, tightest
     assert await budget_harness.acquire("id:more") > 0
 
 
-async def test_one_route_used_up_does_not_hold_up_the_other(budget_harness: BudgetHarness) -> None:
+async def test_claim_when_one_route_is_used_up_continues_with_the_other(
+    budget_harness: BudgetHarness,
+) -> None:
     """Deployments to be found wait for the list's window, those with an id go past them."""
-    await budget_harness.add_tickets(8, known=False)
+    await budget_harness.add_tickets(8, with_id=False)
     await budget_harness.add_tickets(3)
     ends = await budget_harness.now() + 9000
     await budget_harness.report_window(50, limit=100, reset_ms=ends)
@@ -189,7 +197,7 @@ async def test_one_route_used_up_does_not_hold_up_the_other(budget_harness: Budg
     assert await budget_harness.acquire("id:more", "get") == 0
 
 
-async def test_a_family_no_longer_told_stops_binding(budget_harness: BudgetHarness) -> None:
+async def test_family_no_longer_reported_binds_no_calls(budget_harness: BudgetHarness) -> None:
     """A family last heard of long ago neither bounds nor slows what is known now."""
     await budget_harness.add_tickets(60)
     now = await budget_harness.now()
@@ -228,7 +236,7 @@ async def test_after_a_long_rest_the_last_limit_still_bounds_the_probe(
     assert len(await budget_harness.claim_jobs()) == 2
 
 
-async def test_a_window_told_replaces_one_that_was_guessed(budget_harness: BudgetHarness) -> None:
+async def test_reported_window_replaces_an_assumed_one(budget_harness: BudgetHarness) -> None:
     """After one answer without a reset, those with one are not taken for older."""
     await budget_harness.add_tickets(12)
     await budget_harness.report_window(9, limit=10, reset_ms=None)
@@ -238,20 +246,20 @@ async def test_a_window_told_replaces_one_that_was_guessed(budget_harness: Budge
     assert len(await budget_harness.claim_jobs()) == 7
 
 
-async def test_without_a_limit_the_remaining_alone_binds(budget_harness: BudgetHarness) -> None:
+async def test_remaining_without_a_limit_binds_alone(budget_harness: BudgetHarness) -> None:
     """Older answers tell only Remaining."""
     await budget_harness.add_tickets(12)
     await budget_harness.report_window(6, limit=None, reset_ms=await budget_harness.now() + 9000)
     assert len(await budget_harness.claim_jobs()) == 6
 
 
-async def test_a_dead_workers_calls_return_to_the_budget(
+async def test_calls_of_a_dead_worker_return_to_the_budget(
     budget_harness: BudgetHarness, eventually: Eventually
 ) -> None:
     """Calls whose worker was killed are believed in for their life only."""
     await budget_harness.report_window(2, limit=10, reset_ms=await budget_harness.now() + 15_000)
-    assert await budget_harness.acquire("id:a", life_ms=300) == 0
-    assert await budget_harness.acquire("id:b", life_ms=300) == 0
+    assert await budget_harness.acquire("id:a", ttl_ms=300) == 0
+    assert await budget_harness.acquire("id:b", ttl_ms=300) == 0
     assert await budget_harness.acquire("id:c") > 0
 
     async def returned() -> bool:
@@ -262,7 +270,7 @@ async def test_a_dead_workers_calls_return_to_the_budget(
     assert await budget_harness.acquire("id:e") > 0
 
 
-async def test_a_call_without_an_answer_counts_as_spent(budget_harness: BudgetHarness) -> None:
+async def test_call_without_a_response_counts_as_used(budget_harness: BudgetHarness) -> None:
     """The server may have counted it, so it is not handed out again in the same window."""
     await budget_harness.add_tickets(12)
     await budget_harness.report_window(3, limit=10, reset_ms=await budget_harness.now() + 9000)
@@ -271,7 +279,9 @@ async def test_a_call_without_an_answer_counts_as_spent(budget_harness: BudgetHa
     assert len(await budget_harness.claim_jobs()) == 1
 
 
-async def test_begun_deployments_go_before_new_ones(budget_harness: BudgetHarness) -> None:
+async def test_acquire_of_a_begun_deployment_goes_before_new_tickets(
+    budget_harness: BudgetHarness,
+) -> None:
     """Whoever was refused a further page gets the next call, and no new ticket takes it."""
     await budget_harness.add_tickets(6)
     ends = await budget_harness.now() + 9000
@@ -286,7 +296,7 @@ async def test_begun_deployments_go_before_new_ones(budget_harness: BudgetHarnes
     assert await budget_harness.claim_jobs() == []
 
 
-async def test_a_take_whose_reply_was_lost_does_not_stand_in_its_own_way(
+async def test_acquire_sent_twice_takes_one_call(
     budget_harness: BudgetHarness,
 ) -> None:
     """The same take sent twice is one call."""
@@ -296,7 +306,9 @@ async def test_a_take_whose_reply_was_lost_does_not_stand_in_its_own_way(
     assert await budget_harness.acquire("id:b") > 0
 
 
-async def test_taking_waits_until_the_window_opens(budget_harness: BudgetHarness) -> None:
+async def test_acquire_in_a_used_up_window_waits_until_the_next_one(
+    budget_harness: BudgetHarness,
+) -> None:
     """A deployment begun waits for its next call as long as it must, and then has it."""
     await budget_harness.report_window(0, limit=10, reset_ms=await budget_harness.now() + 300)
     async with asyncio.timeout(10):
@@ -306,7 +318,7 @@ async def test_taking_waits_until_the_window_opens(budget_harness: BudgetHarness
 
 
 @pytest.mark.parametrize("act", ["wait", "give up"])
-async def test_who_lost_a_lease_does_not_return_anothers_call(
+async def test_postpone_or_fail_with_a_lost_lease_returns_no_call(
     budget_harness: BudgetHarness, backlog_config: BacklogConfig, eventually: Eventually, act: str
 ) -> None:
     """The call in flight belongs to the worker that has the ticket now."""
@@ -326,11 +338,11 @@ async def test_who_lost_a_lease_does_not_return_anothers_call(
     if act == "wait":
         assert await budget_harness.backlog.postpone(lost, lost.ticket, delay_s=9) == "lease_lost"
     else:
-        assert await budget_harness.backlog.fail(lost, build_failure_record("late")) == "lease_lost"
+        assert await budget_harness.backlog.fail(lost, FailureRecord(reason="late")) == "lease_lost"
     assert await budget_harness.redis.zcard(budget_harness.keys.budget_calls) == 1
 
 
-async def test_learning_a_new_window_wakes_who_sleeps(budget_harness: BudgetHarness) -> None:
+async def test_record_of_a_new_window_wakes_a_worker(budget_harness: BudgetHarness) -> None:
     """The bell rings when it is known again how much may be called."""
     await budget_harness.redis.delete(budget_harness.keys.wakeup)
     ends = await budget_harness.now() + 9000
@@ -341,7 +353,7 @@ async def test_learning_a_new_window_wakes_who_sleeps(budget_harness: BudgetHarn
     assert await budget_harness.redis.llen(budget_harness.keys.wakeup) == 0
 
 
-async def test_nothing_of_the_budget_stays_for_ever(budget_harness: BudgetHarness) -> None:
+async def test_budget_keys_all_expire(budget_harness: BudgetHarness) -> None:
     """Windows, calls in flight and callers all have an end, even if everybody is killed."""
     await budget_harness.add_tickets(3)
     await budget_harness.report_window(1, limit=10, reset_ms=await budget_harness.now() + 9000)
@@ -353,7 +365,7 @@ async def test_nothing_of_the_budget_stays_for_ever(budget_harness: BudgetHarnes
 
 
 @pytest.mark.parametrize("name", ["{}", "list for {}"])
-async def test_calls_of_dead_workers_do_not_hold_up_a_deep_backlog(
+async def test_claim_from_a_deep_backlog_recovers_the_calls_of_dead_workers(
     redis: Redis,
     group_commit: GroupCommit,
     keys: Keys,

@@ -8,7 +8,7 @@ from tests.enrich.budget_harness import BudgetHarness
 HOUR = 3_600_000
 
 
-async def test_a_429_closes_for_everyone_until_the_latest_hint(
+async def test_record_of_a_429_closes_the_budget_until_the_latest_hint(
     budget_harness: BudgetHarness,
 ) -> None:
     """Retry-After or a reset: the latest counts, with jitter, and a sooner one shortens nothing."""
@@ -33,14 +33,16 @@ async def test_a_429_closes_for_everyone_until_the_latest_hint(
     assert await budget_harness.acquire("id:begun") > 20_000
 
 
-async def test_a_reset_is_a_moment_and_needs_little_jitter(budget_harness: BudgetHarness) -> None:
+async def test_record_of_a_429_with_a_reset_adds_little_jitter(
+    budget_harness: BudgetHarness,
+) -> None:
     """We come back with one call for all workers: a quarter of a second late at the most."""
     budget_harness.jitter = 0.999
     hints = RateLimitHeaders(resume_at_ms=await budget_harness.now() + 20_000)
     assert 15_000 < await budget_harness.record("id:a", "rate_limited", hints) <= 20_250
 
 
-async def test_with_nothing_told_a_429_halves_what_may_be_in_flight(
+async def test_record_of_a_429_without_headers_halves_the_calls_in_flight(
     budget_harness: BudgetHarness,
 ) -> None:
     """Once is enough to learn it: half as many again, and from there on slowly more."""
@@ -59,7 +61,9 @@ async def test_with_nothing_told_a_429_halves_what_may_be_in_flight(
     assert len(await budget_harness.claim_jobs()) == 20
 
 
-async def test_an_explicit_wait_is_obeyed_up_to_an_hour(budget_harness: BudgetHarness) -> None:
+async def test_record_of_a_long_retry_after_closes_for_at_most_an_hour(
+    budget_harness: BudgetHarness,
+) -> None:
     """A Retry-After of a day would stop us for a day: an hour is the most."""
     closed = await budget_harness.record(
         "id:a", "rate_limited", RateLimitHeaders(retry_after_ms=24 * HOUR)
@@ -68,7 +72,7 @@ async def test_an_explicit_wait_is_obeyed_up_to_an_hour(budget_harness: BudgetHa
 
 
 @pytest.mark.parametrize("resume", [None, -5000, 10 * HOUR])
-async def test_a_429_without_a_usable_hint_waits_exponentially(
+async def test_record_of_a_429_without_a_usable_hint_backs_off_exponentially(
     budget_harness: BudgetHarness, resume: int | None
 ) -> None:
     """2, 4, 8 ... 64 s at most, at least half of it, and from the start again after a success."""
@@ -91,7 +95,7 @@ async def test_a_429_without_a_usable_hint_waits_exponentially(
 
 
 @pytest.mark.parametrize("ahead", [HOUR, -HOUR, 7000, -7000])
-async def test_a_clock_that_differs_is_corrected_by_date(
+async def test_record_with_a_date_corrects_for_the_clock_difference(
     budget_harness: BudgetHarness, ahead: int
 ) -> None:
     """Whoever's clock is wrong, a window ends when the server says so."""
@@ -100,7 +104,7 @@ async def test_a_clock_that_differs_is_corrected_by_date(
     date = there // 1000 * 1000
     spent = RateLimitWindow(family="global", limit=10, remaining=0, reset_ms=there + 6000)
     await budget_harness.record(
-        "id:a", rate_limit_headers=RateLimitHeaders(windows=(spent,), date_ms=date)
+        "id:a", rate_limits=RateLimitHeaders(windows=(spent,), date_ms=date)
     )
     looked = await budget_harness.claim()
     assert looked.leases == []
@@ -108,41 +112,44 @@ async def test_a_clock_that_differs_is_corrected_by_date(
     assert 3 < looked.sleep_s < 7.6
     late = RateLimitWindow(family="global", limit=10, remaining=9, reset_ms=there + 6000)
     await budget_harness.record(
-        "id:b", rate_limit_headers=RateLimitHeaders(windows=(late,), date_ms=date - 2000)
+        "id:b", rate_limits=RateLimitHeaders(windows=(late,), date_ms=date - 2000)
     )
     assert await budget_harness.claim_jobs() == []
     hints = RateLimitHeaders(resume_at_ms=there + 20_000, date_ms=date)
     assert 15_000 < await budget_harness.record("id:c", "rate_limited", hints) < 22_000
 
 
-async def test_a_date_that_is_nonsense_corrects_nothing(budget_harness: BudgetHarness) -> None:
+async def test_record_with_an_absurd_date_corrects_nothing(budget_harness: BudgetHarness) -> None:
     """A proxy's Date of 1970 does not make every reset unbelievable."""
     await budget_harness.add_tickets(3)
     spent = RateLimitWindow(
         family="global", limit=10, remaining=0, reset_ms=await budget_harness.now() + 3000
     )
-    await budget_harness.record(
-        "id:a", rate_limit_headers=RateLimitHeaders(windows=(spent,), date_ms=0)
-    )
+    await budget_harness.record("id:a", rate_limits=RateLimitHeaders(windows=(spent,), date_ms=0))
     looked = await budget_harness.claim()
     assert looked.leases == []
     assert looked.sleep_s is not None
     assert looked.sleep_s < 3.1
 
 
-async def test_a_refused_token_pauses_everyone(budget_harness: BudgetHarness) -> None:
+async def test_record_of_a_refused_token_closes_the_budget(budget_harness: BudgetHarness) -> None:
     """401 and 403 say nothing of the ticket: nobody claims for a while, and why is kept."""
     await budget_harness.add_tickets(3)
     closed = await budget_harness.record("id:a", "unauthorized")
     assert 25_000 < closed <= 30_000
     assert await budget_harness.claim_jobs() == []
-    assert await budget_harness.redis.hget(budget_harness.keys.budget, "why") == b"token refused"
+    assert (
+        await budget_harness.redis.hget(budget_harness.keys.budget, "closed_reason")
+        == b"token refused"
+    )
     await budget_harness.reopen()
     await budget_harness.record("id:a")
-    assert await budget_harness.redis.hget(budget_harness.keys.budget, "why") is None
+    assert await budget_harness.redis.hget(budget_harness.keys.budget, "closed_reason") is None
 
 
-async def test_the_breaker_opens_grows_and_heals(budget_harness: BudgetHarness) -> None:
+async def test_breaker_when_most_calls_fail_opens_longer_each_time(
+    budget_harness: BudgetHarness,
+) -> None:
     """Five calls of which most fail close the budget, longer each time; a success starts afresh."""
     budget_harness.jitter = 0.999
     for longest in (2000, 4000, 8000):
@@ -152,12 +159,12 @@ async def test_the_breaker_opens_grows_and_heals(budget_harness: BudgetHarness) 
         assert await budget_harness.acquire("id:begun") > 0
         await budget_harness.reopen()
     await budget_harness.record("id:a")
-    await budget_harness.redis.hset(budget_harness.keys.budget, "tally_ends", "0")
+    await budget_harness.redis.hset(budget_harness.keys.budget, "breaker_window_ends", "0")
     replies = [await budget_harness.record("id:a", "server_error") for _ in range(5)]
     assert 1500 < replies[4] <= 2000
 
 
-async def test_the_breaker_stays_shut_while_half_the_calls_succeed(
+async def test_breaker_while_half_the_calls_succeed_stays_closed(
     budget_harness: BudgetHarness,
 ) -> None:
     """Failures of single deployments are not an outage."""

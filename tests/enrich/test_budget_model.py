@@ -222,7 +222,7 @@ class BudgetModel(RuleBasedStateMachine):
         state = cast("dict[bytes, bytes]", await self.client.hgetall(keys.budget))
         for name, value in state.items():
             fields = value.split()
-            if name in {b"closed", b"tally_ends"}:
+            if name in {b"closed_until", b"breaker_window_ends"}:
                 await self.client.hincrby(keys.budget, name.decode(), -by)
             elif len(fields) == 7:
                 for moment in (2, 6):
@@ -273,6 +273,8 @@ class BudgetModel(RuleBasedStateMachine):
 
 
 @with_examples((120, 40), long=(1500, 80))
-def test_no_window_is_overdrawn_and_work_goes_on(redis_url: str, examples: int, steps: int) -> None:
+def test_budget_in_any_interleaving_overdraws_no_window_and_makes_progress(
+    redis_url: str, examples: int, steps: int
+) -> None:
     """Never a call over what is known, never one while closed, and always an end."""
     run_machine(BudgetModel, redis_url, examples=examples, steps=steps)

@@ -55,14 +55,14 @@ def match_pages(
     return last
 
 
-def test_an_id_is_found_however_it_is_written() -> None:
+def test_match_by_id_ignores_case() -> None:
     """A UUID is the same in capitals; the item's bytes are passed on."""
     found = make_item(id="A0EE")
     assert match_pages([[make_item(id="b"), found]], name="a0ee") == make_match(found)
     assert match_pages([[make_item(id="b")]], name="a0ee") == NoMatch()
 
 
-def test_the_first_page_suffices_only_beyond_doubt() -> None:
+def test_match_page_returns_only_an_unbeatable_match_at_once() -> None:
     """An equal version that ended at that very moment cannot be bettered; a nearer one can come."""
     near = make_item(id="near", applicationVersion=SHA, endedAt=1001)
     exact = make_item(id="exact", applicationVersion=SHA, endedAt=1000)
@@ -71,7 +71,7 @@ def test_the_first_page_suffices_only_beyond_doubt() -> None:
     assert match_pages([[near], []], query=make_query()) == make_match(near)
 
 
-def test_what_comes_after_the_cap_is_known_by_its_id_alone() -> None:
+def test_match_page_beyond_the_buffer_keeps_only_the_head() -> None:
     """Pages are not kept without bound."""
     page = [make_item(id="a", applicationVersion=SHA, endedAt=7)]
     answer = match_pages([page], query=make_query(), most_kept=0)
@@ -80,7 +80,7 @@ def test_what_comes_after_the_cap_is_known_by_its_id_alone() -> None:
     assert not isinstance(answer.head, Deployment)
 
 
-def test_an_item_of_which_only_the_outline_can_be_read_is_found() -> None:
+def test_match_page_with_a_readable_head_only_matches_it() -> None:
     """It answers its ticket, which can ask for it by its id."""
     odd = make_item(id="a", applicationVersion=SHA, endedAt=1000, leadTime="long")
     answer = match_pages([[odd]], query=make_query())
@@ -89,7 +89,7 @@ def test_an_item_of_which_only_the_outline_can_be_read_is_found() -> None:
     assert not isinstance(answer.head, Deployment)
 
 
-def test_an_item_that_cannot_be_read_is_kept_should_it_be_the_one() -> None:
+def test_match_page_with_an_unreadable_item_keeps_it_for_no_match() -> None:
     """It hides nothing else."""
     odd, good = Raw(b'{"id":7}'), make_item(id="a", applicationVersion=SHA, endedAt=1)
     assert match_pages([[odd, Raw(b"null"), good]], query=make_query()) == make_match(good)
@@ -139,7 +139,7 @@ def encode_head(head: DeploymentHead) -> Raw:
     wanted=st.lists(QUERY, min_size=1, max_size=5),
     size=st.integers(1, 12),
 )
-def test_many_find_together_what_each_would_find_alone(
+def test_list_matcher_for_many_jobs_matches_as_for_each_alone(
     shown: list[DeploymentHead], wanted: list[DeploymentQuery], size: int
 ) -> None:
     """Whatever the pages, every job is told once, and of a deployment that none betters."""
@@ -174,7 +174,7 @@ def test_many_find_together_what_each_would_find_alone(
 
 
 @pytest.mark.parametrize("count", [1, 40])
-def test_equal_versions_of_many_tickets_are_told_apart_by_time(count: int) -> None:
+def test_list_matcher_with_equal_versions_matches_by_time(count: int) -> None:
     """A version deployed again and again: each webhook gets its own deployment."""
     redeployed = [
         make_item(id=f"d{n}", applicationVersion=SHA, endedAt=1000 * n) for n in range(count)

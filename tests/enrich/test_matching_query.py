@@ -44,18 +44,18 @@ def make_listed(name: str, **changes: object) -> Deployment:
         ("v1", "", False),
     ],
 )
-def test_a_short_sha_is_its_full_one(one: str, other: str, *, same: bool) -> None:
+def test_versions_match_accepts_short_shas_only(one: str, other: str, *, same: bool) -> None:
     """Prefixes count for hexadecimal versions of seven characters and more only."""
     assert versions_match(one, other) is same
 
 
-def test_nothing_listed_is_not_there_yet() -> None:
+def test_choose_deployment_from_an_empty_list_returns_none() -> None:
     """Null items are nothing."""
     assert choose_deployment([], QUERY) is None
     assert choose_deployment([None], QUERY) is None
 
 
-def test_others_are_not_taken() -> None:
+def test_choose_deployment_ignores_other_applications_and_environments() -> None:
     """Application, environment and version must be ours; an unnamed environment may be."""
     others = [
         make_listed("a", application_key="cart"),
@@ -81,7 +81,7 @@ def test_others_are_not_taken() -> None:
         ({"started_at": 500}, {"started_at": 400}),
     ],
 )
-def test_of_several_the_one_meant_is_chosen(
+def test_choose_deployment_of_two_returns_the_better_one(
     better: dict[str, object], worse: dict[str, object]
 ) -> None:
     """Begun in time before too late, equal before short, nearest in time, started last."""
@@ -116,7 +116,7 @@ ENDED, RUNNING = "finished", "started"
         ([("failed", 40, 30), (ENDED, 8, 0), (RUNNING, -1, None)], 1),
     ],
 )
-def test_of_a_version_deployed_again_the_one_nearest_in_time_is_meant(
+def test_choose_deployment_of_a_repeated_version_returns_the_nearest_in_time(
     deployments: list[tuple[str, float, float | None]], meant: int
 ) -> None:
     """One in progress that began by then is waited for, rather than one that ended long before."""
@@ -148,7 +148,7 @@ def test_of_a_version_deployed_again_the_one_nearest_in_time_is_meant(
         ({"status": RUNNING, "ended_at": None, "started_at": T - 90 * MINUTE}, False),
     ],
 )
-def test_what_ended_long_before_may_not_be_the_one(
+def test_ended_long_before_is_true_after_a_quarter_of_an_hour(
     facts: dict[str, object], *, long_before: bool
 ) -> None:
     """A quarter of an hour is what LaunchDarkly may hear later than we do."""
@@ -158,7 +158,7 @@ def test_what_ended_long_before_may_not_be_the_one(
     assert ended_long_before(make_listed("a", **facts), sought) is long_before
 
 
-def test_build_numbers_and_dates_are_no_short_shas() -> None:
+def test_versions_match_of_digits_only_needs_equality() -> None:
     """All digits are hexadecimal too, but a build must not be taken for the next one."""
     assert not versions_match("20261123", "202611231")
     assert not versions_match("1" * 7, "1" * 40)

@@ -23,7 +23,7 @@ from service.enrich.models import (
         b'{"id":"a","startedAt":1706701522000,"pullRequests":{"items":[null,{"leadTime":{}}]}}',
     ],
 )
-def test_it_is_read_liberally(body: bytes) -> None:
+def test_parse_deployment_accepts_strings_nulls_and_unknown_fields(body: bytes) -> None:
     """Digit strings, nulls, null items, unknown fields, a leadTime of another type."""
     deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
@@ -36,7 +36,7 @@ def test_it_is_read_liberally(body: bytes) -> None:
      b'{"id":"a","startedAt":"soon"}', b'{"id":"a","pullRequests":[]}',
      b'{"id":"a","pullRequests":{"items":{}}}', b'{"id":"a","pullRequests":{"items":["x"]}}'],
 )  # fmt: skip
-def test_json_of_another_shape_is_drift(body: bytes) -> None:
+def test_parse_deployment_of_another_shape_returns_drift(body: bytes) -> None:
     """It says where and what."""
     told = parse_deployment(body)
     assert isinstance(told, Drift)
@@ -48,12 +48,12 @@ def test_json_of_another_shape_is_drift(body: bytes) -> None:
     [b"", b"<html>", b'{"id":"a"', b'{"id":"a","x":"\xff"}', b'{"id":"a","x":NaN}', b'{"id":"a"}{}',
      b'{"id":"a","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"],
 )  # fmt: skip
-def test_what_is_no_json_is_garbage(body: bytes) -> None:
+def test_parse_deployment_of_invalid_json_returns_malformed(body: bytes) -> None:
     """Cut, HTML, not UTF-8 anywhere, nested beyond reason: never an exception."""
     assert isinstance(parse_deployment(body), Malformed)
 
 
-def test_a_page_of_the_list_is_read_as_liberally() -> None:
+def test_parse_deployment_page_keeps_readable_items() -> None:
     """Null items, missing totals, and one that cannot be read costs the others nothing."""
     page = parse_deployment_page(b'{"items":[null,{"id":"a"},{"id":7}]}')
     assert isinstance(page, DeploymentPage)
@@ -64,7 +64,7 @@ def test_a_page_of_the_list_is_read_as_liberally() -> None:
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, int("9" * 4300)])
-def test_a_number_beyond_what_the_documents_declare_is_drift(number: int) -> None:
+def test_parse_deployment_with_a_number_beyond_int64_returns_drift(number: int) -> None:
     """They say int64; sums of what is larger could not even be printed."""
     for written in (f"{number}", f'"{number}"'):
         assert isinstance(parse_deployment(f'{{"id":"a","leadTime":{written}}}'.encode()), Drift)

@@ -23,7 +23,7 @@ async def set_other_clients_rate(harness: BudgetHarness, calls_per_s: float | No
         await harness.redis.hset(harness.keys.budget, "other_clients_per_s", str(calls_per_s))
 
 
-async def test_who_may_not_be_alone_sends_half_of_what_is_left(
+async def test_claim_with_unknown_other_clients_uses_half_of_remaining(
     budget_harness: BudgetHarness,
 ) -> None:
     """At first nothing is known of others; a window without them, and all is sent at once."""
@@ -37,7 +37,9 @@ async def test_who_may_not_be_alone_sends_half_of_what_is_left(
     assert len(await budget_harness.claim_jobs()) == 60 - 11
 
 
-async def test_what_went_to_nobody_of_ours_went_to_others(budget_harness: BudgetHarness) -> None:
+async def test_remaining_that_falls_faster_than_our_calls_reveals_other_clients(
+    budget_harness: BudgetHarness,
+) -> None:
     """Remaining fell further than by our own calls: somebody else is about."""
     await budget_harness.add_tickets(99)
     ends = await budget_harness.now() + 9000
@@ -47,7 +49,7 @@ async def test_what_went_to_nobody_of_ours_went_to_others(budget_harness: Budget
     assert len(await budget_harness.claim_jobs()) <= 25
 
 
-async def test_what_others_took_before_our_first_answer_has_no_pace(
+async def test_window_found_half_used_reveals_no_rate_of_other_clients(
     budget_harness: BudgetHarness,
 ) -> None:
     """A window found half used says nothing of how fast that went."""
@@ -58,7 +60,9 @@ async def test_what_others_took_before_our_first_answer_has_no_pace(
     assert len(await budget_harness.claim_jobs()) == 49
 
 
-async def test_our_own_calls_are_no_rivals(budget_harness: BudgetHarness) -> None:
+async def test_our_own_calls_are_not_counted_as_other_clients(
+    budget_harness: BudgetHarness,
+) -> None:
     """Neither the calls that were answered nor those on their way, which may be counted already."""
     await budget_harness.add_tickets(30)
     ends = await budget_harness.now() + 9000
@@ -66,12 +70,12 @@ async def test_our_own_calls_are_no_rivals(budget_harness: BudgetHarness) -> Non
     first, second, *_ = await budget_harness.claim_jobs(6)
     for job, left in ((first, 14), (second, 16)):
         window = RateLimitWindow(family="global", limit=100, remaining=left, reset_ms=ends)
-        await budget_harness.record(job, rate_limit_headers=RateLimitHeaders(windows=(window,)))
+        await budget_harness.record(job, rate_limits=RateLimitHeaders(windows=(window,)))
     assert await read_other_clients_rate(budget_harness) < 1
     assert len(await budget_harness.claim_jobs()) == 14 - 4
 
 
-async def test_what_rivals_take_while_a_call_is_on_its_way_is_left_to_them(
+async def test_claim_with_other_clients_leaves_what_they_use_during_a_call(
     budget_harness: BudgetHarness,
 ) -> None:
     """Thirty calls a second are nine in 0.3 s."""
@@ -82,7 +86,9 @@ async def test_what_rivals_take_while_a_call_is_on_its_way_is_left_to_them(
     assert len(await budget_harness.claim_jobs()) == 12 - 9 - 1
 
 
-async def test_a_share_that_leaves_enough_is_not_left_twice(budget_harness: BudgetHarness) -> None:
+async def test_claim_with_a_share_and_other_clients_leaves_the_larger_part_once(
+    budget_harness: BudgetHarness,
+) -> None:
     """What the operator leaves for others is what they may take meanwhile."""
     shared = BudgetHarness(
         budget_harness.redis,
@@ -96,7 +102,7 @@ async def test_a_share_that_leaves_enough_is_not_left_twice(budget_harness: Budg
     assert len(await shared.claim_jobs()) == 4
 
 
-async def test_rivals_that_fall_silent_are_forgotten(budget_harness: BudgetHarness) -> None:
+async def test_other_clients_that_stop_are_forgotten(budget_harness: BudgetHarness) -> None:
     """With every window that begins, half as many are expected."""
     await budget_harness.add_tickets(99)
     await set_other_clients_rate(budget_harness, 31)
@@ -107,7 +113,7 @@ async def test_rivals_that_fall_silent_are_forgotten(budget_harness: BudgetHarne
     assert len(await budget_harness.claim_jobs()) == 99
 
 
-async def test_however_many_rivals_work_goes_on(
+async def test_claim_with_many_other_clients_still_gets_one_call(
     budget_harness: BudgetHarness, eventually: Eventually
 ) -> None:
     """Every window opens with a call of ours, even if the rest of it is left to others."""

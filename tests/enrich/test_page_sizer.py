@@ -37,7 +37,7 @@ def make_lease(*, age_ms: int = 0, **ticket_fields: Any) -> Lease:
     )
 
 
-def test_the_list_spans_what_all_seek() -> None:
+def test_build_list_query_spans_all_tickets_and_applications() -> None:
     """From a window before the first to an hour after the last, of all their applications."""
     leases = [
         make_lease(application="web", event_time=NOW - DAY),
@@ -55,7 +55,7 @@ def test_the_list_spans_what_all_seek() -> None:
     }
 
 
-def test_what_has_just_come_is_not_sought_far_back() -> None:
+def test_build_list_query_of_recent_tickets_looks_two_hours_back() -> None:
     """A day of a busy environment has many pages. Who was tried before is sought farther."""
     assert build_list_query([make_lease()], lookback_ms=DAY, page_size=1)["from"] == str(
         NOW - 2 * HOUR
@@ -64,14 +64,14 @@ def test_what_has_just_come_is_not_sought_far_back() -> None:
     assert again["from"] == str(NOW - DAY)
 
 
-def test_the_end_stays_open_once_somebody_came_in_vain() -> None:
+def test_build_list_query_after_a_failed_attempt_has_no_end() -> None:
     """The clocks of sender and LaunchDarkly may differ by more than an hour."""
     assert "to" not in build_list_query(
         [make_lease(), make_lease(attempts=1)], lookback_ms=DAY, page_size=1
     )
 
 
-def test_who_knows_an_id_needs_no_wide_window() -> None:
+def test_build_list_query_with_ids_looks_two_hours_back() -> None:
     """What is not on the list is asked for by its id."""
     query = build_list_query(
         [make_lease(deployment_id="x", attempts=3)], lookback_ms=DAY, page_size=1
@@ -79,7 +79,7 @@ def test_who_knows_an_id_needs_no_wide_window() -> None:
     assert (query["from"], query["to"]) == (str(NOW - 2 * HOUR), str(NOW + HOUR))
 
 
-def test_a_filter_too_long_for_a_url_is_left_out() -> None:
+def test_build_list_query_with_many_applications_omits_the_filter() -> None:
     """Then the list holds all applications of the environment."""
     leases = [make_lease(application=f"application-{n}") for n in range(300)]
     assert "applicationKey" not in build_list_query(leases, lookback_ms=DAY, page_size=1)
@@ -88,7 +88,7 @@ def test_a_filter_too_long_for_a_url_is_left_out() -> None:
     )  # no API takes 0
 
 
-def test_a_page_can_be_asked_for_otherwise() -> None:
+def test_with_parameters_replaces_and_removes_parameters() -> None:
     """Parameters are replaced or left out; the cursor stays."""
     page = build_list_request({"projectKey": "a b", "after": "", "limit": "100", "expand": "x"})
     changed = with_parameters(page, limit="25", expand=None)
@@ -101,7 +101,7 @@ def test_a_page_can_be_asked_for_otherwise() -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 5000), min_size=1))
-def test_a_portion_of_what_was_seen_stays_under_the_cap(sizes: list[int]) -> None:
+def test_page_sizer_after_any_page_stays_under_the_byte_cap(sizes: list[int]) -> None:
     """Unless a single one is larger; and never more than the API's own maximum."""
     portion = PageSizer(max_bytes=100_000)
     for size in sizes:
@@ -111,14 +111,14 @@ def test_a_portion_of_what_was_seen_stays_under_the_cap(sizes: list[int]) -> Non
 
 
 @pytest.mark.parametrize(("items", "size"), [(0, 0), (0, 50)])
-def test_an_empty_page_teaches_nothing(items: int, size: int) -> None:
+def test_page_sizer_after_an_empty_page_keeps_its_size(items: int, size: int) -> None:
     """There is no deployment to measure."""
     portion = PageSizer(max_bytes=1000, page_size=7)
     portion.record(body_bytes=size, item_count=items)
     assert portion.page_size == 7
 
 
-def test_a_portion_shrinks_until_one_alone_is_left() -> None:
+def test_page_sizer_shrinks_down_to_one() -> None:
     """100, 25, 6, 1, and then there is nothing to shrink."""
     portion = PageSizer(max_bytes=1000)
     steps = []

@@ -40,7 +40,7 @@ def encode_page(**fields: Any) -> bytes:
     return json.dumps(fields).encode()
 
 
-def test_pages_follow_each_other_until_the_total() -> None:
+def test_add_page_collects_each_item_once_up_to_the_total() -> None:
     """Items come in order and once, and no more than LaunchDarkly counts."""
     gathered = make_collection(totalCount=4, items=make_items("a", "b"), _links=NEXT)
     assert gathered.next_href() == "/next"
@@ -67,7 +67,7 @@ def test_pages_follow_each_other_until_the_total() -> None:
         (b'{"items":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "a page could not be read"),
     ],
 )
-def test_a_page_that_brings_nothing_ends_it_and_is_said(body: bytes, reason: str) -> None:
+def test_add_page_without_new_items_ends_with_a_reason(body: bytes, reason: str) -> None:
     """What was gathered before stays."""
     gathered = make_collection(totalCount=9, items=make_items("a"), _links=NEXT)
     gathered.add_page(body)
@@ -75,7 +75,7 @@ def test_a_page_that_brings_nothing_ends_it_and_is_said(body: bytes, reason: str
     assert decode_collection(gathered)["items"] == make_items("a")
 
 
-def test_a_loop_ends() -> None:
+def test_next_href_of_a_repeated_link_ends_with_a_reason() -> None:
     """A link followed before is not followed again."""
     gathered = make_collection(items=make_items("a"), _links=NEXT)
     assert gathered.next_href() == "/next"
@@ -84,7 +84,9 @@ def test_a_loop_ends() -> None:
 
 
 @given(NOVEL, NOVEL, NOVEL, st.lists(NOVEL, max_size=3))
-def test_nothing_unknown_is_lost(top: Any, inner: Any, nested: Any, added: list[Any]) -> None:
+def test_merged_deployment_keeps_unknown_fields(
+    top: Any, inner: Any, nested: Any, added: list[Any]
+) -> None:
     """Fields at every level are as they were; only the items grew."""
     pull = {"id": "p0", **nested, "deployments": {"totalCount": 9, "items": [], **inner}}
     told = {"id": "d", **top, "pullRequests": {"totalCount": 9, "items": [None, pull], **inner}}
@@ -99,7 +101,7 @@ def test_nothing_unknown_is_lost(top: Any, inner: Any, nested: Any, added: list[
     assert json.loads(whole.encode()) == told
 
 
-def test_bytes_stay_bytes() -> None:
+def test_merged_deployment_keeps_numbers_and_escapes_as_sent() -> None:
     """Numbers and escapes are not written anew."""
     raw = b'{"id":"d","n":2.50,"big":123456789012345678901234567890,"s":"\\u00e9","pullRequests":'
     whole = MergedDeployment(raw + b'{"totalCount":2,"items":[{"id":"a","f":1.0}],"_links":null}}')
@@ -110,7 +112,7 @@ def test_bytes_stay_bytes() -> None:
         assert piece in merged
 
 
-def test_why_it_stopped_is_told_for_the_whole() -> None:
+def test_first_stop_reason_returns_that_of_any_collection() -> None:
     """One collection that could not be had makes the deployment incomplete."""
     body = {"id": "d", "pullRequests": {"totalCount": 2, "items": make_items("a"), "_links": NEXT}}
     whole = MergedDeployment(json.dumps(body).encode())
@@ -120,14 +122,14 @@ def test_why_it_stopped_is_told_for_the_whole() -> None:
     assert whole.first_stop_reason() == "page cap reached"
 
 
-def test_without_pull_requests_there_is_nothing_to_gather() -> None:
+def test_merged_deployment_without_pull_requests_has_no_collections() -> None:
     """Null is as good as nothing."""
     whole = MergedDeployment(b'{"id":"d","pullRequests":null}')
     assert (whole.pull_requests, whole.nested_collections()) == (None, [])
     assert json.loads(whole.encode()) == {"id": "d", "pullRequests": None}
 
 
-def test_an_item_stands_once_even_if_one_page_repeats_it() -> None:
+def test_add_page_with_repeated_items_keeps_each_once() -> None:
     """What has no id is known by its bytes."""
     gathered = make_collection(items=[{"title": "a"}], _links=NEXT)
     nameless = [{"title": "a"}, {"title": "b"}, {"title": "b"}]
@@ -135,20 +137,20 @@ def test_an_item_stands_once_even_if_one_page_repeats_it() -> None:
     assert decode_collection(gathered)["items"] == [{"title": "a"}, {"id": "c"}, {"title": "b"}]
 
 
-def test_a_page_must_be_text_even_where_it_is_not_looked_at() -> None:
+def test_add_page_that_is_not_utf8_ends_with_a_reason() -> None:
     """What is passed on untouched becomes part of a record that is UTF-8."""
     gathered = make_collection(items=make_items("a"), _links=NEXT)
     gathered.add_page(b'{"items":[{"id":"b","novel":"\xff"}]}')
     assert (gathered.stop_reason, gathered.changed) == ("a page could not be read", False)
 
 
-def test_an_empty_link_is_an_end_like_none() -> None:
+def test_next_href_of_an_empty_link_ends_without_a_reason() -> None:
     """It is no reason to call the deployment incomplete."""
     gathered = make_collection(totalCount=9, items=make_items("a"), _links={"next": {"href": ""}})
     assert (gathered.next_href(), gathered.stop_reason) == (None, None)
 
 
-def test_without_anything_new_not_even_a_space_changes() -> None:
+def test_encode_without_new_items_returns_the_same_bytes() -> None:
     """The digest of equal content stays equal."""
     body = b'{ "id":"d" , "n":2.50, "pullRequests" : {"items": [ {"id":"a"} ] } }\n'
     whole = MergedDeployment(body)
@@ -156,7 +158,7 @@ def test_without_anything_new_not_even_a_space_changes() -> None:
     assert whole.encode() == body
 
 
-def test_what_cannot_be_taken_apart_stays_as_it_was_and_is_told() -> None:
+def test_merged_deployment_with_an_unreadable_part_keeps_it_and_names_it() -> None:
     """Reading liberally takes a quoted null for nothing; what is beside it still grows."""
     odd: list[Any] = ["null", {"id": "a", "deployments": "null"}]
     told = {"id": "d", "pullRequests": {"items": [*odd, *make_items("b")], "_links": NEXT}}
@@ -169,7 +171,7 @@ def test_what_cannot_be_taken_apart_stays_as_it_was_and_is_told() -> None:
 
 
 @given(part=JSON, further=JSON)
-def test_no_answer_raises(part: Any, further: Any) -> None:
+def test_merged_deployment_of_any_json_raises_nothing(part: Any, further: Any) -> None:
     """Any JSON in the place of a pull request, of its deployments, or of a page."""
     pulls = [{"id": "a", "deployments": part}, part]
     whole = MergedDeployment(json.dumps({"id": "d", "pullRequests": {"items": pulls}}).encode())

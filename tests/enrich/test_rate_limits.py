@@ -32,12 +32,12 @@ def parse_headers(headers: dict[str, str | list[str]], route: str = "get") -> Ra
     return parse_rate_limits(header_getter(headers), route=route, now_ms=NOW_MS)
 
 
-def test_no_header_says_nothing() -> None:
+def test_parse_rate_limits_without_headers_returns_nothing() -> None:
     """Any of them may be missing."""
     assert parse_headers({}) == RateLimitHeaders()
 
 
-def test_every_family_has_its_window() -> None:
+def test_parse_rate_limits_returns_a_window_per_family() -> None:
     """Global and route share a reset, the token has its own; the route is named."""
     told = parse_headers(
         {
@@ -63,13 +63,13 @@ def test_every_family_has_its_window() -> None:
 @pytest.mark.parametrize(
     "value", ["", "-1", "1e3", "0x10", "12.5", "\u0663", "soon", "9" * 16, "+5"]
 )
-def test_what_is_no_count_is_not_there(value: str) -> None:
+def test_parse_rate_limits_of_invalid_numbers_ignores_them(value: str) -> None:
     """Malformed, negative and absurd values are ignored."""
     assert parse_headers({"X-Ratelimit-Global-Remaining": value}).windows == ()
     assert parse_headers({"Retry-After": value}).retry_after_ms is None
 
 
-def test_of_several_values_the_more_careful_counts() -> None:
+def test_parse_rate_limits_of_repeated_headers_takes_the_most_careful() -> None:
     """The smallest Remaining, the latest moment."""
     told = parse_headers(
         {
@@ -93,7 +93,9 @@ def test_of_several_values_the_more_careful_counts() -> None:
         ({"Retry-After": "Mon, 99 Foo 2026"}, None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date(headers: dict[str, str], wait_ms: int | None) -> None:
+def test_parse_rate_limits_accepts_retry_after_as_seconds_or_date(
+    headers: dict[str, str], wait_ms: int | None
+) -> None:
     """A date is measured from the answer's own Date; one in the past says nothing."""
     assert parse_headers({**headers}).retry_after_ms == wait_ms
 
@@ -109,7 +111,7 @@ def test_retry_after_is_seconds_or_a_date(headers: dict[str, str], wait_ms: int 
         ({"X-Ratelimit-Reset": "10", "X-Ratelimit-Auth-Token-Reset": "20"}, 20),
     ],
 )
-def test_the_latest_reset_of_what_is_used_up_is_when_to_resume(
+def test_resume_at_is_the_latest_reset_of_used_up_windows(
     headers: dict[str, str], moment: int | None
 ) -> None:
     """A reset counts where its Remaining is 0 or unknown."""
@@ -124,14 +126,16 @@ def test_the_latest_reset_of_what_is_used_up_is_when_to_resume(
         st.lists(st.text() | st.integers().map(str), max_size=3),
     )
 )
-def test_no_header_can_hurt(headers: dict[str, str | list[str]]) -> None:
+def test_parse_rate_limits_of_any_headers_returns_sane_values(
+    headers: dict[str, str | list[str]],
+) -> None:
     """Whatever they hold, what is read is sane."""
     told = parse_headers(headers)
     assert all(window.remaining >= 0 for window in told.windows)
     assert told.retry_after_ms is None or told.retry_after_ms >= 0
 
 
-def test_a_date_to_wait_for_is_measured_by_the_clock_that_named_it() -> None:
+def test_retry_after_date_is_measured_from_the_date_header() -> None:
     """Our own clock may be wrong by minutes; it stands in only where no Date was sent."""
     told = parse_headers(
         {"Date": "Mon, 23 Nov 2026 09:00:00 GMT", "Retry-After": "Mon, 23 Nov 2026 09:00:30 GMT"}

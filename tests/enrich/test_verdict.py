@@ -43,7 +43,9 @@ OLD = AttemptHistory(attempts=50, age_s=100_000.0, jitter=0.5)
         (599, "HTTP 599", "upstream_failing"),
     ],
 )
-def test_each_status_has_its_fate(status: int, young: str, old: str) -> None:
+def test_check_response_by_status_and_history_returns_the_verdict(
+    status: int, young: str, old: str
+) -> None:
     """For a ticket that has just come, and for one that was tried for a day."""
     for history, reason in ((RECENT, young), (OLD, old)):
         verdict = check_response(ApiResponse(status=status, body=b"raw"), history, RETRY_POLICY)
@@ -55,7 +57,7 @@ def test_each_status_has_its_fate(status: int, young: str, old: str) -> None:
             assert verdict.counts_as_attempt is (status not in {401, 403, 429})
 
 
-def test_a_good_answer_is_its_body() -> None:
+def test_check_response_of_200_returns_the_body_under_the_cap() -> None:
     """Unless it is over the cap."""
     assert check_response(ApiResponse(status=200, body=b"{}"), RECENT, RETRY_POLICY) == b"{}"
     cut = ApiResponse(status=200, body=b"", oversized=True)
@@ -68,7 +70,7 @@ def test_a_good_answer_is_its_body() -> None:
     st.floats(0, 1e6),
     st.floats(0, 1, exclude_max=True),
 )
-def test_waits_are_bounded_and_what_costs_no_attempt_is_not_the_tickets_fault(
+def test_check_response_of_any_status_bounds_the_wait(
     status: int, attempts: int, age_s: float, chance: float
 ) -> None:
     """No wait is negative or endless; rate limits and bad tokens alone are free."""
@@ -81,14 +83,14 @@ def test_waits_are_bounded_and_what_costs_no_attempt_is_not_the_tickets_fault(
         assert verdict.counts_as_attempt is False or age_s < RETRY_POLICY.outage_timeout_s
 
 
-def test_silence_is_waited_out_for_a_day() -> None:
+def test_check_response_without_a_response_retries_for_a_day() -> None:
     """Then a person must look."""
     assert isinstance(check_response(NoResponse("timed out"), RECENT, RETRY_POLICY), Retry)
     verdict = check_response(NoResponse("timed out"), OLD, RETRY_POLICY)
     assert verdict == Fail(reason="upstream_failing", detail="no answer: timed out")
 
 
-def test_a_further_page_that_is_not_there_will_not_come() -> None:
+def test_check_page_response_of_404_fails() -> None:
     """For a page 404 is final; all else is judged as for the first."""
     assert isinstance(
         check_page_response(ApiResponse(status=404, body=b""), RECENT, RETRY_POLICY), Fail
@@ -99,7 +101,7 @@ def test_a_further_page_that_is_not_there_will_not_come() -> None:
     assert check_page_response(ApiResponse(status=200, body=b"{}"), RECENT, RETRY_POLICY) == b"{}"
 
 
-def test_a_new_shape_stays_new_and_a_cut_body_may_heal() -> None:
+def test_decide_malformed_fails_on_drift_and_retries_other_bodies() -> None:
     """Drift is final at once, garbage after several tries; the bytes are kept."""
     assert decide_malformed(Drift("$.id"), b"raw", RECENT, RETRY_POLICY) == Fail(
         reason="undecodable", detail="$.id", raw=b"raw"
@@ -108,7 +110,7 @@ def test_a_new_shape_stays_new_and_a_cut_body_may_heal() -> None:
     assert isinstance(decide_malformed(Malformed("cut"), b"raw", OLD, RETRY_POLICY), Fail)
 
 
-def test_a_running_deployment_is_waited_for_and_then_taken_as_it_is() -> None:
+def test_decide_unfinished_retries_until_the_timeout() -> None:
     """LaunchDarkly may not have heard of the end; past the deadline we publish what there is."""
     running = Deployment(id="a", status="started")
     assert isinstance(decide_unfinished(running, RECENT, RETRY_POLICY), Retry)
@@ -120,7 +122,7 @@ def test_a_running_deployment_is_waited_for_and_then_taken_as_it_is() -> None:
     )
 
 
-def test_our_own_mistakes_end() -> None:
+def test_decide_internal_error_fails_after_the_last_attempt() -> None:
     """A few tries, then a person sees it."""
     assert isinstance(decide_internal_error("KeyError: x", RECENT, RETRY_POLICY), Retry)
     assert decide_internal_error("KeyError: x", OLD, RETRY_POLICY) == Fail(
@@ -140,13 +142,15 @@ def test_our_own_mistakes_end() -> None:
         (NoResponse("cut"), "server_error"),
     ],
 )
-def test_what_it_means_for_everybody(answer: ApiResponse | NoResponse, outcome: str) -> None:
+def test_classify_response_returns_what_the_budget_records(
+    answer: ApiResponse | NoResponse, outcome: str
+) -> None:
     """The budget hears one of four."""
     assert classify_response(answer) == outcome
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 503])
-def test_only_a_good_answer_can_be_too_large(status: int) -> None:
+def test_check_response_of_an_oversized_error_decides_by_its_status(status: int) -> None:
     """A long error page is no fate: a rate limit stays one, whatever it says."""
     cut = ApiResponse(status=status, body=b"", oversized=True)
     assert check_response(cut, RECENT, RETRY_POLICY) == check_response(

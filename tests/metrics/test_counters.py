@@ -22,7 +22,7 @@ def reasons_in_code() -> Iterator[str]:
 
 def reason_of_call(name: str, call: ast.Call) -> Iterator[str]:
     """Read the reason of one call; it is a word that stands there, or a constant."""
-    if name not in {"Fail", "build_failure_record"}:
+    if name not in {"Fail", "FailureRecord"}:
         return
     keyword_values = (keyword.value for keyword in call.keywords if keyword.arg == "reason")
     reason = next(keyword_values, None) or (call.args[0] if call.args else None)

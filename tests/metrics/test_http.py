@@ -94,7 +94,7 @@ async def test_a_closed_budget_says_until_when_and_why(
 ) -> None:
     """After a 429, say."""
     soon = await redis_now_ms(redis) + SOON_MS
-    await redis.hset(keys.budget, mapping={"closed": soon, "why": "rate limited"})
+    await redis.hset(keys.budget, mapping={"closed_until": soon, "closed_reason": "rate limited"})
     standing = await namespace_stats.read_stats()
     assert 0 < standing.closed_s <= SOON_MS / 1000
     assert (standing.closed_reason, standing.calls_left) == ("rate limited", 0)
@@ -120,7 +120,7 @@ async def test_a_full_backlog_is_not_ready(health_url: str, redis: Redis, keys: 
 
 async def test_a_refused_token_is_not_ready(health_url: str, redis: Redis, keys: Keys) -> None:
     """The reason is one that a person can act on."""
-    await redis.hset(keys.budget, "why", "token refused")
+    await redis.hset(keys.budget, "closed_reason", "token refused")
     status, said = await get_json(f"{health_url}/readyz")
     assert (status, said["status"]) == (503, "unready")
     assert said["reasons"] == ["token: LaunchDarkly refuses the access token"]

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from service.accept.mapping import Unmappable
 from service.backlog.backlog import Backlog
-from service.backlog.failures import build_failure_record
+from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
 from service.metrics.counters import Metrics
 from service.metrics.http import Exposition, serve_app
@@ -125,7 +125,7 @@ async def test_failures_are_counted_by_reason(
     for number, reason in enumerate(["not_found", "not_found", "a reason of yours"]):
         await backlog.add(make_event(number))
         (lease,) = (await backlog.claim(1, followers=0)).leases
-        failure = build_failure_record(reason, raw=b"\xc1\x00", fence=lease.fence)
+        failure = FailureRecord(reason=reason, raw=b"\xc1\x00", fence=lease.fence)
         assert await backlog.fail(lease, failure) == "failed"
     for _ in range(2):  # its mark is gone by the second time, and it is one failure still
         await backlog.park("native", Unmappable("no version", (), "delivery-9", b"{}"))
@@ -216,7 +216,7 @@ async def test_the_budget_is_told_with_why_it_is_closed(
     await redis.zadd(keys.budget_calls, {"flying": soon})
     told = await read_namespace_stats(namespace_reader)
     assert (told.calls_left, told.in_flight) == ({"get": 3, "list": 3}, 1)
-    await redis.hset(keys.budget, mapping={"closed": soon, "why": "token refused"})
+    await redis.hset(keys.budget, mapping={"closed_until": soon, "closed_reason": "token refused"})
     told = await read_namespace_stats(namespace_reader)
     assert 0 < told.closed_s <= 5
     assert (told.closed_reason, told.calls_left) == ("token refused", {"get": 0, "list": 0})

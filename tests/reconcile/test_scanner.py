@@ -7,7 +7,7 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from service.accept.filters import DeploymentFilter
-from service.enrich.budget import SpareBudget
+from service.enrich.budget import Budget
 from service.enrich.client import LaunchDarkly, Upstream, open_session
 from service.metrics.http import serve_app
 from service.reconcile.checkpoint import Run, Runs
@@ -39,7 +39,7 @@ async def test_two_who_list_the_same_scope_are_two_calls(
         sweeper = Scanner(
             Upstream(
                 LaunchDarkly(session, origin=origin, max_bytes=9999, clock=time.time),
-                SpareBudget(group_commit, keys=keys, share=1.0, rng=lambda: 0.5),
+                Budget(group_commit, keys=keys, share=1.0, rng=lambda: 0.5, spare_only=True),
                 asyncio.Semaphore(2),
             ),
             Runs(group_commit, keys=keys, new_token=lambda: "", ttl_ms=60_000),

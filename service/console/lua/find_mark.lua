@@ -1,4 +1,4 @@
--- Find the last revision of a deployment, whose record may be trimmed by now.
+-- Read the last revision of a deployment, whose record may be trimmed by now.
 -- KEYS     1 published
 -- ARGV     none
 -- Returns  the revision as text, or nil
