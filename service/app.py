@@ -1,4 +1,8 @@
-"""Where are receivers and workers made, joined and closed? Here, in a house, and nowhere else."""
+"""The composition root: builds, runs and closes receiver, worker, reconciler and console.
+
+Nothing else in the service makes these objects. Each package takes what it needs as arguments, and
+only this module and the command line know the settings.
+"""
 
 import asyncio
 import itertools
@@ -65,9 +69,11 @@ from service.store.keys import Keys
 from service.tracing.tracing import NO_TRACING, Tracing
 from service.worker import Worker, WorkerConfig, WorkerDependencies
 
+_MAX_GRACE_S = 120.0
+
 
 class Runtime(Struct, frozen=True, kw_only=True):
-    """What receiver and workers share: the settings, Redis, and what speaks with it."""
+    """What receiver, worker and reconciler of one process share."""
 
     settings: Settings
     redis_url: str
@@ -86,9 +92,9 @@ class Runtime(Struct, frozen=True, kw_only=True):
 async def open_runtime(
     settings: Settings, log: Log, *, tracing: Tracing = NO_TRACING
 ) -> AsyncIterator[Runtime]:
-    """Open Redis (our own server where none is named) and what is built on it.
+    """Connect to Redis, or start the embedded server, and build what all roles share.
 
-    Raises Refused when the server cannot keep our promises; one that is away is waited for.
+    A Redis that is away is waited for. Raises `RedisMisconfigured` if it cannot keep the promises.
     """
     asyncio.get_running_loop().set_exception_handler(partial(log_unhandled_error, log))
     async with AsyncExitStack() as stack:
@@ -157,7 +163,7 @@ def _build_backlog(settings: Settings, group_commit: GroupCommit, keys: Keys) ->
 
 
 def build_token_factory() -> Callable[[], str]:
-    """Name acts: of one length, and never as another process names its own."""
+    """Return a function that gives unique tokens of one length, for script calls."""
     process_token, counter = secrets.token_hex(8), itertools.count()
     return lambda: f"{process_token}{next(counter):012x}"
 
@@ -177,7 +183,7 @@ async def open_receiver(
     list_warnings: Callable[[], Sequence[str]] = tuple,
     add_routes: Callable[[web.Application], None] = lambda _: None,
 ) -> AsyncIterator[str]:
-    """Listen for webhooks; gives the address, and on leaving answers what is in hand."""
+    """Listen for webhooks and yield the URL; on exit, answer the requests that are in progress."""
     settings = runtime.settings
     app = web.Application(
         client_max_size=settings.max_body_bytes, middlewares=runtime.tracing.middlewares
@@ -209,11 +215,11 @@ async def open_receiver(
 
 @asynccontextmanager
 async def open_worker(runtime: Runtime) -> AsyncIterator[Worker]:
-    """Work on the backlog in the background; on leaving, finish what is in hand."""
+    """Work on the backlog in the background; on exit, finish the leased tickets."""
     settings = runtime.settings
     token = settings.access_token.reveal()
     if not token:
-        raise SettingsError("LAUNCHDARKLY_ACCESS_TOKEN is not set: a worker cannot ask without it")
+        raise SettingsError("LAUNCHDARKLY_ACCESS_TOKEN is not set: a worker needs it")
     async with (
         open_session(
             token, max_connections=settings.concurrency, trace_configs=runtime.tracing.trace_configs
@@ -264,12 +270,12 @@ def _build_refreshes(runtime: Runtime) -> Refreshes:
         runtime.group_commit,
         keys=runtime.keys,
         config=config,
-        spare_calls_lua=load_budget_prelude(),
+        budget_lua=load_budget_prelude(),
     )
 
 
 def build_filter(settings: Settings) -> DeploymentFilter:
-    """Say which deployments are wanted."""
+    """Return the filter that decides which deployments are published."""
     return DeploymentFilter(
         applications=settings.include_applications.split(),
         environments=settings.include_environments.split(),
@@ -324,12 +330,9 @@ def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputSt
     return Worker(runtime.tracing.wrap_worker(dependencies), config)
 
 
-_MAX_GRACE_S = 120.0
-
-
 @asynccontextmanager
 async def open_reconciler(runtime: Runtime) -> AsyncIterator[None]:
-    """Reconcile in the background what the settings name; nothing where they name nothing."""
+    """Reconcile the configured scopes in the background, if there are any."""
     settings = runtime.settings
     scopes = [Scope(*pair) for pair in parse_scopes(settings.reconcile_scopes)]
     if not scopes:
@@ -352,7 +355,10 @@ async def open_reconciler(runtime: Runtime) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def open_scanner(runtime: Runtime, *, grace_s: float) -> AsyncIterator[tuple[Scanner, Runs]]:
-    """Open what lists LaunchDarkly's deployments, on calls that are left over."""
+    """Open the scanner that lists deployments with spare calls, and its checkpoints.
+
+    A deployment that ended less than ``grace_s`` ago is left to its webhook.
+    """
     settings, keys = runtime.settings, runtime.keys
     async with open_session(settings.access_token.reveal(), max_connections=1) as session:
         launchdarkly = LaunchDarkly(
@@ -388,19 +394,19 @@ async def open_scanner(runtime: Runtime, *, grace_s: float) -> AsyncIterator[tup
 
 
 def is_console_enabled(settings: Settings) -> bool:
-    """Tell whether there is a console: never beyond this machine without a token."""
+    """Return whether the console is on: beyond loopback only with a token."""
     is_protected = bool(settings.console_token) or is_loopback_bind(settings.host)
     return settings.console == "auto" and is_protected
 
 
 def add_console(runtime: Runtime, sources: Mapping[str, Source], app: web.Application) -> None:
-    """Add the console to a receiver, if there is to be one."""
+    """Add the console to the receiver, if it is on."""
     if is_console_enabled(runtime.settings):
         build_console(runtime, sources).add_routes(app)
 
 
 def build_console(runtime: Runtime, sources: Mapping[str, Source]) -> Console:
-    """Make the console of a house."""
+    """Build the console on the shared runtime."""
     settings, group_commit, keys, log = (
         runtime.settings,
         runtime.group_commit,
