@@ -1,4 +1,8 @@
-"""Where are the contracts? At the receiver, as a command prints them, and beside the code."""
+"""The contracts as documents: JSON Schema of a record, AsyncAPI and OpenAPI.
+
+All three are generated from the types. The receiver serves them, ``schema FILE`` prints them, and
+``deploy/contracts`` holds a copy.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from functools import cache, partial
@@ -23,15 +27,15 @@ from service.store.keys import Keys
 _OPENAPI_REF_TEMPLATE = "#/components/schemas/{name}"
 _UNAVAILABLE = 503
 _WEBHOOK_RESPONSES = {
-    200: ("WebhookResult", "Known already, or no deployment that ended"),
-    202: ("WebhookResult", "Kept; or set aside for a person"),
-    400: ("Problem", "Unreadable"),
-    401: ("Problem", "Not signed with a secret of this source"),
+    200: ("WebhookResult", "Duplicate, or not a finished deployment"),
+    202: ("WebhookResult", "Queued; or parked for a person, since it could not be mapped"),
+    400: ("Problem", "The body cannot be read"),
+    401: ("Problem", "The request is not signed with a secret of this source"),
     404: ("Problem", "There is no source of this name"),
-    408: ("Problem", "The body came too slowly"),
-    413: ("Problem", "Larger than ENRICHER_MAX_BODY_BYTES"),
-    422: ("Problem", "A field is missing, which is named"),
-    503: ("Problem", "Redis is away, or the backlog is full: come again"),
+    408: ("Problem", "The body did not arrive in time"),
+    413: ("Problem", "The body is larger than ENRICHER_MAX_BODY_BYTES"),
+    422: ("Problem", "A field is missing; the answer names it"),
+    503: ("Problem", "Redis is unavailable or the backlog is full; retry later"),
 }
 _RETRY_AFTER_HEADER = {
     "Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}}
@@ -52,7 +56,7 @@ _CONTRACT_PATHS = {
 
 _EVENTS_SCHEMA = {
     "type": "array",
-    "description": "Of a batch: what became of each event, in the order sent",
+    "description": "For a batch: the result of each event, in the order sent",
     "items": {
         "anyOf": [
             {"$ref": _OPENAPI_REF_TEMPLATE.format(name=name)}
@@ -63,7 +67,7 @@ _EVENTS_SCHEMA = {
 
 
 class Health(Struct, omit_defaults=True):
-    """Whether the process is well; why not, and what should be mended."""
+    """Whether the process works; the reasons if not, and warnings."""
 
     status: str
     backlog: int | None = None
@@ -72,7 +76,7 @@ class Health(Struct, omit_defaults=True):
 
 
 def build_openapi() -> dict[str, Any]:
-    """Give the OpenAPI 3.1 document of the receiver."""
+    """Return the OpenAPI 3.1 document of the receiver."""
     types = [_without_events_field(WebhookResult), _without_events_field(Problem), Health]
     _, schemas = msgspec.json.schema_components(types, ref_template=_OPENAPI_REF_TEMPLATE)
     for name in ("WebhookResult", "Problem"):
@@ -82,17 +86,21 @@ def build_openapi() -> dict[str, Any]:
         "info": {
             "title": "deployment-enricher: the receiver",
             "version": __version__,
-            "summary": "Takes signed webhooks of deployments that ended",
+            "summary": "Accepts signed webhooks about finished deployments",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
         "security": [],
         "paths": {
             "/webhooks/{source}": _build_webhook_path(),
-            "/healthz": {"get": _build_health_operation("alive", {200: "The process answers"})},
+            "/healthz": {"get": _build_health_operation("alive", {200: "The process is alive"})},
             "/readyz": {
                 "get": _build_health_operation(
-                    "ready", {200: "It takes webhooks", 503: "It cannot"}
+                    "ready",
+                    {
+                        200: "The receiver accepts webhooks",
+                        503: "The receiver cannot accept webhooks",
+                    },
                 )
             },
             **{
@@ -108,7 +116,7 @@ def build_openapi() -> dict[str, Any]:
 
 
 def _without_events_field(struct_type: type[Struct]) -> type[Struct]:
-    """Leave out the events of a batch: msgspec describes no untagged union."""
+    """Return the type without its field ``events``: msgspec cannot describe an untagged union."""
     fields = [
         (field.name, field.type, field.default)
         for field in msgspec.structs.fields(struct_type)
@@ -124,9 +132,9 @@ def _build_webhook_path() -> dict[str, Any]:
         "parameters": [_SOURCE_PARAMETER],
         "post": {
             "operationId": "receiveWebhook",
-            "summary": "Take a webhook, in whatever form its source sends it",
-            "description": "Verified on the raw bytes, as its source is configured: by Standard "
-            "Webhooks, an HMAC, Ed25519, a token, or a bearer token.",
+            "summary": "Accept a webhook, in the form that its source sends",
+            "description": "The receiver verifies the raw bytes as the source is configured: by "
+            "Standard Webhooks, an HMAC, Ed25519, a token, or a bearer token.",
             "security": [{"bearer": []}, {}],
             "requestBody": {"required": True, "content": {"*/*": {"schema": {}}}},
             "responses": {
@@ -139,11 +147,11 @@ def _build_webhook_path() -> dict[str, Any]:
             },
         },
         "options": {
-            "operationId": "shakeHands",
-            "summary": "The handshake of CloudEvents' HTTP webhooks",
+            "operationId": "answerHandshake",
+            "summary": "Answer the handshake of CloudEvents webhooks",
             "responses": {
-                "200": {"description": "Anybody may send"},
-                "204": {"description": "Post here"},
+                "200": {"description": "Every origin may send"},
+                "204": {"description": "No handshake; POST is allowed"},
                 "404": _build_response("Problem", "There is no source of this name"),
             },
         },
@@ -152,8 +160,8 @@ def _build_webhook_path() -> dict[str, Any]:
 
 def _build_health_operation(name: str, descriptions: dict[int, str]) -> dict[str, Any]:
     return {
-        "operationId": f"tell{name.title()}",
-        "summary": f"Is it {name}?",
+        "operationId": f"get{name.title()}",
+        "summary": f"Whether the receiver is {name}",
         "responses": {
             str(status): _build_response("Health", description)
             for status, description in descriptions.items()
@@ -164,7 +172,7 @@ def _build_health_operation(name: str, descriptions: dict[int, str]) -> dict[str
 def _build_contract_operation(name: str, description: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"type": "object"}}}
     return {
-        "operationId": f"show{name.title()}",
+        "operationId": f"get{name.title()}",
         "summary": description,
         "responses": {"200": {"description": description, "content": content}},
     }
@@ -188,7 +196,7 @@ _DIGIT_STRING = {"type": "string", "pattern": "^-?[0-9]+$"}
 
 
 def build_record_schema() -> dict[str, Any]:
-    """Give the JSON Schema of the data of an entry, as a document of its own."""
+    """Return the JSON Schema of the data of an entry, as a complete document."""
     schemas = build_component_schemas("#/$defs/{name}")
     return {
         "$schema": JSON_SCHEMA_DIALECT,
@@ -199,9 +207,9 @@ def build_record_schema() -> dict[str, Any]:
 
 
 def build_component_schemas(ref_template: str) -> dict[str, dict[str, Any]]:
-    """Give the schemas of the record and of all it is made of, by name.
+    """Return the schemas of the record and of every type in it, by name.
 
-    They allow what they do not name: LaunchDarkly's new fields are passed on, and ours only grow.
+    They allow unknown fields: LaunchDarkly's new fields are passed on, and new fields are added.
     """
     types = [EnrichedDeployment, models.Deployment]
     _, schemas = msgspec.json.schema_components(types, ref_template=ref_template)
@@ -215,14 +223,14 @@ def build_component_schemas(ref_template: str) -> dict[str, dict[str, Any]]:
     record_schema = schemas[EnrichedDeployment.__name__]
     record_schema["properties"]["deployment"] = {"$ref": ref_template.format(name="Deployment")}
     record_schema["properties"]["revision"] = {"type": "integer", "minimum": 1}
-    # Their defaults are never sent: the one is what it is, the other is written in on appending.
+    # Every record has both: the version is fixed, and the script that appends inserts the revision.
     record_schema["properties"]["schemaVersion"].pop("default", None)
     record_schema["required"] = ["schemaVersion", "revision", *record_schema["required"]]
     return schemas
 
 
 def _allow_digit_string(schema: dict[str, Any]) -> dict[str, Any]:
-    """Let a number be its digits in a string: LaunchDarkly's JSON is passed on as it came."""
+    """Allow the digits of a number in a string: LaunchDarkly's JSON is passed on as sent."""
     variants = schema.get("anyOf", [schema])
     if not any(variant.get("type") == "integer" for variant in variants):
         return schema
@@ -238,7 +246,7 @@ _ASYNCAPI_REF_TEMPLATE = "#/components/schemas/{name}"
 
 
 def build_asyncapi() -> dict[str, Any]:
-    """Give the AsyncAPI 3.0 document of the stream."""
+    """Return the AsyncAPI 3.0 document of the stream."""
     _, attribute_schemas = msgspec.json.schema_components(
         [Attributes], ref_template=_ASYNCAPI_REF_TEMPLATE
     )
@@ -256,7 +264,7 @@ def build_asyncapi() -> dict[str, Any]:
             "readEnriched": {
                 "action": "send",
                 "channel": {"$ref": "#/channels/enriched"},
-                "summary": "Records are appended for others to read, by XREADGROUP or XREAD",
+                "summary": "Append records; consumers read them with XREADGROUP or XREAD",
             }
         },
         "components": {
@@ -273,7 +281,7 @@ def _build_channel() -> dict[str, Any]:
         "description": "The key of a Redis stream; its name ends in :enriched.",
         "parameters": {
             "stream": {
-                "description": "The namespace in braces, which are part of the key",
+                "description": "The key; the braces around the namespace are part of it",
                 "default": Keys("deployments").enriched,
             }
         },
@@ -297,16 +305,16 @@ CONTRACTS: Mapping[str, Callable[[], object]] = {
     "asyncapi.json": build_asyncapi,
     "openapi.json": build_openapi,
 }
-"""What each file holds."""
+"""The function that builds each contract, by the name of its file."""
 
 
 def render_contract(name: str) -> str:
-    """Write one of the contracts as people read it."""
+    """Return one contract as indented JSON."""
     return json.format(json.encode(CONTRACTS[name]()), indent=2).decode() + "\n"
 
 
 def add_contract_routes(app: web.Application) -> None:
-    """Serve each of them; it is made when it is first asked for, and kept."""
+    """Serve each contract; it is generated on the first request and cached."""
     for name in CONTRACTS:
         path = DATA_SCHEMA_PATH if DATA_SCHEMA_PATH.endswith(name) else f"/{name}"
         app.router.add_get(path, _build_contract_handler(cache(partial(render_contract, name))))

@@ -1,4 +1,4 @@
-"""Where do the stages meet? Claim, enrich, publish, settle: here and nowhere else."""
+"""The worker: claim, enrich, publish, settle. Only this module connects the stages."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -9,7 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from service.backlog.backlog import Backlog
-from service.backlog.failures import build_failure_record
+from service.backlog.failures import FailureRecord
 from service.backlog.leases import Capacity, HeldLease, LeaseKeeper
 from service.backlog.refreshes import Refreshes
 from service.backlog.ticket import LOG_EVENTS, CorruptTicket, Lease, lease_log_fields
@@ -27,7 +27,7 @@ _MAX_SLEEP_S = 3600.0
 
 
 class WorkerDependencies(Struct, frozen=True, kw_only=True):
-    """All that a worker is handed: the stages as verbs, a clock (monotonic s), the log."""
+    """The objects that a worker uses: the stages, a clock (monotonic seconds), the log."""
 
     backlog: Backlog
     share_lists: Callable[[Sequence[Lease]], None]
@@ -43,10 +43,10 @@ class WorkerDependencies(Struct, frozen=True, kw_only=True):
 
 
 class WorkerConfig(Struct, frozen=True, kw_only=True):
-    """How a worker works: tickets at once, seconds of a lease, seconds of grace at the end.
+    """Settings of a worker: tickets at once, lease and shutdown timeout in seconds.
 
-    ``company`` is how many more it has in hand that share a call with one of these. A ticket whose
-    lease ran out ``crashes`` times is taken for what kills its workers.
+    ``followers`` is how many more tickets it may hold that share a call with one of these. A ticket
+    whose lease ran out ``max_crashes`` times fails as poison, because it seems to kill its workers.
     """
 
     concurrency: int
@@ -56,12 +56,27 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     max_crashes: int = 5
 
 
+class BuiltEntry(Struct, frozen=True):
+    """A found deployment as an entry of the output stream, and the calls it cost."""
+
+    entry: Entry
+    calls: int
+
+
+Outcome = BuiltEntry | Retry | Fail
+"""How an attempt ended; each member has one way to settle the ticket."""
+
+Settlement = tuple[str, dict[str, object]]
+"""How a ticket was settled: the log event and its fields."""
+
+
 class Worker:
-    """Works on up to ``concurrency`` tickets at once, and their company, until told to stop."""
+    """Works on up to ``concurrency`` tickets at once, and their followers, until stopped."""
 
     def __init__(self, dependencies: WorkerDependencies, config: WorkerConfig) -> None:
         self._dependencies = dependencies
         self._config = config
+        self._clock = dependencies.clock
         self._lease_keeper = LeaseKeeper(
             dependencies.backlog.renew,
             capacity=Capacity(config.concurrency, config.followers),
@@ -72,15 +87,15 @@ class Worker:
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
-        """Claim no more; finish what is in hand."""
+        """Claim no more tickets; finish those in progress."""
         self._stopping.set()
 
     def count_in_progress(self) -> int:
-        """Say how many tickets are being worked on."""
+        """Return the number of tickets in progress."""
         return len(self._lease_keeper)
 
     async def run(self) -> None:
-        """Work until stopped, then finish within the grace time and hand the rest back."""
+        """Work until stopped, then finish within the shutdown timeout and release the rest."""
         renew_task = asyncio.create_task(
             self._lease_keeper.renew_until_cancelled(), name="renew-leases"
         )
@@ -93,18 +108,18 @@ class Worker:
             await asyncio.gather(renew_task, return_exceptions=True)
 
     async def _claim_or_wait(self) -> None:
-        """Claim what there is room for; else wait for room, or for something to do."""
+        """Claim as many tickets as the capacity allows; else wait for capacity or a wakeup."""
         if not self._lease_keeper.has_capacity():
             await self._until_stopped(self._lease_keeper.wait_for_capacity())
             return
         capacity = self._lease_keeper.free_capacity()
         try:
-            # A claim cut short would leave its tickets leased to nobody: it may take its time.
+            # A cancelled claim would leave leases that no worker knows, so it gets extra time.
             claimed = await self._until_stopped(
                 self._dependencies.backlog.claim(capacity.leaders, followers=capacity.followers),
                 extra_s=_STOP_CLAIM_TIMEOUT_S,
             )
-        except Exception:  # whatever it is, a worker that ends in silence is worse
+        except Exception:  # a worker that ends silently would be worse than any error
             self._dependencies.log.exception("claim_failed")
             await self._until_stopped(asyncio.sleep(_ERROR_PAUSE_S))
             return
@@ -116,10 +131,10 @@ class Worker:
             await self._until_stopped(self._refresh_or_sleep(claimed.sleep_s))
 
     async def _refresh_or_sleep(self, sleep_s: float | None) -> None:
-        """Take up looks that are due, if there is leave; else sleep until there is work."""
+        """Queue the refreshes that are due, if there are spare calls; else sleep."""
         try:
             refresh_in_s = await self._dependencies.refreshes.enqueue_due()
-        except Exception:  # as claiming: looks can wait
+        except Exception:  # as for a claim; refreshes can wait
             self._dependencies.log.exception("refresh_failed")
             refresh_in_s = _ERROR_PAUSE_S
         wait_s = min(
@@ -129,17 +144,17 @@ class Worker:
             await self._dependencies.wait_for_wakeup(wait_s)
 
     def _start_tasks(self, leases: Sequence[Lease | CorruptTicket]) -> None:
-        """Take what was claimed in hand, and say first who came with whom."""
+        """Start a task per lease; first register which leases share a list call."""
         self._dependencies.share_lists([lease for lease in leases if self._can_attempt(lease)])
         for lease in leases:
             held_lease = self._lease_keeper.add(lease)
-            held_lease.task = asyncio.create_task(self._handle(held_lease), name=lease.job)
+            held_lease.task = asyncio.create_task(self._process(held_lease), name=lease.job)
 
     def _can_attempt(self, lease: Lease | CorruptTicket) -> TypeGuard[Lease]:
         return isinstance(lease, Lease) and lease.crashes < self._config.max_crashes
 
     async def _until_stopped(self, awaitable: Awaitable[T], *, extra_s: float = 0.0) -> T | None:
-        """Wait for something, but once stopped only ``longer_s`` more; None when it was cut."""
+        """Await until done, or ``extra_s`` after a stop; return None if it was cancelled then."""
         task = asyncio.ensure_future(awaitable)
         stop_task = asyncio.ensure_future(self._stopping.wait())
         await asyncio.wait((task, stop_task), return_when=asyncio.FIRST_COMPLETED)
@@ -152,101 +167,8 @@ class Worker:
             return None
         return task.result()
 
-    async def _handle(self, held_lease: HeldLease) -> None:
-        """See one ticket through; whatever happens, the hand is free afterwards."""
-        try:
-            match held_lease.lease:
-                case Lease() as lease:
-                    with self._dependencies.trace_attempt(lease):
-                        await self._attempt_and_settle(held_lease, lease)
-                case CorruptTicket(raw=raw):
-                    await self._lease_keeper.begin_settling(held_lease)
-                    current_lease = held_lease.lease  # its fence may be another by now
-                    failure = build_failure_record(
-                        "corrupt_ticket", raw=raw, fence=current_lease.fence
-                    )
-                    await self._dependencies.backlog.fail(current_lease, failure)
-                    self._dependencies.log.error("ticket_corrupt", job=current_lease.job)
-        except asyncio.CancelledError:
-            if isinstance(held_lease.lease, Lease) and self._stopping.is_set():
-                await self._dependencies.backlog.postpone(
-                    held_lease.lease, held_lease.lease.ticket, delay_s=0.0
-                )
-                self._dependencies.log.info(
-                    "deployment_released", **lease_log_fields(held_lease.lease)
-                )
-        except Exception:  # settling failed for good: the lease runs out by itself
-            self._dependencies.log.exception("settle_failed", job=held_lease.lease.job)
-        finally:
-            self._lease_keeper.remove(held_lease)
-
-    async def _attempt_and_settle(self, held_lease: HeldLease, lease: Lease) -> None:
-        """Try once, settle as the verdict says, and write one line about it."""
-        started_at = self._dependencies.clock()
-        verdict = await self._enrich(lease, started_at)
-        await self._lease_keeper.begin_settling(held_lease)
-        event, fields = await self._settle(verdict, held_lease)
-        took_ms = round((self._dependencies.clock() - started_at) * 1000)
-        fields = lease_log_fields(lease) | fields | {"took_ms": took_ms}
-        if lease.ticket.refresh is None:
-            fields["since_webhook_ms"] = max(0, lease.now - lease.queued_at) + took_ms
-        self._dependencies.log.info(event, **fields)
-
-    async def _enrich(self, lease: Lease, started_at: float) -> "_Built | Retry | Fail":
-        if not self._can_attempt(lease):
-            return Fail(reason="poison", detail=f"{lease.crashes} workers ended holding it")
-        try:
-            verdict = await self._dependencies.enrich(lease)
-            if isinstance(verdict, Found):
-                now_ms = lease.now + round((self._dependencies.clock() - started_at) * 1000)
-                entry = self._dependencies.entry_builder.build(verdict, lease, now_ms=now_ms)
-                return entry if isinstance(entry, Fail) else _Built(entry, verdict.calls)
-        except Exception as error:  # our own mistake must not lose the ticket
-            self._dependencies.log.exception("attempt_error", job=lease.job)
-            return self._dependencies.on_internal_error(lease, error)
-        return verdict
-
-    async def _settle(
-        self, verdict: "_Built | Retry | Fail", held_lease: HeldLease
-    ) -> tuple[str, dict[str, object]]:
-        """Do what the verdict says; gives the fact to log."""
-        lease = held_lease.lease
-        assert isinstance(lease, Lease)  # noqa: S101 - narrows for the type checker
-        match verdict:
-            case _Built(entry=entry, calls=calls):
-                result = await self._dependencies.append_and_settle(entry, lease)
-                fields = {"deployment_id": entry.deployment_id, "calls": calls}
-                if entry.filtered_because:
-                    return LOG_EVENTS[result.status], fields | {"reason": entry.filtered_because}
-                fields |= {"revision": result.revision, "complete": entry.complete}
-                return LOG_EVENTS[result.status], fields
-            case Retry(reason=reason, wait_s=wait_s, counts_as_attempt=counts_as_attempt):
-                ticket = lease.ticket
-                updated_ticket = replace(
-                    ticket, attempts=ticket.attempts + counts_as_attempt, reason=reason
-                )
-                postpone_status = await self._dependencies.backlog.postpone(
-                    lease, updated_ticket, delay_s=wait_s
-                )
-                return LOG_EVENTS[postpone_status], {
-                    "reason": reason,
-                    "wait_s": round(wait_s, 3),
-                    "counted": counts_as_attempt,
-                }
-            case Fail(reason=reason, detail=detail) if lease.ticket.refresh is not None:
-                skip_status = await self._dependencies.refreshes.skip(lease, reason)
-                return LOG_EVENTS[skip_status], {"reason": reason, "detail": detail}
-            case Fail(reason=reason, detail=detail, raw=raw):
-                failure = build_failure_record(
-                    reason, detail=detail, raw=raw, ticket=lease.ticket, fence=lease.fence
-                )
-                fail_status = await self._dependencies.backlog.fail(lease, failure)
-                return LOG_EVENTS[fail_status], {"reason": reason, "detail": detail}
-            case _:
-                assert_never(verdict)
-
     async def _finish(self) -> None:
-        """Let what is in hand end within the grace time; hand the rest back at once."""
+        """Wait for the tickets in progress until the shutdown timeout; release the rest."""
         tasks = self._lease_keeper.list_tasks()
         if not tasks:
             return
@@ -256,9 +178,114 @@ class Worker:
         if late:
             await asyncio.wait(late, timeout=_RELEASE_TIMEOUT_S)
 
+    async def _process(self, held_lease: HeldLease) -> None:
+        """Process one leased ticket to its end; free its capacity in any case."""
+        try:
+            match held_lease.lease:
+                case Lease() as lease:
+                    with self._dependencies.trace_attempt(lease):
+                        await self._attempt_and_settle(held_lease, lease)
+                case CorruptTicket() as corrupt:
+                    await self._fail_corrupt(held_lease, corrupt)
+        except asyncio.CancelledError:  # by a stop, or because the lease is lost
+            if self._stopping.is_set():
+                await self._release(held_lease.lease)
+        except Exception:  # the lease runs out, and another worker claims the ticket
+            self._dependencies.log.exception("settle_failed", job=held_lease.lease.job)
+        finally:
+            self._lease_keeper.remove(held_lease)
 
-class _Built(Struct, frozen=True):
-    """A deployment found and written as an entry, and the calls it cost."""
+    async def _attempt_and_settle(self, held_lease: HeldLease, lease: Lease) -> None:
+        """Attempt a ticket once, settle it as the outcome says, and log how it ended."""
+        started_at = self._clock()
+        outcome = await self._attempt(lease, started_at)
+        fence = await self._lease_keeper.begin_settling(held_lease)
+        event, fields = await self._settle(outcome, replace(lease, fence=fence))
+        self._log_attempt(event, fields, lease=lease, started_at=started_at)
 
-    entry: Entry
-    calls: int
+    async def _attempt(self, lease: Lease, started_at: float) -> Outcome:
+        """Enrich a ticket and build its entry; an internal error becomes a Retry or a Fail."""
+        if not self._can_attempt(lease):
+            return Fail(reason="poison", detail=f"{lease.crashes} workers ended holding it")
+        try:
+            verdict = await self._dependencies.enrich(lease)
+            if not isinstance(verdict, Found):
+                return verdict
+            now_ms = lease.now + round((self._clock() - started_at) * 1000)
+            entry = self._dependencies.entry_builder.build(verdict, lease, now_ms=now_ms)
+            return entry if isinstance(entry, Fail) else BuiltEntry(entry, verdict.calls)
+        except Exception as error:  # a defect of this program must not lose the ticket
+            self._dependencies.log.exception("attempt_error", job=lease.job)
+            return self._dependencies.on_internal_error(lease, error)
+
+    async def _settle(self, outcome: Outcome, lease: Lease) -> Settlement:
+        """Publish, postpone, skip or fail the ticket, as the outcome says."""
+        match outcome:
+            case BuiltEntry():
+                return await self._publish(outcome, lease)
+            case Retry():
+                return await self._postpone(outcome, lease)
+            case Fail() if lease.ticket.refresh is not None:
+                return await self._skip_refresh(outcome, lease)
+            case Fail():
+                return await self._fail(outcome, lease)
+            case _:
+                assert_never(outcome)
+
+    async def _publish(self, built: BuiltEntry, lease: Lease) -> Settlement:
+        """Append the record and settle the ticket in one script."""
+        entry = built.entry
+        result = await self._dependencies.append_and_settle(entry, lease)
+        fields = {"deployment_id": entry.deployment_id, "calls": built.calls}
+        if entry.filtered_because:
+            return LOG_EVENTS[result.status], fields | {"reason": entry.filtered_because}
+        fields |= {"revision": result.revision, "complete": entry.complete}
+        return LOG_EVENTS[result.status], fields
+
+    async def _postpone(self, retry: Retry, lease: Lease) -> Settlement:
+        """Put the ticket back into the backlog, due again after the wait."""
+        attempts = lease.ticket.attempts + retry.counts_as_attempt
+        ticket = replace(lease.ticket, attempts=attempts, reason=retry.reason)
+        status = await self._dependencies.backlog.postpone(lease, ticket, delay_s=retry.wait_s)
+        return LOG_EVENTS[status], {
+            "reason": retry.reason,
+            "wait_s": round(retry.wait_s, 3),
+            "counted": retry.counts_as_attempt,
+        }
+
+    async def _skip_refresh(self, failed: Fail, lease: Lease) -> Settlement:
+        """End a failed refresh; the next one is scheduled, unless the reason is final."""
+        status = await self._dependencies.refreshes.skip(lease, failed.reason)
+        return LOG_EVENTS[status], {"reason": failed.reason, "detail": failed.detail}
+
+    async def _fail(self, failed: Fail, lease: Lease) -> Settlement:
+        """Move the ticket to the failed ones, for a person."""
+        reason, detail = failed.reason, failed.detail
+        failure = FailureRecord(
+            reason=reason, detail=detail, raw=failed.raw, ticket=lease.ticket, fence=lease.fence
+        )
+        status = await self._dependencies.backlog.fail(lease, failure)
+        return LOG_EVENTS[status], {"reason": reason, "detail": detail}
+
+    async def _fail_corrupt(self, held_lease: HeldLease, corrupt: CorruptTicket) -> None:
+        """Move bytes that are not a ticket to the failed ones, for a person."""
+        fence = await self._lease_keeper.begin_settling(held_lease)
+        failure = FailureRecord(reason="corrupt_ticket", raw=corrupt.raw, fence=fence)
+        await self._dependencies.backlog.fail(replace(corrupt, fence=fence), failure)
+        self._dependencies.log.error("ticket_corrupt", job=corrupt.job)
+
+    async def _release(self, lease: Lease | CorruptTicket) -> None:
+        """Make a ticket due now, so that another worker can claim it."""
+        if isinstance(lease, Lease):
+            await self._dependencies.backlog.postpone(lease, lease.ticket, delay_s=0.0)
+            self._dependencies.log.info("deployment_released", **lease_log_fields(lease))
+
+    def _log_attempt(
+        self, event: str, fields: dict[str, object], *, lease: Lease, started_at: float
+    ) -> None:
+        """Log one event about an attempt: how it was settled and how long it took."""
+        took_ms = round((self._clock() - started_at) * 1000)
+        fields = lease_log_fields(lease) | fields | {"took_ms": took_ms}
+        if lease.ticket.refresh is None:
+            fields["since_webhook_ms"] = max(0, lease.now - lease.queued_at) + took_ms
+        self._dependencies.log.info(event, **fields)

@@ -1,4 +1,4 @@
-"""Do the contracts say what is, do they hold by others' reading, and are old readers safe?"""
+"""Tests of the contracts: they match the types, are valid, and stay compatible."""
 
 import json
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ FROZEN = json.loads((GOLDEN / "frozen.schema.json").read_text())
 
 
 def build_validator() -> jsonschema.Draft202012Validator:
-    """Make the ecosystem's own reader of our schema."""
+    """Return a validator of our schema, from the jsonschema package."""
     schema = build_record_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
 
 def breaking_changes(old: Any, new: Any, path: str = "$") -> Iterator[str]:
-    """List what a reader that relies on the old schema could stumble over in the new one."""
+    """Yield every change of a schema that could break a reader of the old one."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key, old_value in old.items():
             if key in {"description", "title", "required"}:
@@ -51,40 +51,40 @@ def breaking_changes(old: Any, new: Any, path: str = "$") -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
-def test_what_is_committed_is_what_the_types_say(name: str) -> None:
-    """Else: `python3 run.py schema FILE > deploy/contracts/FILE`."""
+def test_committed_contract_equals_the_generated_one(name: str) -> None:
+    """On failure run `python3 run.py schema FILE > deploy/contracts/FILE`."""
     assert (ROOT / "deploy" / "contracts" / name).read_text() == render_contract(name)
 
 
-async def test_a_contract_is_made_when_somebody_asks_for_it(
+async def test_contract_is_generated_on_the_first_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Not while a receiver opens, and once however often it is asked for."""
-    made = []
+    """Starting the receiver generates none, and later requests reuse it."""
+    rendered = []
 
-    def write(name: str) -> str:
-        made.append(name)
+    def record_render(name: str) -> str:
+        rendered.append(name)
         return render_contract(name)
 
-    monkeypatch.setattr(contracts, "render_contract", write)
+    monkeypatch.setattr(contracts, "render_contract", record_render)
     app = web.Application()
     add_contract_routes(app)
     async with serve_app(app, host="127.0.0.1", port=0) as url, aiohttp.ClientSession() as session:
-        assert made == []
+        assert rendered == []
         for _ in range(2):
             async with session.get(f"{url}/openapi.json") as response:
                 assert await response.text() == render_contract("openapi.json")
-    assert made == ["openapi.json"]
+    assert rendered == ["openapi.json"]
 
 
-def test_the_receiver_is_described_as_openapi_wants_it() -> None:
-    """By the reading of openapi-spec-validator."""
+def test_openapi_document_is_valid() -> None:
+    """openapi-spec-validator accepts the document."""
     OpenAPIV31SpecValidator(json.loads(render_contract("openapi.json"))).validate()
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
-def test_a_record_of_the_first_version_is_read_for_ever(path: Path) -> None:
-    """By the types, by the schema of today, and by that of its own day."""
+def test_record_of_the_first_version_stays_readable(path: Path) -> None:
+    """The types, the schema of today and the frozen schema accept it."""
     fields = json.loads(path.read_text())
     data = fields.pop("data")
     parts = [part.encode() for pair in fields.items() for part in pair]
@@ -95,13 +95,13 @@ def test_a_record_of_the_first_version_is_read_for_ever(path: Path) -> None:
     jsonschema.Draft202012Validator(FROZEN).validate(data)
 
 
-def test_the_schema_breaks_no_reader_of_its_first_version() -> None:
-    """Nothing goes, no type changes, nothing is demanded that old records lack; it may grow."""
+def test_record_schema_is_compatible_with_its_first_version() -> None:
+    """Fields may be added; none is removed, changed or newly required."""
     assert [*breaking_changes(FROZEN, build_record_schema())] == []
 
 
 @pytest.mark.parametrize(
-    ("break_it", "told"),
+    ("break_schema", "message"),
     [
         (lambda new: new["properties"].pop("attempts"), "attempts is gone"),
         (lambda new: new["properties"]["attempts"].update(type="string"), "was integer"),
@@ -110,15 +110,15 @@ def test_the_schema_breaks_no_reader_of_its_first_version() -> None:
         (lambda new: new["$defs"]["Stage"]["properties"].pop("name"), "name is gone"),
     ],
 )
-def test_a_breaking_change_is_seen(break_it: Any, told: str) -> None:
-    """Whatever is taken away, changed or newly demanded."""
+def test_breaking_change_is_detected(break_schema: Any, message: str) -> None:
+    """Removing, changing and newly requiring a field are breaking."""
     broken = json.loads(json.dumps(FROZEN))
-    break_it(broken)
-    assert told in " ".join(breaking_changes(FROZEN, broken))
+    break_schema(broken)
+    assert message in " ".join(breaking_changes(FROZEN, broken))
 
 
-def test_what_is_new_breaks_nobody() -> None:
-    """A field that older records do not have."""
+def test_new_optional_field_is_not_a_breaking_change() -> None:
+    """Older records lack the field."""
     grown = json.loads(json.dumps(FROZEN))
     grown["properties"]["looks"] = {"type": "integer"}
     assert [*breaking_changes(FROZEN, grown)] == []
@@ -127,16 +127,16 @@ def test_what_is_new_breaks_nobody() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"revision": 0}, {"attempts": "1"}, {"deployment": {}}, {"schemaVersion": 2}]
 )
-def test_the_schema_refuses_what_no_record_is(wrong: dict[str, object]) -> None:
-    """So that what it accepts means something."""
+def test_record_schema_rejects_invalid_data(wrong: dict[str, object]) -> None:
+    """Wrong values of known fields are rejected, and the valid record is accepted."""
     data = json.loads(entry_fields(1)["data"])
     build_validator().validate(data)
     with pytest.raises(jsonschema.ValidationError):
         build_validator().validate(data | wrong)
 
 
-def test_the_stream_is_described_with_the_fields_that_it_has() -> None:
-    """Every field of an entry but ``data``, and no other."""
+def test_asyncapi_headers_equal_the_fields_of_an_entry() -> None:
+    """They name every field except ``data``, and no other."""
     described = json.loads(render_contract("asyncapi.json"))["components"]["schemas"]["Attributes"]
     fields = {name: value for name, value in entry_fields(1).items() if name != "data"}
     assert {*described["required"]} == {*fields}

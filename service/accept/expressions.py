@@ -1,36 +1,39 @@
-"""What does this path say in that body? JMESPath, compiled once.
+"""JMESPath expressions over a webhook: compiled once, evaluated for each event.
 
-Paths, ``a || b``, ``a && b``, ``a.{x: b}``, literals and our functions, which is what nearly every
-source is made of, become closures; any other part is left to the JMESPath interpreter. Both give
-the same answers. Two functions are ours:
+jmespath's own interpreter evaluates them. Plain paths such as ``a.b.c`` and ``a.b || c``, which
+most fields of a source are, take a shorter way with the same result. Two functions are added:
 
-``match(regex, value)``  the first group, or the whole match, in a text; null if there is none
-``json(value)``          what a text holds as JSON; a value that is no text stays as it is
+``match(regex, value)``  the first group of the match, or the whole match; null without a match
+``json(value)``          the value that a JSON text holds; a value that is not text stays as it is
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jmespath
 import msgspec
 from jmespath.exceptions import JMESPathError
-from jmespath.functions import Functions, signature
-from jmespath.visitor import Options, TreeInterpreter
+from jmespath.functions import Functions
+from jmespath.visitor import TreeInterpreter
 from msgspec import Struct
 
 from service.suggestions import find_similar_name
 
-# Longer texts match nothing: our regexes must not become a sender's lever.
+# A regex is not run on a longer text: a sender must not be able to make it slow.
 MAX_MATCH_LENGTH = 4096
+
+_OUR_PARAMETER_COUNTS = {"match": 2, "json": 1}
 
 Evaluator = Callable[[Any], Any]
 Node = Mapping[str, Any]
 
-# What an expression may stumble over in a body that is not what its author had in mind.
+# Raised when a body does not have the shape that the expression expects.
 _EVALUATION_ERRORS = (
     JMESPathError,
     ArithmeticError,
+    AttributeError,
     LookupError,
     RecursionError,
     TypeError,
@@ -39,21 +42,31 @@ _EVALUATION_ERRORS = (
 
 
 class ExpressionError(ValueError):
-    """The text is nothing that we can evaluate; the message says why."""
+    """An expression or a regex that cannot be compiled; the message says why."""
 
 
 class Expression(Struct, frozen=True):
-    """A compiled JMESPath expression, and its text."""
+    """A compiled JMESPath expression, and its text.
+
+    ``names`` holds the steps of a plain path such as ``a.b.c``; it is empty for anything else,
+    which ``evaluator`` evaluates.
+    """
 
     text: str
     evaluator: Evaluator
+    names: tuple[str, ...] = ()
 
-    def evaluate(self, inputs: object) -> object:
-        """Evaluate over ``view``; a type error inside is null (None)."""
+    def evaluate(self, inputs: Any) -> object:
+        """Return the value that the expression finds; None also when a type does not fit."""
         try:
-            return self.evaluator(inputs)
+            if not self.names:
+                return self.evaluator(inputs)
+            value = inputs
+            for name in self.names:
+                value = value.get(name)
         except _EVALUATION_ERRORS:
             return None
+        return value
 
     def __repr__(self) -> str:
         return f"Expression({self.text!r})"
@@ -68,13 +81,15 @@ def compile_expression(text: str) -> Expression:
     for node in _iter_nodes(tree):
         if node["type"] == "function_expression":
             _check_call(node["value"], node["children"])
-    return Expression(
-        text, _compile_node(tree, TreeInterpreter(Options(custom_functions=_CustomFunctions())))
-    )
+    if tree["type"] == "or_expression":
+        left, right = (_plain_path(child) for child in tree["children"])
+        if left and right:
+            return Expression(text, partial(_follow_either, left, right))
+    return Expression(text, partial(_Interpreter().visit, tree), _plain_path(tree))
 
 
 def compile_regex(text: str) -> re.Pattern[str]:
-    """Compile a regular expression; ExpressionError when it is none."""
+    """Compile a regular expression; ExpressionError if it is not valid."""
     try:
         return re.compile(text)
     except (re.error, RecursionError, OverflowError) as error:
@@ -82,38 +97,26 @@ def compile_regex(text: str) -> re.Pattern[str]:
 
 
 def search_text(pattern: re.Pattern[str], value: object) -> re.Match[str] | None:
-    """Search a value that is a text, and no longer than MATCHED_TEXT."""
+    """Search a text of at most MAX_MATCH_LENGTH characters; None for any other value."""
     return (
         pattern.search(value) if isinstance(value, str) and len(value) <= MAX_MATCH_LENGTH else None
     )
 
 
 def match_text(pattern: re.Pattern[str], value: object) -> str | None:
-    """Search a text; give its first group, or the whole match when there are no groups."""
+    """Search a text; return the first group, or the whole match if the regex has no group."""
     match = search_text(pattern, value)
     return match and match[1 if pattern.groups else 0]
 
 
 def parse_json_text(value: object) -> object:
-    """Give the value that a text holds as JSON (None if it holds none); others as they are."""
+    """Return the value that a JSON text holds, None for other texts; other values unchanged."""
     if not isinstance(value, str):
         return value
     try:
         return msgspec.json.decode(value)
     except (ValueError, RecursionError):
         return None
-
-
-class _CustomFunctions(Functions):  # type: ignore[misc]  # jmespath ships no types
-    """JMESPath's functions and ours, for the parts that the interpreter evaluates."""
-
-    @signature({"types": ["string"]}, {"types": []})  # type: ignore[untyped-decorator]  # as above
-    def _func_match(self, regex: str, value: object) -> str | None:
-        return match_text(re.compile(regex), value)
-
-    @signature({"types": []})  # type: ignore[untyped-decorator]  # as above
-    def _func_json(self, value: object) -> object:
-        return parse_json_text(value)
 
 
 def _iter_nodes(node: Node) -> Iterator[Node]:
@@ -124,16 +127,15 @@ def _iter_nodes(node: Node) -> Iterator[Node]:
 
 
 def _check_call(name: str, arguments: list[Node]) -> None:
-    """Refuse at load what would otherwise be null for every webhook."""
-    functions = _CustomFunctions.FUNCTION_TABLE
-    if name not in functions:
-        similar_name = find_similar_name(name, functions)
+    """Raise ExpressionError for a call that would give null for every webhook."""
+    known_names = [*Functions.FUNCTION_TABLE, *_OUR_PARAMETER_COUNTS]
+    if name not in known_names:
+        similar_name = find_similar_name(name, known_names)
         hint = f"; did you mean {similar_name}()?" if similar_name else ""
         raise ExpressionError(f"there is no function {name}(){hint}")
-    parameters = functions[name]["signature"]
-    variadic = bool(parameters) and bool(parameters[-1].get("variadic"))
-    if len(arguments) < len(parameters) or (len(arguments) > len(parameters) and not variadic):
-        raise ExpressionError(f"{name}() takes {len(parameters)} arguments, not {len(arguments)}")
+    expected, is_variadic = _parameter_count(name)
+    if len(arguments) < expected or (len(arguments) > expected and not is_variadic):
+        raise ExpressionError(f"{name}() takes {expected} arguments, not {len(arguments)}")
     if name == "match":
         regex = arguments[0].get("value") if arguments[0]["type"] == "literal" else None
         if not isinstance(regex, str):
@@ -141,97 +143,69 @@ def _check_call(name: str, arguments: list[Node]) -> None:
         compile_regex(regex)
 
 
-def _compile_node(node: Node, interpreter: TreeInterpreter) -> Evaluator:
-    node_kind = f"{node['value']}()" if node["type"] == "function_expression" else node["type"]
-    build_closure = _CLOSURE_BUILDERS.get(node_kind)
-    if build_closure is None:
-        return lambda value: interpreter.visit(node, value)
-    return build_closure(node, [_compile_node(child, interpreter) for child in node["children"]])
+def _parameter_count(name: str) -> tuple[int, bool]:
+    """Return how many parameters a function has, and whether the last may repeat."""
+    if name in _OUR_PARAMETER_COUNTS:
+        return _OUR_PARAMETER_COUNTS[name], False
+    parameters = Functions.FUNCTION_TABLE[name]["signature"]
+    return len(parameters), bool(parameters) and bool(parameters[-1].get("variadic"))
 
 
-def _build_path(node: Node, parts: Sequence[Evaluator]) -> Evaluator:
-    """Close over ``a`` or ``a.b.c``; a chain of anything else goes from part to part."""
-    fields = node["children"] or [node]
-    if any(field["type"] != "field" for field in fields):
-        return _build_chain(parts)
-    names = [field["value"] for field in fields]
+class _Interpreter(TreeInterpreter):  # type: ignore[misc]  # jmespath ships no types
+    """JMESPath's interpreter with our two functions, and with fewer calls on common nodes."""
 
-    def evaluate(value: Any) -> Any:
-        try:
-            for name in names:
-                value = value.get(name)
-        except AttributeError:  # as the interpreter: what has no members has none of this name
+    def visit_subexpression(self, node: Node, value: Any) -> Any:
+        """Evaluate ``a.b.c``; a name in it costs no call of its own."""
+        for child in node["children"]:
+            if child["type"] != "field":
+                value = self.visit(child, value)
+                continue
+            try:
+                value = value.get(child["value"])
+            except AttributeError:
+                value = None
+        return value
+
+    def visit_multi_select_dict(self, node: Node, value: Any) -> Any:
+        """Evaluate ``{x: a, y: b}``; a pair in it costs no call of its own."""
+        if value is None:
             return None
-        return value
+        return {pair["value"]: self.visit(pair["children"][0], value) for pair in node["children"]}
 
-    return evaluate
-
-
-def _build_chain(parts: Sequence[Evaluator]) -> Evaluator:
-    def evaluate(value: Any) -> Any:
-        for part in parts:
-            value = part(value)
-        return value
-
-    return evaluate
+    def visit_function_expression(self, node: Node, value: Any) -> Any:
+        """Call one of our functions, or one of JMESPath's."""
+        name, arguments = node["value"], node["children"]
+        if name == "json":
+            return parse_json_text(self.visit(arguments[0], value))
+        if name == "match":
+            return match_text(re.compile(arguments[0]["value"]), self.visit(arguments[1], value))
+        return super().visit_function_expression(node, value)
 
 
-def _build_or(_: Node, parts: Sequence[Evaluator]) -> Evaluator:
-    left, right = parts
-
-    def evaluate(value: Any) -> Any:
-        result = left(value)
-        return right(value) if _is_falsy(result) else result
-
-    return evaluate
-
-
-def _build_and(_: Node, parts: Sequence[Evaluator]) -> Evaluator:
-    left, right = parts
-
-    def evaluate(value: Any) -> Any:
-        result = left(value)
-        return result if _is_falsy(result) else right(value)
-
-    return evaluate
+def _plain_path(tree: Node) -> tuple[str, ...]:
+    """Return the names of ``a`` or ``a.b.c``; an empty tuple for any other expression."""
+    steps = [tree] if tree["type"] == "field" else tree["children"]
+    is_path = tree["type"] in {"field", "subexpression"}
+    if is_path and all(step["type"] == "field" for step in steps):
+        return tuple(step["value"] for step in steps)
+    return ()
 
 
-def _build_object(node: Node, parts: Sequence[Evaluator]) -> Evaluator:
-    members = [(child["value"], part) for child, part in zip(node["children"], parts, strict=True)]
-    return lambda value: None if value is None else {name: part(value) for name, part in members}
+def _follow_either(left: Sequence[str], right: Sequence[str], inputs: Any) -> Any:
+    """Evaluate ``a.b || c.d`` for two plain paths."""
+    value = _follow_path(left, inputs)
+    if value is None or value is False or value in ("", [], {}):  # false to JMESPath; 0 is not
+        return _follow_path(right, inputs)
+    return value
 
 
-def _build_literal(node: Node, _: Sequence[Evaluator]) -> Evaluator:
-    constant = node["value"]
-    return lambda _: constant
-
-
-def _build_json(_: Node, parts: Sequence[Evaluator]) -> Evaluator:
-    (evaluate_text,) = parts
-    return lambda value: parse_json_text(evaluate_text(value))
-
-
-def _build_match(node: Node, parts: Sequence[Evaluator]) -> Evaluator:
-    pattern = compile_regex(node["children"][0]["value"])
-    return lambda value: match_text(pattern, parts[1](value))
-
-
-def _is_falsy(value: Any) -> bool:
-    return value is None or value is False or value in ("", [], {})
-
-
-_CLOSURE_BUILDERS: Mapping[str, Callable[[Node, Sequence[Evaluator]], Evaluator]] = {
-    "field": _build_path,
-    "subexpression": _build_path,
-    "pipe": lambda _, parts: _build_chain(parts),
-    "key_val_pair": lambda _, parts: parts[0],
-    "or_expression": _build_or,
-    "and_expression": _build_and,
-    "multi_select_dict": _build_object,
-    "literal": _build_literal,
-    "json()": _build_json,
-    "match()": _build_match,
-}
+def _follow_path(names: Sequence[str], value: Any) -> Any:
+    try:
+        for name in names:
+            value = value.get(name)
+    except AttributeError:  # a value without members, as in jmespath's visit_field
+        return None
+    return value
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,1 +1,1 @@
-"""DeploymentCompleted in, Ticket out: what still waits."""
+"""The backlog: turns a DeploymentCompleted event into a Ticket that waits."""

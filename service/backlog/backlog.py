@@ -1,4 +1,4 @@
-"""What still waits, and who has it in hand? Add, claim, renew, wait, give up."""
+"""The backlog: tickets that wait or are leased, in a Redis sorted set."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -12,7 +12,6 @@ from service.accept.mapping import BacklogFull, DeploymentCompleted, Duplicate, 
 from service.backlog.failures import (
     UNMAPPABLE,
     FailureRecord,
-    build_failure_record,
     encode_failure,
     parked_job,
 )
@@ -35,7 +34,7 @@ FailStatus = Literal["failed", "superseded", "lease_lost"]
 
 
 class BacklogConfig(Struct, frozen=True, kw_only=True):
-    """How long things last, in ms, how much may wait, and which share of the quota is ours."""
+    """Settings of the backlog: lifetimes (ms), maximum tickets, rate-limit share (0 to 1)."""
 
     lease_ms: int
     delivery_ttl_ms: int
@@ -47,16 +46,16 @@ class BacklogConfig(Struct, frozen=True, kw_only=True):
 
 
 class Claimed(Struct, frozen=True):
-    """What claiming handed out, and how long to sleep (s) if that was all; None: till the bell."""
+    """The leases of one claim, and how long to sleep (s) afterwards; None: until a wakeup."""
 
     leases: list[Lease | CorruptTicket]
     sleep_s: float | None
 
 
 class Backlog:
-    """The tickets of one namespace. ``room`` is Lua that says how many calls may be made now.
+    """The tickets of one namespace. ``budget_lua`` defines how many calls are available.
 
-    ``new_token`` names each script call that may be sent twice, so that the second is recognised.
+    ``new_token`` names each script call that may be repeated, so that Redis recognises the repeat.
     """
 
     def __init__(
@@ -72,21 +71,19 @@ class Backlog:
         self._keys = keys
         self._config = config
         self._new_token = new_token
-        self._renew, self._postpone = (
-            load_script(__package__, name) for name in ("renew", "postpone")
-        )
         failures_lua = read_lua(__package__, "lib_failures")
-        self._add, self._park = (
-            load_script(__package__, name, prelude=failures_lua) for name in ("add", "park")
-        )
         tickets_lua = read_lua(__package__, "lib_tickets")
-        self._fail: Script = load_script(__package__, "fail", prelude=failures_lua + tickets_lua)
+        self._add: Script = load_script(__package__, "add", prelude=failures_lua + tickets_lua)
+        self._park: Script = load_script(__package__, "park", prelude=failures_lua)
         self._claim: Script = load_script(__package__, "claim", prelude=budget_lua)
+        self._renew: Script = load_script(__package__, "renew")
+        self._postpone: Script = load_script(__package__, "postpone", prelude=tickets_lua)
+        self._fail: Script = load_script(__package__, "fail", prelude=failures_lua + tickets_lua)
 
     async def add(self, event: DeploymentCompleted) -> Queued | Duplicate | BacklogFull:
-        """Remember a delivery and its ticket; returns once they are kept.
+        """Store a delivery and its ticket; return once Redis has them as durably as configured.
 
-        Raises :class:`service.store.Unavailable` when Redis cannot promise that in time.
+        Raise :class:`service.store.RedisUnavailable` if that takes too long.
         """
         keys, job = self._keys, job_key(event)
         status, job_or_wait_s = cast(
@@ -116,14 +113,17 @@ class Backlog:
         )
         if isinstance(job_or_wait_s, int):
             return BacklogFull(retry_after_s=min(max(job_or_wait_s, 1), 3600))
-        job = job_or_wait_s.decode("utf-8", "replace")  # of a repeated delivery it may be another
+        job = job_or_wait_s.decode("utf-8", "replace")  # a repeated delivery may have another job
         return Queued(job=job) if status == b"queued" else Duplicate(job=job)
 
     async def park(self, source: str, event: Unmappable) -> bool:
-        """Keep an event that cannot be mapped for a person; False when it was kept before."""
+        """Store an unmappable event for a person; return False if it was stored before."""
         delivery = event.delivery
-        failure = build_failure_record(
-            UNMAPPABLE, detail=event.reason, raw=event.raw, clues=event.replay_context
+        failure = FailureRecord(
+            reason=UNMAPPABLE,
+            detail=event.reason,
+            raw=event.raw,
+            replay_context=event.replay_context,
         )
         reply = await self._group_commit.submit(
             self._park,
@@ -146,9 +146,9 @@ class Backlog:
         return reply == 1
 
     async def claim(self, limit: int, *, followers: int = 0) -> Claimed:
-        """Lease up to ``limit`` tickets that are due, each with the one call it begins with.
+        """Lease up to ``limit`` tickets that are due, each with its first call.
 
-        Up to ``company`` more come along that one of those calls can serve too: see claim.lua.
+        Lease up to ``followers`` more that one of these calls can serve too: see claim.lua.
         """
         keys = self._keys
         reply = await self._group_commit.submit(
@@ -184,7 +184,7 @@ class Backlog:
     async def renew(
         self, job_fences: Sequence[tuple[str, float]], by_ms: int
     ) -> list[float | None]:
-        """Lengthen leases; gives the new fence of each, None where the lease is lost."""
+        """Extend leases; return the new fence of each, None for a lost lease."""
         job_fence_args: list[ScriptArgument] = [
             part for job_fence in job_fences for part in job_fence
         ]
@@ -195,7 +195,7 @@ class Backlog:
         return [float(fence) if fence else None for fence in fences]
 
     async def postpone(self, lease: Lease, ticket: Ticket, *, delay_s: float) -> PostponeStatus:
-        """Put a ticket back for ``delay_s``; due now (``superseded``) if a newer event came."""
+        """Put a ticket back for ``delay_s``; ``superseded``: a newer event makes it due now."""
         keys = self._keys
         reply: ScriptReply = await self._group_commit.submit(
             self._postpone,
@@ -218,7 +218,7 @@ class Backlog:
         return cast("PostponeStatus", cast("bytes", reply).decode())
 
     async def fail(self, lease: Lease | CorruptTicket, failure: FailureRecord) -> FailStatus:
-        """Move a ticket to the failed ones; ``superseded`` when a newer event came meanwhile."""
+        """Move a ticket to the failed ones; ``superseded`` if a newer event arrived meanwhile."""
         keys = self._keys
         reply: ScriptReply = await self._group_commit.submit(
             self._fail,
@@ -245,27 +245,27 @@ class Backlog:
 
 
 MAX_BLOCK_S = 4.0
-"""Must stay well under the client's reply timeout, which would cut the blocking call."""
+"""The longest BLPOP. It must stay well below the client's reply timeout, which would cut it."""
 
 _MIN_BLOCK_S = 0.005
 _REPLY_MARGIN_S = 0.5
 _SERVER_TICK_S = 0.1
-"""How much later than asked an idle server ends a block: it looks ten times a second (`hz`)."""
+"""How late an idle server may end a BLPOP: it checks for timeouts ten times a second (`hz`)."""
 
 
 class Wakeup:
-    """Rings when a ticket became due. Missed rings cost nothing: every sleep has an end."""
+    """Wakes an idle worker when a ticket becomes due. A missed wakeup is safe: every sleep ends."""
 
     def __init__(self, client: Redis, key: str) -> None:
         self._client = client
         self._key = key
 
     async def wait(self, timeout_s: float) -> None:
-        """Sleep until it rings, at most so long; without Redis it is a plain short sleep.
+        """Sleep until a wakeup, at most ``timeout_s``; without Redis it is a short plain sleep.
 
-        A sleep that is to end at a moment ends deaf but on time: the server would wake us a tick
-        too late. Nobody oversleeps for a server that hangs, nor stays with one that is the master
-        no more.
+        The end of a sleep is a plain sleep too, because BLPOP may end one server tick late. A
+        timeout limits the wait for a server that hangs. After an error the connections are dropped,
+        because the server may no longer be the master.
         """
         block_s = min(max(timeout_s, _MIN_BLOCK_S), MAX_BLOCK_S)
         final_sleep_s = _SERVER_TICK_S if 2 * _SERVER_TICK_S < timeout_s <= MAX_BLOCK_S else 0.0

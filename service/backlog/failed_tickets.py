@@ -1,4 +1,4 @@
-"""What waits for a person? Read it, take it up again, or drop it."""
+"""The failed tickets and parked events, which a person reads, retries or drops."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Literal, cast
@@ -17,19 +17,20 @@ from service.backlog.failures import (
     plan_retry,
 )
 from service.backlog.ticket import encode_ticket
+from service.store.exchange import decode_text
 from service.store.group_commit import GroupCommit, ScriptArgument
 from service.store.keys import Keys
-from service.store.script import load_script, read_lua
+from service.store.script import Script, load_script, read_lua
 
 MAX_BATCH = 100
 _TIMEOUT_S = 10.0
 
 FailedTimeRange = tuple[float, float]
-"""From and until when (Redis ms) something was given up."""
+"""Start and end (Redis ms) of the time in which tickets failed."""
 
 
 class RetryResult(Struct, frozen=True):
-    """What became of one failure; ``detail`` is why, or the job that it is now."""
+    """How a retry or a drop of one failed ticket ended; ``detail`` is the reason or the new job."""
 
     job: str
     status: Literal["queued", "superseded", "skipped", "gone", "dropped"]
@@ -37,9 +38,9 @@ class RetryResult(Struct, frozen=True):
 
 
 class FailedTickets:
-    """The failures of one namespace, for a person to look at and to settle.
+    """The failed tickets of one namespace.
 
-    ``new_token`` names each act, so that one sent twice is known again.
+    ``new_token`` names each script call, so that Redis recognises a repeat.
     """
 
     def __init__(
@@ -50,17 +51,17 @@ class FailedTickets:
         self._keys = keys
         self._new_token = new_token
         failures_lua = read_lua(__package__, "lib_failures")
-        self._retry, self._drop = (
-            load_script(__package__, name, prelude=failures_lua) for name in ("retry", "drop")
-        )
+        tickets_lua = read_lua(__package__, "lib_tickets")
+        self._retry: Script = load_script(__package__, "retry", prelude=failures_lua + tickets_lua)
+        self._drop: Script = load_script(__package__, "drop", prelude=failures_lua)
 
     async def read_time_ms(self) -> int:
-        """Give Redis's time, by which failures are dated, in ms."""
+        """Return the time of the Redis server, which dates failures, in ms."""
         seconds, micros = await self._client.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def read(self, jobs: Iterable[str]) -> list[FailedTicket]:
-        """Read those of these jobs that have failed."""
+        """Return the failed tickets of these jobs; jobs that have not failed are left out."""
         unique_jobs = list(dict.fromkeys(jobs))
         if not unique_jobs:
             return []
@@ -74,12 +75,12 @@ class FailedTickets:
         )
 
     async def list_newest(self, time_range: FailedTimeRange) -> AsyncIterator[FailedTicket]:
-        """List what was given up in a span of time, the newest first."""
+        """Iterate over the tickets that failed in a range of time, the newest first."""
         pairs = await self._client.zrevrangebyscore(
             self._keys.failed, time_range[1], time_range[0], withscores=True
         )
         jobs_and_times = [
-            (_decode_text(job), float(at_ms))
+            (decode_text(job), float(at_ms))
             for job, at_ms in cast("list[tuple[bytes, float]]", pairs)
         ]
         for start in range(0, len(jobs_and_times), MAX_BATCH):
@@ -87,11 +88,11 @@ class FailedTickets:
                 yield failed
 
     async def read_page(self, first: int, count: int) -> tuple[list[FailedTicket], int]:
-        """Read so many, the newest first, from a rank on; gives also how many there are in all."""
+        """Return ``count`` failed tickets from rank ``first``, the newest first, and the total."""
         keys, last = self._keys, first + count - 1
         pairs = await self._client.zrevrange(keys.failed, first, last, withscores=True)
         jobs_and_times = [
-            (_decode_text(job), float(at_ms))
+            (decode_text(job), float(at_ms))
             for job, at_ms in cast("list[tuple[bytes, float]]", pairs)
         ]
         return await self._read_tickets(jobs_and_times), int(await self._client.zcard(keys.failed))
@@ -99,9 +100,9 @@ class FailedTickets:
     async def retry(
         self, batch: Sequence[FailedTicket], sources: Mapping[str, Source]
     ) -> list[RetryResult]:
-        """Put up to BATCH of them back into the backlog, in one act; they are due at once.
+        """Queue up to ``MAX_BATCH`` failed tickets in one script; they are due at once.
 
-        What cannot be is left, with the new reason. Raises Unavailable.
+        A ticket that cannot be retried stays, with its new reason. Raise RedisUnavailable.
         """
         plans = [(failed, plan_retry(failed, sources)) for failed in batch]
         submitted = [
@@ -121,7 +122,7 @@ class FailedTickets:
         return [_retry_result(failed, plan, reply_by_job.get(failed.job)) for failed, plan in plans]
 
     async def drop(self, batch: Sequence[FailedTicket]) -> list[RetryResult]:
-        """Forget up to BATCH of them, in one act; raises Unavailable."""
+        """Delete up to ``MAX_BATCH`` failed tickets in one script; raise RedisUnavailable."""
         keys = self._keys
         replies = await self._submit(
             "drop",
@@ -159,10 +160,10 @@ class FailedTickets:
         reply = await self._group_commit.submit(
             script, keys=keys, args=args, durable=True, timeout_s=_TIMEOUT_S
         )
-        return [_decode_text(status) for status in cast("list[bytes]", reply)]
+        return [decode_text(status) for status in cast("list[bytes]", reply)]
 
     def _delivery_key(self, failed: FailedTicket) -> str:
-        """Name the mark of the delivery, whose repeats are to be duplicates of the new job."""
+        """Return the key of the delivery mark; repeats become duplicates of the new job."""
         source, delivery = parse_parked_job(failed.job) or ("", failed.job)
         return self._keys.delivery(source, delivery)
 
@@ -179,7 +180,3 @@ def _retry_result(failed: FailedTicket, plan: Requeue | Skip, reply: str | None)
         return RetryResult(failed.job, "gone" if reply == "gone" else "skipped", plan.reason)
     detail = plan.job if plan.job != failed.job else ""
     return RetryResult(failed.job, cast('Literal["queued", "superseded", "gone"]', reply), detail)
-
-
-def _decode_text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,4 +1,4 @@
-"""What was given up, and why? Kept for a person, with all that is needed to judge and retry."""
+"""Failure records: why a ticket failed or an event was parked, and how each is retried."""
 
 from collections.abc import Mapping
 from hashlib import sha1
@@ -6,7 +6,7 @@ from typing import assert_never
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from service.accept.mapping import (
     Batch,
@@ -23,17 +23,20 @@ from service.accept.sources import Source
 from service.backlog.ticket import Ticket, job_key, ticket_from_event
 
 MAX_RAW_BYTES = 64 * 1024
+MAX_DETAIL_LENGTH = 1000
 UNMAPPABLE = "unmappable"
-"""The reason of events set aside: a deployment ended, but which one could not be told."""
+"""The reason of parked events: a deployment finished, but the event does not say which one."""
 
 _PARKED_PREFIX = f"{UNMAPPABLE}:"
 
 
 class FailureRecord(Struct, frozen=True, kw_only=True):
-    """One ticket given up, or one event set aside. ``raw`` is the answer or body, capped.
+    """A failed ticket or a parked event, with what a person needs to judge and retry it.
 
-    ``fence`` names the lease that gave up, so that the same act sent twice is known again.
-    ``clues`` is what an event set aside needs beside its body to be read again.
+    ``raw`` is the response or body: at most ``MAX_RAW_BYTES``, else ``raw_cut`` is true.
+    ``fence`` names the lease that failed, so that a repeated call is recognised.
+    ``replay_context`` is what a parked event needs beside its body to be parsed again.
+    Lua reads the reason, which must stay the first field.
     """
 
     reason: str
@@ -42,45 +45,32 @@ class FailureRecord(Struct, frozen=True, kw_only=True):
     raw_cut: bool = False
     ticket: Ticket | None = None
     fence: float = 0.0
-    clues: ReplayContext | None = None
+    replay_context: ReplayContext | None = None
 
-
-def build_failure_record(
-    reason: str,
-    *,
-    detail: str = "",
-    raw: bytes = b"",
-    ticket: Ticket | None = None,
-    fence: float = 0.0,
-    clues: ReplayContext | None = None,
-) -> FailureRecord:
-    """Make a failure, with at most 64 KiB of what was answered."""
-    return FailureRecord(
-        reason=reason,
-        detail=detail[:1000],
-        raw=raw[:MAX_RAW_BYTES],
-        raw_cut=len(raw) > MAX_RAW_BYTES,
-        ticket=ticket,
-        fence=fence,
-        clues=clues,
-    )
+    def __post_init__(self) -> None:
+        """Cut what is too long to store."""
+        if len(self.detail) > MAX_DETAIL_LENGTH:
+            force_setattr(self, "detail", self.detail[:MAX_DETAIL_LENGTH])
+        if len(self.raw) > MAX_RAW_BYTES:
+            force_setattr(self, "raw", self.raw[:MAX_RAW_BYTES])
+            force_setattr(self, "raw_cut", True)
 
 
 def encode_failure(failure: FailureRecord) -> bytes:
-    """Give the bytes that are kept."""
+    """Return a failure record as msgpack."""
     return msgspec.msgpack.encode(failure)
 
 
 def decode_failure(stored: bytes) -> FailureRecord:
-    """Read what is kept; raises msgspec.MsgspecError on anything else."""
+    """Return the failure record in msgpack bytes; raise msgspec.MsgspecError on other bytes."""
     return msgspec.msgpack.decode(stored, type=FailureRecord)
 
 
 class FailedTicket(Struct, frozen=True, kw_only=True):
-    """One of the failed: its job, when it was given up (Redis ms), and what is kept of it.
+    """A failed ticket or parked event: its job, when it failed (Redis ms), and its record.
 
-    ``digest`` names what was read, so that nothing else is settled for it. Without ``failure`` what
-    is kept could not be read.
+    ``digest`` is the SHA-1 of the record as it was read, so that a retry or a drop changes no other
+    record. ``failure`` is None if the record cannot be decoded.
     """
 
     job: str
@@ -90,12 +80,12 @@ class FailedTicket(Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str:
-        """Why it was given up, in a word."""
+        """The reason of the failure, as one word."""
         return "unreadable" if self.failure is None else self.failure.reason
 
     @property
     def source(self) -> str:
-        """Who sent the webhook; empty where that cannot be told."""
+        """The source of the webhook; empty if it is not known."""
         parked = parse_parked_job(self.job)
         if parked is not None:
             return parked[0]
@@ -103,13 +93,13 @@ class FailedTicket(Struct, frozen=True, kw_only=True):
 
     @property
     def application(self) -> str:
-        """What was deployed; empty where that cannot be told."""
+        """The key of the deployed application; empty if it is not known."""
         ticket = self.failure.ticket if self.failure else None
         return (ticket.application if ticket else None) or ""
 
 
 def decode_failed_ticket(job: str, at_ms: float, stored: bytes | None) -> FailedTicket:
-    """Read one of the failed, whatever is kept of it."""
+    """Return the failed ticket of a job, even if its record is missing or cannot be decoded."""
     if stored is None:
         return FailedTicket(job=job, at_ms=at_ms, digest="", failure=None)
     digest = sha1(stored, usedforsecurity=False).hexdigest()
@@ -121,58 +111,58 @@ def decode_failed_ticket(job: str, at_ms: float, stored: bytes | None) -> Failed
 
 
 def parked_job(source: str, delivery: str) -> str:
-    """Name an event set aside."""
+    """Return the job under which a parked event is stored."""
     return f"{_PARKED_PREFIX}{source}/{delivery}"
 
 
 def parse_parked_job(job: str) -> tuple[str, str] | None:
-    """Read source and delivery out of the name of an event set aside; None for any other job."""
+    """Return source and delivery of a parked event; None for any other job."""
     source, separator, delivery = job.removeprefix(_PARKED_PREFIX).partition("/")
     return (source, delivery) if separator and job.startswith(_PARKED_PREFIX) else None
 
 
 class Requeue(Struct, frozen=True):
-    """To be queued as this job, with this ticket."""
+    """The decision to queue a failed ticket as this job, with this ticket."""
 
     job: str
     ticket: Ticket
 
 
 class Skip(Struct, frozen=True):
-    """To be left, and why; ``failure`` is what to keep in its place, if there is news."""
+    """The decision to leave a failed ticket, and why; ``failure`` is its new record, if any."""
 
     reason: str
     failure: FailureRecord | None = None
 
 
 def plan_retry(failed: FailedTicket, sources: Mapping[str, Source]) -> Requeue | Skip:
-    """Say what becomes of one failure."""
+    """Decide whether a failed ticket can be retried."""
     failure, parked = failed.failure, parse_parked_job(failed.job)
     if failure is None:
-        return Skip("what is kept of it cannot be read")
+        return Skip("its failure record cannot be read")
     if parked is not None:
         source = sources.get(parked[0])
         if source is None:
             return Skip(f"there is no source {parked[0]!r} here")
         return _plan_parked_retry(source, failure, delivery=parked[1])
     if failure.ticket is None:
-        return Skip("its ticket could not be read: let its sender send it again")
+        return Skip("its ticket is not readable: ask its sender to send it again")
     return Requeue(failed.job, replace(failure.ticket, attempts=0, reason=None))
 
 
 def _plan_parked_retry(source: Source, failure: FailureRecord, *, delivery: str) -> Requeue | Skip:
     if failure.raw_cut:
-        return Skip("its body was kept in part only: let its sender send it again")
-    context = failure.clues or ReplayContext()
+        return Skip("only a part of its body was stored: ask its sender to send it again")
+    context = failure.replay_context or ReplayContext()
     event = parse_webhook(source, SignedRequest(context.headers, context.query, failure.raw))
     if isinstance(event, DeploymentCompleted):
-        # Its mark has the name under which it came, as part of a batch perhaps.
+        # The delivery mark has the id under which the event arrived, perhaps in a batch.
         requeued_event = replace(event, delivery=delivery)
         return Requeue(job_key(requeued_event), ticket_from_event(requeued_event))
     reason = _skip_reason(event)
-    if failure.clues is None:
-        reason += " (its headers were not kept)"
-    return Skip(reason, replace(failure, detail=reason[:1000]))
+    if failure.replay_context is None:
+        reason += " (its headers were not stored)"
+    return Skip(reason, replace(failure, detail=reason))
 
 
 def _skip_reason(event: Event | Batch) -> str:
@@ -180,7 +170,7 @@ def _skip_reason(event: Event | Batch) -> str:
         case Unmappable(reason):
             return reason
         case Ignored(reason) | InvalidPayload(reason):
-            return f"it would be no event any more: {reason}"
+            return f"it no longer is an event: {reason}"
         case Batch():
             return "it is a batch of events"
         case DeploymentCompleted():

@@ -1,29 +1,22 @@
-"""What is in hand, and does it stay ours? Leases are renewed while work goes on."""
+"""The leases that one worker holds, renewed while it works on their tickets."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from service.backlog.ticket import CorruptTicket, Lease
+from service.log import EventLogger
 
 RENEWALS_PER_LEASE = 3
 
 RenewLeases = Callable[[Sequence[tuple[str, float]], int], Awaitable[list[float | None]]]
-"""Lengthen leases (job, fence) by so many ms; gives the new fences, None where one is lost."""
-
-
-class LeaseLog(Protocol):
-    """Where it is said that something went wrong."""
-
-    def warning(self, event: str, **fields: object) -> object:
-        """Write a fact that somebody should know of."""
+"""Extends leases (job, fence) by so many ms; returns the new fences, None for a lost lease."""
 
 
 class HeldLease:
-    """One lease in hand. Its fence changes when it is renewed, until it is being settled."""
+    """A lease that this worker holds. Each renewal changes its fence, until it is being settled."""
 
     __slots__ = ("has_call", "lease", "settling", "task")
 
@@ -35,16 +28,16 @@ class HeldLease:
 
 
 class Capacity(Struct, frozen=True):
-    """How much may be in hand: leases with a call of their own, and company that shares one."""
+    """The most leases that a worker holds: leaders with a call of their own, and followers."""
 
     leaders: int
     followers: int
 
 
 class LeaseKeeper:
-    """All hands of one worker, their leases renewed thrice in the life of one (``lease_s``).
+    """Holds the leases of one worker and renews them three times per lease (``lease_s``).
 
-    ``clock`` gives monotonic seconds.
+    ``clock`` returns monotonic seconds.
     """
 
     def __init__(
@@ -54,7 +47,7 @@ class LeaseKeeper:
         capacity: Capacity,
         lease_s: float,
         clock: Callable[[], float],
-        log: LeaseLog,
+        log: EventLogger,
     ) -> None:
         self._renew = renew
         self._capacity = capacity
@@ -72,7 +65,7 @@ class LeaseKeeper:
         return len(self._held_leases)
 
     def free_capacity(self) -> Capacity:
-        """Say how much more may be taken in hand."""
+        """Return how many more leases the worker may hold."""
         followers = len(self._held_leases) - self._leaders
         return Capacity(
             max(0, self._capacity.leaders - self._leaders),
@@ -80,7 +73,7 @@ class LeaseKeeper:
         )
 
     def add(self, lease: Lease | CorruptTicket) -> HeldLease:
-        """Take a lease in hand."""
+        """Hold a lease and renew it from now on."""
         held_lease = HeldLease(lease)
         self._held_leases.add(held_lease)
         self._leaders += held_lease.has_call
@@ -88,18 +81,18 @@ class LeaseKeeper:
         return held_lease
 
     def remove(self, held_lease: HeldLease) -> None:
-        """Have a hand free again."""
+        """Stop holding a lease; do nothing if it is not held."""
         if held_lease in self._held_leases:
             self._held_leases.remove(held_lease)
             self._leaders -= held_lease.has_call
             self._update_capacity()
 
     def has_capacity(self) -> bool:
-        """Tell whether more should be taken: not while it would have to do without company."""
+        """Return whether the worker should claim: not while half of its followers are taken."""
         return self._has_capacity.is_set()
 
     async def wait_for_capacity(self) -> None:
-        """Wait until more should be taken."""
+        """Wait until the worker should claim more."""
         await self._has_capacity.wait()
 
     def _update_capacity(self) -> None:
@@ -110,18 +103,19 @@ class LeaseKeeper:
             self._has_capacity.clear()
 
     def list_tasks(self) -> list[asyncio.Task[None]]:
-        """List the work that is going on."""
+        """Return the tasks that work on held leases."""
         return [held_lease.task for held_lease in self._held_leases if held_lease.task is not None]
 
-    async def begin_settling(self, held_lease: HeldLease) -> None:
-        """Hold the fence still: a renewal under way is about to change it."""
+    async def begin_settling(self, held_lease: HeldLease) -> float:
+        """Stop renewing a lease and return its final fence, after any renewal in progress."""
         held_lease.settling = True
         await self._renewal_finished.wait()
+        return held_lease.lease.fence
 
     async def renew_until_cancelled(self) -> None:
-        """Renew for ever; work whose lease was lost is cancelled, as another has it now.
+        """Renew all leases until cancelled; cancel the task of a lost lease.
 
-        Each renewal makes good the time since the last, so that a stall costs no margin for good.
+        Each renewal extends by the time since the last one, so that a stalled process catches up.
         """
         last_renewed_at = self._clock()
         while True:
@@ -135,7 +129,7 @@ class LeaseKeeper:
                     held_leases, by_ms=round((started_at - last_renewed_at) * 1000)
                 )
                 last_renewed_at = started_at
-            except Exception as error:  # noqa: BLE001 - a lease not renewed is only a lease lost
+            except Exception as error:  # noqa: BLE001 - at worst the leases are lost
                 self._log.warning("renew_failed", reason=repr(error))
 
     async def _renew_all(self, held_leases: list[HeldLease], *, by_ms: int) -> None:

@@ -1,7 +1,7 @@
-"""When is a published deployment looked at again? Numbers in, a plan out.
+"""The refresh schedule: when a published deployment is fetched again.
 
-LaunchDarkly joins pull requests and flags to a deployment late. So each is looked at again some
-times after the record of its webhook, and a webhook that comes later begins that anew.
+LaunchDarkly adds pull requests and flags to a deployment late. So the worker fetches each
+deployment again several times after the first record. A later webhook restarts the schedule.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ _FINAL_AFTER_MS = 86_400_000
 
 
 class RefreshPlan(Struct, frozen=True, kw_only=True):
-    """What follows on a look, or on the first record. Times are Redis ms.
+    """What follows a refresh, or the first record. Times are Redis ms.
 
-    ``taken`` counts the looks until now. ``due`` is the next one, ``until`` the last that is
-    planned, ``ticket`` what to look with; both times are None when no more will follow.
+    ``done`` counts the refreshes so far. ``since`` is when the schedule started. ``due`` is the
+    next refresh and ``until`` the last one; both are None if no refresh follows. ``ticket`` is the
+    stored ticket of the next refresh.
     """
 
     done: int = 0
@@ -29,9 +30,9 @@ class RefreshPlan(Struct, frozen=True, kw_only=True):
 
 
 def schedule_for(schedule: Sequence[int], *, ended_at: int | None, now_ms: int) -> Sequence[int]:
-    """Give the schedule of a deployment: none if it ended so long ago that it is in its final form.
+    """Return the schedule of a deployment; empty if it ended so long ago that it is final.
 
-    So a past that is queued anew does not cost each of its looks.
+    A backfill of old deployments therefore costs no refreshes.
     """
     final_after_ms = max([_FINAL_AFTER_MS, *schedule[-1:]])
     return () if ended_at is not None and ended_at < now_ms - final_after_ms else schedule
@@ -40,10 +41,10 @@ def schedule_for(schedule: Sequence[int], *, ended_at: int | None, now_ms: int) 
 def plan_refresh(
     schedule: Sequence[int], lease: Lease, deployment_id: str, *, now_ms: int, unfinished: bool
 ) -> RefreshPlan:
-    """Plan what follows on this lease; ``schedule`` is ms after the first record, ascending.
+    """Return the plan after this lease; ``schedule`` is ms after the first record, ascending.
 
-    What came late skips the looks that it missed. One that had not ended is looked at each time
-    that as much time has passed again, but no longer than the others.
+    A late refresh skips those that it missed. An unfinished deployment is fetched again each time
+    that the elapsed time has doubled, but not later than the schedule says.
     """
     state = lease.ticket.refresh
     done, since = (0, now_ms) if state is None else (state.done + 1, state.since)

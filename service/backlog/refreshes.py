@@ -1,4 +1,4 @@
-"""Who looks again? Any worker that has nothing else to do, with calls that are left over."""
+"""The scheduled refreshes, which idle workers queue while there are spare calls."""
 
 from collections.abc import Sequence
 from typing import Literal, cast
@@ -12,16 +12,16 @@ from service.store.keys import Keys
 from service.store.script import Script, load_script, read_lua
 
 _FINAL_REASONS = frozenset({"not_found", "poison"})
-"""What ends all further looks: it is gone, or kills who looks at it."""
+"""Reasons that end all refreshes: the deployment is gone, or its ticket kills workers."""
 
 
 def load_settle_lua() -> str:
-    """Give the Lua that ends a ticket and plans a look; put before every script that does both."""
-    return read_lua(__package__, "lib_tickets") + read_lua(__package__, "lib_refreshes")
+    """Return the Lua functions that end a ticket and schedule a refresh."""
+    return read_lua(__package__, "lib_tickets", "lib_refreshes")
 
 
 class RefreshConfig(Struct, frozen=True, kw_only=True):
-    """When to look (ms after the first record), for how long marks are kept (ms), our share."""
+    """When to refresh (ms after the first record), TTL of marks (ms), rate-limit share."""
 
     schedule: Sequence[int]
     dedup_ttl_ms: int
@@ -30,22 +30,22 @@ class RefreshConfig(Struct, frozen=True, kw_only=True):
 
 
 class Refreshes:
-    """The looks that are planned. ``leftover`` is Lua that says how many calls are left over."""
+    """The scheduled refreshes of one namespace; ``budget_lua`` defines the spare calls."""
 
     def __init__(
-        self, group_commit: GroupCommit, *, keys: Keys, config: RefreshConfig, spare_calls_lua: str
+        self, group_commit: GroupCommit, *, keys: Keys, config: RefreshConfig, budget_lua: str
     ) -> None:
         self._group_commit = group_commit
         self._keys = keys
         self._config = config
-        self._refresh_due: Script = load_script(__package__, "refresh_due", prelude=spare_calls_lua)
+        self._refresh_due: Script = load_script(__package__, "refresh_due", prelude=budget_lua)
         self._skip: Script = load_script(__package__, "skip_refresh", prelude=load_settle_lua())
 
     async def enqueue_due(self) -> float | None:
-        """Make tickets of looks that are due, if calls are left over.
+        """Queue tickets of the refreshes that are due, if there are spare calls.
 
-        Gives 0 when there are some now, else the seconds after which to ask again; None: nothing
-        is planned.
+        Return 0 if tickets were queued, else the seconds after which to ask again; None if no
+        refresh is scheduled.
         """
         keys = self._keys
         reply = await self._group_commit.submit(
@@ -62,7 +62,7 @@ class Refreshes:
     async def skip(
         self, lease: Lease, reason: str
     ) -> Literal["skipped", "superseded", "lease_lost"]:
-        """End a look of which nothing came; the next one follows, unless there is no use in it."""
+        """End a failed refresh and schedule the next one, unless the reason is final."""
         keys, refresh = self._keys, lease.ticket.refresh
         deployment_id = lease.ticket.deployment_id
         assert refresh is not None and deployment_id is not None  # noqa: S101, PT018 - for the types

@@ -1,4 +1,4 @@
-"""What is one deployment that waits, and its history?"""
+"""The ticket of a deployment that waits, its job, and the lease on it."""
 
 import re
 import struct
@@ -10,20 +10,20 @@ from msgspec.structs import replace
 
 from service.accept.mapping import DeploymentCompleted
 
-# Written by Lua before the ticket: generation, crashes, and when it was queued (Redis ms).
+# Lua writes it before the ticket: generation, crashes, and when it was queued (Redis ms).
 _HEADER = struct.Struct(">IHd")
 _VALID_TIMES_MS = range(253_402_300_800_000)  # ms from 1970 to the end of the year 9999
 _ID_JOB_FIELDS: dict[str, None] = {"deployment_id": None}
 _FIND_JOB_FIELDS: dict[str, None] = dict.fromkeys(
     ("project", "environment", "application", "version")
 )
-_UNQUOTED = re.compile(r"[A-Za-z0-9_.~-]*")  # what quoting leaves as it is
+_UNQUOTED = re.compile(r"[A-Za-z0-9_.~-]*")  # text that quoting does not change
 
 
 class RefreshState(Struct, frozen=True, array_like=True):
-    """That a published deployment is looked at again: how often before, and since when (Redis ms).
+    """The refreshes of a published deployment: how many are done, and since when (Redis ms).
 
-    ``since`` is when the record of its webhook was published; looks are planned from there.
+    ``since`` is when the record of its webhook was published. The schedule counts from there.
     """
 
     done: int
@@ -40,16 +40,16 @@ LOG_EVENTS = {
     "superseded": "deployment_requeued",
     "lease_lost": "lease_lost",
 }
-"""What the log says, by how an attempt was settled."""
+"""The log event for each status that a script returns when it settles an attempt."""
 
 
 class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
-    """One deployment that waits. Stored as a msgpack array: new fields go to the end.
+    """A deployment that waits. It is stored as a msgpack array: add new fields at the end.
 
-    What the name of its job says is not stored once more.
+    The stored form omits the fields that its job contains.
 
-    ``event_time`` is in ms, ``metadata`` JSON bytes, ``attempts`` the tries that counted,
-    ``reason`` why the last one did not end it. With a ``look`` nothing new was told of it.
+    ``event_time`` is epoch ms, ``metadata`` JSON bytes. ``attempts`` counts the attempts so far;
+    ``reason`` says why the last one did not end. With ``refresh`` it is a refresh, not a webhook.
     """
 
     source: str
@@ -66,13 +66,14 @@ class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
     attempts: int = 0
     reason: str | None = None
     refresh: RefreshState | None = None
+    metadata_dropped: bool = False
 
 
 class Lease(Struct, frozen=True, kw_only=True):
-    """A ticket in hand. ``fence`` is its score in the backlog: whoever holds it may settle.
+    """A ticket that a worker has claimed. ``fence`` is its score in the backlog and guards writes.
 
-    ``queued_at`` and ``now`` are Redis ms; ``crashes`` counts leases that ran out. ``lead`` is the
-    job whose call this ticket shares; None: it came with a call of its own.
+    ``queued_at`` and ``now`` are Redis ms; ``crashes`` counts leases that ran out. ``leader`` is
+    the job whose call this ticket shares; None if it has a call of its own.
     """
 
     job: str
@@ -86,12 +87,12 @@ class Lease(Struct, frozen=True, kw_only=True):
 
     @property
     def age_s(self) -> float:
-        """How long it has waited, in seconds by Redis's clock."""
+        """The time since it was queued, in seconds of the Redis clock."""
         return max(0, self.now - self.queued_at) / 1000
 
 
 class CorruptTicket(Struct, frozen=True, kw_only=True):
-    """A lease on something that is not a ticket: for a person to look at."""
+    """A lease on bytes that are not a ticket; it becomes a failed ticket for a person."""
 
     job: str
     fence: float
@@ -100,7 +101,7 @@ class CorruptTicket(Struct, frozen=True, kw_only=True):
 
 
 def lease_log_fields(lease: Lease) -> dict[str, object]:
-    """Give the facts that every line about an attempt carries."""
+    """Return the fields of every log event about an attempt."""
     ticket = lease.ticket
     refresh_field = {} if ticket.refresh is None else {"refresh": ticket.refresh.done + 1}
     return refresh_field | {
@@ -113,7 +114,7 @@ def lease_log_fields(lease: Lease) -> dict[str, object]:
 
 
 def job_key(event: DeploymentCompleted) -> str:
-    """Name what an event asks for; equal names coalesce."""
+    """Return the job of an event; events with the same job share one ticket."""
     if event.deployment_id is not None:
         return f"id:{event.deployment_id}"
     parts = (event.project, event.environment, event.application, event.version)
@@ -125,7 +126,7 @@ def _encode_part(part: str) -> str:
 
 
 def ticket_from_event(event: DeploymentCompleted) -> Ticket:
-    """Turn an event into its ticket, not yet tried."""
+    """Return the ticket of an event, without attempts."""
     return Ticket(
         source=event.source,
         delivery=event.delivery,
@@ -138,28 +139,29 @@ def ticket_from_event(event: DeploymentCompleted) -> Ticket:
         event_time=event.event_time,
         metadata=None if event.metadata is None else bytes(event.metadata),
         traceparent=event.traceparent,
+        metadata_dropped=event.metadata_dropped,
     )
 
 
 def encode_ticket(ticket: Ticket, *, job: str) -> bytes:
-    """Give the bytes that Lua stores behind its header, under the name of its job."""
+    """Return a ticket as the bytes that Lua stores after the header, under its job."""
     omitted = _ID_JOB_FIELDS if job.startswith("id:") else _FIND_JOB_FIELDS
     return msgspec.msgpack.encode(replace(ticket, **omitted))
 
 
 def new_ticket_bytes(ticket: Ticket, *, job: str, queued_at: int) -> bytes:
-    """Give what is stored of a ticket that begins: the header too, which else Lua writes."""
+    """Return the stored form of a new ticket, with the header that otherwise Lua writes."""
     return _HEADER.pack(1, 0, queued_at) + encode_ticket(ticket, job=job)
 
 
 def decode_lease(
     job: bytes, *, fence: bytes, stored: bytes, leader: bytes = b"", now: int
 ) -> Lease | CorruptTicket:
-    """Read what claiming handed out."""
+    """Return the lease that claim.lua replied; a CorruptTicket if it cannot be decoded."""
     job_text, fence_score = job.decode("utf-8", "replace"), float(fence)
     try:
         generation, crashes, queued_at = _HEADER.unpack_from(stored)
-        queued_ms = _VALID_TIMES_MS.index(int(queued_at))  # a ValueError for what is none
+        queued_ms = _VALID_TIMES_MS.index(int(queued_at))  # raises ValueError for other numbers
         ticket = msgspec.msgpack.decode(memoryview(stored)[_HEADER.size :], type=Ticket)
         ticket = _fill_from_job(ticket, job_text)
     except (struct.error, msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
@@ -178,7 +180,7 @@ def decode_lease(
 
 
 def _fill_from_job(ticket: Ticket, job: str) -> Ticket:
-    """Add what the name of the job says; a ticket that was stored whole stays as it is."""
+    """Add the fields that the job contains; a ticket that has them is returned unchanged."""
     kind, _, job_value = job.partition(":")
     if kind == "id" and ticket.deployment_id is None:
         return replace(ticket, deployment_id=job_value)

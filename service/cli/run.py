@@ -120,7 +120,7 @@ async def simulate_command(*, host: str, port: int, options: str) -> None:
     help="How the deployment ended.",
 )
 @run_async
-async def send_command(  # noqa: PLR0913 - one argument for each option
+async def send_command(
     *,
     url: str,
     delivery: str | None,

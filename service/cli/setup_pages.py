@@ -1,9 +1,6 @@
 """Setup pages: what to configure at a sender, with the user's own URL and source name."""
 
 import re
-from importlib.resources import files
-from importlib.resources.abc import Traversable
-from pathlib import Path
 
 from service.accept.sources import Source, SourceError, load_sources
 from service.accept.toml_tables import format_suggestion, parse_toml
@@ -19,15 +16,6 @@ _FALLBACK_EXPRESSIONS = {
 }
 
 
-def read_setup_pages() -> dict[str, str]:
-    """Return the text of every page by the name of its preset."""
-    return {
-        page.name.removesuffix(".md"): page.read_text(encoding="utf-8")
-        for page in _setup_pages_folder().iterdir()
-        if page.name.endswith(".md")
-    }
-
-
 def fill_setup_page(page: str, *, preset: str, source_name: str, base_url: str) -> str:
     """Return a page with a source's own URL and name instead of those of the example."""
     return (
@@ -39,16 +27,13 @@ def fill_setup_page(page: str, *, preset: str, source_name: str, base_url: str) 
     )
 
 
-def render_setup_page(
-    source: Source, *, preset_comment: str = "", is_configured: bool = False
-) -> str:
-    """Return a page for a source whose preset has none.
+def render_setup_page(source: Source, *, is_configured: bool = False) -> str:
+    """Return the setup page of a source whose preset has none.
 
-    ``preset_comment`` is what the file of the preset says of the sender. A source that is
-    configured needs no lines of TOML.
+    A source that is configured already needs no lines of TOML.
     """
     schemes_text = " or ".join(describe_scheme(scheme) for scheme in source.schemes)
-    page = f"# {source.name}\n\n" + (f"{preset_comment}\n\n" if preset_comment else "")
+    page = f"# {source.name}\n\n" + (f"{source.about}\n\n" if source.about else "")
     url = webhook_url(source, _EXAMPLE_BASE_URL)
     page += f"Configure it to post JSON to {url},\nverified by {schemes_text}.\n"
     if is_configured:
@@ -68,17 +53,6 @@ def render_setup_page(
     return f"{page}\nIn the file that ENRICHER_SOURCES names:\n\n{toml_block}"
 
 
-def parse_preset_comment(preset: str, *, presets: str) -> str:
-    """Return the comment above a shipped preset: its events, and how to configure its sender."""
-    match = re.search(rf"((?:^#.*\n)+)\[preset\.{re.escape(preset)}\]$", presets, re.MULTILINE)
-    return re.sub(r"^# ?", "", match[1], flags=re.MULTILINE).rstrip() if match else ""
-
-
-def is_verified_as_preset(source: Source, *, presets: str) -> bool:
-    """Return whether a source is verified as its preset, and so as the page of the preset says."""
-    return source.schemes == build_example_source(source.preset or "", presets=presets).schemes
-
-
 def build_example_source(preset: str, *, presets: str) -> Source:
     """Return the smallest source that a shipped preset allows; raises SourceError."""
     known_presets = parse_toml(presets, origin="presets")["preset"]
@@ -91,14 +65,6 @@ def build_example_source(preset: str, *, presets: str) -> Source:
         raise SourceError(f"the preset {preset!r} {reason}")
     toml_block = _render_source_block(preset, preset)
     return load_sources(toml_block, presets=presets, read_secret=lambda _: "x")[preset]
-
-
-def _setup_pages_folder() -> Traversable:
-    """Return the folder of pages: packaged beside this file, or deploy/senders of a checkout."""
-    packaged = files("service.cli").joinpath("senders")
-    if packaged.is_dir():
-        return packaged
-    return Path(__file__).parents[2] / "deploy" / "senders"
 
 
 def _render_source_block(name: str, preset: str | None) -> str:

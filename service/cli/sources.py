@@ -8,18 +8,16 @@ from pathlib import Path
 import click
 
 from service.accept.signatures import SignedRequest
+from service.accept.source_files import read_presets, read_setup_page
 from service.accept.sources import Source
 from service.app import build_filter
 from service.cli.addresses import local_receiver_url
 from service.cli.explain import explain_webhook
 from service.cli.parameters import pair_parser, parse_url
-from service.cli.preconditions import inspect_sources, read_presets
+from service.cli.preconditions import inspect_sources
 from service.cli.setup_pages import (
     build_example_source,
     fill_setup_page,
-    is_verified_as_preset,
-    parse_preset_comment,
-    read_setup_pages,
     render_setup_page,
 )
 from service.cli.source_text import render_sources
@@ -111,12 +109,9 @@ def setup_command(name: str, url: str | None) -> None:
     presets = read_presets()
     source = sources.get(name) or build_example_source(name, presets=presets)
     preset = source.preset or ""
-    page = read_setup_pages().get(preset)
-    if page is None or not is_verified_as_preset(source, presets=presets):
-        preset_comment = parse_preset_comment(preset, presets=presets)
-        page = render_setup_page(
-            source, preset_comment=preset_comment, is_configured=name in sources
-        )
+    page = None if source.has_own_verify else read_setup_page(preset)
+    if page is None:
+        page = render_setup_page(source, is_configured=name in sources)
     base_url = url or local_receiver_url(settings)
     example_name = preset or source.name
     filled_page = fill_setup_page(

@@ -1,17 +1,16 @@
 """The command `tail`: follow the output stream through restarts of Redis, as table or JSON."""
 
-import asyncio
 import os
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import TextIO
 
 import click
 import msgspec
 from msgspec import Raw, Struct
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
 
 from service.cli.addresses import resolve_redis_url
 from service.cli.signals import run_async
@@ -24,23 +23,16 @@ from service.cli.terminal import (
     truncate_text,
 )
 from service.client.entry import format_fields
+from service.client.fetcher import read_entries
+from service.client.group import ReaderOptions
 from service.log import escape_unprintable
 from service.publish.record import EnrichedDeployment, TouchedFlag
 from service.settings import Settings, read_settings
-from service.store.connect import (
-    UNAVAILABLE_ERRORS,
-    describe_error,
-    drop_idle_connections,
-    is_bad_password,
-    is_retryable,
-    open_client,
-)
+from service.store.connect import describe_error, open_client
+from service.store.exchange import decode_text
 from service.store.keys import Keys
 
 _REPLY_TIMEOUT_S = 10
-_BLOCK_MS = 2000
-_RECONNECT_PAUSE_S = 0.5
-_BATCH_SIZE = 100
 
 
 @click.command("tail", epilog=EXIT_CODES)
@@ -85,33 +77,20 @@ async def follow_stream(
     *,
     since: str,
     on_unavailable: Callable[[str], None] = lambda _: None,
-) -> AsyncIterator[StreamEntryText]:
+) -> AsyncGenerator[StreamEntryText, None]:
     """Yield every entry after ``since`` (``0``, ``$`` or a position) as it is appended.
 
-    While Redis is away, the loop retries and calls ``on_unavailable`` once. An error that waiting
+    While Redis is away, the reader retries and calls ``on_unavailable`` once. An error that waiting
     does not cure (a wrong password, a key of another type) is raised as redis raises it.
     """
-    last_position, is_unavailable = since, False
-    while True:
-        try:
-            if last_position == "$":
-                last_position = await _read_last_position(client, stream)
-            reply = await client.xread({stream: last_position}, count=_BATCH_SIZE, block=_BLOCK_MS)
-        except (*UNAVAILABLE_ERRORS, ResponseError) as error:
-            if is_bad_password(error) or (
-                isinstance(error, ResponseError) and not is_retryable(error)
-            ):
-                raise
-            if not is_unavailable:
-                on_unavailable(f"Redis is away, waiting for it: {describe_error(error)}")
-            is_unavailable = True
-            await drop_idle_connections(client)
-            await asyncio.sleep(_RECONNECT_PAUSE_S)
-            continue
-        is_unavailable = False
-        for entry in _parse_entries(reply):
-            last_position = entry.position
-            yield entry
+    options = ReaderOptions(
+        on_unavailable=lambda error: on_unavailable(
+            f"Redis is away, waiting for it: {describe_error(error)}"
+        )
+    )
+    async with aclosing(read_entries(client, stream, since=since, options=options)) as entries:
+        async for entry in entries:
+            yield StreamEntryText(decode_text(entry.position), format_fields(entry.fields))
 
 
 def render_entry_json(entry: StreamEntryText) -> str:
@@ -122,29 +101,6 @@ def render_entry_json(entry: StreamEntryText) -> str:
     except (KeyError, msgspec.MsgspecError, RecursionError):
         fields["unreadable"] = True
     return msgspec.json.encode({"position": entry.position, **fields}).decode()
-
-
-async def _read_last_position(client: Redis, stream: str) -> str:
-    newest = await client.xrevrange(stream, count=1)
-    return _decode_text(newest[0][0]) if newest else "0-0"
-
-
-def _parse_entries(reply: object) -> list[StreamEntryText]:
-    """Return the entries of an XREAD reply: in redis-py 8's unified shapes, a dict by stream."""
-    if not isinstance(reply, dict):
-        return []
-    return [
-        StreamEntryText(
-            position=_decode_text(position),
-            fields=format_fields(fields),
-        )
-        for entries in reply.values()
-        for position, fields in entries
-    ]
-
-
-def _decode_text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 _WIDE_TERMINAL_COLUMNS = 110  # a terminal as wide as this shows whole deployment ids

@@ -1,1 +1,1 @@
-"""client."""
+"""The client: how a consumer reads the enriched records of the stream."""

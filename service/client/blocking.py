@@ -1,28 +1,28 @@
-"""How does a service without asyncio read the stream? In an ordinary loop.
+"""Reading the stream without asyncio, in an ordinary loop.
 
     with read_blocking(EnrichedStream("redis://host:6379", group="release-notes")) as records:
         for record in records:
-            ...  # when the loop comes round, this record is acknowledged
+            ...  # the next iteration acknowledges this record
 
-All that :mod:`service.client.stream` promises holds; while nothing comes, the loop blocks.
+Everything that :mod:`.stream` promises holds. The loop blocks while there is no new record.
 """
 
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from service.client.entry import Record
-from service.client.stream import EnrichedStream
+from .entry import Record
+from .stream import EnrichedStream
 
 
 @contextmanager
 def read_blocking(stream: EnrichedStream) -> Iterator[Iterator[Record]]:
-    """Read a stream that nobody has begun to read; leaving closes it.
+    """Yield the records of a stream that is not being read yet; close it on exit.
 
-    Raises RuntimeError where an event loop runs already: there the stream is read by ``async for``.
+    Raises RuntimeError inside a running event loop: use ``async for`` there.
     """
     if _is_loop_running():
-        raise RuntimeError("a running event loop is here: read the stream by `async for`")
+        raise RuntimeError("an event loop is running: read the stream with `async for`")
     with asyncio.Runner() as runner:
         try:
             yield _iterate_records(runner, stream)

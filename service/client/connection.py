@@ -1,6 +1,6 @@
-"""How does a reader speak with Redis? Several commands in one round trip, replies as they come.
+"""The raw Redis connection of a reader: several commands share one round trip.
 
-redis-py's own client turns every reply into nested dicts, which costs more than reading it does.
+redis-py's own client turns every reply into nested dicts, which costs more than reading the reply.
 """
 
 import asyncio
@@ -8,32 +8,33 @@ import asyncio
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
-from service.store.connect import REPLY_TIMEOUT_S, close_connection
-from service.store.group_commit import Command, encode_command, exchange
+from ..store.connect import REPLY_TIMEOUT_S, close_connection
+from ..store.exchange import Command, encode_commands, exchange
 
 
 class Connection:
-    """One connection, opened when it is needed. Whatever cuts an exchange cuts the connection."""
+    """One connection, opened on first use. An interrupted exchange closes it."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._connection: AbstractConnection | None = None
 
     async def exchange(self, *commands: Command, block_s: float = 0.0) -> list[object]:
-        """Send the commands, give their replies; an error reply is given and not raised.
+        """Send the commands and return their replies; an error reply is returned, not raised.
 
-        ``block_s`` is how long the server may hold back its reply.
+        ``block_s`` is how long a blocking command may keep the server from replying (s).
         """
         try:
             async with asyncio.timeout(REPLY_TIMEOUT_S + block_s):
                 connection = await self._get_connection()
-                return await exchange(connection, [encode_command(command) for command in commands])
+                encoded = encode_commands(connection, commands)
+                return await exchange(connection, encoded, replies=len(commands))
         except BaseException:
             await self.disconnect()
             raise
 
     async def disconnect(self) -> None:
-        """Let the connection go; the next exchange opens another."""
+        """Close the connection; the next exchange opens another."""
         connection, self._connection = self._connection, None
         if connection is not None:
             await close_connection(self._client, connection)

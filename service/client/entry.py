@@ -1,35 +1,39 @@
-"""What does a reader hold in its hand? One entry of the stream, typed."""
+"""One entry of the stream: its raw fields, and the typed record that they hold."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from service.enrich.models import Deployment
-from service.publish.record import MSGPACK_CONTENT_TYPE, EnrichedDeployment
+from ..enrich.models import Deployment
+from ..publish.record import EnrichedDeployment
 
 _DECODE_JSON = msgspec.json.Decoder(EnrichedDeployment).decode
-_DECODE_MSGPACK = msgspec.msgpack.Decoder(EnrichedDeployment).decode
 
 
 class StreamEntry(Struct, frozen=True):
-    """One entry as Redis gives it: its position, and names and values in turn.
+    """One entry as Redis returns it: its position, and field names and values in turn.
 
-    ``parts`` is None when the entry was trimmed from the stream before it was read.
+    ``flat_fields`` is None when Redis trimmed the entry before this reader received it.
     """
 
     position: bytes
     flat_fields: Sequence[bytes] | None
 
+    @property
+    def fields(self) -> dict[bytes, bytes]:
+        """The fields by name; empty when the entry was trimmed."""
+        flat_fields = self.flat_fields or ()
+        return dict(zip(flat_fields[::2], flat_fields[1::2], strict=True))
+
 
 class Record(Struct, frozen=True, kw_only=True, dict=True):
-    """One enriched deployment. ``id`` is unique for ever: deployment and revision.
+    """One enriched deployment. ``id`` is the deployment's id and the revision, and is unique.
 
-    ``position`` is where it stands in the stream, ``time`` when the deployment ended (RFC 3339).
-    ``fields`` and ``raw`` hold all that came, also what these types do not know.
+    ``position`` is the entry's id in the stream, ``time`` the end of the deployment (RFC 3339).
+    ``fields`` and ``raw`` also hold what these types do not know.
     """
 
     position: str
@@ -41,31 +45,20 @@ class Record(Struct, frozen=True, kw_only=True, dict=True):
     data: EnrichedDeployment
     fields: Mapping[bytes, bytes]
 
-    @property
-    def is_msgpack(self) -> bool:
-        """Tell whether the data, and what is raw in it, is msgpack and not JSON."""
-        return self.fields.get(b"datacontenttype") == MSGPACK_CONTENT_TYPE.encode()
-
     @cached_property
     def raw(self) -> dict[str, Any]:
-        """All of the data as plain values, decoded when first asked for."""
-        data = self.fields[b"data"]
-        values: dict[str, Any] = (
-            msgspec.msgpack.decode(data) if self.is_msgpack else msgspec.json.decode(data)
-        )
+        """All of the data as plain values, decoded on first access."""
+        values: dict[str, Any] = msgspec.json.decode(self.fields[b"data"])
         return values
 
     @cached_property
     def deployment(self) -> Deployment:
-        """The deployment as LaunchDarkly tells it, typed, decoded when first asked for."""
-        raw_deployment = self.data.deployment
-        if self.is_msgpack:
-            return msgspec.msgpack.decode(raw_deployment, type=Deployment, strict=False)
-        return msgspec.json.decode(raw_deployment, type=Deployment, strict=False)
+        """LaunchDarkly's deployment, typed, decoded on first access."""
+        return msgspec.json.decode(self.data.deployment, type=Deployment, strict=False)
 
 
 class InvalidEntry(Struct, frozen=True):
-    """An entry that is no record of ours, and why."""
+    """An entry that is not a record of this service, and the reason."""
 
     position: str
     reason: str
@@ -73,28 +66,18 @@ class InvalidEntry(Struct, frozen=True):
 
 
 def format_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    """Give the fields of an entry as text, its data as JSON in whatever form it is written.
-
-    Bytes that are no text are replaced.
-    """
-    texts = {_decode_text(name): _decode_text(value) for name, value in fields.items()}
-    if fields.get(b"datacontenttype") == MSGPACK_CONTENT_TYPE.encode():
-        with suppress(KeyError, ValueError, TypeError, RecursionError):  # else it is shown as it is
-            texts["data"] = msgspec.json.encode(msgspec.msgpack.decode(fields[b"data"])).decode()
-    return texts
-
-
-def _decode_text(value: bytes) -> str:
-    return value.decode("utf-8", "replace")
+    """Return the fields of an entry as text; bytes that are not UTF-8 are replaced."""
+    return {
+        name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+        for name, value in fields.items()
+    }
 
 
 def parse_entry(position: bytes, flat_fields: Sequence[bytes]) -> Record | InvalidEntry:
-    """Read one entry of the stream."""
+    """Return the record of one entry, or why the entry holds none."""
     fields = dict(zip(flat_fields[::2], flat_fields[1::2], strict=True))
     get = fields.get
     try:
-        data = fields[b"data"]
-        is_msgpack = get(b"datacontenttype") == MSGPACK_CONTENT_TYPE.encode()
         return Record(
             position=position.decode(),
             id=fields[b"id"].decode(),
@@ -102,7 +85,7 @@ def parse_entry(position: bytes, flat_fields: Sequence[bytes]) -> Record | Inval
             project=get(b"projectkey", b"").decode(),
             environment=get(b"environmentkey", b"").decode(),
             application=get(b"applicationkey", b"").decode(),
-            data=_DECODE_MSGPACK(data) if is_msgpack else _DECODE_JSON(data),
+            data=_DECODE_JSON(fields[b"data"]),
             fields=fields,
         )
     except KeyError as error:

@@ -1,4 +1,4 @@
-"""Where do a reader's entries come from? The stream itself, or its part as member of a group."""
+"""The sources of a reader's entries: the whole stream, or this consumer's part of a group."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -7,49 +7,52 @@ from typing import Any, Protocol
 from msgspec import Struct
 from redis.exceptions import ResponseError
 
-from service.client.connection import Connection
-from service.client.entry import InvalidEntry, StreamEntry
-from service.store.group_commit import Command
+from ..store.exchange import Command
+from .connection import Connection
+from .entry import InvalidEntry, StreamEntry
 
 _BLOCK_S = 5.0
 
 
 class ReaderOptions(Struct, frozen=True, kw_only=True):
-    """How a reader reads.
+    """The options of a reader.
 
-    It fetches up to ``prefetch`` records at once and knows the last ``remember`` ids again. A
-    consumer of its group that did nothing for ``take_over_after_s`` is taken for dead, and what it
-    left is taken over: make this longer than your slowest loop body. ``on_unreadable`` hears of
-    entries that are no records and lets them pass; without it they are raised.
+    ``prefetch``: the most records per fetch. ``recent_ids``: how many ids it remembers to skip
+    duplicates; at least the last half of them. ``claim_after_s``: after so many idle seconds a
+    consumer of the group counts as dead and others claim its records. Make this longer than the
+    slowest loop body. ``on_invalid_entry`` is called with each entry that is not a record, which is
+    then skipped; without it the reader raises. ``on_unavailable`` is called with the error once per
+    outage of Redis.
     """
 
     prefetch: int = 100
     claim_after_s: float = 60.0
     recent_ids: int = 10_000
     on_invalid_entry: Callable[[InvalidEntry], None] | None = None
+    on_unavailable: Callable[[Exception], None] | None = None
 
 
 class EntrySource(Protocol):
-    """What gives entries, and hears what became of them."""
+    """Where a reader fetches entries, and what it reports about them."""
 
     async def fetch(self, connection: Connection) -> list[StreamEntry]:
-        """Give the next entries; none when nothing came for a while."""
+        """Return the next entries; none when no entry came in time."""
 
     def mark_done(self, position: bytes) -> None:
-        """Hear that an entry was read to the end."""
+        """Record that an entry was read completely."""
 
     def on_disconnect(self) -> None:
-        """Hear that the connection was cut, and what was fetched is forgotten."""
+        """Discard what was fetched: the connection was closed."""
 
     async def renew(self, connection: Connection, held: Sequence[StreamEntry]) -> list[StreamEntry]:
-        """Give those of the held entries that are still ours to read."""
+        """Return those of the held entries that still belong to this reader."""
 
     async def release(self, connection: Connection, held: Sequence[bytes]) -> None:
-        """End, and hand back what is held."""
+        """Return the held entries to the source and stop."""
 
 
 class PlainConsumer:
-    """Reads for itself, from a position on; nobody else hears of it."""
+    """Reads the whole stream from a position on, without a group."""
 
     def __init__(self, stream: str, *, since: str, options: ReaderOptions) -> None:
         self._stream = stream
@@ -57,8 +60,8 @@ class PlainConsumer:
         self._options = options
 
     async def fetch(self, connection: Connection) -> list[StreamEntry]:
-        """Read on behind the last entry."""
-        if self._last_fetched == "$":  # asked for twice, it would be two ends of two moments
+        """Return the entries after the last one fetched."""
+        if self._last_fetched == "$":  # resolved once: a second `$` would skip entries
             (reply,) = await connection.exchange(("XREVRANGE", self._stream, "+", "-", "COUNT", 1))
             newest: Any = _raise_on_error(reply)
             self._last_fetched = self._last_done = newest[0][0].decode() if newest else "0-0"
@@ -80,25 +83,25 @@ class PlainConsumer:
         return entries
 
     def mark_done(self, position: bytes) -> None:
-        """Remember how far it was read."""
+        """Advance the position from which reading resumes."""
         self._last_done = position.decode()
 
     def on_disconnect(self) -> None:
-        """Begin again behind what was read to the end."""
+        """Resume after the last entry that was read completely."""
         self._last_fetched = self._last_done
 
     async def renew(self, _: Connection, held: Sequence[StreamEntry]) -> list[StreamEntry]:
-        """Keep all: nobody takes them over."""
+        """Return all of them: no other consumer can claim them."""
         return list(held)
 
     async def release(self, connection: Connection, held: Sequence[bytes]) -> None:
-        """End; there is nobody to tell."""
+        """Do nothing: there is no group to release entries to."""
 
 
 class GroupConsumer:
-    """Reads as one consumer of a group: each entry goes to one of them, until it is done.
+    """Reads as one consumer of a group, which delivers each entry to one of its consumers.
 
-    ``since`` is where a group that is not there yet begins.
+    ``since`` is where a new group begins; an existing group keeps its position.
     """
 
     def __init__(
@@ -108,15 +111,14 @@ class GroupConsumer:
         self._since = since
         self._options = options
         self._has_group = False
-        self._own_cursor: bytes | None = (
-            None  # behind what is ours from before; None: all of it is seen
-        )
+        # Position in this consumer's own pending entries; None when all of them were fetched.
+        self._own_cursor: bytes | None = None
         self._autoclaim_cursor: bytes = b"0-0"
         self._autoclaim_at = 0.0
         self._unacknowledged: list[bytes] = []
 
     async def fetch(self, connection: Connection) -> list[StreamEntry]:
-        """Give what is ours from before, else what the dead left, else what is new."""
+        """Return own pending entries first, then those of dead consumers, then new entries."""
         if not self._has_group:
             await self._create_group(connection)
         if self._own_cursor is not None:
@@ -129,17 +131,17 @@ class GroupConsumer:
         return await self._read_group(connection, b">", block_s=block_s)
 
     def mark_done(self, position: bytes) -> None:
-        """Keep it, to be acknowledged along with the next exchange."""
+        """Queue the acknowledgement; the next exchange sends it."""
         self._unacknowledged.append(position)
 
     def on_disconnect(self) -> None:
-        """See anew what is ours: nobody knows what the lost replies gave us."""
+        """Read the own pending entries again: a lost reply may have delivered some."""
         self._own_cursor = b"0"
 
     async def renew(self, connection: Connection, held: Sequence[StreamEntry]) -> list[StreamEntry]:
-        """Acknowledge, and show that what is held is being worked on; leave out what is not ours.
+        """Acknowledge, reset the idle time of the held entries, and return those still owned.
 
-        A loop body may take long: without this, a fellow would take over what waits behind it.
+        Without this, another consumer would claim the prefetched entries during a slow loop body.
         """
         pending = await self._list_own_pending(connection, [entry.position for entry in held])
         if pending:
@@ -148,7 +150,7 @@ class GroupConsumer:
         return [entry for entry in held if entry.position in pending_positions]
 
     async def release(self, connection: Connection, held: Sequence[bytes]) -> None:
-        """Acknowledge, and let the others take over at once what is left."""
+        """Acknowledge, and make the rest claimable by other consumers at once."""
         pending = await self._list_own_pending(connection, held)
         if pending:
             idle_ms = round(self._options.claim_after_s * 1000)
@@ -157,7 +159,7 @@ class GroupConsumer:
             )
 
     async def delete_consumer(self, connection: Connection) -> None:
-        """Have the group forget this consumer, unless something is still its own."""
+        """Delete this consumer from the group unless it still has pending entries."""
         group_key = (self._stream, self._group)
         _, pending = await self._acknowledge_and_send(
             connection, ("XPENDING", *group_key, "-", "+", 1, self._consumer)
@@ -166,14 +168,14 @@ class GroupConsumer:
             await connection.exchange(("XGROUP", "DELCONSUMER", *group_key, self._consumer))
 
     async def _create_group(self, connection: Connection) -> None:
-        """Make the group, and the stream, unless they are there."""
+        """Create the group, and the stream, unless they exist."""
         command = ("XGROUP", "CREATE", self._stream, self._group, self._since, "MKSTREAM")
         (reply,) = await connection.exchange(command)
         if not str(reply).startswith("BUSYGROUP"):
             _raise_on_error(reply)
         self._has_group, self._own_cursor = True, b"0"
         if self._since == "$":
-            self._since = "0"  # a group that has to be made again: rather twice than never
+            self._since = "0"  # if the group is deleted later, duplicates are better than gaps
 
     async def _read_own_pending(self, connection: Connection) -> list[StreamEntry]:
         entries = await self._read_group(connection, self._own_cursor or b"0")
@@ -210,7 +212,7 @@ class GroupConsumer:
         return parse_entries(reply)
 
     async def _list_own_pending(self, connection: Connection, held: Sequence[bytes]) -> list[bytes]:
-        """Acknowledge what is done, and give what of the held is still pending as ours."""
+        """Acknowledge, and return which of the held positions this consumer still owns."""
         first, last = (held[0], held[-1]) if held else ("-", "-")
         count = max(1, len(held))
         command = ("XPENDING", self._stream, self._group, first, last, count, self._consumer)
@@ -224,7 +226,7 @@ class GroupConsumer:
     async def _acknowledge_and_send(
         self, connection: Connection, command: Command, *, block_s: float = 0.0
     ) -> list[Any]:
-        """Acknowledge what is done and send one command, in one round trip."""
+        """Acknowledge and send one command in the same round trip; return both replies."""
         acknowledged = tuple(self._unacknowledged)
         acknowledge_command: Command = (
             "XACK",
@@ -236,7 +238,8 @@ class GroupConsumer:
             acknowledge_command, command, block_s=block_s
         )
         if isinstance(reply, ResponseError) and str(reply).startswith("NOGROUP"):
-            self._has_group = False  # somebody removed the group or the stream: it is made anew
+            # The group or the stream was deleted: the next fetch creates both.
+            self._has_group = False
             raise GroupMissing from None
         replies = [_raise_on_error(acknowledge_reply), _raise_on_error(reply)]
         del self._unacknowledged[: len(acknowledged)]
@@ -244,11 +247,11 @@ class GroupConsumer:
 
 
 class GroupMissing(Exception):
-    """The group was gone."""
+    """The group or the stream was deleted."""
 
 
 def parse_entries(reply: Any) -> list[StreamEntry]:
-    """List the entries of an XREAD reply, as RESP2 or RESP3 has it."""
+    """Return the entries of an XREAD reply in the form of RESP2 or RESP3."""
     if not reply:
         return []
     entries_by_stream = (

@@ -1,12 +1,13 @@
-"""How does a downstream service read the stream? ``async for`` over typed records.
+"""The stream of enriched deployments, read as typed records with ``async for``.
 
     async with EnrichedStream("redis://host:6379", group="release-notes") as records:
         async for record in records:
-            ...  # when the loop comes round, this record is acknowledged
+            ...  # the next iteration acknowledges this record
 
-In a group each record goes to one of its consumers, at least once: it is acknowledged when the next
-one is asked for. What a loop body raised on, or was cut off from, comes again. Without a group all
-records are read, from ``since`` on. Either way no id comes twice that this reader still remembers.
+A group delivers each record to one of its consumers, at least once: a record is acknowledged when
+the next one is requested. If a loop body raises or is cancelled, its record is delivered again.
+Without a group the reader receives all records from ``since`` on. In both cases the reader skips
+ids that it still remembers.
 """
 
 import asyncio
@@ -19,27 +20,17 @@ from typing import Self
 
 from redis.exceptions import RedisError, ResponseError
 
-from service.client.connection import Connection
-from service.client.entry import InvalidEntry, Record, StreamEntry, parse_entry
-from service.client.group import (
-    EntrySource,
-    GroupConsumer,
-    GroupMissing,
-    PlainConsumer,
-    ReaderOptions,
-)
-from service.store.connect import (
-    UNAVAILABLE_ERRORS,
-    drop_idle_connections,
-    is_bad_password,
-    is_retryable,
-    open_client,
-)
-from service.store.keys import Keys
+from ..store.connect import UNAVAILABLE_ERRORS, open_client
+from ..store.keys import Keys
+from .entry import InvalidEntry, Record, StreamEntry, parse_entry
+from .fetcher import EntryFetcher
+from .group import EntrySource, GroupConsumer, GroupMissing, PlainConsumer, ReaderOptions
+
+_CLOSE_TIMEOUT_S = 2.0
 
 
 class RecentIds:
-    """Remembers at least half of ``capacity`` ids, and at most all of it, the newest."""
+    """The newest ids: at least half of ``capacity``, at most all of it."""
 
     def __init__(self, capacity: int) -> None:
         self._half = max(1, capacity // 2)
@@ -47,7 +38,7 @@ class RecentIds:
         self._older: set[str] = set()
 
     def add(self, record_id: str) -> None:
-        """Remember an id."""
+        """Remember an id; forget the older half when the newer half is full."""
         self._newer.add(record_id)
         if len(self._newer) >= self._half:
             self._newer, self._older = set(), self._newer
@@ -56,24 +47,20 @@ class RecentIds:
         return record_id in self._newer or record_id in self._older
 
 
-_RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0)
-_CLOSE_TIMEOUT_S = 2.0
-
-
 class InvalidEntryError(Exception):
-    """An entry of the stream is no record that this version reads; it was not acknowledged."""
+    """An entry is not a record that this version reads; it was not acknowledged."""
 
 
 class EnrichedStream:
-    """The enriched deployments of one namespace, as they come, for ever.
+    """The enriched deployments of one namespace, as they are appended; it never ends by itself.
 
-    ``url`` is any address that ``ENRICHER_REDIS_URL`` takes. ``since`` is where to begin: a time, a
-    position, ``0`` for the oldest or ``$`` for the end; a group that is there already goes on where
-    it was. Without ``consumer`` a name is made up, and retired at the end.
+    ``url`` takes every form of ``ENRICHER_REDIS_URL``. ``since`` is where to begin: a time, a
+    position, ``0`` for the oldest entry or ``$`` for the end. An existing group resumes at its own
+    position. Without ``consumer`` the reader generates a name and deletes that consumer on close.
     """
 
     trimmed = 0
-    """How many records were trimmed from the stream before they could be read."""
+    """How many records Redis trimmed from the stream before this reader received them."""
 
     def __init__(
         self,
@@ -87,7 +74,6 @@ class EnrichedStream:
     ) -> None:
         self._options = options or ReaderOptions()
         self._client = open_client(url, namespace=namespace)
-        self._connection = Connection(self._client)
         self._group_consumer = self._build_group_consumer(
             Keys(namespace).enriched, group, consumer, since
         )
@@ -95,12 +81,12 @@ class EnrichedStream:
         self._source: EntrySource = self._group_consumer or PlainConsumer(
             Keys(namespace).enriched, since=format_position(since), options=self._options
         )
+        self._fetcher = EntryFetcher(self._client, self._source, options=self._options)
         self._recent_ids = RecentIds(self._options.recent_ids)
         self._prefetched: deque[StreamEntry] = deque()
         self._current: tuple[bytes, str] | None = None
         self._fetch_task: asyncio.Task[list[StreamEntry]] | None = None
         self._renew_at = 0.0
-        self._is_closed = False
 
     def _build_group_consumer(
         self, stream: str, group: str | None, consumer: str | None, since: str | datetime
@@ -120,15 +106,15 @@ class EnrichedStream:
         await self.aclose()
 
     def __aiter__(self) -> Self:
-        """Begin a loop; what an earlier one was cut off from comes again."""
+        """Begin a loop; a record whose loop body was interrupted is delivered again."""
         if self._current is not None or self._prefetched:
             self._discard_prefetched()
         return self
 
     async def __anext__(self) -> Record:
-        """Acknowledge the last record, give the next; the end comes only by ``aclose``."""
+        """Acknowledge the last record and return the next; only ``aclose`` ends the loop."""
         self._mark_done()
-        while not self._is_closed:
+        while not self._fetcher.is_closed:
             if not self._prefetched:
                 self._prefetched.extend(await self._fetch())
             elif asyncio.get_running_loop().time() >= self._renew_at:
@@ -140,29 +126,29 @@ class EnrichedStream:
         raise StopAsyncIteration
 
     async def acknowledge(self) -> None:
-        """Acknowledge the record in hand now: for who leaves the loop after it."""
+        """Acknowledge the current record now, for example before leaving the loop."""
         self._mark_done()
         await self._renew()
 
     async def aclose(self) -> None:
-        """End the loop, hand back what was fetched for it, and let Redis go."""
-        if self._is_closed:
+        """End the loop, release what was prefetched to the group, and disconnect."""
+        if self._fetcher.is_closed:
             return
-        self._is_closed = True
+        self._fetcher.is_closed = True
         if self._fetch_task is not None:
             self._fetch_task.cancel()
             await asyncio.gather(self._fetch_task, return_exceptions=True)
         held = [entry.position for entry in self._prefetched]
         if self._current is not None:
             held.insert(0, self._current[0])
-        with suppress(
-            *UNAVAILABLE_ERRORS, RedisError, GroupMissing
-        ):  # else it is taken over a little later
+        connection = self._fetcher.connection
+        # After a failure here other consumers claim the entries later, when they are idle.
+        with suppress(*UNAVAILABLE_ERRORS, RedisError, GroupMissing):
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
-                await self._source.release(self._connection, held)
+                await self._source.release(connection, held)
                 if self._group_consumer is not None and not self._is_consumer_named:
-                    await self._group_consumer.delete_consumer(self._connection)
-        await self._connection.disconnect()
+                    await self._group_consumer.delete_consumer(connection)
+        await connection.disconnect()
         await self._client.aclose()
 
     def _mark_done(self) -> None:
@@ -173,7 +159,7 @@ class EnrichedStream:
             self._source.mark_done(position)
 
     def _parse_new_record(self, entry: StreamEntry) -> Record | None:
-        """Take the record of an entry in hand; None when there is nothing to give."""
+        """Return the record of an entry as the current one; None if the entry is skipped."""
         if entry.flat_fields is None:
             self.trimmed += 1
             self._source.mark_done(entry.position)
@@ -182,7 +168,7 @@ class EnrichedStream:
         if isinstance(record, InvalidEntry):
             if self._options.on_invalid_entry is None:
                 self._prefetched.appendleft(entry)
-                raise InvalidEntryError(f"{record.position} is no record of ours: {record.reason}")
+                raise InvalidEntryError(f"entry {record.position} is not a record: {record.reason}")
             self._options.on_invalid_entry(record)
         elif record.id not in self._recent_ids:
             self._current = (entry.position, record.id)
@@ -191,74 +177,47 @@ class EnrichedStream:
         return None
 
     async def _fetch(self) -> list[StreamEntry]:
-        """Fetch the next entries, in a task of its own that ``aclose`` may end."""
-        self._fetch_task = asyncio.ensure_future(self._fetch_with_retry())
+        """Return the next entries, fetched in a task that ``aclose`` can cancel."""
+        self._fetch_task = asyncio.ensure_future(self._fetcher.fetch())
         try:
-            return await self._fetch_task
+            entries = await self._fetch_task
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._is_closed and not (task and task.cancelling()):
+            if self._fetcher.is_closed and not (task and task.cancelling()):
                 return []
             raise
         finally:
             self._fetch_task = None
-
-    async def _fetch_with_retry(self) -> list[StreamEntry]:
-        """Fetch the next entries, whatever becomes of the server meanwhile."""
-        failures = 0
-        while not self._is_closed:  # redis-py may swallow a cancellation before Python 3.12
-            try:
-                entries = await self._source.fetch(self._connection)
-            except GroupMissing:
-                continue
-            except asyncio.CancelledError:
-                self._source.on_disconnect()
-                raise
-            except (*UNAVAILABLE_ERRORS, ResponseError) as error:
-                await self._wait_or_raise(error, failures)
-                failures += 1
-                continue
-            self._schedule_renewal()
-            return entries
-        return []
+        self._schedule_renewal()
+        return entries
 
     async def _renew(self) -> None:
-        """Keep what is held from being taken over while loop bodies take their time."""
+        """Reset the idle time of the held entries, so that no other consumer claims them."""
         try:
-            held = await self._source.renew(self._connection, self._prefetched)
+            held = await self._source.renew(self._fetcher.connection, self._prefetched)
         except GroupMissing:
             self._discard_prefetched()
         except (*UNAVAILABLE_ERRORS, ResponseError) as error:
-            await self._wait_or_raise(error, 0)
+            await self._fetcher.wait_or_raise(error, 0)
             self._discard_prefetched()
         else:
             self._prefetched = deque(held)
             self._schedule_renewal()
 
     def _schedule_renewal(self) -> None:
-        """Look after what is held long before others take it for abandoned."""
+        """Set the next renewal well before other consumers may claim the held entries."""
         now = asyncio.get_running_loop().time()
         self._renew_at = now + self._options.claim_after_s / 4
 
     def _discard_prefetched(self) -> None:
-        """Drop what is fetched and not read: it is fetched again."""
+        """Drop the entries that were fetched but not read; they are fetched again."""
         self._prefetched.clear()
         self._current = None
         self._source.on_disconnect()
 
-    async def _wait_or_raise(self, error: Exception, failures: int) -> None:
-        """Wait a little for a server that is away; raise what no patience mends."""
-        is_permanent = isinstance(error, ResponseError) and not is_retryable(error)
-        if is_permanent or is_bad_password(error):
-            raise error
-        self._source.on_disconnect()
-        await self._connection.disconnect()
-        await drop_idle_connections(self._client)
-        await asyncio.sleep(_RETRY_DELAYS_S[min(failures, len(_RETRY_DELAYS_S) - 1)])
-
 
 def format_position(since: str | datetime) -> str:
-    """Give the position of a moment; a moment without a zone is UTC."""
+    """Return the stream position of a time; a time without a zone is UTC."""
     if isinstance(since, str):
         return since
     moment = since if since.tzinfo else since.replace(tzinfo=UTC)

@@ -1,1 +1,1 @@
-"""Found in, one entry of the output stream out."""
+"""Publishing: takes what a worker found, appends one entry to the output stream."""

@@ -1,9 +1,8 @@
-"""How is a deployment that was found written down? As one entry of the stream, its data last."""
+"""The entry of the output stream for one deployment: attributes, routing fields and data."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
-from typing import Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -16,7 +15,6 @@ from service.enrich.verdict import Fail, Found
 from service.publish.record import (
     DATA_SCHEMA_PATH,
     JSON_CONTENT_TYPE,
-    MSGPACK_CONTENT_TYPE,
     RECORD_TYPE,
     EnrichedDeployment,
     RefreshProgress,
@@ -25,20 +23,17 @@ from service.publish.record import (
     summarize,
 )
 
-PayloadFormat = Literal["json", "msgpack"]
-
-# The revision is known only to the script that appends: it is written between these and the rest.
+# Only the script that appends knows the revision: it inserts the number after this prefix.
 BEFORE_REVISION = b'{"schemaVersion":1,"revision":'
-_MSGPACK_REVISION_KEY = msgspec.msgpack.encode("revision")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DIGEST_LENGTH = 32  # hex digits of a SHA-256: processors have instructions for it
+_DIGEST_LENGTH = 32  # hex digits of a SHA-256, which processors compute in hardware
 
 
 class Entry(Struct, frozen=True):
-    """One entry to append: attributes and routing fields, and the data around its revision.
+    """One entry to append: its fields as names and values in turn, and the data.
 
-    ``digest`` tells whether the content differs from the last revision, ``plan`` when it is looked
-    at again. Of one that was ``left_out``, which says why, nothing is appended.
+    ``digest`` identifies the content: an equal digest makes no new revision. ``plan`` says when the
+    deployment is refreshed. If ``filtered_because`` holds a reason, nothing is appended.
     """
 
     deployment_id: str
@@ -47,25 +42,22 @@ class Entry(Struct, frozen=True):
     data_after_revision: bytes = b""
     complete: bool = True
     plan: RefreshPlan = RefreshPlan()
-    data_before_revision: bytes = BEFORE_REVISION
-    payload_format: PayloadFormat = "json"
     filtered_because: str = ""
 
 
 class EntryBuilder(Struct, frozen=True, kw_only=True):
-    """Writes what is wanted, in the form that is wanted, up to a size.
+    """Builds the entries of the deployments that the filter lets through.
 
-    ``schedule`` says when to look again, see :mod:`service.backlog.refresh_schedule`. A record
-    whose data is larger than ``most_bytes`` is not written.
+    ``refresh_schedule``: see :mod:`service.backlog.refresh_schedule`. ``max_bytes`` is the largest
+    data of a record.
     """
 
     refresh_schedule: Sequence[int] = ()
     deployment_filter: DeploymentFilter = DeploymentFilter()
-    payload_format: PayloadFormat = "json"
     max_bytes: int = 1 << 26
 
     def build(self, found: Found, lease: Lease, *, now_ms: int) -> Entry | Fail:
-        """Write the entry of a deployment; Never when no entry can hold it."""
+        """Return the entry of a deployment; Fail when its data exceeds the size limit."""
         ticket, deployment = lease.ticket, found.deployment
         digest = sha256(found.body).hexdigest()[:_DIGEST_LENGTH]
         rejection = self.deployment_filter.rejection_reason(
@@ -83,38 +75,20 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             unfinished=deployment.is_unfinished,
         )
         record = _build_record(found, lease, plan, now_ms=now_ms)
-        data = self._encode_data(record)
-        if isinstance(data, Fail):
-            return data
-        data_before, data_after = data
-        # Nothing is cut in silence: what no store or reader should be asked to hold is refused.
+        data_after = msgspec.json.encode(record)[len(BEFORE_REVISION) + 1 :]
+        # A record is never cut: one that is too large fails, so that a person decides.
         if len(data_after) > self.max_bytes:
-            detail = f"{len(data_after)} bytes, the most is {self.max_bytes}"
+            detail = f"{len(data_after)} bytes, the limit is {self.max_bytes}"
             return Fail(reason="record_too_large", detail=detail)
         complete = record.completeness.complete
         return Entry(
             deployment_id=deployment.id,
             digest=digest,
-            fields=_build_fields(
-                deployment, lease, complete=complete, payload_format=self.payload_format
-            ),
-            data_before_revision=data_before,
+            fields=_build_fields(deployment, lease, complete=complete),
             data_after_revision=data_after,
-            payload_format=self.payload_format,
             complete=complete,
             plan=plan,
         )
-
-    def _encode_data(self, record: EnrichedDeployment) -> tuple[bytes, bytes] | Fail:
-        """Give what stands before the revision, and what stands after it."""
-        if self.payload_format == "json":
-            return BEFORE_REVISION, msgspec.json.encode(record)[len(BEFORE_REVISION) + 1 :]
-        try:
-            encoded = msgspec.msgpack.encode(_convert_to_msgpack(record))
-        except (msgspec.MsgspecError, OverflowError, UnicodeEncodeError, RecursionError) as error:
-            return Fail(reason="record_not_packable", detail=str(error))
-        before, key, after = encoded.partition(_MSGPACK_REVISION_KEY)
-        return before + key, after[1:]
 
 
 def _build_record(
@@ -135,25 +109,12 @@ def _build_record(
             outcome=ticket.outcome,
             event_time=ticket.event_time,
             metadata=Raw(ticket.metadata or b"null"),
+            metadata_dropped=ticket.metadata_dropped,
         ),
     )
 
 
-def _convert_to_msgpack(record: EnrichedDeployment) -> EnrichedDeployment:
-    """Write again in msgpack what came as JSON."""
-    event = msgspec.structs.replace(record.event, metadata=_encode_msgpack(record.event.metadata))
-    return msgspec.structs.replace(
-        record, deployment=_encode_msgpack(record.deployment), event=event
-    )
-
-
-def _encode_msgpack(raw_json: Raw) -> Raw:
-    return Raw(msgspec.msgpack.encode(msgspec.json.decode(raw_json)))
-
-
-def _build_fields(
-    deployment: Deployment, lease: Lease, *, complete: bool, payload_format: PayloadFormat
-) -> tuple[str, ...]:
+def _build_fields(deployment: Deployment, lease: Lease, *, complete: bool) -> tuple[str, ...]:
     ticket = lease.ticket
     occurred_at = deployment.ended_at or ticket.event_time or lease.queued_at
     fields = {
@@ -162,7 +123,7 @@ def _build_fields(
         "type": RECORD_TYPE,
         "subject": deployment.id,
         "time": format_time(occurred_at, fallback_ms=lease.queued_at),
-        "datacontenttype": JSON_CONTENT_TYPE if payload_format == "json" else MSGPACK_CONTENT_TYPE,
+        "datacontenttype": JSON_CONTENT_TYPE,
         "dataschema": DATA_SCHEMA_PATH,
         "projectkey": ticket.project or "",
         "environmentkey": deployment.environment_key or ticket.environment or "",
@@ -175,7 +136,7 @@ def _build_fields(
 
 
 def format_time(time_ms: int, *, fallback_ms: int) -> str:
-    """Give an epoch ms as RFC 3339; a moment that no calendar holds gives the fallback's."""
+    """Return a time in epoch ms as RFC 3339; the fallback if the calendar cannot hold it."""
     try:
         moment = _EPOCH + timedelta(milliseconds=time_ms)
     except OverflowError:

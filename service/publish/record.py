@@ -1,21 +1,22 @@
-"""What is the outgoing contract? One enriched record, as downstream services read it."""
+"""The outgoing contract: one enriched record, as downstream services read it."""
 
 from collections import defaultdict
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from service.enrich.models import (
+from ..enrich.models import (
     Deployment,
     FlagReferences,
     NestedDeployments,
     PullRequest,
     PullRequests,
+    lacks_items,
 )
 
 
 class TouchedFlag(Struct, frozen=True):
-    """One flag, and how many references to it were added and removed."""
+    """A flag, with the number of references to it that were added and removed."""
 
     project: str | None
     key: str
@@ -24,14 +25,14 @@ class TouchedFlag(Struct, frozen=True):
 
 
 class Stage(Struct, frozen=True, rename="camel"):
-    """One stage of the lead time, in ms."""
+    """One stage of the lead time; its duration is in ms."""
 
     name: Literal["coding", "review", "wait", "deploy"]
     duration_ms: int
 
 
 class PullRequestSummary(Struct, frozen=True):
-    """One pull request in a line."""
+    """The fields that identify one pull request."""
 
     number: str | None
     title: str | None
@@ -40,7 +41,7 @@ class PullRequestSummary(Struct, frozen=True):
 
 
 class Summary(Struct, frozen=True, rename="camel"):
-    """What most readers look for, so that they need not dig."""
+    """The values that most readers need, taken from the deployment. Times are in ms."""
 
     authors: list[str]
     pull_requests: list[PullRequestSummary]
@@ -51,7 +52,7 @@ class Summary(Struct, frozen=True, rename="camel"):
 
 
 def summarize(deployment: Deployment) -> Summary:
-    """Gather authors, flags and lead time of a deployment."""
+    """Return the authors, pull requests, flags and lead time of a deployment."""
     pull_requests = deployment.pull_requests
     items = [
         item for item in (pull_requests.items if pull_requests else None) or () if item is not None
@@ -71,7 +72,7 @@ def summarize(deployment: Deployment) -> Summary:
 
 
 def list_stages(deployment: Deployment) -> list[Stage]:
-    """List the stages whose length is told, in the order of work."""
+    """Return the stages whose duration LaunchDarkly reports, in the order of work."""
     lead_time_stages = deployment.lead_time_stages
     if lead_time_stages is None:
         return []
@@ -89,7 +90,7 @@ def list_stages(deployment: Deployment) -> list[Stage]:
 
 
 def sum_flag_references(deployment: Deployment, items: list[PullRequest]) -> list[TouchedFlag]:
-    """Sum references by flag: as the deployment tells them, else as its pull requests do."""
+    """Return the references by flag: those of the deployment, else those of its pull requests."""
     flag_references = deployment.flag_references
     references = (flag_references.items if flag_references else None) or [
         reference
@@ -111,18 +112,18 @@ def sum_flag_references(deployment: Deployment, items: list[PullRequest]) -> lis
 
 RECORD_TYPE = "deployment.enriched.v1"
 DATA_SCHEMA_PATH = "/schemas/enriched-deployment.v1.json"
-JSON_CONTENT_TYPE, MSGPACK_CONTENT_TYPE = "application/json", "application/msgpack"
+JSON_CONTENT_TYPE = "application/json"
 
 
 class Count(Struct, frozen=True, omit_defaults=True):
-    """How many items LaunchDarkly counts, and how many are here. Expected is null if untold."""
+    """The items that LaunchDarkly counts (null if it does not say), and those in the record."""
 
     expected: int | None
     present: int
 
 
 class Completeness(Struct, frozen=True, rename="camel"):
-    """Whether everything that LaunchDarkly counts is in the record, and if not, why.
+    """Whether the record holds everything that LaunchDarkly counts, and if not, the reason.
 
     ``nested`` sums the deployments and flag references inside the pull requests.
     """
@@ -135,18 +136,21 @@ class Completeness(Struct, frozen=True, rename="camel"):
 
 
 class RefreshProgress(Struct, frozen=True):
-    """How often LaunchDarkly was asked again since the first record, and until when it will be.
+    """How often the deployment was refreshed since its first record, and the end of refreshing.
 
-    ``until`` is the last look that is planned (epoch ms), null when no more will follow. A look
-    that finds other content makes the next revision; one that finds the same makes no record.
+    ``until`` is the last planned refresh (epoch ms), null when none is planned. A refresh makes the
+    next revision if the content changed, and no record if it did not.
     """
 
     done: int = 0
     until: int | None = None
 
 
-class SourceEvent(Struct, frozen=True, rename="camel"):
-    """The webhook that caused the record. Times are epoch ms."""
+class SourceEvent(Struct, frozen=True, rename="camel", omit_defaults=True):
+    """The webhook that caused the record. Times are epoch ms.
+
+    ``metadataDropped`` is true when the webhook had metadata that was too large or not JSON.
+    """
 
     source: str
     delivery: str
@@ -154,14 +158,14 @@ class SourceEvent(Struct, frozen=True, rename="camel"):
     outcome: str
     event_time: int | None
     metadata: Raw
+    metadata_dropped: bool = False
 
 
 class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     """The ``data`` of one stream entry.
 
-    ``deployment`` is LaunchDarkly's own JSON, bytes as sent; where the data is msgpack, the same
-    values in msgpack. The first two fields stay first: the revision is written in by the script
-    that appends.
+    ``deployment`` is LaunchDarkly's own JSON: every page merged, unknown fields byte for byte. The
+    first two fields must stay first: the script that appends inserts the revision.
     """
 
     schema_version: Literal[1] = 1
@@ -171,24 +175,22 @@ class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     deployment: Raw
     summary: Summary
     completeness: Completeness
-    refreshes: RefreshProgress = RefreshProgress()  # records of versions before it have none
+    refreshes: RefreshProgress = RefreshProgress()  # older records lack it
     event: SourceEvent
 
 
 class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.replace("_", "")):
-    """The fields of an entry beside ``data``, all of them text; the first are CloudEvents' own."""
+    """The fields of an entry besides ``data``, all text: CloudEvents attributes, then routing."""
 
-    id: Annotated[str, Meta(description="Deployment and revision, unique for ever")]
-    spec_version: Annotated[str, Meta(description="Of CloudEvents: 1.0")]
-    source: Annotated[str, Meta(description="/deployment-enricher/ and the source of the webhook")]
-    type: Annotated[str, Meta(description=f"{RECORD_TYPE}; another major version is another type")]
+    id: Annotated[str, Meta(description="Deployment id and revision; unique")]
+    spec_version: Annotated[str, Meta(description="Version of CloudEvents: 1.0")]
+    source: Annotated[str, Meta(description="/deployment-enricher/ and the name of the source")]
+    type: Annotated[str, Meta(description=f"{RECORD_TYPE}; a new major version gets a new type")]
     subject: Annotated[str, Meta(description="The deployment's id")]
-    time: Annotated[str, Meta(description="When the deployment ended, RFC 3339, UTC")]
-    data_content_type: Annotated[
-        str, Meta(description=f"How data is written: {JSON_CONTENT_TYPE} or {MSGPACK_CONTENT_TYPE}")
-    ]
-    data_schema: Annotated[str, Meta(description="Where the receiver serves the schema of data")]
-    project_key: Annotated[str, Meta(description="Empty when the webhook did not name it")]
+    time: Annotated[str, Meta(description="End of the deployment, RFC 3339, UTC")]
+    data_content_type: Annotated[str, Meta(description=f"Media type of data: {JSON_CONTENT_TYPE}")]
+    data_schema: Annotated[str, Meta(description="Path of the schema of data on the receiver")]
+    project_key: Annotated[str, Meta(description="Empty if the webhook did not name it")]
     environment_key: str
     application_key: str
     revision: Annotated[str, Meta(pattern="^[1-9][0-9]*$", description="As in the data")]
@@ -197,7 +199,7 @@ class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.rep
 
 
 def measure_completeness(deployment: Deployment, *, stop_reason: str | None) -> Completeness:
-    """Compare what is here with what LaunchDarkly counts, at both levels."""
+    """Compare the items in the deployment with LaunchDarkly's counts, at both levels."""
     pull_requests, flag_references = deployment.pull_requests, deployment.flag_references
     items = [
         item for item in (pull_requests.items if pull_requests else None) or () if item is not None
@@ -205,8 +207,10 @@ def measure_completeness(deployment: Deployment, *, stop_reason: str | None) -> 
     parts = [part for item in items for part in (item.deployments, item.flag_references)]
     nested = [_count_items(part) for part in parts if part is not None]
     top_level = (_count_items(pull_requests), _count_items(flag_references))
-    # What one pull request has too many of does not make up for what another lacks.
-    complete = stop_reason is None and not any(map(_is_incomplete, (*top_level, *nested)))
+    # Surplus items of one pull request do not make up for items that another lacks.
+    complete = stop_reason is None and not any(
+        lacks_items(count.expected, count.present) for count in (*top_level, *nested)
+    )
     total = Count(
         expected=sum([count.expected or 0 for count in nested]),
         present=sum([count.present for count in nested]),
@@ -222,7 +226,3 @@ def _count_items(collection: PullRequests | FlagReferences | NestedDeployments |
     else:
         nulls = collection.items.count(None)
     return Count(collection.total_count, len(collection.items) - nulls)
-
-
-def _is_incomplete(count: Count) -> bool:
-    return count.expected is not None and count.present < count.expected

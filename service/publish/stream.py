@@ -1,4 +1,4 @@
-"""How does a record get out? Appended and settled in one act."""
+"""The output stream: appending a record and settling its ticket in one script; trimming."""
 
 import asyncio
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 from service.backlog.refreshes import load_settle_lua
 from service.backlog.ticket import Lease
 from service.log import EventLogger
-from service.publish.entry import Entry
+from service.publish.entry import BEFORE_REVISION, Entry
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script
@@ -19,9 +19,10 @@ _TRIM_INTERVAL_S = 60.0
 
 
 class RetentionConfig(Struct, frozen=True):
-    """How long things are kept, in ms; ``hard_cap`` is a number of entries, 0 for none.
+    """How long entries and deduplication marks are kept, in ms.
 
-    A reader group that was not seen for ``dead_ms`` is not waited for any more.
+    ``max_records`` is the largest number of entries, 0 for no limit. Trimming does not wait for a
+    reader group that was idle for ``idle_group_ms``.
     """
 
     dedup_ttl_ms: int
@@ -31,9 +32,9 @@ class RetentionConfig(Struct, frozen=True):
 
 
 class TrimResult(Struct, frozen=True):
-    """What trimming did: entries that were old, those above the cap, and the dead groups.
+    """What one trim removed: expired entries, and entries above the limit.
 
-    ``dead`` tells of each group how long it was not seen, in ms.
+    ``idle_groups`` maps each idle reader group to how long it has been idle (ms).
     """
 
     expired: int
@@ -42,14 +43,14 @@ class TrimResult(Struct, frozen=True):
 
 
 class PublishResult(Struct, frozen=True):
-    """How publishing ended. ``lost``: the lease was another's by then, and nothing was written."""
+    """The outcome of publishing. ``lease_lost``: another worker has the ticket; no write."""
 
     status: Literal["published", "unchanged", "filtered", "lease_lost"]
     revision: int
 
 
 class OutputStream:
-    """The stream of enriched records."""
+    """The Redis stream of enriched records."""
 
     def __init__(
         self, group_commit: GroupCommit, *, keys: Keys, retention: RetentionConfig
@@ -63,11 +64,10 @@ class OutputStream:
         self._trim_script: Script = load_script(__package__, "trim")
 
     async def append_and_settle(self, entry: Entry, lease: Lease) -> PublishResult:
-        """Append one record as the next revision, unless its content is that of the last one.
+        """Append one record as the next revision unless its content is unchanged; end its ticket.
 
-        What is left out ends its ticket, without a record: once wanted, a list may bring it back.
-
-        The next look at the deployment is planned in the same act.
+        The same script schedules the next refresh. A filtered entry ends its ticket without a
+        record; reconciliation may queue the deployment again after the filter changes.
         """
         keys, plan = self._keys, entry.plan
         reply = await self._group_commit.submit(
@@ -84,12 +84,12 @@ class OutputStream:
                 entry.deployment_id,
                 entry.digest,
                 self._retention.dedup_ttl_ms,
-                entry.data_before_revision,
+                BEFORE_REVISION,
                 entry.data_after_revision,
                 plan.since,
                 "" if plan.due is None else plan.due,
                 plan.ticket,
-                "" if entry.filtered_because else entry.payload_format,
+                "" if entry.filtered_because else "append",
                 *entry.fields,
             ),
             durable=True,
@@ -100,7 +100,7 @@ class OutputStream:
         )
 
     async def trim(self) -> TrimResult:
-        """Drop what is older than the retention and read by every living group."""
+        """Remove entries older than the retention that every active reader group has read."""
         reply = await self._group_commit.submit(
             self._trim_script,
             keys=(
@@ -124,7 +124,7 @@ class OutputStream:
         )
 
     async def trim_periodically(self, log: EventLogger) -> None:
-        """Trim now and then, for ever; Redis being away is no reason to end."""
+        """Trim every minute until cancelled; errors of Redis are logged."""
         reported: set[str] = set()
         while True:
             try:

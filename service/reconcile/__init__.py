@@ -1,1 +1,1 @@
-"""LaunchDarkly's list in, what no webhook told of into the backlog."""
+"""Reconciliation: queues the deployments that LaunchDarkly lists and no webhook reported."""

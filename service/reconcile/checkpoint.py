@@ -1,4 +1,4 @@
-"""Who lists a scope, and how far has that come? One process at a time; the checkpoint survives."""
+"""Runs: one process at a time lists a scope; its checkpoint says where the next run starts."""
 
 import asyncio
 import math
@@ -21,11 +21,11 @@ RunEnd = Literal["ended", "released", "continue"]
 
 
 class LeaseLost(Exception):
-    """The round is another's by now."""
+    """Another process holds the run now."""
 
 
 class Run(Struct, frozen=True):
-    """A round begun: its name, whose it is, Redis's time (ms), and where the last one ended."""
+    """A run that this process holds: scope, token, Redis time (ms), checkpoint of the last run."""
 
     scope_name: str
     token: str
@@ -34,7 +34,7 @@ class Run(Struct, frozen=True):
 
 
 class Runs:
-    """The rounds of one namespace. ``new_token`` names who holds one; all is kept ``life_ms``."""
+    """The runs of one namespace. ``new_token`` names a holder; state expires after ``ttl_ms``."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Runs:
 
     @asynccontextmanager
     async def hold(self, scope_name: str, *, interval_ms: int) -> AsyncIterator[Run | float]:
-        """Hold a round while it goes on; or give the seconds after which to ask again."""
+        """Yield a run and renew its lease; or yield the seconds after which to try again."""
         token = self._new_token()
         reply = await self._group.submit(
             self._begin,
@@ -69,21 +69,19 @@ class Runs:
             return
         checkpoint = int(rest[0]) if rest[0] else None
         run = Run(scope_name, token, int(time_ms), checkpoint)
-        renewal_task = asyncio.create_task(self._renew_lease(run), name="renew-round")
+        renewal_task = asyncio.create_task(self._renew_lease(run), name="renew-run")
         try:
             yield run
         finally:
             renewal_task.cancel()
             await asyncio.gather(renewal_task, return_exceptions=True)
-            with suppress(
-                RedisUnavailable
-            ):  # who stops does not wait for Redis: the lease runs out
+            with suppress(RedisUnavailable):  # a stop does not wait for Redis: the lease runs out
                 await self._submit_end(run, "", "released", timeout_s=_RELEASE_TIMEOUT_S)
 
     async def queue_missed(
         self, run: Run, missed: Sequence[MissedDeployment], *, dry_run: bool = False
     ) -> int:
-        """Plan what was missed, durably; gives how many were. Raises Lost."""
+        """Schedule refreshes of missed deployments, durably; return how many. Raise LeaseLost."""
         keys = self._keys
         args: list[ScriptArgument] = [
             run.token,
@@ -114,7 +112,7 @@ class Runs:
         return queued
 
     async def end(self, run: Run, checkpoint: int, outcome: RunEnd = "ended") -> None:
-        """Keep how far it came."""
+        """Store the checkpoint and end the run."""
         await self._submit_end(run, checkpoint, outcome)
 
     async def _submit_end(

@@ -1,7 +1,7 @@
-"""Which of the listed deployments may no webhook have told of? And from where to list next time?
+"""Missed deployments: which listed ones no webhook may have reported, and the next checkpoint.
 
-LaunchDarkly does not say whether `from` and `to` bound the beginning of a deployment or its end. So
-where one is still in progress, the next list begins no later than it did.
+LaunchDarkly does not say whether `from` and `to` limit the start or the end of a deployment. So
+while a deployment is in progress, the next list starts no later than that deployment did.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,9 +18,9 @@ _DAY_MS = 86_400_000
 
 
 class Scope(Struct, frozen=True):
-    """What is listed: the deployments of one project and environment, of some applications or all.
+    """The deployments of one project and environment, of some applications or of all.
 
-    ``source`` is what their records name as the source of the event.
+    ``source`` is the source of the event in their records.
     """
 
     project: str
@@ -30,19 +30,19 @@ class Scope(Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """Name what is listed."""
+        """The name of the scope in keys and logs."""
         return "/".join((self.project, self.environment, *self.applications))
 
 
 class TimeRange(Struct, frozen=True):
-    """From and until when something is listed (epoch ms)."""
+    """Start and end of a list (epoch ms)."""
 
     start_ms: int
     end_ms: int
 
 
 class MissedDeployment(Struct, frozen=True):
-    """A deployment that was not missed if its mark, or a job of it, is there."""
+    """A listed deployment. It was missed if Redis has no record and no job of it."""
 
     deployment_id: str
     version_job: str
@@ -50,9 +50,9 @@ class MissedDeployment(Struct, frozen=True):
 
 
 class PageResult(Struct, frozen=True):
-    """A page of the list: how many it held, how many may be missed, and those still open.
+    """A classified page of the list: deployments listed, ended, still open and unreadable.
 
-    ``oldest_open`` is when the first of those began that have not ended, or have just now.
+    ``oldest_open_ms`` is the earliest start of those that are open or have only just ended.
     """
 
     listed: int = 0
@@ -63,7 +63,7 @@ class PageResult(Struct, frozen=True):
 
 
 def classify_page(items: Iterable[Raw], *, settled_before_ms: int) -> PageResult:
-    """Tell those that ended some time ago from those whose webhook may be on its way."""
+    """Separate deployments that ended some time ago from those whose webhook may still arrive."""
     ended: list[DeploymentHead] = []
     start_times: list[int] = []
     listed = unfinished = unreadable = 0
@@ -91,9 +91,9 @@ def classify_page(items: Iterable[Raw], *, settled_before_ms: int) -> PageResult
 def build_missed(
     head: DeploymentHead, scope: Scope, deployment_filter: DeploymentFilter
 ) -> MissedDeployment | None:
-    """Write what is queued for a listed deployment, as if a webhook had told of it.
+    """Return what is queued for a listed deployment, as if a webhook had reported it.
 
-    None: nobody wants it.
+    Return None if the filter excludes the deployment.
     """
     event = DeploymentCompleted(
         source=scope.source,
@@ -109,22 +109,25 @@ def build_missed(
         metadata_dropped=False,
         traceparent=None,
     )
-    if deployment_filter.apply(event) is not event:
+    rejection = deployment_filter.rejection_reason(
+        application=event.application, environment=event.environment, outcome=event.outcome
+    )
+    if rejection is not None:
         return None
-    # When it was queued is written once it is taken up: see look_again.lua.
+    # refresh_due.lua replaces queued_at when it queues the ticket.
     ticket = new_ticket_bytes(ticket_from_event(event), job=job_key(event), queued_at=0)
     version_job = job_key(replace(event, deployment_id=None))
     return MissedDeployment(head.id, version_job, ticket)
 
 
 def split_by_day(time_range: TimeRange) -> Iterator[TimeRange]:
-    """Split a span into days: each is listed to its end before the next, whatever the order is."""
+    """Split a range into days, so that each day is listed completely before the next."""
     for start_ms in range(time_range.start_ms, time_range.end_ms, _DAY_MS):
         yield TimeRange(start_ms, min(start_ms + _DAY_MS, time_range.end_ms))
 
 
 def next_checkpoint(now_ms: int, oldest_open_ms: int | None, *, lookback_ms: int) -> int:
-    """Give the next checkpoint: now, but not past what has been open for up to ``window_ms``."""
+    """Return the next checkpoint: now or the oldest open start, at most ``lookback_ms`` ago."""
     return (
         now_ms if oldest_open_ms is None else min(now_ms, max(oldest_open_ms, now_ms - lookback_ms))
     )

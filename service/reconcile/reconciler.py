@@ -1,9 +1,7 @@
-"""How do lost webhooks heal? Now and then, what LaunchDarkly lists is held against what we know."""
+"""The reconciler: compares LaunchDarkly's list with Redis and queues deployments it misses."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
-from typing import Protocol
 
 from msgspec import Raw, Struct
 
@@ -19,12 +17,13 @@ from service.enrich.pagination import (
 )
 from service.enrich.shared_list import build_list_request
 from service.enrich.verdict import AttemptHistory, RetryPolicy, check_response
+from service.log import EventLogger
 from service.reconcile.checkpoint import LeaseLost, Run, Runs
 from service.reconcile.missed import Scope, TimeRange, build_missed, classify_page, next_checkpoint
 
 
 class ScanResult(Struct):
-    """What a span held: deployments listed, still open, unreadable, known before, and missed."""
+    """The result of a scan: deployments listed, still open, unreadable, known and missed."""
 
     listed: int = 0
     still_open: int = 0
@@ -33,10 +32,10 @@ class ScanResult(Struct):
     missed: int = 0
     oldest_open_ms: int | None = None
     error: str = ""
-    """Why the list could not be had to its end; empty when it could."""
+    """Why the list could not be read to its end; empty if it was."""
 
     def add(self, other: "ScanResult") -> None:
-        """Add what another span held."""
+        """Add the counts of another scan."""
         self.listed += other.listed
         self.still_open += other.still_open
         self.unreadable += other.unreadable
@@ -50,10 +49,10 @@ class ScanResult(Struct):
 
 
 class Scanner:
-    """Lists what LaunchDarkly has, and plans a look at what was missed.
+    """Reads LaunchDarkly's list and schedules refreshes of missed deployments.
 
-    ``only`` says what is wanted; ``chance`` gives numbers in [0, 1); what ended in the last
-    ``grace_ms`` may still be told of.
+    ``rng`` returns numbers in [0, 1). The webhook of a deployment that ended in the last
+    ``grace_ms`` may still arrive.
     """
 
     def __init__(
@@ -74,10 +73,10 @@ class Scanner:
     async def scan(
         self, run: Run, scope: Scope, time_range: TimeRange, *, dry_run: bool = False
     ) -> ScanResult:
-        """Go through a span to its end, or until the list cannot be had. Raises Lost."""
+        """Scan a range to its end, or until the list cannot be read. Raise LeaseLost."""
         result = ScanResult()
-        # The scope's name would be that of two calls, where a backfill goes on beside a round.
-        calls = BudgetedCalls(self._upstream, f"round {run.token}")
+        # A backfill and a run of one scope make calls at once, so the name holds the run's token.
+        calls = BudgetedCalls(self._upstream, f"run {run.token}")
         async for page in self._read_pages(calls, scope, time_range):
             if isinstance(page, str):
                 result.error = page
@@ -103,7 +102,7 @@ class Scanner:
     async def _read_pages(
         self, calls: BudgetedCalls, scope: Scope, time_range: TimeRange
     ) -> AsyncIterator[list[Raw] | str]:
-        """Read page after page; a text says why there is none."""
+        """Yield the items of each page; yield a text if a page cannot be read, and stop."""
         query = {
             "projectKey": scope.project,
             "environmentKey": scope.environment,
@@ -118,8 +117,7 @@ class Scanner:
         while isinstance(request, ApiRequest) and request.path not in visited:
             visited.add(request.path)
             history = AttemptHistory(attempts=0, age_s=0.0, jitter=self._rng())
-            check = partial(check_response, history=history, policy=RetryPolicy())
-            body = await calls.fetch(request, check)
+            body = check_response(await calls.fetch(request), history, RetryPolicy())
             if not isinstance(body, bytes):
                 yield body.reason
                 return
@@ -134,33 +132,25 @@ class Scanner:
                 resolve_next_link(href, origin=origin, defaults={"list": query}) if href else None
             )
         if request is not None:
-            yield request.reason if isinstance(request, UnsafeLink) else "the pages go in a circle"
+            yield (
+                request.reason if isinstance(request, UnsafeLink) else "the pages link in a circle"
+            )
 
 
-_OVERLAP_MS = 3_600_000  # LaunchDarkly may list a deployment later than it ended
+_OVERLAP_MS = 3_600_000  # LaunchDarkly may list a deployment some time after it ended
 _RETRY_DELAY_S = 10.0
 _MIN_SLEEP_S = 0.05
 
 
-class Log(Protocol):
-    """Where it is said what was found."""
-
-    def info(self, event: str, **facts: object) -> object:
-        """Write a fact."""
-
-    def warning(self, event: str, **facts: object) -> object:
-        """Write a fact that somebody should know of."""
-
-
 class ReconcileConfig(Struct, frozen=True, kw_only=True):
-    """How often each scope is listed, and how far back the first time (ms)."""
+    """How often each scope is listed, and how far back the first list goes (ms)."""
 
     interval_ms: int
     lookback_ms: int
 
 
 class Reconciler:
-    """Lists each scope again and again, from its checkpoint on and some time before it."""
+    """Lists each scope at an interval, from some time before its checkpoint."""
 
     def __init__(
         self,
@@ -169,7 +159,7 @@ class Reconciler:
         runs: Runs,
         *,
         config: ReconcileConfig,
-        log: Log,
+        log: EventLogger,
     ) -> None:
         self._scopes = scopes
         self._scanner = scanner
@@ -178,7 +168,7 @@ class Reconciler:
         self._log = log
 
     async def run(self) -> None:
-        """Reconcile for ever; what goes wrong is tried again."""
+        """Reconcile until cancelled; retry after an error."""
         while True:
             waits_s = [await self._try_reconcile(scope) for scope in self._scopes]
             await asyncio.sleep(max(_MIN_SLEEP_S, min(waits_s)))
@@ -188,12 +178,12 @@ class Reconciler:
             return await self.reconcile(scope)
         except LeaseLost:
             self._log.warning("reconcile_lease_lost", scope=scope.name)
-        except Exception as error:  # noqa: BLE001 - one that ends in silence heals nothing
+        except Exception as error:  # noqa: BLE001 - the reconciler must go on
             self._log.warning("reconcile_failed", scope=scope.name, reason=repr(error))
         return _RETRY_DELAY_S
 
     async def reconcile(self, scope: Scope) -> float:
-        """List one scope, if it is time; gives the seconds until it is time again. Raises Lost."""
+        """List a scope if it is due; return the seconds until it is due again. Raise LeaseLost."""
         interval_ms, lookback_ms = self._config.interval_ms, self._config.lookback_ms
         async with self._runs.hold(scope.name, interval_ms=interval_ms) as run:
             if isinstance(run, float):

@@ -228,6 +228,19 @@ async def test_no_content_type_is_asked_for(post: PostWebhook, kind: str) -> Non
     assert (await post("native", body, headers))[0] == 202
 
 
+async def test_dropped_metadata_is_logged_with_the_webhook(
+    post: PostWebhook, backlog_stub: BacklogStub
+) -> None:
+    """The receiver queues the event without its metadata; the log event says so."""
+    for delivery, metadata in enumerate([{"notes": "x" * 9000}, {"run": 7}]):
+        body = encode_body(FINISHED | {"eventMetadata": metadata})
+        headers = native_headers(body, delivery=f"msg_{delivery}")
+        assert (await post("native", body, headers))[0] == 202
+    logged = [facts.get("metadata_dropped") for _, facts in backlog_stub.log_events]
+    assert logged == [True, None]
+    assert [event.metadata_dropped for event in backlog_stub.events.values()] == [True, False]
+
+
 async def test_a_time_that_cannot_be_read_is_a_fact(
     post: PostWebhook, backlog_stub: BacklogStub
 ) -> None:

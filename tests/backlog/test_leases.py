@@ -1,35 +1,28 @@
-"""Is what is in hand renewed, and does a stall cost its margin only once?"""
+"""Tests of the lease keeper: renewals and capacity."""
 
 import asyncio
 from collections.abc import Sequence
 
-from msgspec.structs import replace
+from structlog.testing import CapturingLogger
 
 from service.backlog.leases import Capacity, LeaseKeeper
-from service.backlog.ticket import Lease, Ticket
-
-TICKET = Ticket(source="s", delivery="d", outcome="succeeded")
+from tests.factories import make_lease
 
 
-class LeaseKeeperStub:
-    """A clock that is set by hand, and a log that is read."""
+class ManualClock:
+    """A clock that the test sets; each renewal takes one second of it."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
-        self.log_events: list[str] = []
         self.renewals: list[int] = []
         self.redis_unavailable = False
 
     def __call__(self) -> float:
-        """Tell the time."""
+        """Return the time in seconds."""
         return self.now_s
 
-    def warning(self, event: str, **_: object) -> None:
-        """Remember what went wrong."""
-        self.log_events.append(event)
-
     async def renew(self, held: Sequence[tuple[str, float]], by_ms: int) -> list[float | None]:
-        """Lengthen every lease, or fail."""
+        """Extend every lease; fail once if Redis is unavailable."""
         self.now_s += 1.0
         if self.redis_unavailable:
             self.redis_unavailable = False
@@ -38,44 +31,44 @@ class LeaseKeeperStub:
         return [fence + by_ms for _, fence in held]
 
 
-async def test_a_renewal_makes_good_the_time_since_the_last_that_succeeded() -> None:
-    """One that failed is made up for by the next; the fence grows by what has passed."""
-    clock = LeaseKeeperStub()
-    holding = LeaseKeeper(
-        clock.renew, capacity=Capacity(2, 4), lease_s=0.003, clock=clock, log=clock
+async def test_renewal_after_a_failed_one_extends_by_the_time_since_the_last_success() -> None:
+    """The next renewal makes up for one that failed; the fence grows by the time that passed."""
+    clock, log = ManualClock(), CapturingLogger()
+    lease_keeper = LeaseKeeper(
+        clock.renew, capacity=Capacity(2, 4), lease_s=0.003, clock=clock, log=log
     )
-    lease = Lease(job="j", fence=5.5, generation=1, crashes=0, queued_at=0, now=0, ticket=TICKET)
-    hand = holding.add(lease)
+    held_lease = lease_keeper.add(make_lease(fence=5.5))
     clock.redis_unavailable = True
-    renewing = asyncio.create_task(holding.renew_until_cancelled())
+    renew_task = asyncio.create_task(lease_keeper.renew_until_cancelled())
     async with asyncio.timeout(5):
         while len(clock.renewals) < 3:
             await asyncio.sleep(0)
-    renewing.cancel()
-    await asyncio.gather(renewing, return_exceptions=True)
-    # The clock stands still but for each renewal, which takes one second.
+    renew_task.cancel()
+    await asyncio.gather(renew_task, return_exceptions=True)
+    # The clock moves only with a renewal, by one second.
     assert clock.renewals[:3] == [1000, 1000, 1000]
-    assert clock.log_events == ["renew_failed"]
-    assert hand.lease.fence == 5.5 + sum(clock.renewals)
+    assert [call.args[0] for call in log.calls] == ["renew_failed"]
+    assert held_lease.lease.fence == 5.5 + sum(clock.renewals)
 
 
-async def test_there_is_room_until_calls_or_company_run_out() -> None:
-    """Who has a call of its own takes a hand; half of the company must be gone for more to come."""
-    clock = LeaseKeeperStub()
-    holding = LeaseKeeper(clock.renew, capacity=Capacity(2, 4), lease_s=1.0, clock=clock, log=clock)
-    own = Lease(job="j", fence=5.5, generation=1, crashes=0, queued_at=0, now=0, ticket=TICKET)
-    shares = replace(own, leader="j")
-    first = holding.add(own)
-    company = [holding.add(shares) for _ in range(3)]
-    assert (holding.free_capacity(), holding.has_capacity()) == (Capacity(1, 1), False)
-    waiting = asyncio.create_task(holding.wait_for_capacity())
-    holding.remove(first)
+async def test_capacity_is_used_up_by_leaders_or_by_half_of_the_followers() -> None:
+    """A lease with its own call uses leader capacity; claiming waits for half of the followers."""
+    clock = ManualClock()
+    lease_keeper = LeaseKeeper(
+        clock.renew, capacity=Capacity(2, 4), lease_s=1.0, clock=clock, log=CapturingLogger()
+    )
+    leader = make_lease(job="j")
+    first = lease_keeper.add(leader)
+    followers = [lease_keeper.add(make_lease(job="j", leader="j")) for _ in range(3)]
+    assert (lease_keeper.free_capacity(), lease_keeper.has_capacity()) == (Capacity(1, 1), False)
+    waiting = asyncio.create_task(lease_keeper.wait_for_capacity())
+    lease_keeper.remove(first)
     await asyncio.sleep(0)
     assert not waiting.done()
-    holding.remove(company[0])
-    holding.remove(company[0])  # once is enough
+    lease_keeper.remove(followers[0])
+    lease_keeper.remove(followers[0])  # the second time does nothing
     await waiting
-    assert (holding.free_capacity(), len(holding)) == (Capacity(2, 2), 2)
+    assert (lease_keeper.free_capacity(), len(lease_keeper)) == (Capacity(2, 2), 2)
     for _ in range(2):
-        holding.add(own)
-    assert (holding.free_capacity(), holding.has_capacity()) == (Capacity(0, 2), False)
+        lease_keeper.add(leader)
+    assert (lease_keeper.free_capacity(), lease_keeper.has_capacity()) == (Capacity(0, 2), False)

@@ -20,7 +20,7 @@ import structlog
 
 from service.accept.mapping import DeploymentCompleted, Unmappable
 from service.backlog.backlog import Backlog, BacklogConfig
-from service.backlog.failures import build_failure_record
+from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
 from service.enrich.budget import load_budget_prelude
 from service.store.connect import open_client
@@ -80,7 +80,7 @@ class FailedTicketsHarness:
         (lease,) = (await self.backlog.claim(1)).leases
         assert isinstance(lease, Lease)
         ticket = msgspec.structs.replace(lease.ticket, attempts=4)
-        failure = build_failure_record("rejected", detail="HTTP 400", raw=raw, ticket=ticket)
+        failure = FailureRecord(reason="rejected", detail="HTTP 400", raw=raw, ticket=ticket)
         assert await self.backlog.fail(lease, failure) == "failed"
         return await self.make_older(lease.job, days_ago)
 
@@ -260,7 +260,7 @@ async def test_what_was_set_aside_is_left_with_the_new_reason(
     """While its source is not mended; a source that is gone says so."""
     unmappable_source.write_sources('when = { "body.x" = "y" }\n')
     left = await command_runner.run("failed retry unmappable:web/d1")
-    reason = "it would be no event any more: body.x is not what this source waits for"
+    reason = "it no longer is an event: body.x is not what this source waits for"
     assert (left.code, left.out) == (1, f"unmappable:web/d1: left: {reason}\n")
     shown = await command_runner.run("failed show unmappable:web/d1")
     assert f"detail       {reason}\n" in shown.out

@@ -23,8 +23,8 @@ from tests.end_to_end.harness import open_harness
         ("deployment-enricher serve", {}, HealthUrl(8080)),
         (
             "/sbin/docker-init -- deployment-enricher serve",
-            {"ENRICHER_HOST": "0.0.0.0", "ENRICHER_PORT": "81"},
-            HealthUrl(81, host="0.0.0.0"),
+            {"ENRICHER_HOST": "::", "ENRICHER_PORT": "81"},
+            HealthUrl(81, host="::"),
         ),
         ("deployment-enricher run", {"ENRICHER_PORT": ""}, HealthUrl(8080)),
         (

@@ -68,4 +68,4 @@ async def test_processes_agree_on_what_they_share(
     assert queued == [3, 0, 0]
     assert first.value("records_published_total") == 0
     assert "enricher_worker_tickets_in_progress" not in first.samples
-    assert worker.value("tickets_in_hand") == 0
+    assert worker.value("worker_tickets_in_progress") == 0

@@ -1,4 +1,4 @@
-"""A reader that may be killed: prints every id as it comes, and hangs in the body it is told."""
+"""A reader process that a test kills: it prints each id and hangs in the given loop body."""
 
 import asyncio
 import sys
@@ -15,7 +15,7 @@ async def read(url: str, namespace: str, group: str, hang_at: int) -> None:
     count = 0
     async for record in stream:
         count += 1
-        print(record.id, flush=True)  # noqa: T201 - whoever started it listens
+        print(record.id, flush=True)  # noqa: T201 - the test reads the output
         if count == hang_at:
             await asyncio.Event().wait()
 

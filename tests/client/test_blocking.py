@@ -1,4 +1,4 @@
-"""Does an ordinary loop read as the asynchronous one does, and let go at once?"""
+"""Tests of reading without asyncio."""
 
 import os
 import signal
@@ -18,14 +18,14 @@ from tests.publish.sample_records import entry_fields
 
 @pytest.fixture
 def stream_harness(redis_url: str, keys: Keys) -> Iterator["BlockingStreamHarness"]:
-    """Give a stream of one's own to put records in."""
+    """Yield a stream of this test's own."""
     with closing(Redis.from_url(redis_url)) as client:
         yield BlockingStreamHarness(client, redis_url, keys)
         client.delete(keys.enriched)
 
 
 class BlockingStreamHarness:
-    """Puts records into the stream, and opens it."""
+    """Appends records to the stream and opens readers."""
 
     def __init__(self, client: Redis, url: str, keys: Keys) -> None:
         self.client = client
@@ -33,24 +33,26 @@ class BlockingStreamHarness:
         self.keys = keys
 
     def append_records(self, *numbers: int) -> list[str]:
-        """Append so many records; gives their ids."""
+        """Append one record for each number and return their ids."""
         entries: list[dict[Any, Any]] = [{**entry_fields(number)} for number in numbers]
         for fields in entries:
             self.client.xadd(self.keys.enriched, fields)
         return [fields["id"] for fields in entries]
 
     def open_stream(self) -> EnrichedStream:
-        """Open the stream for the one group."""
+        """Open the stream as a consumer of the group."""
         return EnrichedStream(self.url, group="readers", namespace=self.keys.namespace)
 
     def count_pending(self) -> int:
-        """Say how many records are given to somebody and not acknowledged."""
+        """Return how many records are delivered and not acknowledged."""
         pending: Any = self.client.xpending(self.keys.enriched, "readers")
         return int(pending["pending"])
 
 
-def test_records_come_in_order_and_are_acknowledged(stream_harness: BlockingStreamHarness) -> None:
-    """What is there, then what comes while the loop waits."""
+def test_blocking_loop_reads_in_order_and_acknowledges(
+    stream_harness: BlockingStreamHarness,
+) -> None:
+    """Existing records come first, then those that are appended while the loop waits."""
     ids = stream_harness.append_records(*range(5))
     seen: list[str] = []
     later = threading.Timer(0.1, lambda: ids.extend(stream_harness.append_records(5)))
@@ -60,29 +62,31 @@ def test_records_come_in_order_and_are_acknowledged(stream_harness: BlockingStre
             if len(seen) == 5:
                 later.start()
             if len(seen) == 6:
-                assert stream_harness.count_pending() == 1  # the one in hand
+                assert stream_harness.count_pending() == 1  # the current record
                 break
     later.join()
     assert seen == ids
 
 
-def test_what_the_body_raised_on_comes_again(stream_harness: BlockingStreamHarness) -> None:
-    """Nothing of it is acknowledged, and nothing waits for a dead reader."""
+def test_record_whose_blocking_loop_body_raised_is_delivered_again(
+    stream_harness: BlockingStreamHarness,
+) -> None:
+    """Nothing is acknowledged, and the next reader receives it at once."""
     first, second = stream_harness.append_records(1, 2)
 
-    def stumble() -> None:
+    def read_and_raise() -> None:
         with read_blocking(stream_harness.open_stream()) as records:
             for record in records:
                 raise ValueError(record.id)
 
     with pytest.raises(ValueError, match=first):
-        stumble()
+        read_and_raise()
     with read_blocking(stream_harness.open_stream()) as records:
         assert [next(records).id, next(records).id] == [first, second]
 
 
-def test_ctrl_c_ends_a_loop_that_waits(stream_harness: BlockingStreamHarness) -> None:
-    """At once, as in any program, and the stream is closed."""
+def test_ctrl_c_ends_a_waiting_blocking_loop(stream_harness: BlockingStreamHarness) -> None:
+    """KeyboardInterrupt is raised at once, and the stream is closed."""
 
     def wait() -> None:
         with read_blocking(stream_harness.open_stream()) as records:
@@ -94,8 +98,10 @@ def test_ctrl_c_ends_a_loop_that_waits(stream_harness: BlockingStreamHarness) ->
     assert stream_harness.client.xinfo_consumers(stream_harness.keys.enriched, "readers") == []
 
 
-async def test_where_a_loop_runs_it_says_so(stream_harness: BlockingStreamHarness) -> None:
-    """Rather than to hang: there the stream is read by ``async for``."""
+async def test_read_blocking_inside_an_event_loop_raises(
+    stream_harness: BlockingStreamHarness,
+) -> None:
+    """It raises RuntimeError and names ``async for`` instead of blocking the loop."""
     stream = stream_harness.open_stream()
     with pytest.raises(RuntimeError, match="async for"), read_blocking(stream) as records:
         next(records)

@@ -1,4 +1,4 @@
-"""Does a reader see every record, whatever becomes of it, of its fellows and of Redis?"""
+"""Tests of the client: every record is delivered, over failures of consumers and of Redis."""
 
 import asyncio
 import os
@@ -31,15 +31,15 @@ CONSUMER_PROCESS = {"consumer": "mortal"}
 
 @pytest.fixture
 async def open_stream(redis_url: str, keys: Keys) -> AsyncIterator[OpenStream]:
-    """Open readers of this test's namespace, closed at its end."""
+    """Yield a function that opens readers of this test's namespace; close them at the end."""
     streams: list[EnrichedStream] = []
 
-    def open_one(**options: Any) -> EnrichedStream:
+    def open_reader(**options: Any) -> EnrichedStream:
         all_options = {"group": READER_GROUP, "namespace": keys.namespace} | options
         streams.append(EnrichedStream(redis_url, **all_options))
         return streams[-1]
 
-    yield open_one
+    yield open_reader
     for stream in streams:
         await stream.aclose()
 
@@ -52,18 +52,18 @@ def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
 
 
 async def take_records(stream: EnrichedStream, count: int) -> list[Record]:
-    """Take so many records, in time."""
+    """Return the next ``count`` records, or raise TimeoutError."""
     async with asyncio.timeout(20):
         return [await anext(stream) for _ in range(count)]
 
 
 async def take_ids(stream: EnrichedStream, count: int) -> list[str]:
-    """Take so many records, in time; gives their ids."""
+    """Return the ids of the next ``count`` records, or raise TimeoutError."""
     return [record.id for record in await take_records(stream, count)]
 
 
 async def wait_for_blocked_reader(redis: Redis) -> None:
-    """Wait until a reader waits for what comes."""
+    """Wait until a reader blocks for new entries."""
     async with asyncio.timeout(10):
         while not [
             client for client in await redis.client_list() if client["cmd"].startswith("xread")
@@ -72,28 +72,28 @@ async def wait_for_blocked_reader(redis: Redis) -> None:
 
 
 async def list_pending(redis: Redis, keys: Keys, **filters: Any) -> list[Any]:
-    """List what the group was given and did not acknowledge."""
+    """Return what the group delivered and did not acknowledge."""
     pending: Any = await redis.xpending_range(
         keys.enriched, READER_GROUP, "-", "+", 1000, **filters
     )
     return list(pending)
 
 
-async def test_a_group_reads_from_the_start_in_order(
+async def test_group_reads_from_the_start_in_order(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
-    """What was there before the group, then what comes; more than one batch of it."""
-    there = await append_records(redis, keys.enriched, *range(250))
+    """Older records come first, in several batches, then new ones."""
+    existing = await append_records(redis, keys.enriched, *range(250))
     stream = open_stream()
-    assert await take_ids(stream, 250) == there
+    assert await take_ids(stream, 250) == existing
     waiting = asyncio.create_task(take_ids(stream, 1))
     assert await append_records(redis, keys.enriched, 250) == await waiting
 
 
-async def test_a_reader_may_come_before_the_first_record(
+async def test_reader_may_start_before_the_first_record(
     redis: Redis, keys: Keys, open_stream: OpenStream, eventually: Eventually
 ) -> None:
-    """It makes the group and the stream, and waits."""
+    """It creates the group and the stream and waits."""
     waiting = asyncio.create_task(take_ids(open_stream(), 1))
 
     async def is_joined() -> bool:
@@ -103,10 +103,10 @@ async def test_a_reader_may_come_before_the_first_record(
     assert await append_records(redis, keys.enriched, 1) == await waiting
 
 
-async def test_a_record_is_acknowledged_after_the_body(
+async def test_record_is_acknowledged_when_the_next_is_requested(
     redis: Redis, keys: Keys, open_stream: OpenStream, eventually: Eventually
 ) -> None:
-    """While the body runs it is pending; it is not any more once the next was asked for."""
+    """During the loop body the record is pending."""
     await append_records(redis, keys.enriched, 1)
     stream = open_stream()
     await take_records(stream, 1)
@@ -121,30 +121,30 @@ async def test_a_record_is_acknowledged_after_the_body(
     await waiting
 
 
-async def test_what_a_body_raised_on_comes_again(
+async def test_record_whose_loop_body_raised_is_delivered_again(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
-    """And so does what was fetched behind it, to the same reader or after a restart of it."""
+    """So are the records prefetched after it, also after a restart of the consumer."""
     ids = await append_records(redis, keys.enriched, *range(5))
     stream = open_stream(consumer="one")
     seen = []
 
-    async def stumble() -> None:
+    async def read_and_raise() -> None:
         async for record in stream:
             seen.append(record.id)
             assert len(seen) < 3 or 1 / 0
 
     with pytest.raises(ZeroDivisionError):
-        await stumble()
+        await read_and_raise()
     assert await take_ids(aiter(stream), 1) == [ids[2]]
     await stream.aclose()
     assert await take_ids(open_stream(consumer="one"), 3) == ids[2:]
 
 
-async def test_who_leaves_the_loop_may_acknowledge_first(
+async def test_acknowledge_before_leaving_the_loop(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
-    """For a job that takes some records and ends."""
+    """A job that reads some records and ends can acknowledge the last one."""
     ids = await append_records(redis, keys.enriched, 1, 2)
     async with open_stream() as stream:
         assert await take_ids(stream, 1) == ids[:1]
@@ -152,34 +152,36 @@ async def test_who_leaves_the_loop_may_acknowledge_first(
     assert await take_ids(open_stream(), 1) == ids[1:]
 
 
-async def test_no_id_comes_twice(redis: Redis, keys: Keys, open_stream: OpenStream) -> None:
-    """An entry with the id of an earlier one is acknowledged and passed over."""
+async def test_duplicate_id_is_acknowledged_and_skipped(
+    redis: Redis, keys: Keys, open_stream: OpenStream
+) -> None:
+    """An entry with the id of an earlier entry is not delivered."""
     [first] = await append_records(redis, keys.enriched, 1)
     await append_records(redis, keys.enriched, 1)
     [second] = await append_records(redis, keys.enriched, 1, revision=2)
-    for words in ({}, {"group": None}):
-        stream = open_stream(**words)
+    for options in ({}, {"group": None}):
+        stream = open_stream(**options)
         assert await take_ids(stream, 2) == [first, second]
         await stream.acknowledge()
     assert await list_pending(redis, keys) == []
 
 
-async def test_no_more_is_fetched_than_is_asked(
+async def test_reader_prefetches_at_most_the_option(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
-    """A slow reader leaves the rest to its fellows."""
+    """A slow reader leaves the rest to other consumers."""
     await append_records(redis, keys.enriched, *range(20))
     await take_records(open_stream(options=ReaderOptions(prefetch=5)), 1)
     assert len(await list_pending(redis, keys)) == 5
 
 
 @pytest.mark.parametrize(
-    "words", [{"options": ReaderOptions(claim_after_s=0.2)}, CONSUMER_PROCESS], ids=repr
+    "options", [{"options": ReaderOptions(claim_after_s=0.2)}, CONSUMER_PROCESS], ids=repr
 )
-async def test_what_a_killed_reader_left_is_read_again(
-    redis: Redis, redis_url: str, keys: Keys, open_stream: OpenStream, words: dict[str, Any]
+async def test_records_of_a_killed_consumer_are_delivered_again(
+    redis: Redis, redis_url: str, keys: Keys, open_stream: OpenStream, options: dict[str, Any]
 ) -> None:
-    """``kill -9`` in a body: what it held goes to a fellow, or at once to who has its name."""
+    """After ``kill -9`` another consumer claims them; one of the same name gets them at once."""
     ids = await append_records(redis, keys.enriched, *range(10))
     command = ("-m", "tests.client.killable_consumer", redis_url, keys.namespace, READER_GROUP, "3")
     reader = await asyncio.create_subprocess_exec(
@@ -191,24 +193,24 @@ async def test_what_a_killed_reader_left_is_read_again(
     reader.kill()
     await reader.wait()
     assert printed == ids[:3]
-    taken = await take_ids(open_stream(**words), 10)  # its acknowledgements went with it
+    taken = await take_ids(open_stream(**options), 10)  # its acknowledgements went with it
     assert sorted(taken) == ids
 
 
-async def test_who_is_told_to_stop_hands_back_at_once(
+async def test_closed_reader_releases_its_records_at_once(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
-    """A fellow need not wait until it would be taken for dead."""
+    """Another consumer does not wait until they are idle."""
     ids = await append_records(redis, keys.enriched, *range(4))
     async with open_stream() as stream:
         await take_records(stream, 2)
     assert await take_ids(open_stream(), 3) == ids[1:]
 
 
-async def test_a_reader_that_is_closed_ends_its_loop(
+async def test_close_ends_a_waiting_loop(
     redis: Redis, keys: Keys, open_stream: OpenStream, eventually: Eventually
 ) -> None:
-    """Also while it waits; the name that it made up is forgotten, and closing twice is fine."""
+    """The generated consumer is deleted, and closing twice is allowed."""
     stream = open_stream()
     seen: list[str] = []
 
@@ -231,16 +233,16 @@ async def test_a_reader_that_is_closed_ends_its_loop(
     assert not await redis.xinfo_consumers(keys.enriched, READER_GROUP)
 
 
-async def test_what_waits_behind_a_slow_body_stays_ours(
+async def test_renewal_keeps_prefetched_records_during_a_slow_body(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
-    """A look shows that we live; what a fellow took all the same is left to it."""
+    """Renewal resets the idle time; a record that another consumer claimed is left to it."""
     ids = await append_records(redis, keys.enriched, *range(4))
     stream = open_stream(consumer="slow")
     await take_records(stream, 1)
     held = [entry["message_id"] for entry in await list_pending(redis, keys)]
     await redis.xclaim(keys.enriched, READER_GROUP, "slow", 0, held, idle=50_000)
-    await redis.xclaim(keys.enriched, READER_GROUP, "fellow", 0, [held[2]])
+    await redis.xclaim(keys.enriched, READER_GROUP, "other", 0, [held[2]])
     await stream.acknowledge()
     idle = [entry["time_since_delivered"] for entry in await list_pending(redis, keys)]
     assert max(idle) < 50_000
@@ -248,10 +250,8 @@ async def test_what_waits_behind_a_slow_body_stays_ours(
 
 
 @pytest.mark.parametrize("group", [READER_GROUP, None])
-async def test_a_restart_of_redis_costs_no_record(
-    server: EmbeddedServer, group: str | None
-) -> None:
-    """Killed under a waiting reader, and back: it goes on, and gives nothing twice."""
+async def test_restart_of_redis_loses_no_record(server: EmbeddedServer, group: str | None) -> None:
+    """Redis is killed under a waiting reader; the reader resumes without duplicates."""
     stream = Keys("deployments").enriched
     async with EnrichedStream(server.url, group=group) as records:
         async with open_client(server.url) as redis:
@@ -268,10 +268,10 @@ async def test_a_restart_of_redis_costs_no_record(
 
 
 @pytest.mark.parametrize("loss", ["the group", "the stream"])
-async def test_a_lost_group_is_made_again(
+async def test_deleted_group_is_created_again(
     redis: Redis, keys: Keys, open_stream: OpenStream, loss: str
 ) -> None:
-    """What was read is not given twice, and what comes is given."""
+    """Records that were read are not delivered again, and new ones are."""
     await append_records(redis, keys.enriched, 1)
     stream = open_stream()
     await take_records(stream, 1)
@@ -282,10 +282,10 @@ async def test_a_lost_group_is_made_again(
     assert await append_records(redis, keys.enriched, 2) == await take_ids(stream, 1)
 
 
-async def test_without_a_group_it_begins_where_it_is_told(
+async def test_reader_without_a_group_begins_at_since(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
-    """At the start, behind a position, at a time; nobody else is disturbed."""
+    """``since`` is the start, a position or a time; no group is created."""
     ids = await append_records(redis, keys.enriched, 1, 2, 3)
     assert await take_ids(open_stream(group=None), 3) == ids
     [second] = (await take_records(open_stream(group=None), 2))[1:]
@@ -295,23 +295,23 @@ async def test_without_a_group_it_begins_where_it_is_told(
     assert not await redis.xinfo_groups(keys.enriched)
 
 
-async def test_from_the_end_only_what_is_new_is_read(
+async def test_since_end_delivers_only_new_records(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
-    """Of a group that is made, and without one."""
+    """With a new group and without a group."""
     await append_records(redis, keys.enriched, 1)
-    for number, words in ((2, {}), (3, {"group": None})):
-        stream = open_stream(since="$", **words)
+    for number, options in ((2, {}), (3, {"group": None})):
+        stream = open_stream(since="$", **options)
         waiting = asyncio.create_task(take_ids(stream, 1))
         await wait_for_blocked_reader(redis)
         assert await append_records(redis, keys.enriched, number) == await waiting
         await stream.aclose()
 
 
-async def test_an_entry_that_is_no_record_is_not_passed_over_in_silence(
+async def test_invalid_entry_raises_unless_a_callback_takes_it(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
-    """It is raised, again and again, unless somebody is there to hear of it."""
+    """Without ``on_invalid_entry`` each read raises again."""
     await redis.xadd(keys.enriched, {"n": "1"})
     await redis.xadd(keys.enriched, {"id": "a:1", "data": '{"schemaVersion":2}'})
     [last] = await append_records(redis, keys.enriched, 1)
@@ -320,31 +320,34 @@ async def test_an_entry_that_is_no_record_is_not_passed_over_in_silence(
         with pytest.raises(InvalidEntryError, match="no field"):
             await take_records(aiter(stream), 1)
     await stream.aclose()
-    heard: list[InvalidEntry] = []
-    stream = open_stream(options=ReaderOptions(on_invalid_entry=heard.append))
+    invalid_entries: list[InvalidEntry] = []
+    stream = open_stream(options=ReaderOptions(on_invalid_entry=invalid_entries.append))
     assert await take_ids(stream, 1) == [last]
-    assert heard[0].fields == {b"n": b"1"}
-    assert "Invalid enum value 2" in heard[1].reason or "schemaVersion" in heard[1].reason
+    assert invalid_entries[0].fields == {b"n": b"1"}
+    assert (
+        "Invalid enum value 2" in invalid_entries[1].reason
+        or "schemaVersion" in invalid_entries[1].reason
+    )
 
 
-async def test_what_was_trimmed_before_it_was_read_is_counted(
+async def test_trimmed_records_are_counted(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
-    """A hard cap may take what is pending; nobody waits for it any more."""
+    """A limit of entries may remove pending ones; the reader counts them and goes on."""
     await append_records(redis, keys.enriched, 1, 2)
     stream = open_stream(consumer="one")
     await take_records(stream, 1)
     await redis.xtrim(keys.enriched, maxlen=0)
-    aiter(stream)  # the loop was left, and begins anew
+    aiter(stream)  # begins a new loop
     [new] = await append_records(redis, keys.enriched, 3)
     assert await take_ids(stream, 1) == [new]
     assert stream.trimmed == 2
 
 
-async def test_types_are_there_and_what_they_do_not_know_too(
+async def test_record_has_typed_data_and_unknown_fields(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
-    """Typed data, the deployment when it is asked for, and every field by its name."""
+    """The deployment is decoded on access, and every field is available by name."""
     await append_records(redis, keys.enriched, 1, novelty={"a": 1}, leadTime=7, linesAdded="12")
     [record] = await take_records(open_stream(), 1)
     assert (record.project, record.environment, record.application) == ("default", "", "shop")
@@ -355,11 +358,11 @@ async def test_types_are_there_and_what_they_do_not_know_too(
     assert record.raw["deployment"]["novelty"] == {"a": 1}
     assert record.fields[b"specversion"] == b"1.0"
     with pytest.raises(AttributeError, match="immutable"):
-        record.id = "another"  # type: ignore[misc] # this is what is tried
+        record.id = "another"  # type: ignore[misc] # the test assigns on purpose
 
 
-async def test_what_no_patience_mends_is_raised(server: EmbeddedServer) -> None:
-    """A key of another type, a wrong password."""
+async def test_permanent_errors_are_raised(server: EmbeddedServer) -> None:
+    """A key of another type and a wrong password are not retried."""
     async with open_client(server.url) as client:
         await client.set(Keys("deployments").enriched, "1")
         async with EnrichedStream(server.url, group=READER_GROUP) as stream:

@@ -1,4 +1,4 @@
-"""Does a reader find its master, and follow it, when Redis is more than one server?"""
+"""Tests of the client with Sentinel and with a Redis Cluster."""
 
 import asyncio
 from pathlib import Path
@@ -13,13 +13,13 @@ STREAM = Keys("deployments").enriched
 
 
 async def take_ids(stream: EnrichedStream, count: int) -> list[str]:
-    """Take so many records, in time."""
+    """Return the ids of the next ``count`` records, or raise TimeoutError."""
     async with asyncio.timeout(40):
         return [(await anext(stream)).id for _ in range(count)]
 
 
-async def test_a_reader_follows_the_master_that_sentinel_names(tmp_path: Path) -> None:
-    """The master is killed under it: it goes on with the next, and gives nothing twice."""
+async def test_reader_follows_a_failover_by_sentinel(tmp_path: Path) -> None:
+    """After the master is killed the reader resumes at the new one, without duplicates."""
     sentinels = SentinelSet(tmp_path)
     try:
         await sentinels.start()
@@ -39,8 +39,8 @@ async def test_a_reader_follows_the_master_that_sentinel_names(tmp_path: Path) -
         sentinels.kill()
 
 
-async def test_a_reader_finds_the_node_of_a_cluster_that_has_the_stream(tmp_path: Path) -> None:
-    """By the addresses of nodes that do not have it."""
+async def test_reader_finds_the_cluster_node_that_owns_the_stream(tmp_path: Path) -> None:
+    """The addresses are of nodes that do not own the stream."""
     cluster = ClusterSet(tmp_path, namespace="deployments")
     try:
         await cluster.start()

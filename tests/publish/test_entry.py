@@ -1,8 +1,8 @@
-"""Is a deployment written in the form that was asked for, or refused, and never bent?"""
+"""Tests of the entry that a deployment becomes: content, size limit and filter."""
 
-import math
 from typing import Any
 
+import jsonschema
 import msgspec
 import pytest
 from hypothesis import given
@@ -10,22 +10,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.accept.filters import DeploymentFilter
-from service.backlog.ticket import Lease, Ticket
+from service.backlog.ticket import Lease
 from service.client.entry import Record, parse_entry
+from service.contracts import build_record_schema
 from service.enrich.models import Deployment, parse_deployment
 from service.enrich.verdict import Fail, Found
-from service.publish.entry import Entry, EntryBuilder, PayloadFormat
+from service.publish.entry import BEFORE_REVISION, Entry, EntryBuilder
+from tests.factories import make_lease, make_ticket
 
 QUEUED_AT = 1_795_428_000_000
-LEASE = Lease(
-    job="id:a",
-    fence=1.5,
-    generation=1,
-    crashes=0,
-    queued_at=QUEUED_AT,
-    now=QUEUED_AT + 5,
-    ticket=Ticket(source="native", delivery="d1", outcome="failed", metadata=b'{"run":7}'),
-)
+LEASE = make_lease(make_ticket(outcome="failed", metadata=b'{"run":7}'), now=QUEUED_AT + 5)
 VALUES = st.recursive(
     st.none()
     | st.booleans()
@@ -38,16 +32,16 @@ VALUES = st.recursive(
 
 
 def build_entry(body: bytes, writer: EntryBuilder, *, lease: Lease = LEASE) -> Entry | Fail:
-    """Write the entry of a deployment as LaunchDarkly tells it."""
+    """Return the entry of a deployment with this body from LaunchDarkly."""
     deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
     return writer.build(Found(deployment=deployment, body=body), lease, now_ms=QUEUED_AT + 99)
 
 
 def parse_built_entry(entry: Entry | Fail, revision: bytes) -> Record:
-    """Read an entry as a reader would, its revision written as the script does."""
+    """Return the record of an entry, its revision inserted as the script does."""
     assert isinstance(entry, Entry)
-    data = entry.data_before_revision + revision + entry.data_after_revision
+    data = BEFORE_REVISION + revision + entry.data_after_revision
     parts = [b"id", b"a:7", *(part.encode() for part in entry.fields), b"data", data]
     record = parse_entry(b"1-0", parts)
     assert isinstance(record, Record)
@@ -55,50 +49,53 @@ def parse_built_entry(entry: Entry | Fail, revision: bytes) -> Record:
 
 
 @given(VALUES)
-def test_msgpack_says_what_json_says(value: Any) -> None:
-    """The same record, value for value, in either form."""
+def test_entry_data_passes_unknown_values_through(value: Any) -> None:
+    """A field of LaunchDarkly that the service does not know reaches the reader unchanged."""
     body = msgspec.json.encode({"id": "a", "endedAt": QUEUED_AT, "novel": value})
-    forms: dict[PayloadFormat, bytes] = {"json": b"7", "msgpack": b"\xce\x00\x00\x00\x07"}
-    as_json, as_msgpack = (
-        parse_built_entry(build_entry(body, EntryBuilder(payload_format=payload)), revision)
-        for payload, revision in forms.items()
-    )
-    assert as_msgpack.is_msgpack
-    assert not as_json.is_msgpack
-    assert as_msgpack.raw == as_json.raw
-    assert as_msgpack.deployment == as_json.deployment
-    assert as_msgpack.data.revision == as_json.data.revision == 7
-    assert math.isclose(as_msgpack.raw["enrichedAt"], QUEUED_AT + 99)
+    record = parse_built_entry(build_entry(body, EntryBuilder()), b"7")
+    assert record.raw["deployment"] == msgspec.json.decode(body)
+    assert bytes(record.data.deployment) == body
+    assert record.data.revision == 7
+    assert record.raw["enrichedAt"] == QUEUED_AT + 99
 
 
 @pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**40])
-def test_what_msgpack_cannot_hold_is_refused(number: int) -> None:
-    """A whole number of more than 64 bits would have to be bent: a person decides."""
+def test_entry_data_keeps_integers_beyond_64_bits(number: int) -> None:
+    """The digits of a large integer are passed on as LaunchDarkly sent them."""
     body = msgspec.json.encode({"id": "a"})[:-1] + f',"odd":{number}}}'.encode()
-    refused = build_entry(body, EntryBuilder(payload_format="msgpack"))
-    assert isinstance(refused, Fail)
-    assert refused.reason == "record_not_packable"
-    assert isinstance(build_entry(body, EntryBuilder()), Entry)
+    record = parse_built_entry(build_entry(body, EntryBuilder()), b"7")
+    assert bytes(record.data.deployment) == body
 
 
-@pytest.mark.parametrize("payload", ["json", "msgpack"])
-def test_a_record_is_as_large_as_it_may_be_and_no_larger(payload: PayloadFormat) -> None:
-    """The bound is of the bytes that are written, in either form."""
+@pytest.mark.parametrize("dropped", [True, False])
+def test_entry_data_names_dropped_metadata(*, dropped: bool) -> None:
+    """The field is present only when metadata was dropped."""
+    ticket = replace(LEASE.ticket, metadata=None, metadata_dropped=dropped)
+    entry = build_entry(b'{"id": "a"}', EntryBuilder(), lease=replace(LEASE, ticket=ticket))
+    record = parse_built_entry(entry, b"7")
+    assert record.data.event.metadata_dropped is dropped
+    assert record.raw["event"].get("metadataDropped", False) is dropped
+    assert ("metadataDropped" in record.raw["event"]) is dropped
+    jsonschema.Draft202012Validator(build_record_schema()).validate(record.raw)
+
+
+def test_entry_builder_refuses_data_above_the_size_limit() -> None:
+    """The limit counts the bytes that follow the revision; data of exactly that size is built."""
     body = msgspec.json.encode({"id": "a", "novel": "x" * 1000})
-    entry = build_entry(body, EntryBuilder(payload_format=payload))
+    entry = build_entry(body, EntryBuilder())
     assert isinstance(entry, Entry)
     size = len(entry.data_after_revision)
-    assert build_entry(body, EntryBuilder(payload_format=payload, max_bytes=size)) == entry
-    refused = build_entry(body, EntryBuilder(payload_format=payload, max_bytes=size - 1))
+    assert build_entry(body, EntryBuilder(max_bytes=size)) == entry
+    refused = build_entry(body, EntryBuilder(max_bytes=size - 1))
     assert isinstance(refused, Fail)
     assert (refused.reason, refused.detail) == (
         "record_too_large",
-        f"{size} bytes, the most is {size - 1}",
+        f"{size} bytes, the limit is {size - 1}",
     )
 
 
-def test_what_launchdarkly_tells_decides_what_is_left_out() -> None:
-    """The deployment's own names go before those of the webhook; nothing else is written of it."""
+def test_filter_uses_launchdarklys_names_before_those_of_the_webhook() -> None:
+    """LaunchDarkly's application key wins; a filtered entry holds no fields, data or plan."""
     body = msgspec.json.encode({"id": "a", "applicationKey": "shop", "environmentKey": "staging"})
     ticket = replace(LEASE.ticket, application="payments", environment="production")
     lease = replace(LEASE, ticket=ticket)
@@ -111,7 +108,7 @@ def test_what_launchdarkly_tells_decides_what_is_left_out() -> None:
         entry.filtered_because == "the application shop is not among ENRICHER_INCLUDE_APPLICATIONS"
     )
     assert (entry.fields, entry.data_after_revision, entry.plan.due) == ((), b"", None)
-    silent = build_entry(b'{"id": "a"}', writer, lease=lease)
-    assert isinstance(silent, Entry)
-    assert silent.filtered_because == ""
-    assert isinstance(silent.plan.due, int)
+    nameless = build_entry(b'{"id": "a"}', writer, lease=lease)
+    assert isinstance(nameless, Entry)
+    assert nameless.filtered_because == ""
+    assert isinstance(nameless.plan.due, int)

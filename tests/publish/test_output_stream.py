@@ -1,4 +1,4 @@
-"""Does a record get out exactly once, and stay as long as somebody has to read it?"""
+"""Tests of the output stream: each revision is appended once and kept until it is read."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,17 +9,17 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from service.accept.mapping import DeploymentCompleted
 from service.backlog.backlog import Backlog
-from service.backlog.failures import build_failure_record
+from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
 from service.client.entry import Record, parse_entry
 from service.enrich.models import Deployment, parse_deployment
 from service.enrich.verdict import Found
-from service.publish.entry import Entry, EntryBuilder, PayloadFormat
+from service.publish.entry import Entry, EntryBuilder
 from service.publish.stream import OutputStream, PublishResult, RetentionConfig
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+from tests.factories import make_event
 
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
@@ -30,7 +30,7 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 class OutputHarness:
-    """One namespace with its backlog and its output."""
+    """One namespace with its backlog and its output stream."""
 
     def __init__(self, redis: Redis, group: GroupCommit, keys: Keys, backlog: Backlog) -> None:
         self.redis = redis
@@ -42,27 +42,20 @@ class OutputHarness:
     def open_output(
         self, *, entries_ms: int, hard_cap: int = 0, dead_ms: int = 60_000
     ) -> OutputStream:
-        """Give an output that keeps its entries for so long."""
+        """Return an output stream that keeps its entries for ``entries_ms``."""
         retention = RetentionConfig(
             dedup_ttl_ms=60_000, max_age_ms=entries_ms, max_records=hard_cap, idle_group_ms=dead_ms
         )
         return OutputStream(self.group, keys=self.keys, retention=retention)
 
     async def add_event(self, delivery: str, *, known: bool = True) -> None:
-        """Take in one event about the deployment, by its id or to be found."""
+        """Add one event about the deployment to the backlog; ``known`` by its id."""
         await self.backlog.add(
-            DeploymentCompleted(
-                source="native",
+            make_event(
                 delivery=delivery,
-                project="default",
-                environment="production",
-                application="shop",
-                version="1.0",
                 deployment_id=DEPLOYMENT if known else None,
-                outcome="succeeded",
                 event_time=1_795_428_000_000,
                 metadata=msgspec.Raw(b'{"build":7}'),
-                metadata_dropped=False,
                 traceparent=TRACE,
             )
         )
@@ -74,23 +67,19 @@ class OutputHarness:
         return lease
 
     async def read_entries(self) -> list[dict[str, str]]:
-        """Read every entry of the output."""
+        """Return all entries of the output stream as text."""
         return [
             {name.decode(): value.decode() for name, value in fields.items()}
             for _, fields in cast("Entries", await self.redis.xrange(self.keys.enriched))
         ]
 
 
-def build_entry(
-    lease: Lease, *, status: str = "succeeded", payload: PayloadFormat = "json"
-) -> Entry:
-    """Write the entry of the deployment as LaunchDarkly tells it."""
+def build_entry(lease: Lease, *, status: str = "succeeded") -> Entry:
+    """Return the entry of the deployment with this status."""
     body = json.dumps({"id": DEPLOYMENT, "applicationKey": "shop", "status": status}).encode()
     deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
-    entry = EntryBuilder(payload_format=payload).build(
-        Found(deployment=deployment, body=body), lease, now_ms=lease.now
-    )
+    entry = EntryBuilder().build(Found(deployment=deployment, body=body), lease, now_ms=lease.now)
     assert isinstance(entry, Entry)
     return entry
 
@@ -99,13 +88,15 @@ def build_entry(
 async def output_harness(
     redis: Redis, group_commit: GroupCommit, keys: Keys, backlog: Backlog
 ) -> AsyncIterator[OutputHarness]:
-    """Give the outlet of one namespace."""
+    """Yield the output stream of one namespace."""
     yield OutputHarness(redis, group_commit, keys, backlog)
     await redis.delete(keys.backlog, keys.tickets)
 
 
-async def test_a_record_is_appended_and_its_ticket_forgotten(output_harness: OutputHarness) -> None:
-    """One entry, the first revision; nothing waits, is in flight or is held any more."""
+async def test_append_makes_revision_1_and_deletes_the_ticket(
+    output_harness: OutputHarness,
+) -> None:
+    """After one entry no ticket, lease or call in flight remains."""
     await output_harness.add_event("first")
     lease = await output_harness.claim_lease()
     settled = await output_harness.output.append_and_settle(build_entry(lease), lease)
@@ -116,8 +107,10 @@ async def test_a_record_is_appended_and_its_ticket_forgotten(output_harness: Out
     assert await output_harness.redis.pttl(keys.published(DEPLOYMENT)) > 0
 
 
-async def test_the_fields_follow_cloudevents(output_harness: OutputHarness) -> None:
-    """Attributes by their CloudEvents names, routing fields beside them, JSON in data."""
+async def test_appended_entry_has_cloudevents_fields_and_json_data(
+    output_harness: OutputHarness,
+) -> None:
+    """Attributes have their CloudEvents names, routing fields follow, data is JSON."""
     await output_harness.add_event("first")
     lease = await output_harness.claim_lease()
     await output_harness.output.append_and_settle(build_entry(lease), lease)
@@ -144,10 +137,10 @@ async def test_the_fields_follow_cloudevents(output_harness: OutputHarness) -> N
     assert data["event"]["metadata"] == {"build": 7}
 
 
-async def test_an_act_whose_reply_was_lost_gives_the_same_answer(
+async def test_repeated_append_returns_the_first_result(
     output_harness: OutputHarness,
 ) -> None:
-    """Sent twice it is one entry, even if a later event or another job came between."""
+    """A repeat appends nothing, even after a later event or another job."""
     await output_harness.add_event("first")
     await output_harness.add_event("to be found", known=False)
     known = await output_harness.claim_lease()
@@ -159,10 +152,10 @@ async def test_an_act_whose_reply_was_lost_gives_the_same_answer(
     assert [entry["revision"] for entry in await output_harness.read_entries()] == ["1", "2"]
 
 
-async def test_a_repeated_act_writes_so_that_its_barrier_covers_the_first(
+async def test_repeated_append_writes_so_that_its_barrier_covers_the_first(
     output_harness: OutputHarness,
 ) -> None:
-    """WAITAOF and WAIT cover a connection's own writes: a repeat must have one."""
+    """WAITAOF and WAIT cover a connection's own writes, so a repeat needs one."""
     await output_harness.add_event("first")
     lease = await output_harness.claim_lease()
     await output_harness.output.append_and_settle(build_entry(lease), lease)
@@ -172,10 +165,10 @@ async def test_a_repeated_act_writes_so_that_its_barrier_covers_the_first(
     assert after > before
 
 
-async def test_who_lost_the_lease_writes_nothing(
+async def test_append_with_a_lost_lease_writes_nothing(
     output_harness: OutputHarness, eventually: Eventually
 ) -> None:
-    """A worker that comes back from the dead cannot publish what another has in hand."""
+    """A worker whose lease another worker took over cannot publish."""
     await output_harness.add_event("first")
     lost = await output_harness.claim_lease()
     claimed: list[Lease] = []
@@ -199,19 +192,21 @@ async def test_who_lost_the_lease_writes_nothing(
     assert settled.status == "published"
 
 
-async def test_a_ticket_given_up_is_not_published_too(output_harness: OutputHarness) -> None:
-    """Failed or published: whichever came first stands."""
+async def test_append_of_a_failed_ticket_writes_nothing(output_harness: OutputHarness) -> None:
+    """A ticket ends once: failing first prevents publishing."""
     await output_harness.add_event("first")
     lease = await output_harness.claim_lease()
-    assert await output_harness.backlog.fail(lease, build_failure_record("test")) == "failed"
+    assert await output_harness.backlog.fail(lease, FailureRecord(reason="test")) == "failed"
     assert (
         await output_harness.output.append_and_settle(build_entry(lease), lease)
     ).status == "lease_lost"
     assert await output_harness.read_entries() == []
 
 
-async def test_what_is_left_out_is_settled_without_a_record(output_harness: OutputHarness) -> None:
-    """Its ticket ends and it is known; once it is wanted, the same content is news."""
+async def test_filtered_entry_ends_its_ticket_without_a_record(
+    output_harness: OutputHarness,
+) -> None:
+    """Once the filter lets it through, the same content is a new revision."""
     await output_harness.add_event("first")
     lease = await output_harness.claim_lease()
     unwanted = replace(build_entry(lease), filtered_because="the application is not wanted")
@@ -228,16 +223,16 @@ async def test_what_is_left_out_is_settled_without_a_record(output_harness: Outp
     assert settled == PublishResult(status="published", revision=1)
 
 
-async def test_the_revision_is_written_into_msgpack_too(output_harness: OutputHarness) -> None:
-    """Data in msgpack has the revision that its id has, however large."""
-    for revision, told in ((1, None), (70_000, "69999")):
-        if told is not None:
+async def test_data_has_the_revision_of_its_id(output_harness: OutputHarness) -> None:
+    """The script inserts the revision into the data; large numbers too."""
+    for revision, last_revision in ((1, None), (70_000, "69999")):
+        if last_revision is not None:
             await output_harness.redis.hset(
-                output_harness.keys.published(DEPLOYMENT), "revision", told
+                output_harness.keys.published(DEPLOYMENT), "revision", last_revision
             )
         await output_harness.add_event(f"d{revision}")
         lease = await output_harness.claim_lease()
-        entry = build_entry(lease, status=f"s{revision}", payload="msgpack")
+        entry = build_entry(lease, status=f"s{revision}")
         settled = await output_harness.output.append_and_settle(entry, lease)
         assert settled == PublishResult(status="published", revision=revision)
         [(position, fields)] = cast(
@@ -245,7 +240,7 @@ async def test_the_revision_is_written_into_msgpack_too(output_harness: OutputHa
         )
         record = parse_entry(position, [part for pair in fields.items() for part in pair])
         assert isinstance(record, Record)
-        assert (record.is_msgpack, record.data.revision) == (True, revision)
+        assert record.data.revision == revision
         assert record.raw["deployment"] == {
             "id": DEPLOYMENT,
             "applicationKey": "shop",
@@ -255,19 +250,19 @@ async def test_the_revision_is_written_into_msgpack_too(output_harness: OutputHa
         assert record.raw["event"]["metadata"] == {"build": 7}
 
 
-async def test_unchanged_content_is_no_new_entry(output_harness: OutputHarness) -> None:
-    """A second event about the same thing settles without a record."""
-    for fate in ("published", "unchanged"):
-        await output_harness.add_event(fate)
+async def test_unchanged_content_appends_nothing(output_harness: OutputHarness) -> None:
+    """A second event about the same content ends its ticket without an entry."""
+    for status in ("published", "unchanged"):
+        await output_harness.add_event(status)
         lease = await output_harness.claim_lease()
         settled = await output_harness.output.append_and_settle(build_entry(lease), lease)
-        assert settled == PublishResult(status=fate, revision=1)
+        assert settled == PublishResult(status=status, revision=1)
     assert len(await output_harness.read_entries()) == 1
     assert await output_harness.redis.zcard(output_harness.keys.backlog) == 0
 
 
-async def test_changed_content_is_the_next_revision(output_harness: OutputHarness) -> None:
-    """Its number is in the id, in its own field and in the data, and the rest of it is whole."""
+async def test_changed_content_appends_the_next_revision(output_harness: OutputHarness) -> None:
+    """The id, the field and the data carry the same number, and the data is complete."""
     for status in ("succeeded", "failed"):
         await output_harness.add_event(status)
         lease = await output_harness.claim_lease()
@@ -276,14 +271,14 @@ async def test_changed_content_is_the_next_revision(output_harness: OutputHarnes
     assert [entry["id"] for entry in entries] == [f"{DEPLOYMENT}:1", f"{DEPLOYMENT}:2"]
     assert [entry["revision"] for entry in entries] == ["1", "2"]
     data = [json.loads(entry["data"]) for entry in entries]
-    assert [each["revision"] for each in data] == [1, 2]
-    assert [each["deployment"]["status"] for each in data] == ["succeeded", "failed"]
+    assert [record["revision"] for record in data] == [1, 2]
+    assert [record["deployment"]["status"] for record in data] == ["succeeded", "failed"]
 
 
-async def test_an_event_that_came_meanwhile_makes_it_due_again(
+async def test_append_keeps_the_ticket_of_a_newer_event(
     output_harness: OutputHarness,
 ) -> None:
-    """Publishing what an older event asked for does not forget the newer one."""
+    """Publishing for an older event leaves the newer ticket due."""
     await output_harness.add_event("older")
     lease = await output_harness.claim_lease()
     await output_harness.add_event("newer")
@@ -298,22 +293,22 @@ async def test_an_event_that_came_meanwhile_makes_it_due_again(
     assert await output_harness.redis.zcard(output_harness.keys.backlog) == 0
 
 
-async def test_two_jobs_for_one_deployment_are_one_record(output_harness: OutputHarness) -> None:
-    """One event named the deployment, another had it looked up: the content is published once."""
+async def test_two_jobs_for_one_deployment_append_one_record(output_harness: OutputHarness) -> None:
+    """One event named the deployment and another searched for it; the content is equal."""
     await output_harness.add_event("known")
     await output_harness.add_event("sought", known=False)
     leases = [await output_harness.claim_lease(), await output_harness.claim_lease()]
     assert len({lease.job for lease in leases}) == 2
-    fates = [
-        (await output_harness.output.append_and_settle(build_entry(each), each)).status
-        for each in leases
+    statuses = [
+        (await output_harness.output.append_and_settle(build_entry(lease), lease)).status
+        for lease in leases
     ]
-    assert fates == ["published", "unchanged"]
+    assert statuses == ["published", "unchanged"]
     assert len(await output_harness.read_entries()) == 1
 
 
-async def test_old_entries_are_trimmed(output_harness: OutputHarness) -> None:
-    """What is older than the retention goes, the rest stays; no stream is nothing to do."""
+async def test_trim_removes_expired_entries(output_harness: OutputHarness) -> None:
+    """Younger entries stay; trimming a missing stream removes nothing."""
     assert (await output_harness.output.trim()).expired == 0
     for entry_id in ("1-1", "1-2", "2-1", "*"):
         await output_harness.redis.xadd(output_harness.keys.enriched, {"n": "1"}, id=entry_id)
@@ -325,10 +320,10 @@ async def test_old_entries_are_trimmed(output_harness: OutputHarness) -> None:
 @pytest.mark.parametrize(
     ("delivered", "acknowledged", "left"), [(0, 0, 5), (3, 3, 2), (3, 1, 4), (5, 2, 3), (5, 5, 0)]
 )
-async def test_nothing_is_trimmed_that_the_slowest_group_has_to_read(
+async def test_trim_keeps_what_the_slowest_group_has_not_read(
     output_harness: OutputHarness, delivered: int, acknowledged: int, left: int
 ) -> None:
-    """Neither what a group was not given nor what it was given and has not acknowledged."""
+    """Entries that a group did not receive or did not acknowledge stay."""
     redis, key = output_harness.redis, output_harness.keys.enriched
     for number in range(1, 6):
         await redis.xadd(key, {"n": number}, id=f"1-{number}")
@@ -343,10 +338,10 @@ async def test_nothing_is_trimmed_that_the_slowest_group_has_to_read(
     assert await redis.xlen(key) == left
 
 
-async def test_a_dead_group_is_reported_and_not_waited_for(
+async def test_trim_reports_idle_groups_and_does_not_wait_for_them(
     output_harness: OutputHarness, eventually: Eventually
 ) -> None:
-    """Whoever reads again lives again; a group that nobody read for yet has its time first."""
+    """A group that reads again is active; a group that never read has its time first."""
     redis, key = output_harness.redis, output_harness.keys.enriched
     await redis.xadd(key, {"n": 1}, id="1-1")
     for name in ("gone", "new"):
@@ -372,8 +367,8 @@ async def test_a_dead_group_is_reported_and_not_waited_for(
     assert await redis.hkeys(output_harness.keys.reader_groups) == [b"gone"]
 
 
-async def test_a_hard_cap_trims_past_every_group(output_harness: OutputHarness) -> None:
-    """An operator may put the server's memory above a reader that never comes."""
+async def test_trim_with_max_records_ignores_every_group(output_harness: OutputHarness) -> None:
+    """An operator may limit memory even when a reader is behind."""
     for _ in range(9):
         await output_harness.redis.xadd(output_harness.keys.enriched, {"n": "1"})
     await output_harness.redis.xgroup_create(output_harness.keys.enriched, "slow", id="0")

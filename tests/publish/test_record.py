@@ -1,4 +1,4 @@
-"""Is the outgoing contract kept, whatever LaunchDarkly says?"""
+"""Tests of the record: its shape, its summary and its completeness."""
 
 import json
 from datetime import datetime
@@ -9,41 +9,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.backlog.ticket import Lease, Ticket
 from service.enrich.models import Deployment, parse_deployment
 from service.enrich.verdict import Found
 from service.publish.entry import BEFORE_REVISION, Entry, EntryBuilder, format_time
 from service.publish.record import EnrichedDeployment, measure_completeness, summarize
+from tests.factories import make_lease, make_ticket
 
 QUEUED_AT = 1_795_428_000_000
-LEASE = Lease(
-    job="id:a",
-    fence=1.5,
-    generation=1,
-    crashes=0,
-    queued_at=QUEUED_AT,
-    now=QUEUED_AT + 5,
-    ticket=Ticket(
-        source="native",
+LEASE = make_lease(
+    make_ticket(
         delivery="d1",
-        outcome="succeeded",
         project="default",
         metadata=b'{"run":7}',
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
         attempts=2,
     ),
+    now=QUEUED_AT + 5,
 )
 
 
 def deployment_of(fields: object) -> Deployment:
-    """Read a deployment."""
+    """Return the deployment that LaunchDarkly describes with these fields."""
     deployment = parse_deployment(json.dumps(fields).encode())
     assert isinstance(deployment, Deployment)
     return deployment
 
 
 def build_entry(fields: object, *, stopped: str | None = None) -> Entry:
-    """Write the entry of a deployment."""
+    """Return the entry of a deployment with these fields."""
     verdict = Found(
         deployment=deployment_of(fields), body=json.dumps(fields).encode(), stop_reason=stopped
     )
@@ -53,12 +46,12 @@ def build_entry(fields: object, *, stopped: str | None = None) -> Entry:
 
 
 def decode_data(entry: Entry, revision: int = 1) -> Any:
-    """Read the data as the script would have put it together."""
+    """Return the data with its revision inserted, as the script does."""
     return json.loads(BEFORE_REVISION + str(revision).encode() + entry.data_after_revision)
 
 
-def test_the_record_is_what_the_design_says() -> None:
-    """Schema version, revision, time, attempts, deployment, summary, completeness, event."""
+def test_data_has_the_documented_fields_in_order() -> None:
+    """The data starts with schemaVersion and revision and ends with the event."""
     data = decode_data(build_entry({"id": "a", "novel": 1}))
     assert list(data) == [
         "schemaVersion",
@@ -84,15 +77,15 @@ def test_the_record_is_what_the_design_says() -> None:
 
 
 @given(st.integers(min_value=1, max_value=10**12))
-def test_any_revision_fits(revision: int) -> None:
-    """What the script puts together is valid and decodes as the published type."""
+def test_data_with_any_revision_decodes_as_the_published_type(revision: int) -> None:
+    """The text around the revision is valid JSON for a number of any length."""
     entry = build_entry({"id": "a"})
     data = BEFORE_REVISION + str(revision).encode() + entry.data_after_revision
     assert msgspec.json.decode(data, type=EnrichedDeployment).revision == revision
 
 
-def test_the_attributes_are_cloudevents() -> None:
-    """Names are lower case, all values text; id, revision and data are added by the script."""
+def test_entry_fields_are_cloudevents_attributes() -> None:
+    """Names are lower case and values are text; the script adds id, revision and data."""
     entry = build_entry({"id": "a", "environmentKey": "prod", "endedAt": 1_706_701_762_123})
     fields = dict(zip(entry.fields[::2], entry.fields[1::2], strict=True))
     assert fields == {
@@ -111,8 +104,8 @@ def test_the_attributes_are_cloudevents() -> None:
     }
 
 
-def test_equal_content_has_an_equal_digest() -> None:
-    """The digest is of the deployment alone: who told of it, and when, does not matter."""
+def test_digest_depends_on_the_deployment_alone() -> None:
+    """The event and the time of enrichment do not change the digest."""
     assert (
         build_entry({"id": "a"}).digest
         == build_entry({"id": "a"}, stopped="page cap reached").digest
@@ -121,15 +114,15 @@ def test_equal_content_has_an_equal_digest() -> None:
 
 
 @given(st.integers())
-def test_any_time_can_be_written(moment_ms: int) -> None:
-    """A moment that no calendar holds gives the fallback's."""
+def test_format_time_of_any_integer_returns_rfc_3339(moment_ms: int) -> None:
+    """A time outside the calendar gives the time of the fallback."""
     written = format_time(moment_ms, fallback_ms=QUEUED_AT)
     assert datetime.fromisoformat(written).tzinfo is not None
     assert written.endswith("Z")
 
 
 @pytest.mark.parametrize(
-    ("told", "complete"),
+    ("fields", "complete"),
     [
         ({}, True),
         ({"pullRequests": {"totalCount": 0, "items": []}}, True),
@@ -143,18 +136,20 @@ def test_any_time_can_be_written(moment_ms: int) -> None:
         ({"pullRequests": {"items": [{"flagReferences": {"totalCount": 2, "items": []}}]}}, False),
     ],
 )
-def test_complete_means_all_that_is_counted(told: dict[str, Any], *, complete: bool) -> None:
-    """At both levels, null items being none."""
-    deployment = deployment_of({"id": "a", **told})
+def test_measure_completeness_compares_items_with_counts(
+    fields: dict[str, Any], *, complete: bool
+) -> None:
+    """Both levels count, null items do not, and a stop reason makes it incomplete."""
+    deployment = deployment_of({"id": "a", **fields})
     assert measure_completeness(deployment, stop_reason=None).complete is complete
     assert measure_completeness(deployment, stop_reason="a page was refused").complete is False
 
 
-def test_the_summary_sums() -> None:
-    """Authors once, flags by project and key, stages in order of work."""
+def test_summarize_sums_authors_flags_and_stages() -> None:
+    """Authors are unique, flags are summed by project and key, stages keep the order of work."""
     flag = {"projectKey": "default", "flagKey": "f", "referencesAdded": 2, "referencesRemoved": 1}
     other = {"projectKey": "web", "flagKey": "f", "referencesAdded": 1}
-    told = summarize(
+    summary = summarize(
         deployment_of(
             {
                 "id": "a",
@@ -172,22 +167,22 @@ def test_the_summary_sums() -> None:
             }
         )
     )
-    assert told.authors == ["ann", "zoe"]
-    assert [pull.number for pull in told.pull_requests] == ["7", "8", None]
-    assert [(f.project, f.key, f.added, f.removed) for f in told.flags] == [
+    assert summary.authors == ["ann", "zoe"]
+    assert [pull.number for pull in summary.pull_requests] == ["7", "8", None]
+    assert [(f.project, f.key, f.added, f.removed) for f in summary.flags] == [
         ("default", "f", 4, 2),
         ("web", "f", 1, 0),
     ]
-    assert [(stage.name, stage.duration_ms) for stage in told.stages] == [
+    assert [(stage.name, stage.duration_ms) for stage in summary.stages] == [
         ("coding", 5),
         ("deploy", 9),
     ]
-    assert (told.slowest_stage, told.lead_time_ms) == ("deploy", 100)
+    assert (summary.slowest_stage, summary.lead_time_ms) == ("deploy", 100)
 
 
-def test_without_flags_of_its_own_those_of_the_pull_requests_are_summed() -> None:
-    """LaunchDarkly joins them later, and at either level."""
+def test_summarize_without_own_flags_sums_those_of_pull_requests() -> None:
+    """LaunchDarkly may report flag references at either level."""
     pull = {"flagReferences": {"items": [{"flagKey": "f", "referencesRemoved": 3}]}}
-    told = summarize(deployment_of({"id": "a", "pullRequests": {"items": [pull, pull]}}))
-    assert [(flag.key, flag.removed) for flag in told.flags] == [("f", 6)]
-    assert (told.slowest_stage, told.stages) == (None, [])
+    summary = summarize(deployment_of({"id": "a", "pullRequests": {"items": [pull, pull]}}))
+    assert [(flag.key, flag.removed) for flag in summary.flags] == [("f", 6)]
+    assert (summary.slowest_stage, summary.stages) == (None, [])

@@ -1,24 +1,25 @@
--- Forget what was given up or set aside, as a person asks for. (failures.lua stands before.)
--- KEYS     1 failed  2 failures  3 mark of this act  4 counts
--- ARGV     pairs: job, SHA-1 of its failure as it was read ("" where nothing is kept of it)
--- Returns  one element a pair: "dropped" | "gone" (by then it was no more, or had failed anew)
--- Atomic   only what the person saw is dropped, never what failed meanwhile.
-local LIFE = 60000 -- ms for which this act is known again, should its reply be lost
-local done = redis.call('GET', KEYS[3])
-if done then
-  redis.call('PEXPIRE', KEYS[3], LIFE) -- a write, so that a durable group covers the first too
-  return cmsgpack.unpack(done)
+-- Delete failed tickets and parked events that a person has chosen. (lib_failures.lua stands before.)
+-- KEYS     1 failed  2 failed data  3 reply of this call  4 counts
+-- ARGV     pairs: job, SHA-1 of its failure record as it was read ("" if there was none)
+-- Returns  one element per pair: "dropped" | "gone" (deleted or failed again since it was read)
+-- Atomic   only the record that the person saw is deleted, never one that was stored later.
+local REPLY_TTL = 60000 -- ms for which a repeated call gets the same reply
+local reply = redis.call('GET', KEYS[3])
+if reply then
+  redis.call('PEXPIRE', KEYS[3], REPLY_TTL) -- a write, so that the group commit makes the first one durable
+  return cmsgpack.unpack(reply)
 end
-local fates = {}
+local keys = { failed = KEYS[1], failed_data = KEYS[2], counts = KEYS[4] }
+local statuses = {}
 for i = 1, #ARGV, 2 do
-  local job, kept = ARGV[i], redis.call('HGET', KEYS[2], ARGV[i])
-  local digest = kept and redis.sha1hex(kept) or ''
-  local fate = 'gone'
-  if digest == ARGV[i + 1] and redis.call('ZSCORE', KEYS[1], job) then
-    drop_failure(job, KEYS[1], KEYS[2], KEYS[4])
-    fate = 'dropped'
+  local job, stored = ARGV[i], redis.call('HGET', keys.failed_data, ARGV[i])
+  local digest = stored and redis.sha1hex(stored) or ''
+  local status = 'gone'
+  if digest == ARGV[i + 1] and redis.call('ZSCORE', keys.failed, job) then
+    drop_failure(keys, job)
+    status = 'dropped'
   end
-  fates[#fates + 1] = fate
+  statuses[#statuses + 1] = status
 end
-redis.call('SET', KEYS[3], cmsgpack.pack(fates), 'PX', LIFE)
-return fates
+redis.call('SET', KEYS[3], cmsgpack.pack(statuses), 'PX', REPLY_TTL)
+return statuses

@@ -1,41 +1,41 @@
--- Keep and drop failures, and count them by reason. Put before every script that does either.
--- KEYS     none of its own: keep_failure and drop_failure are given the names of failed, failures
---          and counts
+-- Define how failure records are stored, dropped and counted by reason. Placed before scripts that do any of it.
+-- KEYS     none of its own: each function takes a table with the names of the keys:
+--          failed, failed_data, counts
 -- ARGV     none of its own
--- Returns  nothing; defines keep_failure(job, failure, now, ...), drop_failure(job, ...) and
---          drop_old_failures(before, ...), where ... are those three names
--- Atomic   failure and count change in the one script that includes this, so that how many have
---          failed for which reason can be told without reading them all.
--- The count is the field "failed:<reason>" of counts, and goes when it comes to nothing.
-local function read_reason(failure)
-  -- Only the first pair is read: behind it stands binary, which cmsgpack does not know.
-  local known, _, field, reason = pcall(cmsgpack.unpack_limit, failure, 2, 1)
-  return known and field == 'reason' and type(reason) == 'string' and reason or 'other'
+-- Returns  nothing; defines store_failure(keys, job, failure, now), drop_failure(keys, job) and
+--          drop_old_failures(keys, before)
+-- Atomic   a record and its count change in one script, so the counts per reason can be read without
+--          reading all records.
+-- The count is the field "failed:<reason>" of counts. The field is deleted when the count reaches 0.
+local function reason_of(failure)
+  -- Only the first pair is decoded: binary data follows, which cmsgpack does not support.
+  local ok, _, field, reason = pcall(cmsgpack.unpack_limit, failure, 2, 1)
+  return ok and field == 'reason' and type(reason) == 'string' and reason or 'other'
 end
 
 local function count_failure(counts, failure, by)
-  local field = 'failed:' .. read_reason(failure)
+  local field = 'failed:' .. reason_of(failure)
   if redis.call('HINCRBY', counts, field, by) <= 0 then
     redis.call('HDEL', counts, field)
   end
 end
 
-local function drop_failure(job, failed, failures, counts)
-  if redis.call('ZREM', failed, job) == 1 then
-    count_failure(counts, redis.call('HGET', failures, job) or '', -1)
-    redis.call('HDEL', failures, job)
+local function drop_failure(keys, job)
+  if redis.call('ZREM', keys.failed, job) == 1 then
+    count_failure(keys.counts, redis.call('HGET', keys.failed_data, job) or '', -1)
+    redis.call('HDEL', keys.failed_data, job)
   end
 end
 
-local function keep_failure(job, failure, now, failed, failures, counts)
-  drop_failure(job, failed, failures, counts)
-  redis.call('ZADD', failed, now, job)
-  redis.call('HSET', failures, job, failure)
-  count_failure(counts, failure, 1)
+local function store_failure(keys, job, failure, now)
+  drop_failure(keys, job)
+  redis.call('ZADD', keys.failed, now, job)
+  redis.call('HSET', keys.failed_data, job, failure)
+  count_failure(keys.counts, failure, 1)
 end
 
-local function drop_old_failures(before, failed, failures, counts)
-  for _, job in ipairs(redis.call('ZRANGEBYSCORE', failed, '-inf', before, 'LIMIT', 0, 100)) do
-    drop_failure(job, failed, failures, counts)
+local function drop_old_failures(keys, before)
+  for _, job in ipairs(redis.call('ZRANGEBYSCORE', keys.failed, '-inf', before, 'LIMIT', 0, 100)) do
+    drop_failure(keys, job)
   end
 end

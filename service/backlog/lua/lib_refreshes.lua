@@ -1,21 +1,23 @@
--- When is a deployment looked at again? Put before every script that plans a look.
--- KEYS     none of its own: plan_look is given the names of mark, looks and their tickets
+-- Define how the next refresh of a deployment is scheduled. Placed before scripts that schedule one.
+-- KEYS     none of its own: schedule_refresh takes a table with the names of the keys:
+--          published, refreshes, refresh_tickets
 -- ARGV     none of its own
--- Returns  nothing; defines plan_look(keys, id, since, due, ticket, life); due "": no more looks
--- Atomic   a ticket is ended and its next look planned at once: no crash comes between.
-local function plan_look(keys, id, since, due, ticket, life)
-  local clock, known = redis.call('TIME'), tonumber(redis.call('HGET', keys.mark, 'since') or '0')
-  local ahead = known > clock[1] * 1000 + 1000 -- the clock was set back: it says nothing
-  if tonumber(since) < known and not ahead then
-    return -- a later webhook of the same deployment has planned its own looks meanwhile
-  elseif due == '' then
-    redis.call('ZREM', keys.looks, id)
-    redis.call('HDEL', keys.tickets, id)
+-- Returns  nothing; defines schedule_refresh(keys, id, plan, now), where plan holds since (ms), due (ms,
+--          or "" for no further refresh), ticket and ttl (ms)
+-- Atomic   a ticket ends and the next refresh is scheduled in one script, so a crash cannot separate them.
+local function schedule_refresh(keys, id, plan, now)
+  local since = tonumber(redis.call('HGET', keys.published, 'since') or '0')
+  local is_future = since > now + 1000 -- the clock was set back: the stored time means nothing
+  if tonumber(plan.since) < since and not is_future then
+    return -- a later webhook of this deployment has scheduled its own refreshes meanwhile
+  elseif plan.due == '' then
+    redis.call('ZREM', keys.refreshes, id)
+    redis.call('HDEL', keys.refresh_tickets, id)
   else
-    redis.call('HSET', keys.mark, 'since', since)
-    redis.call('ZADD', keys.looks, due, id)
-    redis.call('HSET', keys.tickets, id, ticket)
-    redis.call('PEXPIRE', keys.looks, life)
-    redis.call('PEXPIRE', keys.tickets, life)
+    redis.call('HSET', keys.published, 'since', plan.since)
+    redis.call('ZADD', keys.refreshes, plan.due, id)
+    redis.call('HSET', keys.refresh_tickets, id, plan.ticket)
+    redis.call('PEXPIRE', keys.refreshes, plan.ttl)
+    redis.call('PEXPIRE', keys.refresh_tickets, plan.ttl)
   end
 end

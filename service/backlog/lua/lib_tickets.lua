@@ -1,17 +1,37 @@
--- How does a ticket end? Put before every script by which a worker ends one.
--- KEYS     none of its own: end_ticket is given the names of backlog, tickets and bell
+-- Define how a ticket is put into the backlog and how a lease on it ends. Placed before scripts that do either.
+-- KEYS     none of its own: each function takes a table with the names of the keys that it uses:
+--          backlog, tickets, wakeup, calls, waiting, counts
 -- ARGV     none of its own
--- Returns  nothing; defines end_ticket(keys, job, generation, now) -> true, or false: a newer event came
---          meanwhile, so the ticket stays and is due now
--- Atomic   a newer event is looked for and the ticket taken away at once: none is lost in between.
+-- Returns  nothing; defines put_ticket(keys, job, stored, ticket, now), where stored is what the job
+--          holds so far; release_calls(keys, job); and end_ticket(keys, job, generation, now) ->
+--          true, or false: a newer event arrived meanwhile, so the ticket stays and is due now
+-- Atomic   a newer event is checked for and the ticket is changed in one script: no event is lost.
+local function put_ticket(keys, job, stored, ticket, now)
+  local generation = 1
+  if stored and #stored >= 4 then
+    generation = struct.unpack('>I4', stored) % 4294967295 + 1
+  end
+  redis.call('HSET', keys.tickets, job, struct.pack('>I4I2d', generation, 0, now) .. ticket)
+  local score = redis.call('ZSCORE', keys.backlog, job)
+  if not score or tonumber(score) % 1 == 0 then -- a fraction of a millisecond marks a lease: it stays
+    redis.call('ZADD', keys.backlog, now, job)
+  end
+end
+
+-- Only the holder of the lease may do this: afterwards the call may belong to the next holder.
+local function release_calls(keys, job)
+  redis.call('ZREM', keys.calls, job)
+  if keys.waiting then -- a deployment that was found waits for no call: its caller passes no such key
+    redis.call('ZREM', keys.waiting, job)
+  end
+  redis.call('HINCRBY', keys.counts, 'leased', -1)
+end
+
 local function end_ticket(keys, job, generation, now)
   local stored = redis.call('HGET', keys.tickets, job)
   if stored and #stored >= 4 and struct.unpack('>I4', stored) ~= tonumber(generation) then
     redis.call('ZADD', keys.backlog, now, job)
-    if redis.call('LLEN', keys.bell) == 0 then
-      redis.call('LPUSH', keys.bell, '1')
-      redis.call('PEXPIRE', keys.bell, 60000)
-    end
+    wake(keys.wakeup)
     return false
   end
   redis.call('ZREM', keys.backlog, job)

@@ -1,17 +1,17 @@
--- Keep the leases of work that takes long.
+-- Extend leases while their work goes on.
 -- KEYS     1 backlog
--- ARGV     1 extension (ms)  then pairs: job, fence in hand
--- Returns  one element a pair: the new fence, or "" where the lease is lost
--- Atomic   read and write of each score; the new fence follows from the old one alone, so that
---          the same act sent twice after a lost reply gives the same answer.
+-- ARGV     1 extension (ms)  then pairs: job, its current fence
+-- Returns  one element per pair: the new fence, or "" if the lease is lost
+-- Atomic   each score is compared and replaced at once. The new fence follows from the old one alone,
+--          so the same call repeated after a lost reply returns the same fences.
 local extension, fences = tonumber(ARGV[1]), {}
 for i = 2, #ARGV, 2 do
-  local job, held = ARGV[i], tonumber(ARGV[i + 1])
+  local job, fence = ARGV[i], tonumber(ARGV[i + 1])
   local score = tonumber(redis.call('ZSCORE', KEYS[1], job) or '0')
-  local longer = held + extension
-  if score == held then
-    redis.call('ZADD', KEYS[1], longer, job)
+  local extended = fence + extension
+  if score == fence then
+    redis.call('ZADD', KEYS[1], extended, job)
   end
-  fences[#fences + 1] = (score == held or score == longer) and string.format('%.10f', longer) or ''
+  fences[#fences + 1] = (score == fence or score == extended) and string.format('%.10f', extended) or ''
 end
 return fences

@@ -1,25 +1,25 @@
--- End a look of which nothing came, and plan the next. (ending.lua and plan.lua stand before.)
--- KEYS     1 backlog  2 tickets  3 calls  4 callers  5 bell  6 published  7 looks  8 their tickets
---          9 counts
--- ARGV     1 job  2 fence  3 generation  4 deployment id  5 since when looks are planned (ms)
---          6 when the next one is due (ms) or ""  7 its ticket  8 life of the mark (ms)
--- Returns  "skipped" | "superseded" (a webhook came meanwhile: it is due now) | "lease_lost"
--- Atomic   only who holds the lease may end the look, and its next one is not lost with it.
-local job = ARGV[1]
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-if tonumber(redis.call('ZSCORE', KEYS[1], job) or '0') ~= tonumber(ARGV[2]) then
-  local act = redis.call('HGET', KEYS[6], 'settled:' .. job)
-  return act == ARGV[2] .. ' skipped 0' and 'skipped' or 'lease_lost' -- skipped: only the reply was lost
+-- End a refresh that failed and schedule the next one. (lib_tickets.lua and lib_refreshes.lua stand before.)
+-- KEYS     1 backlog  2 tickets  3 calls  4 waiting  5 wakeup  6 published  7 refreshes
+--          8 tickets of refreshes  9 counts
+-- ARGV     1 job  2 fence  3 generation  4 deployment id  5 time from which refreshes are planned (ms)
+--          6 when the next one is due (ms) or ""  7 its ticket  8 TTL of published (ms)
+-- Returns  "skipped" | "superseded" (a webhook arrived meanwhile: it is due now) | "lease_lost"
+-- Atomic   only the holder of the lease may end the refresh, and the next one is scheduled with it.
+local keys = {
+  backlog = KEYS[1], tickets = KEYS[2], calls = KEYS[3], waiting = KEYS[4], wakeup = KEYS[5],
+  published = KEYS[6], refreshes = KEYS[7], refresh_tickets = KEYS[8], counts = KEYS[9],
+}
+local job, now = ARGV[1], (now_ms())
+local settlement = ARGV[2] .. ' skipped 0'
+if tonumber(redis.call('ZSCORE', keys.backlog, job) or '0') ~= tonumber(ARGV[2]) then
+  local last = redis.call('HGET', keys.published, 'settled:' .. job)
+  return last == settlement and 'skipped' or 'lease_lost' -- skipped: only the reply was lost
 end
-redis.call('ZREM', KEYS[3], job)
-redis.call('ZREM', KEYS[4], job)
-redis.call('HINCRBY', KEYS[9], 'leased', -1)
-if not end_ticket({ backlog = KEYS[1], tickets = KEYS[2], bell = KEYS[5] }, job, ARGV[3], now) then
+release_calls(keys, job)
+if not end_ticket(keys, job, ARGV[3], now) then
   return 'superseded'
 end
-local keys = { mark = KEYS[6], looks = KEYS[7], tickets = KEYS[8] }
-plan_look(keys, ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8])
-redis.call('HSET', KEYS[6], 'settled:' .. job, ARGV[2] .. ' skipped 0')
-redis.call('PEXPIRE', KEYS[6], ARGV[8])
+schedule_refresh(keys, ARGV[4], { since = ARGV[5], due = ARGV[6], ticket = ARGV[7], ttl = ARGV[8] }, now)
+redis.call('HSET', keys.published, 'settled:' .. job, settlement)
+redis.call('PEXPIRE', keys.published, ARGV[8])
 return 'skipped'

@@ -1,20 +1,19 @@
--- See what happens right now: who is next, what came out and what failed.
+-- Read the current state: the next tickets, the newest records and the last failures.
 -- KEYS     1 backlog  2 tickets  3 failed  4 stream  5 budget  6 counts
--- ARGV     1 how many tickets, 2 failures and 3 records to show at most  4 the last record that is
---          known already, or "-"  5 the largest record (bytes) that is given whole
+-- ARGV     1 maximum tickets  2 maximum failures  3 maximum records  4 the last record that the caller
+--          has, or "-"  5 maximum size of a field that is returned whole (bytes)
 -- Returns  {now (ms), records ever appended, failed, {name, value, ..} of the budget,
---           {job, score, ticket, ..} of those next, {job, score, ..} of the last failures,
---           {position, fields, ..} of the records behind the known one, the newest first}
--- Atomic   what is seen belongs to one moment.
--- Costs the same however much waits: all is cut to what is shown.
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+--           {job, score, ticket, ..} of the next tickets, {job, score, ..} of the last failures,
+--           {position, fields, ..} of the records after the known one, the newest first}
+-- Atomic   all values belong to one moment.
+-- The cost does not grow with the backlog: everything is limited to what is shown.
+local now = now_ms()
 
-local head, next_up = redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1, 'WITHSCORES'), {}
+local head, next_tickets = redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1, 'WITHSCORES'), {}
 for i = 1, #head, 2 do
-  local n = #next_up
-  next_up[n + 1], next_up[n + 2] = head[i], head[i + 1]
-  next_up[n + 3] = redis.call('HGET', KEYS[2], head[i]) or ''
+  local n = #next_tickets
+  next_tickets[n + 1], next_tickets[n + 2] = head[i], head[i + 1]
+  next_tickets[n + 3] = redis.call('HGET', KEYS[2], head[i]) or ''
 end
 
 local after = ARGV[4] == '-' and '-' or '(' .. ARGV[4]
@@ -34,7 +33,7 @@ return {
   tonumber(redis.call('HGET', KEYS[6], 'appended') or '0'),
   redis.call('ZCARD', KEYS[3]),
   redis.call('HGETALL', KEYS[5]),
-  next_up,
+  next_tickets,
   redis.call('ZREVRANGE', KEYS[3], 0, ARGV[2] - 1, 'WITHSCORES'),
   records,
 }

@@ -1,40 +1,40 @@
--- Look through one page of the output stream for what a person seeks, from the newest back.
+-- Search one page of the output stream for a text, from the newest record back.
 -- KEYS     1 stream
--- ARGV     1 the position before which to begin, or "+"  2 how many to look at  3 the words as they
---          were typed  4 the same in small letters  5 the largest record (bytes) that is given whole
--- Returns  {how many were looked at, the last position or "" at the end, then twos: position, fields}
--- Atomic   it writes nothing; a page is short, so that nobody waits for it: it ends early behind the
---          first few MiB, and what is large is read one by one.
-local FEW, MUCH, ENOUGH = 10, 262144, 4194304
+-- ARGV     1 the position before which to begin, or "+"  2 maximum records to search  3 the text as it was
+--          typed  4 the text in lower case  5 maximum size of a field that is returned whole (bytes)
+-- Returns  {number searched, the last position or "" at the end, then twos: position, fields}
+-- Atomic   it only reads; a page is short, so that it blocks Redis briefly. It ends after the first few
+--          MiB, and reads large records one by one.
+local STEP, LARGE_STEP_BYTES, MAX_BYTES = 10, 262144, 4194304
 local last, found = ARGV[1] == '+' and '+' or '(' .. ARGV[1], { 0, '' }
-local looked, read, step = 0, 0, 1
-while looked < tonumber(ARGV[2]) and read < ENOUGH do
+local searched, bytes_read, step = 0, 0, 1
+while searched < tonumber(ARGV[2]) and bytes_read < MAX_BYTES do
   local page, size = redis.call('XREVRANGE', KEYS[1], last, '-', 'COUNT', step), 0
   for _, entry in ipairs(page) do
-    local fields, fits = entry[2], false
+    local fields, is_match = entry[2], false
     for i = 1, #fields, 2 do
       local value = fields[i + 1]
       size = size + #value
       if fields[i] == 'data' then
-        fits = fits or string.find(value, ARGV[3], 1, true)
+        is_match = is_match or string.find(value, ARGV[3], 1, true)
       else
-        fits = fits or string.find(string.lower(value), ARGV[4], 1, true)
+        is_match = is_match or string.find(string.lower(value), ARGV[4], 1, true)
       end
       if #value > tonumber(ARGV[5]) then
         fields[i + 1] = ''
       end
     end
-    if fits then
+    if is_match then
       found[#found + 1], found[#found + 2] = entry[1], fields
     end
   end
-  looked = looked + #page
+  searched = searched + #page
   if #page < step then
-    found[1] = looked
+    found[1] = searched
     return found
   end
   last = '(' .. page[#page][1]
-  read, step = read + size, size > MUCH and 1 or FEW
+  bytes_read, step = bytes_read + size, size > LARGE_STEP_BYTES and 1 or STEP
 end
-found[1], found[2] = looked, string.sub(last, 2)
+found[1], found[2] = searched, string.sub(last, 2)
 return found

@@ -1,87 +1,103 @@
--- How many calls may be made now? Put before every script that hands out calls.
--- KEYS     none of its own: open_budget is given the names of budget, calls and callers
+-- Define open_budget() and spare_calls(): how many calls are available. Placed before scripts that give out calls.
+-- KEYS     none of its own: open_budget takes the names of budget, calls and waiting
 -- ARGV     none of its own
--- Returns  nothing; defines open_budget(...) -> { room(route, begun) -> free, opens, limit; take(id, until); forget(id) }
--- Atomic   reading the room and taking from it happen in the one script that includes this.
--- A window is kept as the text "limit left reset kind first heard since": left is the lowest
--- Remaining seen in it, reset in ms of the server's clock, which is ahead of ours by "skew"; kind is
--- reported or assumed. learn.lua needs the rest: the first left that was seen, how many answers of ours
--- came since, and since when (our ms).
-local GUARD = 50 -- ms that a window is held shut past its end: clocks differ
-local SOON = 100 -- ms after which to look again while only calls in flight stand in the way
-local MEANWHILE = 300 -- ms from where an answer was counted to where the call is that it allows
-local OTHER_CLIENTS_PER_S = 1 -- other programs' calls a second from which on they count; so many until we know
-local FIRST_PROBE = 4
-local STALE = 60000 -- ms after its end; a family not heard of since then binds only if no other is known
+-- Returns  nothing; defines open_budget(budget, calls, waiting, now, share) -> table of three functions:
+--          calls_available(route, is_started) -> calls, ms when to ask again, limit;
+--          acquire(call, until_ms); drop_call(call)
+--          and spare_calls(budget, backlog, route, now) -> calls, ms to wait if there are none
+-- Atomic   the available calls are counted and acquired in the one script that includes this.
+-- A window is stored as the text "limit remaining reset kind first responses since": remaining is the
+-- lowest Remaining header seen in it; reset is in ms of LaunchDarkly's clock, which is clock_skew_ms ahead
+-- of Redis; kind is reported or assumed. record_response.lua needs the rest: the first Remaining that was
+-- seen, how many of our responses came since, and since when (ms of Redis).
+local RESET_MARGIN = 50 -- ms that a window stays closed after its reset, because clocks differ
+local RECHECK = 100 -- ms after which to ask again while only calls in flight are in the way
+local CALL_DELAY = 300 -- ms from the response that LaunchDarkly counted to the call that it permits
+local OTHER_CLIENTS_PER_S = 1 -- calls per second from which other clients matter; assumed until known
+local FIRST_PROBE = 4 -- calls that may open an unknown window
+local STALE_AFTER = 60000 -- ms after its reset; later a window counts only if no other is known
 local DAY = 86400000
+local RESERVED_PART = 5 -- one in five calls of the lowest limit is reserved, and never spare
+local MIN_SPARE_WAIT = 1000 -- ms after which to ask for a spare call again while tickets need the calls
 
-local function open_budget(budget, calls, callers, now, share)
+local function open_budget(budget, calls, waiting, now, share)
   redis.call('ZREMRANGEBYSCORE', calls, '-inf', now)
-  redis.call('ZREMRANGEBYSCORE', callers, '-inf', now)
-  local flying = redis.call('ZCARD', calls)
-  local begun_waiting = redis.call('ZCARD', callers)
-  local state, flat = {}, redis.call('HGETALL', budget)
-  for i = 1, #flat, 2 do
-    state[flat[i]] = flat[i + 1]
+  redis.call('ZREMRANGEBYSCORE', waiting, '-inf', now)
+  local in_flight = redis.call('ZCARD', calls)
+  local waiting_count = redis.call('ZCARD', waiting)
+  local state, pairs_list = {}, redis.call('HGETALL', budget)
+  for i = 1, #pairs_list, 2 do
+    state[pairs_list[i]] = pairs_list[i + 1]
   end
-  local closed, skew = tonumber(state.closed or '0'), tonumber(state.skew or '0')
+  local closed_until, clock_skew = tonumber(state.closed_until or '0'), tonumber(state.clock_skew_ms or '0')
   local probe = tonumber(state.probe or FIRST_PROBE)
+  local other_clients_per_s = tonumber(state.other_clients_per_s or OTHER_CLIENTS_PER_S)
 
-  local other_clients_per_s = tonumber(state.other_clients_per_s or OTHER_CLIENTS_PER_S) -- calls of other programs in a second
-
-  -- While our calls are on their way, other_clients_per_s take from what was left: with other_clients_per_s about, no more
-  -- than half of it is on its way at once, and what they take meanwhile stays theirs. So the last
-  -- calls of a window go out few at a time, and none of them is one too many.
-  local function bound_calls(left, spared)
+  -- While our calls are in flight, other clients may use up what remains. If there are other clients, at
+  -- most half of what remains is in flight at once, and the calls they make meanwhile are left to them. So
+  -- the last calls of a window go out few at a time, and no call exceeds the limit.
+  local function bound_calls(remaining, reserved)
     if other_clients_per_s < OTHER_CLIENTS_PER_S then
-      return left - spared
+      return remaining - reserved
     end
-    local theirs = math.ceil((other_clients_per_s - OTHER_CLIENTS_PER_S) * MEANWHILE / 1000)
-    return math.min(left - math.max(spared, theirs), math.ceil(left / 2))
+    local theirs = math.ceil((other_clients_per_s - OTHER_CLIENTS_PER_S) * CALL_DELAY / 1000)
+    return math.min(remaining - math.max(reserved, theirs), math.ceil(remaining / 2))
   end
 
-  -- The limit is the lowest of the windows that are open; nil while one of them is not known.
-  local function room(route, begun)
-    if closed > now then
-      return 0, closed
+  -- A started deployment (is_started) may use the calls that are kept for those waiting. The limit is the
+  -- lowest of the open windows; it is nil while one of them is unknown.
+  local function calls_available(route, is_started)
+    if closed_until > now then
+      return 0, closed_until
     end
-    local free, opens, unopened, long_ago, lowest = nil, nil, nil, nil, nil
+    local free, opens, unopened, stale, lowest = nil, nil, nil, nil, nil
     for _, family in ipairs({ 'global', 'token', 'route:' .. route }) do
-      local limit, left, reset = string.match(state[family] or '', '^(%d+) (-?%d+) (%d+) %a+')
+      local limit, remaining, reset = string.match(state[family] or '', '^(%d+) (-?%d+) (%d+) %a+')
       if limit then
-        local spared = math.max(0, math.min(math.ceil(limit * (1 - share) - 1e-9), limit - 1))
-        local ends = reset - skew + GUARD
+        local reserved = math.max(0, math.min(math.ceil(limit * (1 - share) - 1e-9), limit - 1))
+        local ends = reset - clock_skew + RESET_MARGIN
         if ends > now then
-          local bound = bound_calls(left, spared)
+          local bound = bound_calls(remaining, reserved)
           lowest = math.min(lowest or math.huge, limit)
           if not free or bound < free then
             free, opens = bound, ends
           end
-        elseif ends + STALE > now then
-          unopened = math.min(unopened or probe, limit - spared)
+        elseif ends + STALE_AFTER > now then
+          unopened = math.min(unopened or probe, limit - reserved)
         else
-          long_ago = math.min(long_ago or probe, limit - spared)
+          stale = math.min(stale or probe, limit - reserved)
         end
       end
     end
     if not free or (unopened and unopened < free) then
-      free, opens, lowest = unopened or long_ago or probe, now + SOON, nil
+      free, opens, lowest = unopened or stale or probe, now + RECHECK, nil
     end
     if free >= 1 then
-      opens = now + SOON
+      opens = now + RECHECK
     end
-    return free - flying - (begun and 0 or begun_waiting), opens, lowest
+    return free - in_flight - (is_started and 0 or waiting_count), opens, lowest
   end
 
-  local function take(id, until_ms)
-    redis.call('ZADD', calls, until_ms, id)
+  local function acquire(call, until_ms)
+    redis.call('ZADD', calls, until_ms, call)
     redis.call('PEXPIRE', calls, DAY)
-    flying = flying + 1
+    in_flight = in_flight + 1
   end
 
-  local function forget(id)
-    flying = flying - redis.call('ZREM', calls, id)
+  local function drop_call(call)
+    in_flight = in_flight - redis.call('ZREM', calls, call)
   end
 
-  return { room = room, take = take, forget = forget }
+  return { calls_available = calls_available, acquire = acquire, drop_call = drop_call }
+end
+
+-- Spare calls are those left over when no ticket is due. A part of the limit is reserved for tickets that
+-- arrive next. While no window is open there is no limit: then half of the available calls may open one.
+local function spare_calls(budget, backlog, route, now)
+  if redis.call('ZCOUNT', backlog, '-inf', now) > 0 then
+    return 0, MIN_SPARE_WAIT
+  end
+  local free, opens, limit = budget.calls_available(route)
+  local spare = limit and free - math.ceil(limit / RESERVED_PART) or math.ceil(free / 2)
+  return math.max(0, spare), math.max(MIN_SPARE_WAIT, opens - now)
 end

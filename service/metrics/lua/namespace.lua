@@ -1,29 +1,29 @@
--- Measure the whole namespace: what every replica says alike. (enrich/room.lua stands before.)
--- KEYS     1 backlog  2 tickets  3 counts  4 stream  5 milestones  6 budget  7 calls  8 callers
---          9 a key to write, gone in a second
--- ARGV     1 our share of each limit
--- Returns  {waiting, due, leased, ms the first is overdue, ms since the oldest webhook at the head,
---           entries, groups, records that the slowest group has not been given, ms since the oldest
---           that a group has not read, ms the budget is closed, why, calls in flight, calls left
---           for get, for list, then pairs: reason, failed for it}
+-- Measure the whole namespace; every replica gets the same numbers. (enrich/lua/lib_budget.lua stands before.)
+-- KEYS     1 backlog  2 tickets  3 counts  4 stream  5 milestones  6 budget  7 calls  8 waiting
+--          9 a key to write, which expires after a second  10 failed
+-- ARGV     1 share of the rate limit to use
+-- Returns  {tickets, due, leased, ms the first is overdue, ms since the oldest ticket at the head was queued,
+--           entries, groups, records not delivered to the slowest group, ms since the oldest record
+--           that a group has not read, ms the budget is closed, the reason, calls in flight, calls
+--           available for get, for list, failed tickets, leases that have not ended among the HEAD
+--           tickets due next, ms until a list call is available (0: now), then pairs: reason, number
+--           failed for it}
 -- Atomic   the numbers belong to one moment.
--- What it costs does not grow with the backlog: sizes are kept by Redis (ZCARD, XLEN), places are
--- found in log n (ZCOUNT, the first of ZRANGE and XRANGE), leases and failures are counted where
--- they change (counts), a look at tickets ends after HEAD of them, and what a group has not read
--- is counted to the next milestone, which says how many were appended up to it. It grows with the
--- reader groups and their consumers alone.
+-- The cost does not grow with the backlog. Redis keeps the sizes (ZCARD, XLEN) and finds positions in
+-- log n (ZCOUNT, ZRANGE, XRANGE). Leases and failures are counted where they change (counts). At most
+-- HEAD tickets are read. Unread records are counted up to the next milestone, which holds the number
+-- appended up to it. The cost grows only with the reader groups and their consumers.
 local HEAD = 64
 local MILESTONE = 64
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now = now_ms()
 redis.call('SET', KEYS[9], '1', 'PX', 1000)
 
-local counts, reasons, flat = {}, {}, redis.call('HGETALL', KEYS[3])
-for i = 1, #flat, 2 do
-  counts[flat[i]] = tonumber(flat[i + 1])
-  local reason = string.match(flat[i], '^failed:(.*)$')
+local counts, reasons, pairs_list = {}, {}, redis.call('HGETALL', KEYS[3])
+for i = 1, #pairs_list, 2 do
+  counts[pairs_list[i]] = tonumber(pairs_list[i + 1])
+  local reason = string.match(pairs_list[i], '^failed:(.*)$')
   if reason then
-    reasons[#reasons + 1], reasons[#reasons + 2] = reason, counts[flat[i]]
+    reasons[#reasons + 1], reasons[#reasons + 2] = reason, counts[pairs_list[i]]
   end
 end
 
@@ -33,12 +33,18 @@ local oldest = now
 for i = 1, #head, 2 do
   local stored = redis.call('HGET', KEYS[2], head[i])
   if stored and #stored >= 14 then
-    local _, _, queued = struct.unpack('>I4I2d', stored)
-    oldest = math.min(oldest, queued)
+    local _, _, queued_at = struct.unpack('>I4I2d', stored)
+    oldest = math.min(oldest, queued_at)
   end
 end
 
-local function count_unread(from) -- the records behind an entry
+local running = 0
+local upcoming = redis.call('ZRANGE', KEYS[1], '(' .. now, '+inf', 'BYSCORE', 'LIMIT', 0, HEAD, 'WITHSCORES')
+for i = 2, #upcoming, 2 do
+  running = running + (tonumber(upcoming[i]) % 1 ~= 0 and 1 or 0)
+end
+
+local function count_unread(from) -- the records after an entry
   local entries = redis.call('XRANGE', KEYS[4], '(' .. from, '+', 'COUNT', MILESTONE)
   if #entries < MILESTONE then
     return #entries
@@ -49,9 +55,9 @@ local function count_unread(from) -- the records behind an entry
       return i + counts.appended - tonumber(appended)
     end
   end
-  return redis.call('XLEN', KEYS[4]) -- appended by somebody else: at most as many as there are
+  return redis.call('XLEN', KEYS[4]) -- appended by another program: at most all entries
 end
-local function find_unread(group, from) -- ms of the first record that a group has not read
+local function first_unread_ms(group, from) -- time of the first record that a group has not read
   local pending = redis.call('XPENDING', KEYS[4], group)
   local id = pending[1] > 0 and pending[2]
   if not id then
@@ -64,17 +70,19 @@ end
 local groups = redis.call('EXISTS', KEYS[4]) == 1 and redis.call('XINFO', 'GROUPS', KEYS[4]) or {}
 local unread, unread_since = 0, now
 for _, group in ipairs(groups) do
-  local told = {}
+  local info = {}
   for i = 1, #group, 2 do
-    told[group[i]] = group[i + 1]
+    info[group[i]] = group[i + 1]
   end
-  unread = math.max(unread, count_unread(told['last-delivered-id']))
-  unread_since = math.min(unread_since, find_unread(told['name'], told['last-delivered-id']))
+  unread = math.max(unread, count_unread(info['last-delivered-id']))
+  unread_since = math.min(unread_since, first_unread_ms(info['name'], info['last-delivered-id']))
 end
 
 local budget = open_budget(KEYS[6], KEYS[7], KEYS[8], now, tonumber(ARGV[1]))
-local closed = redis.call('HMGET', KEYS[6], 'closed', 'why')
-local get, list = budget.room('get', true), budget.room('list', true)
+local closed = redis.call('HMGET', KEYS[6], 'closed_until', 'closed_reason')
+local get = budget.calls_available('get', true)
+local list, opens = budget.calls_available('list', true)
+local opens_in = list < 1 and opens > now + RECHECK and math.ceil(opens - now) or 0
 return {
   redis.call('ZCARD', KEYS[1]),
   redis.call('ZCOUNT', KEYS[1], '-inf', now),
@@ -90,5 +98,8 @@ return {
   redis.call('ZCARD', KEYS[7]),
   math.max(0, get),
   math.max(0, list),
+  redis.call('ZCARD', KEYS[10]),
+  running,
+  opens_in,
   unpack(reasons),
 }

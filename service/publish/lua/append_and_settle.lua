@@ -1,62 +1,64 @@
--- Append one record, or leave it out, and forget its ticket. (backlog/ending.lua and plan.lua stand before.)
--- KEYS     1 backlog  2 tickets  3 stream  4 published  5 calls  6 budget  7 bell
---          8 counts  9 milestones  10 looks  11 their tickets
--- ARGV     1 job  2 fence  3 generation  4 deployment id  5 digest  6 life of the mark (ms)
---          7 data before the revision  8 data after it  9 since when looks are planned (ms)
---          10 when the next one is due (ms) or ""  11 its ticket  12 how the data is written: "json" or
---          "msgpack"; "" when nothing is to be appended  then fields and values of the entry
+-- Append one record, unless it is filtered or unchanged, and settle its ticket.
+-- (backlog/lua/lib_tickets.lua and lib_refreshes.lua stand before.)
+-- KEYS     1 backlog  2 tickets  3 stream  4 published  5 calls  6 budget  7 wakeup
+--          8 counts  9 milestones  10 refreshes  11 tickets of refreshes
+-- ARGV     1 job  2 fence  3 generation  4 deployment id  5 digest  6 TTL of published (ms)
+--          7 data before the revision  8 data after it  9 time from which refreshes are planned (ms)
+--          10 when the next one is due (ms) or ""  11 its ticket  12 "append", or "" to append
+--          nothing  then fields and values of the entry
 -- Returns  {"published" | "unchanged" | "filtered", revision} | {"lease_lost", 0}
--- Atomic   a record without its settling would be appended again; a settling without its record
---          would lose it, and the next look with it. Only who holds the lease may do any of it.
-local MILESTONE = 64 -- records from one to the next: who counts those unread looks at no more
-local job, held, digest = ARGV[1], tonumber(ARGV[2]), ARGV[5]
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local last = redis.call('HMGET', KEYS[4], 'revision', 'digest', 'settled:' .. job)
+-- Atomic   a record without its settlement would be appended again. A settlement without its record
+--          would lose the record and the next refresh. Only the holder of the lease may do any of it.
+local MILESTONE = 64 -- records between two milestones: counting unread records reads at most this many
+local keys = {
+  backlog = KEYS[1], tickets = KEYS[2], published = KEYS[4], calls = KEYS[5], wakeup = KEYS[7],
+  counts = KEYS[8], refreshes = KEYS[10], refresh_tickets = KEYS[11],
+}
+local job, fence, id, digest, ttl = ARGV[1], ARGV[2], ARGV[4], ARGV[5], ARGV[6]
+local now = now_ms()
+local last = redis.call('HMGET', keys.published, 'revision', 'digest', 'settled:' .. job)
 local revision = tonumber(last[1] or '0')
 
-if tonumber(redis.call('ZSCORE', KEYS[1], job) or '0') ~= held then
-  local fence, fate, number = string.match(last[3] or '', '^(%S+) (%S+) (%d+)$')
-  if fence == ARGV[2] then -- this very act was done before; only its reply was lost
-    redis.call('PEXPIRE', KEYS[4], ARGV[6]) -- a write, so that a durable group covers the first too
-    return { fate, tonumber(number) }
+if tonumber(redis.call('ZSCORE', keys.backlog, job) or '0') ~= tonumber(fence) then
+  local last_fence, last_status, last_revision = string.match(last[3] or '', '^(%S+) (%S+) (%d+)$')
+  if last_fence == fence then -- this call was executed before and only its reply was lost
+    redis.call('PEXPIRE', keys.published, ttl) -- a write, so that the group commit makes the first one durable
+    return { last_status, tonumber(last_revision) }
   end
   return { 'lease_lost', 0 }
 end
 
-local fate = 'unchanged'
+local status = 'unchanged'
 if ARGV[12] == '' then
-  fate, digest = 'filtered', last[2] or '' -- were it wanted again, its content would be news
+  status, digest = 'filtered', last[2] or '' -- if a filter includes it later, its content counts as new
 elseif last[2] ~= digest then
-  fate = 'published'
+  status = 'published'
   revision = revision + 1
   local number = string.format('%d', revision)
-  local fields = { 'id', ARGV[4] .. ':' .. number, 'revision', number }
+  local fields = { 'id', id .. ':' .. number, 'revision', number }
   for i = 13, #ARGV do
     fields[#fields + 1] = ARGV[i]
   end
   fields[#fields + 1] = 'data'
-  local written = ARGV[12] == 'msgpack' and struct.pack('>BI4', 0xce, revision) or number
-  fields[#fields + 1] = ARGV[7] .. written .. ARGV[8]
-  local id = redis.call('XADD', KEYS[3], '*', unpack(fields))
-  local appended = redis.call('HINCRBY', KEYS[8], 'appended', 1)
+  fields[#fields + 1] = ARGV[7] .. number .. ARGV[8]
+  local position = redis.call('XADD', KEYS[3], '*', unpack(fields))
+  local appended = redis.call('HINCRBY', keys.counts, 'appended', 1)
   if appended % MILESTONE == 0 then
-    redis.call('ZADD', KEYS[9], appended, id)
+    redis.call('ZADD', KEYS[9], appended, position)
   end
 end
-local act = table.concat({ ARGV[2], fate, string.format('%d', revision) }, ' ')
-redis.call('HSET', KEYS[4], 'revision', revision, 'digest', digest, 'settled:' .. job, act)
-plan_look({ mark = KEYS[4], looks = KEYS[10], tickets = KEYS[11] }, ARGV[4], ARGV[9], ARGV[10], ARGV[11], ARGV[6])
-redis.call('PEXPIRE', KEYS[4], ARGV[6])
+local settlement = table.concat({ fence, status, string.format('%d', revision) }, ' ')
+redis.call('HSET', keys.published, 'revision', revision, 'digest', digest, 'settled:' .. job, settlement)
+schedule_refresh(keys, id, { since = ARGV[9], due = ARGV[10], ticket = ARGV[11], ttl = ttl }, now)
+redis.call('PEXPIRE', keys.published, ttl)
 
-end_ticket({ backlog = KEYS[1], tickets = KEYS[2], bell = KEYS[7] }, job, ARGV[3], now)
-redis.call('ZREM', KEYS[5], job)
-redis.call('HINCRBY', KEYS[8], 'leased', -1)
+end_ticket(keys, job, ARGV[3], now)
+release_calls(keys, job)
 
--- how many tickets end in a second, weighed over the last half minute: told to senders we refuse
-local pace = redis.call('HMGET', KEYS[6], 'settled_per_s', 'settled_at')
-local since = math.max(0, now - tonumber(pace[2] or '0'))
-local rate = tonumber(pace[1] or '0') * math.exp(-since / 30000) + 1 / 30
-redis.call('HSET', KEYS[6], 'settled_per_s', string.format('%.4f', rate), 'settled_at', string.format('%.0f', now))
+-- Tickets settled per second, weighted over the last half minute. add.lua computes Retry-After from it.
+local rate = redis.call('HMGET', KEYS[6], 'settled_per_s', 'settled_at')
+local elapsed = math.max(0, now - tonumber(rate[2] or '0'))
+local per_s = tonumber(rate[1] or '0') * math.exp(-elapsed / 30000) + 1 / 30
+redis.call('HSET', KEYS[6], 'settled_per_s', string.format('%.4f', per_s), 'settled_at', string.format('%.0f', now))
 redis.call('PEXPIRE', KEYS[6], 86400000)
-return { fate, revision }
+return { status, revision }

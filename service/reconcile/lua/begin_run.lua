@@ -1,14 +1,13 @@
--- Begin to list a scope, if it is time and nobody else is at it.
--- KEYS     1 round
--- ARGV     1 token of who asks  2 lease (ms)  3 ms between two rounds  4 life of what is known (ms)
+-- Begin to list a scope, if it is due and no other process lists it.
+-- KEYS     1 state of the scope
+-- ARGV     1 token of the caller  2 lease (ms)  3 ms between two runs  4 TTL of the state (ms)
 -- Returns  {"begun", now, checkpoint or ""} | {"wait", ms}
--- Atomic   one process at a time lists a scope, and none begins what another has just ended.
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local told = redis.call('HMGET', KEYS[1], 'holder', 'until', 'ran', 'checkpoint')
-local holder, ends, ran = told[1], tonumber(told[2] or '0'), tonumber(told[3] or '0')
-local checkpoint = tonumber(told[4] or '')
-if ran > now or (checkpoint or 0) > now then -- the clock was set back, or another server's is behind
+-- Atomic   one process at a time lists a scope, and no process repeats a run that has just ended.
+local now = now_ms()
+local state = redis.call('HMGET', KEYS[1], 'holder', 'until', 'ran', 'checkpoint')
+local holder, ends, ran = state[1], tonumber(state[2] or '0'), tonumber(state[3] or '0')
+local checkpoint = tonumber(state[4] or '')
+if ran > now or (checkpoint or 0) > now then -- the clock was set back, or another server's clock is behind
   ran, checkpoint = 0, checkpoint and math.min(checkpoint, now)
 end
 if holder and holder ~= ARGV[1] and ends > now and ends <= now + 2 * ARGV[2] then

@@ -8,9 +8,9 @@ import pytest
 
 from service.accept.mapping import DeploymentCompleted
 from service.accept.signatures import SignedRequest
+from service.accept.source_files import read_presets
 from service.accept.sources import Source, load_sources
 from service.cli.explain import Explanation, explain_webhook
-from service.cli.preconditions import read_presets
 
 GITHUB = """
 [[source]]

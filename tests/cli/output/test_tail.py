@@ -66,6 +66,7 @@ async def test_from_the_end_only_what_is_new_is_seen(redis: Redis, keys: Keys) -
                 await asyncio.sleep(0.01)
         await redis.xadd(stream, {"n": "new"})
         assert await waiting == [{"n": "new"}]
+        await entries.aclose()
 
 
 async def test_bytes_that_are_no_text_are_shown_all_the_same(redis: Redis, keys: Keys) -> None:

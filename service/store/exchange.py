@@ -1,0 +1,46 @@
+"""Commands and replies on one raw connection, without redis-py's own handling of either."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ResponseError
+
+Command = Sequence[str | bytes | int | float]
+
+# The client may be installed without hiredis; then redis-py encodes, several times slower.
+_PACK_COMMAND: Callable[[Command], bytes] | None = (
+    import_module("hiredis").pack_command if find_spec("hiredis") else None
+)
+
+
+def encode_commands(connection: AbstractConnection, commands: Sequence[Command]) -> Sequence[bytes]:
+    """Return the bytes of commands, in order; several commands may share one element."""
+    if _PACK_COMMAND is None:
+        return connection.pack_commands(commands)
+    return [_PACK_COMMAND(tuple(command)) for command in commands]
+
+
+async def exchange(
+    connection: AbstractConnection, encoded_commands: Iterable[bytes], *, replies: int
+) -> list[object]:
+    """Send encoded commands and return that number of replies; the caller sets the timeout.
+
+    The server's error for one command is its reply, so that the other replies are not lost.
+    """
+    await connection.send_packed_command(encoded_commands, check_health=False)
+    return [await _read_reply(connection) for _ in range(replies)]
+
+
+async def _read_reply(connection: AbstractConnection) -> object:
+    try:
+        return await connection.read_response(timeout=math.inf, disconnect_on_error=True)
+    except ResponseError as error:
+        return error
+
+
+def decode_text(value: object) -> str:
+    """Return a Redis reply as text; bytes that are not UTF-8 become replacement characters."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
