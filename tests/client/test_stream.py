@@ -4,9 +4,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,13 +41,6 @@ async def open_stream(redis_url: str, keys: Keys) -> AsyncIterator[OpenStream]:
     yield open_reader
     for stream in streams:
         await stream.aclose()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """Start a Redis that a test may kill."""
-    with EmbeddedServer(tmp_path) as started:
-        yield started
 
 
 async def take_records(stream: EnrichedStream, count: int) -> list[Record]:
