@@ -9,7 +9,6 @@ from msgspec import Struct
 
 from ..enrich.models import Deployment
 from ..publish.record import EnrichedDeployment
-from ..store.exchange import decode_text
 
 _DECODE_JSON = msgspec.json.Decoder(EnrichedDeployment).decode
 

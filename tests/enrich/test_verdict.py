@@ -15,6 +15,7 @@ from service.enrich.verdict import (
     check_page_response,
     check_response,
     classify_response,
+    decide_earlier_deployment,
     decide_internal_error,
     decide_malformed,
     decide_unfinished,
@@ -120,6 +121,14 @@ def test_decide_unfinished_retries_until_the_timeout() -> None:
         decide_unfinished(Deployment(id="a", status="started", ended_at=1), RECENT, RETRY_POLICY)
         is None
     )
+
+
+def test_decide_earlier_deployment_retries_until_the_timeout() -> None:
+    """After the timeout the listed deployment is taken."""
+    verdict = decide_earlier_deployment(RECENT, RETRY_POLICY)
+    assert isinstance(verdict, Retry)
+    assert verdict.reason == "not_found_yet"
+    assert decide_earlier_deployment(OLD, RETRY_POLICY) is None
 
 
 def test_decide_internal_error_fails_after_the_last_attempt() -> None:
