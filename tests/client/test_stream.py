@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,9 +19,9 @@ from service.client.stream import EnrichedStream, InvalidEntryError
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from service.store.keys import Keys
+from tests.conftest import Eventually
 from tests.publish.sample_records import append_records
 
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 OpenStream = Callable[..., EnrichedStream]
 
 READER_GROUP = "readers"
