@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from service.accept.mapping import Unmappable
+from service.accept.source_files import read_presets
 from service.accept.sources import Source, load_sources, native_source
 from service.backlog.failed_tickets import FailedTickets
 from service.backlog.failures import parked_job
-from service.cli.preconditions import read_presets
 from tests.backlog.backlog_model import BacklogModel, TicketModel, build_event
 from tests.state_machine import run_machine, with_examples
 

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from service.accept.mapping import Batch, Unmappable, parse_webhook
 from service.accept.replay import ReplayContext, replay_context
 from service.accept.signatures import SignedRequest
+from service.accept.source_files import read_presets
 from service.accept.sources import Source, load_sources
 from service.backlog.failures import (
     MAX_RAW_BYTES,
@@ -19,8 +20,7 @@ from service.backlog.failures import (
     encode_failure,
     plan_retry,
 )
-from service.backlog.ticket import Ticket
-from service.cli.preconditions import read_presets
+from tests.factories import make_ticket
 
 TOKEN = "token-that-nobody-may-see"
 SOURCE_TOML = """
@@ -73,9 +73,7 @@ def park(source: Source, request: SignedRequest) -> FailedTicket:
 
 def test_retry_of_a_failed_ticket_resets_attempts_and_reason() -> None:
     """A retried ticket starts over."""
-    ticket = Ticket(
-        source="native", delivery="d", outcome="failed", version="1", attempts=9, reason="HTTP 502"
-    )
+    ticket = make_ticket(attempts=9, reason="HTTP 502")
     failed = FailedTicket(
         job="id:x", at_ms=1, digest="", failure=FailureRecord(reason="x", ticket=ticket)
     )

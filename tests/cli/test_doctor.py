@@ -33,7 +33,7 @@ async def test_all_is_well_beside_a_running_service(command_runner: CommandRunne
         command_runner.env["ENRICHER_PORT"] = str(free.getsockname()[1])
     options = '{"quota":{"global_limit":40}}'
     simulate = await command_runner.start(
-        f"simulate --port 0 --options {options}", ready_pattern="opened"
+        f"simulate --port 0 --options {options}", ready_pattern="simulator_started"
     )
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
     command_runner.env["ENRICHER_LAUNCHDARKLY_URL"] = upstream
