@@ -38,16 +38,15 @@ from service.enrich.budget import (
 from service.enrich.client import LaunchDarkly, Upstream, open_session
 from service.enrich.enricher import Enricher, EnrichLimits
 from service.enrich.verdict import RetryPolicy
-from service.log import Log, log_unhandled_error
+from service.log import Log, count_events, log_unhandled_error
 from service.metrics.counters import Metrics
 from service.metrics.from_log import (
-    MetricsLog,
     attempt_counters,
     reconcile_counters,
     redis_counters,
     webhook_counters,
 )
-from service.metrics.http import Exposition, HealthReader, HealthRoutes, serve_app, serve_exposition
+from service.metrics.http import Exposition, HealthRoutes, serve_app, serve_exposition
 from service.metrics.namespace import NamespaceReader
 from service.publish.entry import EntryBuilder
 from service.publish.stream import OutputStream, RetentionConfig
@@ -82,7 +81,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
     group_commit: GroupCommit
     keys: Keys
     backlog: Backlog
-    readiness: HealthReader
+    namespace_reader: NamespaceReader
     metrics: Metrics
     exposition: Exposition
     tracing: Tracing
@@ -117,6 +116,7 @@ async def open_runtime(
         except RedisUnavailable as error:
             log.warning("redis_unavailable", reason=str(error))
         keys = Keys(settings.namespace)
+        namespace_reader = NamespaceReader(group_commit, keys=keys, share=settings.rate_limit_share)
         yield Runtime(
             settings=settings,
             redis_url=url,
@@ -124,9 +124,9 @@ async def open_runtime(
             group_commit=group_commit,
             keys=keys,
             backlog=_build_backlog(settings, group_commit, keys),
-            readiness=HealthReader(group_commit, keys=keys),
+            namespace_reader=namespace_reader,
             metrics=metrics,
-            exposition=_build_exposition(settings, metrics, group_commit, keys),
+            exposition=_build_exposition(settings, metrics, namespace_reader),
             tracing=tracing,
             log=log,
         )
@@ -139,7 +139,7 @@ def _build_group_commit(
         client,
         durability=settings.durability,
         clock=time.monotonic,
-        log=MetricsLog(log, redis_counters(metrics)),
+        log=count_events(log, redis_counters(metrics)),
         record_round_trip=metrics.record_round_trip,
     )
 
@@ -169,11 +169,10 @@ def build_token_factory() -> Callable[[], str]:
 
 
 def _build_exposition(
-    settings: Settings, metrics: Metrics, group_commit: GroupCommit, keys: Keys
+    settings: Settings, metrics: Metrics, namespace_reader: NamespaceReader
 ) -> Exposition:
     metrics.set_limits(tickets=settings.backlog_limit, records=settings.stream_max_records)
-    stats_reader = NamespaceReader(group_commit, keys=keys, share=settings.rate_limit_share)
-    return Exposition(metrics.registry, stats_reader.read_stats)
+    return Exposition(metrics.registry, namespace_reader.read_stats)
 
 
 @asynccontextmanager
@@ -196,11 +195,13 @@ async def open_receiver(
         park=runtime.backlog.park,
         apply_filter=build_filter(settings).apply,
         clock=time.time,
-        log=MetricsLog(runtime.log, webhook_counters(runtime.metrics, sources)),
+        log=count_events(runtime.log, webhook_counters(runtime.metrics, sources)),
     )
     app.add_routes(handler.routes())
     health = HealthRoutes(
-        runtime.readiness, backlog_limit=settings.backlog_limit, list_warnings=list_warnings
+        runtime.namespace_reader.read_stats,
+        backlog_limit=settings.backlog_limit,
+        list_warnings=list_warnings,
     )
     health.add_routes(app)
     runtime.exposition.add_metrics_route(app)
@@ -269,7 +270,7 @@ def _build_refreshes(runtime: Runtime) -> Refreshes:
         runtime.group_commit,
         keys=runtime.keys,
         config=config,
-        spare_calls_lua=load_budget_prelude(),
+        budget_lua=load_budget_prelude(),
     )
 
 
@@ -319,7 +320,7 @@ def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputSt
         refreshes=_build_refreshes(runtime),
         wait_for_wakeup=Wakeup(runtime.client, runtime.keys.wakeup).wait,
         clock=time.monotonic,
-        log=MetricsLog(runtime.log, attempt_counters(runtime.metrics)),
+        log=count_events(runtime.log, attempt_counters(runtime.metrics)),
     )
     config = WorkerConfig(
         concurrency=settings.concurrency,
@@ -342,7 +343,7 @@ async def open_reconciler(runtime: Runtime) -> AsyncIterator[None]:
         config = ReconcileConfig(
             interval_ms=round(interval_s * 1000), lookback_ms=round(settings.lookback * 1000)
         )
-        log = MetricsLog(runtime.log, reconcile_counters(runtime.metrics))
+        log = count_events(runtime.log, reconcile_counters(runtime.metrics))
         reconciler = Reconciler(scopes, scanner, runs, config=config, log=log)
         reconcile_task = asyncio.create_task(reconciler.run(), name="reconcile")
         try:
@@ -421,9 +422,7 @@ def build_console(runtime: Runtime, sources: Mapping[str, Source]) -> Console:
     overview_reader = OverviewReader(
         group_commit,
         keys=keys,
-        read_stats=NamespaceReader(
-            group_commit, keys=keys, share=settings.rate_limit_share
-        ).read_stats,
+        read_stats=runtime.namespace_reader.read_stats,
         read_failed=failed_tickets.read,
         count_received=lambda: runtime.metrics.webhooks_received,
     )
@@ -437,7 +436,7 @@ def build_console(runtime: Runtime, sources: Mapping[str, Source]) -> Console:
             live_feed=LiveFeed(
                 overview_reader.read, pages.render_fragments, clock=time.monotonic, log=log
             ),
-            searcher=Searcher(group_commit, keys=keys, clock=time.monotonic),
+            searcher=Searcher(runtime.client, group_commit, keys=keys, clock=time.monotonic),
             failed_tickets=failed_tickets,
             sources=sources,
             clock=time.time,

@@ -2,15 +2,21 @@
 
 import asyncio
 import json
+import logging
 import sys
 import traceback
-from collections.abc import Mapping
-from typing import Protocol, TextIO
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TextIO
 
 import msgspec
 import structlog
 
 Log = structlog.typing.FilteringBoundLogger
+LogFields = Mapping[str, Any]
+EventCounter = Callable[[LogFields], None]
+
+_COUNTERS_FIELD = "event_counters"
+_MIN_LEVEL = "info"
 
 
 class EventLogger(Protocol):
@@ -37,6 +43,8 @@ def build_log(
     if pretty is None:
         pretty = out.isatty()
     processors: list[structlog.typing.Processor] = [
+        _count_event,  # before the level is looked at: an event that is not written counts too
+        *([] if level == _MIN_LEVEL else [_drop_below(level)]),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         *(_pretty_processors(colors=out.isatty()) if pretty else _json_processors()),
@@ -44,10 +52,42 @@ def build_log(
     logger: Log = structlog.wrap_logger(
         _LineLogger(out),
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(_MIN_LEVEL),
         cache_logger_on_first_use=True,
     )
     return logger
+
+
+def count_events(log: Log, counters: Mapping[str, EventCounter]) -> Log:
+    """Return a log that also calls the counter of each event, which it finds by the event's name.
+
+    ``log`` must come from :func:`build_log`.
+    """
+    counting_log: Log = log.bind(**{_COUNTERS_FIELD: counters})
+    return counting_log
+
+
+def _count_event(
+    _: object, __: str, fields: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    counters: Mapping[str, EventCounter] | None = fields.pop(_COUNTERS_FIELD, None)
+    if counters is not None and (counter := counters.get(fields["event"])) is not None:
+        counter(fields)
+    return fields
+
+
+def _drop_below(level: str) -> structlog.typing.Processor:
+    levels = logging.getLevelNamesMapping()
+    min_level = levels[level.upper()]
+
+    def drop(
+        _: object, method_name: str, fields: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        if levels[method_name.upper()] < min_level:
+            raise structlog.DropEvent
+        return fields
+
+    return drop
 
 
 def log_unhandled_error(log: EventLogger, _: object, context: Mapping[str, object]) -> None:

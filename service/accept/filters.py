@@ -1,4 +1,4 @@
-"""Which deployments are wanted downstream? Names in, an objection or none out."""
+"""The filter for wanted deployments, by application, environment and outcome."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -9,9 +9,9 @@ from service.accept.mapping import DeploymentCompleted, Event, Ignored
 
 
 class DeploymentFilter(Struct, frozen=True, kw_only=True):
-    """What is sent, by names or shell patterns such as ``payments-*``; nothing named: all of it.
+    """Names or shell patterns such as ``payments-*`` of wanted deployments; empty: all of them.
 
-    A name that is not known yet is objected to nowhere: LaunchDarkly will tell it.
+    An unknown name (None) passes every filter, since LaunchDarkly may still tell it.
     """
 
     applications: Sequence[str] = ()
@@ -21,7 +21,7 @@ class DeploymentFilter(Struct, frozen=True, kw_only=True):
     def rejection_reason(
         self, *, application: str | None, environment: str | None, outcome: str
     ) -> str | None:
-        """Say what keeps a deployment from being sent; None when it is wanted."""
+        """Return why a deployment is not wanted; None if it is."""
         for field, name, patterns in (
             ("application", application, self.applications),
             ("environment", environment, self.environments),
@@ -32,7 +32,7 @@ class DeploymentFilter(Struct, frozen=True, kw_only=True):
         return None
 
     def apply(self, event: Event) -> Event:
-        """Ignore the event of a deployment that is not wanted; any other stays as it is."""
+        """Return Ignored for the event of an unwanted deployment, any other event unchanged."""
         if not isinstance(event, DeploymentCompleted):
             return event
         reason = self.rejection_reason(

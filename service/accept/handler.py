@@ -1,25 +1,27 @@
-"""The receiver: check, read, remember, answer. The only room here that touches the network.
+"""The webhook endpoint: reads, verifies and maps a webhook, enqueues it, and responds.
 
-Each event of a batch is a fact of its own. A fact of an event whose time could not be read has
-``time_unreadable``: the time at which it came stands in for it.
+The handler logs one event for each webhook, or for each event of a batch:
 
 =====================  ======  =====================================================
-fact                   status  when
+log event              status  when
 =====================  ======  =====================================================
-webhook_queued         202     kept
-webhook_parked      202     ended, but cannot be mapped: kept for a person
-webhook_duplicate      200     kept before
-webhook_ignored        200     genuine, but no deployment ended, or not one that is wanted
-webhook_rejected       4xx     the sender's fault: 400, 401, 404, 408, 413, 422
-webhook_error        503     our own mistake
-webhook_unavailable        503     ours: the store is away, or full; ``Retry-After`` says when
+webhook_queued         202     the ticket is in the backlog
+webhook_parked         202     a deployment ended, but the event cannot be mapped
+webhook_duplicate      200     the delivery was kept before
+webhook_ignored        200     genuine, but no deployment ended, or a filter excludes it
+webhook_rejected       4xx     the sender's mistake: 400, 401, 404, 408, 413, 422
+webhook_error          503     a bug of the receiver, logged with its exception
+webhook_unavailable    503     Redis is not available, or the backlog is full
 =====================  ======  =====================================================
+
+``time_unreadable`` is logged with an event whose time could not be parsed; the time of arrival is
+used instead. A 503 has ``Retry-After``.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Protocol, assert_never
+from typing import assert_never
 
 import msgspec
 from aiohttp import web
@@ -40,11 +42,12 @@ from service.accept.mapping import (
 from service.accept.payload import InvalidPayload
 from service.accept.signatures import SignedRequest, Token, is_genuine
 from service.accept.sources import Source
+from service.log import EventLogger
 from service.store import RedisUnavailable
 
 
 class WebhookResult(Struct, frozen=True, omit_defaults=True):
-    """What a sender hears when all is well."""
+    """The body of a 2xx response."""
 
     status: str
     job: str | None = None
@@ -54,7 +57,7 @@ class WebhookResult(Struct, frozen=True, omit_defaults=True):
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):
-    """What a sender hears when it is not (RFC 9457)."""
+    """The body of an error response (RFC 9457)."""
 
     type: str
     title: str
@@ -65,7 +68,7 @@ class Problem(Struct, frozen=True, omit_defaults=True):
 
 
 class Response(Struct, frozen=True):
-    """A whole answer: its status, its body, and the headers that it needs."""
+    """A response: status, body and headers."""
 
     status: int
     body: WebhookResult | Problem
@@ -73,7 +76,7 @@ class Response(Struct, frozen=True):
 
 
 def ok(status: int, result: WebhookResult) -> Response:
-    """Answer that all is well."""
+    """Return a 2xx response."""
     return Response(status, result, {"Content-Type": "application/json"})
 
 
@@ -84,18 +87,17 @@ def problem(
     missing: tuple[str, ...] = (),
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Answer that something is wrong."""
+    """Return an error response."""
     body = Problem("about:blank", HTTPStatus(status).phrase, status, detail, missing)
     content_type_header = {"Content-Type": "application/problem+json"}
     return Response(status, body, content_type_header | dict(headers or {}))
 
 
 def batch_response(responses: Sequence[Response]) -> Response:
-    """Answer for a batch: each event's own answer in the order sent, under one status.
+    """Return the response to a batch: the results of its events, in order, under one status.
 
-    The highest status speaks for all: what must come again (503) goes before what its sender must
-    mend (422), and that before what was kept (202) or passed over (200). A batch that comes again
-    does no harm: what was kept of it is a duplicate then.
+    The status is the highest of its events: 503 (the sender must retry) over 422 (the sender must
+    fix an event), over 202 and 200. A repeated batch does no harm: its kept events are duplicates.
     """
     event_bodies = tuple(response.body for response in responses)
     if not responses:
@@ -116,28 +118,18 @@ BODY_TIMEOUT_S = 15.0
 Enqueue = Callable[[DeploymentCompleted], Awaitable[EnqueueResult]]
 Park = Callable[[str, Unmappable], Awaitable[bool]]
 
-# https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md, section 4: anybody
-# may send, as fast as they like; who is genuine is asked of every event.
+# https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md, section 4: any origin
+# may send at any rate, since each event is verified.
 _HANDSHAKE_HEADERS = {"Allow": "POST", "WebHook-Allowed-Origin": "*", "WebHook-Allowed-Rate": "*"}
 
 
-class HandlerLog(Protocol):
-    """Where facts go: structlog's loggers fit."""
-
-    def info(self, event: str, **fields: object) -> object:
-        """Write one fact."""
-
-    def exception(self, event: str, **fields: object) -> object:
-        """Write that our own code failed, with the exception being handled."""
-
-
 class WebhookHandler:
-    """``POST /webhooks/{source}``, for the given sources; all else below it is refused.
+    """``POST /webhooks/{source}`` for the given sources; any other path below it is 404.
 
-    ``sift`` ignores what is not wanted downstream. ``remember`` keeps an event, ``set_aside``
-    (source, event) keeps for a person what cannot be mapped and tells whether it is new; both may
-    raise Unavailable. ``clock`` gives seconds since
-    1970. The body's cap is the application's ``client_max_size``.
+    ``apply_filter`` turns events of unwanted deployments into Ignored. ``enqueue`` keeps an event.
+    ``park`` (source name, event) keeps an event that cannot be mapped, and returns whether it is
+    new. Both may raise RedisUnavailable. ``clock`` returns seconds since 1970. The application's
+    ``client_max_size`` limits the body.
     """
 
     def __init__(
@@ -148,7 +140,7 @@ class WebhookHandler:
         park: Park,
         apply_filter: Callable[[Event], Event],
         clock: Callable[[], float],
-        log: HandlerLog,
+        log: EventLogger,
     ) -> None:
         self._sources = sources
         self._enqueue = enqueue
@@ -158,7 +150,7 @@ class WebhookHandler:
         self._log = log
 
     def routes(self) -> list[web.RouteDef]:
-        """Give the routes for ``app.add_routes``."""
+        """Return the routes for ``app.add_routes``."""
         return [
             web.post("/webhooks/{source}", self.receive),
             web.options("/webhooks/{source}", self.options),
@@ -167,19 +159,19 @@ class WebhookHandler:
         ]
 
     async def method_not_allowed(self, _: web.Request) -> web.Response:
-        """Answer who looks at the address of a source: 405."""
+        """Respond 405 to a method other than POST and OPTIONS."""
         return _build_http_response(
-            problem(405, "webhooks are posted", headers={"Allow": "POST, OPTIONS"})
+            problem(405, "send webhooks with POST", headers={"Allow": "POST, OPTIONS"})
         )
 
     async def not_found(self, _: web.Request) -> web.Response:
-        """Answer who asks for what can be no source: 404."""
+        """Respond 404 to a path that cannot be a source."""
         return _build_http_response(
-            problem(404, "there is nothing here but /webhooks/<name of a source>")
+            problem(404, "the only path here is /webhooks/<name of a source>")
         )
 
     async def options(self, request: web.Request) -> web.Response:
-        """Answer the handshake of CloudEvents: 200; 204 to whoever only asks, or 404."""
+        """Respond to the handshake of CloudEvents with 200, to another OPTIONS with 204, or 404."""
         name = request.match_info["source"]
         if name not in self._sources:
             return _build_http_response(
@@ -190,13 +182,13 @@ class WebhookHandler:
         return web.Response(status=204, headers={"Allow": "POST"})
 
     async def receive(self, request: web.Request) -> web.Response:
-        """Answer one webhook: 200, 202, 400, 401, 404, 408, 413, 422 or 503."""
+        """Respond to one webhook: 200, 202, 400, 401, 404, 408, 413, 422 or 503."""
         try:
             return _build_http_response(await self._handle(request))
-        except Exception:  # noqa: BLE001 - our own mistake: come again, rather than a 500
+        except Exception:  # noqa: BLE001 - a bug of ours: senders retry a 503, and not every one a 500
             self._log.exception("webhook_error")
             return _build_http_response(
-                self._respond_unavailable("unknown", "something is wrong here", RETRY_AFTER_S)
+                self._respond_unavailable("unknown", "internal error", RETRY_AFTER_S)
             )
 
     async def _handle(self, request: web.Request) -> Response:
@@ -223,24 +215,26 @@ class WebhookHandler:
 
     async def _read_body(self, source: Source, request: web.Request) -> bytes | Response:
         try:
-            if request.content.is_eof():  # it came along with the headers: nothing to wait for
+            if request.content.is_eof():  # the body came along with the headers: no timer is needed
                 return await request.read()
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 return await request.read()
         except TimeoutError:
-            return self._reject(source.name, 408, "the body did not come in time")
+            return self._reject(
+                source.name, 408, f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
+            )
         except web.HTTPRequestEntityTooLarge:
             return self._reject(source.name, 413, "the body is too large")
         except web.RequestPayloadError:
             return self._reject(source.name, 400, "the body is not encoded as its headers say")
         except OSError:
-            return self._reject(source.name, 400, "the sender hung up")
+            return self._reject(source.name, 400, "the sender closed the connection")
 
     async def _process_event(self, source: Source, event: Event) -> Response:
         try:
             return await self._dispatch_event(source, self._apply_filter(event))
         except RedisUnavailable:
-            return self._respond_unavailable(source.name, "the store is away", RETRY_AFTER_S)
+            return self._respond_unavailable(source.name, "Redis is not available", RETRY_AFTER_S)
 
     async def _dispatch_event(self, source: Source, event: Event) -> Response:
         match event:
@@ -310,7 +304,7 @@ def _build_http_response(response: Response) -> web.Response:
 
 
 def _auth_challenge(source: Source) -> str:
-    """Say what would have been accepted (RFC 9110, 11.6.1: a 401 must)."""
+    """Return the challenge that a 401 response must have (RFC 9110, 11.6.1)."""
     for scheme in source.schemes:
         if isinstance(scheme, Token) and scheme.scheme is not None:
             return f'{scheme.scheme} realm="webhooks"'

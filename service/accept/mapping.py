@@ -1,4 +1,4 @@
-"""What do these bytes say? That a deployment has ended, or why they say nothing of the kind."""
+"""The mapping of a genuine request to events: a completed deployment, or why there is none."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -18,18 +18,18 @@ from service.accept.sources import Fields, Source, is_valid_key
 
 _DEPLOYMENT_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 _REQUIRED_KEYS = ("project", "environment", "application", "version")
-_INVALID_KEY = "\0"  # stands for a value that is no text; no shape takes it
+_INVALID_KEY = "\0"  # stands for a value of a wrong type; is_valid_key refuses it
 
 
 class MappingError(Struct, frozen=True):
-    """Why a deployment cannot be told, and the sender's own words for what is wrong."""
+    """Why an event cannot be mapped, and the sender's names of the wrong or missing fields."""
 
     reason: str
     labels: tuple[str, ...]
 
 
 def resolve_keys(source: Source, inputs: Mapping[str, object]) -> dict[str, str | None]:
-    """Find id, project, environment, application and version; None is not there."""
+    """Return id, project, environment, application and version; None for a missing one."""
     fields = source.fields
     return {
         "id": _resolve_key(fields.id, inputs, {}),
@@ -41,7 +41,7 @@ def resolve_keys(source: Source, inputs: Mapping[str, object]) -> dict[str, str 
 
 
 def check_keys(fields: Fields, keys: Mapping[str, str | None]) -> MappingError | None:
-    """Tell what cannot be used, and what is missing where there is no id; all at once."""
+    """Return all invalid keys, and without an id the missing ones; None if all keys are fine."""
     invalid = [
         key
         for key, value in keys.items()
@@ -60,12 +60,12 @@ def check_keys(fields: Fields, keys: Mapping[str, str | None]) -> MappingError |
 
 
 def field_label(expression: Expression | None, key: str) -> str:
-    """Give the sender's own name of a field, such as ``projectKey``."""
+    """Return the sender's name of a field, such as ``projectKey``."""
     return expression.text.removeprefix("body.") if expression else key
 
 
 def to_text(value: object) -> str | None:
-    """Give a text as it is and a whole number as its digits; nothing else names anything."""
+    """Return a text unchanged, a whole number as its digits, and None for any other value."""
     if isinstance(value, str):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
@@ -85,7 +85,7 @@ def _resolve_key(
     return _INVALID_KEY if text is None else aliases.get(text, text)
 
 
-# Seconds below, milliseconds from here on: 1e11 is the year 5138 in s, and March 1973 in ms.
+# A smaller number is seconds, any other milliseconds: 1e11 is the year 5138 in s, March 1973 in ms.
 _MIN_MS = 100_000_000_000
 _MAX_MS = 253_402_300_799_999  # the end of the year 9999
 
@@ -100,10 +100,10 @@ _ONE_MS = timedelta(milliseconds=1)
 
 
 def parse_time(value: object) -> int | None:
-    """Give ms since 1970 for s, ms or ISO 8601 with an offset, as number or text; else None.
+    """Return ms since 1970 for s, ms or ISO 8601 with an offset, as number or text; else None.
 
     GitLab sends ``2025-05-02 11:55:16 +0000``, Azure seven fractional digits, Jenkins ``+0800``,
-    Buildkite ``2025-05-02 11:55:16 UTC``, Harness and CodeDeploy numbers in a text.
+    Buildkite ``2025-05-02 11:55:16 UTC``, Harness and CodeDeploy a number as text.
     """
     if isinstance(value, str):
         if iso_match := _ISO_8601.fullmatch(value):
@@ -118,7 +118,7 @@ def parse_time(value: object) -> int | None:
 def _parse_iso(local_time: str, offset: str) -> int | None:
     try:
         ms = (datetime.fromisoformat(local_time + offset) - _EPOCH) // _ONE_MS
-    except (ValueError, OverflowError):  # shaped like a time, yet none: the 31st of June
+    except (ValueError, OverflowError):  # the shape of a time, but not valid: the 31st of June
         return None
     return ms if 0 < ms <= _MAX_MS else None
 
@@ -126,19 +126,19 @@ def _parse_iso(local_time: str, offset: str) -> int | None:
 MAX_METADATA_BYTES = 8192
 
 _DELIVERY_ID = re.compile(r"[!-~]{1,128}")
-# https://www.w3.org/TR/trace-context/#traceparent-header: ff is no version, and no id is all zero.
+# https://www.w3.org/TR/trace-context/#traceparent-header forbids version ff and ids of all zeros.
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
 
 
 class DeploymentCompleted(Struct, frozen=True, kw_only=True):
-    """One deployment that ended, as its sender told it.
+    """A deployment that ended, as its sender reported it.
 
-    Either ``deployment_id`` is there, or all of project, environment, application and version are.
-    ``event_time`` is in ms since 1970. ``metadata`` is JSON of at most 8 KiB; what was larger, or
-    no JSON, is dropped, and ``metadata_dropped`` says so. ``time_unreadable``: the sender gave a
-    time, and we could not read it.
+    It has a ``deployment_id``, or all of project, environment, application and version.
+    ``event_time`` is in ms since 1970. ``metadata`` is JSON of at most 8 KiB; larger metadata, or
+    metadata that is not JSON, is dropped, which ``metadata_dropped`` reports. ``time_unreadable``:
+    the webhook has a time that could not be parsed.
     """
 
     source: str
@@ -157,17 +157,17 @@ class DeploymentCompleted(Struct, frozen=True, kw_only=True):
 
 
 class Ignored(Struct, frozen=True):
-    """Genuine, but no deployment ended, or none that is wanted."""
+    """A genuine event of which no deployment ended, or one that a filter excludes."""
 
     reason: str
     delivery: str
 
 
 class Unmappable(Struct, frozen=True):
-    """A deployment ended, but which one cannot be told; ``missing`` has the sender's own names.
+    """A deployment ended, but the event does not identify it.
 
-    ``raw`` is what said so: the body, or one event of a batch; ``clues`` is what else has to be
-    kept of the request to read that again.
+    ``missing`` has the sender's names of the missing fields. ``raw`` is the body, or one event of a
+    batch. ``replay_context`` is the rest of the request that mapping ``raw`` again needs.
     """
 
     reason: str
@@ -178,19 +178,19 @@ class Unmappable(Struct, frozen=True):
 
 
 class Queued(Struct, frozen=True):
-    """Kept now, as this job."""
+    """The event was added to the backlog as this job."""
 
     job: str
 
 
 class Duplicate(Struct, frozen=True):
-    """Was kept before, as this job."""
+    """The event was added before, as this job."""
 
     job: str
 
 
 class BacklogFull(Struct, frozen=True):
-    """There is no room; there may be in so many seconds."""
+    """The backlog is full; the sender should retry after so many seconds."""
 
     retry_after_s: int
 
@@ -200,13 +200,13 @@ EnqueueResult = Queued | Duplicate | BacklogFull
 
 
 class Batch(Struct, frozen=True):
-    """Several events in one request, each a delivery of its own."""
+    """The events of one request; each is a delivery of its own."""
 
     events: tuple[Event, ...]
 
 
 def parse_webhook(source: Source, request: SignedRequest) -> Event | Batch:
-    """Read what a genuine request says, by the rules of its source."""
+    """Map a genuine request to an event, or a batch of them, by the rules of its source."""
     match decode_request(request):
         case InvalidPayload() as invalid_payload:
             return invalid_payload
@@ -222,7 +222,7 @@ def parse_webhook(source: Source, request: SignedRequest) -> Event | Batch:
 
 
 def expression_input(request: SignedRequest, payload: Payload) -> dict[str, object]:
-    """Lay out what the expressions of a source look at."""
+    """Return what the expressions of a source are evaluated over."""
     return {
         "headers": _Lookup(lambda name: request.headers.get(name.replace("_", "-"))),
         "query": _Lookup(request.query.get),
@@ -244,7 +244,7 @@ def _classify_payload(
     source: Source, request: SignedRequest, payload: Payload, *, batched: bool
 ) -> Event:
     inputs = expression_input(request, payload)
-    # What names the whole request names none of the events in its batch.
+    # A header or parameter identifies the request, not one event of its batch.
     delivery_inputs = inputs | {"headers": {}, "query": {}} if batched else inputs
     delivery = _delivery_id(source, delivery_inputs, payload)
     for condition in source.when:
@@ -263,9 +263,10 @@ def _classify_payload(
 
 
 class _Lookup:
-    """What is asked for by name, and is no value as a whole: among others it holds secrets.
+    """The headers or URL parameters, by name only: as a whole they may hold secrets.
 
-    Headers have names that need no quotes in an expression: ``headers.x_github_event``.
+    In an expression, a header is written in snake_case and needs no quotes:
+    ``headers.x_github_event``.
     """
 
     __slots__ = ("get",)
@@ -278,7 +279,7 @@ class _Lookup:
 
 
 def _delivery_id(source: Source, inputs: Mapping[str, object], payload: Payload) -> str:
-    """Give a short printable key, equal for equal deliveries."""
+    """Return a short printable id, equal for equal deliveries."""
     key = None if source.dedupe is None else to_text(source.dedupe.evaluate(inputs))
     if not key:
         return sha256(payload.dedup_key).hexdigest()
@@ -324,13 +325,13 @@ def _evaluate(expression: Expression | None, inputs: Mapping[str, object]) -> ob
 
 
 def _encode_metadata(value: object) -> tuple[msgspec.Raw | None, bool]:
-    """Give metadata as JSON, and whether it had to be dropped."""
+    """Return metadata as JSON, and whether it was dropped."""
     if not value:
         return None, False
     try:
         encoded = msgspec.json.encode(value)
     except (RecursionError, TypeError, ValueError):
-        # As deep as the decoder went, no JSON (all headers, say), or half a character.
+        # Nested as deep as the decoder allows, not JSON (such as all headers), or a lone surrogate.
         return None, True
     return (msgspec.Raw(encoded), False) if len(encoded) <= MAX_METADATA_BYTES else (None, True)
 

@@ -1,7 +1,7 @@
-"""What is in the body? A JSON object, a form's payload, or CloudEvents: one of them, or a batch.
+"""The payload of a request: a JSON object, the ``payload`` of a form, or CloudEvents.
 
-CloudEvents as in its HTTP binding 1.0: structured and batched by their content type, binary by
-``ce-`` headers. Any other content type means nothing: many senders set none, or the wrong one.
+CloudEvents follow the HTTP binding 1.0: structured and batched by content type, binary by ``ce-``
+headers. Any other content type is ignored: many senders set none, or a wrong one.
 """
 
 from base64 import b64decode
@@ -20,7 +20,7 @@ _TOO_DEEP_REASON = "the body is nested too deeply"
 
 
 class Payload(Struct, frozen=True):
-    """One event as it came: ``raw`` is its own bytes, ``ce`` what CloudEvents says around it."""
+    """One event: its bytes, its decoded body, and its CloudEvents attributes, if any."""
 
     raw: bytes
     body: object
@@ -28,7 +28,7 @@ class Payload(Struct, frozen=True):
 
     @property
     def dedup_key(self) -> bytes:
-        """What is equal for equal events: the source and id of a CloudEvent, or else the bytes."""
+        """The bytes that equal events share: source and id of a CloudEvent, or the raw bytes."""
         source, event_id = self.ce_attributes.get("source"), self.ce_attributes.get("id")
         if isinstance(source, str) and isinstance(event_id, str):
             return f"{len(source)}:{source}{event_id}".encode("utf-8", "surrogatepass")
@@ -36,13 +36,13 @@ class Payload(Struct, frozen=True):
 
 
 class InvalidPayload(Struct, frozen=True):
-    """Nothing that we can read."""
+    """A body that cannot be decoded, and why."""
 
     reason: str
 
 
 def decode_request(request: SignedRequest) -> Payload | tuple[Payload, ...] | InvalidPayload:
-    """Decode a genuine request; a tuple is a batch, which may be empty."""
+    """Decode a genuine request; a tuple is a batch, and may be empty."""
     media_type = _parse_media_type(request.headers.get("content-type"))
     if media_type.startswith(_CLOUDEVENTS_TYPE):
         return _decode_cloudevents(request.body, media_type)
@@ -62,7 +62,7 @@ def _decode_cloudevents(
         case "+json":
             return _decode_structured(body)
         case _:
-            return InvalidPayload("CloudEvents are understood as JSON only")
+            return InvalidPayload("CloudEvents are accepted as JSON only")
 
 
 def _parse_media_type(content_type: object) -> str:
@@ -70,12 +70,12 @@ def _parse_media_type(content_type: object) -> str:
 
 
 def _parse_json(text: bytes | str) -> object:
-    """Parse JSON of any kind; what cannot be is an Unreadable."""
+    """Parse any JSON value; InvalidPayload if it is not valid."""
     try:
         value: object = msgspec.json.decode(text)
     except RecursionError:
         return InvalidPayload(_TOO_DEEP_REASON)
-    except ValueError:  # malformed, not UTF-8, or a number that nothing can hold
+    except ValueError:  # malformed, not UTF-8, or a number out of range
         return InvalidPayload("the body is not JSON")
     return value
 
@@ -88,7 +88,7 @@ def _parse_json_object(text: bytes | str) -> dict[str, object] | InvalidPayload:
 
 
 def _parse_form_payload(form: bytes) -> str:
-    """Give what a form holds as ``payload``; what is no such form comes out empty."""
+    """Return the field ``payload`` of a form; empty if the form is not valid."""
     try:
         fields = parse_qs(form.decode("ascii"), errors="strict", max_num_fields=16)
     except ValueError:
@@ -150,14 +150,14 @@ def _decode_binary(request: SignedRequest, media_type: str) -> Payload | Invalid
 def _decode_data(
     raw: bytes, data: bytes, ce_attributes: Mapping[str, object], media_type: str
 ) -> Payload | InvalidPayload:
-    """Data that is there and may be JSON must be JSON; any other says nothing to us."""
+    """Parse data whose media type is JSON or missing; other data has no body for us."""
     is_json = not media_type or media_type == "text/json" or media_type.endswith(("/json", "+json"))
     body = _parse_json(data) if data and is_json else None
     return body if isinstance(body, InvalidPayload) else Payload(raw, body, ce_attributes)
 
 
 def _decode_attribute(value: str) -> str | None:
-    """Unquote, then percent-decode once (HTTP binding 3.1.3.2); None when that is not UTF-8."""
+    """Unquote, then percent-decode once (HTTP binding 3.1.3.2); None if that is not UTF-8."""
     if len(value) > 1 and value[0] == value[-1] == '"':
         value = _unescape_quoted(value[1:-1])
     try:

@@ -1,7 +1,7 @@
-"""What of a request must be kept beside its body, so that it can be read again later?
+"""The part of a request that is kept beside the body, so that a parked event can be mapped again.
 
-The few headers and parameters that the expressions of its source name, and what says which kind of
-body it is. Never one that carries a secret.
+These are the headers and URL parameters that the expressions of the source name, and the headers
+that tell the kind of body. A header or parameter that carries a secret is never kept.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ _SECRET_HEADERS = {"authorization", "proxy-authorization", "cookie"}
 
 
 class ReplayContext(Struct, frozen=True):
-    """Headers, by lower-case name, and parameters of the URL."""
+    """The kept headers, by lower-case name, and the kept parameters of the URL."""
 
     headers: dict[str, str] = {}
     query: dict[str, str] = {}
@@ -28,7 +28,7 @@ class ReplayContext(Struct, frozen=True):
 def replay_context(
     source: Source, request: SignedRequest, *, batched: bool = False
 ) -> ReplayContext:
-    """Pick what is to be kept; an event out of a batch is kept as one that came alone."""
+    """Return what to keep of a request; an event of a batch is kept as if it had come alone."""
     headers = {name.lower(): value for name, value in request.headers.items()}
     mentioned_headers = {
         name.replace("_", "-").lower() for name in _list_mentioned_names(source, "headers")
@@ -49,7 +49,7 @@ def replay_context(
 
 
 def _select_values(values: Mapping[str, str], names: set[str]) -> dict[str, str]:
-    """Give what is wanted and there; bytes that are no UTF-8 could not be stored."""
+    """Return the values under ``names``; bytes that are not UTF-8 are replaced, to be storable."""
     return {
         name: values[name].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         for name in sorted(names)
@@ -58,7 +58,7 @@ def _select_values(values: Mapping[str, str], names: set[str]) -> dict[str, str]
 
 
 def _list_secret_names(source: Source, location: str) -> set[str]:
-    """List what holds a secret or a signature: where ``place`` is a header or in the query."""
+    """Return the names of headers or URL parameters that hold a secret or a signature."""
     names = (
         getattr(scheme, location, None)
         for scheme in source.schemes
@@ -68,7 +68,7 @@ def _list_secret_names(source: Source, location: str) -> set[str]:
 
 
 def _list_mentioned_names(source: Source, root: str) -> set[str]:
-    """List the names that any expression of a source looks up in ``headers`` or ``query``."""
+    """Return the names that expressions of a source look up in ``headers`` or ``query``."""
     return {
         name
         for expression in _list_expressions(source)

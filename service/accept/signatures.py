@@ -1,7 +1,7 @@
-"""How does a sender prove who it is? By a signature, by a secret that it shows, or not at all.
+"""Verification of webhooks: signatures, tokens, or none, each scheme described by data.
 
-Facts that many senders share, as data: a header of signatures (GitHub, GitLab, CircleCI, Buildkite,
-Standard Webhooks ...), a static token in a header or in the query, or, written out, no check.
+A scheme is a header of signatures (GitHub, GitLab, CircleCI, Buildkite, Standard Webhooks ...), a
+static token in a header or in the URL, or, if written out, no verification.
 """
 
 import hmac
@@ -16,27 +16,26 @@ from typing import Annotated, Literal, assert_never
 
 from msgspec import Meta, Struct
 
-PUBLIC_KEY_PREFIX = "whpk_"  # https://www.standardwebhooks.com: of a public key, the base64 follows
+PUBLIC_KEY_PREFIX = "whpk_"  # https://www.standardwebhooks.com: the base64 of the key follows
 
 _PUBLIC_KEY_BYTES = 32
-_MAX_ED25519_SIGNATURES = (
-    8  # each takes a tenth of a millisecond, and anybody may send a long header
-)
+# Verifying one takes a tenth of a millisecond, and anybody may send a long header.
+_MAX_ED25519_SIGNATURES = 8
 _ED25519_PACKAGE = "cryptography"
 
 
 def is_ed25519_installed() -> bool:
-    """Tell whether the extra is installed."""
+    """Return whether the extra ``ed25519`` is installed."""
     return find_spec(_ED25519_PACKAGE) is not None
 
 
 def is_public_key(secret: str) -> bool:
-    """Tell whether a secret is none: whoever sends may know it, and it must vouch for nobody."""
+    """Return whether a secret is a public key, which anybody may know and nobody may sign with."""
     return secret.startswith(PUBLIC_KEY_PREFIX)
 
 
 def decode_public_key(secret: str) -> bytes | None:
-    """Give the bytes of a public key as Standard Webhooks writes it, or None."""
+    """Return the bytes of a public key as Standard Webhooks writes it; None if it is not valid."""
     key = _decode_base64(secret.removeprefix(PUBLIC_KEY_PREFIX).encode("utf-8", "replace"))
     return key if is_public_key(secret) and len(key) == _PUBLIC_KEY_BYTES else None
 
@@ -44,9 +43,9 @@ def decode_public_key(secret: str) -> bytes | None:
 def is_ed25519_signed(
     secrets: Sequence[str], *, signatures: Sequence[bytes], signed_bytes: bytes
 ) -> bool:
-    """Tell whether a claim, in base64, is the signature by one of some public keys.
+    """Return whether a signature, in base64, verifies with one of the public keys.
 
-    Without the extra nobody's is.
+    Without the extra ``ed25519`` no signature does.
     """
     try:
         ed25519 = import_module(f"{_ED25519_PACKAGE}.hazmat.primitives.asymmetric.ed25519")
@@ -70,7 +69,7 @@ def _decode_base64(text: bytes) -> bytes:
         return b""
 
 
-# As in the reference libraries of https://www.standardwebhooks.com: five minutes, both ways.
+# The reference libraries of https://www.standardwebhooks.com allow five minutes, past and future.
 TIMESTAMP_TOLERANCE_S = 300
 
 NonEmpty = Annotated[str, Meta(min_length=1)]
@@ -78,13 +77,13 @@ Seconds = Annotated[int, Meta(ge=0)]
 
 
 class SignatureScheme(Struct, frozen=True, kw_only=True):
-    """A header of signatures of the body, and of what else the sender's template names.
+    """A header of signatures over the body, and over more if ``signed`` names more.
 
-    The header holds one signature, or several parted by ``items``; each is bare, or, when ``field``
-    is given, ``<field><sep><signature>`` (items with other fields are passed over). ``signed`` is
-    what was signed: ``{body}``, ``{Name-Of-A-Header}`` and ``{@field of the signature header}`` are
-    filled in as they came. ``timestamp`` (a header, or ``@field``) holds whole seconds since 1970,
-    which may lie ``past_s`` back and ``future_s`` ahead.
+    The header holds one signature, or several that ``items`` separates. Each is bare, or, if
+    ``field`` is set, ``<field><sep><signature>``; items with other fields are ignored. ``signed``
+    is the template of the signed bytes: ``{body}``, ``{Name-Of-A-Header}`` and ``{@field of the
+    signature header}`` are replaced by the bytes of the request. ``timestamp`` (a header, or
+    ``@field``) holds whole seconds since 1970, at most ``past_s`` ago and ``future_s`` ahead.
     """
 
     header: NonEmpty
@@ -98,7 +97,7 @@ class SignatureScheme(Struct, frozen=True, kw_only=True):
 
 
 class Hmac(SignatureScheme, frozen=True, kw_only=True):
-    """Signatures by a keyed digest: who verifies could sign."""
+    """Signatures by a keyed digest, with a secret that sender and receiver share."""
 
     algorithm: Literal["sha1", "sha256", "sha512"] = "sha256"
     encoding: Literal["hex", "base64"] = "hex"
@@ -107,7 +106,7 @@ class Hmac(SignatureScheme, frozen=True, kw_only=True):
 
 
 class Ed25519(SignatureScheme, frozen=True, kw_only=True):
-    """Signatures in base64 by a private key, verified by its public one (``whpk_...``)."""
+    """Signatures in base64 by a private key, verified with its public key (``whpk_...``)."""
 
 
 class Token(Struct, frozen=True, kw_only=True):
@@ -119,7 +118,7 @@ class Token(Struct, frozen=True, kw_only=True):
 
 
 class Unverified(Struct, frozen=True):
-    """Anybody may send: for networks that nobody else can reach."""
+    """No verification: for networks that only trusted senders can reach."""
 
 
 AuthScheme = Hmac | Ed25519 | Token | Unverified
@@ -138,7 +137,7 @@ STANDARD_WEBHOOKS = Hmac(
 
 
 class SignedRequest(Struct, frozen=True):
-    """What a sender sent. Headers are asked for by their lower-case name."""
+    """The parts of a request that a sender may sign. Headers are looked up by lower-case name."""
 
     headers: Mapping[str, str]
     query: Mapping[str, str]
@@ -146,12 +145,12 @@ class SignedRequest(Struct, frozen=True):
 
 
 def accepts_secret(scheme: AuthScheme, secret: str) -> bool:
-    """Tell whether a secret may vouch: a public key only as what it is, for anybody may know it."""
+    """Return whether a scheme may use a secret: Ed25519 only public keys, others only secrets."""
     return isinstance(scheme, Unverified) or isinstance(scheme, Ed25519) is is_public_key(secret)
 
 
 def is_usable_secret(scheme: AuthScheme, secret: str) -> bool:
-    """Tell whether a secret can ever vouch: one that comes to no bytes at all must not."""
+    """Return whether a secret can verify anything; an empty one must not."""
     match scheme:
         case Hmac():
             return bool(decode_hmac_key(scheme, secret))
@@ -166,7 +165,7 @@ def is_usable_secret(scheme: AuthScheme, secret: str) -> bool:
 def sign_standard_webhook(
     secret: str, *, delivery: str, timestamp_s: int, body: bytes
 ) -> dict[str, str]:
-    """Give the three headers that Standard Webhooks adds to a body."""
+    """Return the three headers that Standard Webhooks adds to a body."""
     timestamp = str(timestamp_s)
     signed_bytes = f"{delivery}.{timestamp}.".encode() + body
     signature = sign_bytes(
@@ -180,37 +179,37 @@ def sign_standard_webhook(
 
 
 def decode_hmac_key(scheme: Hmac, secret: str) -> bytes:
-    """Give the bytes that a secret stands for; none at all must not sign."""
+    """Return the key bytes of a secret; empty bytes must not be used as a key."""
     text = secret.removeprefix(scheme.secret_prefix)
     if scheme.secret_encoding == "utf8":
         return encode_text(text)
     try:
         return b64decode(text + "=" * (-len(text) % 4), validate=True)
     except ValueError:
-        # A secret that somebody made up by hand: the reference libraries would refuse it.
+        # A secret written by hand, which the reference libraries would refuse.
         return encode_text(text)
 
 
 def sign_bytes(scheme: Hmac, key: bytes, signed_bytes: bytes) -> bytes:
-    """Give the signature of some bytes, as it stands in a header."""
+    """Return the signature of some bytes, encoded as in the header."""
     digest = hmac.digest(key, signed_bytes, scheme.algorithm)
     return digest.hex().encode() if scheme.encoding == "hex" else b64encode(digest)
 
 
 def encode_text(text: str) -> bytes:
-    """Give the bytes as they came: aiohttp decodes headers as UTF-8 with surrogateescape."""
+    """Return the received bytes: aiohttp decodes headers as UTF-8 with surrogateescape."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return b""
 
 
-# 15 digits of seconds reach past the year 30,000,000: longer ones are no times.
+# 15 digits of seconds reach past the year 30,000,000; longer numbers are not timestamps.
 _TIMESTAMP_SECONDS = re.compile(rb"[0-9]{1,15}")
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
 RequestCheck = Callable[[SignedRequest, float], bool]
-"""Tells whether a request is genuine at a time, in seconds since 1970."""
+"""Returns whether a request is genuine at a time, in seconds since 1970."""
 
 SignatureFields = Mapping[str, str]
 TemplatePart = Callable[[SignedRequest, SignatureFields], bytes | None]
@@ -218,12 +217,12 @@ SignatureMatcher = Callable[[Sequence[bytes], bytes], bool]
 
 
 def is_genuine(checks: Sequence[RequestCheck], request: SignedRequest, *, now_s: float) -> bool:
-    """Tell whether any check vouches for a request."""
+    """Return whether a request passes one of the checks."""
     return any(check(request, now_s) for check in checks)
 
 
 def build_checks(schemes: Sequence[AuthScheme], secrets: Sequence[str]) -> tuple[RequestCheck, ...]:
-    """Make every scheme ready with the secrets that are for it; one with none is left out."""
+    """Return a check for each scheme with its secrets; a scheme without secrets has none."""
     return tuple(check for scheme in schemes for check in _build_scheme_checks(scheme, secrets))
 
 
@@ -274,7 +273,7 @@ def _build_signature_check(scheme: SignatureScheme, matches_any: SignatureMatche
 
 
 def _build_item_splitter(scheme: SignatureScheme) -> Callable[[str], list[tuple[str, str]]]:
-    """Split a header into items, each the name of a field and its value."""
+    """Return a function that splits a header into items, each a field and its value."""
     items, sep = scheme.items, scheme.sep
 
     def split_items(header: str) -> list[tuple[str, str]]:
@@ -287,7 +286,7 @@ def _build_item_splitter(scheme: SignatureScheme) -> Callable[[str], list[tuple[
 
 
 def _build_template_filler(template: str) -> TemplatePart:
-    """Fill a template in; None when a request lacks, or garbles, something that it names."""
+    """Return a function that fills in a template; it returns None if the request lacks a part."""
     parts = [
         _build_request_part(text) if index % 2 else _build_constant_part(text)
         for index, text in enumerate(_PLACEHOLDER.split(template))
@@ -334,7 +333,7 @@ def _build_constant_part(text: str) -> TemplatePart:
 
 
 def _build_request_part(name: str) -> TemplatePart:
-    """Look something of a request up, as the bytes that came; what is empty is not there."""
+    """Return a function that reads a part of a request as bytes; None for an empty one."""
     if name == "body":
         return lambda request, _: request.body
     if name.startswith("@"):
@@ -345,12 +344,12 @@ def _build_request_part(name: str) -> TemplatePart:
 
 
 def _build_hmac_matcher(scheme: Hmac, keys: Sequence[bytes]) -> SignatureMatcher:
-    # Comparing texts spares a decoder that skips junk; case is the only freedom that hex has.
+    # Comparing encoded text needs no decoder, which might skip junk; hex may differ in case only.
     normalize = bytes.lower if scheme.encoding == "hex" else bytes
 
     def matches_any(candidates: Sequence[bytes], signed_bytes: bytes) -> bool:
         expected = [sign_bytes(scheme, key, signed_bytes) for key in keys]
-        # All of them, then one answer: the time taken must not tell which candidate came close.
+        # Every pair is compared: the time taken must not reveal which candidate matched.
         return True in [
             hmac.compare_digest(normalize(candidate), signature)
             for candidate in candidates
@@ -392,7 +391,7 @@ def _build_header_getter(scheme: Token) -> Callable[[SignedRequest], str]:
 
     def get_credentials(request: SignedRequest) -> str:
         auth_scheme, _, credentials = request.headers.get(header, "").partition(" ")
-        # RFC 9110, 11.1: the name of an authentication scheme knows no case.
+        # RFC 9110, 11.1: the name of an authentication scheme is case-insensitive.
         return credentials.strip() if auth_scheme.lower() == expected_scheme else ""
 
     return get_credentials

@@ -1,8 +1,8 @@
-"""How is a written ``verify`` understood? As the schemes of signature.py, tried in order.
+"""The keys ``verify`` and ``secrets`` of a source, parsed to schemes of signatures.py.
 
-``{ hmac = "<header>" }`` with whatever else signature.Hmac knows, ``{ ed25519 = "<header>" }`` with
-whatever else signature.Ed25519 knows, ``{ token = "<header>" }`` with a
-``scheme`` or without, ``{ query = "<name>" }``, the name of a preset, a list, or ``"none"``.
+``verify`` is ``{ hmac = "<header>" }`` with any other key of signatures.Hmac, ``{ ed25519 =
+"<header>" }`` with any other key of signatures.Ed25519, ``{ token = "<header>" }`` with or without
+``scheme``, ``{ query = "<parameter>" }``, the name of a preset, a list of these, or ``"none"``.
 """
 
 import re
@@ -33,7 +33,7 @@ from service.accept.toml_tables import (
 
 SchemeT = TypeVar("SchemeT", bound=SignatureScheme)
 ReadSecret = Callable[[str], str | None]
-"""Gives what a reference stands for; None where it may be missing, for nothing will be served."""
+"""Returns the secret of a reference; None if it may be missing, because nothing is served."""
 
 _VERIFY_KEY = ("verify",)
 _REFERENCE_PREFIXES = ("env:", "file:")
@@ -43,11 +43,11 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 def parse_schemes(
     verify: Any, presets: TomlTable, *, key: KeyPath = _VERIFY_KEY
 ) -> tuple[AuthScheme, ...]:
-    """Read ``verify``, which stands under ``key``; raises SourceError."""
+    """Parse ``verify``, the value under ``key``; raises SourceError."""
     match verify:
         case None | "" | [] | ():
             raise SourceError(
-                'say how its webhooks are verified, or write verify = "none"', key=key
+                'set how its webhooks are verified, or write verify = "none"', key=key
             )
         case "none":
             return (Unverified(),)
@@ -65,7 +65,9 @@ def parse_schemes(
                 for scheme in parse_schemes(entry, presets, key=(*key, index))
             )
             if len(schemes) > 1 and Unverified() in schemes:
-                raise SourceError('"none" lets everybody in: write it alone or drop it', key=key)
+                raise SourceError(
+                    '"none" accepts every request: write it alone or remove it', key=key
+                )
             return schemes
         case _:
             return (_parse_scheme(verify, key),)
@@ -74,7 +76,7 @@ def parse_schemes(
 def resolve_secrets(
     references: Sequence[str], schemes: Sequence[AuthScheme], read_secret: ReadSecret
 ) -> tuple[str, ...]:
-    """Resolve ``env:X`` and ``file:/y`` by ``read_secret``; anything else is the secret itself."""
+    """Resolve ``env:X`` and ``file:/y`` by ``read_secret``; any other reference is the secret."""
     if not references and Unverified() not in schemes:
         raise SourceError('there are none; add one, such as "env:WEBHOOK_SECRET"', key=("secrets",))
     secrets: list[str] = []
@@ -82,13 +84,13 @@ def resolve_secrets(
         try:
             secret = resolve_secret(reference, read_secret)
         except LookupError as error:
-            raise SourceError(f"{error}; set it, or take it out", key=("secrets", index)) from None
+            raise SourceError(f"{error}; set it, or remove it", key=("secrets", index)) from None
         if secret is None:
             continue
         if secret_location(reference) != reference and reference.lower().startswith(
             _REFERENCE_PREFIXES
         ):
-            raise SourceError("write env: and file: in small letters", key=("secrets", index))
+            raise SourceError("write env: and file: in lower case", key=("secrets", index))
         if problem := _check_secret(secret, schemes):
             raise SourceError(f"{secret_location(reference)} {problem}", key=("secrets", index))
         secrets.append(secret)
@@ -96,24 +98,24 @@ def resolve_secrets(
 
 
 def _check_secret(secret: str, schemes: Sequence[AuthScheme]) -> str | None:
-    """Say why a secret could not vouch for anybody, and what to do."""
+    """Return why a secret cannot verify any request, and the fix; None if it can."""
     accepting_schemes = [scheme for scheme in schemes if accepts_secret(scheme, secret)]
     if is_public_key(secret):
         if not accepting_schemes:
-            return "is a public key (whpk_), and verify has no ed25519: take it out"
+            return "is a public key (whpk_), and verify has no ed25519: remove it"
         if not is_ed25519_installed():
             return "is a public key (whpk_): pip install 'deployment-enricher[ed25519]'"
         if decode_public_key(secret) is None:
-            return "is no public key: whpk_ and the base64 of 32 bytes are wanted"
+            return "is not a public key: write whpk_ and the base64 of 32 bytes"
     elif not all(is_usable_secret(scheme, secret) for scheme in accepting_schemes):
-        return "is empty; set it, or take it out"
+        return "is empty; set it, or remove it"
     elif not accepting_schemes:
-        return "is no public key (whpk_), and verify has only ed25519: take it out"
+        return "is not a public key (whpk_), and verify has only ed25519: remove it"
     return None
 
 
 def resolve_secret(reference: str, read_secret: ReadSecret) -> str | None:
-    """Give the secret that a reference stands for; LookupError says why there is none."""
+    """Return the secret of a reference; LookupError if it cannot be read, with the reason."""
     if not reference.startswith(_REFERENCE_PREFIXES):
         return reference
     try:
@@ -121,16 +123,16 @@ def resolve_secret(reference: str, read_secret: ReadSecret) -> str | None:
     except LookupError:
         raise LookupError(f"{reference} is not set") from None
     except UnicodeDecodeError:
-        raise LookupError(f"{reference} cannot be read: it is no UTF-8 text") from None
+        raise LookupError(f"{reference} cannot be read: it is not UTF-8 text") from None
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise LookupError(f"{reference} cannot be read: {reason}") from None
-    # Files and many secret stores end a secret with a line break that nobody meant.
+    # Files and many secret stores end a secret with a line break that is not part of it.
     return secret and secret.rstrip("\r\n")
 
 
 def secret_location(reference: str) -> str:
-    """Say where a secret comes from, without saying it."""
+    """Return where a secret comes from, without the secret itself."""
     return reference if reference.startswith(_REFERENCE_PREFIXES) else "written in the file"
 
 
@@ -147,7 +149,7 @@ def _parse_scheme(table: TomlTable, key: KeyPath) -> AuthScheme:
             refuse_unknown_keys(table, ("query",), key=key)
             return convert_table(table, Token, key=key)
         case _:
-            problem = "say hmac = <header>, ed25519 = <header>, token = <header> or query = <name>"
+            problem = "set hmac = <header>, ed25519 = <header>, token = <header> or query = <name>"
             raise SourceError(problem, key=key)
 
 
@@ -159,21 +161,21 @@ def _parse_signature_scheme(
     scheme = convert_table(_rename_kind_to_header(table, kind, key), scheme_type, key=key)
     timestamp_placeholder = f"{{{scheme.timestamp}}}"
     if "{body}" not in scheme.signed:
-        raise SourceError("what is signed must include {body}", key=(*key, "signed"))
+        raise SourceError("the signed text must include {body}", key=(*key, "signed"))
     if scheme.timestamp is not None and timestamp_placeholder.lower() not in scheme.signed.lower():
         problem = (
-            f"the signed text lacks {timestamp_placeholder}: without it anyone could replay a"
-            " webhook with another time"
+            f"the signed text lacks {timestamp_placeholder}: without it, anyone could send a"
+            " webhook again with another time"
         )
         raise SourceError(problem, key=(*key, "timestamp"))
     if scheme.field is None and "{@" in scheme.signed:
-        problem = "{@...} is a field of the signature header: say which field is the signature"
+        problem = "{@...} is a field of the signature header: set which field is the signature"
         raise SourceError(problem, key=(*key, "signed"))
     return scheme
 
 
 def _rename_kind_to_header(table: TomlTable, kind: str, key: KeyPath) -> TomlTable:
-    """Give the table with the key that names the kind of scheme read as what it holds."""
+    """Return the table with its header under the key ``header`` instead of the kind of scheme."""
     if not isinstance(table[kind], str) or not _HEADER_NAME.fullmatch(table[kind]):
-        raise SourceError("this is no name of a header", key=(*key, kind))
+        raise SourceError("this is not the name of a header", key=(*key, kind))
     return {("header" if name == kind else name): value for name, value in table.items()}

@@ -1,32 +1,77 @@
-"""Which sources hold now? Those that were last read without a mistake."""
+"""The files behind the sources: the sources file, secrets, presets and setup pages.
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Protocol
+Sources can be reloaded while webhooks arrive.
+"""
 
-from service.accept.sources import Source
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+
+from service.accept.source_auth import ReadSecret, resolve_secret
+from service.accept.sources import Source, load_sources, native_source
 from service.accept.toml_tables import SourceError
+from service.log import EventLogger
 
 LoadSources = Callable[[], Mapping[str, Source]]
 
 
-class ReloadLog(Protocol):
-    """Where facts go: structlog's loggers fit."""
+def read_configured_sources(
+    path: str, *, native_secrets: Sequence[str], environ: Mapping[str, str]
+) -> dict[str, Source]:
+    """Read the sources of the file at ``path`` and their secrets; raises SourceError.
 
-    def info(self, event: str, **fields: object) -> object:
-        """Write one fact."""
+    With an empty path there is one source, ``native``, with ``native_secrets``.
+    """
+    return _read_sources(path, native_secrets, partial(_read_secret, environ=environ))
 
-    def warning(self, event: str, **fields: object) -> object:
-        """Write a fact that somebody should look at."""
+
+def inspect_configured_sources(
+    path: str, *, native_secrets: Sequence[str], environ: Mapping[str, str]
+) -> tuple[dict[str, Source], dict[str, str]]:
+    """Read the sources although secrets may be missing; never serve these sources.
+
+    Returns them by name, and what is wrong with a secret by its location, such as ``env:X``.
+    Any other mistake raises SourceError, as in `read_configured_sources`.
+    """
+    secret_problems: dict[str, str] = {}
+
+    def read_secret(reference: str) -> str | None:
+        try:
+            secret = resolve_secret(reference, partial(_read_secret, environ=environ))
+        except LookupError as error:
+            secret_problems[reference] = str(error).removeprefix(f"{reference} ")
+            return None
+        if not secret:
+            secret_problems[reference] = "is empty"
+        return secret or None
+
+    return _read_sources(path, native_secrets, read_secret), secret_problems
+
+
+def read_presets() -> str:
+    """Return the shipped presets, one file per CD system, as one text of TOML."""
+    folder = files("service.accept").joinpath("presets")
+    texts = [
+        file.read_text(encoding="utf-8") for file in folder.iterdir() if file.name.endswith(".toml")
+    ]
+    return "\n".join(sorted(texts))
+
+
+def read_setup_page(preset: str) -> str | None:
+    """Return the setup page of a shipped preset, as Markdown; None if it has no page."""
+    page = files("service.accept").joinpath("presets", f"{preset}.md")
+    return page.read_text(encoding="utf-8") if page.is_file() else None
 
 
 class ReloadableSources(Mapping[str, Source]):
-    """Sources by name, that can be read anew while webhooks come in.
+    """Sources by name, which can be reloaded while webhooks arrive.
 
-    A webhook is judged by the one source that it found when it came: all sources are swapped at
-    once, and a source never changes. ``read`` raises SourceError; at first it is let through.
+    A reload swaps all sources at once, and a source never changes: a webhook is handled by the one
+    source that it found. ``load`` may raise SourceError; the constructor lets it pass.
     """
 
-    def __init__(self, load: LoadSources, *, log: ReloadLog) -> None:
+    def __init__(self, load: LoadSources, *, log: EventLogger) -> None:
         self._load = load
         self._log = log
         self._sources = load()
@@ -42,7 +87,7 @@ class ReloadableSources(Mapping[str, Source]):
         return len(self._sources)
 
     def reload(self) -> None:
-        """Read the sources and their secrets anew; with a mistake in them the old ones stay."""
+        """Load the sources and their secrets again; on a mistake, keep the present ones."""
         try:
             new = self._load()
         except SourceError as error:
@@ -55,16 +100,15 @@ class ReloadableSources(Mapping[str, Source]):
         self._log.info("sources_reloaded", sources=sorted(new), **_diff_sources(old, new))
 
     def list_warnings(self) -> list[str]:
-        """Say what a person should mend although webhooks are taken."""
+        """Return what a person should fix although webhooks are accepted."""
         if self._reload_error is None:
             return []
-        return [
-            f"sources: the old ones hold, for the new ones have a mistake: {self._reload_error}"
-        ]
+        problem = "the last reload failed, and the previous sources are still used"
+        return [f"sources: {problem}: {self._reload_error}"]
 
 
 def _diff_sources(old: Mapping[str, Source], new: Mapping[str, Source]) -> dict[str, list[str]]:
-    """Tell which sources came, which went, and whose secrets are others now."""
+    """Return the names of added and removed sources, and of those with other secrets."""
     common = old.keys() & new.keys()
     return {
         "added": sorted(new.keys() - old.keys()),
@@ -73,3 +117,32 @@ def _diff_sources(old: Mapping[str, Source], new: Mapping[str, Source]) -> dict[
             name for name in common if old[name].secrets != new[name].secrets
         ),
     }
+
+
+def _read_sources(
+    path: str, native_secrets: Sequence[str], read_secret: ReadSecret
+) -> dict[str, Source]:
+    presets = read_presets()
+    if path:
+        text = _read_sources_file(path)
+        return load_sources(text, presets=presets, read_secret=read_secret, origin=path)
+    if not native_secrets:
+        raise SourceError(
+            "there is no source of webhooks: set ENRICHER_WEBHOOK_SECRET, or ENRICHER_SOURCES"
+        )
+    return {"native": native_source(native_secrets, presets=presets)}
+
+
+def _read_sources_file(path: str) -> str:
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, ValueError, RuntimeError) as error:  # ~nobody has no home: a RuntimeError
+        raise SourceError(f"ENRICHER_SOURCES cannot be read: {error}") from None
+
+
+def _read_secret(reference: str, environ: Mapping[str, str]) -> str:
+    """Return the secret that ``env:NAME`` or ``file:PATH`` refers to."""
+    kind, _, location = reference.partition(":")
+    if kind == "env":
+        return environ[location]
+    return Path(location).expanduser().read_text(encoding="utf-8").strip()

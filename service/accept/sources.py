@@ -1,26 +1,27 @@
-"""What is a source? How its webhooks are verified, which of them count, and where they keep what.
+"""Sources: how webhooks of a sender are verified, which of them count, and where they keep what.
 
-A source is TOML; a preset is the same TOML under ``[preset.<name>]``, and whoever names one, a
-source or a further preset, says only what differs (``when`` and ``fields`` key by key, anything
-else as a whole)::
+A source is a TOML table. A preset is the same table under ``[preset.<name>]``. A source, or another
+preset, that names a preset overrides it: ``when`` and ``fields`` key by key, all else as a whole::
 
     [[source]]
     name = "github"                            # POST /webhooks/github
     preset = "github"
     secrets = ["env:GITHUB_WEBHOOK_SECRET"]    # or "file:/path", or the secret; any may match
-    project = "default"                        # where the sender names none
-    environments = { "Production (EU)" = "prod-eu" }     # sender's name -> key; or as it is
-    applications = { "web-frontend" = "web" }            # as environments
+    project = "default"                        # used if the webhook names no project
+    environments = { "Production (EU)" = "prod-eu" }     # sender's name = LaunchDarkly's key
+    applications = { "web-frontend" = "web" }            # other names are used unchanged
 
-    verify = { hmac = "X-Signature" }          # signature.Hmac; or { ed25519 = "<header>" },
+    verify = { hmac = "X-Signature" }          # signatures.Hmac; or { ed25519 = "<header>" },
                                                # { token = "<header>" }, { query = "<parameter>" },
                                                # the name of a preset, a list of these, or "none"
-    when = { "body.action" = "completed" }     # each holds a value, a list of values, or "/regex/"
+    when = { "body.action" = "completed" }     # all must hold: a value, a list, or "/regex/"
     outcome = { path = "body.state", succeeded = ["success"], failed = ["error"] }
-    dedupe = "headers.x_delivery"              # without it: the digest of the body
-    strict = false                             # true: the sender hears (422) of missing fields
+    dedupe = "headers.x_delivery"              # the delivery id; without it: a digest of the body
+    strict = false                             # true: 422 for missing fields, instead of parking
     [source.fields]                            # Fields, each an expression (expressions.py)
     version = "body.sha"                       # over {headers, query, body}; headers in snake_case
+
+A preset also has ``about``: what its sender has to be told, and where its vendor documents it.
 """
 
 import json
@@ -44,7 +45,6 @@ from service.accept.toml_tables import (
     SourceError,
     TomlTable,
     convert_table,
-    find_line,
     format_suggestion,
     parse_toml,
     refuse_unknown_keys,
@@ -54,14 +54,14 @@ RuleValue = str | int | float | bool
 
 
 class Condition(Struct, frozen=True):
-    """What an expression must give: one of some values, or a text that a regex finds."""
+    """An expression, and what it must find: one of some values, or a text that a regex matches."""
 
     expression: Expression
     values: tuple[RuleValue, ...] = ()
     patterns: tuple[re.Pattern[str], ...] = ()
 
     def is_met(self, inputs: object) -> bool:
-        """Tell whether it holds over ``{headers, query, body}``."""
+        """Return whether the condition holds over ``{headers, query, body}``."""
         actual = self.expression.evaluate(inputs)
         return _is_one_of(actual, self.values) or any(
             search_text(pattern, actual) for pattern in self.patterns
@@ -69,14 +69,14 @@ class Condition(Struct, frozen=True):
 
 
 class OutcomeRule(Struct, frozen=True):
-    """Which values of an expression end a deployment, and how. Any other value ends nothing."""
+    """The values of an expression that end a deployment; any other value ends none."""
 
     expression: Expression
     succeeded: tuple[RuleValue, ...]
     failed: tuple[RuleValue, ...]
 
     def decide(self, actual: object) -> Literal["succeeded", "failed"] | None:
-        """Tell how a deployment ended, or None, from what the expression found."""
+        """Return how a deployment ended, from the value found; None if it has not ended."""
         if _is_one_of(actual, self.succeeded):
             return "succeeded"
         return "failed" if _is_one_of(actual, self.failed) else None
@@ -97,25 +97,26 @@ def parse_expression(key: KeyPath, text: str) -> Expression:
 
 
 def parse_outcome(raw_table: TomlTable) -> OutcomeRule:
-    """Read the table ``outcome``; raises SourceError."""
+    """Parse the table ``outcome``; raises SourceError."""
     if not raw_table:
-        problem = "say path = <expression>, succeeded = [...] and failed = [...]"
+        problem = "write path = <expression>, succeeded = [...] and failed = [...]"
         raise SourceError(problem, key=("outcome",))
     table = convert_table(raw_table, _OutcomeTable, key=("outcome",))
     for key in ("succeeded", "failed"):
         if any(_is_regex(value) for value in getattr(table, key)):
-            problem = "there are no regexes here; put it into the path: match('...', ...)"
+            problem = "a regex is not allowed here; put it into the path: match('...', ...)"
             raise SourceError(problem, key=("outcome", key))
     path = parse_expression(("outcome", "path"), table.path)
     return OutcomeRule(path, table.succeeded, table.failed)
 
 
 def parse_condition(text: str, raw_values: Any) -> Condition:
-    """Read one row of the table ``when``; raises SourceError."""
+    """Parse one row of the table ``when``; raises SourceError."""
     key = ("when", text)
     allowed = raw_values if isinstance(raw_values, list) else [raw_values]
     if not allowed or not all(isinstance(value, RuleValue) for value in allowed):
-        raise SourceError('give a value or a list; is the expression in "quotes"?', key=key)
+        problem = 'write a value or a list of values, and the expression in "quotes"'
+        raise SourceError(problem, key=key)
     values = tuple(value for value in allowed if not _is_regex(value))
     try:
         patterns = tuple(compile_regex(value[1:-1]) for value in allowed if _is_regex(value))
@@ -131,20 +132,20 @@ def _is_regex(value: RuleValue) -> bool:
 def _is_one_of(actual: object, values: tuple[RuleValue, ...]) -> bool:
     if isinstance(actual, str):
         return actual in values
-    is_bool = isinstance(actual, bool)  # to JSON true is not 1, to Python it is
+    is_bool = isinstance(actual, bool)  # true is not 1 in JSON; in Python it is
     return any(actual == value and is_bool is isinstance(value, bool) for value in values)
 
 
 __all__ = ["Fields", "Source", "SourceError", "load_sources", "native_source"]
 
-_NATIVE_SECRET_REFERENCE = "env:ENRICHER_WEBHOOK_SECRET"  # noqa: S105 - where it is, not what it is
+_NATIVE_SECRET_REFERENCE = "env:ENRICHER_WEBHOOK_SECRET"  # noqa: S105 - the name of the secret
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_KEY_LENGTH = 256
 _KEY_PATTERN = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
 class Fields(Struct, frozen=True, kw_only=True):
-    """Where a body keeps what we need."""
+    """An expression for each fact of a deployment that a webhook may hold."""
 
     id: Expression | None = None
     project: Expression | None = None
@@ -157,9 +158,11 @@ class Fields(Struct, frozen=True, kw_only=True):
 
 
 class Source(Struct, frozen=True, kw_only=True):
-    """One sender of webhooks, ready to be used. Its repr never shows the secrets.
+    """One sender of webhooks. Its repr never shows the secrets.
 
-    ``checks`` are its schemes made ready with its secrets: what is asked of each request.
+    ``checks`` are its schemes with its secrets: a request is genuine if one of them passes.
+    ``about`` says what its sender has to be told, in plain text. With ``has_own_verify`` the source
+    itself says how it is verified, and the setup page of its preset does not fit.
     """
 
     name: str
@@ -176,6 +179,8 @@ class Source(Struct, frozen=True, kw_only=True):
     environments: Mapping[str, str]
     applications: Mapping[str, str]
     strict: bool
+    about: str = ""
+    has_own_verify: bool = False
 
     def __repr__(self) -> str:
         return f"Source(name={self.name!r}, preset={self.preset!r}, secrets={len(self.secrets)})"
@@ -199,6 +204,7 @@ class _SourceTable(Struct, frozen=True, kw_only=True):
     environments: dict[str, str] = {}
     applications: dict[str, str] = {}
     strict: bool = False
+    about: str = ""
 
 
 _PRESET_KEYS = tuple(key for key in _SourceTable.__struct_fields__ if key != "name")
@@ -215,37 +221,36 @@ def is_valid_key(text: str) -> bool:
 def load_sources(
     text: str, *, presets: str, read_secret: ReadSecret, origin: str = "sources.toml"
 ) -> dict[str, Source]:
-    """Read a file of sources, by name; the first thing that is wrong is a SourceError.
+    """Parse a file of sources, by name; SourceError for the first mistake.
 
-    ``presets`` is the text of presets/*.toml. ``read_secret`` gives what ``env:X`` and ``file:/y``
-    stand for, and raises LookupError, OSError or ValueError when it cannot. ``origin`` is the name
-    of the file: messages begin with it and the line.
+    ``presets`` is the text of presets/*.toml. ``read_secret`` returns the secret for ``env:X`` or
+    ``file:/y``, or raises LookupError, OSError or ValueError. ``origin`` is the name of the file,
+    with which error messages begin.
     """
     document = parse_toml(text, origin=origin)
     try:
         file = convert_table(document, _SourcesFile, key=())
         all_presets = _parse_presets(presets, file.preset)
     except SourceError as error:
-        raise SourceError(f"{origin}:{find_line(text, error.key)[0]}: {error}") from None
+        raise SourceError(f"{origin}: {error}") from None
     if not file.source:
         raise SourceError(
             f"{origin}: there is no source: add a [[source]] with a name and a preset"
         )
     sources: dict[str, Source] = {}
-    for index, table in enumerate(file.source):
+    for table in file.source:
         try:
-            _refuse_duplicate_name(table, file.source[:index], text)
+            _refuse_duplicate_name(table, list(sources))
             source = _parse_source(table, all_presets, read_secret)
         except SourceError as error:
-            line = _find_source_line(error.key, text, index, file)
             name = json.dumps(table.get("name"), default=str)
-            raise SourceError(f"{origin}:{line}: source {name}: {error}") from None
+            raise SourceError(f"{origin}: source {name}: {error}") from None
         sources[source.name] = source
     return sources
 
 
 def native_source(secrets: Sequence[str], *, presets: str) -> Source:
-    """Give the source that there is without a file: the native body, signed or with a token."""
+    """Return the source that exists without a file: the native body, signed or with a token."""
     remaining_secrets = iter(secrets)
     table = {
         "name": "native",
@@ -259,7 +264,7 @@ def native_source(secrets: Sequence[str], *, presets: str) -> Source:
 
 
 def _parse_presets(presets: str, file_presets: Mapping[str, TomlTable]) -> dict[str, TomlTable]:
-    """Give the presets that ship, and those of the file with what each of them builds on."""
+    """Return the shipped presets and those of the file, each merged with the preset it names."""
     shipped_presets: dict[str, TomlTable] = dict(parse_toml(presets, origin="presets")["preset"])
     for name, preset in file_presets.items():
         refuse_unknown_keys(preset, _PRESET_KEYS, key=("preset", name))
@@ -275,19 +280,15 @@ def _parse_presets(presets: str, file_presets: Mapping[str, TomlTable]) -> dict[
     return shipped_presets | merged_presets
 
 
-def _refuse_duplicate_name(
-    table: TomlTable, earlier_tables: Sequence[TomlTable], text: str
-) -> None:
-    for index, earlier_table in enumerate(earlier_tables):
-        if earlier_table.get("name") == table.get("name"):
-            line, _ = find_line(text, ("source", index, "name"))
-            raise SourceError(f"line {line} has the same; rename one", key=("name",))
+def _refuse_duplicate_name(table: TomlTable, known_names: Sequence[str]) -> None:
+    if table.get("name") in known_names:
+        raise SourceError("another source has the same name; rename one", key=("name",))
 
 
 def _parse_source(raw_table: TomlTable, presets: TomlTable, read_secret: ReadSecret) -> Source:
     name = raw_table.get("name")
     if not isinstance(name, str) or not _SOURCE_NAME.fullmatch(name):
-        raise SourceError("give 1 to 64 letters, digits, '.', '_' or '-'", key=("name",))
+        raise SourceError("use 1 to 64 letters, digits, '.', '_' or '-'", key=("name",))
     table = convert_table(_merge_preset(raw_table, presets, key=("preset",)), _SourceTable, key=())
     _refuse_invalid_keys(table)
     schemes = parse_schemes(table.verify, presets)
@@ -307,19 +308,22 @@ def _parse_source(raw_table: TomlTable, presets: TomlTable, read_secret: ReadSec
         environments=table.environments,
         applications=table.applications,
         strict=table.strict,
+        about=table.about.strip(),
+        has_own_verify="verify" in raw_table,
     )
 
 
 def _merge_preset(table: TomlTable, presets: TomlTable, *, key: KeyPath) -> TomlTable:
-    """Give what is written, and under it what it builds on; ``key`` is where it says on what."""
+    """Return a table over the preset that it names, if any; ``key`` is the key of that name."""
     name = table.get("preset")
     if name is None:
         return table
     if not isinstance(name, str) or name not in presets:
         raise SourceError(f"there is no {name!r}{format_suggestion(str(name), presets)}", key=key)
+    # A preset that is being merged is no longer among the presets: no preset can include itself.
     other_presets = {
         other_name: preset for other_name, preset in presets.items() if other_name != name
-    }  # no circles
+    }
     base = _merge_preset(presets[name], other_presets, key=("preset", name, "preset"))
     merged = {**base, **table}
     for section in ("when", "fields"):
@@ -330,12 +334,12 @@ def _merge_preset(table: TomlTable, presets: TomlTable, *, key: KeyPath) -> Toml
 
 
 def _refuse_invalid_keys(table: _SourceTable) -> None:
-    """Refuse a name that no deployment can have: each event would be set aside for it."""
+    """Raise SourceError for a key that no deployment can have: each event would be parked."""
     keys_by_path = {("environments", key): value for key, value in table.environments.items()}
     keys_by_path |= {("applications", key): value for key, value in table.applications.items()}
     for path, value in [(("project",), table.project), *keys_by_path.items()]:
         if value is not None and not is_valid_key(value):
-            problem = "give 1 to 256 characters, and no control characters"
+            problem = "use 1 to 256 characters, and no control characters"
             raise SourceError(problem, key=path)
 
 
@@ -344,14 +348,3 @@ def _parse_fields(raw_table: Mapping[str, str]) -> Fields:
     return Fields(
         **{key: parse_expression(("fields", key), text) for key, text in raw_table.items()}
     )
-
-
-def _find_source_line(key: KeyPath, text: str, index: int, file: _SourcesFile) -> int:
-    """Find the line of a source's key: in the source, or in a preset of the file under it."""
-    table, candidates = file.source[index], [find_line(text, ("source", index, *key))]
-    for _ in file.preset:
-        name = str(table.get("preset"))
-        candidates.append(find_line(text, ("preset", name, *key)))
-        table = file.preset.get(name, {})
-    line, _ = max(candidates, key=lambda candidate: candidate[1])
-    return line

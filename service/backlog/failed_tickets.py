@@ -17,9 +17,9 @@ from service.backlog.failures import (
     plan_retry,
 )
 from service.backlog.ticket import encode_ticket
+from service.store.exchange import decode_text
 from service.store.group_commit import GroupCommit, ScriptArgument
 from service.store.keys import Keys
-from service.store.exchange import decode_text
 from service.store.script import Script, load_script, read_lua
 
 MAX_BATCH = 100

@@ -7,8 +7,6 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import assert_never
 
@@ -38,11 +36,12 @@ from service.accept.signatures import (
     Unverified,
     is_genuine,
 )
+from service.accept.source_files import read_presets, read_setup_page
 from service.accept.sources import Condition, Fields, Source, SourceError, load_sources
 from service.accept.toml_tables import format_suggestion, parse_toml
 from service.app import build_filter
 from service.backlog.ticket import job_key
-from service.cli.preconditions import inspect_sources, read_presets
+from service.cli.preconditions import inspect_sources
 from service.log import escape_unprintable
 from service.settings import Settings, SettingsError
 
@@ -117,15 +116,6 @@ _FALLBACK_EXPRESSIONS = {
 }
 
 
-def read_setup_pages() -> dict[str, str]:
-    """Read every page, by the name of its preset."""
-    return {
-        page.name.removesuffix(".md"): page.read_text(encoding="utf-8")
-        for page in _setup_pages_folder().iterdir()
-        if page.name.endswith(".md")
-    }
-
-
 def fill_setup_page(page: str, *, preset: str, source_name: str, base_url: str) -> str:
     """Put a source's own address and name in the place of the example's."""
     return (
@@ -137,15 +127,13 @@ def fill_setup_page(page: str, *, preset: str, source_name: str, base_url: str) 
     )
 
 
-def render_setup_page(
-    source: Source, *, preset_comment: str = "", is_configured: bool = False
-) -> str:
-    """Write what a source itself tells, where no page does.
+def render_setup_page(source: Source, *, is_configured: bool = False) -> str:
+    """Return the setup page of a source whose preset has none.
 
-    ``about`` is what else is known of its sender. A source that is there needs no lines of TOML.
+    A source that is configured already needs no lines of TOML.
     """
     schemes_text = " or ".join(describe_scheme(scheme) for scheme in source.schemes)
-    page = f"# {source.name}\n\n" + (f"{preset_comment}\n\n" if preset_comment else "")
+    page = f"# {source.name}\n\n" + (f"{source.about}\n\n" if source.about else "")
     url = webhook_url(source, _EXAMPLE_BASE_URL)
     page += f"Let it post JSON to {url},\nverified by {schemes_text}.\n"
     if is_configured:
@@ -163,17 +151,6 @@ def render_setup_page(
     return f"{page}\nIn the file that ENRICHER_SOURCES names:\n\n{toml_block}"
 
 
-def parse_preset_comment(preset: str, *, presets: str) -> str:
-    """Give what stands above a preset that ships: which events, what its sender must be told."""
-    match = re.search(rf"((?:^#.*\n)+)\[preset\.{re.escape(preset)}\]$", presets, re.MULTILINE)
-    return re.sub(r"^# ?", "", match[1], flags=re.MULTILINE).rstrip() if match else ""
-
-
-def is_verified_as_preset(source: Source, *, presets: str) -> bool:
-    """Tell whether a source is verified as its preset says, and so as the page of this preset."""
-    return source.schemes == build_example_source(source.preset or "", presets=presets).schemes
-
-
 def build_example_source(preset: str, *, presets: str) -> Source:
     """Make the source that a preset that ships needs at least; raises SourceError."""
     known_presets = parse_toml(presets, origin="presets")["preset"]
@@ -188,14 +165,6 @@ def build_example_source(preset: str, *, presets: str) -> Source:
         raise SourceError(f"the preset {preset!r} {reason}")
     toml_block = _render_source_block(preset, preset)
     return load_sources(toml_block, presets=presets, read_secret=lambda _: "x")[preset]
-
-
-def _setup_pages_folder() -> Traversable:
-    """Find the pages: packed beside this file, or in a checkout where they are kept."""
-    packaged = files("service.cli").joinpath("senders")
-    if packaged.is_dir():
-        return packaged
-    return Path(__file__).parents[2] / "deploy" / "senders"
 
 
 def _render_source_block(name: str, preset: str | None) -> str:
@@ -412,12 +381,9 @@ def _print_setup(settings: Settings, name: str, url: str | None) -> int:
     presets = read_presets()
     source = sources.get(name) or build_example_source(name, presets=presets)
     preset = source.preset or ""
-    page = read_setup_pages().get(preset)
-    if page is None or not is_verified_as_preset(source, presets=presets):
-        preset_comment = parse_preset_comment(preset, presets=presets)
-        page = render_setup_page(
-            source, preset_comment=preset_comment, is_configured=name in sources
-        )
+    page = None if source.has_own_verify else read_setup_page(preset)
+    if page is None:
+        page = render_setup_page(source, is_configured=name in sources)
     base_url = url or local_receiver_url(settings)
     example_name = preset or source.name
     sys.stdout.write(

@@ -41,6 +41,7 @@ from service.enrich.verdict import (
     Verdict,
     check_page_response,
     check_response,
+    decide_earlier_deployment,
     decide_internal_error,
     decide_malformed,
     decide_not_found,
@@ -143,11 +144,10 @@ class Enricher:
         attempt = self._start_attempt(lease)
         attempt.shared_calls = shared_list.calls if lease.leader is None else None
         if isinstance(result, Match):
-            if (
-                result.may_be_earlier
-                and attempt.history.age_s < self._retry_policy.not_found_timeout_s
-            ):
-                return decide_not_found(attempt.history, self._retry_policy)
+            if result.may_be_earlier:
+                verdict = decide_earlier_deployment(attempt.history, self._retry_policy)
+                if verdict is not None:
+                    return verdict
             head, body = result.head, result.body
             if body is not None and isinstance(head, Deployment) and not list_omits_details(head):
                 return await self._complete_deployment(attempt, head, bytes(body))

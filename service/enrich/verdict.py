@@ -17,7 +17,9 @@ any other 4xx                   ``Fail("rejected")``: the same request would fai
 any other status, no response   ``Retry`` until ``outage_timeout_s``
 200, JSON of another shape      ``Fail("undecodable")`` (``decide_malformed``)
 200, not JSON                   ``Retry`` until ``max_attempts`` (``decide_malformed``)
-200, ``status`` is "started"    ``Retry`` until ``not_found_timeout_s`` (``decide_unfinished``)
+200, deployment not ended       ``Retry`` until ``not_found_timeout_s`` (``decide_unfinished``)
+200, list without the version   as a 404 of a first call (``decide_not_found``)
+200, list with an earlier one   the same (``decide_earlier_deployment``)
 ==============================  ==========================================================
 
 Vendor sources:
@@ -172,7 +174,7 @@ def check_response(
         case NoResponse():
             return _decide_outage(f"no answer: {response.reason}", b"", history, policy)
         case ApiResponse(status=HTTPStatus.OK, oversized=True):
-            return Fail(reason="too_large", detail="the answer is over the byte cap")
+            return Fail(reason="too_large", detail="the response is over the byte cap")
         case ApiResponse(status=HTTPStatus.OK):
             return response.body
         case ApiResponse(status=HTTPStatus.NOT_FOUND):
@@ -220,6 +222,17 @@ def decide_not_found(
     if history.is_refresh or history.age_s >= policy.not_found_timeout_s:
         return Fail(reason="not_found", detail=f"not there after {history.age_s:.0f} s", raw=raw)
     return Retry(reason="not_found_yet", wait_s=_not_found_wait(history, policy))
+
+
+def decide_earlier_deployment(history: AttemptHistory, policy: RetryPolicy) -> Retry | Fail | None:
+    """Return the verdict if the listed deployment ended long before the sender's time.
+
+    The deployment that the sender meant may not be listed yet. After ``not_found_timeout_s`` the
+    listed one is taken: None.
+    """
+    if history.age_s >= policy.not_found_timeout_s:
+        return None
+    return decide_not_found(history, policy)
 
 
 def decide_malformed(

@@ -21,8 +21,8 @@ class Tracing(Struct, frozen=True, kw_only=True):
     """What wraps the stages; by default each stage is returned unchanged.
 
     ``middlewares`` are for the receiver, ``trace_configs`` for LaunchDarkly's session.
-    ``wrap_enqueue`` carries a trace from a webhook to its ticket, ``wrap_worker`` from the ticket to
-    the entry of the stream.
+    ``wrap_enqueue`` carries a trace from a webhook to its ticket, ``wrap_worker`` from the ticket
+    to the entry of the stream.
     """
 
     middlewares: tuple[Middleware, ...] = ()

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
+from service.accept.source_files import read_presets
 from service.accept.sources import Source, load_sources, native_source
-from service.cli.preconditions import read_presets
 from tests.accept.receiver_harness import (
     BacklogStub,
     PostWebhook,

@@ -75,6 +75,10 @@ class BacklogStub:
         """Remember a fact that somebody should look at."""
         self.info(event, **fields)
 
+    def error(self, event: str, **fields: object) -> None:
+        """Record an error event."""
+        self.info(event, **fields)
+
     def exception(self, event: str, **fields: object) -> None:
         """Remember that our own code failed."""
         self.info(event, **fields)

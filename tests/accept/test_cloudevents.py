@@ -122,7 +122,7 @@ def test_an_attribute_that_is_not_utf_8_is_unreadable(header: str) -> None:
         (cloudevent(data_base64=5), STRUCTURED, "CloudEvents: data_base64 is not base64"),
         (cloudevent(data_base64="e30"), STRUCTURED, "CloudEvents: data_base64 is not base64"),
         (cloudevent(data_base64="ew=="), STRUCTURED, "the body is not JSON"),
-        (b"<event/>", "application/cloudevents+xml", "CloudEvents are understood as JSON only"),
+        (b"<event/>", "application/cloudevents+xml", "CloudEvents are accepted as JSON only"),
         ({}, BATCHED, "the body is not a JSON array"),
         (b"[" * 100_000, BATCHED, "the body is nested too deeply"),
         ([cloudevent(), 5], BATCHED, "the body is not a JSON object"),

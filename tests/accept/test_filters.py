@@ -6,24 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.accept.filters import DeploymentFilter
-from service.accept.mapping import DeploymentCompleted, Event, Ignored, Unmappable
+from service.accept.mapping import Event, Ignored, Unmappable
 from service.accept.payload import InvalidPayload
+from tests.factories import make_event
 
 NAMES = st.text(min_size=1, max_size=9)
-EVENT = DeploymentCompleted(
-    source="native",
-    delivery="d1",
-    project="default",
-    environment="production",
-    application="payments-api",
-    version="1.0",
-    deployment_id=None,
-    outcome="failed",
-    event_time=None,
-    metadata=None,
-    metadata_dropped=False,
-    traceparent=None,
-)
+EVENT = make_event(application="payments-api", delivery="d1", outcome="failed")
 
 
 @given(NAMES, NAMES, st.sampled_from(["succeeded", "failed"]))

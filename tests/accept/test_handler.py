@@ -207,7 +207,7 @@ async def test_when_the_store_is_away_the_sender_is_asked_to_come_again(
     body = encode_body(FINISHED)
     status, answer, headers = await post("native", body, native_headers(body))
     assert (status, headers["Retry-After"]) == (503, "2")
-    assert answer["detail"] == "the store is away"
+    assert answer["detail"] == "Redis is not available"
     body = encode_body({"deployment_status": {"state": "success"}})
     assert (await post("github", body, github_headers(body)))[0] == 503
     assert [event for event, _ in backlog_stub.log_events] == ["webhook_unavailable"] * 2
@@ -233,7 +233,7 @@ async def test_a_sender_that_hangs_up_is_one_fact_and_no_traceback(
     await writer.wait_closed()
     async with asyncio.timeout(10):
         await backlog_stub.logged.wait()
-    facts = {"source": "native", "status": 400, "reason": "the sender hung up"}
+    facts = {"source": "native", "status": 400, "reason": "the sender closed the connection"}
     assert backlog_stub.log_events == [("webhook_rejected", facts)]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 

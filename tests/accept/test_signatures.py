@@ -25,6 +25,7 @@ from service.accept.signatures import (
     is_usable_secret,
     sign_standard_webhook,
 )
+from tests.vendor_samples import require_signature_vectors
 
 BODY = b'{"eventType":"finished"}'
 NOW_S = 1_760_000_000
@@ -364,3 +365,59 @@ def test_arbitrary_headers_are_never_genuine_and_never_raise(
     assert not accepts(schemes, secrets=secrets, request=noise, now_s=now_s)
     tokens = [Token(query="token"), Token(header="webhook-id", scheme="Bearer")]
     assert not accepts(tokens, secrets=["a secret of 23 letters."], request=noise, now_s=now_s)
+
+
+def scheme_from_vector(verifier: dict[str, Any]) -> AuthScheme:
+    """Return the scheme that a vector's verifier describes."""
+    match verifier:
+        case {"kind": "token"}:
+            return Token(header=verifier["header"])
+        case {"kind": "standard-webhooks"}:
+            prefix = verifier.get("header_prefix", "webhook")
+            return Hmac(
+                header=f"{prefix}-signature",
+                items=" ",
+                sep=",",
+                field="v1",
+                encoding="base64",
+                signed=f"{{{prefix}-id}}.{{{prefix}-timestamp}}.{{body}}",
+                timestamp=f"{prefix}-timestamp",
+                secret_prefix="whsec_",
+                secret_encoding="base64",
+            )
+        case _:
+            stamp = verifier.get("timestamp", {}).get("header")
+            return Hmac(
+                header=verifier["header"],
+                algorithm=verifier["algorithm"],
+                encoding=verifier["encoding"],
+                field=verifier.get("field"),
+                items=verifier.get("item_sep"),
+                signed=verifier.get("signed", "{body}").replace("{timestamp}", f"{{{stamp}}}"),
+                timestamp=stamp,
+            )
+
+
+def test_published_vectors_are_verified_as_documented() -> None:
+    """The vectors are from vendors' documentation and from libraries."""
+    vectors = [
+        vector
+        for vector in require_signature_vectors("hmac", "token", "standard-webhooks")
+        if vector["id"] != "sw-v1a"
+    ]
+    assert vectors
+    wrong = [
+        vector["id"]
+        for vector in vectors
+        if is_genuine(
+            build_checks([scheme_from_vector(vector["verifier"])], vector["secrets"]),
+            SignedRequest(
+                {name.lower(): value for name, value in vector["headers"].items()},
+                {},
+                vector["body"].encode(),
+            ),
+            now_s=vector.get("now", 0),
+        )
+        is not (vector["expected"] == "valid")
+    ]
+    assert wrong == []

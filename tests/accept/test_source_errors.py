@@ -1,4 +1,4 @@
-"""Where is the mistake in a file of sources? On the line that a person has to change."""
+"""Errors in a file of sources: each names the file, the source, the key and the fix."""
 
 import re
 
@@ -37,7 +37,7 @@ SECRETS = {"env:SET": "x", "file:/run/old": "y"}
 
 
 def error_after_change(presets: str, old: str, new: str) -> str:
-    """Load the file with one thing changed; give the complaint."""
+    """Load the file with one change; return the error message."""
     assert old in VALID_FILE
     with pytest.raises(SourceError) as caught:
         load_sources(
@@ -50,116 +50,120 @@ def error_after_change(presets: str, old: str, new: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "complaint"),
+    ("old", "new", "message"),
     [
         (
             'secrets = ["env:SET"]',
             'secret = ["env:SET"]',
-            "12: source \"github\": secret: there is no such key; did you mean 'secrets'?",
+            "source \"github\": secret: there is no such key; did you mean 'secrets'?",
         ),
         (
             '"env:SET",\n',
             '"env:GONE",\n',
-            '18: source "house": secrets[0]: env:GONE is not set; set it, or take it out',
+            'source "house": secrets[0]: env:GONE is not set; set it, or remove it',
         ),
-        ('name = "house"', 'name = "github"', '15: source "github": name: line 10 has the same; '),
+        (
+            'name = "house"',
+            'name = "github"',
+            'source "github": name: another source has the same name; ',
+        ),
         (
             'preset = "house"',
             'preset = "hose"',
-            "16: source \"house\": preset: there is no 'hose'; ",
+            "source \"house\": preset: there is no 'hose'; ",
         ),
-        ('name = "house"\n', "", "14: source null: name: give 1 to 64 letters"),
+        ('name = "house"\n', "", "source null: name: use 1 to 64 letters"),
         (
             'live = "production"',
             "live = 1",
-            '23: source "house": environments.live: Expected `str`',
+            'source "house": environments.live: Expected `str`',
         ),
         (
             "secrets = [\n",
             "secrets = 5\nproject = [\n",
-            '17: source "house": secrets: Expected `arr',
+            'source "house": secrets: Expected `arr',
         ),
         (
             '"body.sha"',
             '"body.[sha"',
-            "7: source \"house\": fields.version: 'body.[sha' is not JMESPath",
+            "source \"house\": fields.version: 'body.[sha' is not JMESPath",
         ),
         (
             "version =",
             "verzion =",
-            '7: source "house": fields.verzion: there is no such key; did you',
+            'source "house": fields.verzion: there is no such key; did you',
         ),
-        ("path =", "paht =", '4: source "house": outcome.paht: there is no such key; did you mean'),
-        ("token =", "tokens =", '3: source "house": verify: say hmac = <header>'),
+        ("path =", "paht =", 'source "house": outcome.paht: there is no such key; did you mean'),
+        ("token =", "tokens =", 'source "house": verify: set hmac = <header>'),
         (
             "[preset.house]\n",
             "[preset.house]\nverfy = 1\n",
-            "3: preset.house.verfy: there is no such",
+            "preset.house.verfy: there is no such",
         ),
         (
             "[preset.house]\n",
             '[preset.house]\nname = "x"\n',
-            "3: preset.house.name: there is no such",
+            "preset.house.name: there is no such",
         ),
         (
             "[preset.house]\n",
             '[preset.house]\npreset = "gihub"\n',
-            "3: preset.house.preset: there is no 'gihub'; did you mean 'github'?",
+            "preset.house.preset: there is no 'gihub'; did you mean 'github'?",
         ),
         (
             'verify = { token = "X-House" }',
             'verify = [\n  { token = "X-House" },\n  { token = "X House" },\n]',
-            '5: source "house": verify[1].token: this is no name of a header',
+            'source "house": verify[1].token: this is not the name of a header',
         ),
         (
             'live = "production"',
             'live = ""',
-            '23: source "house": environments.live: give 1 to 256 characters, and no control',
+            'source "house": environments.live: use 1 to 256 characters, and no control',
         ),
         (
             'preset = "github"\n',
             'preset = "github"\nproject = "a\\n"\n',
-            '12: source "github": project: give 1 to 256 characters, and no control',
+            'source "github": project: use 1 to 256 characters, and no control',
         ),
         (
             'secrets = ["env:SET"]',
             'secrets = ["Env:SET"]',
-            '12: source "github": secrets[0]: write env: and file: in small letters',
+            'source "github": secrets[0]: write env: and file: in lower case',
         ),
         (
             "[[source]]\nname",
             "[[sauce]]\nname",
-            "9: sauce: there is no such key; did you mean 'sour",
+            "sauce: there is no such key; did you mean 'sour",
         ),
     ],
 )
-def test_a_mistake_is_told_with_its_file_its_line_and_its_fix(
-    presets: str, old: str, new: str, complaint: str
+def test_mistake_in_source_is_reported_with_file_key_and_fix(
+    presets: str, old: str, new: str, message: str
 ) -> None:
-    """As a compiler does: file, line, what it is about, what to do."""
-    assert error_after_change(presets, old, new).startswith(f"etc/ours.toml:{complaint}")
+    """The message has the file, the source, the key, and what to do."""
+    assert error_after_change(presets, old, new).startswith(f"etc/ours.toml: {message}")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "line"), [('"body.sha"', '"body.sha', 7), ("[[so", "[[[s", 9)]
 )
-def test_what_is_not_toml_is_told_with_line_and_column(
+def test_text_that_is_not_toml_is_reported_with_line_and_column(
     presets: str, old: str, new: str, line: int
 ) -> None:
-    """As a compiler does."""
-    complaint = error_after_change(presets, old, new)
-    assert re.match(rf"etc/ours\.toml:{line}:\d+: this is not TOML: ", complaint)
+    """The message has the position that tomllib gives."""
+    message = error_after_change(presets, old, new)
+    assert re.match(rf"etc/ours\.toml:{line}:\d+: this is not TOML: ", message)
 
 
-@pytest.mark.parametrize("monster", ["9" * 5000, "[" * 5000 + "]" * 5000])
-def test_what_no_reader_of_toml_can_hold_is_told_too(presets: str, monster: str) -> None:
-    """It is a mistake in the file as any other: at SIGHUP the old sources must stay."""
-    complaint = error_after_change(presets, "live =", f"dead = {monster}\nlive =")
-    assert complaint.startswith("etc/ours.toml: this cannot be read: ")
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 5000 + "]" * 5000])
+def test_value_too_large_for_tomllib_is_a_source_error(presets: str, value: str) -> None:
+    """At SIGHUP the previous sources must stay, as with any other mistake."""
+    message = error_after_change(presets, "live =", f"dead = {value}\nlive =")
+    assert message.startswith("etc/ours.toml: this cannot be read: ")
 
 
-def test_a_preset_may_build_on_another(presets: str) -> None:
-    """What two sources of one sender share is written once; a mistake in it has its own line."""
+def test_preset_that_names_a_preset_is_merged_with_it(presets: str) -> None:
+    """Two sources of one sender share a preset; a mistake in it is reported with its key."""
     shared = """\
 [preset.acme]
 preset = "github"
@@ -182,19 +186,19 @@ secrets = ["env:SET"]
         {"live": "eu"},
         "Expression('body.deployment.ref')",
     )
-    for old, new, line in (
-        ('"acme"\n', '"acme-eu"\n', "7: preset.acme-eu.preset: there is no 'acme-eu'"),
-        ('= "github"', '= "gihub"', "2: preset.acme.preset: there is no 'gihub'; did you mean"),
-        # a circle
-        ('= "github"', '= "acme-eu"', "7: preset.acme-eu.preset: there is no 'acme'"),
-        ("deployment.ref", "deployment.", '4: source "web": fields.version: '),
+    for old, new, message in (
+        ('"acme"\n', '"acme-eu"\n', "preset.acme-eu.preset: there is no 'acme-eu'"),
+        ('= "github"', '= "gihub"', "preset.acme.preset: there is no 'gihub'; did you mean"),
+        # the two presets name each other
+        ('= "github"', '= "acme-eu"', "preset.acme-eu.preset: there is no 'acme'"),
+        ("deployment.ref", "deployment.", 'source "web": fields.version: '),
     ):
-        with pytest.raises(SourceError, match=rf"^sources\.toml:{re.escape(line)}"):
+        with pytest.raises(SourceError, match=rf"^sources\.toml: {re.escape(message)}"):
             load_sources(shared.replace(old, new), presets=presets, read_secret=SECRETS.__getitem__)
 
 
-def test_a_preset_of_the_file_may_build_on_the_one_of_its_name_that_ships(presets: str) -> None:
-    """GitHub's, but for all sources of this file in another way."""
+def test_preset_of_the_file_may_extend_the_shipped_preset_of_its_name(presets: str) -> None:
+    """All sources of this file use the changed preset."""
     text = '[preset.github]\npreset = "github"\ndedupe = "body.id"\n' + VALID_FILE
     github = load_sources(text, presets=presets, read_secret=SECRETS.__getitem__)["github"]
     assert str(github.dedupe) == "Expression('body.id')"
@@ -202,10 +206,8 @@ def test_a_preset_of_the_file_may_build_on_the_one_of_its_name_that_ships(preset
 
 
 @given(data=st.data())
-def test_nothing_that_a_person_can_write_ends_in_another_exception(
-    presets: str, data: st.DataObject
-) -> None:
-    """A file garbled in a few places loads, or is a mistake with a file, a line and a sentence."""
+def test_garbled_file_loads_or_raises_source_error(presets: str, data: st.DataObject) -> None:
+    """No text that a person can write raises another exception."""
     text = VALID_FILE
     for _ in range(data.draw(st.integers(1, 3))):
         start = data.draw(st.integers(0, len(text)))
@@ -221,35 +223,35 @@ def test_nothing_that_a_person_can_write_ends_in_another_exception(
     try:
         load_sources(text, presets=presets, read_secret=SECRETS.__getitem__, origin="f.toml")
     except SourceError as error:
-        assert re.match(r"f\.toml:\d+:|f\.toml: there is no source", str(error))  # noqa: PT017
+        assert re.match(r"f\.toml: .|f\.toml:\d+:\d+: .", str(error))  # noqa: PT017
 
 
-def test_what_ends_too_early_is_told_with_the_last_line(presets: str) -> None:
-    """Even where tomllib names none."""
-    complaint = error_after_change(presets, 'live = "production"', "live = ")
-    assert complaint.startswith("etc/ours.toml:23:")
+def test_truncated_toml_is_reported_with_its_last_line(presets: str) -> None:
+    """For such a text, tomllib gives no position."""
+    message = error_after_change(presets, 'live = "production"', "live = ")
+    assert message.startswith("etc/ours.toml:23:")
 
 
-def test_what_is_missing_is_missed_where_the_source_begins(presets: str) -> None:
-    """The line to look at is the header of the source."""
-    complaint = error_after_change(presets, 'secrets = ["env:SET"]', "")
-    assert complaint.startswith('etc/ours.toml:9: source "github": secrets: there are none; add')
+def test_missing_key_is_reported_with_its_source(presets: str) -> None:
+    """The message names the key and the value to add."""
+    message = error_after_change(presets, 'secrets = ["env:SET"]', "")
+    assert message.startswith('etc/ours.toml: source "github": secrets: there are none; add')
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (KeyError("X"), "file:/run/old is not set; set it, or take it out"),
+        (KeyError("X"), "file:/run/old is not set; set it, or remove it"),
         (FileNotFoundError(2, "No such file", "/run/old"), "cannot be read: No such file; set it"),
-        (UnicodeDecodeError("utf-8", b"", 0, 1, "bad"), "cannot be read: it is no UTF-8 text; set"),
+        (UnicodeDecodeError("utf-8", b"", 0, 1, "bad"), "it is not UTF-8 text; set it"),
         (ValueError("embedded null byte"), "cannot be read: embedded null byte; set it"),
         (RuntimeError("no home directory"), "cannot be read: no home directory; set it"),
     ],
 )
-def test_a_secret_that_cannot_be_had_is_told_with_the_reason(
+def test_unreadable_secret_is_reported_with_the_reason(
     presets: str, error: Exception, reason: str
 ) -> None:
-    """A file that is away is another mistake than a variable that is not set."""
+    """A missing file and an unset variable are different mistakes."""
 
     def read_secret(reference: str) -> str:
         if reference == "file:/run/old":
@@ -258,15 +260,15 @@ def test_a_secret_that_cannot_be_had_is_told_with_the_reason(
 
     with pytest.raises(SourceError, match=reason) as caught:
         load_sources(VALID_FILE, presets=presets, read_secret=read_secret)
-    assert str(caught.value).startswith('sources.toml:19: source "house": secrets[1]: file:/run/')
+    assert str(caught.value).startswith('sources.toml: source "house": secrets[1]: file:/run/')
 
 
-def test_several_sources_of_one_preset_differ_in_what_they_say_themselves(presets: str) -> None:
-    """Two repositories, two secrets, two projects: two sources."""
-    one = '[[source]]\nname = "{}"\npreset = "github"\nsecrets = ["{}"]\nproject = "{}"\n'
-    text = one.format("web", "a", "front") + one.format("api", "b", "back")
+def test_sources_of_one_preset_keep_their_own_secrets_and_projects(presets: str) -> None:
+    """Two repositories with two secrets and two projects are two sources."""
+    template = '[[source]]\nname = "{}"\npreset = "github"\nsecrets = ["{}"]\nproject = "{}"\n'
+    text = template.format("web", "a", "front") + template.format("api", "b", "back")
     sources = load_sources(text, presets=presets, read_secret=SECRETS.__getitem__)
-    assert [(each.name, each.secrets, each.project) for each in sources.values()] == [
+    assert [(source.name, source.secrets, source.project) for source in sources.values()] == [
         ("web", ("a",), "front"),
         ("api", ("b",), "back"),
     ]

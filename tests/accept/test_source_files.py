@@ -64,7 +64,7 @@ def test_a_mistake_keeps_the_old_sources_and_is_told_until_it_is_mended(
     live.reload()
     assert live["web"] is before
     (warning,) = live.list_warnings()
-    assert 'f.toml:6: source "web": name: line 2 has the same' in warning
+    assert 'f.toml: source "web": name: another source has the same name' in warning
     ((event, facts),) = backlog_stub.log_events
     assert (event, facts["sources"]) == ("sources_reload_failed", ["web"])
     assert str(facts["reason"]) in warning

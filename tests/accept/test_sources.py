@@ -164,9 +164,12 @@ def test_secrets_are_never_shown(presets: str) -> None:
         ("[source]\nname = 1", "source: Expected `array`"),
         ("[[source]", "this is not TOML"),
         ("[[sauce]]", "sauce: there is no such key; did you mean 'source'?"),
-        ("[[source]]", "source null: name: give 1 to 64 letters"),
-        (source_toml("", name="a/b"), 'source "a/b": name: give 1 to 64 letters'),
-        (source_toml('secrets = ["x"]') * 2, 'source "s": name: line 2 has the same; rename one'),
+        ("[[source]]", "source null: name: use 1 to 64 letters"),
+        (source_toml("", name="a/b"), 'source "a/b": name: use 1 to 64 letters'),
+        (
+            source_toml('secrets = ["x"]') * 2,
+            'source "s": name: another source has the same name; rename one',
+        ),
         (
             source_toml("", preset='preset = "gihub"'),
             "preset: there is no 'gihub'; did you mean 'github'?",
@@ -181,13 +184,13 @@ def test_secrets_are_never_shown(presets: str) -> None:
         (source_toml('secrets = ["env:GONE"]'), "secrets[0]: env:GONE is not set; set it"),
         (
             source_toml('verify = ""'),
-            'verify: say how its webhooks are verified, or write verify = "none"',
+            'verify: set how its webhooks are verified, or write verify = "none"',
         ),
-        (source_toml("", preset=""), "verify: say how its webhooks are verified"),
+        (source_toml("", preset=""), "verify: set how its webhooks are verified"),
         (source_toml('verify = "standard-webhook"'), "did you mean 'standard-webhooks'?"),
-        (source_toml('verify = ["none", { token = "X" }]'), '"none" lets everybody in'),
-        (source_toml('verify = { header = "X" }'), "verify: say hmac = <header>"),
-        (source_toml('verify = { hmac = "X", token = "Y" }'), "verify: say hmac = <header>"),
+        (source_toml('verify = ["none", { token = "X" }]'), '"none" accepts every request'),
+        (source_toml('verify = { header = "X" }'), "verify: set hmac = <header>"),
+        (source_toml('verify = { hmac = "X", token = "Y" }'), "verify: set hmac = <header>"),
         (source_toml('verify = { hmac = "X", algoritm = "sha1" }'), "did you mean 'algorithm'?"),
         (
             source_toml('verify = { hmac = "X", algorithm = "md5" }'),
@@ -199,7 +202,7 @@ def test_secrets_are_never_shown(presets: str) -> None:
         ),
         (
             source_toml('verify = { hmac = "X", signed = "{x}" }'),
-            "verify.signed: what is signed must",
+            "verify.signed: the signed text must",
         ),
         (
             source_toml('verify = { token = "X", field = "v1" }'),
@@ -212,7 +215,7 @@ def test_secrets_are_never_shown(presets: str) -> None:
         (source_toml('verify = { query = "" }'), "verify.query: Expected `str` of length"),
         (
             source_toml('verify = "none"\nwhen = { body.action = "x" }'),
-            "when.body: give a value or a list; is the",
+            "when.body: write a value or a list of values, and the",
         ),
         (
             source_toml('verify = "none"\nwhen = { "body-x" = "x" }'),
@@ -232,25 +235,25 @@ def test_secrets_are_never_shown(presets: str) -> None:
             source_toml('verify = "none"\noutcome = { succeeded = ["x"] }'),
             "outcome: Object missing",
         ),
-        (source_toml('verify = "none"', preset=""), "outcome: say path = <expression>"),
+        (source_toml('verify = "none"', preset=""), "outcome: write path = <expression>"),
         ("preset = 5\n" + source_toml(""), "preset: Expected `object`"),
-        (source_toml('verify = { hmac = "X Sig" }'), "verify.hmac: this is no name of a header"),
+        (source_toml('verify = { hmac = "X Sig" }'), "verify.hmac: this is not the name"),
         (source_toml('verify = { hmac = "X", past_s = -1 }'), "verify.past_s: Expected `int` >= 0"),
         (
             source_toml('verify = { hmac = "X", timestamp = "X-T" }'),
-            "verify.timestamp: the signed text lacks {X-T}: without it anyone could replay",
+            "verify.timestamp: the signed text lacks {X-T}: without it, anyone could send",
         ),
         (
             source_toml('verify = { hmac = "X", signed = "{@t}.{body}", timestamp = "@t" }'),
-            "verify.signed: {@...} is a field of the signature header: say which field",
+            "verify.signed: {@...} is a field of the signature header: set which field",
         ),
         (
             source_toml('verify = "none"\nwhen = { "body.action" = [] }'),
-            'when."body.action": give a value',
+            'when."body.action": write a value',
         ),
         (
             source_toml('verify = "none"\noutcome = { path = "body.x", failed = ["/^f/"] }'),
-            "outcome.failed: there are no regexes here; put it into the path",
+            "outcome.failed: a regex is not allowed here; put it into the path",
         ),
     ],
 )

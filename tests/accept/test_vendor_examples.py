@@ -1,8 +1,7 @@
-"""Are vendors' own examples judged as a person would? Read where they lie beside the checkout."""
+"""Vendors' own examples, mapped by the preset of their sender."""
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,17 +10,14 @@ from service.accept.mapping import Batch, Event, parse_webhook
 from service.accept.signatures import SignedRequest, is_genuine
 from service.accept.sources import Source, load_sources
 from tests.accept.sample_webhooks import make_sources, summarize
-
-# Vendors' own material is not ours to ship.
-SHARED = Path(__file__).parents[3] / "shared" / "samples"
-VECTORS = SHARED / "signature-vectors.json"
+from tests.vendor_samples import require_samples, require_signature_vectors
 
 IGNORED: tuple[str, ...] = ()
 HARNESS = {"x-deployment-environment": "test", "x-deployment-version": "1"}
 BITBUCKET = {"x-event-key": "repo:commit_status_updated"}
 
-# Where they lie -> the preset, the headers that belong to them, and what each file must be read
-# as: outcome, environment, application, version; or nothing, where it must be ignored.
+# (preset, pattern of files) -> the headers of the request, and for each file the expected outcome,
+# environment, application and version; a file without an entry must be ignored.
 EXAMPLES: dict[tuple[str, str], tuple[Mapping[str, str], dict[str, tuple[str, ...]]]] = {
     ("github", "github/deployment_status.*.json"): (
         {"x-github-event": "deployment_status"},
@@ -221,17 +217,17 @@ EXAMPLES: dict[tuple[str, str], tuple[Mapping[str, str], dict[str, tuple[str, ..
 
 @pytest.fixture(scope="module")
 def sources(presets: str) -> dict[str, Source]:
-    """Give a source of every preset."""
+    """Return a source of every preset."""
     return make_sources(presets)
 
 
 def map_example(source: Source, body: bytes, headers: Mapping[str, str]) -> Event | Batch:
-    """Read what a vendor's example says."""
+    """Map a vendor's example."""
     return parse_webhook(source, SignedRequest(headers, {}, body))
 
 
 def matches_expected(summary: dict[str, Any], expected: tuple[str, ...]) -> bool:
-    """Compare with the start of each thing that is expected; an empty one may be anything."""
+    """Return whether each value starts as expected; nothing expected means ignored."""
     if not expected:
         return summary == {"ignored": True}
     if expected[0] == "missing":
@@ -242,36 +238,36 @@ def matches_expected(summary: dict[str, Any], expected: tuple[str, ...]) -> bool
 
 
 @pytest.mark.parametrize(("preset", "pattern"), EXAMPLES)
-def test_a_vendors_example_is_read_as_a_person_would(
+def test_vendor_example_is_mapped_as_documented(
     sources: dict[str, Source], preset: str, pattern: str
 ) -> None:
-    """Blocked, approved, in progress, pings and removals end no deployment."""
+    """Blocked, approved and running deployments, pings and removals are ignored."""
     headers, expected = EXAMPLES[preset, pattern]
     wrong = {}
-    for path in sorted(SHARED.glob(f"webhooks/{pattern}")):
-        told = summarize(map_example(sources[preset], path.read_bytes(), headers))
-        if not matches_expected(told, expected.get(path.name.rpartition(".")[0], IGNORED)):
-            wrong[path.name] = told
+    for path in require_samples(f"webhooks/{pattern}"):
+        summary = summarize(map_example(sources[preset], path.read_bytes(), headers))
+        if not matches_expected(summary, expected.get(path.name.rpartition(".")[0], IGNORED)):
+            wrong[path.name] = summary
     assert wrong == {}
 
 
-def test_published_cloudevents_are_read_in_every_mode(sources: dict[str, Source]) -> None:
-    """Structured, binary and batched: the same deployment in all of them."""
-    for path in sorted(SHARED.glob("webhooks/cloudevents/*service-deployed*.json")):
-        sent = json.loads(path.read_text())
-        told = summarize(
-            map_example(sources["cdevents"], json.dumps(sent["body"]).encode(), sent["headers"])
-        )
-        assert matches_expected(told, ("succeeded", "test123", "mySubject123", "0b31b1c0")), told
-    for path in SHARED.glob("webhooks/cloudevents/batch.request.json"):
+def test_published_cloudevents_are_mapped_alike_in_every_mode(sources: dict[str, Source]) -> None:
+    """Structured, binary and batched events name the same deployment."""
+    expected = ("succeeded", "test123", "mySubject123", "0b31b1c0")
+    for path in require_samples("webhooks/cloudevents/*service-deployed*.json"):
         sent = json.loads(path.read_text())
         raw = json.dumps(sent["body"]).encode()
-        told = summarize(map_example(sources["cdevents"], raw, sent["headers"]))
-        assert [one["outcome"] for one in told["events"]] == ["succeeded", "succeeded"]
+        summary = summarize(map_example(sources["cdevents"], raw, sent["headers"]))
+        assert matches_expected(summary, expected), summary
+    for path in require_samples("webhooks/cloudevents/batch.request.json"):
+        sent = json.loads(path.read_text())
+        raw = json.dumps(sent["body"]).encode()
+        summary = summarize(map_example(sources["cdevents"], raw, sent["headers"]))
+        assert [event["outcome"] for event in summary["events"]] == ["succeeded", "succeeded"]
 
 
-# The senders whose published vectors go through a preset, and not only through a scheme.
-VECTORS_OF = {
+# Source of a published vector -> the preset that must verify it.
+VECTOR_PRESETS = {
     "github": "github",
     "circleci": "circleci",
     "flux": "flux",
@@ -282,19 +278,15 @@ VECTORS_OF = {
 }
 
 
-def published_vectors() -> list[Any]:
-    """Give the published known answers, where there are any beside the checkout."""
-    if not VECTORS.is_file():
-        return []
-    vectors = json.loads(VECTORS.read_text())["vectors"]
-    return [vector for vector in vectors if vector["source"] in VECTORS_OF]
-
-
-def test_presets_give_the_published_known_answers(presets: str) -> None:
-    """A vector is judged by the preset of its sender as its publisher says."""
+def test_preset_verifies_published_vectors_as_documented(presets: str) -> None:
+    """Each vector is verified by the preset of its sender."""
+    vectors = [
+        vector for vector in require_signature_vectors() if vector["source"] in VECTOR_PRESETS
+    ]
+    assert vectors
     wrong = []
-    for vector in published_vectors():
-        preset = VECTORS_OF[vector["source"]]
+    for vector in vectors:
+        preset = VECTOR_PRESETS[vector["source"]]
         text = f'[[source]]\nname = "s"\npreset = "{preset}"\n'
         text += f"secrets = {json.dumps(vector['secrets'])}\n"
         source = load_sources(text, presets=presets, read_secret=str)["s"]

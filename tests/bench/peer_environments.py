@@ -22,7 +22,7 @@ def ensure_environment(name: str) -> Path:
     lock_digest = run.digest_of(lock)
     if marker.exists() and marker.read_text() == lock_digest and python.exists():
         return python
-    run.say(f"setting up {venv.name} ...")
+    run.print_status(f"setting up {venv.name} ...")
     with run.only_one_at_a_time():
         uv = run.find_uv() or run.install_uv()
     env = run.uv_env()

@@ -10,21 +10,18 @@ import pytest
 
 from service.accept.mapping import DeploymentCompleted, parse_webhook
 from service.accept.signatures import SignedRequest, is_genuine
+from service.accept.source_files import read_presets, read_setup_page
 from service.accept.sources import Source, SourceError, load_sources
-from service.cli.preconditions import read_presets
 from service.cli.sources import (
     build_example_source,
     fill_setup_page,
-    is_verified_as_preset,
-    parse_preset_comment,
-    read_setup_pages,
     render_setup_page,
 )
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ROOT / "tests" / "samples" / "webhooks"
-PAGES = read_setup_pages()
 PRESETS = tomllib.loads(read_presets())["preset"]
+PAGES = {preset: page for preset in PRESETS if (page := read_setup_page(preset))}
 NOW = "2026-11-24T12:00:00Z"
 SECRET = "the secret"
 # The ten senders that are used most, two of them Argo's.
@@ -58,7 +55,8 @@ def read_sample(preset: str) -> tuple[dict[str, str], object]:
 def test_the_senders_that_are_used_most_have_a_page() -> None:
     """A page each, named after its preset."""
     assert PAGES.keys() >= MOST_USED
-    assert PAGES.keys() <= PRESETS.keys()
+    folder = ROOT / "service" / "accept" / "presets"
+    assert PAGES.keys() == {page.stem for page in folder.glob("*.md")}
 
 
 @every_page
@@ -157,12 +155,12 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 
 def test_the_pages_are_packed_where_an_installed_program_looks() -> None:
-    """The wheel, the source distribution and the image carry the one folder that there is."""
+    """The wheel, the source distribution and the image carry the package that holds the pages."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     targets = project["tool"]["hatch"]["build"]["targets"]
-    assert targets["wheel"]["force-include"] == {"deploy/senders": "service/cli/senders"}
-    assert "/deploy/senders" in targets["sdist"]["include"]
-    assert "!deploy/senders" in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert targets["wheel"]["packages"] == ["service"]
+    assert "/service" in targets["sdist"]["include"]
+    assert "!service" in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
 
 
 @every_page
@@ -193,17 +191,15 @@ def test_a_preset_without_a_page_tells_what_it_knows_itself(preset: str) -> None
         ("harness", "X-Deployment-Environment"),
         ("harness", "Do not add the\nContent-Encoding of Harness's own example"),
         ("github-workflow-run", "fields = { environment = \"'production'\" }"),
-        ("tekton", "to a sink whose URL ends in\n?token=<secret>"),
-        ("jenkins-generic-event", "The build's parameters say what was deployed (VERSION)"),
+        ("tekton", "to a sink with a URL that ends\nin ?token=<secret>"),
+        ("jenkins-generic-event", "The parameters of the build name the version (VERSION)"),
         ("google-cloud-deploy", 'attributes.ResourceType = "Rollout"'),
     ],
 )
 def test_what_a_sender_without_a_page_has_to_be_told_is_told(preset: str, told: str) -> None:
     """What the file of its preset says, without the signs of a comment."""
     source = build_example_source(preset, presets=read_presets())
-    page = render_setup_page(
-        source, preset_comment=parse_preset_comment(preset, presets=read_presets())
-    )
+    page = render_setup_page(source)
     assert told in page
     assert "\n# " not in page
 
@@ -211,8 +207,7 @@ def test_what_a_sender_without_a_page_has_to_be_told_is_told(preset: str, told: 
 def test_every_preset_says_where_its_vendor_documents_it() -> None:
     """Nobody has to guess what a preset was written from."""
     for preset in PRESETS.keys() - {"native"}:
-        assert "https://" in parse_preset_comment(preset, presets=read_presets()), preset
-    assert parse_preset_comment("ours", presets=read_presets()) == ""
+        assert "https://" in PRESETS[preset]["about"], preset
 
 
 def test_a_source_that_is_there_needs_no_lines_of_toml() -> None:
@@ -225,13 +220,13 @@ def test_a_source_that_is_there_needs_no_lines_of_toml() -> None:
     assert not fenced_blocks(page, "toml")
 
 
-def test_a_page_holds_for_who_is_verified_as_it_says() -> None:
-    """A source that wants another header must not be sent what opens no receiver."""
+def test_source_with_own_verify_does_not_fit_the_page_of_its_preset() -> None:
+    """The page would name a header that the source does not accept."""
     text = '[[source]]\nname = "ours"\npreset = "github"\nsecrets = ["x"]\n'
     presets = read_presets()
-    for more, holds in (("", True), ('verify = { token = "X-Ours" }\n', False)):
+    for more, has_own_verify in (("", False), ('verify = { token = "X-Ours" }\n', True)):
         source = load_sources(text + more, presets=presets, read_secret=str)["ours"]
-        assert is_verified_as_preset(source, presets=presets) is holds
+        assert source.has_own_verify is has_own_verify
 
 
 def test_what_only_says_how_bytes_are_signed_has_no_recipe() -> None:

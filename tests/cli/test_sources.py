@@ -61,7 +61,7 @@ async def test_a_source_that_takes_only_a_public_key_is_listed_without_it(
         file.write('verify = { ed25519 = "X-Signature" }\n')
     ended = await sources_runner.run("sources list", GITHUB_SECRET="")
     assert ended.code == 2
-    assert "is no public key (whpk_), and verify has only ed25519" in ended.error_text
+    assert "is not a public key (whpk_), and verify has only ed25519" in ended.error_text
     (tmp_path / "secret").unlink()
     ended = await sources_runner.run("sources list", GITHUB_SECRET="")
     assert (ended.code, "env:GITHUB_SECRET is empty\n" in ended.out) == (1, True)
@@ -168,12 +168,12 @@ async def test_a_mistake_is_told_in_a_sentence(
 async def test_a_file_with_a_mistake_ends_every_command_that_needs_it(
     sources_runner: CommandRunner, tmp_path: Path
 ) -> None:
-    """With file, line and fix, before anything is opened."""
+    """With file, key and fix, before anything is opened."""
     with (tmp_path / "sources.toml").open("a") as file:
         file.write('projekt = "x"\n')
     for ended in await run_concurrently(
         sources_runner.run("serve"), sources_runner.run("sources list")
     ):
         assert ended.code == 2
-        where = f'{tmp_path / "sources.toml"}:7: source "web": projekt: there is no such key'
+        where = f'{tmp_path / "sources.toml"}: source "web": projekt: there is no such key'
         assert f"{where}; did you mean 'project'?" in ended.error_text

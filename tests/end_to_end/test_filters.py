@@ -75,7 +75,7 @@ async def test_unwanted_deployment_is_not_missed(
     assert story.log_events("deployment_filtered") == []
 
 
-async def test_a_record_reads_alike_in_client_tail_and_console(
+async def test_record_is_equal_in_client_tail_and_console(
     story: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
     """The client, the command `tail` and the console show the same data."""

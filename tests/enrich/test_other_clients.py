@@ -1,4 +1,4 @@
-"""What if others live on the same quota? They are seen, spared while they call, and forgotten."""
+"""Tests of a quota shared with other clients: they are detected, spared and forgotten."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,12 +11,12 @@ Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
 async def read_other_clients_rate(harness: BudgetHarness) -> float:
-    """Read how many calls a second others are believed to make."""
+    """Return the estimated calls per second of other clients."""
     return float(await harness.redis.hget(harness.keys.budget, "other_clients_per_s") or "nan")
 
 
 async def set_other_clients_rate(harness: BudgetHarness, calls_per_s: float | None) -> None:
-    """Believe that others make so many calls a second; None: nothing is known of them."""
+    """Set the estimated calls per second of other clients; None removes the estimate."""
     if calls_per_s is None:
         await harness.redis.hdel(harness.keys.budget, "other_clients_per_s")
     else:
@@ -26,25 +26,25 @@ async def set_other_clients_rate(harness: BudgetHarness, calls_per_s: float | No
 async def test_claim_with_unknown_other_clients_uses_half_of_remaining(
     budget_harness: BudgetHarness,
 ) -> None:
-    """At first nothing is known of others; a window without them, and all is sent at once."""
+    """After one window without other clients, all remaining calls are used."""
     await set_other_clients_rate(budget_harness, None)
     await budget_harness.add_tickets(60)
-    ends = await budget_harness.now() + 9000
-    await budget_harness.report_window(21, limit=100, reset_ms=ends)
+    window_end = await budget_harness.now() + 9000
+    await budget_harness.report_window(21, limit=100, reset_ms=window_end)
     assert len(await budget_harness.claim_jobs()) == 11
     assert await budget_harness.claim_jobs() == []
-    await budget_harness.report_window(99, limit=100, reset_ms=ends + 10_000)
+    await budget_harness.report_window(99, limit=100, reset_ms=window_end + 10_000)
     assert len(await budget_harness.claim_jobs()) == 60 - 11
 
 
 async def test_remaining_that_falls_faster_than_our_calls_reveals_other_clients(
     budget_harness: BudgetHarness,
 ) -> None:
-    """Remaining fell further than by our own calls: somebody else is about."""
+    """Remaining fell further than by our own calls."""
     await budget_harness.add_tickets(99)
-    ends = await budget_harness.now() + 9000
-    await budget_harness.report_window(99, limit=100, reset_ms=ends)
-    await budget_harness.report_window(50, limit=100, reset_ms=ends)
+    window_end = await budget_harness.now() + 9000
+    await budget_harness.report_window(99, limit=100, reset_ms=window_end)
+    await budget_harness.report_window(50, limit=100, reset_ms=window_end)
     assert await read_other_clients_rate(budget_harness) > 1
     assert len(await budget_harness.claim_jobs()) <= 25
 
@@ -52,24 +52,26 @@ async def test_remaining_that_falls_faster_than_our_calls_reveals_other_clients(
 async def test_window_found_half_used_reveals_no_rate_of_other_clients(
     budget_harness: BudgetHarness,
 ) -> None:
-    """A window found half used says nothing of how fast that went."""
+    """Calls before our first response say nothing about a rate."""
     await budget_harness.add_tickets(99)
-    ends = await budget_harness.now() + 9000
-    await budget_harness.report_window(50, limit=100, reset_ms=ends)
-    await budget_harness.report_window(49, limit=100, reset_ms=ends)
+    window_end = await budget_harness.now() + 9000
+    await budget_harness.report_window(50, limit=100, reset_ms=window_end)
+    await budget_harness.report_window(49, limit=100, reset_ms=window_end)
     assert len(await budget_harness.claim_jobs()) == 49
 
 
 async def test_our_own_calls_are_not_counted_as_other_clients(
     budget_harness: BudgetHarness,
 ) -> None:
-    """Neither the calls that were answered nor those on their way, which may be counted already."""
+    """Answered calls and calls in flight, which may be counted already, are our own."""
     await budget_harness.add_tickets(30)
-    ends = await budget_harness.now() + 9000
-    await budget_harness.report_window(20, limit=100, reset_ms=ends)
+    window_end = await budget_harness.now() + 9000
+    await budget_harness.report_window(20, limit=100, reset_ms=window_end)
     first, second, *_ = await budget_harness.claim_jobs(6)
-    for job, left in ((first, 14), (second, 16)):
-        window = RateLimitWindow(family="global", limit=100, remaining=left, reset_ms=ends)
+    for job, remaining in ((first, 14), (second, 16)):
+        window = RateLimitWindow(
+            family="global", limit=100, remaining=remaining, reset_ms=window_end
+        )
         await budget_harness.record(job, rate_limits=RateLimitHeaders(windows=(window,)))
     assert await read_other_clients_rate(budget_harness) < 1
     assert len(await budget_harness.claim_jobs()) == 14 - 4
@@ -78,7 +80,7 @@ async def test_our_own_calls_are_not_counted_as_other_clients(
 async def test_claim_with_other_clients_leaves_what_they_use_during_a_call(
     budget_harness: BudgetHarness,
 ) -> None:
-    """Thirty calls a second are nine in 0.3 s."""
+    """Thirty calls per second are nine in 0.3 s."""
     await budget_harness.add_tickets(30)
     await budget_harness.report_window(12, limit=100, reset_ms=await budget_harness.now() + 9000)
     await set_other_clients_rate(budget_harness, 31)
@@ -89,7 +91,7 @@ async def test_claim_with_other_clients_leaves_what_they_use_during_a_call(
 async def test_claim_with_a_share_and_other_clients_leaves_the_larger_part_once(
     budget_harness: BudgetHarness,
 ) -> None:
-    """What the operator leaves for others is what they may take meanwhile."""
+    """The share that the operator leaves covers the calls of other clients."""
     shared = BudgetHarness(
         budget_harness.redis,
         budget_harness.backlog._group_commit,
@@ -103,12 +105,12 @@ async def test_claim_with_a_share_and_other_clients_leaves_the_larger_part_once(
 
 
 async def test_other_clients_that_stop_are_forgotten(budget_harness: BudgetHarness) -> None:
-    """With every window that begins, half as many are expected."""
+    """Each new window halves the estimate."""
     await budget_harness.add_tickets(99)
     await set_other_clients_rate(budget_harness, 31)
-    ends = await budget_harness.now() + 9000
+    window_end = await budget_harness.now() + 9000
     for turn in range(5):
-        await budget_harness.report_window(99, limit=100, reset_ms=ends + 10_000 * turn)
+        await budget_harness.report_window(99, limit=100, reset_ms=window_end + 10_000 * turn)
     assert await read_other_clients_rate(budget_harness) < 1
     assert len(await budget_harness.claim_jobs()) == 99
 
@@ -116,7 +118,7 @@ async def test_other_clients_that_stop_are_forgotten(budget_harness: BudgetHarne
 async def test_claim_with_many_other_clients_still_gets_one_call(
     budget_harness: BudgetHarness, eventually: Eventually
 ) -> None:
-    """Every window opens with a call of ours, even if the rest of it is left to others."""
+    """Each window gives us one call, even if the rest is left to other clients."""
     await budget_harness.add_tickets(9)
     await budget_harness.report_window(0, limit=1, reset_ms=await budget_harness.now() + 300)
     await set_other_clients_rate(budget_harness, 1000)

@@ -1,4 +1,4 @@
-"""Where is the next page, and is it safe to go there?"""
+"""Tests of next links: parameters are added, and unsafe links are not followed."""
 
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,13 +21,13 @@ DEFAULTS = link_defaults(project="default", environment="production")
 
 
 def query_parameters(page: ApiRequest | UnsafeLink) -> dict[str, list[str]]:
-    """Give the parameters of a page."""
+    """Return the query parameters of a page."""
     assert isinstance(page, ApiRequest)
     return parse_qs(urlsplit(page.path).query)
 
 
 def test_resolve_next_link_adds_missing_parameters() -> None:
-    """It carries only `after`; the API requires the project, and defaults to seven days."""
+    """The documented link carries only `after`. The API needs the project, and lists seven days."""
     page = resolve_next_link(f"{API_ROOT}pull-requests?after=abc", origin=ORIGIN, defaults=DEFAULTS)
     assert isinstance(page, ApiRequest)
     assert page.route == "pull-requests"
@@ -42,14 +42,18 @@ def test_resolve_next_link_adds_missing_parameters() -> None:
 
 
 def test_resolve_next_link_keeps_the_parameters_of_the_link() -> None:
-    """Its own limit and project stand, and a parameter given twice stays twice."""
+    """A limit and a project in the link stay, and a repeated parameter stays repeated."""
     href = f"{API_ROOT}deployments?after=a&limit=5&projectKey=other&x=1&x=2"
-    told = query_parameters(resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS))
-    assert (told["limit"], told["projectKey"], told["x"]) == (["5"], ["other"], ["1", "2"])
+    parameters = query_parameters(resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS))
+    assert (parameters["limit"], parameters["projectKey"], parameters["x"]) == (
+        ["5"],
+        ["other"],
+        ["1", "2"],
+    )
 
 
 def test_resolve_next_link_to_the_own_host_is_followed() -> None:
-    """With or without the host, it is the same page."""
+    """Links with and without the host name the same page."""
     for href in (f"{ORIGIN}{API_ROOT}deployments?after=a", "deployments?after=a"):
         page = resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS)
         assert isinstance(page, ApiRequest)
@@ -81,13 +85,13 @@ def test_resolve_next_link_to_the_own_host_is_followed() -> None:
     ],
 )
 def test_resolve_next_link_of_a_hostile_link_returns_unsafe(href: str) -> None:
-    """The link comes with our token: nothing but the two lists of our own host is followed."""
+    """Each call carries the token, so only the two lists on LaunchDarkly's host are followed."""
     assert isinstance(resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS), UnsafeLink)
 
 
 @given(st.text())
 def test_resolve_next_link_of_any_text_stays_on_the_host_or_is_unsafe(text: str) -> None:
-    """Never an exception, never another place."""
+    """No text raises an exception or leads to another path."""
     for href in (text, f"{API_ROOT}{text}", f"{API_ROOT}deployments?{text}", f"https://{text}"):
         page = resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS)
         if isinstance(page, ApiRequest):
@@ -100,7 +104,7 @@ def test_resolve_next_link_of_any_text_stays_on_the_host_or_is_unsafe(text: str)
 
 
 @pytest.mark.parametrize(
-    ("body", "whole"),
+    ("body", "has_every_page"),
     [
         (b'{"id":"a"}', True),
         (b'{"id":"a","pullRequests":null}', True),
@@ -127,15 +131,15 @@ def test_resolve_next_link_of_any_text_stays_on_the_host_or_is_unsafe(text: str)
         ),
     ],
 )
-def test_is_complete_needs_no_link_or_a_reached_total(body: bytes, *, whole: bool) -> None:
-    """A link and a total not yet reached, at both levels."""
+def test_is_complete_needs_no_link_or_a_reached_total(body: bytes, *, has_every_page: bool) -> None:
+    """A further page needs a link and a total not yet reached, at both levels."""
     deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
-    assert is_complete(deployment) is whole
+    assert is_complete(deployment) is has_every_page
 
 
 def test_resolve_next_link_to_another_route_returns_unsafe() -> None:
-    """A list of deployments does not go on with pull requests."""
+    """A list of deployments does not continue with pull requests."""
     page = resolve_next_link(
         f"{API_ROOT}pull-requests?after=a", origin=ORIGIN, defaults={"list": {}}
     )
@@ -143,7 +147,7 @@ def test_resolve_next_link_to_another_route_returns_unsafe() -> None:
 
 
 def test_resolve_next_link_keeps_an_empty_parameter() -> None:
-    """It is neither dropped nor filled."""
+    """An empty parameter is neither dropped nor replaced."""
     page = resolve_next_link(
         f"{API_ROOT}deployments?after=a&expand=", origin=ORIGIN, defaults=DEFAULTS
     )

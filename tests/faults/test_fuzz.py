@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.accept.signatures import sign_standard_webhook
+from service.accept.source_files import read_presets
 from service.accept.sources import Source, SourceError, load_sources
-from service.cli.preconditions import read_presets
 from service.metrics.http import serve_app
 from service.settings import Secret, Settings
 from service.simulate.options import Options

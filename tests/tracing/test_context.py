@@ -14,9 +14,9 @@ from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 
 from service.accept.mapping import DeploymentCompleted, parse_webhook
 from service.accept.signatures import SignedRequest
+from service.accept.source_files import read_presets
 from service.accept.sources import Source, native_source
 from service.backlog.ticket import Lease
-from service.cli.preconditions import read_presets
 from service.publish.entry import Entry
 from service.publish.stream import PublishResult
 from service.store.keys import Keys

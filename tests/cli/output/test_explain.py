@@ -8,8 +8,8 @@ import pytest
 
 from service.accept.mapping import DeploymentCompleted
 from service.accept.signatures import SignedRequest
+from service.accept.source_files import read_presets
 from service.accept.sources import Source, load_sources
-from service.cli.preconditions import read_presets
 from service.cli.sources import Explanation, explain_webhook
 
 GITHUB = """

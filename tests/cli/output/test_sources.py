@@ -2,8 +2,8 @@
 
 import pytest
 
+from service.accept.source_files import read_presets
 from service.accept.sources import Source, load_sources
-from service.cli.preconditions import read_presets
 from service.cli.sources import describe_scheme, render_sources, webhook_url
 
 TEXT = """
