@@ -1,4 +1,4 @@
-"""Does `backfill` queue what is unknown, once, and go on where it was stopped?"""
+"""Tests of `backfill`: missed deployments are queued once, and a stopped run continues."""
 
 import random
 import signal
@@ -30,7 +30,7 @@ COMMAND = f"backfill --project default --environment production --from {SINCE}"
 async def simulator(
     command_runner: CommandRunner, server: EmbeddedServer
 ) -> AsyncIterator[Simulator]:
-    """Play a LaunchDarkly that knows a deployment of each of the last eight days."""
+    """Run a simulated LaunchDarkly that knows a deployment of each of the last eight days."""
     running = Simulator(Options(), clock=time.time, rng=random.Random(1))
     for days in range(1, 9):
         started_at = round((time.time() - days * DAY_S) * 1000)

@@ -1,4 +1,4 @@
-"""Does `doctor` tell what is wrong, also when nobody answers, and show no secret?"""
+"""Tests of `doctor`: it finds what is wrong, also when nothing answers, and shows no secret."""
 
 import json
 import socket

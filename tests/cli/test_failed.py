@@ -1,4 +1,4 @@
-"""May a person look at what has failed, take it up again, or drop it? By commands alone."""
+"""Tests of the `failed` commands: list, show, retry and drop."""
 
 import asyncio
 import hmac
@@ -36,7 +36,7 @@ JOB = "find:default/production/shop/1.2.3"
 
 
 class FailedTicketsHarness:
-    """Where failures are made: a backlog of the namespace that the commands look at."""
+    """Makes failed tickets in the namespace of the commands."""
 
     def __init__(self, url: str) -> None:
         self.client = open_client(url)
@@ -61,7 +61,7 @@ class FailedTicketsHarness:
         )
 
     async def add_failed(self, name: str, *, days_ago: float = 0, raw: bytes = b"") -> str:
-        """Let one deployment fail; gives its job."""
+        """Fail the ticket of one deployment; return its job."""
         event = DeploymentCompleted(
             source="native",
             delivery=f"delivery-{name}",
@@ -85,18 +85,18 @@ class FailedTicketsHarness:
         return await self.make_older(lease.job, days_ago)
 
     async def add_parked(self, delivery: str, body: bytes) -> str:
-        """Let one event be set aside; gives its job."""
+        """Park one event; return its job."""
         event = Unmappable("missing: version", ("version",), delivery, body)
         assert await self.backlog.park("native", event)
         return f"unmappable:native/{delivery}"
 
     async def make_older(self, job: str, days: float) -> str:
-        """Let a failure be so old."""
+        """Make a failure older; return its job."""
         await self.client.zincrby(KEYS.failed, -days * DAY_MS, job)
         return job
 
     async def count_tickets(self) -> tuple[int, int]:
-        """Count what waits and what has failed."""
+        """Return the number of tickets in the backlog and of failed tickets."""
         return await self.client.zcard(KEYS.backlog), await self.client.zcard(KEYS.failed)
 
 
@@ -104,7 +104,7 @@ class FailedTicketsHarness:
 async def failed_harness(
     command_runner: CommandRunner, server: EmbeddedServer
 ) -> AsyncIterator[FailedTicketsHarness]:
-    """Give a shell whose commands look at a server on which things can fail."""
+    """Build a harness on the server that the commands use."""
     command_runner.env["ENRICHER_REDIS_URL"] = server.url
     harness = FailedTicketsHarness(server.url)
     yield harness
@@ -224,7 +224,7 @@ class UnmappableSource:
         self.file.write_text(self.SOURCE + extra_toml)
 
     async def post(self) -> dict[str, Any]:
-        """Sign and post the event; gives the answer."""
+        """Sign and post the event; return the response body."""
         digest = hmac.digest(PASSWORD.encode(), self.body, "sha256").hex()
         headers = {
             "X-GitHub-Event": "deployment_status",
@@ -243,7 +243,7 @@ class UnmappableSource:
 async def unmappable_source(
     command_runner: CommandRunner, server: EmbeddedServer, tmp_path: Path
 ) -> UnmappableSource:
-    """Give a sender whose event was set aside by a running receiver."""
+    """Run a receiver that has parked an event of a source."""
     source = UnmappableSource(tmp_path / "sources.toml")
     source.write_sources()
     command_runner.env |= {"ENRICHER_SOURCES": str(source.file), "GITHUB": PASSWORD}

@@ -1,4 +1,4 @@
-"""Do the pages for senders tell the truth? What they say to paste is pasted, and read."""
+"""Tests of the setup pages: what they say to paste is pasted, and loads."""
 
 import json
 import re
@@ -34,7 +34,7 @@ every_page = pytest.mark.parametrize("preset", sorted(PAGES))
 
 
 def fenced_blocks(page: str, language: str) -> list[str]:
-    """Give the fenced blocks of a language."""
+    """Return the fenced blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
@@ -47,7 +47,7 @@ def source_from_page(page: str, name: str) -> Source:
 
 
 def read_sample(preset: str) -> tuple[dict[str, str], object]:
-    """Give headers and body of a deployment that succeeded, as this sender tells it."""
+    """Return headers and body of a successful deployment, as this sender sends it."""
     sample = json.loads((SAMPLES / preset / "succeeded.json").read_text(encoding="utf-8"))
     return {name.lower(): value for name, value in sample["headers"].items()}, sample["body"]
 

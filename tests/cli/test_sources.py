@@ -1,4 +1,4 @@
-"""May a person look at the sources? Without Redis, without LaunchDarkly, without secrets shown."""
+"""Tests of the `sources` commands: they need no Redis and no LaunchDarkly, and show no secret."""
 
 import hmac
 import json
@@ -25,7 +25,7 @@ SECRET = "s3cr3t-that-nobody-may-see"
 
 @pytest.fixture
 def sources_runner(command_runner: CommandRunner, tmp_path: Path) -> CommandRunner:
-    """Give a shell with a file of sources, and neither Redis nor a token."""
+    """Build a runner with a file of sources, and neither Redis nor a token."""
     (tmp_path / "secret").write_text(SECRET)
     (tmp_path / "sources.toml").write_text(SOURCES.format(secret=tmp_path / "secret"))
     (tmp_path / "body.json").write_text(json.dumps(BODY))

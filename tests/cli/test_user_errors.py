@@ -1,4 +1,4 @@
-"""Does a person's mistake get a sentence with the fix, the right exit code, and no traceback?"""
+"""Tests of user errors: a sentence with the fix, the right exit code, and no traceback."""
 
 import re
 import socket

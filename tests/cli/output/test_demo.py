@@ -1,4 +1,4 @@
-"""Does the demo show what happens, and only that? Scripted ends, a real clock, a real screen."""
+"""Tests of the demo's display: scripted other sides, a real clock, a real screen."""
 
 import asyncio
 import io
@@ -104,7 +104,7 @@ class DemoHarness:
 
 @pytest.fixture
 def demo_harness(make_entry: Make) -> DemoHarness:
-    """Lay a table with a terminal."""
+    """Build a demo that writes to a terminal."""
     return DemoHarness(make_entry(), terminal=True)
 
 

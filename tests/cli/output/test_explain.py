@@ -1,4 +1,4 @@
-"""What would become of a webhook? The trial says what the receiver says, and why."""
+"""Tests of the explanation of a webhook: the receiver's answer, and where values came from."""
 
 import hmac
 import json

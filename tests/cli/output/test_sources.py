@@ -1,4 +1,4 @@
-"""What does the list of sources tell? All that is needed to set a sender up, and no secret."""
+"""Tests of the list of sources: what a sender needs, and no secret."""
 
 import pytest
 

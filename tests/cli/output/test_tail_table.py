@@ -1,4 +1,4 @@
-"""Does a record fit one line, in columns, whatever it holds?"""
+"""Tests of the table of records: one line each, in columns, whatever a record holds."""
 
 import io
 from collections.abc import Callable
