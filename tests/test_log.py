@@ -1,4 +1,4 @@
-"""Is a log line one line, whatever it tells of?"""
+"""Tests of the log: one line per event, whatever its fields hold."""
 
 import asyncio
 import io
@@ -29,15 +29,15 @@ HOSTILE = [
 
 
 class TerminalStream(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that reports a terminal."""
 
     def isatty(self) -> bool:
-        """Say so."""
+        """Return True."""
         return True
 
 
 def log_json_line(**fields: object) -> dict[str, Any]:
-    """Write one fact for programs and read it back; it must be one line of ASCII."""
+    """Log an event as JSON and return it; it must be one line of ASCII."""
     out = io.StringIO()
     build_log(stream=out).info("thing_happened", **fields)
     line = out.getvalue()
@@ -50,15 +50,15 @@ def log_json_line(**fields: object) -> dict[str, Any]:
 
 
 def fail_and_log(log: Log, error: Exception, **fields: object) -> None:
-    """Write a failure as a worker does."""
+    """Log an exception as a worker does."""
     try:
         raise error
     except type(error):
         log.exception("attempt_error", **fields)
 
 
-def test_a_fact_is_a_json_line() -> None:
-    """Its name, its level, its moment and its facts."""
+def test_log_event_is_one_json_line() -> None:
+    """It holds the event, the level, the time and the fields."""
     read = log_json_line(job="id:1", took_ms=7)
     assert read.pop("timestamp").endswith("Z")
     assert read == {"event": "thing_happened", "level": "info", "job": "id:1", "took_ms": 7}
@@ -67,34 +67,34 @@ def test_a_fact_is_a_json_line() -> None:
 @pytest.mark.parametrize(
     "value", [value for _, value in HOSTILE], ids=[name for name, _ in HOSTILE]
 )
-def test_no_fact_breaks_the_line(value: object) -> None:
-    """Whatever the facts hold, the line is one, and JSON."""
-    assert "fact" in log_json_line(fact=value)
+def test_log_event_with_a_hostile_value_stays_one_line(value: object) -> None:
+    """The line is one line of JSON."""
+    assert "field" in log_json_line(field=value)
 
 
-def test_a_fact_that_holds_itself_is_still_a_line() -> None:
-    """What no JSON can hold is told in words."""
+def test_log_event_with_a_cyclic_value_is_one_line() -> None:
+    """The fallback is the repr of the fields."""
     loop: list[object] = []
     loop.append(loop)
     out = io.StringIO()
-    build_log(stream=out).info("thing_happened", fact=loop)
+    build_log(stream=out).info("thing_happened", field=loop)
     assert json.loads(out.getvalue())["event"] == "log_event_unserializable"
 
 
 @given(st.recursive(st.text() | st.binary() | st.floats() | st.none(), st.lists))
-def test_any_fact_is_a_line(value: object) -> None:
-    """As above, with anything."""
-    assert "fact" in log_json_line(fact=value)
+def test_log_event_with_any_value_is_one_line(value: object) -> None:
+    """Hypothesis chooses the value."""
+    assert "field" in log_json_line(field=value)
 
 
 @given(st.text())
-def test_text_comes_back_as_it_was(text: str) -> None:
-    """Escaping loses nothing."""
+def test_log_event_text_round_trips(text: str) -> None:
+    """Escaping to ASCII loses nothing."""
     assert log_json_line(fact=text)["fact"] == text
 
 
-def test_a_traceback_is_inside_a_field() -> None:
-    """An exception does not spread over many lines."""
+def test_exception_traceback_is_inside_a_field() -> None:
+    """An exception does not span several lines."""
     out = io.StringIO()
     fail_and_log(build_log(stream=out), ValueError("first\nsecond"), job="id:1")
     read = json.loads(out.getvalue())
@@ -103,16 +103,16 @@ def test_a_traceback_is_inside_a_field() -> None:
     assert read["exception"].endswith("first\nsecond")
 
 
-def test_below_the_level_nothing_is_written() -> None:
-    """A demo shows errors only."""
+def test_log_below_the_level_writes_nothing() -> None:
+    """The demo logs errors only."""
     out = io.StringIO()
     build_log(stream=out, level="error").info("thing_happened")
     assert out.getvalue() == ""
 
 
 @pytest.mark.parametrize("pretty", [True, False])
-def test_a_secret_is_not_written(pretty: bool) -> None:
-    """Not even when somebody logs one."""
+def test_secret_in_a_field_is_not_written(pretty: bool) -> None:
+    """Neither as JSON nor on a terminal."""
     out = io.StringIO()
     build_log(stream=out, pretty=pretty).info(
         "thing_happened", token=Secret("s3cr3t"), o=[Secret("s3cr3t")]
@@ -121,16 +121,16 @@ def test_a_secret_is_not_written(pretty: bool) -> None:
     assert "Secret(set)" in out.getvalue()
 
 
-def test_a_terminal_gets_readable_lines() -> None:
-    """The stream decides, unless it is decided for it."""
+def test_terminal_gets_readable_lines() -> None:
+    """A terminal gets readable lines by default."""
     out = TerminalStream()
     build_log(stream=out).info("thing_happened", job="id:1")
     assert not out.getvalue().startswith("{")
     assert "thing_happened" in out.getvalue()
 
 
-def test_no_fact_moves_the_cursor_of_a_terminal() -> None:
-    """Facts from outside are escaped on a terminal, in tracebacks too."""
+def test_terminal_line_has_no_control_characters() -> None:
+    """Text from outside is escaped, in tracebacks too."""
     out = io.StringIO()
     log = build_log(stream=out, pretty=True)
     fail_and_log(log, ValueError(ESCAPES), title=ESCAPES, titles=[ESCAPES])
@@ -139,15 +139,15 @@ def test_no_fact_moves_the_cursor_of_a_terminal() -> None:
 
 
 @given(st.text())
-def test_printable_text_is_printable_and_reversible_enough(text: str) -> None:
-    """No sign is left that a terminal would obey; what was harmless is as it was."""
+def test_escape_unprintable_keeps_printable_text(text: str) -> None:
+    """Control characters are escaped; printable text is unchanged."""
     shown = escape_unprintable(text)
     assert shown.isprintable()
     assert shown == text or not text.isprintable()
 
 
-async def test_lines_of_one_moment_are_written_together_and_at_once() -> None:
-    """A system call each would cost a receiver more than all its thinking; none is held back."""
+async def test_lines_of_one_loop_turn_are_written_in_one_call() -> None:
+    """One system call per line would cost the receiver more CPU than the rest of a webhook."""
     writes: list[str] = []
 
     class Out(io.StringIO):

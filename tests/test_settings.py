@@ -1,4 +1,4 @@
-"""Is a setting read as it is meant, refused with its fix, and a secret never shown?"""
+"""Tests of the settings: parsing, errors with their fix, and secrets."""
 
 import contextlib
 from pathlib import Path
@@ -23,7 +23,7 @@ SECRETS = (TOKEN_VARIABLE, "ENRICHER_WEBHOOK_SECRET", "ENRICHER_REDIS_URL")
 
 
 def settings_error(environ: dict[str, str]) -> str:
-    """Give the sentence with which an environment is refused."""
+    """Return the message with which an environment is refused."""
     with pytest.raises(SettingsError) as caught:
         read_settings(environ)
     assert caught.value.__cause__ is None
@@ -31,14 +31,14 @@ def settings_error(environ: dict[str, str]) -> str:
     return str(caught.value)
 
 
-def test_nothing_set_gives_the_defaults() -> None:
-    """An empty environment is a good one, and so are variables that are set to nothing."""
+def test_settings_of_an_empty_environment_are_the_defaults() -> None:
+    """An empty variable counts as unset."""
     assert read_settings({}) == Settings()
     assert read_settings({"ENRICHER_PORT": "", "ENRICHER_NO_SUCH": ""}) == Settings()
 
 
-def test_every_field_is_described() -> None:
-    """Every setting has a variable, a default as one would write it, and a meaning."""
+def test_every_setting_has_a_description() -> None:
+    """Every setting has a variable, a default as text, and a meaning."""
     rows = list_settings()
     assert [name for name, _, _ in rows] == [
         variable_name(field) for field in Settings.__struct_fields__
@@ -47,13 +47,13 @@ def test_every_field_is_described() -> None:
 
 
 @pytest.mark.parametrize(("variable", "default", "_"), list_settings())
-def test_a_described_default_can_be_set(variable: str, default: str, _: str) -> None:
-    """What the table shows as default is what the variable takes, and changes nothing."""
+def test_described_default_is_accepted_as_a_value(variable: str, default: str, _: str) -> None:
+    """The default in the table is a valid value and changes nothing."""
     assert read_settings({variable: default}) == Settings()
 
 
-def test_every_kind_of_value_is_read() -> None:
-    """Text, numbers, choices and secrets arrive as they were written."""
+def test_every_type_of_value_is_parsed() -> None:
+    """Text, numbers, choices and secrets are parsed."""
     settings = read_settings(
         {
             TOKEN_VARIABLE: "api-1",
@@ -82,21 +82,21 @@ def test_every_kind_of_value_is_read() -> None:
         ("LAUNCHDARKLY_ACCESS_TOKEN_FIL", "LAUNCHDARKLY_ACCESS_TOKEN_FILE"),
     ],
 )
-def test_an_unknown_name_is_refused_with_what_was_meant(name: str, meant: str) -> None:
-    """A typing mistake must not leave a default in force; its value is not repeated."""
+def test_unknown_setting_is_refused_with_the_similar_name(name: str, meant: str) -> None:
+    """A misspelled variable must not leave the default in force; its value is not shown."""
     assert settings_error({name: SECRET}) == f"there is no setting {name}; did you mean {meant}?"
 
 
 @pytest.mark.parametrize("name", ["ENRICHER_XYZZY", "ENRICHER_FOO", "ENRICHER_"])
-def test_a_name_like_no_other_is_refused_with_where_to_look(name: str) -> None:
-    """The shared prefix is no likeness: `settings` is named instead of another setting."""
+def test_unknown_setting_without_a_similar_name_names_the_command(name: str) -> None:
+    """The shared prefix is ignored: `settings` is named instead of another setting."""
     assert settings_error({name: "1"}) == (
         f"there is no setting {name}; `deployment-enricher settings` lists them"
     )
 
 
-def test_neighbours_that_are_not_ours_are_left_alone() -> None:
-    """LaunchDarkly's other variables belong to other programs."""
+def test_variables_of_other_programs_are_ignored() -> None:
+    """Other LAUNCHDARKLY_ variables belong to other programs."""
     assert read_settings({"LAUNCHDARKLY_SDK_KEY": "sdk-1", "ENRICH": "1"}) == Settings()
 
 
@@ -127,21 +127,21 @@ def test_neighbours_that_are_not_ours_are_left_alone() -> None:
         ("ENRICHER_LAUNCHDARKLY_URL", "https://", "https://host"),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_with_what_would(
+def test_invalid_value_is_refused_with_the_expected_form(
     variable: str, value: str, wanted: str
 ) -> None:
-    """The sentence names the variable, what it holds, and what it takes."""
+    """The message names the variable, its value and the expected form."""
     assert settings_error({variable: value}) == f"{variable} is {value!r}: give {wanted}"
 
 
 @pytest.mark.parametrize(
     "url", ["localhost:6379", f"http://:{SECRET}@host", f"redis://:{SECRET}@host:port", "unix://"]
 )
-def test_an_address_of_no_redis_is_refused_unseen(url: str) -> None:
-    """A Redis URL may hold a password: the sentence shows what one looks like instead."""
-    told = settings_error({"ENRICHER_REDIS_URL": url})
-    assert told.startswith("ENRICHER_REDIS_URL is not a Redis URL: use redis://")
-    assert SECRET not in told
+def test_invalid_redis_url_is_refused_without_showing_it(url: str) -> None:
+    """A Redis URL may hold a password: the message shows an example instead."""
+    message = settings_error({"ENRICHER_REDIS_URL": url})
+    assert message.startswith("ENRICHER_REDIS_URL is not a Redis URL: use redis://")
+    assert SECRET not in message
 
 
 @pytest.mark.parametrize(
@@ -151,22 +151,22 @@ def test_an_address_of_no_redis_is_refused_unseen(url: str) -> None:
         *("redis+sentinel://u:p@h:1,i/name/0", "rediss+cluster://h:1,i"),
     ],
 )
-def test_an_address_of_a_redis_is_taken(url: str) -> None:
-    """Host, socket, user and number are left to the client."""
+def test_valid_redis_url_is_accepted(url: str) -> None:
+    """Host, socket, user and database number are left to the client."""
     assert read_settings({"ENRICHER_REDIS_URL": url}).redis_url.reveal() == url
 
 
 @pytest.mark.parametrize("token", ["api 1", "api-1\n", "api-é", "api-\x00"])
-def test_a_token_that_no_header_can_carry_is_refused_unseen(token: str) -> None:
-    """It would fail at every call; here it fails once, and is not shown."""
-    told = settings_error({TOKEN_VARIABLE: token})
-    assert TOKEN_VARIABLE in told
-    assert token not in told
+def test_token_unfit_for_a_header_is_refused_without_showing_it(token: str) -> None:
+    """Such a token would fail at every call."""
+    message = settings_error({TOKEN_VARIABLE: token})
+    assert TOKEN_VARIABLE in message
+    assert token not in message
 
 
 @pytest.mark.parametrize("variable", SECRETS)
-def test_a_secret_may_come_from_a_file(variable: str, tmp_path: Path) -> None:
-    """The file's ending newline does not belong to the secret."""
+def test_secret_is_read_from_a_file(variable: str, tmp_path: Path) -> None:
+    """A newline at the end of the file is not part of the secret."""
     value = "redis://host" if variable.endswith("URL") else SECRET
     path = tmp_path / "secret"
     path.write_text(f"{value}\n")
@@ -176,14 +176,14 @@ def test_a_secret_may_come_from_a_file(variable: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variable", SECRETS)
-def test_a_secret_set_twice_is_refused(variable: str) -> None:
-    """Nobody should have to guess which of the two counts."""
-    told = settings_error({variable: SECRET, f"{variable}_FILE": "/nowhere"})
-    assert told == f"{variable} and {variable}_FILE are both set; keep one of them"
+def test_secret_set_by_value_and_file_is_refused(variable: str) -> None:
+    """It would be unclear which of the two counts."""
+    message = settings_error({variable: SECRET, f"{variable}_FILE": "/nowhere"})
+    assert message == f"{variable} and {variable}_FILE are both set; keep one of them"
 
 
-def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    """Missing, a directory, binary, empty: each is said, and the path, maybe the secret, is not."""
+def test_unreadable_secret_file_is_refused(tmp_path: Path) -> None:
+    """The message names the problem, but not the path: it may be the secret by mistake."""
     variable = "ENRICHER_WEBHOOK_SECRET_FILE"
     binary, empty = tmp_path / "binary", tmp_path / "empty"
     binary.write_bytes(b"\xff" + SECRET.encode())
@@ -196,8 +196,8 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert settings_error({variable: str(empty)}) == f"{variable} names an empty file"
 
 
-def test_a_secret_is_never_shown() -> None:
-    """Not as repr, as str, in a format, in the settings, nor by an error of another setting."""
+def test_secret_is_never_shown() -> None:
+    """Neither by repr, str and format, nor in settings, nor in an error of another setting."""
     environ = dict.fromkeys(SECRETS[:2], SECRET) | {"ENRICHER_REDIS_URL": f"redis://:{SECRET}@h"}
     settings = read_settings(environ)
     shown = (repr(settings), str(settings), f"{settings.access_token}", f"{settings!r:>9}")
@@ -209,7 +209,7 @@ def test_a_secret_is_never_shown() -> None:
 
 
 def test_secrets_compare_by_value() -> None:
-    """So that settings compare, and none may be truthy that is not set."""
+    """Settings compare by value, and an unset secret is falsy."""
     assert Secret("a") == Secret("a")
     assert hash(Secret("a")) == hash(Secret("a"))
     assert Secret("a") != Secret("b")
@@ -218,20 +218,20 @@ def test_secrets_compare_by_value() -> None:
 
 
 @given(st.dictionaries(st.sampled_from([name for name, _, _ in list_settings()]), st.text()))
-def test_whatever_is_set_the_answer_is_settings_or_a_sentence(environ: dict[str, str]) -> None:
-    """No value of any variable ends in another exception."""
+def test_any_environment_gives_settings_or_a_settings_error(environ: dict[str, str]) -> None:
+    """No value of any variable raises another exception."""
     with contextlib.suppress(SettingsError):
         assert isinstance(read_settings(environ), Settings)
 
 
-def test_no_outcome_that_nothing_has_is_asked_for() -> None:
-    """A slip in the outcomes would keep everything back in silence."""
+def test_unknown_outcome_is_refused() -> None:
+    """A misspelled outcome would silently filter every deployment."""
     refusal = settings_error({"ENRICHER_INCLUDE_OUTCOMES": "succeeded success"})
     assert refusal == "ENRICHER_INCLUDE_OUTCOMES is 'succeeded success': give succeeded or failed"
     assert read_settings({"ENRICHER_INCLUDE_OUTCOMES": "failed"}).include_outcomes == "failed"
 
 
-def test_a_token_that_could_be_guessed_is_refused() -> None:
+def test_short_console_token_is_refused() -> None:
     """The console's token has at least 16 characters; the message does not show it."""
     with pytest.raises(SettingsError, match="at least 16 characters") as refused:
         read_settings({"ENRICHER_CONSOLE_TOKEN": "short-one"})
