@@ -1,4 +1,4 @@
-"""Are CloudEvents understood? Structured, binary, batched, and the handshake before them."""
+"""CloudEvents: structured, binary and batched events, and the handshake."""
 
 import json
 from base64 import b64encode
