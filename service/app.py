@@ -1,4 +1,8 @@
-"""Where are receivers and workers made, joined and closed? Here, in a house, and nowhere else."""
+"""The composition root: builds, runs and closes receiver, worker, reconciler and console.
+
+Nothing else in the service makes these objects. Each package takes what it needs as arguments, and
+only this module and the command line know the settings.
+"""
 
 import asyncio
 import itertools
@@ -29,23 +33,20 @@ from service.contracts import add_contract_routes
 from service.enrich.budget import (
     CALL_TTL_MS,
     Budget,
-    SpareBudget,
     load_budget_prelude,
-    load_spare_prelude,
 )
 from service.enrich.client import LaunchDarkly, Upstream, open_session
 from service.enrich.enricher import Enricher, EnrichLimits
 from service.enrich.verdict import RetryPolicy
-from service.log import Log, log_unhandled_error
+from service.log import Log, count_events, log_unhandled_error
 from service.metrics.counters import Metrics
 from service.metrics.from_log import (
-    MetricsLog,
     attempt_counters,
     reconcile_counters,
     redis_counters,
     webhook_counters,
 )
-from service.metrics.http import Exposition, HealthReader, HealthRoutes, serve_app, serve_exposition
+from service.metrics.http import Exposition, HealthRoutes, serve_app, serve_exposition
 from service.metrics.namespace import NamespaceReader
 from service.publish.entry import EntryBuilder
 from service.publish.stream import OutputStream, RetentionConfig
@@ -68,9 +69,11 @@ from service.store.keys import Keys
 from service.tracing.tracing import NO_TRACING, Tracing
 from service.worker import Worker, WorkerConfig, WorkerDependencies
 
+_MAX_GRACE_S = 120.0
+
 
 class Runtime(Struct, frozen=True, kw_only=True):
-    """What receiver and workers share: the settings, Redis, and what speaks with it."""
+    """What receiver, worker and reconciler of one process share."""
 
     settings: Settings
     redis_url: str
@@ -78,7 +81,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
     group_commit: GroupCommit
     keys: Keys
     backlog: Backlog
-    readiness: HealthReader
+    namespace_reader: NamespaceReader
     metrics: Metrics
     exposition: Exposition
     tracing: Tracing
@@ -89,9 +92,9 @@ class Runtime(Struct, frozen=True, kw_only=True):
 async def open_runtime(
     settings: Settings, log: Log, *, tracing: Tracing = NO_TRACING
 ) -> AsyncIterator[Runtime]:
-    """Open Redis (our own server where none is named) and what is built on it.
+    """Connect to Redis, or start the embedded server, and build what all roles share.
 
-    Raises Refused when the server cannot keep our promises; one that is away is waited for.
+    A Redis that is away is waited for. Raises `RedisMisconfigured` if it cannot keep the promises.
     """
     asyncio.get_running_loop().set_exception_handler(partial(log_unhandled_error, log))
     async with AsyncExitStack() as stack:
@@ -113,6 +116,7 @@ async def open_runtime(
         except RedisUnavailable as error:
             log.warning("redis_unavailable", reason=str(error))
         keys = Keys(settings.namespace)
+        namespace_reader = NamespaceReader(group_commit, keys=keys, share=settings.rate_limit_share)
         yield Runtime(
             settings=settings,
             redis_url=url,
@@ -120,9 +124,9 @@ async def open_runtime(
             group_commit=group_commit,
             keys=keys,
             backlog=_build_backlog(settings, group_commit, keys),
-            readiness=HealthReader(group_commit, keys=keys),
+            namespace_reader=namespace_reader,
             metrics=metrics,
-            exposition=_build_exposition(settings, metrics, group_commit, keys),
+            exposition=_build_exposition(settings, metrics, namespace_reader),
             tracing=tracing,
             log=log,
         )
@@ -135,7 +139,7 @@ def _build_group_commit(
         client,
         durability=settings.durability,
         clock=time.monotonic,
-        log=MetricsLog(log, redis_counters(metrics)),
+        log=count_events(log, redis_counters(metrics)),
         record_round_trip=metrics.record_round_trip,
     )
 
@@ -159,17 +163,16 @@ def _build_backlog(settings: Settings, group_commit: GroupCommit, keys: Keys) ->
 
 
 def build_token_factory() -> Callable[[], str]:
-    """Name acts: of one length, and never as another process names its own."""
+    """Return a function that gives unique tokens of one length, for script calls."""
     process_token, counter = secrets.token_hex(8), itertools.count()
     return lambda: f"{process_token}{next(counter):012x}"
 
 
 def _build_exposition(
-    settings: Settings, metrics: Metrics, group_commit: GroupCommit, keys: Keys
+    settings: Settings, metrics: Metrics, namespace_reader: NamespaceReader
 ) -> Exposition:
     metrics.set_limits(tickets=settings.backlog_limit, records=settings.stream_max_records)
-    stats_reader = NamespaceReader(group_commit, keys=keys, share=settings.rate_limit_share)
-    return Exposition(metrics.registry, stats_reader.read_stats)
+    return Exposition(metrics.registry, namespace_reader.read_stats)
 
 
 @asynccontextmanager
@@ -180,7 +183,7 @@ async def open_receiver(
     list_warnings: Callable[[], Sequence[str]] = tuple,
     add_routes: Callable[[web.Application], None] = lambda _: None,
 ) -> AsyncIterator[str]:
-    """Listen for webhooks; gives the address, and on leaving answers what is in hand."""
+    """Listen for webhooks and yield the URL; on exit, answer the requests that are in progress."""
     settings = runtime.settings
     app = web.Application(
         client_max_size=settings.max_body_bytes, middlewares=runtime.tracing.middlewares
@@ -192,11 +195,13 @@ async def open_receiver(
         park=runtime.backlog.park,
         apply_filter=build_filter(settings).apply,
         clock=time.time,
-        log=MetricsLog(runtime.log, webhook_counters(runtime.metrics, sources)),
+        log=count_events(runtime.log, webhook_counters(runtime.metrics, sources)),
     )
     app.add_routes(handler.routes())
     health = HealthRoutes(
-        runtime.readiness, backlog_limit=settings.backlog_limit, list_warnings=list_warnings
+        runtime.namespace_reader.read_stats,
+        backlog_limit=settings.backlog_limit,
+        list_warnings=list_warnings,
     )
     health.add_routes(app)
     runtime.exposition.add_metrics_route(app)
@@ -210,11 +215,11 @@ async def open_receiver(
 
 @asynccontextmanager
 async def open_worker(runtime: Runtime) -> AsyncIterator[Worker]:
-    """Work on the backlog in the background; on leaving, finish what is in hand."""
+    """Work on the backlog in the background; on exit, finish the leased tickets."""
     settings = runtime.settings
     token = settings.access_token.reveal()
     if not token:
-        raise SettingsError("LAUNCHDARKLY_ACCESS_TOKEN is not set: a worker cannot ask without it")
+        raise SettingsError("LAUNCHDARKLY_ACCESS_TOKEN is not set: a worker needs it")
     async with (
         open_session(
             token, max_connections=settings.concurrency, trace_configs=runtime.tracing.trace_configs
@@ -262,12 +267,15 @@ def _build_refreshes(runtime: Runtime) -> Refreshes:
         rate_limit_share=runtime.settings.rate_limit_share,
     )
     return Refreshes(
-        runtime.group_commit, keys=runtime.keys, config=config, spare_calls_lua=load_spare_prelude()
+        runtime.group_commit,
+        keys=runtime.keys,
+        config=config,
+        budget_lua=load_budget_prelude(),
     )
 
 
 def build_filter(settings: Settings) -> DeploymentFilter:
-    """Say which deployments are wanted."""
+    """Return the filter that decides which deployments are published."""
     return DeploymentFilter(
         applications=settings.include_applications.split(),
         environments=settings.include_environments.split(),
@@ -312,7 +320,7 @@ def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputSt
         refreshes=_build_refreshes(runtime),
         wait_for_wakeup=Wakeup(runtime.client, runtime.keys.wakeup).wait,
         clock=time.monotonic,
-        log=MetricsLog(runtime.log, attempt_counters(runtime.metrics)),
+        log=count_events(runtime.log, attempt_counters(runtime.metrics)),
     )
     config = WorkerConfig(
         concurrency=settings.concurrency,
@@ -322,12 +330,9 @@ def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputSt
     return Worker(runtime.tracing.wrap_worker(dependencies), config)
 
 
-_MAX_GRACE_S = 120.0
-
-
 @asynccontextmanager
 async def open_reconciler(runtime: Runtime) -> AsyncIterator[None]:
-    """Reconcile in the background what the settings name; nothing where they name nothing."""
+    """Reconcile the configured scopes in the background, if there are any."""
     settings = runtime.settings
     scopes = [Scope(*pair) for pair in parse_scopes(settings.reconcile_scopes)]
     if not scopes:
@@ -338,7 +343,7 @@ async def open_reconciler(runtime: Runtime) -> AsyncIterator[None]:
         config = ReconcileConfig(
             interval_ms=round(interval_s * 1000), lookback_ms=round(settings.lookback * 1000)
         )
-        log = MetricsLog(runtime.log, reconcile_counters(runtime.metrics))
+        log = count_events(runtime.log, reconcile_counters(runtime.metrics))
         reconciler = Reconciler(scopes, scanner, runs, config=config, log=log)
         reconcile_task = asyncio.create_task(reconciler.run(), name="reconcile")
         try:
@@ -350,7 +355,10 @@ async def open_reconciler(runtime: Runtime) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def open_scanner(runtime: Runtime, *, grace_s: float) -> AsyncIterator[tuple[Scanner, Runs]]:
-    """Open what lists LaunchDarkly's deployments, on calls that are left over."""
+    """Open the scanner that lists deployments with spare calls, and its checkpoints.
+
+    A deployment that ended less than ``grace_s`` ago is left to its webhook.
+    """
     settings, keys = runtime.settings, runtime.keys
     async with open_session(settings.access_token.reveal(), max_connections=1) as session:
         launchdarkly = LaunchDarkly(
@@ -359,8 +367,12 @@ async def open_scanner(runtime: Runtime, *, grace_s: float) -> AsyncIterator[tup
             max_bytes=settings.max_answer_bytes,
             clock=time.time,
         )
-        budget = SpareBudget(
-            runtime.group_commit, keys=keys, share=settings.rate_limit_share, rng=random.random
+        budget = Budget(
+            runtime.group_commit,
+            keys=keys,
+            share=settings.rate_limit_share,
+            rng=random.random,
+            spare_only=True,
         )
         runs = Runs(
             runtime.group_commit,
@@ -382,19 +394,19 @@ async def open_scanner(runtime: Runtime, *, grace_s: float) -> AsyncIterator[tup
 
 
 def is_console_enabled(settings: Settings) -> bool:
-    """Tell whether there is a console: never beyond this machine without a token."""
+    """Return whether the console is on: beyond loopback only with a token."""
     is_protected = bool(settings.console_token) or is_loopback_bind(settings.host)
     return settings.console == "auto" and is_protected
 
 
 def add_console(runtime: Runtime, sources: Mapping[str, Source], app: web.Application) -> None:
-    """Add the console to a receiver, if there is to be one."""
+    """Add the console to the receiver, if it is on."""
     if is_console_enabled(runtime.settings):
         build_console(runtime, sources).add_routes(app)
 
 
 def build_console(runtime: Runtime, sources: Mapping[str, Source]) -> Console:
-    """Make the console of a house."""
+    """Build the console on the shared runtime."""
     settings, group_commit, keys, log = (
         runtime.settings,
         runtime.group_commit,
@@ -410,9 +422,7 @@ def build_console(runtime: Runtime, sources: Mapping[str, Source]) -> Console:
     overview_reader = OverviewReader(
         group_commit,
         keys=keys,
-        read_stats=NamespaceReader(
-            group_commit, keys=keys, share=settings.rate_limit_share
-        ).read_stats,
+        read_stats=runtime.namespace_reader.read_stats,
         read_failed=failed_tickets.read,
         count_received=lambda: runtime.metrics.webhooks_received,
     )
@@ -426,7 +436,7 @@ def build_console(runtime: Runtime, sources: Mapping[str, Source]) -> Console:
             live_feed=LiveFeed(
                 overview_reader.read, pages.render_fragments, clock=time.monotonic, log=log
             ),
-            searcher=Searcher(group_commit, keys=keys, clock=time.monotonic),
+            searcher=Searcher(runtime.client, group_commit, keys=keys, clock=time.monotonic),
             failed_tickets=failed_tickets,
             sources=sources,
             clock=time.time,

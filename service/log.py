@@ -1,42 +1,50 @@
-"""How is a fact written down? One JSON line each; readable lines on a terminal."""
+"""The log: one JSON line per event, or readable lines on a terminal."""
 
 import asyncio
 import json
+import logging
 import sys
 import traceback
-from collections.abc import Mapping
-from typing import Protocol, TextIO
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TextIO
 
 import msgspec
 import structlog
 
 Log = structlog.typing.FilteringBoundLogger
+LogFields = Mapping[str, Any]
+EventCounter = Callable[[LogFields], None]
+
+_COUNTERS_FIELD = "event_counters"
+_MIN_LEVEL = "info"
 
 
 class EventLogger(Protocol):
-    """Where facts go: our loggers, and whatever stands before one."""
+    """What the service needs of a logger: events with fields, at four levels."""
 
     def info(self, event: str, **fields: object) -> object:
-        """Write one fact."""
+        """Log an event."""
 
     def warning(self, event: str, **fields: object) -> object:
-        """Write a fact that somebody should look at."""
+        """Log an event that an operator should look at."""
 
     def error(self, event: str, **fields: object) -> object:
-        """Write that something is wrong."""
+        """Log an error."""
 
     def exception(self, event: str, **fields: object) -> object:
-        """Write that our own code failed, with the exception being handled."""
+        """Log an error of the service itself, with the exception that is being handled."""
 
 
 def build_log(
     *, stream: TextIO | None = None, pretty: bool | None = None, level: str = "info"
 ) -> Log:
-    """Make the logger that everything is handed: JSON lines, or colours on a terminal."""
+    """Return the logger. ``pretty`` None: readable lines on a terminal, else JSON lines."""
     out = sys.stderr if stream is None else stream
     if pretty is None:
         pretty = out.isatty()
     processors: list[structlog.typing.Processor] = [
+        _count_event,  # before the level is looked at: an event that is not written counts too
+        *([] if level == _MIN_LEVEL else [_drop_below(level)]),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         *(_pretty_processors(colors=out.isatty()) if pretty else _json_processors()),
@@ -44,20 +52,52 @@ def build_log(
     logger: Log = structlog.wrap_logger(
         _LineLogger(out),
         processors=processors,
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(_MIN_LEVEL),
         cache_logger_on_first_use=True,
     )
     return logger
 
 
+def count_events(log: Log, counters: Mapping[str, EventCounter]) -> Log:
+    """Return a log that also calls the counter of each event, which it finds by the event's name.
+
+    ``log`` must come from :func:`build_log`.
+    """
+    counting_log: Log = log.bind(**{_COUNTERS_FIELD: counters})
+    return counting_log
+
+
+def _count_event(
+    _: object, __: str, fields: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    counters: Mapping[str, EventCounter] | None = fields.pop(_COUNTERS_FIELD, None)
+    if counters is not None and (counter := counters.get(fields["event"])) is not None:
+        counter(fields)
+    return fields
+
+
+def _drop_below(level: str) -> structlog.typing.Processor:
+    levels = logging.getLevelNamesMapping()
+    min_level = levels[level.upper()]
+
+    def drop(
+        _: object, method_name: str, fields: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        if levels[method_name.upper()] < min_level:
+            raise structlog.DropEvent
+        return fields
+
+    return drop
+
+
 def log_unhandled_error(log: EventLogger, _: object, context: Mapping[str, object]) -> None:
-    """Write what nobody was there to catch as a fact, and not as a traceback that may quote."""
+    """Log an error that the event loop reports, without a traceback: it may quote secrets."""
     error = context.get("exception")
     log.warning("unhandled_error", reason=context.get("message"), error=type(error).__name__)
 
 
 class _LineLogger:
-    """Writes lines: those of one turn of the event loop in one system call."""
+    """Writes lines: all lines of one turn of the event loop in one system call."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
@@ -70,7 +110,7 @@ class _LineLogger:
             return
         try:
             asyncio.get_running_loop().call_soon(self._write)
-        except RuntimeError:  # there is no loop
+        except RuntimeError:  # no event loop runs
             self._write()
 
     log = debug = info = warn = warning = error = critical = exception = fatal = msg
@@ -82,7 +122,7 @@ class _LineLogger:
 
 
 def escape_unprintable(text: str) -> str:
-    """Escape what would move a terminal's cursor: names and titles come from outside."""
+    """Escape control characters: names and titles come from outside."""
     if text.isprintable():
         return text
     return "".join(
@@ -105,17 +145,17 @@ def _pretty_processors(*, colors: bool) -> tuple[structlog.typing.Processor, ...
 
 
 def _encode_line(fields: object, **_: object) -> str:
-    """Encode one line. What is not ASCII is escaped: the stream's encoding must not matter."""
+    """Return one JSON line, in ASCII: the encoding of the stream must not matter."""
     try:
         line = msgspec.json.encode(fields, enc_hook=repr)
         if line.isascii():
             return line.decode()
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
-        pass  # lone surrogates, keys that are no text, values that hold themselves
+        pass  # lone surrogates, keys that are not text, cyclic values
     try:
         return json.dumps(fields, default=repr, skipkeys=True)
     except (TypeError, ValueError, RecursionError):
-        return json.dumps({"event": "log_event_unserializable", "facts": repr(fields)})
+        return json.dumps({"event": "log_event_unserializable", "fields": repr(fields)})
 
 
 def _escape_fields(

@@ -1,6 +1,7 @@
-"""Which knobs are there, what is each one's default, and what does it mean?
+"""The settings: each field of `Settings` is the environment variable ``ENRICHER_<NAME>``.
 
-Every field is the variable ``ENRICHER_<NAME>`` of the environment.
+A secret may also come from a file, named by ``<VARIABLE>_FILE``. Unknown ``ENRICHER_*`` variables
+are refused, so that a misspelled one is noticed.
 """
 
 from collections.abc import Mapping
@@ -25,11 +26,11 @@ Seconds = Annotated[float, Meta(ge=0.001, le=1e9)]
 
 
 class SettingsError(Exception):
-    """A setting that cannot be used; the message names it and the fix."""
+    """A setting that cannot be used; the message names the variable and the fix."""
 
 
 class Secret:
-    """A value that is never shown."""
+    """A value that is shown neither by ``repr`` nor in an error."""
 
     __slots__ = ("_value",)
 
@@ -37,7 +38,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Give the value itself, for whom it is meant."""
+        """Return the value itself."""
         return self._value
 
     def __bool__(self) -> bool:
@@ -58,132 +59,135 @@ def _describe(text: str) -> Meta:
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every setting. Times are seconds unless the name says otherwise."""
+    """Every setting. Times are in seconds unless the name says otherwise."""
 
     access_token: Annotated[
-        Secret, _describe("LaunchDarkly API access token; a Reader role is enough")
+        Secret, _describe("LaunchDarkly API access token; the Reader role is enough")
     ] = Secret("")
-    launchdarkly_url: Annotated[str, _describe("Where the LaunchDarkly API is")] = (
+    launchdarkly_url: Annotated[str, _describe("Origin of the LaunchDarkly API")] = (
         "https://app.launchdarkly.com"
     )
     redis_url: Annotated[
         Secret,
         _describe(
             "`redis[s]://`, `redis[s]+sentinel://`, `redis[s]+cluster://` or `unix://`; "
-            "unset: a server of our own is started"
+            "unset: an embedded server is started"
         ),
     ] = Secret("")
     namespace: Annotated[
         Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}\Z")],
-        _describe("Prefix of all our keys; one for each LaunchDarkly account"),
+        _describe("Prefix of all Redis keys; one per LaunchDarkly account"),
     ] = "deployments"
     durability: Annotated[
         Literal["fsync", "replica", "fsync+replica", "memory"],
-        _describe("What a webhook waits for before 202: the disk, a replica, both, or nothing"),
+        _describe("What a 202 waits for: the disk, a replica, both or nothing"),
     ] = "fsync"
-    data_dir: Annotated[
-        str, _describe("Where our own server keeps its data, when `REDIS_URL` is unset")
-    ] = "~/.local/state/deployment-enricher"
-    host: Annotated[str, _describe("Address the receiver listens on")] = "127.0.0.1"
-    port: Annotated[Port, _describe("Port the receiver listens on; 0: any free one")] = 8080
+    data_dir: Annotated[str, _describe("Data folder of the embedded server")] = (
+        "~/.local/state/deployment-enricher"
+    )
+    host: Annotated[str, _describe("Address on which the receiver listens")] = "127.0.0.1"
+    port: Annotated[Port, _describe("Port on which the receiver listens; 0: any free port")] = 8080
     metrics_port: Annotated[
-        Port, _describe("Port of a worker's own `/metrics` and `/healthz`; 0: none")
+        Port, _describe("Port of a worker's `/metrics` and `/healthz`; 0: none")
     ] = 0
     console: Annotated[
         Literal["auto", "off"],
-        _describe("The console at `/`; auto: on this machine alone, beyond it with a token"),
+        _describe("Console at `/`; auto: on loopback, or elsewhere with a token"),
     ] = "auto"
     console_token: Annotated[
-        Secret, _describe("What the console asks for; at least 16 signs; needed beyond loopback")
+        Secret, _describe("Password of the console, at least 16 characters")
     ] = Secret("")
-    sources: Annotated[
-        str, _describe("TOML file of webhook sources; unset: one source `native`")
-    ] = ""
-    webhook_secret: Annotated[
-        Secret, _describe("Secrets of the source `native`, separated by spaces: any may match")
-    ] = Secret("")
-    max_body_bytes: Annotated[Positive, _describe("Largest webhook body that is read")] = 1_048_576
-    max_answer_bytes: Annotated[Positive, _describe("Largest LaunchDarkly answer that is read")] = (
-        33_554_432
+    sources: Annotated[str, _describe("TOML file with the sources; unset: one source `native`")] = (
+        ""
     )
+    webhook_secret: Annotated[
+        Secret, _describe("Secrets of the source `native`, separated by spaces")
+    ] = Secret("")
+    max_body_bytes: Annotated[
+        Positive, _describe("Largest webhook body in bytes; a larger one gets 413")
+    ] = 1_048_576
+    max_answer_bytes: Annotated[
+        Positive, _describe("Largest LaunchDarkly response in bytes; beyond, it fails")
+    ] = 33_554_432
     max_record_bytes: Annotated[
         Annotated[int, Meta(ge=1, le=500_000_000)],
-        _describe("Largest record that is written; a larger one is failed as `record_too_large`"),
+        _describe("Largest record in bytes; beyond, it fails `record_too_large`"),
     ] = 67_108_864
     max_calls_per_deployment: Annotated[
-        Positive, _describe("Most calls that one deployment may cost; beyond, it is incomplete")
+        Positive, _describe("Most calls per deployment; beyond, its record is incomplete")
     ] = 200
     backlog_limit: Annotated[
-        Positive, _describe("Tickets that may wait; beyond, the receiver answers 503")
+        Positive, _describe("Most tickets in the backlog; beyond, webhooks get 503")
     ] = 1_000_000
     rate_limit_share: Annotated[
         Annotated[float, Meta(ge=0.001, le=1)],
-        _describe("Share of each LaunchDarkly limit that is ours; others live on the same quota"),
+        _describe("Part of each rate limit to use; the rest is for others"),
     ] = 0.8
-    concurrency: Annotated[Positive, _describe("Deployments that one worker has in hand")] = 32
-    lease: Annotated[Seconds, _describe("When a dead worker's tickets are taken over")] = 30.0
+    concurrency: Annotated[
+        Positive, _describe("Deployments that one worker fetches at the same time")
+    ] = 32
+    lease: Annotated[
+        Seconds, _describe("Time after which a dead worker's tickets are taken over")
+    ] = 30.0
     shutdown_timeout: Annotated[
-        Seconds, _describe("How long a stopping worker finishes what it has in hand")
+        Seconds, _describe("Time in which a stopping worker finishes its tickets")
     ] = 25.0
     not_found_timeout: Annotated[
-        Seconds, _describe("How long LaunchDarkly may not know a deployment before it is failed")
+        Seconds, _describe("Time until a deployment unknown to LaunchDarkly fails")
     ] = 900.0
     outage_timeout: Annotated[
-        Seconds, _describe("How long an upstream in trouble is tried before a ticket is failed")
+        Seconds, _describe("Time for which a LaunchDarkly outage is retried")
     ] = 86_400.0
-    lookback: Annotated[Seconds, _describe("How far back a deployment without an id is sought")] = (
+    lookback: Annotated[Seconds, _describe("How far back to search a deployment without an id")] = (
         86_400.0
     )
     delivery_retention: Annotated[
-        Seconds, _describe("How long a delivery is known as a duplicate")
+        Seconds, _describe("Time for which a repeated delivery is a duplicate")
     ] = 259_200.0
     published_retention: Annotated[
-        Seconds, _describe("How long a deployment's last revision is known")
+        Seconds, _describe("Time for which the last revision is remembered")
     ] = 7_776_000.0
     refresh_after: Annotated[
         str,
-        _describe(
-            "When a published deployment is looked at again, with calls that are left over; or "
-            "`never`"
-        ),
+        _describe("Seconds after which a record is refreshed with spare calls, or `never`"),
     ] = "120 900 3600 86400"
     reconcile_scopes: Annotated[
         str,
-        _describe(
-            "`project/environment`s, separated by spaces, whose deployments are listed for those "
-            "that no webhook told of"
-        ),
+        _describe("Scopes `project/environment` to reconcile, separated by spaces; empty: none"),
     ] = ""
-    reconcile_interval: Annotated[Seconds, _describe("How often they are listed")] = 600.0
+    reconcile_interval: Annotated[
+        Seconds, _describe("Time between two reconcile runs of a scope")
+    ] = 600.0
     include_applications: Annotated[
-        str, _describe("Applications that are sent, or patterns (`payments-*`); empty: all")
+        str, _describe("Applications to publish, or patterns (`pay-*`); empty: all")
     ] = ""
     include_environments: Annotated[
-        str, _describe("Environments that are sent, or patterns; empty: all")
+        str, _describe("Environments to publish, or patterns; empty: all")
     ] = ""
     include_outcomes: Annotated[
-        str, _describe("`succeeded` or `failed`: the outcomes that are sent; empty: both")
+        str, _describe("Outcomes to publish: `succeeded`, `failed`; empty: both")
     ] = ""
     stream_retention: Annotated[
-        Seconds, _describe("How long records stay, but never past the slowest reader group")
+        Seconds, _describe("Age at which records are trimmed, unless a group needs them")
     ] = 2_592_000.0
     stream_max_records: Annotated[
         Annotated[int, Meta(ge=0)],
-        _describe("Most records in the stream, whoever has not read them; 0: no such cap"),
+        _describe("Most records in the stream, read or not; 0: no maximum"),
     ] = 0
     idle_group_timeout: Annotated[
-        Seconds, _describe("When a reader group that nobody reads for is not waited for any more")
+        Seconds, _describe("Time after which trimming ignores an idle reader group")
     ] = 604_800.0
     failed_retention: Annotated[
-        Seconds, _describe("How long given-up tickets are kept for a person")
+        Seconds, _describe("Time for which failed and parked tickets are kept")
     ] = 7_776_000.0
     log_format: Annotated[
-        Literal["auto", "json", "pretty"], _describe("Log lines; auto: pretty on a terminal")
+        Literal["auto", "json", "pretty"],
+        _describe("Form of the log; auto: pretty on a terminal, else JSON"),
     ] = "auto"
 
 
 def parse_schedule(text: str) -> tuple[int, ...]:
-    """Read moments in seconds, separated by spaces, as ascending ms; raises ValueError."""
+    """Return times in seconds, separated by spaces, as ascending ms. Raises ValueError."""
     if text == NEVER:
         return ()
     offsets_ms = sorted({round(float(seconds) * 1000) for seconds in text.split()})
@@ -193,17 +197,17 @@ def parse_schedule(text: str) -> tuple[int, ...]:
 
 
 def data_directory(settings: Settings) -> Path:
-    """Say where our own server keeps its data."""
+    """Return the folder in which the embedded server keeps its data."""
     return Path(settings.data_dir).expanduser()
 
 
 def to_ms(seconds: float) -> int:
-    """Give a time in the unit of the scripts."""
+    """Return seconds as whole milliseconds, the unit of the Lua scripts."""
     return round(seconds * 1000)
 
 
 def parse_scopes(text: str) -> tuple[tuple[str, str], ...]:
-    """Read pairs of project and environment; raises ValueError."""
+    """Return the pairs of project and environment. Raises ValueError."""
     pairs = [tuple(scope.split("/")) for scope in dict.fromkeys(text.split())]
     if any(not all(pair) for pair in pairs):
         raise ValueError(text)
@@ -211,12 +215,12 @@ def parse_scopes(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def variable_name(field: str) -> str:
-    """Give the environment variable of a field."""
+    """Return the environment variable of a field."""
     return TOKEN_VARIABLE if field == "access_token" else VARIABLE_PREFIX + field.upper()
 
 
 def list_settings() -> list[tuple[str, str, str]]:
-    """List every setting: its variable, its default as text, its meaning."""
+    """Return every setting: its variable, its default as text, its meaning."""
     hints = get_type_hints(Settings, include_extras=True)
     rows = []
     for field in msgspec.structs.fields(Settings):
@@ -235,7 +239,7 @@ MIN_CONSOLE_TOKEN_LENGTH = 16
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
-    """Read every setting from the environment; raises :class:`SettingsError`."""
+    """Return the settings of an environment. Raises `SettingsError`."""
     variables = {variable_name(name): name for name in Settings.__struct_fields__}
     secret_variables = {
         variable_name(field.name)
@@ -263,11 +267,11 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 
 
 def _read_secret(name: str, path: str) -> str:
-    """Read a secret from its file; who puts the secret itself there must not see it printed."""
+    """Return the secret in a file. The path is not printed: it may be the secret by mistake."""
     try:
         secret = Path(path).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
-        problem = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        problem = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise SettingsError(f"{name} names a file that cannot be read: {problem}") from None
     if secret:
         return secret
@@ -313,7 +317,7 @@ def _format_expected(field: str) -> str:
 
 
 def _check_urls_and_tokens(settings: Settings) -> None:
-    """Refuse what no client could use; the Redis URL may hold a password and is not shown."""
+    """Check the URLs and tokens. The Redis URL is not shown: it may hold a password."""
     upstream, token = settings.launchdarkly_url, settings.access_token.reveal()
     try:
         parse_redis_url(settings.redis_url.reveal() or "unix:///ours")
@@ -322,15 +326,15 @@ def _check_urls_and_tokens(settings: Settings) -> None:
     if not _is_origin(upstream):
         raise SettingsError(f"ENRICHER_LAUNCHDARKLY_URL is {upstream!r}: give https://host")
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise SettingsError(f"{TOKEN_VARIABLE} holds signs that no token has, such as a space")
+        raise SettingsError(f"{TOKEN_VARIABLE} holds characters that no token has, such as a space")
     if 0 < len(settings.console_token.reveal()) < MIN_CONSOLE_TOKEN_LENGTH:
         raise SettingsError(
-            f"ENRICHER_CONSOLE_TOKEN: give at least {MIN_CONSOLE_TOKEN_LENGTH} signs"
+            f"ENRICHER_CONSOLE_TOKEN: give at least {MIN_CONSOLE_TOKEN_LENGTH} characters"
         )
 
 
 def _check_schedule(settings: Settings) -> None:
-    """Refuse looks after which nobody would know any more what was published."""
+    """Refuse a refresh at a time when the last revision is no longer remembered."""
     text, retention_s = settings.refresh_after, settings.published_retention
     try:
         schedule = parse_schedule(text)
@@ -354,7 +358,7 @@ def _check_scopes(settings: Settings) -> None:
 
 
 def _check_outcomes(settings: Settings) -> None:
-    """Refuse what would keep everything from being sent."""
+    """Refuse an outcome that no deployment has."""
     if not {*settings.include_outcomes.split()} <= {"succeeded", "failed"}:
         raise SettingsError(
             f"ENRICHER_INCLUDE_OUTCOMES is {settings.include_outcomes!r}: give succeeded or failed"

@@ -254,7 +254,7 @@ class Worker:
         }
 
     async def _skip_refresh(self, failed: Fail, lease: Lease) -> Settlement:
-        """End a refresh without a new record; the next refresh stays scheduled."""
+        """End a failed refresh; the next one is scheduled, unless the reason is final."""
         status = await self._dependencies.refreshes.skip(lease, failed.reason)
         return LOG_EVENTS[status], {"reason": failed.reason, "detail": failed.detail}
 

@@ -1,4 +1,4 @@
-"""What does every test stand on? A real server of its own, a clean namespace, no leaks."""
+"""The fixtures of all tests: a Redis of their own, an empty namespace, and leak checks."""
 
 import asyncio
 import itertools
@@ -24,19 +24,19 @@ from service.store.keys import Keys
 
 _NAMESPACES = itertools.count()
 
-# Timings are never asserted: a busy machine is no failure.
+# No test asserts a timing: a busy machine is no failure.
 hypothesis.settings.register_profile(
-    "ours", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "project", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
-hypothesis.settings.load_profile("ours")
+hypothesis.settings.load_profile("project")
 
-# Keys that may stay for ever: the output, what waits for a person, and how many there are.
+# Keys that may exist without a TTL: the output, the failed tickets, and the counts.
 _KEYS_WITHOUT_TTL = (":enriched", ":failed", ":failed:data", ":counts", ":milestones")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def open_connections() -> Iterator[WeakSet[AbstractConnection]]:
-    """Note every connection to Redis that this process makes."""
+    """Collect every Redis connection that this process opens."""
     seen: WeakSet[AbstractConnection] = WeakSet()
     original_init = AbstractConnection.__init__
 
@@ -51,15 +51,15 @@ def open_connections() -> Iterator[WeakSet[AbstractConnection]]:
 
 @pytest.fixture(autouse=True)
 def no_connection_left(open_connections: WeakSet[AbstractConnection]) -> Iterator[None]:
-    """Fail the test that leaves one open, rather than the one in which it is collected."""
+    """Fail the test that leaves a connection open, not the test that collects it."""
     yield
-    still_open = [repr(each) for each in open_connections if each.is_connected]
+    still_open = [repr(connection) for connection in open_connections if connection.is_connected]
     assert not still_open, f"connections were left open: {still_open}"
 
 
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Start a server of our own on a unix socket; nobody else's can be touched."""
+    """Start a Redis server for this session on a Unix socket."""
     data_dir: Path = tmp_path_factory.mktemp("redis")
     with EmbeddedServer(data_dir) as server:
         yield server.url
@@ -67,7 +67,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
-    """Give a plain client, for looking and for breaking things."""
+    """Return a plain client to observe Redis and to break it."""
     client = open_client(redis_url)
     yield client
     await client.aclose()
@@ -75,13 +75,13 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def keys(redis: Redis) -> AsyncIterator[Keys]:
-    """Give a namespace of this test's own; a key left in it without TTL fails the test."""
+    """Return the keys of a namespace of its own; fail the test when a key has no TTL."""
     namespace_keys = Keys(f"test{next(_NAMESPACES)}")
     yield namespace_keys
     remaining = [
         key.decode()
         async for key in redis.scan_iter(match=f"{{{namespace_keys.namespace}}}:*", count=1000)
-        if await redis.ttl(key) == -1  # -2 is gone by itself meanwhile
+        if await redis.ttl(key) == -1  # -2: the key has expired meanwhile
     ]
     unexpected = [key for key in remaining if not key.endswith(_KEYS_WITHOUT_TTL)]
     await redis.delete(*remaining) if remaining else None
@@ -90,7 +90,7 @@ async def keys(redis: Redis) -> AsyncIterator[Keys]:
 
 @pytest.fixture
 async def group_commit(redis: Redis) -> AsyncIterator[GroupCommit]:
-    """Give the connection on which acts share round trips."""
+    """Return the connection that groups concurrent script calls."""
     group_commit = GroupCommit(
         redis, durability="fsync", clock=time.monotonic, log=structlog.get_logger()
     )
@@ -100,7 +100,7 @@ async def group_commit(redis: Redis) -> AsyncIterator[GroupCommit]:
 
 @pytest.fixture
 def backlog_config() -> BacklogConfig:
-    """Give short terms, so that leases run out within a test."""
+    """Return a configuration with short times, so that leases expire within a test."""
     return BacklogConfig(
         lease_ms=300,
         delivery_ttl_ms=60_000,
@@ -113,7 +113,7 @@ def backlog_config() -> BacklogConfig:
 
 @pytest.fixture
 def backlog(group_commit: GroupCommit, keys: Keys, backlog_config: BacklogConfig) -> Backlog:
-    """Give a backlog with a budget that knows no limit yet."""
+    """Return a backlog with a budget that knows no limit yet."""
     tokens = itertools.count()
     return Backlog(
         group_commit,
@@ -126,7 +126,7 @@ def backlog(group_commit: GroupCommit, keys: Keys, backlog_config: BacklogConfig
 
 @pytest.fixture
 def budget(group_commit: GroupCommit, keys: Keys) -> Budget:
-    """Give a budget of which everything is ours, with even luck."""
+    """Return a budget with the whole quota and a seeded random source."""
     return Budget(group_commit, keys=keys, share=1.0, rng=random.Random(1).random)
 
 
@@ -135,7 +135,7 @@ Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 @pytest.fixture
 def eventually() -> Eventually:
-    """Wait for a condition, never for a duration."""
+    """Return a function that waits for a condition, never for a duration."""
 
     async def wait(condition: Callable[[], Awaitable[bool]]) -> None:
         async with asyncio.timeout(20):

@@ -1,4 +1,4 @@
-"""How is a state machine run? The same each time, with a failure made small."""
+"""A runner for Hypothesis state machines: the same run each time, with failures minimized."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,13 +8,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
-_SHORT_TIMEOUT_S, _LONG_TIMEOUT_S = 300, 3600  # a failure is made small before it is shown
+_SHORT_TIMEOUT_S, _LONG_TIMEOUT_S = 300, 3600  # Hypothesis minimizes a failure first
 
 Test = Callable[..., None]
 
 
 def with_examples(short: tuple[int, int], long: tuple[int, int]) -> Callable[[Test], Test]:
-    """Give a test so many examples of so many steps, and with ``-m long`` more."""
+    """Run a test with examples and steps, and with more of them under ``-m long``."""
     long_run = pytest.param(*long, marks=[pytest.mark.long, pytest.mark.timeout(_LONG_TIMEOUT_S)])
 
     def decorate(test: Test) -> Test:
@@ -29,7 +29,7 @@ def run_machine(
     model: Callable[[str], RuleBasedStateMachine], url: str, *, examples: int, steps: int
 ) -> None:
     """Run a model against the Redis at ``url``."""
-    factory: Any = partial(model, url)  # any factory will do
+    factory: Any = partial(model, url)  # any callable without arguments
     run_state_machine_as_test(
         factory,
         settings=settings(

@@ -1,7 +1,7 @@
-"""What stands between a client and a server? A proxy that passes on what comes, both ways.
+"""A TCP proxy that forwards both ways.
 
-What spoils that says how: a bad network in tests/faults/bad_network.py, single mishaps in
-tests/store/faulty_proxy.py.
+Subclasses add faults: a bad network in tests/faults/bad_network.py, single faults in
+tests/store/single_fault_proxy.py.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ Copying = Coroutine[Any, Any, None]
 
 
 class ForwardingProxy:
-    """Forwards both ways; ``place`` is where it listens, ``joined`` counts who came.
+    """Forwards both ways. ``address`` is where it listens; ``connection_count`` counts connections.
 
-    With ``tls`` it ends TLS before a server that speaks none.
+    With ``tls`` it terminates TLS in front of a server without TLS.
     """
 
     def __init__(self, connect: Connect, *, tls: ssl.SSLContext | None = None) -> None:
@@ -47,16 +47,16 @@ class ForwardingProxy:
         await asyncio.gather(*self._links, return_exceptions=True)
 
     def disconnect_all(self) -> None:
-        """Close every connection that there is."""
+        """Close every open connection."""
         for writer in self._writers:
             writer.close()
 
     def accepts_connections(self) -> bool:
-        """Say whether a connection is let in now."""
+        """Return whether a new connection is accepted now."""
         return True
 
     def copy_both_ways(self, client: Streams, server: Streams) -> tuple[Copying, Copying]:
-        """Give the two ways of a connection, the way there first; when one ends, both do."""
+        """Return the copiers to the server and to the client; when one ends, both end."""
         return _copy(client[0], server[1]), _copy(server[0], client[1])
 
     async def _accept(
@@ -93,12 +93,12 @@ class ForwardingProxy:
 
 
 def connect_to_socket(path: Path) -> Connect:
-    """Reach a server on a unix socket."""
+    """Return a function that connects to a Unix socket."""
     return lambda: asyncio.open_unix_connection(str(path))
 
 
 def connect_to_address(host: str, port: int) -> Connect:
-    """Reach a server on a TCP port."""
+    """Return a function that connects to a TCP port."""
     return lambda: asyncio.open_connection(host, port)
 
 

@@ -1,4 +1,4 @@
-"""Do alerts, dashboard, runbook and README speak of what there is, and do the alerts fire?"""
+"""Tests of deploy/monitoring: alerts fire, and every name that they and the runbook use exists."""
 
 import json
 import os
@@ -9,145 +9,108 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from service.metrics.counters import FAILURE_REASONS, Metrics
-from service.metrics.namespace import NamespaceStats, collect_gauges
+from docs.generate import list_metrics
+from service.metrics.counters import FAILURE_REASONS
+from service.settings import list_settings
 
 ROOT = Path(__file__).parents[1]
 MONITORING = ROOT / "deploy" / "monitoring"
 ALERTS = (MONITORING / "alerts.yml").read_text(encoding="utf-8")
 NAMES = re.findall(r"- alert: (\w+)", ALERTS)
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Fields of Redis's INFO, which the runbook names beside log events.
+INFO_FIELDS = {"aof_last_write_status"}
 PROCESS_METRICS = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
-
-EMPTY = NamespaceStats(
-    backlog=0,
-    due=0,
-    leased=0,
-    overdue_s=0,
-    oldest_age_s=0,
-    records=0,
-    reader_groups=0,
-    lag_records=0,
-    lag_s=0,
-    closed_s=0,
-    closed_reason="",
-    in_flight=0,
-    calls_left={"get": 0},
-    failed={"other": 0},
-)
-
-
-def list_metrics() -> dict[str, tuple[str, set[str], str]]:
-    """List what a worker's exposition has: by name its kind, its samples and its meaning."""
-    metrics = Metrics(CollectorRegistry())
-    metrics.set_limits(tickets=1, records=1)
-    metrics.initialize_sources(["native"])
-    metrics.add_worker(lambda: 0)
-    metrics_by_name = {}
-    for family in (*metrics.registry.collect(), *collect_gauges(EMPTY)):
-        suffix = {"counter": "_total", "info": "_info"}.get(family.type, "")
-        samples = {sample.name for sample in family.samples if "_created" not in sample.name}
-        metrics_by_name[family.name + suffix] = (family.type, samples, family.documentation)
-    return metrics_by_name
 
 
 def list_samples() -> set[str]:
-    """List every name that may be asked for."""
+    """Return every name that a query may use."""
     return {name for _, samples, _ in list_metrics().values() for name in samples}
 
 
 def promtool_path() -> str:
-    """Find promtool; the gate must not pass without it."""
+    """Return the path of promtool; skip the test without it, or fail it in CI."""
     local_path = ROOT / ".tool" / "prometheus" / "usr" / "bin"
     program_path = shutil.which("promtool") or shutil.which("promtool", path=local_path)
     if program_path is None:
         reason = "promtool is not installed (Debian, Ubuntu: it is in the package prometheus)"
         if os.environ.get("CI") or os.environ.get("GATE"):
-            pytest.fail(f"{reason}: the alerts cannot be tried")
+            pytest.fail(f"{reason}: the alerts cannot be tested")
         pytest.skip(reason)
     return program_path
 
 
 @pytest.mark.parametrize(
-    "words", [("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yml")]
+    "arguments", [("check", "config", "prometheus.yml"), ("test", "rules", "alerts_test.yml")]
 )
-def test_promtool_agrees(words: tuple[str, ...]) -> None:
+def test_promtool_accepts_the_files(arguments: tuple[str, ...]) -> None:
     """The configuration is valid; each alert fires when it must, and only then."""
-    command = [promtool_path(), *words]
+    command = [promtool_path(), *arguments]
     ran = subprocess.run(command, cwd=MONITORING, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-def test_alerts_ask_for_metrics_that_there_are() -> None:
-    """No rule, and no test of a rule, names one that nobody exposes."""
-    tried = (MONITORING / "alerts_test.yml").read_text(encoding="utf-8")
-    asked = set(re.findall(r"enricher_\w+", ALERTS + tried))
-    assert asked
-    assert asked <= list_samples()
+def test_alerts_use_metrics_that_exist() -> None:
+    """No rule, and no test of a rule, names another."""
+    rule_tests = (MONITORING / "alerts_test.yml").read_text(encoding="utf-8")
+    used = set(re.findall(r"enricher_\w+", ALERTS + rule_tests))
+    assert used
+    assert used <= list_samples()
 
 
-def test_every_alert_is_tried_both_ways() -> None:
-    """One of its tests expects that it fires, and one that it does not."""
-    tried = (MONITORING / "alerts_test.yml").read_text(encoding="utf-8")
+def test_every_alert_has_a_test_that_it_fires_and_one_that_it_does_not() -> None:
+    """alerts_test.yml names each alert in both ways."""
+    rule_tests = (MONITORING / "alerts_test.yml").read_text(encoding="utf-8")
     for name in NAMES:
-        assert f"{{ eval_time: 110m, alertname: {name} }}" in tried
-        assert re.search(rf"alertname: {name}\n +exp_alerts:\n", tried), name
-    assert set(re.findall(r"alertname: (\w+)", tried)) == set(NAMES)
+        assert f"{{ eval_time: 110m, alertname: {name} }}" in rule_tests
+        assert re.search(rf"alertname: {name}\n +exp_alerts:\n", rule_tests), name
+    assert set(re.findall(r"alertname: (\w+)", rule_tests)) == set(NAMES)
 
 
 def test_every_alert_has_its_section_in_the_runbook() -> None:
-    """What it means, what to look at, what to do; and its annotation leads there."""
+    """It has a meaning, checks and a fix, and the annotation of the alert links to it."""
     runbook = (MONITORING / "runbook.md").read_text(encoding="utf-8")
     sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", runbook, re.MULTILINE | re.DOTALL))
     assert sorted(sections) == sorted(NAMES)
     for section in sections.values():
-        assert re.findall(r"^\*\*(.+?)\*\*", section, re.MULTILINE) == ["Means", "Look at", "Do"]
+        assert re.findall(r"^\*\*(.+?)\*\*", section, re.MULTILINE) == ["Meaning", "Check", "Fix"]
     links = re.findall(r"runbook: deploy/monitoring/runbook\.md#(\w+)", ALERTS)
     assert links == [name.lower() for name in NAMES]
 
 
-def test_the_runbook_speaks_of_what_there_is() -> None:
-    """Panels and settings that it sends a person to exist."""
+def test_the_runbook_names_panels_settings_and_log_events_that_exist() -> None:
+    """Whatever it tells a person to look at can be found."""
     runbook = (MONITORING / "runbook.md").read_text(encoding="utf-8")
     titles = {panel["title"] for panel in read_dashboard()["panels"]}
     assert set(re.findall(r"(?<!\*)\*([A-Z][\w ]+)\*(?!\*)", runbook)) <= titles
-    assert set(re.findall(r"`(ENRICHER_\w+)`", runbook)) <= set(re.findall(r"ENRICHER_\w+", README))
+    assert set(re.findall(r"`(ENRICHER_\w+)`", runbook)) <= {name for name, _, _ in list_settings()}
+    events = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", runbook)) - {*FAILURE_REASONS}
+    service = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "service").rglob("*.py"))
+    literals = set(re.findall(r"[\"']([a-z_]+?)_?[\"'{]", service))
+    assert {event for event in events if event not in literals} <= INFO_FIELDS
 
 
-def test_the_runbook_knows_every_reason_of_a_failure() -> None:
-    """Whoever is called by the alert finds the label that it shows."""
+def test_the_runbook_explains_every_reason_of_a_failed_ticket() -> None:
+    """The label that the alert shows is in the table."""
     runbook = (MONITORING / "runbook.md").read_text(encoding="utf-8")
     (table,) = re.findall(r"^\| reason \|.*?\n\n", runbook, re.MULTILINE | re.DOTALL)
     cells = [row.split(" | ")[0] for row in table.splitlines()]
-    told = {reason for cell in cells for reason in re.findall(r"`(\w+)`", cell)}
-    assert told == {*FAILURE_REASONS} - {"other"}
+    explained = {reason for cell in cells for reason in re.findall(r"`(\w+)`", cell)}
+    assert explained == {*FAILURE_REASONS} - {"other"}
 
 
 def read_dashboard() -> dict[str, list[dict[str, str]]]:
-    """Read the file that Grafana reads."""
+    """Return the dashboard that Grafana reads."""
     file = MONITORING / "grafana" / "dashboards" / "deployment-enricher.json"
     dashboard: dict[str, list[dict[str, str]]] = json.loads(file.read_text(encoding="utf-8"))
     return dashboard
 
 
-def test_the_dashboard_is_the_one_described() -> None:
-    """It is written by its description, shows every metric of ours, and asks for no other."""
-    described = runpy.run_path(str(MONITORING / "dashboard.py"))["render_dashboard"]()
-    assert json.loads(described) == read_dashboard()
-    asked = set(re.findall(r"(?:enricher|process)_[a-z_]+", json.dumps(read_dashboard()["panels"])))
-    assert asked <= list_samples() | PROCESS_METRICS
-    shown = {name for name, (_, samples, _) in list_metrics().items() if samples & asked}
+def test_the_dashboard_is_current_and_shows_every_metric() -> None:
+    """dashboard.py writes it; it uses every metric of the service and no other."""
+    rendered = runpy.run_path(str(MONITORING / "dashboard.py"))["render_dashboard"]()
+    assert json.loads(rendered) == read_dashboard()
+    used = set(re.findall(r"(?:enricher|process)_[a-z_]+", json.dumps(read_dashboard()["panels"])))
+    assert used <= list_samples() | PROCESS_METRICS
+    shown = {name for name, (_, samples, _) in list_metrics().items() if samples & used}
     assert shown >= {name for name in list_metrics() if name.startswith("enricher_")}
-
-
-def test_the_readme_lists_every_metric() -> None:
-    """With its kind and its meaning, in the order of the exposition."""
-    expected = [
-        f"| `{name}` | {kind} | {meaning} |"
-        for name, (kind, _, meaning) in list_metrics().items()
-        if name.startswith("enricher_")
-    ]
-    rows = [line for line in README.splitlines() if line.startswith("| `enricher_")]
-    assert rows == expected

@@ -136,7 +136,7 @@ def test_a_value_that_does_not_fit_is_refused_with_what_would(
 def test_an_address_of_no_redis_is_refused_unseen(url: str) -> None:
     """A Redis URL may hold a password: the sentence shows what one looks like instead."""
     told = settings_error({"ENRICHER_REDIS_URL": url})
-    assert told.startswith("ENRICHER_REDIS_URL is no address of a Redis: give redis://")
+    assert told.startswith("ENRICHER_REDIS_URL is not a Redis URL: use redis://")
     assert SECRET not in told
 
 
@@ -188,7 +188,7 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         f"{variable} names a file that cannot be read: No such file or directory"
     )
     assert "Is a directory" in settings_error({variable: str(tmp_path)})
-    assert "no UTF-8 text" in settings_error({variable: str(binary)})
+    assert "is not UTF-8 text" in settings_error({variable: str(binary)})
     assert settings_error({variable: str(empty)}) == f"{variable} names an empty file"
 
 
@@ -228,7 +228,7 @@ def test_no_outcome_that_nothing_has_is_asked_for() -> None:
 
 
 def test_a_token_that_could_be_guessed_is_refused() -> None:
-    """The console's token has at least 16 signs; the message does not show it."""
-    with pytest.raises(SettingsError, match="at least 16 signs") as refused:
+    """The console's token has at least 16 characters; the message does not show it."""
+    with pytest.raises(SettingsError, match="at least 16 characters") as refused:
         read_settings({"ENRICHER_CONSOLE_TOKEN": "short-one"})
     assert "short-one" not in str(refused.value)

@@ -1,4 +1,4 @@
-"""Does a worker keep what it holds, let go what it lost, and outlive its own mistakes?"""
+"""Tests of the worker: it keeps its leases, drops lost ones, and survives errors."""
 
 import asyncio
 import io
@@ -13,12 +13,11 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from service.accept.mapping import DeploymentCompleted
 from service.backlog.backlog import Backlog, BacklogConfig, Claimed, Wakeup
 from service.backlog.failures import FailureRecord
 from service.backlog.refreshes import RefreshConfig, Refreshes
 from service.backlog.ticket import CorruptTicket, Lease
-from service.enrich.budget import load_budget_prelude, load_spare_prelude
+from service.enrich.budget import load_budget_prelude
 from service.enrich.models import Deployment
 from service.enrich.verdict import Fail, Found, Retry, Verdict
 from service.log import build_log
@@ -27,39 +26,20 @@ from service.publish.stream import OutputStream, RetentionConfig
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.worker import Worker, WorkerConfig, WorkerDependencies
+from tests.factories import deployment_id, make_event
 
 Enrich = Callable[[Lease], Awaitable[Verdict]]
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
-def make_event(number: int) -> DeploymentCompleted:
-    """Make the event of one deployment."""
-    return DeploymentCompleted(
-        source="native",
-        delivery=f"delivery-{number}",
-        project=None,
-        environment=None,
-        application=None,
-        version=None,
-        deployment_id=f"deployment-{number}",
-        outcome="succeeded",
-        event_time=None,
-        metadata=None,
-        metadata_dropped=False,
-        traceparent=None,
-    )
-
-
 async def find_deployment(lease: Lease) -> Verdict:
     """Find every deployment at once."""
-    deployment_id = str(lease.ticket.deployment_id)
-    return Found(
-        deployment=Deployment(id=deployment_id), body=json.dumps({"id": deployment_id}).encode()
-    )
+    found_id = str(lease.ticket.deployment_id)
+    return Found(deployment=Deployment(id=found_id), body=json.dumps({"id": found_id}).encode())
 
 
 class WorkerHarness:
-    """A worker's surroundings: all real but for what it is told of each deployment."""
+    """A real worker with all its stages; only the enrichment is chosen by the test."""
 
     def __init__(self, backlog: Backlog, group: GroupCommit, redis: Redis, keys: Keys) -> None:
         self.backlog = backlog
@@ -70,14 +50,14 @@ class WorkerHarness:
             group,
             keys=keys,
             config=RefreshConfig(schedule=(), dedup_ttl_ms=60_000, rate_limit_share=1.0),
-            spare_calls_lua=load_spare_prelude(),
+            budget_lua=load_budget_prelude(),
         )
         self._stream = OutputStream(
             group, keys=keys, retention=RetentionConfig(dedup_ttl_ms=60_000, max_age_ms=60_000)
         )
 
     def dependencies(self, enrich: Enrich) -> WorkerDependencies:
-        """Give all that a worker is handed."""
+        """Return the dependencies of a worker."""
         return WorkerDependencies(
             backlog=self.backlog,
             share_lists=lambda _: None,
@@ -93,7 +73,7 @@ class WorkerHarness:
 
     @asynccontextmanager
     async def running_worker(self, enrich: Enrich, **changes: Any) -> AsyncIterator[Worker]:
-        """Have a worker work meanwhile."""
+        """Run a worker during the block."""
         defaults = WorkerConfig(concurrency=4, lease_s=0.3, shutdown_timeout_s=0.2)
         worker = Worker(self.dependencies(enrich), replace(defaults, **changes))
         running = asyncio.create_task(worker.run())
@@ -102,93 +82,90 @@ class WorkerHarness:
         await running
 
     def log_event_names(self) -> list[str]:
-        """List the names of what was logged."""
+        """Return the names of the logged events."""
         return [json.loads(line)["event"] for line in self.log_output.getvalue().splitlines()]
 
     async def is_done(self) -> bool:
-        """Tell whether nothing waits."""
+        """Return whether the backlog is empty."""
         return not await self.redis.exists(self.keys.backlog)
 
 
 @pytest.fixture
-def worker_harness(
-    backlog: Backlog, group_commit: GroupCommit, redis: Redis, keys: Keys
-) -> WorkerHarness:
-    """Give a bench of this test's own."""
+def harness(backlog: Backlog, group_commit: GroupCommit, redis: Redis, keys: Keys) -> WorkerHarness:
+    """Return the harness of one namespace."""
     return WorkerHarness(backlog, group_commit, redis, keys)
 
 
-async def test_long_work_keeps_its_lease(
-    worker_harness: WorkerHarness, eventually: Eventually
+async def test_attempt_longer_than_its_lease_runs_once(
+    harness: WorkerHarness, eventually: Eventually
 ) -> None:
-    """Work of several leases' length is done once, though a second worker waits for it."""
-    begun: list[str] = []
+    """Renewals keep the lease, although a second worker waits for the ticket."""
+    started_jobs: list[str] = []
 
-    async def slowly(lease: Lease) -> Verdict:
-        begun.append(lease.job)
+    async def enrich_slowly(lease: Lease) -> Verdict:
+        started_jobs.append(lease.job)
         await asyncio.sleep(1.0)
         return await find_deployment(lease)
 
-    await worker_harness.backlog.add(make_event(1))
+    await harness.backlog.add(make_event(1))
     async with (
-        worker_harness.running_worker(slowly, shutdown_timeout_s=5.0),
-        worker_harness.running_worker(slowly, shutdown_timeout_s=5.0),
+        harness.running_worker(enrich_slowly, shutdown_timeout_s=5.0),
+        harness.running_worker(enrich_slowly, shutdown_timeout_s=5.0),
     ):
-        await eventually(worker_harness.is_done)
-    assert begun == ["id:deployment-1"]
-    assert worker_harness.log_event_names() == ["deployment_published"]
+        await eventually(harness.is_done)
+    assert started_jobs == [f"id:{deployment_id(1)}"]
+    assert harness.log_event_names() == ["deployment_published"]
 
 
-async def test_work_whose_lease_is_lost_is_dropped(
-    worker_harness: WorkerHarness, eventually: Eventually
+async def test_attempt_whose_lease_is_lost_settles_nothing(
+    harness: WorkerHarness, eventually: Eventually
 ) -> None:
-    """Whoever else holds the ticket publishes it; the first neither publishes nor hands back."""
-    lost, anothers = asyncio.Event(), 9e15 + 0.5
+    """The new holder publishes; the first worker neither publishes nor releases."""
+    lost, other_fence = asyncio.Event(), 9e15 + 0.5
 
-    async def until_lost(lease: Lease) -> Verdict:
-        await worker_harness.redis.zadd(worker_harness.keys.backlog, {lease.job: anothers})
+    async def enrich_until_lost(lease: Lease) -> Verdict:
+        await harness.redis.zadd(harness.keys.backlog, {lease.job: other_fence})
         try:
             await asyncio.sleep(60)
         finally:
             lost.set()
         return await find_deployment(lease)
 
-    await worker_harness.backlog.add(make_event(1))
-    async with worker_harness.running_worker(until_lost) as worker:
+    await harness.backlog.add(make_event(1))
+    async with harness.running_worker(enrich_until_lost) as worker:
         await lost.wait()
         worker.stop()
-    assert worker_harness.log_event_names() == ["lease_lost"]
-    assert (
-        await worker_harness.redis.zscore(worker_harness.keys.backlog, "id:deployment-1")
-        == anothers
-    )
-    await worker_harness.redis.zadd(worker_harness.keys.backlog, {"id:deployment-1": 1})
-    async with worker_harness.running_worker(find_deployment):
-        await eventually(worker_harness.is_done)
-    assert await worker_harness.redis.xlen(worker_harness.keys.enriched) == 1
+    assert harness.log_event_names() == ["lease_lost"]
+    assert await harness.redis.zscore(harness.keys.backlog, f"id:{deployment_id(1)}") == other_fence
+    await harness.redis.zadd(harness.keys.backlog, {f"id:{deployment_id(1)}": 1})
+    async with harness.running_worker(find_deployment):
+        await eventually(harness.is_done)
+    assert await harness.redis.xlen(harness.keys.enriched) == 1
 
 
-async def test_what_kills_its_workers_ends_among_the_failed(
-    worker_harness: WorkerHarness, eventually: Eventually
+async def test_ticket_whose_leases_ran_out_too_often_fails_as_poison(
+    harness: WorkerHarness, eventually: Eventually
 ) -> None:
-    """After so many leases that ran out, the ticket is not tried again."""
-    await worker_harness.backlog.add(make_event(1))
+    """After max_crashes leases that ran out, the ticket is not attempted again."""
+    await harness.backlog.add(make_event(1))
     for crashes in range(2):
         async with asyncio.timeout(5):
-            while not (claimed := await worker_harness.backlog.claim(1)).leases:
+            while not (claimed := await harness.backlog.claim(1)).leases:
                 await asyncio.sleep(0.02)
         assert isinstance(claimed.leases[0], Lease)
         assert claimed.leases[0].crashes == crashes
-    async with worker_harness.running_worker(find_deployment, max_crashes=2):
-        await eventually(worker_harness.is_done)
-    assert worker_harness.log_event_names() == ["deployment_failed"]
+    async with harness.running_worker(find_deployment, max_crashes=2):
+        await eventually(harness.is_done)
+    assert harness.log_event_names() == ["deployment_failed"]
     assert (
         b"poison"
-        in (await worker_harness.redis.hgetall(worker_harness.keys.failed_data))[b"id:deployment-1"]
+        in (await harness.redis.hgetall(harness.keys.failed_data))[
+            f"id:{deployment_id(1)}".encode()
+        ]
     )
 
 
-async def test_an_unreadable_ticket_is_not_renewed_while_it_is_given_up(
+async def test_corrupt_ticket_is_not_renewed_while_it_is_failed(
     group_commit: GroupCommit,
     redis: Redis,
     keys: Keys,
@@ -196,109 +173,107 @@ async def test_an_unreadable_ticket_is_not_renewed_while_it_is_given_up(
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A renewal under way would change the fence, and the ticket would be given up in vain."""
-    patient = Backlog(
+    """A renewal would change the fence, and the ticket could not be failed."""
+    long_lease_backlog = Backlog(
         group_commit,
         keys=keys,
         config=replace(backlog_config, lease_ms=60_000),
         budget_lua=load_budget_prelude(),
         new_token=lambda: "0123456789abcdef",
     )
-    bench = WorkerHarness(patient, group_commit, redis, keys)
-    give_up, renewed = patient.fail, asyncio.Event()
-    renew = patient.renew
+    harness = WorkerHarness(long_lease_backlog, group_commit, redis, keys)
+    fail, renewed = long_lease_backlog.fail, asyncio.Event()
+    renew = long_lease_backlog.renew
 
-    async def renew_and_tell(held: Sequence[tuple[str, float]], by_ms: int) -> list[float | None]:
+    async def renew_and_record(held: Sequence[tuple[str, float]], by_ms: int) -> list[float | None]:
         fences = await renew(held, by_ms)
         renewed.set()
         return fences
 
-    async def give_up_late(
+    async def fail_after_renewal(
         lease: Lease | CorruptTicket, failure: FailureRecord
     ) -> Literal["failed", "superseded", "lease_lost"]:
         with suppress(TimeoutError):
             await asyncio.wait_for(renewed.wait(), 0.5)
-        return await give_up(lease, failure)
+        return await fail(lease, failure)
 
-    monkeypatch.setattr(patient, "renew", renew_and_tell)
-    monkeypatch.setattr(patient, "fail", give_up_late)
+    monkeypatch.setattr(long_lease_backlog, "renew", renew_and_record)
+    monkeypatch.setattr(long_lease_backlog, "fail", fail_after_renewal)
     await redis.hset(keys.tickets, "id:a", b"not a ticket")
     await redis.zadd(keys.backlog, {"id:a": 1})
-    async with bench.running_worker(find_deployment):
-        await eventually(bench.is_done)
-    assert bench.log_event_names() == ["ticket_corrupt"]
+    async with harness.running_worker(find_deployment):
+        await eventually(harness.is_done)
+    assert harness.log_event_names() == ["ticket_corrupt"]
     assert await redis.zrange(keys.failed, 0, -1) == [b"id:a"]
 
 
-async def test_our_own_mistake_fails_the_ticket_and_not_the_worker(
-    worker_harness: WorkerHarness, eventually: Eventually
+async def test_internal_error_fails_the_ticket_and_not_the_worker(
+    harness: WorkerHarness, eventually: Eventually
 ) -> None:
-    """An exception is written with its traceback, judged, and the next ticket is worked on."""
+    """The exception is logged with its traceback, and the next ticket is processed."""
 
-    async def stumble(lease: Lease) -> Verdict:
-        if lease.ticket.deployment_id == "deployment-1":
+    async def raise_for_the_first(lease: Lease) -> Verdict:
+        if lease.ticket.deployment_id == deployment_id(1):
             raise KeyError("bug")
         return await find_deployment(lease)
 
-    async with worker_harness.running_worker(stumble):
-        await worker_harness.backlog.add(make_event(1))
-        await worker_harness.backlog.add(make_event(2))
-        await eventually(worker_harness.is_done)
-    assert sorted(worker_harness.log_event_names()) == [
+    async with harness.running_worker(raise_for_the_first):
+        await harness.backlog.add(make_event(1))
+        await harness.backlog.add(make_event(2))
+        await eventually(harness.is_done)
+    assert sorted(harness.log_event_names()) == [
         "attempt_error",
         "deployment_failed",
         "deployment_published",
     ]
-    assert await worker_harness.redis.zrange(worker_harness.keys.failed, 0, -1) == [
-        b"id:deployment-1"
+    assert await harness.redis.zrange(harness.keys.failed, 0, -1) == [
+        f"id:{deployment_id(1)}".encode()
     ]
 
 
-async def test_no_more_is_in_hand_than_was_said(
-    worker_harness: WorkerHarness, eventually: Eventually
+async def test_concurrency_limits_the_attempts_at_once(
+    harness: WorkerHarness, eventually: Eventually
 ) -> None:
-    """Concurrency is a bound, and every hand that is free is used."""
-    now, most = 0, 0
+    """The limit holds, and all of it is used."""
+    running, maximum = 0, 0
 
     async def count(lease: Lease) -> Verdict:
-        nonlocal now, most
-        now += 1
-        most = max(most, now)
+        nonlocal running, maximum
+        running += 1
+        maximum = max(maximum, running)
         await asyncio.sleep(0.02)
-        now -= 1
+        running -= 1
         return await find_deployment(lease)
 
-    await asyncio.gather(*(worker_harness.backlog.add(make_event(number)) for number in range(20)))
-    await worker_harness.redis.hset(
-        worker_harness.keys.budget, "probe", "100"
-    )  # as after many answers
-    async with worker_harness.running_worker(count, concurrency=3):
-        await eventually(worker_harness.is_done)
-    assert most == 3
-    assert await worker_harness.redis.xlen(worker_harness.keys.enriched) == 20
+    await asyncio.gather(*(harness.backlog.add(make_event(number)) for number in range(20)))
+    await harness.redis.hset(harness.keys.budget, "probe", "100")  # as after many responses
+    async with harness.running_worker(count, concurrency=3):
+        await eventually(harness.is_done)
+    assert maximum == 3
+    assert await harness.redis.xlen(harness.keys.enriched) == 20
 
 
-async def test_an_idle_worker_is_woken_at_once(
-    worker_harness: WorkerHarness, eventually: Eventually
+async def test_idle_worker_waits_for_a_wakeup_without_polling(
+    harness: WorkerHarness, eventually: Eventually
 ) -> None:
-    """It blocks on the bell and does not poll: few commands while nothing is to do."""
-    async with worker_harness.running_worker(find_deployment):
-        await worker_harness.backlog.add(make_event(1))
-        await eventually(worker_harness.is_done)
-        before = (await worker_harness.redis.info("stats"))["total_commands_processed"]
+    """It blocks on the wakeup list and sends few commands while idle."""
+    async with harness.running_worker(find_deployment):
+        await harness.backlog.add(make_event(1))
+        await eventually(harness.is_done)
+        before = (await harness.redis.info("stats"))["total_commands_processed"]
         await asyncio.sleep(0.5)
-        spent = (await worker_harness.redis.info("stats"))["total_commands_processed"] - before
-        await worker_harness.backlog.add(make_event(2))
-        await eventually(worker_harness.is_done)
-    assert spent < 30  # of which this test's own two, and scripts count their inner commands
-    assert worker_harness.log_event_names() == ["deployment_published"] * 2
+        spent = (await harness.redis.info("stats"))["total_commands_processed"] - before
+        await harness.backlog.add(make_event(2))
+        await eventually(harness.is_done)
+    assert spent < 30  # with the two of this test; the commands inside scripts count too
+    assert harness.log_event_names() == ["deployment_published"] * 2
 
 
-async def test_a_claim_that_fails_is_said_and_tried_again(
-    worker_harness: WorkerHarness, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+async def test_claim_that_fails_is_logged_and_repeated(
+    harness: WorkerHarness, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker never ends in silence."""
-    claim = worker_harness.backlog.claim
+    """A worker never ends silently."""
+    claim = harness.backlog.claim
     failures = iter([ResponseError("NOPERM this user has no permissions")])
 
     async def claim_at_second_try(limit: int, *, followers: int) -> Claimed:
@@ -306,29 +281,29 @@ async def test_a_claim_that_fails_is_said_and_tried_again(
             raise failure
         return await claim(limit, followers=followers)
 
-    monkeypatch.setattr(worker_harness.backlog, "claim", claim_at_second_try)
-    await worker_harness.backlog.add(make_event(1))
-    async with worker_harness.running_worker(find_deployment):
-        await eventually(worker_harness.is_done)
-    assert worker_harness.log_event_names() == ["claim_failed", "deployment_published"]
+    monkeypatch.setattr(harness.backlog, "claim", claim_at_second_try)
+    await harness.backlog.add(make_event(1))
+    async with harness.running_worker(find_deployment):
+        await eventually(harness.is_done)
+    assert harness.log_event_names() == ["claim_failed", "deployment_published"]
 
 
-async def test_a_postponed_ticket_counts_its_attempts(
-    worker_harness: WorkerHarness, eventually: Eventually
+async def test_retry_counts_an_attempt_only_if_it_says_so(
+    harness: WorkerHarness, eventually: Eventually
 ) -> None:
-    """Later counts an attempt only where it says so."""
-    told = [
+    """A rate limit costs no attempt."""
+    retries = [
         Retry(reason="HTTP 502", wait_s=0.01),
         Retry(reason="rate_limited", counts_as_attempt=False),
         Retry(reason="HTTP 503", wait_s=0.01),
     ]
     seen: list[int] = []
 
-    async def later(lease: Lease) -> Verdict:
+    async def postpone(lease: Lease) -> Verdict:
         seen.append(lease.ticket.attempts)
-        return told.pop(0) if told else await find_deployment(lease)
+        return retries.pop(0) if retries else await find_deployment(lease)
 
-    await worker_harness.backlog.add(make_event(1))
-    async with worker_harness.running_worker(later):
-        await eventually(worker_harness.is_done)
+    await harness.backlog.add(make_event(1))
+    async with harness.running_worker(postpone):
+        await eventually(harness.is_done)
     assert seen == [0, 1, 1, 2]

@@ -1,4 +1,4 @@
-"""What does the dashboard show? Rows of panels, written as the JSON that Grafana reads.
+"""The dashboard: rows of panels, written as the JSON that Grafana reads.
 
 Run it after a change: ``python deploy/monitoring/dashboard.py``.
 """
@@ -14,7 +14,7 @@ SELECTOR = '{enricher=~"$enricher"}'
 
 
 class Panel(NamedTuple):
-    """One picture: its title, its unit, and what it asks, each under a legend."""
+    """One panel: its title, its unit, and its queries by legend."""
 
     title: str
     unit: str
@@ -22,22 +22,22 @@ class Panel(NamedTuple):
 
 
 def gauge(metric: str, by: str = "") -> str:
-    """Ask for what every replica tells alike."""
+    """Return the query of a gauge that every replica reports alike."""
     return f"max by ({by or 'enricher'}) (enricher_{metric}{SELECTOR})"
 
 
 def rate(metric: str, by: str = "") -> str:
-    """Ask for how often something happens, in all processes together."""
+    """Return the query of a rate per second, summed over all processes."""
     return f"sum by ({by or 'enricher'}) (rate(enricher_{metric}{SELECTOR}[$__rate_interval]))"
 
 
 def increase(metric: str, by: str = "") -> str:
-    """Ask for how much was added within an hour: for what happens rarely."""
+    """Return the query of an increase within an hour, for rare events."""
     return f"sum by ({by or 'enricher'}) (increase(enricher_{metric}{SELECTOR}[1h]))"
 
 
 def quantiles(metric: str) -> dict[str, str]:
-    """Ask for what half, and all but a hundredth, stay below."""
+    """Return the queries of the median and of the 99th percentile."""
     return {
         f"p{share * 100:.0f}": f"histogram_quantile({share}, {rate(f'{metric}_bucket', 'le')})"
         for share in (0.5, 0.99)
@@ -45,17 +45,17 @@ def quantiles(metric: str) -> dict[str, str]:
 
 
 ROWS: dict[str, tuple[Panel, ...]] = {
-    "Is it well?": (
+    "Overview": (
         Panel("From webhook to record", "s", quantiles("webhook_to_record_seconds")),
         Panel(
             "Records",
             "ops",
             {
                 "published": rate("records_published_total"),
-                "of these later revisions": rate("records_revised_total"),
-                "of these incomplete": rate("records_incomplete_total"),
-                "nothing new": rate("deployments_unchanged_total"),
-                "not wanted": rate("deployments_filtered_total"),
+                "later revisions": rate("records_revised_total"),
+                "incomplete": rate("records_incomplete_total"),
+                "unchanged": rate("deployments_unchanged_total"),
+                "filtered": rate("deployments_filtered_total"),
             },
         ),
         Panel(
@@ -67,30 +67,30 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             },
         ),
     ),
-    "What comes in": (
+    "Webhooks": (
         Panel("Webhooks by source", "ops", {"{{source}}": rate("webhooks_total", "source")}),
         Panel("Webhooks by outcome", "ops", {"{{outcome}}": rate("webhooks_total", "outcome")}),
         Panel(
             "Reconciled",
             "short",
             {
-                "no webhook told of": increase("reconcile_missed_deployments_total"),
-                "rounds {{outcome}}": increase("reconcile_runs_total", "outcome"),
+                "missed by webhooks": increase("reconcile_missed_deployments_total"),
+                "runs {{outcome}}": increase("reconcile_runs_total", "outcome"),
             },
         ),
         Panel(
-            "Odd",
+            "Anomalies",
             "ops",
             {
                 "time unreadable": rate("webhooks_time_unreadable_total"),
                 "{{where}} error": rate("internal_errors_total", "where"),
-                "answers drifted": rate("launchdarkly_schema_mismatches_total"),
+                "schema mismatches": rate("launchdarkly_schema_mismatches_total"),
                 "leases lost": rate("leases_lost_total"),
-                "handed back": rate("leases_released_total"),
+                "leases released": rate("leases_released_total"),
             },
         ),
     ),
-    "What waits": (
+    "Backlog": (
         Panel(
             "Backlog",
             "short",
@@ -107,7 +107,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             {"{{reason}}": rate("deployments_postponed_total", "reason")},
         ),
         Panel(
-            "In hand",
+            "In progress",
             "short",
             {"{{instance}}": f"sum by (instance) (enricher_worker_tickets_in_progress{SELECTOR})"},
         ),
@@ -129,32 +129,32 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Budget closed", "s", {"{{reason}}": gauge("budget_closed_seconds", "reason")}),
         Panel("Token refused", "bool", {"refused": gauge("token_refused")}),
     ),
-    "What went out, and what did not": (
+    "Records and failed tickets": (
         Panel(
             "Stream",
             "short",
             {
                 "records": gauge("stream_records"),
-                "not given to the slowest group": gauge("reader_lag_records"),
-                "cap": gauge("stream_limit_records"),
+                "unread by the slowest group": gauge("reader_lag_records"),
+                "limit": gauge("stream_limit_records"),
                 "groups": gauge("reader_groups"),
             },
         ),
         Panel("Reader lag", "s", {"lag": gauge("reader_lag_seconds")}),
         Panel("Failed by reason", "short", {"{{reason}}": gauge("failed_tickets", "reason")}),
         Panel(
-            "Given up by reason", "ops", {"{{reason}}": rate("deployments_failed_total", "reason")}
+            "Failures by reason", "ops", {"{{reason}}": rate("deployments_failed_total", "reason")}
         ),
     ),
     "Redis and processes": (
         Panel("Redis round trip", "s", quantiles("redis_round_trip_seconds")),
-        Panel("Acts in a round trip", "short", quantiles("redis_batch_size")),
+        Panel("Script calls per round trip", "short", quantiles("redis_batch_size")),
         Panel(
             "Redis up",
             "bool",
             {
                 "{{instance}}": f"min by (instance) (enricher_redis_up{SELECTOR})",
-                "lost": rate("redis_disconnects_total"),
+                "disconnects": rate("redis_disconnects_total"),
             },
         ),
         Panel("Processor", "percentunit", {"{{instance}}": "rate(process_cpu_seconds_total[5m])"}),
@@ -165,7 +165,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
 
 
 def render_dashboard() -> str:
-    """Give the whole dashboard as JSON."""
+    """Return the whole dashboard as JSON."""
     panels: list[dict[str, Any]] = []
     top = 0
     for title, row in ROWS.items():

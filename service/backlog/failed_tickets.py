@@ -17,6 +17,7 @@ from service.backlog.failures import (
     plan_retry,
 )
 from service.backlog.ticket import encode_ticket
+from service.store.exchange import decode_text
 from service.store.group_commit import GroupCommit, ScriptArgument
 from service.store.keys import Keys
 from service.store.script import Script, load_script, read_lua
@@ -79,7 +80,7 @@ class FailedTickets:
             self._keys.failed, time_range[1], time_range[0], withscores=True
         )
         jobs_and_times = [
-            (_decode_text(job), float(at_ms))
+            (decode_text(job), float(at_ms))
             for job, at_ms in cast("list[tuple[bytes, float]]", pairs)
         ]
         for start in range(0, len(jobs_and_times), MAX_BATCH):
@@ -91,7 +92,7 @@ class FailedTickets:
         keys, last = self._keys, first + count - 1
         pairs = await self._client.zrevrange(keys.failed, first, last, withscores=True)
         jobs_and_times = [
-            (_decode_text(job), float(at_ms))
+            (decode_text(job), float(at_ms))
             for job, at_ms in cast("list[tuple[bytes, float]]", pairs)
         ]
         return await self._read_tickets(jobs_and_times), int(await self._client.zcard(keys.failed))
@@ -159,7 +160,7 @@ class FailedTickets:
         reply = await self._group_commit.submit(
             script, keys=keys, args=args, durable=True, timeout_s=_TIMEOUT_S
         )
-        return [_decode_text(status) for status in cast("list[bytes]", reply)]
+        return [decode_text(status) for status in cast("list[bytes]", reply)]
 
     def _delivery_key(self, failed: FailedTicket) -> str:
         """Return the key of the delivery mark; repeats become duplicates of the new job."""
@@ -179,7 +180,3 @@ def _retry_result(failed: FailedTicket, plan: Requeue | Skip, reply: str | None)
         return RetryResult(failed.job, "gone" if reply == "gone" else "skipped", plan.reason)
     detail = plan.job if plan.job != failed.job else ""
     return RetryResult(failed.job, cast('Literal["queued", "superseded", "gone"]', reply), detail)
-
-
-def _decode_text(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -30,15 +30,15 @@ class RefreshConfig(Struct, frozen=True, kw_only=True):
 
 
 class Refreshes:
-    """The scheduled refreshes of one namespace; ``spare_calls_lua`` defines the spare calls."""
+    """The scheduled refreshes of one namespace; ``budget_lua`` defines the spare calls."""
 
     def __init__(
-        self, group_commit: GroupCommit, *, keys: Keys, config: RefreshConfig, spare_calls_lua: str
+        self, group_commit: GroupCommit, *, keys: Keys, config: RefreshConfig, budget_lua: str
     ) -> None:
         self._group_commit = group_commit
         self._keys = keys
         self._config = config
-        self._refresh_due: Script = load_script(__package__, "refresh_due", prelude=spare_calls_lua)
+        self._refresh_due: Script = load_script(__package__, "refresh_due", prelude=budget_lua)
         self._skip: Script = load_script(__package__, "skip_refresh", prelude=load_settle_lua())
 
     async def enqueue_due(self) -> float | None:

@@ -37,7 +37,8 @@ from service.cli.tail import (
     render_record_row,
 )
 from service.log import Log
-from service.metrics.http import HealthReader, HealthStats, serve_app
+from service.metrics.http import serve_app
+from service.metrics.namespace import NamespaceReader, NamespaceStats
 from service.settings import Secret, Settings, data_directory
 from service.simulate.options import Options, Shape
 from service.simulate.pipeline import EventBody, Pipeline, SendRate, report_event
@@ -64,7 +65,7 @@ class DemoInputs(Struct, frozen=True, kw_only=True):
 
     report: Callable[[EventBody], Awaitable[None]]
     post: Callable[[EventBody, str], Awaitable[SendResult]]
-    read_stats: Callable[[], Awaitable[HealthStats]]
+    read_stats: Callable[[], Awaitable[NamespaceStats]]
     count_calls: Callable[[], CallCounts]
     records: AsyncIterator[StreamEntryText]
     out: TextIO
@@ -80,7 +81,7 @@ class Demo:
         self._pipeline = Pipeline(inputs.report, inputs.post, rate=rate, rng=rng)
         self._published = 0
         self._limit_reached_count = 0
-        self._stats: HealthStats | None = None
+        self._stats: NamespaceStats | None = None
         self._status_line = ""
         self._is_terminal = inputs.out.isatty()
 
@@ -135,14 +136,14 @@ class Demo:
             "queued": self._pipeline.queued,
             "published": self._published,
             "waiting": "?" if stats is None else stats.backlog,
-            "failed": "?" if stats is None else stats.failed,
+            "failed": "?" if stats is None else stats.failed_total,
         }
         line = "  ".join(f"{name} {count}" for name, count in counts.items())
         if stats is None:
             return f"{line}  Redis is away"
         if _is_limit_reached(stats):
             return f"{line}  quota met {stats.next_call_in_s:.1f} s"
-        return f"{line}  calls left {stats.calls_left}"
+        return f"{line}  calls left {stats.calls_left['list']}"
 
     def _print_summary(self) -> None:
         call_counts = self._inputs.count_calls()
@@ -178,7 +179,7 @@ class Demo:
         self._inputs.out.flush()
 
 
-def _is_limit_reached(stats: HealthStats | None) -> bool:
+def _is_limit_reached(stats: NamespaceStats | None) -> bool:
     return stats is not None and stats.next_call_in_s > 0
 
 
@@ -324,7 +325,7 @@ def _demo_inputs(
     return DemoInputs(
         report=event_sender.report,
         post=event_sender.post,
-        read_stats=HealthReader(
+        read_stats=NamespaceReader(
             runtime.group_commit, keys=runtime.keys, share=_RATE_LIMIT_SHARE
         ).read_stats,
         count_calls=count_calls,

@@ -11,14 +11,13 @@ from msgspec.structs import replace
 
 from service.accept.signatures import Unverified
 from service.accept.sources import Source, SourceError
-from service.app import build_token_factory
-from service.backlog.failed_tickets import FailedTickets
 from service.cli.preconditions import inspect_sources
 from service.cli.run import resolve_redis_url
 from service.cli.sources import local_receiver_url
 from service.cli.tail import measure_terminal_width
 from service.doctor.checks import (
     BacklogFacts,
+    Finding,
     RedisFacts,
     SourceFacts,
     UpstreamFacts,
@@ -28,6 +27,7 @@ from service.doctor.checks import (
     check_sources,
     check_upstream,
     check_work,
+    warn,
 )
 from service.doctor.probes import (
     probe_backlog,
@@ -37,14 +37,9 @@ from service.doctor.probes import (
     redis_location,
     upstream_path,
 )
-from service.doctor.report import (
-    Finding,
-    format_findings,
-    format_findings_json,
-    has_no_failure,
-    warn,
-)
+from service.doctor.report import format_findings, format_findings_json, has_no_error
 from service.log import Log
+from service.metrics.namespace import NamespaceReader
 from service.reconcile.missed import Scope
 from service.settings import Settings, SettingsError, list_settings, parse_scopes
 from service.store.connect import open_client
@@ -76,7 +71,7 @@ async def run_doctor(arguments: argparse.Namespace, settings: Settings, log: Log
         else format_findings(findings, terminal_width=measure_terminal_width(sys.stdout))
     )
     sys.stdout.write(report)
-    return 0 if has_no_failure(findings) else _EXIT_FAILURE
+    return 0 if has_no_error(findings) else _EXIT_FAILURE
 
 
 def _list_set_variables() -> list[str]:
@@ -124,14 +119,16 @@ async def _probe_redis_and_backlog(
         if facts.connection_error:
             return facts, facts.connection_error
         group_commit = GroupCommit(client, durability="memory", clock=time.monotonic, log=log)
-        failed_tickets = FailedTickets(
-            client, group_commit, keys=keys, new_token=build_token_factory()
-        )
-        limit, share = settings.backlog_limit, settings.rate_limit_share
+        namespace_reader = NamespaceReader(group_commit, keys=keys, share=settings.rate_limit_share)
         scopes = [Scope(*pair).name for pair in parse_scopes(settings.reconcile_scopes)]
         backlog_facts = await probe_backlog(
-            client, failed_tickets, keys=keys, limit=limit, share=share, scopes=scopes
+            client,
+            namespace_reader.read_stats,
+            keys=keys,
+            limit=settings.backlog_limit,
+            scopes=scopes,
         )
+        await group_commit.aclose()
         if isinstance(backlog_facts, BacklogFacts):
             backlog_facts = replace(
                 backlog_facts,

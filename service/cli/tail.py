@@ -10,12 +10,13 @@ from msgspec import Raw, Struct
 from redis.asyncio import Redis
 
 from service.cli.terminal import COLUMN_GAP, Column, measure_text_width, pad_text, truncate_text
-from service.client.entry import decode_text, format_fields
+from service.client.entry import format_fields
 from service.client.fetcher import read_entries
 from service.client.group import ReaderOptions
 from service.log import escape_unprintable
 from service.publish.record import EnrichedDeployment, TouchedFlag
 from service.store.connect import describe_error
+from service.store.exchange import decode_text
 
 
 class StreamEntryText(Struct, frozen=True):

@@ -67,12 +67,10 @@ class InvalidEntry(Struct, frozen=True):
 
 def format_fields(fields: Mapping[bytes, bytes]) -> dict[str, str]:
     """Return the fields of an entry as text; bytes that are not UTF-8 are replaced."""
-    return {decode_text(name): decode_text(value) for name, value in fields.items()}
-
-
-def decode_text(value: bytes) -> str:
-    """Return bytes as text; bytes that are not UTF-8 are replaced."""
-    return value.decode("utf-8", "replace")
+    return {
+        name.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+        for name, value in fields.items()
+    }
 
 
 def parse_entry(position: bytes, flat_fields: Sequence[bytes]) -> Record | InvalidEntry:

@@ -1,1 +1,1 @@
-"""What a person sees at ``/``: the way of every deployment, live, and what waits for them."""
+"""The web console at ``/``: the flow of deployments, live, and the failed tickets."""

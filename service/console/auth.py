@@ -1,7 +1,7 @@
-"""Who may see the console, and who may act on it? Headers and times in, yes or no out.
+"""Authentication of the console: sign-in by token, signed sessions, CSRF tokens.
 
-A pass is what a browser keeps in its cookie: when it ends, a number of its own, and our seal. A
-mark is what a form of ours carries: the seal over the pass of whom it was shown to.
+A session is kept in a cookie: its end, an id of its own, and a signature. A CSRF token is the
+signature of the session that a form was shown to; every form carries it.
 """
 
 import hmac
@@ -26,51 +26,51 @@ _PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-
 
 
 class ConsoleAuth(Struct, frozen=True, kw_only=True):
-    """What stands before the console. Without a token it is for this machine alone.
+    """The rules of access. Without a token the console serves only this machine.
 
-    ``key`` seals passes and marks: the same for all receivers that have one token.
+    ``signing_key`` signs sessions and CSRF tokens. Receivers with the same token share it.
     """
 
     token: str
     signing_key: bytes
 
     def refusal_reason(self, headers: Mapping[str, str]) -> str | None:
-        """Say why a request seems not to come from this machine; None when it does, or may not.
+        """Return why a console without a token refuses a request; None when it does not.
 
-        A page of a stranger can reach us under a name of its own (DNS rebinding), and a proxy on
-        this machine may speak for the whole world: where no token is asked for, both are refused.
+        A foreign page can reach the console under its own host name (DNS rebinding), and a proxy on
+        this machine may forward requests from anywhere: without a token both are refused.
         """
         if self.token:
             return None
         if not is_loopback_host(headers.get("Host", "")):
-            return "it was asked for under a name that is not this machine's"
+            return "the request names another host"
         if any(name in headers for name in _PROXY_HEADERS):
-            return "it was asked for through a proxy"
+            return "the request came through a proxy"
         return None
 
     def is_valid_token(self, token: str) -> bool:
-        """Tell whether somebody knows the token, in the same time whatever was given."""
+        """Return whether the token is right, in constant time."""
         expected, actual = sha256(self.token.encode()), sha256(token.encode("utf-8", "replace"))
         return hmac.compare_digest(expected.digest(), actual.digest()) and bool(self.token)
 
     def issue_session(self, *, now_s: float, session_id: str) -> str:
-        """Write a pass with a number (32 hexadecimal digits) of its own."""
+        """Return a new session; ``session_id`` is 32 hexadecimal digits."""
         payload = f"{now_s + SESSION_S:.0f}.{session_id}"
-        return f"{payload}.{self._sign('pass', payload)}"
+        return f"{payload}.{self._sign('session', payload)}"
 
     def is_valid_session(self, session: str, *, now_s: float) -> bool:
-        """Tell whether this is a pass of ours that has not ended."""
+        """Return whether a session was issued here and has not ended."""
         parts = _SESSION_PATTERN.fullmatch(session)
         if parts is None or int(parts[1]) < now_s:
             return False
-        return hmac.compare_digest(self._sign("pass", f"{parts[1]}.{parts[2]}"), parts[3])
+        return hmac.compare_digest(self._sign("session", f"{parts[1]}.{parts[2]}"), parts[3])
 
     def csrf_token(self, session: str) -> str:
-        """Write the mark of the forms shown to whoever holds a pass."""
-        return self._sign("mark", session)
+        """Return the CSRF token of the forms that a session is shown."""
+        return self._sign("csrf", session)
 
     def is_valid_csrf_token(self, token: str, *, session: str) -> bool:
-        """Tell whether a form was shown to whoever holds this pass."""
+        """Return whether a CSRF token belongs to a session."""
         return hmac.compare_digest(
             self.csrf_token(session).encode(), token.encode("utf-8", "replace")
         )
@@ -80,12 +80,12 @@ class ConsoleAuth(Struct, frozen=True, kw_only=True):
 
 
 def derive_key(token: str) -> bytes:
-    """Make the key that all receivers with one token share."""
+    """Return the signing key, the same for all receivers that share a token."""
     return hmac.new(token.encode(), b"deployment-enricher console", sha256).digest()
 
 
 def is_loopback_host(host: str) -> bool:
-    """Tell whether a host, with or without its port, can only be this machine."""
+    """Return whether a host, with or without a port, can only be this machine."""
     name = _parse_hostname(f"//{host}")
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -96,9 +96,9 @@ def is_loopback_host(host: str) -> bool:
 
 
 def is_own_origin(headers: Mapping[str, str]) -> bool:
-    """Tell whether a form was sent by a page of ours: browsers say from where they post.
+    """Return whether a page of this console sent a form, by the headers that browsers add.
 
-    The scheme is left out: before us, a proxy may speak TLS.
+    The scheme is not compared: a proxy in front of the receiver may terminate TLS.
     """
     origin, host = headers.get("Origin"), headers.get("Host", "").lower()
     if origin is None:
@@ -107,13 +107,13 @@ def is_own_origin(headers: Mapping[str, str]) -> bool:
 
 
 def cookie_name(host: str) -> str:
-    """Name the cookie of a host: browsers share cookies between the ports of one machine."""
+    """Return the cookie name for a host. It holds the port: browsers share cookies among ports."""
     port = re.search(r":(\d{1,5})$", host)
     return f"enricher-console-{port[1]}" if port else "enricher-console"
 
 
 def is_loopback_bind(host: str) -> bool:
-    """Tell whether nobody beyond this machine reaches a receiver that listens there."""
+    """Return whether only this machine reaches a receiver that listens on ``host``."""
     return is_loopback_host(f"[{host}]" if ":" in host else host)
 
 
@@ -129,7 +129,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class AuthMiddleware:
-    """Stands before every page. ``clock`` gives epoch s, ``new_number`` 32 hexadecimal digits."""
+    """Authenticates requests before their handlers run.
+
+    ``clock`` returns epoch seconds, ``new_session_id`` 32 hexadecimal digits.
+    """
 
     def __init__(
         self,
@@ -147,12 +150,12 @@ class AuthMiddleware:
         self._log = log
 
     def add_routes(self, app: web.Application) -> None:
-        """Answer who signs in or out."""
+        """Add the routes for signing in and out."""
         app.router.add_post("/console/sign-in", self._sign_in)
         app.router.add_post("/console/sign-out", self.protect(self._sign_out))
 
     def protect(self, handler: ViewerHandler) -> Handler:
-        """Let only those in who may; whoever posts must come from a form of ours."""
+        """Return a handler that refuses requests without a session, forms without a CSRF token."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             now_s = self._clock()
@@ -172,13 +175,13 @@ class AuthMiddleware:
         return handle
 
     async def _refuse(self, request: web.Request, session: str | None) -> web.Response | None:
-        """Answer who may not go on; ``held`` is their pass, if they have one."""
+        """Return the response to a request that is refused, else None."""
         if (reason := self._auth.refusal_reason(request.headers)) is not None:
             return self._respond_not_local(reason)
         if request.method == "POST":
             if session is None or not is_own_origin(request.headers):
                 return self._respond_stale_form()
-            csrf_token = await read_form_field(request, "mark")
+            csrf_token = await read_form_field(request, "csrf_token")
             return (
                 None
                 if self._auth.is_valid_csrf_token(csrf_token, session=session)
@@ -208,14 +211,14 @@ class AuthMiddleware:
 
     def _respond_not_local(self, reason: str) -> web.Response:
         text = (
-            f"The console is for this machine alone, and {reason}. To look from elsewhere, "
-            f"set ENRICHER_CONSOLE_TOKEN to at least {MIN_TOKEN_LENGTH} signs."
+            f"Without a token the console serves this machine only, and {reason}. To use it from "
+            f"elsewhere, set ENRICHER_CONSOLE_TOKEN to at least {MIN_TOKEN_LENGTH} characters."
         )
-        return html_response(self._pages.render_message("Not from here", text, None), status=403)
+        return html_response(self._pages.render_message("Not allowed", text, None), status=403)
 
     def _respond_stale_form(self) -> web.Response:
-        text = "This form was not one of ours, or too old. Go back, reload the page, try again."
-        return html_response(self._pages.render_message("Nothing was done", text, None), status=403)
+        text = "The form is too old or came from another site. Reload its page and send it again."
+        return html_response(self._pages.render_message("Nothing changed", text, None), status=403)
 
 
 def _set_session_cookie(request: web.Request, response: web.StreamResponse, session: str) -> None:

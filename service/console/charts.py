@@ -1,4 +1,4 @@
-"""What numbers make the picture? Measures and the time in; rates, curves and gauges out."""
+"""Samples of the namespace as rates, curves, gauges and the flow chart; pure."""
 
 import math
 import re
@@ -19,9 +19,9 @@ _FAMILY_PATTERN = re.compile(r"[a-z]+(?::[a-z]+)?")
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """How things stood at one moment (Redis ms).
+    """The state of the namespace at one moment (``at_ms``, Redis time).
 
-    ``received`` counts this receiver's webhooks, ``appended`` all records ever.
+    ``received`` counts the webhooks of this receiver, ``appended`` all records ever appended.
     """
 
     at_ms: int
@@ -42,7 +42,7 @@ class Sample(Struct, frozen=True, kw_only=True):
 
 
 class WindowView(Struct, frozen=True, kw_only=True):
-    """One rate-limit window as LaunchDarkly told it last."""
+    """One rate-limit window as LaunchDarkly last reported it."""
 
     family: str
     limit: int
@@ -51,43 +51,43 @@ class WindowView(Struct, frozen=True, kw_only=True):
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it still lasts: what is past says little."""
+        """Whether the window has not ended yet; an ended window says little."""
         return self.ends_in_s > 0
 
     @property
     def remaining_share(self) -> float:
-        """Give what is left as a part of the limit."""
+        """What is left, as a part (0 to 1) of the limit."""
         return min(1.0, max(0.0, self.remaining / self.limit)) if self.limit else 0.0
 
 
 class Curve(Struct, frozen=True):
-    """A curve as two SVG paths: its line, and the area below it."""
+    """A curve as two SVG paths: the line, and the area below it."""
 
     line: str = ""
     area: str = ""
 
 
 class SampleHistory:
-    """The measures of the last minutes."""
+    """The samples of the last minutes."""
 
     def __init__(self) -> None:
         self._samples: deque[Sample] = deque(maxlen=_MAX_SAMPLES)
 
     def add(self, sample: Sample) -> None:
-        """Add what was measured last, and forget what is too long ago."""
+        """Add a sample and remove those that are too old."""
         if self._samples and sample.at_ms <= self._samples[-1].at_ms:
-            self._samples.clear()  # another server, or a clock set back
+            self._samples.clear()  # another server, or a clock that was set back
         self._samples.append(sample)
         while sample.at_ms - self._samples[0].at_ms > CHART_SPAN_S * 1000:
             self._samples.popleft()
 
     def list_samples(self) -> Sequence[Sample]:
-        """List them, the oldest first."""
+        """Return the samples, the oldest first."""
         return tuple(self._samples)
 
 
 def growth_rate(samples: Sequence[Sample], count_of: Callable[[Sample], int]) -> float:
-    """Give how fast a count grew in the last seconds, in 1/s."""
+    """Return how fast a count grew in the last 10 seconds, in 1/s."""
     if not samples:
         return 0.0
     last = samples[-1]
@@ -102,7 +102,7 @@ def growth_rate(samples: Sequence[Sample], count_of: Callable[[Sample], int]) ->
 def list_rates(
     samples: Sequence[Sample], count_of: Callable[[Sample], int]
 ) -> list[tuple[float, float]]:
-    """Give (seconds before now, growth in 1/s): of each sample since some before it."""
+    """Return (seconds before now, growth in 1/s) of each sample."""
     return [
         (ago_s, growth_rate(samples[max(0, end - _RATE_SAMPLES) : end], count_of))
         for end, (ago_s, _) in enumerate(list_values(samples, count_of), start=1)
@@ -112,14 +112,14 @@ def list_rates(
 def list_values(
     samples: Sequence[Sample], value_of: Callable[[Sample], int]
 ) -> list[tuple[float, float]]:
-    """Give (seconds before now, value) of each sample."""
+    """Return (seconds before now, value) of each sample."""
     return [
         ((samples[-1].at_ms - sample.at_ms) / 1000, float(value_of(sample))) for sample in samples
     ]
 
 
 def draw_curve(points: Iterable[tuple[float, float]], *, width: float, height: float) -> Curve:
-    """Draw a curve of the last minutes."""
+    """Return a curve of (seconds before now, value), scaled to its largest value."""
     values = list(points)
     if not values:
         return Curve()
@@ -134,14 +134,14 @@ def draw_curve(points: Iterable[tuple[float, float]], *, width: float, height: f
 
 
 def draw_arc(share: float, *, radius: float) -> str:
-    """Draw a part (0 to 1) of a half circle from the left, around 0 0, as an SVG path."""
+    """Return an SVG path: a part (0 to 1) of a half circle around 0 0, from the left."""
     angle = math.pi * (1 - min(1.0, max(0.0, share)))
     x, y = radius * math.cos(angle), -radius * math.sin(angle)
     return f"M{-radius:.1f} 0A{radius:.1f} {radius:.1f} 0 0 1 {x:.2f} {y:.2f}"
 
 
 def parse_windows(budget: Mapping[str, str], *, now_ms: int) -> list[WindowView]:
-    """Read the windows of the budget, the best known first; what cannot be read is left out."""
+    """Return the windows of the budget, global first; unreadable ones are left out."""
     skew_ms = _parse_number(budget.get("clock_skew_ms", "0"))
     windows = []
     for family in sorted(budget, key=_family_order):
@@ -157,7 +157,7 @@ def parse_windows(budget: Mapping[str, str], *, now_ms: int) -> list[WindowView]
 
 
 def tightest_window(windows: Sequence[WindowView]) -> WindowView | None:
-    """Give the window that binds: of those that last the one with least left, else the first."""
+    """Return the open window with the fewest calls left; without an open one, the first."""
     open_windows = [window for window in windows if window.is_open]
     if open_windows:
         return min(open_windows, key=lambda window: window.remaining)
@@ -187,7 +187,7 @@ FlowSpeed = Literal["still", "slow", "busy", "fast"]
 
 
 class FlowStage(Struct, frozen=True, kw_only=True):
-    """One station of the way, with the curve of its last minutes."""
+    """One stage of the flow chart, with the curve of its last minutes."""
 
     name: str
     title: str
@@ -199,7 +199,7 @@ class FlowStage(Struct, frozen=True, kw_only=True):
 
 
 class FlowChart(Struct, frozen=True):
-    """The whole way: five stations, and how lively it is in the pipe behind each."""
+    """The five stages, the speed in the pipe behind each, and the number of failed tickets."""
 
     stages: Sequence[FlowStage]
     pipe_speeds: Sequence[FlowSpeed]
@@ -207,7 +207,7 @@ class FlowChart(Struct, frozen=True):
 
 
 class BudgetGauge(Struct, frozen=True, kw_only=True):
-    """A window as a half circle: what is left of it, and the part that is others'."""
+    """A window as a half circle: what is left, and the part reserved for other clients."""
 
     window: WindowView
     track: str
@@ -217,7 +217,7 @@ class BudgetGauge(Struct, frozen=True, kw_only=True):
 
 
 def build_flow_chart(samples: Sequence[Sample], windows: Sequence[WindowView]) -> FlowChart:
-    """Draw the way from receiver to stream as it is at the end of a history."""
+    """Return the flow chart from receiver to stream, as of the last sample."""
     now = samples[-1]
     received_per_s, appended_per_s = (
         growth_rate(samples, _received_count),
@@ -244,7 +244,7 @@ def build_flow_chart(samples: Sequence[Sample], windows: Sequence[WindowView]) -
 
 
 def build_gauge(windows: Sequence[WindowView], *, share: float) -> BudgetGauge | None:
-    """Draw the window that binds; None while none is known."""
+    """Return the gauge of the tightest window; None while no window is known."""
     window = tightest_window(windows)
     if window is None:
         return None
@@ -263,18 +263,19 @@ def build_gauge(windows: Sequence[WindowView], *, share: float) -> BudgetGauge |
 
 
 def bar_length(took_ms: float) -> float:
-    """Give the length of a bar (0 to 1) for what took so long: milliseconds and minutes fit."""
+    """Return the length of a bar (0 to 1) for a duration, on a logarithmic scale to 15 minutes."""
     magnitude = math.log(max(took_ms, _MIN_BAR_MS) / _MIN_BAR_MS)
     return min(1.0, magnitude / math.log(_MAX_BAR_MS / _MIN_BAR_MS))
 
 
 def _build_receiver_stage(samples: Sequence[Sample], received_per_s: float) -> FlowStage:
+    received = samples[-1].received
     return FlowStage(
         name="receiver",
         title="Receiver",
         number=format_rate(received_per_s),
         unit="/s",
-        note=f"{format_count(samples[-1].received)} webhooks here",
+        note=f"{format_count(received)} {'webhook' if received == 1 else 'webhooks'} here",
         curve=_draw_stage_curve(list_rates(samples, _received_count)),
     )
 
@@ -285,8 +286,8 @@ def _build_backlog_stage(samples: Sequence[Sample]) -> FlowStage:
         name="backlog",
         title="Backlog",
         number=format_count(now.waiting),
-        unit="wait" if now.waiting != 1 else "superseded",
-        note=f"{format_count(now.due)} due, {format_count(now.leased)} in hand",
+        unit="ticket" if now.waiting == 1 else "tickets",
+        note=f"{format_count(now.due)} due, {format_count(now.leased)} leased",
         curve=_draw_stage_curve(list_values(samples, lambda sample: sample.waiting)),
     )
 
@@ -298,16 +299,16 @@ def _build_budget_stage(samples: Sequence[Sample], windows: Sequence[WindowView]
     if now.closed_s > 0:
         note, tone = f"closed {now.closed_s:.0f} s: {now.closed_reason}", "bad"
     elif now.calls_available == 0:
-        note, tone = "quota met", "warn"
+        note, tone = "used up", "warn"
     elif window is not None and window.is_open:
         note, tone = f"{window.remaining:,} of {window.limit:,} left", "calm"
     else:
-        note, tone = "a new window is tried first", "calm"
+        note, tone = "a probe goes first", "calm"
     return FlowStage(
         name="budget",
         title="Budget",
         number=format_count(now.calls_available),
-        unit="calls now",
+        unit="calls available",
         note=note,
         tone=tone,
         curve=_draw_stage_curve(list_values(samples, lambda sample: sample.calls_available)),
@@ -321,7 +322,7 @@ def _build_upstream_stage(samples: Sequence[Sample]) -> FlowStage:
         title="LaunchDarkly",
         number=format_count(now.in_flight),
         unit="in flight",
-        note="calls on their way",
+        note="calls to the API",
         curve=_draw_stage_curve(list_values(samples, lambda sample: sample.in_flight)),
     )
 

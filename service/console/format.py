@@ -1,71 +1,87 @@
-"""How is a number, a moment or a reason told to a person?"""
+"""Numbers, times and reasons as text for a person; pure."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _AGE_UNITS = (("d", 86_400), ("h", 3600), ("min", 60))
 _ONE_DECIMAL_BELOW = 10
 
-_REASON_TEXTS = {
+REASON_TEXTS: Mapping[str, str] = {
+    "corrupt_ticket": "the stored ticket cannot be read",
+    "internal_error": "an error in this service's own code, at every attempt",
     "not_found": "LaunchDarkly does not know this deployment",
-    "rejected": "LaunchDarkly refuses the question itself",
-    "too_large": "the answer is larger than what is read",
-    "undecodable": "the answer is no deployment that we can read",
-    "upstream_failing": "LaunchDarkly was in trouble until the deadline",
-    "internal_error": "a mistake of our own, each time it was tried",
-    "poison": "several workers ended while they held it",
-    "unmappable": "which deployment ended could not be told from the webhook",
-    "corrupt_ticket": "what was kept of it cannot be read",
-    "unreadable": "what was kept of it cannot be read",
+    "other": "a reason that this version does not know",
+    "poison": "several workers died while they held it",
+    "record_too_large": "the record is larger than ENRICHER_MAX_RECORD_BYTES",
+    "rejected": "LaunchDarkly rejects the request",
+    "too_large": "the response is larger than ENRICHER_MAX_ANSWER_BYTES",
+    "undecodable": "the response is not a deployment that this version can read",
+    "unmappable": "the webhook does not say which deployment finished",
+    "upstream_failing": "LaunchDarkly kept failing until the timeout",
 }
+_UNREADABLE_TEXT = "the stored reason and response cannot be read"  # of the failed ticket itself
+
+RETRY_RESULT_TEXTS: Mapping[str, str] = {
+    "queued": "is due now",
+    "superseded": "was dropped, because a newer ticket of the same job waits",
+    "skipped": "was skipped",
+    "gone": "is not among the failed tickets, or has failed again",
+    "dropped": "was dropped",
+}
+"""What happened to a ticket that was to be retried or dropped, by RetryResult.status."""
 
 
 def format_count(number: float) -> str:
-    """Give a whole number with its thousands apart."""
+    """Return a whole number with commas between thousands."""
     return f"{number:,.0f}"
 
 
 def format_rate(per_second: float) -> str:
-    """Give how many a second, with as many digits as say something."""
+    """Return a rate, with one decimal below 10."""
     if 0 < per_second < _ONE_DECIMAL_BELOW:
         return f"{per_second:.1f}"
     return format_count(per_second)
 
 
-def format_age(ms: float) -> str:
-    """Give an age in its largest unit."""
-    seconds = max(0.0, ms / 1000)
+def format_age(seconds: float, *, digits: int = 0) -> str:
+    """Return a time span in its largest unit, with so many decimals."""
     for unit, unit_s in _AGE_UNITS:
         if seconds >= unit_s:
-            return f"{seconds / unit_s:.0f} {unit}"
-    return f"{seconds:.0f} s"
+            return f"{seconds / unit_s:.{digits}f} {unit}"
+    return f"{max(0.0, seconds):.{digits}f} s"
+
+
+def format_age_ms(ms: float) -> str:
+    """Return a time span in its largest unit."""
+    return format_age(ms / 1000)
 
 
 def format_duration(ms: float) -> str:
-    """Give how long something took, as exact as anybody wants to know."""
+    """Return a duration, more precise the shorter it is."""
     seconds = ms / 1000
     if seconds < 1:
         return f"{ms:.0f} ms"
     if seconds < _ONE_DECIMAL_BELOW:
         return f"{seconds:.1f} s"
-    return format_age(ms)
+    return format_age(seconds)
 
 
 def format_time(ms: float) -> str:
-    """Give a moment in UTC; one that no calendar holds as a number."""
+    """Return a time (epoch ms) in UTC; a time outside the calendar as a number."""
     time = _to_datetime(ms)
     return f"{ms:.0f} ms" if time is None else f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def format_rfc3339(ms: float) -> str:
-    """Give a moment for programs (RFC 3339); empty where no calendar holds it."""
+    """Return a time (epoch ms) as RFC 3339; empty for a time outside the calendar."""
     time = _to_datetime(ms)
     return "" if time is None else time.isoformat(timespec="milliseconds")
 
 
 def explain_reason(reason: str) -> str:
-    """Say in a sentence why something failed; empty where the word itself says all."""
-    return _REASON_TEXTS.get(reason, "")
+    """Return a sentence about the reason of a failure; empty for an unknown reason."""
+    return _UNREADABLE_TEXT if reason == "unreadable" else REASON_TEXTS.get(reason, "")
 
 
 def _to_datetime(ms: float) -> datetime | None:

@@ -1,4 +1,4 @@
-"""What is to be seen in Redis right now? One round trip for all who watch, whatever waits."""
+"""The live overview: read from Redis in one round trip, shared by all viewers."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -23,16 +23,14 @@ from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script
 
-MAX_RECORD_BYTES = (
-    65_536  # bytes of a record that is read whole; of a larger one its fields tell enough
-)
+MAX_RECORD_BYTES = 65_536  # of a larger record only the routing fields are read
 
 _MAX_TICKETS, _MAX_FAILURES, _MAX_RECORDS = 8, 8, 16
 _REDIS_TIMEOUT_S = 2.0
 
 
 class Overview(Struct, frozen=True, kw_only=True):
-    """What was seen: measures, windows, who is next, what came out, what failed; newest first."""
+    """One reading: sample, windows, next tickets, last records and failed tickets, newest first."""
 
     sample: Sample
     windows: Sequence[WindowView]
@@ -41,7 +39,7 @@ class Overview(Struct, frozen=True, kw_only=True):
     failures: Sequence[FailedTicket]
 
     def list_deployments(self) -> list[DeploymentView]:
-        """List what is in hand, what waits, then what ended, the newest first."""
+        """Return leased, then waiting tickets, then records and failed tickets, newest first."""
         failed = map(view_from_failed, self.failures)
         ended = sorted(
             (*self.records, *failed), key=lambda deployment: deployment.at_ms, reverse=True
@@ -51,22 +49,22 @@ class Overview(Struct, frozen=True, kw_only=True):
 
 
 class OverviewReader:
-    """Looks at one namespace. Records and failures seen before are not read again.
+    """Reads the overview of one namespace; known records and failed tickets are not read again.
 
-    ``survey`` measures the namespace, ``read_failed`` reads failures by their jobs, and
-    ``count_received`` tells how many webhooks this process took; raises Unavailable.
+    ``read_stats`` returns the state of the namespace, ``read_failed`` the failed tickets of some
+    jobs, ``count_received`` how many webhooks this process received.
     """
 
     def __init__(
         self,
-        group: GroupCommit,
+        group_commit: GroupCommit,
         *,
         keys: Keys,
-        read_stats: Callable[[], Awaitable[NamespaceStats | None]],
+        read_stats: Callable[[], Awaitable[NamespaceStats]],
         read_failed: Callable[[Iterable[str]], Awaitable[Sequence[FailedTicket]]],
         count_received: Callable[[], int],
     ) -> None:
-        self._group = group
+        self._group_commit = group_commit
         self._keys = (
             *(keys.backlog, keys.tickets, keys.failed, keys.enriched, keys.budget),
             keys.counts,
@@ -81,26 +79,19 @@ class OverviewReader:
         self._appended = 0
 
     async def read(self) -> Overview:
-        """See how things are now."""
-        pending_reply = self._group.submit(
-            self._script,
-            keys=self._keys,
-            args=(_MAX_TICKETS, _MAX_FAILURES, _MAX_RECORDS, self._last_position, MAX_RECORD_BYTES),
-            timeout_s=_REDIS_TIMEOUT_S,
+        """Return the overview of this moment; raises RedisUnavailable or redis's errors."""
+        stats, reply = await asyncio.gather(  # together, so that they share one round trip
+            self._read_stats(), self._run_overview_script()
         )
-        stats = await self._read_stats()  # shares the round trip
-        reply = cast("list[Any]", await pending_reply)
-        if stats is None:
-            raise RedisUnavailable("it does not answer in time")
-        now_ms, appended, failed, budget = *reply[:3], decode_fields(reply[3])
-        if appended < self._appended:  # another stream by this name: begin anew
+        now_ms, appended, failed = reply[:3]
+        if appended < self._appended:  # the stream was replaced by a new one
             self._records, self._last_position, self._appended = [], "-", 0
             return await self.read()
         self._appended = appended
         self._add_records(reply[6])
         return Overview(
             sample=self._build_sample(stats, at_ms=now_ms, appended=appended, failed=failed),
-            windows=parse_windows(budget, now_ms=now_ms),
+            windows=parse_windows(decode_fields(reply[3]), now_ms=now_ms),
             tickets=[
                 view_from_ticket(decode_text(job), score, stored, now_ms=now_ms)
                 for job, score, stored in split_rows(reply[4], 3)
@@ -108,6 +99,15 @@ class OverviewReader:
             records=tuple(self._records),
             failures=await self._load_failed(reply[5]),
         )
+
+    async def _run_overview_script(self) -> list[Any]:
+        reply = await self._group_commit.submit(
+            self._script,
+            keys=self._keys,
+            args=(_MAX_TICKETS, _MAX_FAILURES, _MAX_RECORDS, self._last_position, MAX_RECORD_BYTES),
+            timeout_s=_REDIS_TIMEOUT_S,
+        )
+        return cast("list[Any]", reply)
 
     def _build_sample(
         self, stats: NamespaceStats, *, at_ms: int, appended: int, failed: int
@@ -131,7 +131,7 @@ class OverviewReader:
         )
 
     def _add_records(self, entries: Sequence[Any]) -> None:
-        """Put those that are new before those known."""
+        """Put the new records before the known ones."""
         new_records = [
             view_from_record(decode_text(position), pair_fields(fields))
             for position, fields in split_rows(entries, 2)
@@ -141,7 +141,7 @@ class OverviewReader:
             self._records = [*new_records, *self._records][:_MAX_RECORDS]
 
     async def _load_failed(self, scored_jobs: Sequence[Any]) -> list[FailedTicket]:
-        """Read those failures that are new; what is gone is forgotten."""
+        """Return the failed tickets; reads the new ones and forgets those that are gone."""
         listed = [(decode_text(job), float(score)) for job, score in split_rows(scored_jobs, 2)]
         uncached_jobs = [job for job, at_ms in listed if (job, at_ms) not in self._failed_cache]
         loaded = (
@@ -158,22 +158,22 @@ class OverviewReader:
 
 
 def decode_text(value: object) -> str:
-    """Read a reply as text, whatever its bytes are."""
+    """Return a value of a reply as text; invalid UTF-8 is replaced."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def decode_fields(values: Sequence[object]) -> Mapping[str, str]:
-    """Read names and values that stand in one row."""
+    """Return the pairs of a flat list of names and values, as text."""
     return {decode_text(name): decode_text(value) for name, value in split_rows(values, 2)}
 
 
 def pair_fields(values: Sequence[Any]) -> Mapping[bytes, bytes]:
-    """Pair the names and values of an entry."""
+    """Return the pairs of a flat list of names and values, as bytes."""
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
 def split_rows(values: Sequence[Any], width: int) -> list[Sequence[Any]]:
-    """Split a reply that is a table in one row."""
+    """Return the rows of a flat list, ``width`` values each."""
     return [values[start : start + width] for start in range(0, len(values), width)]
 
 
@@ -184,7 +184,7 @@ _MAX_AGE_S = 0.5
 
 
 class LiveState(Struct, frozen=True):
-    """What is shown: the last glimpse, the measures of the last minutes, and what is in the way."""
+    """What the pages show: the last overview, recent samples, and the error while Redis is away."""
 
     overview: Overview | None
     samples: Sequence[Sample] = ()
@@ -192,17 +192,18 @@ class LiveState(Struct, frozen=True):
 
 
 Fragments = Mapping[str, str]
-"""Parts of the page by their names, as HTML."""
+"""Parts of the overview page as HTML, by name."""
 
 
 class TooManyViewers(Exception):
-    """So many watch already that nobody more may."""
+    """Raised when the maximum number of viewers is connected."""
 
 
 class LiveFeed:
-    """Looks again and again, more often while somebody watches.
+    """Reads the overview periodically, more often while there are viewers.
 
-    ``look`` may raise Unavailable or redis's errors; ``clock`` gives monotonic seconds.
+    ``read_overview`` may raise RedisUnavailable or redis's errors; ``clock`` returns monotonic
+    seconds.
     """
 
     def __init__(
@@ -227,13 +228,13 @@ class LiveFeed:
         self._is_closed = False
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Read and render until cancelled."""
         while True:
             try:
                 state = await self.read_state()
                 if self._viewers:
                     self._fragments = self._render(state)
-            except Exception:  # noqa: BLE001 - a page that stands still is better than a receiver that falls
+            except Exception:  # noqa: BLE001 - a stale page is better than a stopped receiver
                 self._log.exception("console_error")
             for viewer in self._viewers:
                 viewer.set()
@@ -247,7 +248,7 @@ class LiveFeed:
                 continue
 
     async def read_state(self) -> LiveState:
-        """Give what is to be seen now; who asks while somebody looks shares that look."""
+        """Return the state, at most half a second old; concurrent callers share one reading."""
         async with self._read_lock:
             if self._clock() - self._read_at > _MAX_AGE_S:
                 self._state = await self._read_new_state()
@@ -255,7 +256,7 @@ class LiveFeed:
             return self._state
 
     async def subscribe(self) -> AsyncGenerator[Fragments]:
-        """Give every frame from now on, until we end; raises Full."""
+        """Yield the fragments after each reading until closed; raises TooManyViewers."""
         if len(self._viewers) >= MAX_VIEWERS:
             raise TooManyViewers
         updated = asyncio.Event()
@@ -271,7 +272,7 @@ class LiveFeed:
             self._viewers.discard(updated)
 
     def close(self) -> None:
-        """Let all who watch go."""
+        """End all subscriptions."""
         self._is_closed = True
         for viewer in self._viewers:
             viewer.set()

@@ -1,4 +1,4 @@
-"""What do the pages say? Templates filled in; all that came from outside is escaped by default."""
+"""The pages of the console, rendered from templates that escape all values by default."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -11,8 +11,9 @@ from msgspec import Struct
 from service.backlog.failures import FailedTicket
 from service.console.charts import Sample, bar_length, build_flow_chart, build_gauge
 from service.console.format import (
+    RETRY_RESULT_TEXTS,
     explain_reason,
-    format_age,
+    format_age_ms,
     format_count,
     format_duration,
     format_rfc3339,
@@ -28,24 +29,17 @@ STATIC = {
     "icon.svg": "image/svg+xml",
 }
 _MAX_RAW_CHARS = 64_000
-_RESULT_TEXTS = {
-    "queued": "It is due now.",
-    "superseded": "A newer webhook of the same deployment waits already: this failure was dropped.",
-    "skipped": "It was left as it is. The reason stands below.",
-    "gone": "It is not among the failed any more, or has failed anew meanwhile.",
-    "dropped": "It was dropped.",
-}
 
 
 class Viewer(Struct, frozen=True):
-    """For whom a page is written: the mark of their forms, and whether they signed in."""
+    """The person who views a page: the CSRF token of the forms, and whether there is a sign-out."""
 
     csrf_token: str
     signed_in: bool
 
 
 class ConsolePages:
-    """Writes pages. ``share`` is the part of each LaunchDarkly limit that is ours."""
+    """Renders pages. ``share`` is the part of each LaunchDarkly limit that this service may use."""
 
     def __init__(self, *, namespace: str, share: float) -> None:
         folder = files(__package__).joinpath("static")
@@ -59,60 +53,62 @@ class ConsolePages:
             lstrip_blocks=True,
         )
         self._jinja.filters |= {
-            "age_of": format_age,
-            "count_of": format_count,
-            "explained": explain_reason,
-            "is_web": _is_http_url,
-            "length_of": format_duration,
-            "moment": format_time,
-            "stamp": format_rfc3339,
+            "explain_reason": explain_reason,
+            "format_age": format_age_ms,
+            "format_count": format_count,
+            "format_duration": format_duration,
+            "format_rfc3339": format_rfc3339,
+            "format_time": format_time,
+            "is_http_url": _is_http_url,
         }
         self._jinja.globals |= {
-            "bar": bar_length,
+            "bar_length": bar_length,
+            "current_page": "",
+            "has_header": True,
             "namespace": namespace,
-            "share": share,
-            "static": self.static_url,
-            "seen": True,
-            "here": "",
-            "done": "",
+            "rate_limit_share": share,
+            "result_text": "",
+            "static_url": self.static_url,
         }
 
     def static_url(self, name: str) -> str:
-        """Name a file by what is in it, so that browsers may keep it."""
+        """Return the URL of a static file, with its digest, so that browsers may cache it."""
         return f"/console/static/{name}?v={content_digest(self.static[name])}"
 
     def render_fragments(self, state: LiveState) -> Fragments:
-        """Write the parts of the front page that live."""
+        """Return the parts of the overview that are updated live."""
         overview, error_html = state.overview, ""
         if state.redis_error:
-            error_html = self._render("trouble.html", trouble=state.redis_error)
+            error_html = self._render("error.html", error=state.redis_error)
         if overview is None:
-            empty_html = self._render("nothing.html")
+            empty_html = self._render("empty.html")
             return dict.fromkeys(("flow", "budget", "events", "failed"), empty_html) | {
-                "trouble": error_html
+                "error": error_html
             }
         sample: Sample = overview.sample
         return {
-            "trouble": error_html,
+            "error": error_html,
             "flow": self._render(
-                "flow.html", picture=build_flow_chart(state.samples, overview.windows)
+                "flow.html", chart=build_flow_chart(state.samples, overview.windows)
             ),
             "budget": self._render(
                 "budget.html",
                 gauge=build_gauge(overview.windows, share=self._share),
                 windows=overview.windows,
-                measures=sample,
+                sample=sample,
             ),
             "events": self._render(
-                "events.html", events=overview.list_deployments(), measures=sample
+                "events.html", deployments=overview.list_deployments(), now_ms=sample.at_ms
             ),
-            "failed": self._render_failures(overview.failures, now_ms=sample.at_ms),
+            "failed": self._render(
+                "failures.html", **_failures_context(overview.failures, now_ms=sample.at_ms)
+            ),
         }
 
     def render_overview(self, state: LiveState, viewer: Viewer) -> str:
-        """Write the front page."""
+        """Return the overview page."""
         return self._render_page(
-            "overview.html", viewer, here="flow", parts=self.render_fragments(state)
+            "overview.html", viewer, current_page="flow", fragments=self.render_fragments(state)
         )
 
     def render_failed(
@@ -125,77 +121,81 @@ class ConsolePages:
         next_start: str,
         result: str,
     ) -> str:
-        """Write one page of what failed; ``older`` is where the next one begins."""
+        """Return one page of failed tickets; ``next_start`` is the offset of the next, or empty."""
         return self._render_page(
             "failed.html",
             viewer,
-            here="failed",
-            **_failures_context(failures, now_ms),
+            current_page="failed",
+            **_failures_context(failures, now_ms=now_ms),
             total=total,
-            older=next_start,
-            done=_RESULT_TEXTS.get(result, ""),
+            next_start=next_start,
+            result_text=_result_text(result),
         )
 
     def render_failure(self, failed: FailedTicket, viewer: Viewer, *, result: str) -> str:
-        """Write all that is known of one that failed."""
+        """Return the page of one failed ticket."""
         raw, is_cut = format_raw(failed.failure, max_chars=_MAX_RAW_CHARS)
         return self._render_page(
             "failure.html",
             viewer,
-            here="failed",
-            one=view_from_failed(failed),
+            current_page="failed",
+            deployment=view_from_failed(failed),
             digest=failed.digest,
             raw=raw,
-            raw_goes_on=is_cut,
-            done=_RESULT_TEXTS.get(result, ""),
+            is_cut=is_cut,
+            result_text=_result_text(result),
         )
 
     def render_search(
         self, result: SearchResult | None, viewer: Viewer, *, now_ms: float, retry_result: str
     ) -> str:
-        """Write what was found; None: nothing was sought yet."""
+        """Return the search page; ``result`` is None before a search."""
         return self._render_page(
             "search.html",
             viewer,
-            findings=result,
-            words=result.query if result else "",
+            result=result,
+            query=result.query if result else "",
             now_ms=now_ms,
-            done=_RESULT_TEXTS.get(retry_result, ""),
+            result_text=_result_text(retry_result),
         )
 
     def render_sign_in(self, *, is_wrong_token: bool) -> str:
-        """Write the form that asks for the token."""
-        return self._render("sign_in.html", seen=False, wrong=is_wrong_token)
+        """Return the sign-in page."""
+        return self._render("sign_in.html", has_header=False, is_wrong_token=is_wrong_token)
 
     def render_message(self, title: str, text: str, viewer: Viewer | None) -> str:
-        """Write a page that tells one thing."""
+        """Return a page with one message; without a viewer it has no header."""
         if viewer is None:
-            return self._render("told.html", seen=False, title=title, told=text)
-        return self._render_page("told.html", viewer, title=title, told=text)
-
-    def _render_failures(self, failures: Sequence[FailedTicket], *, now_ms: float) -> str:
-        return self._render("failures.html", **_failures_context(failures, now_ms))
+            return self._render("message.html", has_header=False, title=title, text=text)
+        return self._render_page("message.html", viewer, title=title, text=text)
 
     def _render_page(self, template: str, viewer: Viewer, **values: object) -> str:
-        return self._render(template, mark=viewer.csrf_token, signed_in=viewer.signed_in, **values)
+        return self._render(
+            template, csrf_token=viewer.csrf_token, signed_in=viewer.signed_in, **values
+        )
 
     def _render(self, template: str, **values: object) -> str:
         return self._jinja.get_template(template).render(values)
 
 
 def content_digest(content: bytes) -> str:
-    """Sum up what a file holds."""
+    """Return a short digest of a file."""
     return sha256(content).hexdigest()[:16]
 
 
-def _failures_context(failures: Sequence[FailedTicket], now_ms: float) -> Mapping[str, object]:
+def _result_text(status: str) -> str:
+    text = RETRY_RESULT_TEXTS.get(status)
+    return "" if text is None else f"The ticket {text}."
+
+
+def _failures_context(failures: Sequence[FailedTicket], *, now_ms: float) -> Mapping[str, object]:
     deployments: list[DeploymentView] = [view_from_failed(failed) for failed in failures]
     digests = {failed.job: failed.digest for failed in failures}
-    return {"failures": deployments, "digests": digests, "now_ms": now_ms}
+    return {"deployments": deployments, "digests": digests, "now_ms": now_ms}
 
 
 def _is_http_url(url: str | None) -> bool:
-    """Tell whether an address may stand in a link: what runs as a script may not."""
+    """Return whether a URL is safe as a link: a ``javascript:`` URL would run as a script."""
     try:
         return urlsplit(url or "").scheme in {"http", "https"}
     except ValueError:

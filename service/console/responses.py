@@ -1,4 +1,4 @@
-"""How does the console answer? Pages that no other site may hold, and forms that are short."""
+"""HTTP responses and form fields of the console."""
 
 import asyncio
 from urllib.parse import urlencode
@@ -17,32 +17,32 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Referrer-Policy": "same-origin",  # none at all would make the Origin of our own forms null
+    "Referrer-Policy": "same-origin",  # with no-referrer, browsers send the Origin of forms as null
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
 
 
 async def read_form_field(request: web.Request, name: str) -> str:
-    """Read one field of a form; empty when there is none. Files are not taken."""
+    """Return one field of a form; empty when it is missing or a file."""
     if request.content_type != _FORM_CONTENT_TYPE:
         return ""
     try:
         async with asyncio.timeout(IO_TIMEOUT_S):
             value = (await request.post()).get(name, "")
     except (TimeoutError, ValueError, LookupError, OSError, web.RequestPayloadError):
-        return ""  # too slow, or no text that anybody could read
+        return ""  # too slow, or not decodable
     return value if isinstance(value, str) else ""
 
 
 def html_response(html: str, *, status: int = 200) -> web.Response:
-    """Answer with a page."""
+    """Return a page, with the security headers."""
     return web.Response(
         text=html, status=status, content_type="text/html", headers=SECURITY_HEADERS
     )
 
 
 def redirect(path: str, **query: str) -> web.Response:
-    """Send a browser on after a form, so that reloading sends it no second time."""
+    """Return a redirect after a form, so that a reload does not send the form again."""
     location = f"{path}?{urlencode(query)}" if query else path
     return web.Response(status=303, headers=SECURITY_HEADERS | {"Location": location})

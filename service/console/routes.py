@@ -1,4 +1,4 @@
-"""What is answered at ``/`` and below ``/console``? Whoever may not see it is turned away first."""
+"""The routes of the console at ``/`` and below ``/console``, all but static files authenticated."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -29,12 +29,12 @@ from service.store.connect import UNAVAILABLE_ERRORS, describe_error
 
 _PAGE_SIZE = 40
 _MAX_JOB_LENGTH = 4096
-_MAX_OFFSET_DIGITS = 9  # so many digits are no overflow
-_MAX_STREAM_S = 900.0  # then a browser comes again by itself, and its pass is looked at anew
+_MAX_OFFSET_DIGITS = 9  # a longer number would overflow
+_MAX_STREAM_S = 900.0  # then the browser reconnects, and its session is checked again
 
 
 class ConsoleDependencies(Struct, frozen=True, kw_only=True):
-    """All that the console is handed; ``clock`` gives epoch seconds."""
+    """The objects that the console needs; ``clock`` returns epoch seconds."""
 
     auth_middleware: AuthMiddleware
     pages: ConsolePages
@@ -47,13 +47,13 @@ class ConsoleDependencies(Struct, frozen=True, kw_only=True):
 
 
 class Console:
-    """The pages that a person looks at, and the two things that can be done there."""
+    """The handlers of the pages, and of the two actions: retry and drop."""
 
     def __init__(self, dependencies: ConsoleDependencies) -> None:
         self._dependencies = dependencies
 
     def add_routes(self, app: web.Application) -> None:
-        """Answer under ``/`` and ``/console``; look while the application runs."""
+        """Add the routes, and the live feed that runs while the application does."""
         pages = {
             "/": self._show_overview,
             "/console/failed": self._show_failed,
@@ -128,9 +128,9 @@ class Console:
             [request.query.get("job", "")[:_MAX_JOB_LENGTH]]
         )
         if not tickets:
-            text = "It is not among the failed: it was taken up again, dropped, or never there."
+            text = "There is no such failed ticket: it was retried, dropped, or never existed."
             return html_response(
-                self._dependencies.pages.render_message("Not here", text, viewer), status=404
+                self._dependencies.pages.render_message("Not found", text, viewer), status=404
             )
         result = request.query.get("result", "")
         return html_response(
@@ -149,7 +149,7 @@ class Console:
         return html_response(page)
 
     async def _stream_live(self, request: web.Request, _: Viewer) -> web.StreamResponse:
-        """Send the parts that changed, as they change, until somebody ends it."""
+        """Send the changed parts of the overview as server-sent events, for at most 15 minutes."""
         ends_at = self._dependencies.clock() + _MAX_STREAM_S
         headers = SECURITY_HEADERS | {
             "Content-Type": "text/event-stream",
@@ -175,7 +175,7 @@ class Console:
         except TooManyViewers:
             return web.Response(status=503, headers=SECURITY_HEADERS | {"Retry-After": "5"})
         except (OSError, TimeoutError):
-            return response  # who watched is gone
+            return response  # the viewer is gone
         return response if response.prepared else web.Response(status=503, headers=SECURITY_HEADERS)
 
     async def _retry(self, request: web.Request, _: Viewer) -> web.StreamResponse:
@@ -198,13 +198,13 @@ class Console:
         return redirect("/console/failed", result=result.status)
 
     async def _read_shown_ticket(self, request: web.Request) -> tuple[list[FailedTicket], str]:
-        """Read the failure that a form means, if it is still the one that was shown."""
+        """Return the failed ticket of a form, unless it has failed again since, and its job."""
         digest, _, job = (await read_form_field(request, "job"))[:_MAX_JOB_LENGTH].partition(":")
         tickets = await self._dependencies.failed_tickets.read([job])
         return [ticket for ticket in tickets if ticket.digest == digest], job
 
     def _log_action(self, event: str, request: web.Request, job: str) -> None:
-        """Write who did it, as `failed` does."""
+        """Log who did it, as the command `failed` does."""
         self._dependencies.log.info(event, user=f"console at {request.remote}", count=1, jobs=[job])
 
     async def _serve_static(self, request: web.Request) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""Where is my deployment? Sought among what waits, what failed and what came out, in bounds."""
+"""The search for a deployment among tickets, failed tickets and records, bounded in time."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -7,6 +7,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from msgspec import Struct
+from redis.asyncio import Redis
 
 from service.backlog.failures import decode_failed_ticket
 from service.console.live import MAX_RECORD_BYTES, decode_text, pair_fields, split_rows
@@ -25,17 +26,15 @@ MAX_QUERY_LENGTH = 200
 
 _MAX_CONCURRENT_SEARCHES = 2
 _TIMEOUT_S = 2.0
-_TICKETS_PER_PAGE, _MAX_TICKET_PAGES = (
-    500,
-    40,
-)  # of tickets; a page is below a millisecond of Redis's time
-_RECORDS_PER_PAGE, _MAX_RECORD_PAGES = 100, 30  # of failures and records, which are larger
+_TICKETS_PER_PAGE, _MAX_TICKET_PAGES = 500, 40  # a page takes Redis less than a millisecond
+_RECORDS_PER_PAGE, _MAX_RECORD_PAGES = 100, 30  # failed tickets and records are larger
 
 
 class SearchResult(Struct, frozen=True, kw_only=True):
-    """What was found. ``is_whole``: everything was looked at, and all of it is here.
+    """The deployments that match a query. ``is_complete`` means that nothing was left out.
 
-    ``revision`` is the last one of the deployment with this id, whose record may be trimmed by now.
+    ``revision`` is the last published revision if the query is a deployment id. Its record may be
+    trimmed.
     """
 
     query: str
@@ -46,7 +45,7 @@ class SearchResult(Struct, frozen=True, kw_only=True):
 
 
 class _ScannedPage(Struct, frozen=True):
-    """One page: how many were looked at, what may fit, and whether it is the last."""
+    """One page of a scan: how many entries it had, the candidates, and whether it is the last."""
 
     scanned: int
     deployments: Sequence[DeploymentView]
@@ -54,19 +53,27 @@ class _ScannedPage(Struct, frozen=True):
 
 
 class Searcher:
-    """Seeks in one namespace, few searches at once; ``clock`` gives monotonic seconds."""
+    """Searches one namespace, two searches at a time; ``clock`` returns monotonic seconds."""
 
-    def __init__(self, group: GroupCommit, *, keys: Keys, clock: Callable[[], float]) -> None:
-        self._group = group
+    def __init__(
+        self,
+        client: Redis,
+        group_commit: GroupCommit,
+        *,
+        keys: Keys,
+        clock: Callable[[], float],
+    ) -> None:
+        self._client = client
+        self._group_commit = group_commit
         self._keys = keys
         self._clock = clock
-        self._search_script, self._stream_script, self._revision_script = (
-            load_script(__package__, name) for name in ("search", "search_stream", "find_mark")
+        self._search_script, self._stream_script = (
+            load_script(__package__, name) for name in ("search", "search_stream")
         )
         self._search_slots = asyncio.Semaphore(_MAX_CONCURRENT_SEARCHES)
 
     async def search(self, query: str) -> SearchResult:
-        """Find the deployments that answer to these words; raises Unavailable."""
+        """Return the deployments that match; raises RedisUnavailable or redis's errors."""
         async with self._search_slots:
             revision = await self._read_revision(query)
             ends_at, scanned, is_complete = self._clock() + _TIMEOUT_S, 0, True
@@ -94,7 +101,9 @@ class Searcher:
             )
 
     async def _read_revision(self, query: str) -> int | None:
-        reply = await self._submit(self._revision_script, (self._keys.published(query),), ())
+        """Return the last published revision of a deployment id; None when there is none."""
+        async with asyncio.timeout(_TIMEOUT_S):
+            reply: Any = await self._client.hget(self._keys.published(query), "revision")
         text = decode_text(reply or b"")
         return int(text) if text.isascii() and text.isdigit() else None
 
@@ -152,9 +161,9 @@ class Searcher:
     async def _submit(
         self, script: Script, keys: Sequence[str], args: Sequence[ScriptArgument]
     ) -> object:
-        return await self._group.submit(script, keys=keys, args=args, timeout_s=_TIMEOUT_S)
+        return await self._group_commit.submit(script, keys=keys, args=args, timeout_s=_TIMEOUT_S)
 
 
 def _sort_key(deployment: DeploymentView) -> tuple[bool, float]:
-    """Rank what has not ended first, then the newest: old failures hide nothing that came later."""
+    """Sort tickets that still wait or are leased first, then the newest."""
     return deployment.status not in {"waiting", "leased"}, -deployment.at_ms

@@ -1,4 +1,4 @@
-"""What became of a deployment? What Redis keeps of it in, one sighting with its way out."""
+"""A deployment as the console shows it, built from a ticket, a failed ticket or a record; pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from service.publish.record import EnrichedDeployment, PullRequestSummary, Touch
 DeploymentStatus = Literal["waiting", "leased", "published", "failed", "parked"]
 
 
-_REVISION_PATTERN = re.compile(r"[0-9]{1,10}")  # what somebody else wrote may be no number of ours
+_REVISION_PATTERN = re.compile(r"[0-9]{1,10}")  # other writers may put anything there
 
 
 class TimelineStep(Struct, frozen=True):
-    """One step of its way, and when (epoch ms)."""
+    """One step of a deployment, and when it happened (epoch ms)."""
 
     name: str
     at_ms: float
@@ -29,7 +29,7 @@ class TimelineStep(Struct, frozen=True):
 
 
 class PublishedRecord(Struct, frozen=True, kw_only=True):
-    """What a record says that was published; ``look`` counts looks, 0: a webhook asked for it."""
+    """The content of a record; ``refresh`` is 0 for a record that a webhook caused."""
 
     revision: int
     is_complete: bool = True
@@ -41,9 +41,10 @@ class PublishedRecord(Struct, frozen=True, kw_only=True):
 
 
 class DeploymentView(Struct, frozen=True, kw_only=True):
-    """One deployment where it was seen. ``at_ms`` is when that came about, or when it is due.
+    """One deployment in one place: the backlog, the failed tickets or the stream.
 
-    ``key`` names the sighting among all others; ``job`` is empty where it was published.
+    ``at_ms`` is when it got there; for a waiting ticket, when it is due. ``key`` is unique among
+    all views. ``job`` is empty for a record.
     """
 
     status: DeploymentStatus
@@ -65,9 +66,9 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
 
     @property
     def took_ms(self) -> float | None:
-        """How long it took from the webhook to its end; None while it has not come to one.
+        """The time from the webhook to the record or failure; None for all other views.
 
-        A look comes when it is planned: since the webhook says nothing of it.
+        None also for a refresh: it runs on a schedule.
         """
         received_ms = next((step.at_ms for step in self.steps if step.name == "webhook"), None)
         is_refresh = self.record is not None and self.record.refresh > 0
@@ -76,14 +77,14 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
         return max(0.0, self.at_ms - received_ms)
 
     def matches(self, query: str) -> bool:
-        """Tell whether this is what a person seeks by application, version, id or job."""
+        """Return whether application, version, id, job or delivery contains the query."""
         names = (self.deployment_id, self.application, self.version, self.job, self.delivery)
         lowered_query = query.casefold()
         return any(lowered_query in name.casefold() for name in names)
 
 
 def view_from_record(position: str, raw_fields: Mapping[bytes, bytes]) -> DeploymentView:
-    """See an entry of the output stream; one that is not ours, or was cut, tells less."""
+    """Return the view of a stream entry; an entry of another writer has fewer fields."""
     fields = format_fields(raw_fields)
     at_ms = float(position.partition("-")[0])
     record = _decode_record(fields.get("data", ""))
@@ -107,13 +108,13 @@ def view_from_record(position: str, raw_fields: Mapping[bytes, bytes]) -> Deploy
 
 
 def view_from_ticket(job: str, score: bytes, stored: bytes, *, now_ms: int) -> DeploymentView:
-    """See what waits. A score with a part of a millisecond is a lease: somebody works on it."""
+    """Return the view of a ticket; a score with a fraction of a millisecond is a lease."""
     due_ms = float(score)
     status: DeploymentStatus = "waiting" if due_ms.is_integer() else "leased"
     view = DeploymentView(status=status, key=f"job:{job}", at_ms=due_ms, job=job)
     lease = decode_lease(job.encode("utf-8", "replace"), fence=score, stored=stored, now=now_ms)
     if not isinstance(lease, Lease):
-        return msgspec.structs.replace(view, reason="unreadable")
+        return msgspec.structs.replace(view, reason="corrupt_ticket")
     ticket = lease.ticket
     last_step = (
         TimelineStep("due", due_ms) if status == "waiting" else TimelineStep("lease ends", due_ms)
@@ -127,7 +128,7 @@ def view_from_ticket(job: str, score: bytes, stored: bytes, *, now_ms: int) -> D
 
 
 def view_from_failed(failed: FailedTicket) -> DeploymentView:
-    """See what was given up or set aside."""
+    """Return the view of a failed or parked ticket."""
     parked, failure = parse_parked_job(failed.job), failed.failure
     view = DeploymentView(
         status="failed" if parked is None else "parked",
@@ -153,11 +154,11 @@ def view_from_failed(failed: FailedTicket) -> DeploymentView:
 
 
 def format_raw(failure: FailureRecord | None, *, max_chars: int) -> tuple[str, bool]:
-    """Give the raw answer or body as text, and whether it goes on."""
+    """Return the raw response or body as text, and whether it was cut."""
     if failure is None:
         return "", False
     text = failure.raw.decode("utf-8", "replace")
-    with suppress(msgspec.MsgspecError, RecursionError):  # no JSON, or cut: shown as it came
+    with suppress(msgspec.MsgspecError, RecursionError):  # not JSON, or cut: shown as received
         text = msgspec.json.format(text, indent=2)
     return text[:max_chars], failure.raw_cut or len(text) > max_chars
 
@@ -204,13 +205,13 @@ def _decode_record(data: str) -> tuple[EnrichedDeployment, DeploymentHead] | Non
 def _with_record(
     view: DeploymentView, decoded: tuple[EnrichedDeployment, DeploymentHead]
 ) -> DeploymentView:
-    record, outline = decoded
+    record, deployment = decoded
     event, summary, completeness = record.event, record.summary, record.completeness
-    deployed_ms = outline.ended_at or event.event_time
+    deployed_ms = deployment.ended_at or event.event_time
     steps = [TimelineStep("deployed", float(deployed_ms))] if deployed_ms else []
     refresh = record.refreshes.done
-    notes = [f"at look {refresh}"] if refresh else []
-    notes += [] if record.attempts == 1 else [f"at try {record.attempts}"]
+    notes = [f"refresh {refresh}"] if refresh else []
+    notes += [] if record.attempts == 1 else [f"attempt {record.attempts}"]
     steps += [
         TimelineStep("webhook", float(event.received_at), event.source),
         TimelineStep("enriched", float(record.enriched_at), ", ".join(notes)),
@@ -218,7 +219,7 @@ def _with_record(
     ]
     return msgspec.structs.replace(
         view,
-        version=outline.application_version or "",
+        version=deployment.application_version or "",
         source=event.source,
         delivery=event.delivery,
         attempts=record.attempts,

@@ -1,1 +1,1 @@
-"""What is wrong here, and how is it mended? Facts are asked for, judged, and told."""
+"""Diagnosis of an installation: probes gather facts, checks turn facts into findings."""

@@ -1,4 +1,4 @@
-"""Checks of the settings, the sources and who listens at the receiver's address."""
+"""Findings, and the checks that make them from facts: pure, one finding per thing checked."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, assert_never
@@ -6,14 +6,68 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from service.doctor.report import Finding, check_clock, fail, format_span, ok, split_fix, warn
+from service.console.format import format_age
 from service.enrich.rate_limits import RateLimitWindow
 
-_OTHER_ADDRESS_FIX = "choose another by ENRICHER_HOST and ENRICHER_PORT"
+FindingStatus = Literal["ok", "warning", "error"]
+
+_OTHER_ADDRESS_FIX = "choose another address with ENRICHER_HOST and ENRICHER_PORT"
+_CLOCK_ERROR_S = 60.0  # receivers refuse signatures that are five minutes old: complain long before
+
+
+class Finding(Struct, frozen=True, kw_only=True):
+    """The result of one check: what was found, and the fix where one is needed.
+
+    A warning deserves attention; an error stops something from working.
+    """
+
+    check: str
+    status: FindingStatus
+    found: str
+    fix: str = ""
+
+
+def ok(check: str, found: str) -> Finding:
+    """Return the finding of a check that passed."""
+    return Finding(check=check, status="ok", found=found)
+
+
+def warn(check: str, found: str, fix: str) -> Finding:
+    """Return a finding that deserves attention."""
+    return Finding(check=check, status="warning", found=found, fix=fix)
+
+
+def fail(check: str, found: str, fix: str) -> Finding:
+    """Return a finding that stops something from working."""
+    return Finding(check=check, status="error", found=found, fix=fix)
+
+
+def split_fix(text: str) -> tuple[str, str]:
+    """Split one of the service's own messages into the problem and its fix."""
+    for separator in (". ", ": "):
+        found, has_fix, fix = text.partition(separator)
+        if has_fix:
+            return found, fix
+    return text, ""
+
+
+def check_clock(
+    check: str, ahead_s: float | None, *, clock_name: str, tolerance_s: float
+) -> Finding:
+    """Check how far another clock is ahead of this machine's (negative: behind)."""
+    if ahead_s is None:
+        return warn(check, f"{clock_name} could not be read", "")
+    found = (
+        f"{clock_name} is {abs(ahead_s):.1f} s {'ahead of' if ahead_s > 0 else 'behind'} this one"
+    )
+    if abs(ahead_s) <= tolerance_s:
+        return ok(check, f"{clock_name} agrees with this machine's")
+    fix = "synchronise the clocks of both machines with NTP"
+    return (fail if abs(ahead_s) > _CLOCK_ERROR_S else warn)(check, found, fix)
 
 
 class SourceFacts(Struct, frozen=True):
-    """One source: what is wrong with its secrets, by their place, and whether it asks for any."""
+    """One source: the errors of its secrets by location, and whether it verifies signatures."""
 
     name: str
     secret_errors: Mapping[str, str]
@@ -21,7 +75,11 @@ class SourceFacts(Struct, frozen=True):
 
 
 class ReceiverFacts(Struct, frozen=True):
-    """Who is at the address: we, somebody else, nobody, or nobody could be (and why)."""
+    """What answers at the receiver's address.
+
+    ``ours`` is a receiver of this service, ``stranger`` another program. ``free`` means that
+    nothing listens, ``unusable`` that nothing can (``detail`` is why), ``any`` that the port is 0.
+    """
 
     address: str
     state: Literal["ours", "stranger", "free", "unusable", "any"]
@@ -29,45 +87,51 @@ class ReceiverFacts(Struct, frozen=True):
 
 
 def check_settings(names: Sequence[str]) -> Finding:
-    """Say which variables are set; what is wrong with one is an error before anything else."""
+    """Return which settings are set. A wrong value ends the command before any check runs."""
     return ok("settings", f"set: {', '.join(names)}" if names else "all are the defaults")
 
 
 def check_sources(
     sources: Sequence[SourceFacts], *, error: str, is_needed: bool
 ) -> Iterator[Finding]:
-    """Judge whether each source can be served; ``error``: they could not be read."""
+    """Check whether each source can be served; ``error`` is why the sources could not be read."""
     if error:
         build_finding = fail if is_needed else warn
         yield build_finding(
-            "sources", error, "mend it, then `sources list`; only `work` needs none"
+            "sources", error, "fix it, then run `sources list`; only `work` needs no sources"
         )
     for source in sources:
         check_name = f"source {source.name}"
         for location, secret_error in source.secret_errors.items():
             yield fail(
-                check_name, f"{location} {secret_error}", "set it: this source cannot be served"
+                check_name,
+                f"{location} {secret_error}",
+                "set it: without it the receiver cannot serve this source",
             )
         if not source.is_verified:
-            fix = "give it `verify` and `secrets`, unless nobody else can reach the receiver"
-            yield warn(check_name, "whoever reaches the receiver is believed", fix)
+            fix = "add `verify` and `secrets` to it, unless only trusted senders reach the receiver"
+            yield warn(
+                check_name, "has no verification: anyone who reaches the receiver can post", fix
+            )
         elif not source.secret_errors:
             yield ok(check_name, "loads, its secrets are set")
 
 
 def check_receiver(facts: ReceiverFacts) -> Finding:
-    """Judge the address that the receiver listens on, or would."""
+    """Check the address that the receiver listens on."""
     match facts.state:
         case "ours":
             return ok("receiver", f"answers at {facts.address}")
         case "free":
             return ok("receiver", f"{facts.address} is free: `run` or `serve` can listen there")
         case "any":
-            return ok("receiver", f"{facts.address}: any free port will do")
+            return ok("receiver", f"{facts.address}: any free port")
         case "stranger":
-            return fail("receiver", f"somebody else answers at {facts.address}", _OTHER_ADDRESS_FIX)
+            return fail(
+                "receiver", f"another program answers at {facts.address}", _OTHER_ADDRESS_FIX
+            )
         case "unusable":
-            found = f"{facts.address} cannot be listened on: {facts.detail}"
+            found = f"cannot listen on {facts.address}: {facts.detail}"
             return fail("receiver", found, _OTHER_ADDRESS_FIX)
         case never:
             assert_never(never)
@@ -78,10 +142,12 @@ _MEMORY_WARN_SHARE, _MEMORY_FAIL_SHARE = 0.8, 0.95
 
 
 class RedisFacts(Struct, frozen=True, kw_only=True):
-    """What was asked of Redis. With ``trouble`` it is away; ``bad_password``: it refuses us.
+    """What Redis answered, and what the service would say about it at start.
 
-    ``refusal`` and ``warnings`` are what the service itself would say at start. ``own``: no Redis
-    is named, so `run` starts one, if ``startable``. ``promise`` is how writes are kept.
+    ``connection_error`` is set when Redis is away, with ``bad_password`` when it refuses the login.
+    ``startup_error`` and ``warnings`` are what the service reports at start. ``is_embedded`` means
+    that no Redis is configured, so `run` starts one if ``can_start``. ``guarantee`` says how writes
+    become durable.
     """
 
     location: str
@@ -98,7 +164,7 @@ class RedisFacts(Struct, frozen=True, kw_only=True):
 
 
 def check_redis(facts: RedisFacts) -> Iterator[Finding]:
-    """Judge Redis; once it is away there is nothing more to say."""
+    """Check Redis; when it is away, that is the only finding."""
     if facts.connection_error:
         yield _check_unreachable_redis(facts)
         return
@@ -109,14 +175,14 @@ def check_redis(facts: RedisFacts) -> Iterator[Finding]:
     elif facts.durability == "memory":
         yield warn(
             "redis durability",
-            "nothing is waited for: a crash of Redis loses webhooks that were accepted",
-            "say ENRICHER_DURABILITY=fsync",
+            "memory: a crash of Redis loses accepted webhooks",
+            "set ENRICHER_DURABILITY=fsync",
         )
     else:
         yield ok("redis durability", f"{facts.durability}: {facts.guarantee}")
     for warning in facts.warnings:
         found, fix = split_fix(warning)
-        yield warn("redis fitness", found, fix)
+        yield warn("redis configuration", found, fix)
     yield from _check_disk(facts.info)
     yield _check_memory(facts.info)
     yield check_clock(
@@ -129,16 +195,16 @@ def check_redis(facts: RedisFacts) -> Iterator[Finding]:
 
 def _check_unreachable_redis(facts: RedisFacts) -> Finding:
     if facts.bad_password:
-        fix = "mend user and password in ENRICHER_REDIS_URL"
-        return fail("redis", f"{facts.location} does not let us in: {facts.connection_error}", fix)
+        fix = "correct user and password in ENRICHER_REDIS_URL"
+        return fail("redis", f"{facts.location} refuses the login: {facts.connection_error}", fix)
     if not facts.is_embedded:
-        fix = "start it, or mend ENRICHER_REDIS_URL; until then webhooks are answered with 503"
+        fix = "start it, or correct ENRICHER_REDIS_URL; until then the receiver answers 503"
         return fail("redis", f"{facts.location} is away: {facts.connection_error}", fix)
     if facts.can_start:
-        fix = "start `run`, or name yours by ENRICHER_REDIS_URL"
-        return warn("redis", f"our own does not run ({facts.location})", fix)
-    fix = "pip install 'deployment-enricher[embedded]', or name yours by ENRICHER_REDIS_URL"
-    return fail("redis", "none is named, and there is no server to start", fix)
+        fix = "start `run`, or set ENRICHER_REDIS_URL to a Redis of yours"
+        return warn("redis", f"the embedded server does not run ({facts.location})", fix)
+    fix = "pip install 'deployment-enricher[embedded]', or set ENRICHER_REDIS_URL"
+    return fail("redis", "ENRICHER_REDIS_URL is not set, and no embedded server is installed", fix)
 
 
 def _format_version(info: Mapping[str, str]) -> str:
@@ -148,7 +214,7 @@ def _format_version(info: Mapping[str, str]) -> str:
 
 
 def _check_disk(info: Mapping[str, str]) -> Iterator[Finding]:
-    """Judge whether the last writes to disk went well, as far as Redis tells."""
+    """Check whether Redis's last writes to disk succeeded, as far as INFO says."""
     error_texts = {
         "aof_last_write_status": "the last write to the append-only file failed",
         "aof_last_bgrewrite_status": "the last rewrite of the append-only file failed",
@@ -156,9 +222,11 @@ def _check_disk(info: Mapping[str, str]) -> Iterator[Finding]:
     }
     errors = [text for name, text in error_texts.items() if info.get(name, "ok") != "ok"]
     if errors:
-        yield fail("redis disk", "; ".join(errors), "see Redis's log; is its disk full?")
+        yield fail(
+            "redis disk", "; ".join(errors), "see Redis's log, and check whether its disk is full"
+        )
     elif "aof_enabled" in info:
-        persistence = "an append-only file" if info["aof_enabled"] == "1" else "snapshots at most"
+        persistence = "an append-only file" if info["aof_enabled"] == "1" else "only snapshots"
         yield ok("redis disk", f"writes {persistence}, without errors")
 
 
@@ -167,13 +235,13 @@ def _check_memory(info: Mapping[str, str]) -> Finding:
         _parse_info_number(info, name) for name in ("used_memory", "maxmemory")
     )
     if used_bytes is None:
-        return warn("redis memory", "Redis does not tell", "allow INFO in the ACL of our user")
+        return warn("redis memory", "INFO is not available", "allow INFO in the ACL of this user")
     if not max_bytes:
         return ok("redis memory", f"{_format_size(used_bytes)} used, no maxmemory")
     found = f"{_format_size(used_bytes)} of {_format_size(max_bytes)} used"
     if used_bytes < max_bytes * _MEMORY_WARN_SHARE:
         return ok("redis memory", found)
-    fix = "raise maxmemory, or lower ENRICHER_STREAM_RETENTION; when full, webhooks get 503"
+    fix = "raise maxmemory, or lower ENRICHER_STREAM_RETENTION; a full Redis means 503"
     return (fail if used_bytes >= max_bytes * _MEMORY_FAIL_SHARE else warn)(
         "redis memory", found, fix
     )
@@ -188,16 +256,18 @@ def _format_size(size: int) -> str:
     return f"{size / 1024**3:.1f} GiB" if size >= 1024**3 else f"{size / 1024**2:.1f} MiB"
 
 
-_LAUNCHDARKLY_CLOCK_TOLERANCE_S = 3.0  # Date has whole seconds, and the answer took its time
+_LAUNCHDARKLY_CLOCK_TOLERANCE_S = 3.0  # Date has whole seconds, and the response took time
 _OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY_REQUESTS = 200, 401, 403, 404, 429
 _LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 
 
 class UpstreamFacts(Struct, frozen=True, kw_only=True):
-    """What one call told. ``unasked`` says why there was none, ``silence`` why no answer came.
+    """What one call to LaunchDarkly returned.
 
-    ``project`` is the one whose deployments were listed; without it a deployment was asked for
-    that cannot be there. ``is_json``: the body was a JSON object; ``words`` is what it said.
+    ``skipped_reason`` is why no call was made, ``no_response_reason`` why no response came.
+    ``project`` is the project whose deployments were listed; without one, the call asked for a
+    deployment that cannot exist. ``is_json`` means that the body was a JSON object, and
+    ``message`` is its message. ``windows`` are the rate-limit windows of the response.
     """
 
     origin: str
@@ -214,19 +284,19 @@ class UpstreamFacts(Struct, frozen=True, kw_only=True):
 
 
 def check_upstream(facts: UpstreamFacts) -> Iterator[Finding]:
-    """Judge reachability, token, beta header, clock and quota."""
+    """Check reachability, token, beta header, clock and quota."""
     parts = urlsplit(facts.origin)
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK_HOSTS:
-        fix = "say https:// in ENRICHER_LAUNCHDARKLY_URL"
-        yield warn("launchdarkly", "the token travels unencrypted", fix)
+        fix = "use https:// in ENRICHER_LAUNCHDARKLY_URL"
+        yield warn("launchdarkly", "the token is sent unencrypted", fix)
     if not facts.has_token:
         build_finding = fail if facts.needs_token else warn
-        fix = "set LAUNCHDARKLY_ACCESS_TOKEN (a Reader role is enough); only `serve` needs none"
-        yield build_finding("token", "is not set: LaunchDarkly was not asked", fix)
+        fix = "set LAUNCHDARKLY_ACCESS_TOKEN (role Reader is enough); only `serve` needs no token"
+        yield build_finding("token", "is not set, so no call was made", fix)
     elif facts.skipped_reason:
-        yield ok("launchdarkly", f"not asked: {facts.skipped_reason}")
+        yield ok("launchdarkly", f"no call was made: {facts.skipped_reason}")
     elif facts.no_response_reason:
-        fix = "check ENRICHER_LAUNCHDARKLY_URL, the name server, and what filters outgoing traffic"
+        fix = "check ENRICHER_LAUNCHDARKLY_URL, DNS, and the firewall for outgoing traffic"
         yield fail("launchdarkly", f"{facts.origin}: no answer ({facts.no_response_reason})", fix)
     else:
         yield from _check_response(facts)
@@ -236,13 +306,13 @@ def _check_response(facts: UpstreamFacts) -> Iterator[Finding]:
     status = facts.status
     expected = {_OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY_REQUESTS}
     if status not in expected or (status in {_OK, _NOT_FOUND} and not facts.is_json):
-        fix = "is ENRICHER_LAUNCHDARKLY_URL right? else see https://status.launchdarkly.com"
-        body_kind = "JSON" if facts.is_json else "no JSON"
+        fix = "check ENRICHER_LAUNCHDARKLY_URL, then https://status.launchdarkly.com"
+        body_kind = "JSON" if facts.is_json else "a body that is not JSON"
         yield fail("launchdarkly", f"{facts.origin} answers {status} with {body_kind}", fix)
         return
     yield ok("launchdarkly", f"{facts.origin} answers {status}")
     if status == _TOO_MANY_REQUESTS:
-        yield warn("token", "cannot be told: the rate limit is reached", "try again later")
+        yield warn("token", "could not be checked: the rate limit is reached", "try again later")
     else:
         yield from _check_access(facts)
     yield check_clock(
@@ -256,11 +326,11 @@ def _check_response(facts: UpstreamFacts) -> Iterator[Finding]:
 
 def _check_access(facts: UpstreamFacts) -> Iterator[Finding]:
     if facts.status == _UNAUTHORIZED:
-        fix = "make a new one with a Reader role, and set LAUNCHDARKLY_ACCESS_TOKEN"
+        fix = "create a token with the role Reader, and set LAUNCHDARKLY_ACCESS_TOKEN to it"
         yield fail("token", "is refused (401)", fix)
     elif facts.status == _FORBIDDEN and "beta" in facts.message.lower():
-        fix = "does a proxy in between take the header LD-API-Version away?"
-        yield fail("beta header", f"does not arrive: {facts.message}", fix)
+        fix = "check whether a proxy on the way removes the header LD-API-Version"
+        yield fail("beta header", f"does not reach LaunchDarkly: {facts.message}", fix)
     elif facts.status == _FORBIDDEN:
         fix = "give its role access to Engineering Insights (Reader has it)"
         yield fail("token", f"may not read deployments (403): {facts.message}", fix)
@@ -268,20 +338,22 @@ def _check_access(facts: UpstreamFacts) -> Iterator[Finding]:
         yield ok("token", "is accepted")
         yield ok("beta header", "is accepted")
         if facts.project and facts.status == _NOT_FOUND:
-            found = f"LaunchDarkly knows no project {facts.project!r}, or the token may not see it"
-            yield warn("project", found, "mend `project` in the file of sources")
+            found = f"{facts.project!r} does not exist, or the token may not read it"
+            yield warn("project", found, "correct `project` in the sources file")
 
 
 def _check_quota(windows: Sequence[RateLimitWindow]) -> Finding:
     if not windows:
-        return ok("quota", "its headers say nothing: we feel our way")
+        return ok("quota", "unknown: the response has no rate-limit headers")
     counts = ", ".join(
         f"{window.family} {window.remaining}{f' of {window.limit}' if window.limit else ''}"
         for window in windows
     )
     if any(window.remaining == 0 for window in windows):
         return warn(
-            "quota", f"calls left: {counts}", "others use it up: see ENRICHER_RATE_LIMIT_SHARE"
+            "quota",
+            f"calls left: {counts}",
+            "other clients use the quota up: see ENRICHER_RATE_LIMIT_SHARE",
         )
     return ok("quota", f"calls left: {counts}")
 
@@ -292,13 +364,14 @@ _LATE_AFTER_INTERVALS = 3
 
 
 class BacklogFacts(Struct, frozen=True, kw_only=True):
-    """How the backlog and the budget stand at one moment.
+    """The state of the backlog, the budget, the reader groups and the reconcile scopes.
 
-    ``oldest_s`` is since when the oldest ticket waits (of those looked at), ``overdue_s`` since
-    when the first is due. ``listening`` counts clients blocked on a list, as idle workers are;
-    None: Redis does not tell. ``failed`` counts by reason; ``partly``: only the newest were read.
-    ``unseen_s`` is for how long each reader group was not seen, ``dead_after_s`` when that is long.
-    ``listed_s`` is how long ago each scope of reconciling was listed to its end, None for never.
+    ``oldest_s`` is the age of the oldest ticket (of the next 64), ``overdue_s`` how long ago the
+    next ticket was due. ``leased`` is 0 when every lease has ended. ``idle_workers`` counts clients
+    blocked on a list, as idle workers are; None when Redis does not say. ``failed`` counts by
+    reason. ``group_idle_s`` is for how long each reader group has not read, and
+    ``idle_group_timeout_s`` is when that counts as idle. ``scope_age_s`` is how long ago each
+    reconcile scope was listed to its end; None for never.
     """
 
     waiting: int = 0
@@ -321,14 +394,14 @@ class BacklogFacts(Struct, frozen=True, kw_only=True):
 
     @property
     def can_call(self) -> bool:
-        """Tell whether one more call takes nothing that others wait for."""
+        """Whether one more call delays no worker. A call with a refused token delays none."""
         if self.closed_s > 0:
             return self.closed_reason != "rate limited"
         return self.calls_available >= 1
 
 
 def check_work(facts: BacklogFacts) -> Iterator[Finding]:
-    """Judge backlog, workers, budget and failures."""
+    """Check backlog, workers, budget, readers, reconciling and failed tickets."""
     yield _check_backlog(facts)
     yield _check_workers(facts)
     yield _check_budget(facts)
@@ -340,10 +413,9 @@ def check_work(facts: BacklogFacts) -> Iterator[Finding]:
         return
     counts = sorted(facts.failed.items(), key=lambda pair: (-pair[1], pair[0]))
     summary = ", ".join(f"{count} {reason}" for reason, count in counts)
-    if sum(facts.failed.values()) < facts.failed_total:
-        summary = f"of the newest {summary}"
-    fix = "`failed list` and `failed show` tell why, `failed retry` takes them up again"
-    yield warn("failed", f"{facts.failed_total}: {summary}", fix)
+    found = f"{facts.failed_total}: {summary}" if summary else f"{facts.failed_total}"
+    fix = "see `failed list` and `failed show` for the reasons, then `failed retry`"
+    yield warn("failed", found, fix)
 
 
 def _check_reader_groups(facts: BacklogFacts) -> Finding:
@@ -353,38 +425,39 @@ def _check_reader_groups(facts: BacklogFacts) -> Finding:
         if idle_s >= facts.idle_group_timeout_s
     }
     if not idle_groups:
-        found = ", ".join(sorted(facts.group_idle_s)) or "no group reads the stream"
+        found = ", ".join(sorted(facts.group_idle_s)) or "no reader group"
         return ok("readers", found)
     found = ", ".join(
-        f"{name} was not seen for {format_span(idle_s)}"
+        f"{name} has not read for {format_age(idle_s, digits=1)}"
         for name, idle_s in sorted(idle_groups.items())
     )
-    fix = "start its readers, or remove it: XGROUP DESTROY; what it has not read is trimmed by age"
+    fix = "start its readers, or delete it with XGROUP DESTROY; unread records are trimmed by age"
     return warn("readers", found, fix)
 
 
 def _check_reconcile(facts: BacklogFacts) -> Finding:
     late_s = _LATE_AFTER_INTERVALS * facts.reconcile_interval_s
     ages = [
-        f"{name} {'never' if age_s is None else format_span(age_s) + ' ago'}"
+        f"{name} {'never' if age_s is None else format_age(age_s, digits=1) + ' ago'}"
         for name, age_s in sorted(facts.scope_age_s.items())
     ]
     found = f"last listed: {', '.join(ages)}"
     if all(age_s is not None and age_s <= late_s for age_s in facts.scope_age_s.values()):
         return ok("reconcile", found)
-    fix = "a worker lists them while nothing else is due: `reconcile_failed` in its log says more"
+    fix = "a worker lists them when nothing else is due; see `reconcile_failed` in its log"
     return warn("reconcile", found, fix)
 
 
 def _check_backlog(facts: BacklogFacts) -> Finding:
     if not facts.waiting:
-        return ok("backlog", "nothing waits")
+        return ok("backlog", "empty")
     found = (
-        f"{facts.waiting} wait, {facts.due} are due, the oldest for {format_span(facts.oldest_s)}"
+        f"{facts.waiting} waiting, {facts.due} due, the oldest is "
+        f"{format_age(facts.oldest_s, digits=1)} old"
     )
     if facts.waiting >= facts.limit:
-        fix = "more workers or quota, or raise ENRICHER_BACKLOG_LIMIT; webhooks get 503"
-        return fail("backlog", f"{found}: it is full", fix)
+        fix = "add workers or quota, or raise ENRICHER_BACKLOG_LIMIT; the receiver answers 503"
+        return fail("backlog", f"{found}: the backlog is full", fix)
     if facts.waiting >= facts.limit * _BACKLOG_WARN_SHARE:
         return warn("backlog", found, f"ENRICHER_BACKLOG_LIMIT is {facts.limit}")
     return ok("backlog", found)
@@ -392,30 +465,33 @@ def _check_backlog(facts: BacklogFacts) -> Finding:
 
 def _check_workers(facts: BacklogFacts) -> Finding:
     if facts.leased:
-        return ok("workers", f"at work on {facts.leased} deployments")
+        return ok(
+            "workers", f"working on {facts.leased} {'ticket' if facts.leased == 1 else 'tickets'}"
+        )
     if facts.idle_workers:
-        return ok("workers", f"{facts.idle_workers} idle (clients that wait for the bell)")
+        return ok("workers", f"{facts.idle_workers} idle")
     fix = "start `work`, or `run`"
     if facts.due and facts.overdue_s > _WORKER_START_S and facts.closed_s <= 0:
-        found = f"nobody takes what has been due for {format_span(facts.overdue_s)}"
+        found = f"no worker claims a ticket due since {format_age(facts.overdue_s, digits=1)}"
         return fail("workers", found, fix)
     if facts.idle_workers is None:
-        return ok("workers", "cannot be told: nothing is in hand")
-    return warn("workers", "none is seen", fix)
+        return ok("workers", "unknown: no ticket is leased, and Redis does not list its clients")
+    return warn("workers", "none", fix)
 
 
 def _check_budget(facts: BacklogFacts) -> Finding:
     if facts.closed_reason == "token refused":
-        fix = "set a LAUNCHDARKLY_ACCESS_TOKEN that is accepted; everything waits for it"
+        fix = "set LAUNCHDARKLY_ACCESS_TOKEN to a valid token; until then every ticket waits"
         return fail("budget", "closed: LaunchDarkly refuses the access token", fix)
     if facts.closed_s > 0:
         found = (
-            f"closed for {format_span(facts.closed_s)} more: {facts.closed_reason or 'unknown why'}"
+            f"closed for {format_age(facts.closed_s, digits=1)} more: "
+            f"{facts.closed_reason or 'no reason known'}"
         )
         fix = "it opens by itself; if it closes often, lower ENRICHER_RATE_LIMIT_SHARE"
         if facts.closed_reason == "upstream failing":
             fix = "it opens by itself; see https://status.launchdarkly.com"
         return warn("budget", found, fix)
     if facts.calls_available < 1:
-        return ok("budget", f"quota met, opens in {format_span(facts.opens_in_s)}")
-    return ok("budget", f"open, {facts.calls_available} calls may be made now")
+        return ok("budget", f"used up, opens in {format_age(facts.opens_in_s, digits=1)}")
+    return ok("budget", f"open, {facts.calls_available} calls left")

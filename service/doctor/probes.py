@@ -1,9 +1,8 @@
-"""What do Redis, LaunchDarkly and the receiver's address tell? Asked briefly, whoever is away."""
+"""Probes of Redis, LaunchDarkly and the receiver's address; each returns facts within seconds."""
 
 import asyncio
 import socket
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
@@ -12,13 +11,12 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from service.backlog.failed_tickets import FailedTickets
 from service.doctor.checks import BacklogFacts, ReceiverFacts, RedisFacts, UpstreamFacts
-from service.enrich.budget import load_budget_prelude
 from service.enrich.client import LaunchDarkly, open_session
 from service.enrich.pagination import API_ROOT
 from service.enrich.verdict import ApiResponse, NoResponse
-from service.store import RedisMisconfigured
+from service.metrics.namespace import NamespaceStats
+from service.store import RedisMisconfigured, RedisUnavailable
 from service.store.connect import (
     UNAVAILABLE_ERRORS,
     close_connection,
@@ -26,12 +24,10 @@ from service.store.connect import (
     open_connection,
 )
 from service.store.keys import Keys
-from service.store.script import load_script
 from service.store.server_checks import Barrier, Durability
 from service.store.url import parse_redis_url
 
 _REDIS_TIMEOUT_S, _UPSTREAM_TIMEOUT_S, _RECEIVER_TIMEOUT_S = 4.0, 4.0, 1.5
-_MAX_SCANNED = 1000
 _MAX_RESPONSE_BYTES = 1 << 20
 _MAX_MESSAGE_LENGTH = 200
 
@@ -39,7 +35,7 @@ Clock = Callable[[], float]
 
 
 def redis_location(url: str) -> str:
-    """Say where a Redis is, without login and options."""
+    """Return the hosts and ports of a Redis URL, without login and options."""
     address = parse_redis_url(url)
     if address.seeds:
         return ", ".join(f"{host_port.host}:{host_port.port}" for host_port in address.seeds)
@@ -48,7 +44,7 @@ def redis_location(url: str) -> str:
 
 
 async def probe_redis(client: Redis, facts: RedisFacts, *, clock: Clock) -> RedisFacts:
-    """Ask Redis what it is, what it can promise, and the time; ``clock`` gives epoch seconds."""
+    """Return the facts about Redis: server, durability, clock; ``clock`` returns epoch seconds."""
     replace = msgspec.structs.replace
     try:
         async with asyncio.timeout(_REDIS_TIMEOUT_S):
@@ -65,7 +61,7 @@ async def probe_redis(client: Redis, facts: RedisFacts, *, clock: Clock) -> Redi
 
 
 async def _probe_durability(client: Redis, facts: RedisFacts) -> RedisFacts:
-    """Open a connection as the service does, and see what it would refuse or warn of."""
+    """Open a connection as the service does, and keep its errors and warnings."""
     durability = cast("Durability", facts.durability)
     try:
         connection, barrier, warnings = await open_connection(client, durability)
@@ -80,7 +76,7 @@ async def _probe_durability(client: Redis, facts: RedisFacts) -> RedisFacts:
 def _describe_barrier(barrier: Barrier | None) -> str:
     if barrier is None:
         return "each write is on disk before it is answered"
-    return f"{' and '.join(str(command[0]) for command in barrier.commands)} closes each group"
+    return f"each batch ends with {' and '.join(str(command[0]) for command in barrier.commands)}"
 
 
 async def _read_info(client: Redis) -> dict[str, str]:
@@ -93,57 +89,41 @@ async def _read_info(client: Redis) -> dict[str, str]:
 
 async def probe_backlog(
     client: Redis,
-    failed_tickets: FailedTickets,
+    read_stats: Callable[[], Awaitable[NamespaceStats]],
     *,
     keys: Keys,
     limit: int,
-    share: float,
     scopes: Sequence[str],
 ) -> BacklogFacts | str:
-    """Ask how backlog, budget, failures and scopes stand; a string says why it cannot be told."""
+    """Return the facts about backlog, budget, failed tickets and scopes, or why Redis gave none."""
     try:
         async with asyncio.timeout(_REDIS_TIMEOUT_S):
-            reply: Any = await client.eval(
-                load_script(
-                    "service.metrics", "readiness", prelude=load_budget_prelude()
-                ).text.decode(),
-                7,
-                *(keys.backlog, keys.failed, keys.enriched),
-                *(keys.budget, keys.budget_calls, keys.budget_waiting, keys.write_probe),
-                share,
-            )
-            stats: Any = await client.eval(
-                load_script("service.metrics", "doctor").text.decode(),
-                2,
-                keys.backlog,
-                keys.tickets,
-                _MAX_SCANNED,
-            )
+            stats = await read_stats()
             return BacklogFacts(
-                waiting=reply[0],
+                waiting=stats.backlog,
                 limit=limit,
-                due=stats[0],
-                overdue_s=stats[1] / 1000,
-                oldest_s=stats[3] / 1000,
-                leased=stats[2],
+                due=stats.due,
+                overdue_s=stats.overdue_s,
+                oldest_s=stats.oldest_age_s,
+                leased=stats.leased if stats.running_leases else 0,
                 idle_workers=await _count_idle_workers(client),
-                failed_total=reply[1],
-                failed=await _count_failed(failed_tickets),
-                closed_s=reply[3] / 1000,
-                closed_reason=reply[4].decode(),
-                calls_available=reply[6],
-                opens_in_s=reply[7] / 1000,
+                failed_total=stats.failed_total,
+                failed={reason: count for reason, count in stats.failed.items() if count},
+                closed_s=stats.closed_s,
+                closed_reason=stats.closed_reason,
+                calls_available=stats.calls_left["list"],
+                opens_in_s=stats.next_call_in_s,
                 group_idle_s=await _read_group_idle_times(client, keys),
                 scope_age_s=await _read_scope_ages(client, keys, scopes),
             )
-    except (*UNAVAILABLE_ERRORS, RedisError) as error:
+    except (RedisUnavailable, *UNAVAILABLE_ERRORS, RedisError) as error:
         return str(error) or "no answer in time"
 
 
 async def _read_scope_ages(
     client: Redis, keys: Keys, scopes: Sequence[str]
 ) -> dict[str, float | None]:
-    """Measure how long ago each scope was listed to its end; None for never."""
+    """Return how long ago each scope was listed to its end; None for never."""
     seconds, _ = await client.time()
     finished_ms: dict[str, Any] = {
         name: await client.hget(keys.reconcile(name), "ran") for name in scopes
@@ -155,7 +135,7 @@ async def _read_scope_ages(
 
 
 async def _read_group_idle_times(client: Redis, keys: Keys) -> dict[str, float]:
-    """Measure for how long each reader group was not seen, as trimming found it."""
+    """Return for how long each reader group has not read, as the last trimming recorded it."""
     seconds, _ = await client.time()
     stored: Any = await client.hgetall(keys.reader_groups)
     return {
@@ -165,27 +145,18 @@ async def _read_group_idle_times(client: Redis, keys: Keys) -> dict[str, float]:
 
 
 async def _count_idle_workers(client: Redis) -> int | None:
-    """Count clients blocked on a list: an idle worker waits for the bell so."""
+    """Return how many clients are blocked on a list, as idle workers are."""
     try:
         clients: Any = await client.client_list()
-    except ResponseError:  # as on managed servers
+    except ResponseError:  # managed servers refuse CLIENT LIST
         return None
     return sum(str(connection.get("cmd")).startswith("blpop") for connection in clients)
-
-
-async def _count_failed(failed_tickets: FailedTickets) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    async for failed in failed_tickets.list_newest((float("-inf"), float("inf"))):
-        counts[failed.reason] += 1
-        if counts.total() >= _MAX_SCANNED:
-            break
-    return dict(counts)
 
 
 async def probe_upstream(
     facts: UpstreamFacts, *, token: str, path: str, clock: Clock
 ) -> UpstreamFacts:
-    """Make one cheap call; ``clock`` gives epoch seconds."""
+    """Make one cheap call and return its facts; ``clock`` returns epoch seconds."""
     async with open_session(token, max_connections=1) as session:
         upstream = LaunchDarkly(
             session, origin=facts.origin, max_bytes=_MAX_RESPONSE_BYTES, clock=clock
@@ -212,7 +183,7 @@ async def probe_upstream(
 
 
 def upstream_path(scope: tuple[str, str] | None, *, unknown_id: str) -> str:
-    """Write the path of the call: a short list where a project is known, else a deployment."""
+    """Return the path of the call: a list of one if a project is known, else a deployment."""
     if scope is None:
         return f"{API_ROOT}deployments/{unknown_id}"
     query = {"projectKey": scope[0], "environmentKey": scope[1], "limit": "1"}
@@ -220,7 +191,7 @@ def upstream_path(scope: tuple[str, str] | None, *, unknown_id: str) -> str:
 
 
 def _parse_message(body: bytes) -> tuple[bool, str]:
-    """Tell whether a body is a JSON object, and what its message says."""
+    """Return whether a body is a JSON object, and its message."""
     try:
         fields = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -229,7 +200,7 @@ def _parse_message(body: bytes) -> tuple[bool, str]:
 
 
 async def probe_receiver(url: str, *, host: str, port: int) -> ReceiverFacts:
-    """See who answers at the receiver's address; where nobody does, whether one could listen."""
+    """Return what answers at the receiver's address; if nothing does, whether it can be bound."""
     if port == 0:
         return ReceiverFacts(url, "any")
     timeout = aiohttp.ClientTimeout(total=_RECEIVER_TIMEOUT_S)
@@ -248,7 +219,7 @@ async def probe_receiver(url: str, *, host: str, port: int) -> ReceiverFacts:
 
 
 def _try_bind(host: str, port: int) -> str:
-    """Listen for a moment; gives why that cannot be."""
+    """Return why the address cannot be bound; empty when it can."""
     try:
         addresses: Sequence[Any] = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

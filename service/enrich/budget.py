@@ -1,4 +1,4 @@
-"""Which calls may still be made? One budget, shared by every worker through Redis."""
+"""The budget: the LaunchDarkly calls that may still be made, shared by all workers in Redis."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,45 +11,52 @@ from service.store.keys import Keys
 from service.store.script import Script, load_script, read_lua
 
 CALL_TTL_MS = 40_000
-"""When a call in flight is no longer believed in; must exceed the request timeout."""
+"""Age in ms at which a call in flight is taken for lost. Must exceed the request timeout."""
 
 _MAX_SLEEP_S = 5.0
 
 
 def load_budget_prelude() -> str:
-    """Give the Lua that says how many calls may be made; put before every script that asks."""
+    """Return the Lua text that counts free calls; scripts that hand out calls start with it."""
     return read_lua(__package__, "lib_budget")
 
 
-def load_spare_prelude() -> str:
-    """Give the Lua that says how many calls are left over; put before scripts that spend those."""
-    return load_budget_prelude() + read_lua(__package__, "lib_spare")
-
-
 class Budget:
-    """Take a call before making it, and say afterwards what its answer told.
+    """The shared budget. Acquire each call before making it, and record its response afterwards.
 
-    ``share`` is the part of each limit that is ours; ``chance`` gives numbers in [0, 1).
+    ``share`` is the part of each rate limit that this service may use, in (0, 1]. ``rng`` returns
+    numbers in [0, 1). With ``spare_only``, a call is acquired only while no ticket is due and
+    enough calls remain for the tickets to come.
     """
 
     def __init__(
-        self, group: GroupCommit, *, keys: Keys, share: float, rng: Callable[[], float]
+        self,
+        group: GroupCommit,
+        *,
+        keys: Keys,
+        share: float,
+        rng: Callable[[], float],
+        spare_only: bool = False,
     ) -> None:
         self._group = group
         self._keys = keys
         self._share = share
         self._rng = rng
-        self._acquire_keys: tuple[str, ...] = (keys.budget, keys.budget_calls, keys.budget_waiting)
+        self._spare_only = spare_only
+        self._acquire_keys = (keys.budget, keys.budget_calls, keys.budget_waiting, keys.backlog)
         self._acquire: Script = load_script(__package__, "acquire", prelude=load_budget_prelude())
         self._record: Script = load_script(__package__, "record_response")
 
     async def acquire(self, call_id: str, route: str) -> None:
-        """Wait until one more call may be made for a deployment already begun."""
+        """Wait until the budget allows one more call, and acquire it under ``call_id``.
+
+        The workers leave the next calls to deployments already begun; spare calls come last.
+        """
         while True:
             reply = self._group.submit(
                 self._acquire,
                 keys=self._acquire_keys,
-                args=(call_id, route, CALL_TTL_MS, self._share),
+                args=(call_id, route, CALL_TTL_MS, self._share, int(self._spare_only)),
             )
             wait_ms = cast("int", await reply)
             if wait_ms == 0:
@@ -59,7 +66,10 @@ class Budget:
     def record(
         self, call_id: str, result: CallResult, rate_limits: RateLimitHeaders
     ) -> asyncio.Future[ScriptReply]:
-        """Give a call back with what its answer told; the reply is the ms the budget is closed."""
+        """Return a call to the budget, with its result and the rate limits of its response.
+
+        The future holds the milliseconds for which the budget is closed (0: open).
+        """
         keys = self._keys
         window_args = [
             part
@@ -88,14 +98,3 @@ class Budget:
 
 def _encode_optional(value: int | None) -> int | str:
     return "" if value is None else value
-
-
-class SpareBudget(Budget):
-    """The same budget, of which a call is taken only while nothing is due and enough is left."""
-
-    def __init__(
-        self, group: GroupCommit, *, keys: Keys, share: float, rng: Callable[[], float]
-    ) -> None:
-        super().__init__(group, keys=keys, share=share, rng=rng)
-        self._acquire = load_script(__package__, "acquire_spare", prelude=load_spare_prelude())
-        self._acquire_keys = (*self._acquire_keys, keys.backlog)

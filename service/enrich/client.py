@@ -1,4 +1,4 @@
-"""How is LaunchDarkly asked? One GET at a time: bare token, beta header, no redirects, a cap."""
+"""The client of the Engineering Insights API: one GET at a time, each paid from the budget."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from yarl import URL
 from service.enrich.budget import Budget
 from service.enrich.pagination import ApiRequest
 from service.enrich.rate_limits import RateLimitHeaders, parse_rate_limits
-from service.enrich.verdict import ApiResponse, Fail, NoResponse, Retry, classify_response
+from service.enrich.verdict import ApiResponse, NoResponse, classify_response, has_body
 
 REQUEST_TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 5.0
@@ -21,9 +21,10 @@ RecordCall = Callable[[str, ApiResponse | NoResponse, float], None]
 
 
 class LaunchDarkly:
-    """The Engineering Insights API. ``origin`` is ``https://host``, ``clock`` epoch seconds.
+    """The Engineering Insights API at ``origin`` (``https://host``).
 
-    ``note_call`` hears of each call its route, what it came to, and how long that took (s).
+    ``clock`` returns epoch seconds. ``record_call`` receives the route, the response and the
+    duration (s) of each call. A body over ``max_bytes`` is dropped.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class LaunchDarkly:
         self._record_call = record_call
 
     async def get(self, path: str, *, route: str) -> ApiResponse | NoResponse:
-        """Ask for a path with its query; every failure of the network is a :class:`Silence`."""
+        """Return the response for a path with its query. A network error is a ``NoResponse``."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         response = await self._get(path, route)
@@ -71,7 +72,11 @@ class LaunchDarkly:
         return ApiResponse(status=response.status, body=body, rate_limits=rate_limits)
 
     async def _read_body(self, response: aiohttp.ClientResponse) -> bytes | None:
-        """Read the decoded body, at most the cap: a size told in advance may be a lie."""
+        """Return the decoded body, or None when it is over the cap.
+
+        The body is measured while it arrives: Content-Length is the compressed size and may be
+        wrong.
+        """
         if (response.content_length or 0) > self.max_bytes:
             return None
         chunks, size = [], 0
@@ -87,7 +92,11 @@ class LaunchDarkly:
 def open_session(
     token: str, *, max_connections: int, trace_configs: Sequence[TraceConfig] = ()
 ) -> ClientSession:
-    """Open the HTTP session: the token goes bare, and the beta header exactly once (API docs)."""
+    """Open the HTTP session with LaunchDarkly's headers.
+
+    The API takes the token without "Bearer" in Authorization, and its beta routes need the
+    LD-API-Version header (https://launchdarkly.com/docs/api).
+    """
     return ClientSession(
         connector=TCPConnector(limit=max_connections, ttl_dns_cache=60),
         timeout=ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=_CONNECT_TIMEOUT_S),
@@ -103,16 +112,14 @@ def open_session(
     )
 
 
-ResponseCheck = Callable[[ApiResponse | NoResponse], bytes | Retry | Fail]
-
 _MAX_TRIES = 5
 _NO_RATE_LIMITS = RateLimitHeaders()
 
 
 class Upstream(Struct, frozen=True):
-    """LaunchDarkly, the budget, and the turnstile before the budget.
+    """LaunchDarkly, the budget, and a limiter in front of the budget.
 
-    However many tickets of one worker want a call at once, only those in the turnstile ask for it.
+    The limiter bounds how many tickets of one worker poll the budget at the same time.
     """
 
     launchdarkly: LaunchDarkly
@@ -121,9 +128,9 @@ class Upstream(Struct, frozen=True):
 
 
 class BudgetedCalls:
-    """The calls made for one job, each under a name in the budget.
+    """The calls of one job, each acquired from the budget under ``call_id`` before it is made.
 
-    The first came with the lease of ``prepaid``, if there is one; the others are taken as ``name``.
+    If ``reserved_by`` names a job, the claim of that job's lease acquired the first call already.
     """
 
     __slots__ = ("_call_id", "_reserved_by", "_upstream", "count")
@@ -134,10 +141,11 @@ class BudgetedCalls:
         self._reserved_by = reserved_by
         self.count = 0
 
-    async def fetch(self, request: ApiRequest, check: ResponseCheck) -> bytes | Retry | Fail:
-        """Make one call and judge its answer.
+    async def fetch(self, request: ApiRequest) -> ApiResponse | NoResponse:
+        """Return the response to one call, recorded in the budget.
 
-        What was fetched before is not thrown away for a rate limit: the call is made again.
+        A call that is rate limited is repeated up to four times, because the responses before it
+        would be lost with the attempt. A reserved call is not repeated: nothing is lost yet.
         """
         tries_left = _MAX_TRIES
         while True:
@@ -146,17 +154,16 @@ class BudgetedCalls:
             response = await self._upstream.launchdarkly.get(request.path, route=request.route)
             self.count += 1
             recorded = self._record(call_id, response)
-            verdict = check(response)
-            if isinstance(verdict, bytes):
-                return verdict
-            await recorded  # the budget must be closed before anybody can claim again
-            if is_reserved or isinstance(verdict, Fail) or not verdict.retry_in_place:
-                return verdict
+            if has_body(response):
+                return response
+            await recorded  # the budget must be closed before any worker can claim again
             tries_left -= 1
-            if not tries_left:
-                return verdict
+            is_rate_limited = classify_response(response) == "rate_limited"
+            if is_reserved or not is_rate_limited or not tries_left:
+                return response
 
     async def _acquire(self, request: ApiRequest) -> str:
+        """Return the id of the call that may be made now: the reserved one, else a new one."""
         if self._reserved_by is not None:
             call_id, self._reserved_by = self._reserved_by, None
             return call_id

@@ -1,9 +1,8 @@
-"""Ticket in, Verdict out: which deployment, its answer, and every page of it."""
+"""The enricher: a ticket in, a verdict out, with every page of the deployment fetched."""
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import assert_never
 from urllib.parse import quote
 
@@ -11,7 +10,7 @@ from msgspec import Struct
 
 from service.backlog.ticket import Lease
 from service.enrich.budget import Budget
-from service.enrich.client import BudgetedCalls, LaunchDarkly, ResponseCheck, Upstream
+from service.enrich.client import BudgetedCalls, LaunchDarkly, Upstream
 from service.enrich.matching import Match, NoMatch
 from service.enrich.models import Deployment, Drift, Malformed, parse_deployment
 from service.enrich.pagination import (
@@ -42,6 +41,7 @@ from service.enrich.verdict import (
     Verdict,
     check_page_response,
     check_response,
+    decide_earlier_deployment,
     decide_internal_error,
     decide_malformed,
     decide_not_found,
@@ -53,9 +53,9 @@ _MAX_CONCURRENT_ACQUIRES = 32
 
 
 class EnrichLimits(Struct, frozen=True, kw_only=True):
-    """What one deployment may cost: calls, and how far back it is sought (ms).
+    """Limits of one ticket: calls, how far back it is searched (ms), and memory.
 
-    ``kept_bytes`` of a list stay in memory until all who seek in it have their answer.
+    Up to ``max_buffered_bytes`` of a shared list stay in memory until its last ticket is answered.
     """
 
     max_calls: int = 200
@@ -64,9 +64,10 @@ class EnrichLimits(Struct, frozen=True, kw_only=True):
 
 
 class Enricher:
-    """Asks LaunchDarkly for what tickets want. ``chance`` gives numbers in [0, 1).
+    """Fetches the deployments of tickets from LaunchDarkly.
 
-    ``note_drift`` hears of every attempt that met JSON of another shape.
+    ``rng`` returns numbers in [0, 1). ``record_drift`` is called for every attempt that received
+    JSON of an unexpected shape.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Enricher:
         self._shared_lists: dict[str, SharedList] = {}
 
     def share_lists(self, leases: Iterable[Lease]) -> None:
-        """Hear which tickets were claimed together: those that share a call share its list."""
+        """Build one shared list for each group of leases that were claimed with the same call."""
         batches: dict[str, list[Lease]] = defaultdict(list)
         for lease in leases:
             batches[lease.leader or lease.job].append(lease)
@@ -104,7 +105,7 @@ class Enricher:
                 self._shared_lists.update((lease.job, shared_list) for lease in batch)
 
     async def enrich(self, lease: Lease) -> Verdict:
-        """Find the deployment of a ticket, whole. Its first call came with the lease."""
+        """Return the verdict on a ticket. The claim of its lease acquired the first call."""
         shared_list = self._shared_lists.pop(lease.job, None)
         deployment_id = lease.ticket.deployment_id
         if shared_list is None and deployment_id is not None:
@@ -115,7 +116,7 @@ class Enricher:
         return await self._enrich_from_list(lease, shared_list)
 
     def on_internal_error(self, lease: Lease, error: Exception) -> Retry | Fail:
-        """Say what becomes of a ticket on which our own code failed."""
+        """Return the verdict on a ticket whose attempt raised an error in this program."""
         history = self._start_attempt(lease).history
         return decide_internal_error(
             f"{type(error).__name__}: {error}", history, self._retry_policy
@@ -123,11 +124,9 @@ class Enricher:
 
     def _build_shared_list(self, batch: Sequence[Lease]) -> SharedList:
         leader = next((lease for lease in batch if lease.leader is None), batch[0])
-        history = self._start_attempt(leader).history
         return SharedList(
             batch,
             BudgetedCalls(self._upstream, f"list for {leader.job}", reserved_by=leader.job),
-            check=partial(check_response, history=history, policy=self._retry_policy),
             page_sizer=self._page_sizer,
             limits=self._list_limits,
         )
@@ -140,16 +139,15 @@ class Enricher:
         )
 
     async def _enrich_from_list(self, lease: Lease, shared_list: SharedList) -> Verdict:
-        """Take from a list what it has; ask for the deployment itself where that is not all."""
+        """Return the verdict by the list; fetch the deployment by id if the list lacks parts."""
         result = await shared_list.result_for(lease.job)
         attempt = self._start_attempt(lease)
         attempt.shared_calls = shared_list.calls if lease.leader is None else None
         if isinstance(result, Match):
-            if (
-                result.may_be_earlier
-                and attempt.history.age_s < self._retry_policy.not_found_timeout_s
-            ):
-                return decide_not_found(attempt.history, self._retry_policy)
+            if result.may_be_earlier:
+                verdict = decide_earlier_deployment(attempt.history, self._retry_policy)
+                if verdict is not None:
+                    return verdict
             head, body = result.head, result.body
             if body is not None and isinstance(head, Deployment) and not list_omits_details(head):
                 return await self._complete_deployment(attempt, head, bytes(body))
@@ -157,7 +155,7 @@ class Enricher:
         verdict = self._decide_no_match(attempt, result)
         deployment_id = lease.ticket.deployment_id
         if deployment_id is not None and (isinstance(verdict, Fail) or isinstance(result, NoMatch)):
-            return await self._fetch_by_id(attempt, deployment_id)  # who knows the id needs no list
+            return await self._fetch_by_id(attempt, deployment_id)  # an id needs no list
         return verdict
 
     def _decide_no_match(
@@ -167,7 +165,7 @@ class Enricher:
         match result:
             case ListUnavailable(response):
                 verdict = check_response(response, history, policy)
-                assert not isinstance(verdict, bytes)  # noqa: S101 - a good answer is no refusal
+                assert not isinstance(verdict, bytes)  # noqa: S101 - no list response had a body
                 return verdict
             case ListUnreadable(problem, body):
                 return self._decide_malformed(problem, body, history)
@@ -187,10 +185,10 @@ class Enricher:
         return decide_malformed(problem, body, history, self._retry_policy)
 
     async def _fetch_by_id(self, attempt: "_Attempt", deployment_id: str) -> Verdict:
-        """Ask for one deployment by its id."""
+        """Fetch one deployment by its id and return the verdict."""
         path = f"{API_ROOT}deployments/{quote(deployment_id, safe='')}?expand={EXPAND}"
-        check = partial(check_response, history=attempt.history, policy=self._retry_policy)
-        body = await attempt.calls.fetch(ApiRequest(route="get", path=path), check)
+        response = await attempt.calls.fetch(ApiRequest(route="get", path=path))
+        body = check_response(response, attempt.history, self._retry_policy)
         if not isinstance(body, bytes):
             return body
         deployment = parse_deployment(body)
@@ -211,7 +209,7 @@ class Enricher:
         return await self._fetch_pages(attempt, body)
 
     async def _fetch_pages(self, attempt: "_Attempt", body: bytes) -> Verdict:
-        """Fetch what the first answer left out; a page that cannot be had leaves it incomplete."""
+        """Fetch the further pages; a page that cannot be fetched leaves the record incomplete."""
         merged_deployment = MergedDeployment(body)
         collections = (
             [] if merged_deployment.pull_requests is None else [merged_deployment.pull_requests]
@@ -239,13 +237,10 @@ class Enricher:
     async def _fetch_collection(
         self, attempt: "_Attempt", collection: PagedCollection
     ) -> Retry | None:
-        """Follow one collection to its end, or until something says not to."""
+        """Fetch one collection to its end; a ``stop_reason`` is set where it ends early."""
         ticket = attempt.lease.ticket
         defaults = link_defaults(project=ticket.project, environment=ticket.environment)
         origin = self._list_limits.origin
-        check: ResponseCheck = partial(
-            check_page_response, history=attempt.history, policy=self._retry_policy
-        )
         while (href := collection.next_href()) is not None:
             if attempt.calls.count >= self._limits.max_calls:
                 collection.stop_reason = "page cap reached"
@@ -254,7 +249,8 @@ class Enricher:
             if isinstance(request, UnsafeLink):
                 collection.stop_reason = request.reason
                 return None
-            match await attempt.calls.fetch(request, check):
+            response = await attempt.calls.fetch(request)
+            match check_page_response(response, attempt.history, self._retry_policy):
                 case Retry() as retry:
                     return retry
                 case Fail() as failure:
@@ -265,7 +261,7 @@ class Enricher:
 
 
 class _Attempt:
-    """One try at one ticket: its history, the calls made for it, and those made for others too."""
+    """One attempt at one ticket: its history, its own calls, and the calls of its shared list."""
 
     __slots__ = ("calls", "history", "lease", "shared_calls")
 
@@ -282,5 +278,5 @@ class _Attempt:
 
     @property
     def call_count(self) -> int:
-        """How many calls the ticket has cost; a shared list counts for whose call it was."""
+        """The calls that this ticket cost. The calls of a shared list count for its leader."""
         return self.calls.count + (0 if self.shared_calls is None else self.shared_calls.count)

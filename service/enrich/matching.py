@@ -1,8 +1,8 @@
-"""Which of the tickets that wait does a listed deployment answer?
+"""Matching of listed deployments to tickets, by id or by version, place and time.
 
-One list call can answer many tickets of one project and environment: some know the id of their
-deployment, some only its version. A ticket is answered at once by what no later page can better,
-else when all pages are read, by the best of what they held.
+One list can answer many tickets of one project and environment. Some tickets know the id of their
+deployment, some only its version. A ticket gets its match at once if no later page can hold a
+better one. Else it gets the best candidate after the last page.
 """
 
 from collections import defaultdict
@@ -15,14 +15,13 @@ from service.enrich.models import DeploymentHead, Drift, parse_head, parse_list_
 
 _MIN_SHA_LENGTH = 7
 _MAX_SHA_LENGTH = 64
-_MAX_END_DELAY_MS = (
-    900_000  # LaunchDarkly hears of an end later than we do, by minutes where a runner waits
-)
-_CLOCK_SKEW_MS = 60_000  # of the sender's clock, and of times that are told in whole minutes
+# LaunchDarkly may receive the end of a deployment minutes after us, where a runner waits.
+_MAX_END_DELAY_MS = 900_000
+_CLOCK_SKEW_MS = 60_000  # of the sender's clock, and of times rounded to minutes
 
 
 class DeploymentQuery(Struct, frozen=True):
-    """What the sender said: the version, where, and when (epoch ms)."""
+    """What a sender reported without an id: the version, the place, and the time (epoch ms)."""
 
     environment: str
     application: str
@@ -33,28 +32,33 @@ class DeploymentQuery(Struct, frozen=True):
 def choose_deployment(
     listed: Iterable[DeploymentHead | None], query: DeploymentQuery
 ) -> DeploymentHead | None:
-    """Choose the one deployment meant; None while it is not there yet.
+    """Return the deployment that the sender meant; None while it is not listed.
 
-    Of several, one that may have ended by the sender's time goes before one that began after it, an
-    equal version before a prefix, then the one that ended (in progress: began) nearest to that
-    time, then one that ended before one in progress, then the one that started last.
+    Of several candidates, these go first, in this order:
 
-    So of a version that is deployed again, the deployment in progress is chosen, and waited for,
-    rather than the one that ended long before; but not where one ended just then.
+    1. one that did not begin after the sender's time;
+    2. an equal version, before a short SHA;
+    3. the one that ended (in progress: began) nearest to the sender's time;
+    4. one that ended, before one in progress;
+    5. the one that started last.
+
+    If a version is deployed again, the deployment in progress is chosen and waited for, not the
+    one that ended long before. A deployment that ended just at the sender's time still wins.
     """
     candidates = [head for head in listed if head is not None and _matches(head, query)]
     return min(candidates, key=lambda head: _rank(head, query), default=None)
 
 
 def is_exact_match(head: DeploymentHead, query: DeploymentQuery) -> bool:
-    """Tell whether no other deployment could be meant rather than this one."""
+    """Return whether the deployment ranks first whatever else is listed (equal ranks aside)."""
     return _matches(head, query) and not any(_rank(head, query)[:4])
 
 
 def ended_long_before(head: DeploymentHead, query: DeploymentQuery) -> bool:
-    """Tell whether one that was chosen may be an earlier deployment of that version.
+    """Return whether the chosen deployment may be an earlier one of the same version.
 
-    The one meant may not be listed yet: what is rolled back to or deployed again was there before.
+    After a rollback or a redeployment, the list holds the earlier deployment of that version
+    before the one that the sender meant.
     """
     time_ms = head.ended_at or head.started_at
     if time_ms is None or head.is_unfinished:
@@ -63,9 +67,9 @@ def ended_long_before(head: DeploymentHead, query: DeploymentQuery) -> bool:
 
 
 def versions_match(version: str, other_version: str) -> bool:
-    """Tell whether two versions are the same, or one the short SHA of the other.
+    """Return whether two versions are equal, or one is the short SHA of the other.
 
-    All digits are a build number or a date: 20260101 is no short form of 202601012.
+    A version of digits only is a build number or a date: 20260101 is not short for 202601012.
     """
     if version == other_version:
         return True
@@ -102,10 +106,10 @@ def _rank(head: DeploymentHead, query: DeploymentQuery) -> tuple[int, int, int, 
 
 
 class Match(Struct, frozen=True):
-    """A listed deployment: what could be read of it, all of it or its outline.
+    """The listed deployment of a ticket: all of it, or only its head.
 
-    ``body`` is its JSON, bytes as sent, or None where it was not kept. ``old``: it ended long
-    before the sender says, so the one meant may be still to come.
+    ``body`` is its JSON as LaunchDarkly sent it, or None if it was not kept. If ``may_be_earlier``
+    is set, it ended long before the sender's time: the deployment meant may not be listed yet.
     """
 
     head: DeploymentHead
@@ -114,15 +118,15 @@ class Match(Struct, frozen=True):
 
 
 class NoMatch(Struct, frozen=True):
-    """Not on any page; ``unreadable`` is an item that could not be read, should it be the one."""
+    """No page held the deployment. ``unreadable``, the first unparsable item, may be it."""
 
     unreadable: tuple[Drift, bytes] | None = None
 
 
 class ListMatcher:
-    """Who seeks what: jobs by the id of their deployment, or by what they know instead.
+    """Matches the items of list pages to jobs, by the id of their deployment or by a query.
 
-    At most ``most_kept`` bytes of pages stay in memory; of what comes later only the id is kept.
+    Once pages of ``max_buffered_bytes`` are in memory, only the heads of further items are kept.
     """
 
     def __init__(
@@ -147,20 +151,20 @@ class ListMatcher:
 
     @property
     def is_done(self) -> bool:
-        """Tell whether every job has its answer."""
+        """Whether every job has its match."""
         return not self._unmatched
 
     @property
     def has_only_ids(self) -> bool:
-        """Tell whether every job knows the id of its deployment, so that it could ask for it."""
+        """Whether every job knows the id of its deployment and could fetch it without the list."""
         return not self._queries
 
     def list_unmatched(self) -> list[str]:
-        """List the jobs that have no answer yet."""
+        """Return the jobs without a match, sorted."""
         return sorted(self._unmatched)
 
     def match_page(self, items: Iterable[Raw], *, body_bytes: int) -> Iterator[tuple[str, Match]]:
-        """Look through one page of ``size`` bytes; gives the jobs that it answers for good."""
+        """Match the items of one page of ``body_bytes``; yield each job whose match is final."""
         keep_bodies = self._buffer_left > 0
         self._buffer_left -= body_bytes
         for item in items:
@@ -173,7 +177,7 @@ class ListMatcher:
                     pass
 
     def finish(self) -> Iterator[tuple[str, Match | NoMatch]]:
-        """Give what is left: the best that was seen for each job, or that there was nothing."""
+        """Yield the best candidate of each job that is left, or ``NoMatch``."""
         for job in sorted(self._unmatched):
             query = self._queries.get(job)
             candidates = self._candidates.get(job, {}).values()
@@ -207,5 +211,5 @@ class ListMatcher:
 
 
 def _version_prefix(version: str) -> str:
-    """Give what a version and its short form have in common."""
+    """Return the part that a version and its short SHA have in common."""
     return version[:_MIN_SHA_LENGTH].lower()

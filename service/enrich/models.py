@@ -1,8 +1,10 @@
-"""What is a deployment, as LaunchDarkly tells it?
+"""The shape of LaunchDarkly's deployments, and the parsers of its JSON.
 
-The shapes of its OpenAPI document, read liberally: only ``id`` is needed, optional fields may be
-missing or null (the vendor admits nulls where its document says none), milliseconds may be digit
-strings, items may be null, unknown fields are ignored here and passed on untouched elsewhere.
+The structs follow LaunchDarkly's OpenAPI document (``DeploymentRep`` and the schemas inside it,
+https://launchdarkly.com/docs/api/insights-deployments-beta), parsed liberally. Only ``id`` is
+required. Optional fields may be missing or null: the vendor admits nulls that its document does
+not declare. Milliseconds may be digit strings, and items may be null. Unknown fields are ignored
+here; the record keeps LaunchDarkly's JSON, so they reach the reader unchanged.
 """
 
 from typing import Annotated, TypeVar
@@ -12,18 +14,18 @@ from msgspec import Meta, Struct
 
 Shape = TypeVar("Shape")
 
-# What the documents declare; beyond it our readers, and Python's own printing, would stumble.
+# The declared range. A larger integer would break readers, and Python's own int-to-text limit.
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class Link(Struct, frozen=True):
-    """Where a page is; ``href`` is root-relative in all that is documented."""
+    """The address of a page; ``href`` is root-relative in all documented examples."""
 
     href: str | None = None
 
 
 class FlagReference(Struct, frozen=True, rename="camel"):
-    """How often one flag was added to and removed from the code."""
+    """The number of references to one flag that a change added and removed."""
 
     project_key: str | None = None
     flag_key: str | None = None
@@ -32,14 +34,14 @@ class FlagReference(Struct, frozen=True, rename="camel"):
 
 
 class FlagReferences(Struct, frozen=True, rename="camel"):
-    """The flags that a change touches. Has no links: what is not here cannot be asked for."""
+    """The flags that a change touches. It has no links, so missing items cannot be fetched."""
 
     total_count: Int64 | None = None
     items: list[FlagReference | None] | None = None
 
 
 class LeadTimeStages(Struct, frozen=True, rename="camel"):
-    """How long each stage took, in ms: coding, review, wait, deploy."""
+    """The duration of each stage in ms: coding, review, wait, deploy."""
 
     coding_duration_ms: Int64 | None = None
     review_duration_ms: Int64 | None = None
@@ -49,7 +51,7 @@ class LeadTimeStages(Struct, frozen=True, rename="camel"):
 
 
 class NestedDeployments(Struct, frozen=True, rename="camel"):
-    """The deployments that a pull request was part of; their insides stay raw."""
+    """The deployments that contained a pull request; the items stay raw JSON."""
 
     total_count: Int64 | None = None
     items: list[msgspec.Raw] | None = None
@@ -57,7 +59,7 @@ class NestedDeployments(Struct, frozen=True, rename="camel"):
 
 
 class PullRequest(Struct, frozen=True, rename="camel"):
-    """One pull request of a deployment. Its ``leadTime`` is an object, a deployment's a number."""
+    """One pull request. Its ``leadTime`` is an object, that of a deployment a number."""
 
     id: str | None = None
     external_id: str | None = None
@@ -82,8 +84,13 @@ class PullRequests(Struct, frozen=True, rename="camel"):
     links: dict[str, Link | None] | None = msgspec.field(name="_links", default=None)
 
 
+def lacks_items(total_count: int | None, present: int) -> bool:
+    """Return whether fewer items are present than LaunchDarkly counts; an unknown count is met."""
+    return total_count is not None and present < total_count
+
+
 class DeploymentHead(Struct, frozen=True, rename="camel"):
-    """What tells one deployment from another; times are epoch ms. It does not name its project."""
+    """The fields that identify a deployment; times are epoch ms. No field names the project."""
 
     id: str
     application_key: str | None = None
@@ -95,16 +102,16 @@ class DeploymentHead(Struct, frozen=True, rename="camel"):
 
     @property
     def is_unfinished(self) -> bool:
-        """Tell whether LaunchDarkly has not heard yet that it ended.
+        """Whether LaunchDarkly has not received the end of the deployment yet.
 
-        ``status`` is an open string; by mirror of the event types, ``started`` is the one known
-        value of a deployment in progress.
+        ``status`` is an open string. The event types suggest that ``started`` is the only value
+        for a deployment in progress.
         """
         return self.status == "started" and self.ended_at is None
 
 
 class Deployment(DeploymentHead, frozen=True, rename="camel"):
-    """One deployment, with what was asked to be expanded."""
+    """One deployment, with its expanded collections."""
 
     kind: str | None = None
     duration_ms: Int64 | None = None
@@ -121,30 +128,30 @@ class Deployment(DeploymentHead, frozen=True, rename="camel"):
 
 
 DeploymentPage = NestedDeployments
-"""One page of the list of deployments: the same shape, and its items stay raw too."""
+"""One page of the list of deployments: the same shape, with raw items."""
 
 
 class Drift(Struct, frozen=True):
-    """An answer that is JSON but not of this shape: says where and what."""
+    """A body that is JSON of another shape; ``reason`` says where and how it differs."""
 
     reason: str
 
 
 class Malformed(Struct, frozen=True):
-    """An answer that is not JSON in UTF-8 at all: a proxy's page, or one cut short."""
+    """A body that is not JSON in UTF-8: the page of a proxy, or a body cut short."""
 
     reason: str
 
 
 def parse_deployment(body: bytes) -> Deployment | Drift | Malformed:
-    """Read one deployment; a digit string is taken for its number."""
+    """Parse one deployment; a digit string counts as a number."""
     return _parse(body, Deployment)
 
 
 def parse_list_item(item: msgspec.Raw) -> Deployment | DeploymentHead | Drift | None:
-    """Read an item of a page whose text was checked; None where the page has a null.
+    """Parse an item of a page that is valid UTF-8; return None for a null.
 
-    One whose outline alone can be read is known by that, and asked for by its id.
+    If only the head of an item can be parsed, return the head: it is fetched by its id later.
     """
     try:
         return msgspec.json.decode(item, type=Deployment | None, strict=False)
@@ -153,7 +160,7 @@ def parse_list_item(item: msgspec.Raw) -> Deployment | DeploymentHead | Drift | 
 
 
 def parse_head(item: msgspec.Raw) -> DeploymentHead | Drift | None:
-    """Read which deployment an item of a page is, and no more of it."""
+    """Parse only the head of an item of a page; return None for a null."""
     try:
         return msgspec.json.decode(item, type=DeploymentHead | None, strict=False)
     except msgspec.MsgspecError as error:
@@ -161,13 +168,13 @@ def parse_head(item: msgspec.Raw) -> DeploymentHead | Drift | None:
 
 
 def parse_deployment_page(body: bytes) -> DeploymentPage | Drift | Malformed:
-    """Read one page of the list of deployments."""
+    """Parse one page of the list of deployments."""
     return _parse(body, DeploymentPage)
 
 
 def _parse(body: bytes, shape: type[Shape]) -> Shape | Drift | Malformed:
     try:
-        body.decode()  # fields that we skip are passed on: they must be text too
+        body.decode()  # skipped fields reach the record too: they must be valid UTF-8
         return msgspec.json.decode(body, type=shape, strict=False)
     except msgspec.ValidationError as error:
         return Drift(reason=str(error))

@@ -1,8 +1,8 @@
-"""Where is the next page, if there is one, and is it safe to go there?
+"""Pagination: safe ``next`` links, and the merge of every page into one deployment.
 
-Documented ``next`` links are root-relative and carry only ``after``: not the project that the
-same API requires. So what is missing is merged in, and nothing but LaunchDarkly's own paths on
-its own host is ever followed: the link comes with our token.
+Documented ``next`` links are root-relative and carry only ``after``, not the project that the same
+API requires. So missing parameters are added. Only LaunchDarkly's documented paths on its own host
+are followed, because each call carries the access token.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,14 @@ from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 import msgspec
 from msgspec import Raw, Struct
 
-from service.enrich.models import Deployment, FlagReferences, Link, NestedDeployments, PullRequests
+from service.enrich.models import (
+    Deployment,
+    FlagReferences,
+    Link,
+    NestedDeployments,
+    PullRequests,
+    lacks_items,
+)
 
 API_ROOT = "/api/v2/engineering-insights/"
 PAGE_SIZE = "100"  # the documented maximum
@@ -20,29 +27,29 @@ PAGE_SIZE = "100"  # the documented maximum
 Route = Literal["get", "list", "pull-requests"]
 _ROUTES: dict[str, Route] = {"deployments": "list", "pull-requests": "pull-requests"}
 _MAX_HREF_LENGTH = 4096
-# `from` defaults to seven days ago: without it a page would silently leave out what is older.
+# `from` defaults to seven days ago: without it a page would silently omit older items.
 _FULL_HISTORY = {"from": "1", "limit": PAGE_SIZE}
 
 
 class ApiRequest(Struct, frozen=True):
-    """One call to make: its route (for the budget), and its path with query on our host."""
+    """One call: its route (for the budget), and its path with query on LaunchDarkly's host."""
 
     route: Route
     path: str
 
 
 class UnsafeLink(Struct, frozen=True):
-    """A link that is not followed, and why."""
+    """A link that is not followed, with the reason."""
 
     reason: str
 
 
 LinkDefaults = Mapping[Route, Mapping[str, str]]
-"""Which routes may be followed, and the parameters that each must not lack."""
+"""The routes that may be followed, and the parameters that each of them needs."""
 
 
 def link_defaults(*, project: str | None, environment: str | None) -> LinkDefaults:
-    """Give what a page of a nested collection needs; the project is known only if it was sent."""
+    """Return the parameters of further pages; the project is known only if the sender named it."""
     scope_parameters = {"projectKey": project, "environmentKey": environment}
     common = _FULL_HISTORY | {
         key: value for key, value in scope_parameters.items() if value is not None
@@ -54,7 +61,7 @@ def link_defaults(*, project: str | None, environment: str | None) -> LinkDefaul
 
 
 def resolve_next_link(href: str, *, origin: str, defaults: LinkDefaults) -> ApiRequest | UnsafeLink:
-    """Resolve a ``next`` link against ``origin`` (``https://host``), filling in what it lacks."""
+    """Resolve a ``next`` link against ``origin`` (``https://host``) and add missing parameters."""
     if len(href) > _MAX_HREF_LENGTH or not href.isprintable():
         return UnsafeLink(reason="a link is too long or not printable")
     try:
@@ -81,15 +88,15 @@ def resolve_next_link(href: str, *, origin: str, defaults: LinkDefaults) -> ApiR
 
 
 def has_more(collection: PullRequests | NestedDeployments | None) -> bool:
-    """Tell whether a collection says that it goes on."""
+    """Return whether a collection has a further page."""
     if collection is None or not next_link(collection.links):
         return False
     total = collection.total_count
-    return total is None or len(collection.items or ()) < total
+    return total is None or lacks_items(total, len(collection.items or ()))
 
 
 def is_complete(deployment: Deployment) -> bool:
-    """Tell whether one answer held everything, so that no page is to be fetched."""
+    """Return whether a deployment has no further page to fetch."""
     pulls = deployment.pull_requests
     if has_more(pulls):
         return False
@@ -98,10 +105,10 @@ def is_complete(deployment: Deployment) -> bool:
 
 
 def list_omits_details(deployment: Deployment) -> bool:
-    """Tell whether a list left out what asking for the one deployment may give.
+    """Return whether a listed deployment lacks parts that a fetch by id may return.
 
-    Every collection was asked for: one that is absent, or holds less than it counts and has no
-    page more, is not all.
+    The list call expands every collection. A collection lacks parts if it is absent, or if it
+    holds fewer items than it counts and has no further page.
     """
     pulls, flags = deployment.pull_requests, deployment.flag_references
     if flags is None or (pulls is None and deployment.number_of_pull_requests != 0):
@@ -112,13 +119,12 @@ def list_omits_details(deployment: Deployment) -> bool:
 
 
 def _is_truncated(collection: PullRequests | NestedDeployments | FlagReferences) -> bool:
-    total = collection.total_count
     continues = not isinstance(collection, FlagReferences) and has_more(collection)
-    return total is not None and len(collection.items or ()) < total and not continues
+    return lacks_items(collection.total_count, len(collection.items or ())) and not continues
 
 
 def next_link(links: Mapping[str, Link | None] | None) -> str | None:
-    """Give the ``next`` link of a collection's ``_links``."""
+    """Return the ``next`` link of a collection's ``_links``, or None."""
     link = (links or {}).get("next")
     return None if link is None else link.href
 
@@ -133,10 +139,10 @@ class _ItemWithId(Struct, frozen=True):
 
 
 class PagedCollection:
-    """One paged collection while it is gathered: what a page adds stands in it once.
+    """One collection while its pages are fetched; each item is kept once.
 
-    Every page must have the ``shape`` of the collection. Raises msgspec.MsgspecError or
-    RecursionError when ``raw`` is no collection.
+    Every page must have the shape ``page_type``. ``stop_reason`` says why fetching ended early.
+    Raises msgspec.MsgspecError or RecursionError when ``raw`` is not a collection.
     """
 
     def __init__(self, raw: Raw, page_type: _PageType) -> None:
@@ -152,10 +158,10 @@ class PagedCollection:
         self.stop_reason: str | None = None
 
     def next_href(self) -> str | None:
-        """Give the link to follow, or None at the end; a link seen before ends it."""
+        """Return the next link to follow, or None at the end or at a repeated link."""
         if self.stop_reason is not None or not self._href:
             return None
-        if self._total is not None and len(self.items) >= self._total:
+        if self._is_full():
             return None
         if self._href in self._visited:
             self.stop_reason = "pages repeat"
@@ -164,7 +170,7 @@ class PagedCollection:
         return self._href
 
     def add_page(self, body: bytes) -> None:
-        """Take in one more page: new items up to the total, and where it says to go on."""
+        """Add the new items of one more page, up to the total, and keep its ``next`` link."""
         try:
             body.decode()
             msgspec.json.decode(body, type=self._page_type, strict=False)
@@ -182,21 +188,23 @@ class PagedCollection:
         self._href = next_link(page.links)
 
     def encode(self) -> Raw:
-        """Give the collection with all that was gathered."""
+        """Return the collection as JSON with the items of every page."""
         return Raw(msgspec.json.encode(self._fields | {"items": self.items}))
+
+    def _is_full(self) -> bool:
+        return self._total is not None and not lacks_items(self._total, len(self.items))
 
     def _add_item(self, item: Raw) -> None:
         item_id = _item_id(item)
-        is_full = self._total is not None and len(self.items) >= self._total
-        if not is_full and item_id != _NULL and item_id not in self._seen:
+        if not self._is_full() and item_id != _NULL and item_id not in self._seen:
             self._seen.add(item_id)
             self.items.append(item)
 
 
 class MergedDeployment:
-    """A deployment while its pages are gathered: its pull requests, then their deployments.
+    """A deployment while its pages are fetched: its pull requests, then their deployments.
 
-    What cannot be taken apart stays as it was sent, and :meth:`why_stopped` tells.
+    A part that cannot be parsed stays as LaunchDarkly sent it; :meth:`first_stop_reason` names it.
     """
 
     def __init__(self, body: bytes) -> None:
@@ -207,7 +215,7 @@ class MergedDeployment:
         self._nested: dict[int, tuple[_RawFields, PagedCollection]] = {}
 
     def nested_collections(self) -> list[PagedCollection]:
-        """Give the ``deployments`` of every pull request gathered so far."""
+        """Return the ``deployments`` collection of every pull request fetched so far."""
         items = [] if self.pull_requests is None else self.pull_requests.items
         for index, item in enumerate(items):
             if index not in self._nested and bytes(item) != _NULL:
@@ -218,7 +226,7 @@ class MergedDeployment:
         return [nested for _, nested in self._nested.values()]
 
     def first_stop_reason(self) -> str | None:
-        """Say why gathering ended early, if it did."""
+        """Return why pages are missing, or None."""
         collections = [self.pull_requests, *(nested for _, nested in self._nested.values())]
         reasons = (
             collection.stop_reason
@@ -228,7 +236,7 @@ class MergedDeployment:
         return next(reasons, self._parse_error)
 
     def encode(self) -> bytes:
-        """Give the deployment with every page merged; the very body when no page added to it."""
+        """Return the deployment with every page merged; the same bytes when no page was added."""
         pulls = self.pull_requests
         if pulls is None:
             return self._body
@@ -262,7 +270,7 @@ class MergedDeployment:
 
 
 def _item_id(item: Raw) -> str | bytes:
-    """Give the id of an item; one without any is known by its own bytes."""
+    """Return the id of an item, or its bytes when it has no id."""
     try:
         item_id = msgspec.json.decode(item, type=_ItemWithId).id
     except (msgspec.MsgspecError, RecursionError):

@@ -1,8 +1,8 @@
-"""What do an answer's headers say about the budget?
+"""Rate limits as the headers of a LaunchDarkly response report them.
 
 LaunchDarkly enforces limits in families; "a response can include one, several, or none of these
-headers" (API docs, "Rate limiting"). Both Reset headers are epoch milliseconds. Any of them may
-be missing, in the past or malformed.
+headers" (https://launchdarkly.com/docs/api#rate-limiting). Both Reset headers are epoch
+milliseconds. Any header may be missing, in the past or malformed.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,13 +13,13 @@ from functools import lru_cache
 from msgspec import Struct
 
 HeaderValues = Callable[[str], Sequence[str]]
-"""Give every value of one header, none when it is absent."""
+"""Returns every value of one header, none when it is absent."""
 
 _MAX_DIGITS = 15
 
 
 class RateLimitWindow(Struct, frozen=True):
-    """What one family says: calls left, of how many, until when (the server's epoch ms)."""
+    """The window of one family: calls left, the limit, and its end (the server's epoch ms)."""
 
     family: str
     limit: int | None
@@ -28,7 +28,7 @@ class RateLimitWindow(Struct, frozen=True):
 
 
 class RateLimitHeaders(Struct, frozen=True):
-    """All that one answer says of the budget; times are ms, the server's where they are moments."""
+    """All rate-limit facts of one response. Moments are epoch ms by the server's clock."""
 
     windows: tuple[RateLimitWindow, ...] = ()
     retry_after_ms: int | None = None
@@ -37,7 +37,7 @@ class RateLimitHeaders(Struct, frozen=True):
 
 
 def parse_rate_limits(header_values: HeaderValues, *, route: str, now_ms: int) -> RateLimitHeaders:
-    """Read the hints of one answer to a call of ``route``.
+    """Parse the rate-limit headers of the response to a call of ``route``.
 
     ``now_ms`` (epoch) stands in for a missing Date header when Retry-After is a date.
     """
@@ -77,9 +77,9 @@ def _resume_time(
     reset_ms: int | None,
     token_reset_ms: int | None,
 ) -> int | None:
-    """Find when a refused call may be made again: the latest reset of what is used up.
+    """Return when a refused call may be repeated: the latest reset of the used-up windows.
 
-    As LaunchDarkly's own newest client reads it: a Reset counts when its Remaining is 0 or unknown
+    A Reset counts when its Remaining is 0 or unknown, as in LaunchDarkly's own newest client
     (find-code-references-in-pull-request, internal/ldclient/retry.go).
     """
     resets = []
@@ -92,7 +92,7 @@ def _resume_time(
 
 
 def _parse_retry_after(values: Sequence[str], now_ms: int) -> int | None:
-    """Read seconds or an HTTP date (RFC 9110) as ms from now; the longest of several."""
+    """Parse seconds or an HTTP date (RFC 9110) to ms from now; return the longest of several."""
     waits_ms = []
     for value in values:
         seconds = _parse_number(value)
@@ -109,7 +109,7 @@ def _parse_first_date(values: Sequence[str]) -> int | None:
     return next((date_ms for date_ms in dates if date_ms is not None), None)
 
 
-@lru_cache(maxsize=64)  # many answers carry the Date of one second
+@lru_cache(maxsize=64)  # many responses carry the Date of the same second
 def _parse_date(value: str) -> int | None:
     try:
         date = parsedate_to_datetime(value)

@@ -1,4 +1,4 @@
-"""What do several tickets go and look for together? One list, read once, page by page."""
+"""The shared list: one list of deployments, read page by page once for several tickets."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,45 +8,45 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from service.backlog.ticket import Lease
-from service.enrich.client import BudgetedCalls, ResponseCheck
+from service.enrich.client import BudgetedCalls
 from service.enrich.matching import DeploymentQuery, ListMatcher, Match, NoMatch
 from service.enrich.models import DeploymentPage, Drift, Malformed, parse_deployment_page
 from service.enrich.pagination import API_ROOT, PAGE_SIZE, ApiRequest, next_link, resolve_next_link
-from service.enrich.verdict import ApiResponse, Fail, NoResponse, Retry
+from service.enrich.verdict import ApiResponse, NoResponse, has_body
 
 EXPAND = "pullRequests,flagReferences"
 
 _MAX_PAGE_SIZE = int(PAGE_SIZE)
-_MAX_FILTER_CHARS = 2000  # characters: a longer one is left out, since URLs have their limits
+_MAX_FILTER_CHARS = 2000  # a longer application filter is omitted: servers limit URLs
 _HOUR_MS = 3_600_000
-_TYPICAL_DURATION_MS = 2 * _HOUR_MS  # how long a deployment takes at most, but for a few
+_TYPICAL_DURATION_MS = 2 * _HOUR_MS  # nearly all deployments take less
 _RECENT_S = 300.0
 
 
 class PageSizer(Struct):
-    """How many deployments one answer should hold, so that it stays under a cap in bytes.
+    """The page size (deployments) that keeps a response under a cap in bytes.
 
-    Half the cap is aimed at: the next deployments may be larger than the last.
+    The target is half the cap, because the next deployments may be larger than the last.
     """
 
     max_bytes: int
     page_size: int = _MAX_PAGE_SIZE
 
     def record(self, *, body_bytes: int, item_count: int) -> None:
-        """Take from one answer how large a deployment is."""
+        """Set the page size by the average size of a deployment in one response."""
         if item_count:
             self.page_size = max(
                 1, min(_MAX_PAGE_SIZE, self.max_bytes * item_count // (2 * max(body_bytes, 1)))
             )
 
     def shrink(self) -> bool:
-        """Ask for fewer after an answer over the cap; False when one alone was too large."""
+        """Shrink the page after a response over the cap; return False if it held one deployment."""
         previous, self.page_size = self.page_size, max(1, self.page_size // 4)
         return previous > 1
 
 
 def build_deployment_query(lease: Lease) -> DeploymentQuery:
-    """Say what a ticket without an id seeks; without a time, that of its arrival counts."""
+    """Return the query of a ticket without an id. The arrival stands in for a missing time."""
     ticket = lease.ticket
     return DeploymentQuery(
         environment=ticket.environment or "",
@@ -59,11 +59,13 @@ def build_deployment_query(lease: Lease) -> DeploymentQuery:
 def build_list_query(
     leases: Iterable[Lease], *, lookback_ms: int, page_size: int
 ) -> dict[str, str]:
-    """Write the query of the list that holds what these tickets of one environment seek.
+    """Build the query of the list that contains the deployments of these tickets.
 
-    A look at what has just come need not go far back, and who knows an id can do without. Else a
-    deployment is sought ``window_ms`` back, and once a ticket was tried before, with an open end:
-    it may have taken long, or it may be LaunchDarkly's clock that differs.
+    All tickets belong to one environment. The list starts two hours before the earliest ticket
+    if all tickets are recent first attempts, or if all know their id and could be fetched without
+    the list. Else it starts ``lookback_ms`` before. The list ends an hour after the latest ticket.
+    It has no end if a ticket lacks an id and a ticket was tried before: the deployment may take
+    long, or LaunchDarkly's clock may differ from the sender's.
     """
     tickets = [(lease, lease.ticket) for lease in leases]
     all_have_ids = all(ticket.deployment_id is not None for _, ticket in tickets)
@@ -93,12 +95,12 @@ def build_list_query(
 
 
 def build_list_request(query: Mapping[str, str]) -> ApiRequest:
-    """Give the first page of a list."""
+    """Return the request for the first page of a list."""
     return ApiRequest(route="list", path=f"{API_ROOT}deployments?{urlencode(query)}")
 
 
 def with_parameters(request: ApiRequest, **changes: str | None) -> ApiRequest:
-    """Give the same page with other parameters; None leaves one out."""
+    """Return the request with changed query parameters; None removes a parameter."""
     path, _, encoded_query = request.path.partition("?")
     query = dict(parse_qsl(encoded_query, keep_blank_values=True)) | changes
     parameters = {name: value for name, value in query.items() if value is not None}
@@ -106,13 +108,13 @@ def with_parameters(request: ApiRequest, **changes: str | None) -> ApiRequest:
 
 
 class ListUnavailable(Struct, frozen=True):
-    """The list could not be had: each ticket judges by its own history what that means for it."""
+    """The list could not be fetched. Each ticket gets a verdict by its own history."""
 
     response: ApiResponse | NoResponse
 
 
 class ListUnreadable(Struct, frozen=True):
-    """A page of the list could not be read."""
+    """A page of the list could not be parsed."""
 
     problem: Drift | Malformed
     body: bytes
@@ -122,7 +124,7 @@ ListResult = Match | NoMatch | ListUnavailable | ListUnreadable
 
 
 class ListLimits(Struct, frozen=True, kw_only=True):
-    """How far an errand goes: calls, ms back in time, bytes of pages kept, and to which host."""
+    """Limits of a shared list: calls, ms back in time, bytes of pages in memory, and the host."""
 
     max_calls: int
     lookback_ms: int
@@ -131,9 +133,9 @@ class ListLimits(Struct, frozen=True, kw_only=True):
 
 
 class SharedList:
-    """The list for some tickets of one project and environment. Sets out when the first asks.
+    """The list for some tickets of one project and environment.
 
-    ``judge`` knows the history of the ticket whose call it is. When nobody waits any more, it ends.
+    Reading starts when the first ticket waits for its result, and stops when no ticket waits.
     """
 
     def __init__(
@@ -141,12 +143,10 @@ class SharedList:
         leases: Sequence[Lease],
         calls: BudgetedCalls,
         *,
-        check: ResponseCheck,
         page_sizer: PageSizer,
         limits: ListLimits,
     ) -> None:
         self.calls = calls
-        self._check = check
         self._page_sizer = page_sizer
         self._limits = limits
         self._query = build_list_query(
@@ -158,7 +158,7 @@ class SharedList:
         self._task: asyncio.Task[None] | None = None
 
     async def result_for(self, job: str) -> ListResult:
-        """Wait for what the list says of one ticket."""
+        """Wait until the list has a result for one ticket, and return it once."""
         if job not in self._results:
             await self._wait_for_result(job)
         result = self._results.pop(job)
@@ -169,7 +169,7 @@ class SharedList:
     async def _wait_for_result(self, job: str) -> None:
         waiter = self._waiters[job] = asyncio.get_running_loop().create_future()
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="errand")
+            self._task = asyncio.create_task(self._run(), name="shared-list")
         try:
             await waiter
         finally:
@@ -184,7 +184,7 @@ class SharedList:
             results = self._matcher.finish() if failure is None else self._fail_unmatched(failure)
             for job, result in results:
                 self._set_result(job, result)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours is judged for each ticket
+        except Exception as error:  # noqa: BLE001 - each ticket gets the verdict on an internal error
             for job in self._matcher.list_unmatched():
                 self._set_result(job, error)
 
@@ -200,7 +200,7 @@ class SharedList:
             waiter.set_result(None)
 
     async def _read_pages(self) -> ListUnavailable | ListUnreadable | None:
-        """Read page after page until all is found, or no more is to be had."""
+        """Read pages until every ticket has its result or the list ends; return what failed."""
         request: ApiRequest | None = build_list_request(self._query)
         visited: set[str] = set()
         item_count = 0
@@ -217,12 +217,12 @@ class SharedList:
             items = list_page.items or []
             item_count += len(items)
             if not self._match_items(items, body_bytes=len(body)) and self._matcher.has_only_ids:
-                break  # further pages would answer few: each asks for its own
+                break  # further pages would match few tickets: the others fetch theirs by id
             request = self._next_request(list_page, item_count)
         return None
 
     def _match_items(self, items: list[Raw], *, body_bytes: int) -> int:
-        """Look through the items of a page; gives how many tickets it answered."""
+        """Match the items of a page; return how many tickets got their result."""
         matched = 0
         for job, match_found in self._matcher.match_page(items, body_bytes=body_bytes):
             self._set_result(job, match_found)
@@ -233,18 +233,11 @@ class SharedList:
         return matched
 
     async def _fetch_page(self, request: ApiRequest) -> bytes | ApiResponse | NoResponse:
-        """Fetch one page, in smaller portions when it is over the cap of bytes."""
-        response: ApiResponse | NoResponse = NoResponse(reason="not asked")
-
-        def check(received: ApiResponse | NoResponse) -> bytes | Retry | Fail:
-            nonlocal response
-            response = received
-            return self._check(received)
-
+        """Return the body of one page; request fewer items when it is over the byte cap."""
         while True:
-            body = await self.calls.fetch(request, check)
-            if isinstance(body, bytes):
-                return body
+            response = await self.calls.fetch(request)
+            if has_body(response):
+                return response.body
             if (
                 not (isinstance(response, ApiResponse) and response.oversized)
                 or "expand" not in self._query
@@ -252,7 +245,7 @@ class SharedList:
                 return response
             if self._page_sizer.shrink():
                 self._query["limit"] = str(self._page_sizer.page_size)
-            else:  # one alone is too large: each ticket asks for its own
+            else:  # one deployment alone is too large: each ticket fetches its own by id
                 del self._query["expand"]
                 self._query["limit"] = PAGE_SIZE
             request = with_parameters(

@@ -1,4 +1,4 @@
-"""What did this process do? Counted as it happens, in a registry of its own."""
+"""The counters and histograms of one process, and the closed sets of their labels."""
 
 from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
@@ -69,12 +69,12 @@ _CLOSED_REASONS: dict[str, ClosedReason] = {
 
 
 def failure_label(reason: str) -> str:
-    """Name why a ticket was given up."""
+    """Return the label for the reason why a ticket was given up."""
     return reason if reason in FAILURE_REASONS else "other"
 
 
 def postpone_label(reason: str) -> str:
-    """Name why a ticket was put back: whatever the status or the fault of the network was."""
+    """Return the label for the reason of a postponement, without its status or error text."""
     if reason in POSTPONE_REASONS:
         return reason
     for prefix, label in _REASON_PREFIXES:
@@ -84,7 +84,7 @@ def postpone_label(reason: str) -> str:
 
 
 def call_outcome_label(response: ApiResponse | NoResponse) -> CallOutcome:
-    """Name what a call came to."""
+    """Return the label for the result of a call to LaunchDarkly."""
     if isinstance(response, NoResponse):
         return "silent"
     if response.oversized:
@@ -98,7 +98,7 @@ def call_outcome_label(response: ApiResponse | NoResponse) -> CallOutcome:
 
 
 def closed_reason_label(reason: str) -> ClosedReason:
-    """Name why nobody may call."""
+    """Return the label for the reason why the budget is closed."""
     return _CLOSED_REASONS.get(reason, "other")
 
 
@@ -127,7 +127,7 @@ _BATCH_SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The counters of one process. What an event needs is found by its words, made beforehand."""
+    """The counters of one process; all of them start at zero, so that the first event shows."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
@@ -140,12 +140,12 @@ class Metrics:
         self._define_launchdarkly_metrics()
         self._define_redis_metrics()
         ProcessCollector(registry=registry)
-        build_info = Info("enricher_build", "Which version runs", registry=registry)
+        build_info = Info("enricher_build", "The running version", registry=registry)
         build_info.info({"version": __version__})
 
     def _define_receiver_metrics(self) -> None:
         self._webhooks_by_source = self._build_counter(
-            "webhooks", "Webhooks by what became of them", "source outcome"
+            "webhooks", "Webhooks by outcome", "source outcome"
         )
         self.time_unreadable = self._build_counter(
             "webhooks_time_unreadable", "Webhooks queued whose time could not be read"
@@ -159,43 +159,43 @@ class Metrics:
             "records_incomplete", "Records appended that are not complete"
         )
         self.unchanged = build_counter(
-            "deployments_unchanged", "Deployments found with nothing new to append"
+            "deployments_unchanged", "Deployments fetched whose record had not changed"
         )
         self.filtered = build_counter(
-            "deployments_filtered", "Deployments found that are not wanted"
+            "deployments_filtered", "Deployments fetched that a filter excludes"
         )
-        self.leases_lost = build_counter("leases_lost", "Leases that ran out while work went on")
+        self.leases_lost = build_counter("leases_lost", "Leases that ended before their work did")
         self.leases_released = build_counter(
-            "leases_released", "Tickets handed back by a worker that stopped"
+            "leases_released", "Tickets released by a worker that stopped"
         )
         self.schema_mismatches = build_counter(
-            "launchdarkly_schema_mismatches", "Answers that are JSON of another shape"
+            "launchdarkly_schema_mismatches", "Responses that are JSON of an unknown shape"
         )
-        postponed = build_counter("deployments_postponed", "Tickets put back until later", "reason")
+        postponed = build_counter("deployments_postponed", "Tickets postponed", "reason")
         self.postponed = {reason: postponed.labels(reason) for reason in POSTPONE_REASONS}
         failed = build_counter("deployments_failed", "Tickets given up", "reason")
         self.failed = {reason: failed.labels(reason) for reason in FAILURE_REASONS}
         internal_errors = build_counter(
-            "internal_errors", "Mistakes of our own, by where they were caught", "where"
+            "internal_errors", "Errors in our own code, by where they were caught", "where"
         )
         self.internal_errors = {
             location: internal_errors.labels(location) for location in ERROR_LOCATIONS
         }
         self.attempt_seconds = self._build_histogram(
-            "attempt_seconds", "Time that one attempt took", _ATTEMPT_BUCKETS_S
+            "attempt_seconds", "Duration of one attempt", _ATTEMPT_BUCKETS_S
         )
         self.webhook_to_record_seconds = self._build_histogram(
             "webhook_to_record_seconds",
-            "From a webhook's arrival to its record",
+            "Time from a webhook to its record",
             _WEBHOOK_TO_RECORD_BUCKETS_S,
         )
 
     def _define_reconcile_metrics(self) -> None:
         self.missed_deployments = self._build_counter(
             "reconcile_missed_deployments",
-            "Deployments queued that no webhook had told of, by reconciling",
+            "Deployments that reconciling queued, since no webhook reported them",
         )
-        runs = self._build_counter("reconcile_runs", "Times that a scope was listed", "outcome")
+        runs = self._build_counter("reconcile_runs", "Reconcile runs of a scope", "outcome")
         self.reconcile_runs = {outcome: runs.labels(outcome) for outcome in RECONCILE_OUTCOMES}
 
     def _define_launchdarkly_metrics(self) -> None:
@@ -206,7 +206,7 @@ class Metrics:
         }
         call_seconds = Histogram(
             "enricher_launchdarkly_call_seconds",
-            "Time until a call was answered",
+            "Duration of a call to LaunchDarkly",
             ["route"],
             buckets=_CALL_BUCKETS_S,
             registry=self.registry,
@@ -215,13 +215,13 @@ class Metrics:
 
     def _define_redis_metrics(self) -> None:
         self.redis_disconnects = self._build_counter(
-            "redis_disconnects", "Times that Redis was lost or refused"
+            "redis_disconnects", "Lost or refused connections to Redis"
         )
         self._round_trip_seconds = self._build_histogram(
-            "redis_round_trip_seconds", "Time of a round trip", _ROUND_TRIP_BUCKETS_S
+            "redis_round_trip_seconds", "Duration of a round trip to Redis", _ROUND_TRIP_BUCKETS_S
         )
         self._batch_sizes = self._build_histogram(
-            "redis_batch_size", "Acts that shared a round trip", _BATCH_SIZE_BUCKETS
+            "redis_batch_size", "Script calls that shared a round trip", _BATCH_SIZE_BUCKETS
         )
 
     def _build_counter(self, name: str, description: str, labels: str = "") -> Counter:
@@ -231,20 +231,20 @@ class Metrics:
         return Histogram(f"enricher_{name}", description, buckets=buckets, registry=self.registry)
 
     def set_limits(self, *, tickets: int, records: int) -> None:
-        """Tell how much may wait, and how many records are kept at most (0: no such cap)."""
+        """Expose the limits of the backlog and of the stream (0: the stream has no maximum)."""
         for name, description, limit in (
-            ("backlog_limit_tickets", "Tickets that may wait", tickets),
-            ("stream_limit_records", "Records kept at most; 0: no such cap", records),
+            ("backlog_limit_tickets", "Most tickets that the backlog takes", tickets),
+            ("stream_limit_records", "Most records that the stream keeps; 0: no maximum", records),
         ):
             Gauge(f"enricher_{name}", description, registry=self.registry).set(limit)
 
     def initialize_sources(self, names: Iterable[str]) -> None:
-        """Begin at zero for each source, so that its first webhook is an increase."""
+        """Start each source's counters at zero, so that its first webhook is an increase."""
         for name, outcome in product((*names, OTHER_SOURCE), get_args(WebhookOutcome)):
             self._webhook_counters[name, outcome] = self._webhooks_by_source.labels(name, outcome)
 
     def count_webhook(self, source: str, outcome: WebhookOutcome) -> None:
-        """Count one webhook, or one event of a batch."""
+        """Count one delivery: a webhook, or one event of a batch."""
         counter = self._webhook_counters.get((source, outcome))
         if counter is None:
             counter = self._webhook_counters[source, outcome] = self._webhooks_by_source.labels(
@@ -254,9 +254,9 @@ class Metrics:
         self.webhooks_received += 1
 
     def add_worker(self, count_in_progress: Callable[[], int]) -> None:
-        """Tell from now on how many tickets are in hand; told by processes that work alone."""
+        """Expose how many tickets this process works on; only workers have this gauge."""
         if not self._in_progress_counts:
-            description = "Tickets that this process works on; told by workers alone"
+            description = "Tickets that this process works on; workers only"
             gauge = Gauge(
                 "enricher_worker_tickets_in_progress", description, registry=self.registry
             )
@@ -269,7 +269,7 @@ class Metrics:
         self._call_seconds[route].observe(took_s)
 
     def record_schema_mismatch(self) -> None:
-        """Count an answer of a shape that we do not know."""
+        """Count a response that is JSON of an unknown shape."""
         self.schema_mismatches.inc()
 
     def record_round_trip(self, batch_size: int, took_s: float) -> None:

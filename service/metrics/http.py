@@ -1,34 +1,32 @@
-"""What does Prometheus read? ``GET /metrics``: what this process did, and how the namespace is.
+"""The HTTP routes for operators: ``/metrics``, ``/healthz`` and ``/readyz``.
 
-Where that has a port of its own, ``GET /healthz`` beside it tells whether work still goes on.
+``/metrics`` holds the counters of this process and the gauges of the namespace. A worker serves it
+on a port of its own, with a ``/healthz`` that fails once the worker has ended.
 """
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from typing import cast
 
 from aiohttp import web
-from msgspec import Struct, json
+from msgspec import json
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
-from service.enrich.budget import load_budget_prelude
 from service.metrics.namespace import NamespaceStats, collect_gauges
 from service.store import RedisUnavailable
-from service.store.group_commit import GroupCommit
-from service.store.keys import Keys
-from service.store.script import Script, load_script
+
+ReadStats = Callable[[], Awaitable[NamespaceStats]]
 
 _SHUTDOWN_TIMEOUT_S = 5.0
 
 
 @asynccontextmanager
 async def serve_app(app: web.Application, *, host: str, port: int) -> AsyncIterator[str]:
-    """Serve an application; gives its address."""
+    """Serve an application while the context lasts; yields its URL."""
     # aiohttp's own logger quotes malformed requests, and with them parts of secrets.
-    silent_logger = logging.Logger("silent")  # noqa: LOG001 - no part of the tree, so that nobody hears it
+    silent_logger = logging.Logger("silent")  # noqa: LOG001 - outside the tree: no handler inherits it
     silent_logger.addHandler(logging.NullHandler())
     runner = web.AppRunner(
         app, access_log=None, logger=silent_logger, shutdown_timeout=_SHUTDOWN_TIMEOUT_S
@@ -42,11 +40,11 @@ async def serve_app(app: web.Application, *, host: str, port: int) -> AsyncItera
         await runner.cleanup()
 
 
-ReadStats = Callable[[], Awaitable[NamespaceStats | None]]
-
-
 class Exposition:
-    """Writes a registry, and a survey made for this scrape, as text or as OpenMetrics."""
+    """Renders the counters of a registry and the gauges of the namespace, as text or OpenMetrics.
+
+    ``read_stats`` may raise RedisUnavailable.
+    """
 
     def __init__(self, registry: CollectorRegistry, read_stats: ReadStats) -> None:
         self._registry = registry
@@ -54,37 +52,41 @@ class Exposition:
         self._end_checks: list[Callable[[], bool]] = []
 
     def add_end_check(self, has_ended: Callable[[], bool]) -> None:
-        """Tell from now on whether this goes on: a process whose worker ended looks well."""
+        """Make ``/healthz`` fail once ``has_ended`` is true."""
         self._end_checks.append(has_ended)
 
     def add_metrics_route(self, app: web.Application) -> None:
-        """Answer ``/metrics``."""
+        """Add ``GET /metrics``."""
         app.router.add_get("/metrics", self._handle_metrics)
 
     def add_health_route(self, app: web.Application) -> None:
-        """Answer ``/healthz``. Redis is not asked: its being away is not mended by a restart."""
+        """Add ``GET /healthz``. It ignores Redis, which a restart does not bring back."""
         app.router.add_get("/healthz", self._handle_healthz)
 
     async def _handle_metrics(self, request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        scrape = _Scrape(self._registry, await self._read_stats())
-        return web.Response(body=encode(scrape), headers={"Content-Type": content_type})
+        stats: NamespaceStats | None
+        try:
+            stats = await self._read_stats()
+        except RedisUnavailable:
+            stats = None
+        body = encode(_Scrape(self._registry, stats))
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
     async def _handle_healthz(self, _: web.Request) -> web.Response:
-        is_stopped = any(has_ended() for has_ended in self._end_checks)
-        body = {"status": "ended" if is_stopped else "alive"}
-        return web.Response(
-            status=503 if is_stopped else 200,
-            body=json.encode(body),
-            content_type="application/json",
-        )
+        if any(has_ended() for has_ended in self._end_checks):
+            return _build_json_response(503, {"status": "ended"})
+        return _build_json_response(200, {"status": "alive"})
 
 
 @asynccontextmanager
 async def serve_exposition(
     exposition: Exposition, *, host: str, port: int
 ) -> AsyncIterator[str | None]:
-    """Serve ``/metrics`` and ``/healthz`` at a port of their own; gives the first. 0: nowhere."""
+    """Serve ``/metrics`` and ``/healthz`` on a port of their own; yields the URL of ``/metrics``.
+
+    Port 0 serves nothing and yields None.
+    """
     if not port:
         yield None
         return
@@ -96,106 +98,38 @@ async def serve_exposition(
 
 
 class _Scrape:
-    """What one scrape collects: scrapes at the same time do not see each other's survey."""
+    """The metrics of one scrape: concurrent scrapes do not share the state of the namespace."""
 
     def __init__(self, registry: CollectorRegistry, stats: NamespaceStats | None) -> None:
         self._registry = registry
         self._stats = stats
 
     def collect(self) -> Iterator[Metric]:
-        """Give every metric once."""
+        """Yield every metric once, as prometheus_client's encoders expect."""
         yield from self._registry.collect()
         yield from collect_gauges(self._stats)
 
 
-_PROBE_TIMEOUT_S = 2.0
-
-
-class HealthStats(Struct, frozen=True, kw_only=True):
-    """How things stand at one moment.
-
-    ``closed_s`` is 0 unless LaunchDarkly told us to keep off, and ``why`` says what for. ``room``
-    is how many calls may be made now; while the quota is met it is 0, and ``opens_s`` more than 0.
-    """
-
-    backlog: int
-    failed: int
-    records: int
-    closed_s: float
-    closed_reason: str
-    in_flight: int
-    calls_left: int
-    next_call_in_s: float
-
-
-class HealthReader:
-    """Looks at one namespace; looking also proves that Redis takes writes.
-
-    ``share`` is the part of each LaunchDarkly limit that is ours.
-    """
-
-    def __init__(self, group_commit: GroupCommit, *, keys: Keys, share: float = 1.0) -> None:
-        self._group_commit = group_commit
-        self._keys = (
-            *(
-                keys.backlog,
-                keys.failed,
-                keys.enriched,
-                keys.budget,
-                keys.budget_calls,
-                keys.budget_waiting,
-            ),
-            keys.write_probe,
-        )
-        self._share = share
-        self._script: Script = load_script(__package__, "readiness", prelude=load_budget_prelude())
-
-    async def read_stats(self) -> HealthStats:
-        """See how things stand; raises Unavailable when Redis cannot be written in time."""
-        reply = await self._group_commit.submit(
-            self._script, keys=self._keys, args=(self._share,), timeout_s=_PROBE_TIMEOUT_S
-        )
-        (
-            backlog,
-            failed,
-            records,
-            closed_ms,
-            closed_reason,
-            in_flight,
-            calls_left,
-            next_call_in_ms,
-        ) = cast("tuple[int, int, int, int, bytes, int, int, int]", reply)
-        return HealthStats(
-            backlog=backlog,
-            failed=failed,
-            records=records,
-            closed_s=closed_ms / 1000,
-            closed_reason=closed_reason.decode(),
-            in_flight=in_flight,
-            calls_left=calls_left,
-            next_call_in_s=next_call_in_ms / 1000,
-        )
-
-
 class HealthRoutes:
-    """The two questions of whoever runs us: restart it? send it traffic?
+    """The receiver's liveness and readiness: whether to restart it, and whether to send it traffic.
 
-    ``list_warnings`` gives what a person should mend although traffic is welcome.
+    ``read_stats`` may raise RedisUnavailable. ``list_warnings`` returns problems that a person
+    should fix while the receiver stays ready.
     """
 
     def __init__(
         self,
-        stats_reader: HealthReader,
+        read_stats: ReadStats,
         *,
         backlog_limit: int,
         list_warnings: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        self._stats_reader = stats_reader
+        self._read_stats = read_stats
         self._backlog_limit = backlog_limit
         self._list_warnings = list_warnings
 
     def add_routes(self, app: web.Application) -> None:
-        """Answer ``/healthz`` and ``/readyz``."""
+        """Add ``GET /healthz`` and ``GET /readyz``."""
         app.router.add_get("/healthz", self._handle_healthz)
         app.router.add_get("/readyz", self._handle_readyz)
 
@@ -204,7 +138,7 @@ class HealthRoutes:
 
     async def _handle_readyz(self, _: web.Request) -> web.Response:
         try:
-            stats = await self._stats_reader.read_stats()
+            stats = await self._read_stats()
         except RedisUnavailable as error:
             return _build_json_response(503, {"status": "unready", "reasons": [f"redis: {error}"]})
         reasons = []

@@ -1,4 +1,4 @@
-"""How does the whole namespace stand? Asked at every scrape, the same whoever is asked."""
+"""Measurements of a whole namespace, and the gauges made of them; the same from every replica."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import cast, get_args
@@ -14,21 +14,32 @@ from service.metrics.counters import (
     closed_reason_label,
     failure_label,
 )
-from service.store import RedisUnavailable
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script
 
 _READ_TIMEOUT_S = 2.0
-_NUMBER_COUNT = 14  # numbers before the pairs of reasons
+_NUMBER_COUNT = 17  # the script returns these before the pairs of reason and count
+_CLOSED_REASON_INDEX = 10
 
 
 class NamespaceStats(Struct, frozen=True, kw_only=True):
-    """The measures of one moment. ``calls_left`` is by route, ``failed`` by reason."""
+    """The state of one namespace at one moment.
+
+    ``overdue_s`` is how long ago the next ticket was due. ``oldest_age_s`` is the age of the oldest
+    webhook among the 64 tickets that are next. ``leased`` counts all leases, also those of workers
+    that died; ``running_leases`` counts those that have not ended, among the 64 tickets due next.
+    ``lag_records`` and ``lag_s`` belong to the slowest reader group.
+
+    ``closed_s`` is for how long LaunchDarkly allows no call, and ``closed_reason`` is why.
+    ``calls_left`` is by route. ``next_call_in_s`` is 0 while a list call may be made. ``failed`` is
+    by reason.
+    """
 
     backlog: int
     due: int
     leased: int
+    running_leases: int
     overdue_s: float
     oldest_age_s: float
     records: int
@@ -39,35 +50,39 @@ class NamespaceStats(Struct, frozen=True, kw_only=True):
     closed_reason: str
     in_flight: int
     calls_left: dict[str, int]
+    next_call_in_s: float
+    failed_total: int
     failed: dict[str, int]
 
 
 class NamespaceReader:
-    """Measures one namespace. ``share`` is the part of each LaunchDarkly limit that is ours."""
+    """Reads the state of one namespace; one script call, which proves that Redis takes writes.
+
+    ``share`` is the part of each LaunchDarkly limit that this service may use.
+    """
 
     def __init__(self, group_commit: GroupCommit, *, keys: Keys, share: float) -> None:
         self._group_commit = group_commit
         self._keys = (
             *(keys.backlog, keys.tickets, keys.counts, keys.enriched, keys.milestones),
-            *(keys.budget, keys.budget_calls, keys.budget_waiting, keys.write_probe),
+            *(keys.budget, keys.budget_calls, keys.budget_waiting, keys.write_probe, keys.failed),
         )
         self._share = share
         self._script: Script = load_script(__package__, "namespace", prelude=load_budget_prelude())
 
-    async def read_stats(self) -> NamespaceStats | None:
-        """Measure; None when Redis cannot be written in time."""
-        try:
-            reply = await self._group_commit.submit(
-                self._script, keys=self._keys, args=(self._share,), timeout_s=_READ_TIMEOUT_S
-            )
-        except RedisUnavailable:
-            return None
+    async def read_stats(self) -> NamespaceStats:
+        """Return the state of the namespace.
+
+        Raises RedisUnavailable when Redis does not take the write within 2 seconds.
+        """
+        reply = await self._group_commit.submit(
+            self._script, keys=self._keys, args=(self._share,), timeout_s=_READ_TIMEOUT_S
+        )
         return _parse_stats(cast("list[int | bytes]", reply))
 
 
 def _parse_stats(reply: list[int | bytes]) -> NamespaceStats:
-    closed_reason = cast("bytes", reply[10]).decode("utf-8", "replace")
-    numbers = [0 if isinstance(value, bytes) else value for value in reply[:_NUMBER_COUNT]]
+    closed_reason = cast("bytes", reply[_CLOSED_REASON_INDEX]).decode("utf-8", "replace")
     failed = dict.fromkeys(FAILURE_REASONS, 0)
     for reason, count in zip(reply[_NUMBER_COUNT::2], reply[_NUMBER_COUNT + 1 :: 2], strict=True):
         label = failure_label(cast("bytes", reason).decode("utf-8", "replace"))
@@ -83,11 +98,18 @@ def _parse_stats(reply: list[int | bytes]) -> NamespaceStats:
         lag_records,
         lag_ms,
         closed_ms,
-    ) = numbers[:10]
+        in_flight,
+        get_calls_left,
+        list_calls_left,
+        failed_total,
+        running_leases,
+        next_call_in_ms,
+    ) = [value for value in reply[:_NUMBER_COUNT] if isinstance(value, int)]
     return NamespaceStats(
         backlog=backlog,
         due=due,
         leased=leased,
+        running_leases=running_leases,
         overdue_s=overdue_ms / 1000,
         oldest_age_s=oldest_age_ms / 1000,
         records=records,
@@ -96,14 +118,16 @@ def _parse_stats(reply: list[int | bytes]) -> NamespaceStats:
         lag_s=lag_ms / 1000,
         closed_s=closed_ms / 1000,
         closed_reason=closed_reason,
-        in_flight=numbers[11],
-        calls_left={"get": numbers[12], "list": numbers[13]},
+        in_flight=in_flight,
+        calls_left={"get": get_calls_left, "list": list_calls_left},
+        next_call_in_s=next_call_in_ms / 1000,
+        failed_total=failed_total,
         failed=failed,
     )
 
 
 class _NamespaceGauge(Struct, frozen=True):
-    """One metric of the namespace: one number, or one for each value of a label."""
+    """One gauge of the namespace: one number, or one number for each value of its label."""
 
     name: str
     description: str
@@ -118,59 +142,64 @@ def _closed_seconds_by_reason(stats: NamespaceStats) -> dict[str, float]:
 
 _GAUGES = (
     _NamespaceGauge(
-        "backlog_tickets", "Tickets that wait or are worked on", lambda told: told.backlog
+        "backlog_tickets", "Tickets that wait or are leased", lambda stats: stats.backlog
     ),
     _NamespaceGauge(
-        "backlog_due_tickets", "Tickets that a worker may take now", lambda told: told.due
+        "backlog_due_tickets", "Tickets that a worker may claim now", lambda stats: stats.due
     ),
     _NamespaceGauge(
-        "backlog_leased_tickets", "Tickets handed out to workers", lambda told: told.leased
+        "backlog_leased_tickets", "Tickets leased to workers", lambda stats: stats.leased
     ),
     _NamespaceGauge(
         "backlog_overdue_seconds",
-        "How long ago the ticket next in line was due",
-        lambda told: told.overdue_s,
+        "How long ago the next ticket was due",
+        lambda stats: stats.overdue_s,
     ),
     _NamespaceGauge(
         "backlog_oldest_seconds",
-        "Since the oldest webhook among the 64 tickets next in line",
-        lambda told: told.oldest_age_s,
+        "Age of the oldest webhook among the next 64 tickets",
+        lambda stats: stats.oldest_age_s,
     ),
-    _NamespaceGauge("failed_tickets", "Given up, for a person", lambda told: told.failed, "reason"),
     _NamespaceGauge(
-        "budget_calls_left", "Calls that may be made now", lambda told: told.calls_left, "route"
+        "failed_tickets",
+        "Tickets given up, kept for a person",
+        lambda stats: stats.failed,
+        "reason",
     ),
-    _NamespaceGauge("budget_calls_in_flight", "Calls on their way", lambda told: told.in_flight),
+    _NamespaceGauge(
+        "budget_calls_left", "Calls that may be made now", lambda stats: stats.calls_left, "route"
+    ),
+    _NamespaceGauge("budget_calls_in_flight", "Calls in flight", lambda stats: stats.in_flight),
     _NamespaceGauge(
         "budget_closed_seconds",
-        "For how long nobody may call yet",
+        "For how long no call is allowed",
         _closed_seconds_by_reason,
         "reason",
     ),
     _NamespaceGauge(
         "token_refused",
-        "1 when LaunchDarkly refused the access token last",
-        lambda told: closed_reason_label(told.closed_reason) == "token_refused",
+        "1 when LaunchDarkly refused the access token last time",
+        lambda stats: closed_reason_label(stats.closed_reason) == "token_refused",
     ),
-    _NamespaceGauge("stream_records", "Records in the output stream", lambda told: told.records),
+    _NamespaceGauge("stream_records", "Records in the output stream", lambda stats: stats.records),
     _NamespaceGauge(
-        "reader_groups", "Consumer groups of the output stream", lambda told: told.reader_groups
+        "reader_groups", "Reader groups of the output stream", lambda stats: stats.reader_groups
     ),
     _NamespaceGauge(
         "reader_lag_records",
-        "Records that the slowest group was not given yet, by our own count",
-        lambda told: told.lag_records,
+        "Records not yet delivered to the slowest reader group",
+        lambda stats: stats.lag_records,
     ),
     _NamespaceGauge(
         "reader_lag_seconds",
-        "Age of the oldest record that a group was not given or has not acknowledged",
-        lambda told: told.lag_s,
+        "Age of the oldest record that a reader group has not acknowledged",
+        lambda stats: stats.lag_s,
     ),
 )
 
 
 def collect_gauges(stats: NamespaceStats | None) -> Iterator[Metric]:
-    """Write what was measured as metrics; what is not known is left out, and not made up."""
+    """Yield the gauges; None, when Redis is away, yields ``redis_up 0`` and nothing else."""
     description = "1 when Redis takes writes"
     yield GaugeMetricFamily("enricher_redis_up", description, value=float(stats is not None))
     if stats is None:

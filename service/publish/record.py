@@ -11,6 +11,7 @@ from ..enrich.models import (
     NestedDeployments,
     PullRequest,
     PullRequests,
+    lacks_items,
 )
 
 
@@ -207,7 +208,9 @@ def measure_completeness(deployment: Deployment, *, stop_reason: str | None) -> 
     nested = [_count_items(part) for part in parts if part is not None]
     top_level = (_count_items(pull_requests), _count_items(flag_references))
     # Surplus items of one pull request do not make up for items that another lacks.
-    complete = stop_reason is None and not any(map(_is_incomplete, (*top_level, *nested)))
+    complete = stop_reason is None and not any(
+        lacks_items(count.expected, count.present) for count in (*top_level, *nested)
+    )
     total = Count(
         expected=sum([count.expected or 0 for count in nested]),
         present=sum([count.present for count in nested]),
@@ -223,7 +226,3 @@ def _count_items(collection: PullRequests | FlagReferences | NestedDeployments |
     else:
         nulls = collection.items.count(None)
     return Count(collection.total_count, len(collection.items) - nulls)
-
-
-def _is_incomplete(count: Count) -> bool:
-    return count.expected is not None and count.present < count.expected

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
 
 from msgspec import Raw, Struct
 
@@ -118,8 +117,7 @@ class Scanner:
         while isinstance(request, ApiRequest) and request.path not in visited:
             visited.add(request.path)
             history = AttemptHistory(attempts=0, age_s=0.0, jitter=self._rng())
-            check = partial(check_response, history=history, policy=RetryPolicy())
-            body = await calls.fetch(request, check)
+            body = check_response(await calls.fetch(request), history, RetryPolicy())
             if not isinstance(body, bytes):
                 yield body.reason
                 return

@@ -1,13 +1,20 @@
-"""A LaunchDarkly on the table: quota windows, pages, faults.
+"""A simulator of LaunchDarkly's Engineering Insights API, for demos and tests.
 
-quota      may this call be made?
-api        what is the answer?
-  world        which deployments exist, and when are they seen?
-  invention    what does one look like that nobody made?
-  pages        how is it written, page by page?
-  listing      which of them does a list call get?
-  events       what does a posted event do?
-faults     what goes wrong with this call?
-spoil      what is then left of the answer?
-server     the rest: HTTP, the clock, and the knobs
+server      the HTTP server, its clock and its control routes
+options     every option of the simulator
+quota       rate-limit windows and their headers
+api         the routes
+  world       the deployments that exist, and when each becomes visible
+  generator   deployments and pull requests made from a seed
+  pages       the JSON of a deployment, page by page
+  listing     the list calls
+  events      posted deployment events
+responses   one call, one response, and the documented errors
+rates       how often each fault hits a call
+faults      what each fault does to a response
+stats       counts of calls, responses and rate-limit windows
+send        one signed webhook to any receiver
+pipeline    a simulated CD system that reports and posts its deployments
+
+Only ``send`` imports another package of the project: it needs the webhook signature.
 """

@@ -1,4 +1,4 @@
-"""What does the Engineering Insights API answer to one call?
+"""The routes of the simulated Engineering Insights API.
 
 The routes, parameters, defaults and errors are those of LaunchDarkly's OpenAPI document (tags
 "Insights deployments (beta)" and "Insights pull requests (beta)").
@@ -32,7 +32,7 @@ _MAX_CACHED_RESPONSES = 4_096
 
 
 class Route(StrEnum):
-    """The routes, as verb and URL pattern: rate limits count by them."""
+    """The routes, as verb and URL pattern. Route rate limits count by them."""
 
     GET_DEPLOYMENT = "GET /deployments/{id}"
     LIST_DEPLOYMENTS = "GET /deployments"
@@ -43,7 +43,7 @@ class Route(StrEnum):
 
 
 def match_route(method: str, path: str) -> Route:
-    """Say which route a call takes."""
+    """Return the route of a call."""
     routes = {
         DEPLOYMENTS: ("GET", Route.LIST_DEPLOYMENTS),
         PULL_REQUESTS: ("GET", Route.LIST_PULL_REQUESTS),
@@ -60,16 +60,17 @@ def match_route(method: str, path: str) -> Route:
 
 
 def parse_deployment_id(path: str) -> str:
-    """Give the deployment id at the end of a path."""
+    """Return the deployment id at the end of a path."""
     return unquote(path.rpartition("/")[2])
 
 
 def check_credentials(
     route: Route, headers: Mapping[str, str], token: str
 ) -> SimulatedResponse | None:
-    """Turn away a call without the bare token (401) or without the beta header (403).
+    """Return 401 without the bare token, 403 without the beta header, otherwise None.
 
-    Posting events is the one route that needs no beta header (LaunchDarkly's own GitHub action).
+    Posting events is the one route that needs no beta header: LaunchDarkly's own GitHub action
+    sends none.
     """
     if headers.get("Authorization") != token:
         return unauthorized()
@@ -79,14 +80,14 @@ def check_credentials(
 
 
 class CachedResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """An encoded answer and the deployment of which it is true."""
+    """An encoded response and the state of the deployment that it shows."""
 
     deployment: SimulatedDeployment
     response: SimulatedResponse
 
 
 class Api:
-    """The routes over one world."""
+    """The routes, served from one `World`."""
 
     def __init__(self, world: World, pages: PageRenderer, *, full_links: bool) -> None:
         self._world = world
@@ -95,7 +96,7 @@ class Api:
         self._cache: dict[tuple[str, str], CachedResponse] = {}
 
     def handle(self, call: Call, now: int) -> SimulatedResponse:
-        """Answer one call that was let in. `now` is in epoch milliseconds."""
+        """Return the response to one granted call. `now` is in epoch milliseconds."""
         route = match_route(call.method, call.path)
         match route:
             case Route.GET_DEPLOYMENT:
@@ -127,7 +128,8 @@ class Api:
             return cached.response
         rendered = self._pages.render_deployment(deployment, parse_list(key[1]))
         response = json_response(rendered)
-        # A page that goes on holds a cursor, which must be remembered anew each time.
+        # A paginated response contains a cursor. The renderer must store it again on every call,
+        # because it forgets the oldest cursors.
         if not self._pages.is_paginated(deployment):
             if len(self._cache) >= _MAX_CACHED_RESPONSES:
                 self._cache.pop(next(iter(self._cache)))

@@ -1,7 +1,7 @@
-"""What does a posted deployment event do? Times are epoch milliseconds.
+"""Posted deployment events. Times are epoch milliseconds.
 
-Body and rules as in `PostDeploymentEventInput`; the answer is 201 without a body, so the caller
-never learns the id of the deployment.
+Body and rules are those of `PostDeploymentEventInput`. The response is 201 without a body, so the
+caller never learns the id of the deployment.
 """
 
 from typing import Annotated, Any, Literal, assert_never
@@ -22,7 +22,7 @@ _REQUIRED = ("projectKey", "environmentKey", "applicationKey", "version", "event
 
 
 class PostedEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One event of a deployment, as a pipeline posts it. Unknown fields are ignored."""
+    """One deployment event, as a pipeline posts it. Unknown fields are ignored."""
 
     project_key: Key
     environment_key: Key
@@ -38,7 +38,7 @@ class PostedEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def apply_event(world: World, body: bytes, now: int) -> SimulatedResponse:
-    """Start or end a deployment. `custom` is accepted and changes nothing."""
+    """Start or end the deployment of one event; accept `custom` and change nothing."""
     event = _parse_event(body)
     if isinstance(event, SimulatedResponse):
         return event

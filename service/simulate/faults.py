@@ -1,4 +1,4 @@
-"""What is left of a good answer when a fault hits it?"""
+"""What each fault does to a good response."""
 
 import asyncio
 from http import HTTPStatus
@@ -20,7 +20,7 @@ _LINK_FAULTS = frozenset(
 
 
 class FaultContext(msgspec.Struct, frozen=True, kw_only=True):
-    """Around the fault: what was asked, where to lead the caller astray, and a roll (0 to 1)."""
+    """The path and query of the call, the URL for hostile links, and a random number (0 to 1)."""
 
     href: str
     lure_url: str
@@ -28,14 +28,14 @@ class FaultContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_from_gateway(fault: Fault | None) -> bool:
-    """Tell whether the answer was made in front of the API, which adds no rate-limit headers."""
+    """Return whether a gateway in front of the API responds: it sends no rate-limit headers."""
     return fault in {Fault.ERROR_HTML, Fault.ERROR_EMPTY}
 
 
 def apply_fault(
     response: SimulatedResponse, fault: Fault, context: FaultContext
 ) -> SimulatedResponse:
-    """Give the answer as the fault leaves it; faults of the connection leave it as it is."""
+    """Return the response after the fault. A connection fault does not change the response."""
     status = _ERROR_STATUSES[int(context.roll * len(_ERROR_STATUSES)) % len(_ERROR_STATUSES)]
     match fault:
         case Fault.ERROR:
@@ -76,7 +76,7 @@ def _corrupt_body(
 
 
 def _change_types(value: Any) -> Any:
-    """Turn numbers into words, lists into objects and truth into text, at every level."""
+    """Replace numbers and booleans with strings and lists with objects, at every level."""
     match value:
         case bool():
             return str(value)
@@ -109,7 +109,7 @@ def _corrupt_collection(collection: Json, fault: Fault, context: FaultContext) -
         return {**collection, "totalCount": total * 3 + 7 if context.roll < _HALF else total // 2}
     if fault in _LINK_FAULTS:
         links = {**collection["_links"], "next": {"href": _lure_link(fault, context)}}
-        # One more than is there: a caller that stops at the total would not be tempted.
+        # The total is one too high. A caller that stops at the total would never follow the link.
         return {**collection, "totalCount": collection["totalCount"] + 1, "_links": links}
     return collection
 
@@ -135,19 +135,19 @@ _CHUNK_BYTES = 64 * 1024
 
 
 class SlowBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A body that comes in drops of so many bytes, so many seconds apart."""
+    """The chunk size and the pause between two chunks of a slow body."""
 
     chunk_bytes: int
     interval_s: float
 
 
 def full_response(response: SimulatedResponse) -> web.Response:
-    """Answer at once."""
+    """Return the whole response at once."""
     return web.Response(status=response.status, body=response.body, headers=response.headers)
 
 
 def abort_connection(request: web.Request) -> web.Response:
-    """Cut the connection; what is returned reaches nobody."""
+    """Abort the connection. aiohttp needs a return value, but nobody receives it."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()
@@ -156,7 +156,7 @@ def abort_connection(request: web.Request) -> web.Response:
 async def send_slowly(
     request: web.Request, source: SimulatedResponse, slow_body: SlowBody
 ) -> web.StreamResponse:
-    """Announce the whole length, then let the body drip."""
+    """Send the full Content-Length, then the body in small chunks with pauses."""
     response = web.StreamResponse(status=source.status, headers=source.headers)
     response.content_length = len(source.body)
     await response.prepare(request)
@@ -170,7 +170,7 @@ async def send_slowly(
 async def send_oversized(
     request: web.Request, source: SimulatedResponse, length: int
 ) -> web.StreamResponse:
-    """Answer with JSON that goes on for so many bytes, without saying beforehand how many."""
+    """Stream a JSON body with `length` bytes of padding, without a Content-Length."""
     response = web.StreamResponse(status=200, headers=source.headers)
     await response.prepare(request)
     await response.write(b'{"metadata":{"padding":"')

@@ -1,4 +1,4 @@
-"""What does a deployment that nobody made look like? Everything follows from its seed and id.
+"""Generated deployments and pull requests. Everything follows from a seed and an id.
 
 Field names and meanings are those of LaunchDarkly's `DeploymentRep`, `PullRequestRep`,
 `FlagReferenceRep`, `LeadTimeStagesRep` and `PullRequestLeadTimeRep` (OpenAPI of the beta
@@ -21,34 +21,34 @@ _NUMBERS = Struct("<16I")
 
 
 class SeededRandom:
-    """Numbers in a row, made from a seed and the name of the thing that they describe.
+    """A sequence of random numbers that depends only on a seed and a name.
 
-    Two worlds with the same seed agree on every deployment, in whatever order they are asked.
+    Two simulators with the same seed return equal deployments, in whatever order the calls come.
     """
 
     def __init__(self, seed: int, *name: object) -> None:
         self._numbers = _generate_numbers("/".join(map(str, (seed, *name))).encode())
 
     def between(self, low: int, high: int) -> int:
-        """Give a number from low to high, both included."""
+        """Return the next number, from `low` to `high` inclusive."""
         return low + next(self._numbers) % (high - low + 1)
 
     def happens(self, probability: float) -> bool:
-        """Say yes as often as the share (0 to 1) demands."""
+        """Return True with the given probability (0 to 1)."""
         return self.between(0, 999_999) < probability * 1_000_000
 
     def choose(self, choices: Sequence[T]) -> T:
-        """Take one of the choices."""
+        """Return one of the choices."""
         return choices[self.between(0, len(choices) - 1)]
 
 
 def seeded_hex(seed: int, *name: object) -> str:
-    """Give 40 hexadecimal digits, as long as a commit's hash."""
+    """Return 40 hexadecimal digits, the length of a commit hash."""
     return blake2b("/".join(map(str, (seed, *name))).encode(), digest_size=20).hexdigest()
 
 
 def seeded_uuid(seed: int, *name: object) -> str:
-    """Give a well-formed random-looking UUID (version 4)."""
+    """Return a UUID (version 4) that depends only on the seed and the name."""
     digest = blake2b("/".join(map(str, (seed, *name))).encode(), digest_size=16).digest()
     return str(UUID(bytes=digest, version=4))
 
@@ -82,12 +82,12 @@ class StageDurations(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def total(self) -> int:
-        """From the first commit to the end of the deployment."""
+        """The time from the first commit to the end of the deployment."""
         return self.coding + self.review + self.wait + self.deploy
 
 
 class DeploymentTraits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the pull requests of one deployment have in common."""
+    """The values that all pull requests of one deployment share."""
 
     slowest: StageDurations
     base_lines: int
@@ -96,7 +96,7 @@ class DeploymentTraits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def generate_deployment(seed: int, identifier: str, shape: Shape) -> SimulatedDeployment:
-    """Make up a finished deployment, the same one for the same seed and id."""
+    """Return a finished deployment. Equal seeds and ids give equal deployments."""
     rng = SeededRandom(seed, identifier)
     started_at = _LATEST_START_MS - rng.between(0, 30 * DAY_MS)
     return SimulatedDeployment(
@@ -111,22 +111,22 @@ def generate_deployment(seed: int, identifier: str, shape: Shape) -> SimulatedDe
 
 
 def generate_duration_ms(seed: int, identifier: str) -> int:
-    """Say how long a deployment took, when nobody measured it."""
+    """Return a duration for a deployment whose end time is unknown."""
     return SeededRandom(seed, identifier, "duration").between(MINUTE_MS, 40 * MINUTE_MS)
 
 
 def generate_pull_request_count(seed: int, identifier: str, shape: Shape) -> int:
-    """Say how many pull requests a deployment carried."""
+    """Return the number of pull requests of a deployment."""
     rng = SeededRandom(seed, identifier, "count")
     is_big = rng.happens(shape.big_share)
     return rng.between(*(shape.big_pull_requests if is_big else shape.pull_requests))
 
 
 def generate_stages(seed: int, deployment: SimulatedDeployment, index: int) -> StageDurations:
-    """Give the stages of one pull request; the first one is always the slowest.
+    """Return the stages of one pull request. The pull request with index 0 is the slowest.
 
-    A deployment's lead time is the longest one of its pull requests (LaunchDarkly's product
-    docs, "lead time"), so a deployment's own stages are those of index 0.
+    A deployment's lead time is the longest lead time of its pull requests (LaunchDarkly's
+    product docs, "lead time"), so the stages of a deployment are those of index 0.
     """
     slowest = _generate_traits(seed, deployment).slowest
     percent = (
@@ -141,7 +141,7 @@ def generate_stages(seed: int, deployment: SimulatedDeployment, index: int) -> S
 
 
 def generate_flag_references(seed: int, project: str, owner_id: str, shape: Shape) -> list[Json]:
-    """List the flags that a deployment or a pull request (the owner, an id) touched."""
+    """Return the flag references of an owner: the id of a deployment or of a pull request."""
     rng = SeededRandom(seed, owner_id, "flags")
     first = rng.between(0, len(_FLAGS) - 1)
     references: list[Json] = []
@@ -160,7 +160,7 @@ def generate_flag_references(seed: int, project: str, owner_id: str, shape: Shap
 
 
 def generate_deployment_fields(seed: int, deployment: SimulatedDeployment, shape: Shape) -> Json:
-    """Write a `DeploymentRep` as the API tells it when nothing is expanded."""
+    """Return a `DeploymentRep` without expanded fields."""
     traits = _generate_traits(seed, deployment)
     stages = traits.slowest
     line_counts = [
@@ -172,7 +172,7 @@ def generate_deployment_fields(seed: int, deployment: SimulatedDeployment, shape
         "applicationVersion": deployment.version,
         "startedAt": deployment.started_at,
         "status": deployment.status,
-        "kind": "redeployment",  # the only kind that LaunchDarkly's documents name
+        "kind": "redeployment",  # the only kind in LaunchDarkly's documentation
         "active": deployment.status != "failed",
         "metadata": deployment.metadata,
         "archived": False,
@@ -195,7 +195,7 @@ def generate_deployment_fields(seed: int, deployment: SimulatedDeployment, shape
 def generate_pull_request(
     seed: int, deployment: SimulatedDeployment, index: int, shape: Shape
 ) -> Json:
-    """Write a `PullRequestRep` as the API tells it when nothing is expanded."""
+    """Return a `PullRequestRep` without expanded fields."""
     identifier = seeded_uuid(seed, deployment.id, "pull request", index)
     rng = SeededRandom(seed, identifier)
     number = rng.between(100, 9_999)
@@ -226,7 +226,7 @@ def generate_pull_request(
 
 
 def render_lead_time(stages: StageDurations) -> Json:
-    """Write a `PullRequestLeadTimeRep`: an object, where a deployment's leadTime is a number."""
+    """Return a `PullRequestLeadTimeRep`. It is an object; a deployment's leadTime is a number."""
     return {
         "codingDurationMs": stages.coding,
         "reviewDurationMs": stages.review,

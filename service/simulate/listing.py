@@ -1,8 +1,9 @@
-"""Which deployments and pull requests does a list call get, and which page of them?
+"""The list calls: filters, order and pages of deployments and pull requests.
 
-LaunchDarkly documents neither the order nor what `from` and `to` bound. Here deployments come
-newest start first and pull requests newest merge first, and both bounds are about that moment.
-The cursor of a list is the id of the last (`after`) or first (`before`) item already seen.
+LaunchDarkly documents neither the order nor which time `from` and `to` refer to. The simulator
+lists deployments by start time and pull requests by merge time, newest first, and applies both
+bounds to that time. The cursor of a list is the id of the last (`after`) or first (`before`) item
+that the caller has.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ _Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """A list query with its defaults filled in. `start` and `end` are epoch milliseconds."""
+    """A list query with its defaults. `start` and `end` are epoch milliseconds."""
 
     project: str
     environment: str
@@ -45,9 +46,9 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
 def parse_query(
     parameters: Mapping[str, str], required: Sequence[str], now: int
 ) -> ListQuery | tuple[FieldError, ...]:
-    """Read a list query, or say what is wrong with each attribute.
+    """Return the list query, or one error for each invalid attribute.
 
-    Defaults as documented: 20 items (at most 100), from 7 days ago until now.
+    The defaults are the documented ones: 20 items (at most 100), from 7 days ago until now.
     """
     errors = [
         FieldError(attribute=name, reason="must be present")
@@ -83,7 +84,7 @@ def parse_query(
 
 
 def parse_list(text: str) -> frozenset[str]:
-    """Read a comma-separated list."""
+    """Return the parts of a comma-separated list."""
     return frozenset(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -91,17 +92,17 @@ T = TypeVar("T")
 
 
 class ListPage(msgspec.Struct, frozen=True, kw_only=True):
-    """One page of a list: its items, how many there are in all, and its neighbours' cursors."""
+    """One page of a list: items, total count, and the cursors of the next and previous page."""
 
     items: Sequence[Json]
     total: int
     next_cursor: str | None = None
     previous_cursor: str | None = None
     nested_page: Json | None = None
-    """The whole page, when the cursor led into a nested collection."""
+    """The rendered page, when the cursor belongs to a nested collection."""
 
     def render(self, call: Call, pages: PageRenderer, *, full_links: bool) -> Json:
-        """Write the collection. Links repeat the call's parameters only when they are full."""
+        """Return the collection. Links repeat the parameters of the call only with `full_links`."""
         if self.nested_page is not None:
             return self.nested_page
         parameters = {k: v for k, v in call.query.items() if k not in {"after", "before"}}
@@ -117,7 +118,7 @@ class ListPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListedPullRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One pull request: which of which deployment, and how it reads when nothing is expanded."""
+    """One pull request: its deployment, its index there and its fields without expansion."""
 
     deployment: SimulatedDeployment
     index: int
@@ -127,7 +128,10 @@ class ListedPullRequest(msgspec.Struct, frozen=True, kw_only=True):
 def list_deployments(
     world: World, pages: PageRenderer, parameters: Mapping[str, str], now: int
 ) -> ListPage | tuple[FieldError, ...]:
-    """List the deployments of one environment, or go on with those of one pull request."""
+    """Return a page of the deployments of one environment, or of one pull request.
+
+    The cursor alone decides which: a cursor of a nested collection continues that collection.
+    """
     query = parse_query(parameters, ("projectKey", "environmentKey"), now)
     if isinstance(query, tuple):
         return query
@@ -153,7 +157,10 @@ def list_deployments(
 def list_pull_requests(
     world: World, pages: PageRenderer, parameters: Mapping[str, str], now: int
 ) -> ListPage | tuple[FieldError, ...]:
-    """List the pull requests of a project, or go on with those of one deployment."""
+    """Return a page of the pull requests of one project, or of one deployment.
+
+    The cursor alone decides which: a cursor of a nested collection continues that collection.
+    """
     required = ("projectKey", "environmentKey") if parameters.get("sort") else ("projectKey",)
     query = parse_query(parameters, required, now)
     if isinstance(query, tuple):
@@ -169,8 +176,10 @@ def list_pull_requests(
     return _paginate(
         pull_requests,
         query,
-        item_id=lambda place: str(place.fields["id"]),
-        render=lambda place: pages.render_pull_request(place.deployment, place.index, query.expand),
+        item_id=lambda listed: str(listed.fields["id"]),
+        render=lambda listed: pages.render_pull_request(
+            listed.deployment, listed.index, query.expand
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""Every knob of the simulator, its default and its meaning."""
+"""Every option of the simulator, with its default and its meaning."""
 
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -15,24 +15,24 @@ DEFAULT_ENVIRONMENT = "production"
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How rich an invented deployment is. Pairs are (fewest, most)."""
+    """How much a generated deployment contains. Pairs are (minimum, maximum)."""
 
     pull_requests: tuple[Count, Count] = (1, 4)
     """Pull requests of an ordinary deployment."""
     big_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
-    """Share of deployments that are big."""
+    """Share of the deployments that are big, 0 to 1."""
     big_pull_requests: tuple[Count, Count] = (1_000, 5_000)
     """Pull requests of a big deployment."""
     deployments: tuple[Count, Count] = (1, 2)
-    """Deployments that each pull request went out with."""
+    """Deployments that contain each pull request."""
     flag_references: tuple[Count, Count] = (0, 3)
-    """Flags touched by each pull request and each deployment."""
+    """Flag references of each pull request and of each deployment."""
     novelties: bool = False
-    """Add fields that nobody documents, at each level: a beta may."""
+    """Add undocumented fields at each level, as a beta API may."""
 
 
 class SimulatedDeployment(msgspec.Struct, frozen=True, kw_only=True):
-    """One deployment. What is not said here is invented from its id."""
+    """One deployment. The generator derives everything else from its id."""
 
     id: str
     project: str = DEFAULT_PROJECT
@@ -45,7 +45,7 @@ class SimulatedDeployment(msgspec.Struct, frozen=True, kw_only=True):
     pull_requests: int
     metadata: Json = {}
     raw: Json | None = None
-    """The whole answer, when somebody planted it word by word."""
+    """The exact response, for a deployment that was added with one."""
 
 
 Milliseconds = Annotated[int, msgspec.Meta(ge=0)]
@@ -53,48 +53,54 @@ Bytes = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How this LaunchDarkly behaves. The defaults are a friendly one without limits or faults."""
+    """The behaviour of the simulator. By default it has no rate limits and no faults."""
 
-    token: str = "api-simulator"  # noqa: S105 -- a default for a table-top server, not a secret
-    """The access token that callers send, bare, as `Authorization`."""
+    token: str = "api-simulator"  # noqa: S105 -- the default of a simulator, not a secret
+    """The access token that callers send as `Authorization`, without `Bearer`."""
     seed: int = 1
-    """Decides everything that is invented; with the same seed a run can be repeated."""
+    """Decides everything that is generated. The same seed gives the same deployments."""
     auto_create: bool = True
-    """Any well-formed UUID asked for by id exists (but for those that begin with 04040404)."""
+    """Every UUID requested by id exists, except those that begin with 04040404."""
     visible_after_ms: Milliseconds = 0
-    """How long an event, or a conjured deployment first asked for, stays invisible."""
+    """How long the change of an event stays invisible. An automatically created deployment stays
+    invisible for the same time after the first request for it."""
     grow_every_ms: Milliseconds = 0
-    """A deployment made known is seen with one pull request, and one more joins each time that so
-    much has passed, until all are there; 0: all are there at once. Conjured ones do not grow."""
+    """Time after which a deployment shows one more pull request, until it shows all. 0: it shows
+    all at once. Automatically created deployments do not grow."""
     nested_page_size: Annotated[int, msgspec.Meta(ge=1)] = 20
-    """Items on each page of a collection inside a deployment or a pull request."""
+    """Items on each page of a collection in a deployment or a pull request."""
     nested_details: bool = True
-    """Pull requests inside a deployment come with their own deployments, flags and lead time, as
-    in the documented example; otherwise only where List pull requests is asked to expand them."""
+    """Pull requests in a deployment include their deployments, flags and lead time, as in the
+    documented example. Otherwise only List pull requests can expand these."""
     list_links: Literal["bare", "full"] = "bare"
-    """`next` of a list repeats only the cursor, as documented, or all parameters of the call."""
+    """`bare`: `next` of a list has only the cursor, as documented. `full`: it also repeats the
+    parameters of the call."""
     latency_ms: tuple[Milliseconds, Milliseconds] = (0, 0)
-    """Shortest and longest time that an answer takes; a 429 comes at once."""
+    """Shortest and longest time until a response; a 429 comes at once."""
     notice_ms: Milliseconds = 250
-    """How long after a 429 callers may not have heard of it: calls in this time are no breach."""
+    """Time that a 429 may need to reach all callers. The stats do not count calls in this time as
+    calls to a closed window."""
     lure_url: str = "http://lure.invalid"
-    """Where faults try to lead a caller: scheme and host, no path."""
+    """Target of hostile redirects and links: scheme and host, no path."""
     oversized_bytes: Bytes = 64 * 1024 * 1024
     """Length of an oversized body."""
     drip_bytes: Bytes = 16
-    """Bytes of each drop of a dripping body."""
+    """Bytes of each chunk of a slow body."""
     drip_every_ms: Milliseconds = 200
-    """Time between two drops."""
+    """Time between two chunks of a slow body."""
     quota: Limits = Limits()
     """Rate limits."""
     faults: Rates = Rates()
-    """What goes wrong how often."""
+    """How often each fault happens."""
     shape: Shape = Shape()
-    """How rich the invented deployments are."""
+    """How much the generated deployments contain."""
 
 
 def apply_changes(options: Options, changes: bytes) -> Options | str:
-    """Apply a JSON object of the changed fields only, at any depth; a string says what is wrong."""
+    """Return the options with a JSON object of changed fields merged in at any depth.
+
+    Return an error message instead when the JSON, a field name or a value is invalid.
+    """
     try:
         changed_fields = msgspec.json.decode(changes, type=dict[str, Any])
         return msgspec.convert(_merge(msgspec.to_builtins(options), changed_fields), Options)

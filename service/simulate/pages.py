@@ -1,8 +1,8 @@
-"""How is a deployment written, with what was asked to be expanded, page by page?
+"""The JSON of deployments and pull requests, with expanded fields and nested pages.
 
-`next` inside a deployment carries nothing but the cursor, as documented:
-`/api/v2/engineering-insights/pull-requests?after=<uuid>`. So the cursor alone must tell whose
-pull requests go on, and where.
+`next` in a deployment contains only the cursor, as documented:
+`/api/v2/engineering-insights/pull-requests?after=<uuid>`. So the cursor alone identifies the
+deployment and the position in its pull requests.
 """
 
 from collections.abc import Iterable
@@ -28,15 +28,15 @@ BASE = "/api/v2/engineering-insights"
 DEPLOYMENTS = f"{BASE}/deployments"
 PULL_REQUESTS = f"{BASE}/pull-requests"
 PULL_REQUEST_DETAILS = frozenset({"deployments", "flagReferences", "leadTime"})
-"""What List pull requests can expand."""
+"""The fields that List pull requests can expand."""
 _MAX_CURSORS = 20_000
 
 
 class Cursor(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a nested collection goes on.
+    """A position in a nested collection.
 
-    The pull requests of a deployment from an offset on, or, when a pull request is named by its
-    index, the deployments of that one.
+    Without `pull_request_index` the collection is the pull requests of the deployment. With it,
+    the collection is the deployments of that pull request.
     """
 
     deployment: SimulatedDeployment
@@ -45,7 +45,7 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RenderConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides how deployments are written."""
+    """The options that decide how deployments are rendered."""
 
     seed: int
     shape: Shape
@@ -54,23 +54,23 @@ class RenderConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PageRenderer:
-    """Writes deployments and pull requests, and remembers the cursors that it gave away."""
+    """Renders deployments and pull requests and stores the cursors of their nested pages."""
 
     def __init__(self, config: RenderConfig) -> None:
         self.config = config
         self._cursors: dict[str, Cursor] = {}
 
     def get_cursor(self, cursor_id: str) -> Cursor | None:
-        """Say what a cursor stands for."""
+        """Return the position of a cursor id, or None when the id is unknown."""
         return self._cursors.get(cursor_id)
 
     def is_paginated(self, deployment: SimulatedDeployment) -> bool:
-        """Tell whether writing this deployment may give cursors away."""
+        """Return whether the rendered deployment may contain cursors."""
         largest_collection = max(deployment.pull_requests, self.config.shape.deployments[1])
         return largest_collection > self.config.page_size
 
     def render_deployment(self, deployment: SimulatedDeployment, expand: AbstractSet[str]) -> Json:
-        """Write a `DeploymentRep`."""
+        """Return a `DeploymentRep`."""
         if deployment.raw is not None:
             return deployment.raw
         rendered = generate_deployment_fields(self.config.seed, deployment, self.config.shape)
@@ -85,7 +85,7 @@ class PageRenderer:
     def render_pull_request(
         self, deployment: SimulatedDeployment, index: int, expand: AbstractSet[str]
     ) -> Json:
-        """Write a `PullRequestRep`."""
+        """Return a `PullRequestRep`."""
         seed, shape = self.config.seed, self.config.shape
         rendered = generate_pull_request(seed, deployment, index, shape)
         if "deployments" in expand:
@@ -100,7 +100,7 @@ class PageRenderer:
     def render_pull_requests(
         self, cursor: Cursor, expand: AbstractSet[str], limit: int | None = None
     ) -> Json:
-        """Write one page of the pull requests of a deployment."""
+        """Return one page of the pull requests of a deployment."""
         end = cursor.offset + (limit or self.config.page_size)
         total = cursor.deployment.pull_requests
         items = [
@@ -113,10 +113,11 @@ class PageRenderer:
     def render_deployments(
         self, cursor: Cursor, expand: AbstractSet[str], limit: int | None = None
     ) -> Json:
-        """Write one page of the deployments of a pull request.
+        """Return one page of the deployments of a pull request.
 
-        The first is the one at hand. The others are conjured, so each can be asked for by id and
-        is the same there. None shows its pull requests here: the circle has to end somewhere.
+        The first is the deployment of the cursor. The others are generated, so a call by id
+        returns the same ones. They are rendered without pull requests, which would nest without
+        end.
         """
         key = (cursor.deployment.id, "deployments", cursor.pull_request_index)
         rng = SeededRandom(self.config.seed, *key)
@@ -124,14 +125,14 @@ class PageRenderer:
         end = cursor.offset + (limit or self.config.page_size)
         page_indexes = range(cursor.offset, min(end, total))
         items = [
-            self.render_deployment(self._nested_deployment(cursor, turn), expand)
-            for turn in page_indexes
+            self.render_deployment(self._nested_deployment(cursor, index), expand)
+            for index in page_indexes
         ]
         next_link = self._render_next_link(cursor, end, DEPLOYMENTS) if end < total else {}
         return self.render_collection(items, total, render_self_link(DEPLOYMENTS) | next_link)
 
     def render_collection(self, items: Iterable[Json], total: int, links: Json) -> Json:
-        """Write a collection with its links."""
+        """Return a collection with its links."""
         collection: Json = {"totalCount": total, "items": list(items), "_links": links}
         return collection | ({"estimated": False} if self.config.shape.novelties else {})
 
@@ -157,10 +158,10 @@ class PageRenderer:
 
 
 def render_link(href: str) -> Json:
-    """Write a link; the API's are always root-relative."""
+    """Return a link. The API always sends root-relative links."""
     return {"href": href, "type": JSON_TYPE}
 
 
 def render_self_link(href: str) -> Json:
-    """Write the links of a collection that has no other page."""
+    """Return the links of a collection with only one page."""
     return {"self": render_link(href)}

@@ -1,4 +1,4 @@
-"""What does a CD system do? It deploys now and then, and tells LaunchDarkly and us: one body."""
+"""A simulated CD system: it reports each deployment to LaunchDarkly and to a receiver."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,22 +16,22 @@ EVENTS_PATH = "/api/v2/engineering-insights/deployment-events"
 
 _APPLICATIONS = ("billing-service", "checkout", "search", "web-frontend", "mobile-api")
 _ENVIRONMENTS = ("production", "staging")
-_REPEATED_SHARE = 0.15  # share of webhooks that their sender repeats, as real ones do
-_BATCH_EVERY, _BATCH_SIZE = 14, 10  # one merge often deploys many services at once
+_REPEATED_SHARE = 0.15  # share of webhooks that are sent twice, as real senders do
+_BATCH_EVERY, _BATCH_SIZE = 14, 10  # one merge often deploys many services
 _RETRY_PAUSE_S = 0.5
 
 
 class SendRate(Struct, frozen=True):
-    """How many deployments a second, and after how many of them to end (0: never)."""
+    """Deployments per second, and the number of deployments after which to stop (0: never)."""
 
     per_second: float
     max_events: int = 0
 
 
 class Pipeline:
-    """Deploys at a pace, and counts how its webhooks were answered.
+    """Deploys at a rate and counts the responses to its webhooks.
 
-    ``report`` tells LaunchDarkly of an event, ``post`` tells a receiver of it as a named delivery.
+    ``report`` sends an event to LaunchDarkly. ``post`` sends it to a receiver with a delivery id.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Pipeline:
         self._rng = rng
 
     async def deploy(self) -> None:
-        """Deploy now and then, and every so often many applications at once."""
+        """Deploy one application at random intervals, and regularly many applications at once."""
         sent = 0
         async with asyncio.TaskGroup() as task_group:
             while not self._rate.max_events or sent < self._rate.max_events:
@@ -64,7 +64,7 @@ class Pipeline:
                 await asyncio.sleep(gap / self._rate.per_second)
 
     async def _report_and_post(self, event: EventBody) -> None:
-        """Tell LaunchDarkly and us of one deployment; us twice, when the sender is nervous."""
+        """Report one deployment and post its webhook, sometimes twice."""
         delivery = f"demo-{self._rng.getrandbits(64):016x}"
         post_count = 2 if self._rng.random() < _REPEATED_SHARE else 1
         posts = (self._post_until_accepted(event, delivery) for _ in range(post_count))
@@ -97,9 +97,9 @@ class Pipeline:
 async def report_event(
     session: aiohttp.ClientSession, upstream: str, event: EventBody, *, token: str
 ) -> None:
-    """Tell LaunchDarkly of an event, again and again until it has heard: its quota holds for all.
+    """Report an event to LaunchDarkly, and repeat the call until LaunchDarkly accepts it.
 
-    One that is away is waited for.
+    Rate limits and an unreachable LaunchDarkly delay the report; they never drop it.
     """
     while True:
         try:

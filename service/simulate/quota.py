@@ -1,8 +1,8 @@
-"""May this call be made, and what do the rate-limit headers say? Times are epoch milliseconds.
+"""Rate-limit windows and the rate-limit headers. Times are epoch milliseconds.
 
 LaunchDarkly limits calls in families, each with a fixed window: global (the account), route (one
-URL pattern and verb), access token, and source address. A call needs room in all of them. Headers
-as in the API overview, section "Rate limiting"; both Reset headers are epoch milliseconds.
+URL pattern and verb), access token, and source address. Every family must allow a call. The headers
+follow the API overview, section "Rate limiting"; both Reset headers are epoch milliseconds.
 """
 
 from collections.abc import Mapping
@@ -18,34 +18,36 @@ _DAY_MS = 24 * 60 * 60 * 1000
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How many calls a window allows, and how openly the headers say so."""
+    """The calls that each window allows, and the headers that report them."""
 
     global_limit: Limit | None = None
-    """Calls of the whole account in one window; none: unlimited, and its headers are absent."""
+    """Calls of the whole account in one window. None: no limit and no headers."""
     route_limit: Limit | None = None
     """Calls of each route in one window."""
     token_limit: Limit | None = None
     """Calls with the access token in one window."""
     address_limit: Limit | None = None
-    """Calls from one source address in one window; its 429 says nothing but Retry-After."""
+    """Calls from one source address in one window. Its 429 has only Retry-After."""
     window_ms: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     """Length of every window."""
     aligned_to: Literal["clock", "first_call"] = "clock"
-    """Windows begin at multiples of their length, or with the first call after the last one."""
+    """`clock`: windows begin at multiples of their length. `first_call`: a window begins with the
+    first call after the previous window."""
     competing_per_window: Limit = 0
-    """Calls that other programs of the account make in each global window, evenly spread."""
+    """Calls of other programs of the account in each global window, evenly spread."""
     send_limit: bool = True
     """Send the -Limit headers."""
     send_remaining: bool = True
     """Send the -Remaining headers."""
     reset: Literal["normal", "past", "far", "malformed", "absent"] = "normal"
-    """What the -Reset headers say: the truth, a past time, a day ahead, no number, nothing."""
+    """Content of the -Reset headers: the correct time, a past time, one day ahead, no number, or
+    no header."""
     retry_after: Literal["absent", "seconds", "date"] = "absent"
-    """Whether each 429 carries Retry-After, and in which form."""
+    """Whether each 429 has Retry-After, and in which form."""
 
 
 class QuotaWindow(msgspec.Struct, frozen=True, kw_only=True):
-    """One window of one family: when it opened, our calls in it, and those of others."""
+    """One window of one family: its start, the calls in it, and those of competing programs."""
 
     opened_at: int
     used: int = 0
@@ -53,7 +55,7 @@ class QuotaWindow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FamilyUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """One family's window as it stands after a call."""
+    """The window of one family after a call."""
 
     family: Family
     key: str
@@ -62,42 +64,42 @@ class FamilyUsage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def remaining(self) -> int:
-        """How many more calls this window allows."""
+        """The calls that this window still allows."""
         return max(0, self.limit - self.window.used - self.window.used_by_others)
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
-    """Who calls what: the route (verb and URL pattern) and the source address."""
+    """The route of a call (verb and URL pattern) and its source address."""
 
     route: str
     address: str
 
 
 class QuotaDecision(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether the call is granted, which families refuse it, and how each now stands."""
+    """The families that refuse a call, and the usage of every family after it."""
 
     exhausted: tuple[FamilyUsage, ...]
     usages: tuple[FamilyUsage, ...]
 
     @property
     def granted(self) -> bool:
-        """No family refuses."""
+        """Whether no family refuses the call."""
         return not self.exhausted
 
 
 def decide_call(
     windows: Mapping[str, QuotaWindow], caller: Caller, limits: Limits, now: int
 ) -> QuotaDecision:
-    """Weigh one call against every family. A refused call uses nothing up."""
+    """Check one call against every family. A refused call consumes nothing."""
     usages = tuple(_list_usages(windows, caller, limits, now))
-    exhausted = tuple(count for count in usages if count.remaining == 0)
+    exhausted = tuple(usage for usage in usages if usage.remaining == 0)
     if exhausted:
         return QuotaDecision(exhausted=exhausted, usages=usages)
-    return QuotaDecision(exhausted=(), usages=tuple(_record_call(count) for count in usages))
+    return QuotaDecision(exhausted=(), usages=tuple(_record_call(usage) for usage in usages))
 
 
 def rate_limit_headers(decision: QuotaDecision, limits: Limits, now: int) -> dict[str, str]:
-    """Write the headers that tell a caller how it stands, and on a refusal when to come back."""
+    """Return the rate-limit headers, and Retry-After for a refused call."""
     headers: dict[str, str] = {}
     for usage in decision.usages:
         headers |= _family_headers(usage, limits, now)

@@ -1,4 +1,4 @@
-"""Which fault hits this call? One roll of chance against the rates."""
+"""The faults and the share of calls that each one hits."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -9,7 +9,7 @@ Rate = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class Fault(StrEnum):
-    """Everything that can go wrong with one answer; the value names its rate."""
+    """Everything that can go wrong with one response. Each value is the name of its rate."""
 
     ERROR = "error"
     ERROR_HTML = "error_html"
@@ -31,7 +31,7 @@ class Fault(StrEnum):
 
 
 class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How large a share of the calls each fault hits, 0 to 1. At most one fault hits a call."""
+    """The share of calls that each fault hits, 0 to 1. At most one fault hits a call."""
 
     error: Rate = 0.0
     """500, 502, 503 or 504 with a JSON body."""
@@ -44,33 +44,33 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     truncated: Rate = 0.0
     """200 with the first half of the JSON."""
     empty: Rate = 0.0
-    """200 with nothing."""
+    """200 with an empty body."""
     wrong_types: Rate = 0.0
-    """200 with JSON whose fields have other types than documented."""
+    """200 with JSON whose fields do not have the documented types."""
     oversized: Rate = 0.0
-    """200 with a body of `Options.oversized_bytes` that comes as long as somebody listens."""
+    """200 with a body of `Options.oversized_bytes`, sent until the caller closes."""
     redirect: Rate = 0.0
-    """302 to `Options.lure_url`: another host, which must never see the token."""
+    """302 to `Options.lure_url`, another host that must never receive the token."""
     foreign_link: Rate = 0.0
-    """`_links.next` leads to `Options.lure_url`."""
+    """`_links.next` points to `Options.lure_url`."""
     schemeless_link: Rate = 0.0
-    """`_links.next` leads to another host by `//host/path`."""
+    """`_links.next` points to another host as `//host/path`."""
     file_link: Rate = 0.0
-    """`_links.next` leads to a local file."""
+    """`_links.next` points to a local file."""
     loop_link: Rate = 0.0
-    """`_links.next` leads back to the very call that was answered."""
+    """`_links.next` points back to the same page."""
     repeated_items: Rate = 0.0
-    """Each item of a collection comes twice."""
+    """Each item of a collection appears twice."""
     false_total: Rate = 0.0
     """`totalCount` is too large or too small."""
     reset: Rate = 0.0
-    """The connection is cut instead of an answer; what was asked has been done all the same."""
+    """The connection is aborted instead of a response. The call has had its effect."""
     drip: Rate = 0.0
-    """The body comes a few bytes at a time."""
+    """The body arrives a few bytes at a time."""
 
 
 def choose_fault(rates: Rates, roll: float) -> Fault | None:
-    """Give the fault on which a roll (0 to 1) falls, when the rates are laid end to end."""
+    """Return the fault whose section of the cumulated rates contains `roll` (0 to 1)."""
     upper_bound = 0.0
     for fault in Fault:
         upper_bound += getattr(rates, fault)

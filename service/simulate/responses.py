@@ -1,6 +1,7 @@
-"""What goes in and what comes out: a call, an answer, and the documented errors.
+"""One call, one response, and LaunchDarkly's documented errors.
 
-Error bodies are LaunchDarkly's own words (OpenAPI examples and answers quoted in public issues).
+Error bodies are LaunchDarkly's own texts, from its OpenAPI examples and from responses quoted in
+public issues.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ def _json_headers() -> Mapping[str, str]:
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """One call as it came in: `path` without, `query` as the part after the question mark."""
+    """One call. `path` excludes the query; `query` holds its parameters."""
 
     method: str
     path: str
@@ -26,7 +27,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimulatedResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer as it goes out."""
+    """One response of the simulator."""
 
     status: int
     body: bytes = b""
@@ -34,7 +35,7 @@ class SimulatedResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Canned(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer that a test wrote word by word."""
+    """A response that a test has set, with its exact status, headers and body."""
 
     status: int = 200
     headers: Mapping[str, str] = msgspec.field(default_factory=_json_headers)
@@ -42,35 +43,35 @@ class Canned(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FieldError(msgspec.Struct, frozen=True, kw_only=True):
-    """What is wrong with one attribute of a call."""
+    """The reason why one attribute of a call is invalid."""
 
     attribute: str
     reason: str
 
 
 def json_response(body: object, *, status: int = 200) -> SimulatedResponse:
-    """Answer with JSON."""
+    """Return a response with a JSON body."""
     return SimulatedResponse(status=status, body=msgspec.json.encode(body))
 
 
 def invalid_request(field_errors: Sequence[FieldError]) -> SimulatedResponse:
-    """400 with one entry for each attribute that is wrong."""
-    errors = [msgspec.to_builtins(reason) for reason in field_errors]
+    """Return 400 with one entry for each invalid attribute."""
+    errors = [msgspec.to_builtins(error) for error in field_errors]
     return _error_response(400, "invalid_request", "validation failed", errors=errors)
 
 
 def malformed_json() -> SimulatedResponse:
-    """400 for a body that is not the expected JSON."""
+    """Return 400 for a body that is not a JSON object."""
     return _error_response(400, "invalid_request", "Unable to parse JSON")
 
 
 def unauthorized() -> SimulatedResponse:
-    """401 for a token that is missing, wrong, or dressed up as `Bearer`."""
+    """Return 401 for a token that is missing, wrong or prefixed with `Bearer`."""
     return _error_response(401, "unauthorized", "Invalid access token")
 
 
 def beta_header_missing() -> SimulatedResponse:
-    """403 without a `code`, as observed when the beta header is missing."""
+    """Return 403 without a `code`, as LaunchDarkly does without the beta header."""
     message = (
         "This API is in beta. To use it, your request must include the header "
         "`LD-API-Version: beta`."
@@ -79,24 +80,24 @@ def beta_header_missing() -> SimulatedResponse:
 
 
 def not_found() -> SimulatedResponse:
-    """404 for an id or a path that does not exist, or is not visible yet."""
+    """Return 404 for an id or a path that does not exist or is not visible yet."""
     return _error_response(404, "not_found", "Invalid resource identifier")
 
 
 def method_not_allowed() -> SimulatedResponse:
-    """405 for a verb that the path does not know."""
+    """Return 405 for a verb that the path does not support."""
     return _error_response(405, "method_not_allowed", "Method not allowed")
 
 
 def rate_limited(headers: Mapping[str, str]) -> SimulatedResponse:
-    """429, with the headers that say when to come back."""
+    """Return 429 with the rate-limit headers."""
     message = "You've exceeded the API rate limit. Try again later."
     response = _error_response(429, "rate_limited", message)
     return with_headers(response, headers)
 
 
 def with_headers(response: SimulatedResponse, headers: Mapping[str, str]) -> SimulatedResponse:
-    """Give the same answer with more headers."""
+    """Return the response with more headers."""
     return msgspec.structs.replace(response, headers={**response.headers, **headers})
 
 

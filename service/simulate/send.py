@@ -1,4 +1,4 @@
-"""How is one event posted by hand? Signed as Standard Webhooks, to any receiver."""
+"""One webhook, signed as Standard Webhooks, sent to any receiver."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ _TIMEOUT_S = 15.0
 
 
 class SendResult(Struct, frozen=True):
-    """What the receiver said."""
+    """The status and the body of the receiver's response."""
 
     status: int
     body: str
@@ -27,7 +27,10 @@ async def send_event(
     delivery: str,
     timestamp_s: int,
 ) -> SendResult:
-    """Sign and post one event; raises aiohttp.ClientError or TimeoutError when nobody answers."""
+    """Sign and post one event.
+
+    Raises aiohttp.ClientError or TimeoutError when the receiver does not respond.
+    """
     body = msgspec.json.encode(event)
     headers = sign_standard_webhook(secret, delivery=delivery, timestamp_s=timestamp_s, body=body)
     async with session.post(

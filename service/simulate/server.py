@@ -1,4 +1,4 @@
-"""A LaunchDarkly on the table: quota windows, pages, faults."""
+"""The HTTP server of the simulator, its clock and its control routes."""
 
 import asyncio
 from collections.abc import Callable
@@ -39,25 +39,25 @@ This is a simulator of LaunchDarkly's Engineering Insights API, for demos and te
   GET  {base}/deployments
   GET  {base}/pull-requests
   POST {base}/deployment-events
-  GET  /simulator/stats      what was called, and was it within the quota
-  POST /simulator/reset      count anew
+  GET  /simulator/stats      counts of calls, responses, faults and rate-limit windows
+  POST /simulator/reset      reset the counts
   POST /simulator/options    change the behaviour: a JSON object of the changed fields
 """
 
 
 class RandomSource(Protocol):
-    """Where chance comes from; `random.Random(seed)` makes a run repeatable in its order."""
+    """A source of random numbers, such as `random.Random(seed)`."""
 
     def random(self) -> float:
-        """Give a number from 0 to 1."""
+        """Return a number from 0 to 1."""
         ...
 
 
 class Simulator:
-    """The simulated API and the hands on its knobs.
+    """The simulated API with its options, stats and canned responses.
 
-    `clock` gives the seconds since the epoch and drives windows, visibility and defaults of time;
-    latency and drops are waited for in real time.
+    `clock` returns the seconds since the epoch. It drives the windows, the visibility and the
+    default times. Latency and slow bodies wait in real time.
     """
 
     def __init__(self, options: Options, *, clock: Callable[[], float], rng: RandomSource) -> None:
@@ -72,7 +72,7 @@ class Simulator:
         self._api = self._build_api()
 
     def app(self) -> web.Application:
-        """Make the application; it starts nothing and needs no closing."""
+        """Return the aiohttp application. It starts nothing and needs no cleanup."""
         app = web.Application()
         app.router.add_get("/", self._show_index)
         app.router.add_get("/healthz", self._show_health)
@@ -84,7 +84,7 @@ class Simulator:
 
     @property
     def options(self) -> Options:
-        """The options as they stand."""
+        """The current options."""
         return self._options
 
     @options.setter
@@ -96,22 +96,22 @@ class Simulator:
 
     @property
     def stats(self) -> SimulatorStats:
-        """What was counted since the last reset."""
+        """The counts since the last reset."""
         return self._stats.snapshot()
 
     def set_response(self, path_suffix: str, canned: Canned) -> None:
-        """Answer word by word where a path, with or without its query, ends so.
+        """Respond with `canned` to every path that ends with the suffix, with or without its query.
 
-        Token, beta header and quota come first; faults do not touch it.
+        The token, the beta header and the quota are checked first. Faults do not apply.
         """
         self._canned[path_suffix] = canned
 
     def add_raw_deployment(self, raw: dict[str, Any], project: str = DEFAULT_PROJECT) -> str:
-        """Add a deployment given word by word, and say its id."""
+        """Add a deployment with an exact response, and return its id."""
         return self._world.add_raw(raw, project, self._now()).id
 
     def add_deployment(self, new_deployment: NewDeployment) -> str:
-        """Add a deployment that can be seen at once, and say its id."""
+        """Add a deployment that is visible at once, and return its id."""
         return self._world.add(new_deployment, self._now()).id
 
     def _now(self) -> int:
@@ -141,7 +141,7 @@ class Simulator:
         limits, now = self._options.quota, self._now()
         caller = Caller(route=route, address=request.remote or "")
         decision = decide_call(self._windows, caller, limits, now)
-        self._windows |= {count.key: count.window for count in decision.usages}
+        self._windows |= {usage.key: usage.window for usage in decision.usages}
         self._stats.record_decision(decision, now, self._options.notice_ms)
         headers = rate_limit_headers(decision, limits, now)
         if not decision.granted:

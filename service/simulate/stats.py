@@ -1,4 +1,4 @@
-"""Who called what, and was it within the quota? Times are epoch milliseconds."""
+"""Counts of calls, responses, faults and rate-limit windows. Times are epoch milliseconds."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ _MAX_WINDOWS = 1_000
 
 
 class WindowUse(msgspec.Struct, frozen=True, kw_only=True):
-    """How far one window of one family was used up."""
+    """The calls in one window of one family."""
 
     family: Family
     key: str
@@ -22,28 +22,28 @@ class WindowUse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimulatorStats(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that was counted since the last reset."""
+    """All counts since the last reset."""
 
     calls: dict[str, int]
     """Calls by route (verb and URL pattern)."""
     statuses: dict[str, int]
-    """Answers by status; `cut` where the connection was cut instead."""
+    """Responses by status; `cut` counts aborted connections."""
     faults: dict[str, int]
     """Faults by name."""
     rate_limited: int
-    """Answers with 429."""
+    """Responses with 429."""
     rate_limited_while_closed: int
-    """Of these, those to calls made though an earlier 429 had told that the window was closed."""
+    """429 responses to calls that ignored an earlier 429 of the same window."""
     distinct_ids: int
-    """Different deployments asked for by id."""
+    """Different deployments requested by id."""
     max_concurrent: int
-    """Most calls in work at one time."""
+    """Highest number of concurrent calls."""
     windows: list[WindowUse]
     """The newest windows, oldest first."""
 
 
 class CallStats:
-    """Counts calls and answers."""
+    """Counts calls and responses."""
 
     def __init__(self, *, concurrent: int = 0) -> None:
         self._calls: Counter[str] = Counter()
@@ -57,18 +57,18 @@ class CallStats:
         self._first_refusals: dict[str, tuple[int, int]] = {}
 
     def start_call(self, route: str) -> None:
-        """Count a call that comes in."""
+        """Count the start of a call."""
         self._calls[route] += 1
         self._concurrent += 1
         self._max_concurrent = max(self._max_concurrent, self._concurrent)
 
     def end_call(self, status: str) -> None:
-        """Count a call that is answered."""
+        """Count the end of a call."""
         self._statuses[status] += 1
         self._concurrent -= 1
 
     def record_requested_id(self, identifier: str) -> None:
-        """Count a deployment asked for by id."""
+        """Count a deployment that was requested by id."""
         self._requested_ids.add(identifier)
 
     def record_fault(self, fault: str) -> None:
@@ -78,8 +78,8 @@ class CallStats:
     def record_decision(self, decision: QuotaDecision, now: int, notice_ms: int) -> None:
         """Count a call against its windows.
 
-        A refusal counts as made while closed when the same window refused another call more than
-        `notice_ms` ago: since then the caller must have known.
+        A refused call counts as made while closed when the same window first refused a call more
+        than `notice_ms` ago. By then every caller must know of the closed window.
         """
         for usage in decision.usages:
             self._record_window(usage, refused=usage in decision.exhausted)
@@ -93,11 +93,11 @@ class CallStats:
         self._limited_while_closed += known_closed
 
     def reset(self) -> "CallStats":
-        """Give a tally without counts; calls in work stay in work."""
+        """Return new stats with zero counts; calls in progress stay in progress."""
         return CallStats(concurrent=self._concurrent)
 
     def snapshot(self) -> SimulatorStats:
-        """Give the counts as they stand."""
+        """Return the current counts."""
         return SimulatorStats(
             calls=dict(self._calls),
             statuses=dict(self._statuses),

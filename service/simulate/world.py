@@ -1,4 +1,4 @@
-"""Which deployments exist, and from when on can they be seen? Times are epoch milliseconds."""
+"""The deployments that exist, and when each becomes visible. Times are epoch milliseconds."""
 
 from bisect import insort
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ from service.simulate.options import (
 )
 
 UNKNOWN_ID_PREFIX = "04040404"
-"""No deployment whose id begins so is ever conjured."""
+"""Ids with this prefix are never created automatically."""
 
 
 class NewDeployment(msgspec.Struct, frozen=True, kw_only=True):
-    """A deployment to add; what is left out is invented or the present."""
+    """A deployment to add. Omitted values are generated; the omitted start time is now."""
 
     project: str = DEFAULT_PROJECT
     environment: str = DEFAULT_ENVIRONMENT
@@ -34,11 +34,11 @@ class NewDeployment(msgspec.Struct, frozen=True, kw_only=True):
     pull_requests: int | None = None
     started_at: int | None = None
     status: str = "finished"
-    """`started` gives a deployment that is still in progress."""
+    """`started` means that the deployment is still in progress."""
 
 
 class WorldConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How the world makes deployments up and how long it hides news."""
+    """The options that decide which deployments exist and when they are visible."""
 
     seed: int
     shape: Shape
@@ -48,16 +48,16 @@ class WorldConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VisibleVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """A deployment as it can be seen from a moment on, until the next sighting."""
+    """The state of a deployment that is visible from a time on, until the next version."""
 
     visible_at: int
     deployment: SimulatedDeployment
 
 
 class World:
-    """All deployments: added, planted, made by events, or conjured when asked for by id.
+    """All deployments: added, created by events, or created when requested by id.
 
-    Like the real API it is eventually consistent: what an event changes is seen later.
+    Like the real API it is eventually consistent: the change of an event is visible later.
     """
 
     def __init__(self, config: WorldConfig) -> None:
@@ -68,7 +68,7 @@ class World:
         self._first_requested_at: dict[str, int] = {}
 
     def add(self, new_deployment: NewDeployment, now: int) -> SimulatedDeployment:
-        """Add a deployment that can be seen at once."""
+        """Add a deployment that is visible at once."""
         started_at = now if new_deployment.started_at is None else new_deployment.started_at
         deployment = self._build(new_deployment, started_at)
         if new_deployment.status != "started":
@@ -78,7 +78,7 @@ class World:
         return deployment
 
     def add_raw(self, raw: dict[str, Any], project: str, now: int) -> SimulatedDeployment:
-        """Add a deployment whose answer is given word by word; it can be seen at once."""
+        """Add a deployment with an exact response. It is visible at once."""
         deployment = SimulatedDeployment(
             id=raw["id"],
             project=project,
@@ -96,7 +96,7 @@ class World:
     def start(
         self, new_deployment: NewDeployment, metadata: dict[str, Any], now: int
     ) -> SimulatedDeployment:
-        """Begin a deployment by an event; it is seen later."""
+        """Start a deployment by an event. It becomes visible later."""
         started_at = now if new_deployment.started_at is None else new_deployment.started_at
         deployment = self._build(new_deployment, started_at, metadata)
         self._add_version(deployment, now + self.config.visible_after_ms)
@@ -105,10 +105,10 @@ class World:
     def end(
         self, new_deployment: NewDeployment, metadata: dict[str, Any], now: int
     ) -> SimulatedDeployment:
-        """End the deployment in progress of this version; it is seen later.
+        """End the running deployment of this version. The change becomes visible later.
 
-        An end without a beginning is allowed: then both are the same moment, and the duration
-        means nothing (LaunchDarkly's product docs, "deployment events").
+        An end without a start is allowed. Then both times are equal and the duration means nothing
+        (LaunchDarkly's product docs, "deployment events").
         """
         ended_at = now if new_deployment.started_at is None else new_deployment.started_at
         running = self._running.pop(_deployment_key(new_deployment), None) or self._build(
@@ -124,7 +124,7 @@ class World:
         return deployment
 
     def get(self, identifier: str, now: int) -> SimulatedDeployment | None:
-        """Look a deployment up by id, as it can be seen now."""
+        """Return the visible state of a deployment, or None."""
         if identifier in self._versions:
             return self._visible_version(identifier, now)
         if (
@@ -140,7 +140,10 @@ class World:
         return generate_deployment(self.config.seed, identifier, self.config.shape)
 
     def list_visible(self, project: str, now: int) -> Iterator[SimulatedDeployment]:
-        """Give what can be seen now of one project, newest start first. Conjured ones are not."""
+        """Yield the visible deployments of one project, newest start first.
+
+        Automatically created deployments are not listed.
+        """
         for _, identifier in self._order:
             deployment = self._visible_version(identifier, now)
             if deployment is not None and deployment.project == project:
@@ -182,7 +185,7 @@ class World:
         return None
 
     def _with_joined_pull_requests(self, version: VisibleVersion, now: int) -> SimulatedDeployment:
-        """Give a deployment with the pull requests that have joined it by now."""
+        """Return a deployment with the pull requests that it shows by now."""
         deployment, interval_ms = version.deployment, self.config.grow_every_ms
         if not interval_ms or deployment.raw is not None:
             return deployment

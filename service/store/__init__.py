@@ -1,9 +1,9 @@
-"""How we speak with Redis: one connection, one script per act, one round trip per group."""
+"""Access to Redis: one connection, one Lua script per operation, one round trip per batch."""
 
 
 class RedisUnavailable(Exception):
-    """Redis could not be reached, or could not promise what was asked, in the time given."""
+    """Redis did not answer in time, or did not confirm in time that a write is durable."""
 
 
 class RedisMisconfigured(Exception):
-    """The server cannot give what the settings ask of it; the message names the fix."""
+    """The server cannot meet the settings; the message names the fix."""

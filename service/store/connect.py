@@ -1,4 +1,4 @@
-"""How is a Redis client opened? By URL, and so that it never repeats a command by itself."""
+"""Redis clients: opened by URL, and set up so that they never repeat a command."""
 
 from typing import Any
 
@@ -42,11 +42,11 @@ CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 5.0
 MASTER_CHECK_INTERVAL_S = 1.0
 
-# What redis-py raises when the server is away, as opposed to when we asked nonsense.
+# What redis-py raises when the server is unavailable. An error reply is a ResponseError instead.
 UNAVAILABLE_ERRORS = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
 
-# ASK is not followed: nearly every act names a key that is not there yet, and while a slot moves,
-# both sides answer TRYAGAIN to such an act. So it waits until the slot has moved.
+# ASK is not followed: nearly every script names a key that does not exist yet. While a slot moves,
+# both nodes answer TRYAGAIN to such a script. So it is repeated until the slot has moved.
 _RETRYABLE_ERRORS = (
     *(ReadOnlyError, OutOfMemoryError),
     *(MovedError, AskError, TryAgainError, ClusterDownError),  # MASTERDOWN is a ClusterDownError
@@ -57,11 +57,11 @@ _RETRYABLE_CODES = ("MISCONF", "NOREPLICAS", "BUSY ", "READONLY", "OOM", "LOADIN
 def open_client(
     url: str, *, namespace: str = "", reply_timeout_s: float = REPLY_TIMEOUT_S
 ) -> Redis:
-    """Open a client on any address that :func:`read_address` takes; nothing is sent yet.
+    """Open a client for any URL that :func:`parse_redis_url` accepts, without sending anything.
 
-    A lost reply plus a silent retry is a duplicate (redis-py retries ten times by default),
-    so the client never retries: every script is idempotent and we repeat it ourselves.
-    In a Cluster it speaks with the master of ``namespace`` alone, where all of its keys are.
+    The client never retries, although redis-py retries ten times by default: a lost reply and a
+    silent retry would run a command twice. GroupCommit repeats its idempotent scripts instead.
+    In a Cluster, the client connects only to the master that holds the keys of ``namespace``.
     """
     redis_url = parse_redis_url(url)
     options: dict[str, Any] = {
@@ -79,7 +79,7 @@ def open_client(
 def _add_master_discovery(
     redis_url: RedisUrl, options: dict[str, Any], *, namespace: str
 ) -> dict[str, Any]:
-    """Change the options so that each connection is opened to the master of the moment."""
+    """Return options with which each connection is opened to the current master."""
     connection_class = options.pop("connection_class", Connection)
     query_options = {name: value for name, value in options.items() if name != "host"}
     if redis_url.kind == "sentinel":
@@ -100,24 +100,24 @@ def _add_master_discovery(
         if connection_class is SSLConnection
         else MasterConnection,
         "find_master": find_master,
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),  # another finder
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),  # we find masters
     }
 
 
 async def drop_idle_connections(client: Redis) -> None:
-    """Let idle connections go: whoever answered an error may be the master no more."""
+    """Close the idle connections: a server that replied with an error may not be master now."""
     await client.connection_pool.disconnect(inuse_connections=False)
 
 
 def is_retryable(error: ResponseError) -> bool:
-    """Tell whether an error reply asks for patience (failing over, full) and not for a fix."""
+    """Return whether an error reply is temporary (failover, full memory) and needs no fix."""
     return isinstance(error, _RETRYABLE_ERRORS) or str(error).startswith(_RETRYABLE_CODES)
 
 
 def is_bad_password(error: Exception) -> bool:
-    """Tell whether the server is there and refuses who we are.
+    """Return whether the server is reachable and rejects the login.
 
-    While it connects, redis-py raises a ConnectionError whose cause is the refusal.
+    While connecting, redis-py raises a ConnectionError whose cause is the AuthenticationError.
     """
     return isinstance(error, AuthenticationError) or isinstance(
         error.__cause__, AuthenticationError
@@ -125,20 +125,21 @@ def is_bad_password(error: Exception) -> bool:
 
 
 def describe_error(error: Exception) -> str:
-    """Say what went wrong with Redis, and the fix where redis-py's words do not tell it."""
+    """Return the text of a Redis error, with the fix where redis-py does not name it."""
     message = f"{type(error).__name__}: {error}"
     if isinstance(error, MovedError):
-        return f"{message} (a Cluster: name it by redis+cluster:// and we follow our keys)"
+        return f"{message} (a Cluster: use redis+cluster:// in ENRICHER_REDIS_URL)"
     return message
 
 
 async def open_connection(
     client: Redis, durability: Durability
 ) -> tuple[AbstractConnection, Barrier | None, list[str]]:
-    """Give a connection, what closes a group of durable writes on it, and what should be mended.
+    """Return a connection, the barrier that makes its writes durable, and warnings.
 
-    After a failover the server is another one and promises other things, so each connection is
-    looked at. Raises Refused, or redis's errors; an unknown server must not be written to.
+    Each connection is checked, because after a failover the server is another one with other
+    settings. Raises RedisMisconfigured or the errors of redis-py: an unchecked server must not be
+    written to.
     """
     connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
 
@@ -155,6 +156,6 @@ async def open_connection(
 
 
 async def close_connection(client: Redis, connection: AbstractConnection) -> None:
-    """Cut a connection, whatever is under way on it."""
+    """Close a connection at once, even during an exchange."""
     await connection.disconnect(nowait=True)
     await client.connection_pool.release(connection)

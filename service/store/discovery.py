@@ -1,8 +1,9 @@
-"""Which server is the master at the moment? Asked anew whenever a connection is opened.
+"""Discovery of the current master through Sentinel or Cluster, for each new connection.
 
-Why not redis-py's own clients: we need one raw connection (a group of acts is one write) and, as
-all our keys are in one slot, one server. RedisCluster routes every single command and repeats it by
-itself, which we must not; its Sentinel always begins with whoever answered last, right or wrong.
+The clients of redis-py do not fit. GroupCommit needs one raw connection (a batch is one write) to
+one server, because all keys are in one slot. RedisCluster routes each command by itself and
+repeats it, which would run a command twice. Its Sentinel client always asks the Sentinel that
+answered last, even if that one is wrong.
 """
 
 import asyncio
@@ -21,23 +22,24 @@ from .url import HostPort
 _QUERY_TIMEOUT_S = 1.0
 
 QueryNode = Callable[..., Awaitable[Any]]
-"""Send one command to a place, give its reply."""
+"""Sends one command to a node and returns the reply."""
 
 FindMaster = Callable[[], Awaitable[HostPort]]
-"""Give the place of the master; raises ConnectionError when nobody knows it."""
+"""Returns the address of the master. Raises ConnectionError when no node knows it."""
 
 
 class Discovered(Struct, frozen=True):
-    """What one who was asked said: where the master is, and who else can be asked."""
+    """The answer of one node: the address of the master, and other nodes to ask."""
 
     master: HostPort | None
     other_nodes: Sequence[HostPort] = ()
 
 
 class MasterDiscovery:
-    """Asks those who know; each time another is the first, so that one who errs is no obstacle.
+    """Asks the known nodes for the master, each time beginning with another node.
 
-    ``read`` understands the reply of a place to ``question``.
+    So one node with an outdated answer does not block discovery. ``parse`` reads the reply of a
+    node to ``command``.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class MasterDiscovery:
         self._parse = parse
 
     async def find_master(self) -> HostPort:
-        """Find the master; raises ConnectionError with the reason of each who did not tell."""
+        """Return the master. Raises ConnectionError with the reason of each node that failed."""
         reasons = []
         first = self._next_node % len(self._known_nodes)
         self._next_node += 1
@@ -71,14 +73,14 @@ class MasterDiscovery:
             if discovered.master is not None:
                 self._known_nodes = tuple(dict.fromkeys((*self._seeds, *discovered.other_nodes)))
                 return discovered.master
-            reasons.append(f"{node.host}:{node.port} knows of no master of ours")
-        raise RedisConnectionError(f"nobody tells where the master is: {'; '.join(reasons)}")
+            reasons.append(f"{node.host}:{node.port} knows no master for our keys")
+        raise RedisConnectionError(f"no node knows the master: {'; '.join(reasons)}")
 
 
 def sentinel_discovery(
     seeds: Sequence[HostPort], *, master_name: str, query: QueryNode
 ) -> FindMaster:
-    """Ask Sentinel, which knows the master by the name of its service."""
+    """Return a function that asks Sentinel for the master with this name."""
 
     def parse(reply: Any, _: HostPort) -> Discovered:
         return Discovered(HostPort(reply[0].decode(), int(reply[1])) if reply else None)
@@ -88,7 +90,7 @@ def sentinel_discovery(
 
 
 def cluster_discovery(seeds: Sequence[HostPort], *, slot: int, query: QueryNode) -> FindMaster:
-    """Ask the nodes of a Cluster for the master of one slot."""
+    """Return a function that asks the nodes of a Cluster for the master of one slot."""
 
     def parse(reply: Any, asked_node: HostPort) -> Discovered:
         candidates = [
@@ -105,13 +107,13 @@ def cluster_discovery(seeds: Sequence[HostPort], *, slot: int, query: QueryNode)
 
 
 def _parse_node(node: Any, asked_node: HostPort) -> HostPort:
-    """Read a node of CLUSTER SLOTS; one that knows no name of its own has that of who was asked."""
+    """Parse a node of CLUSTER SLOTS; a node without a host name is the node that was asked."""
     host = (node[0] or b"").decode()
     return HostPort(asked_node.host if host in {"", "?"} else host, int(node[1]))
 
 
 def node_query(connection_class: type[Connection], **options: Any) -> QueryNode:
-    """Ask each time on a connection of its own, and not for long: the next one may know better."""
+    """Return a function that sends one command on a new connection, within one second."""
 
     async def query(node: HostPort, *command: str) -> Any:
         connection = connection_class(host=node.host, port=node.port, **options)
@@ -127,11 +129,11 @@ def node_query(connection_class: type[Connection], **options: Any) -> QueryNode:
 
 
 class MasterConnection(Connection):
-    """A connection to wherever the master is when it is opened.
+    """A connection to the server that is the master when it is opened.
 
-    ``look_every_s``: how often to look whether it is there still, and else to cut the connection. A
-    master that Sentinel replaced while it was alive takes itself for the master for ten seconds
-    more, and what is written to it meanwhile is lost.
+    Every ``check_interval_s`` the master is looked up again, and the connection is closed if it
+    moved. A living master that Sentinel replaced still acts as master for ten seconds, and every
+    write to it during that time is lost.
     """
 
     def __init__(
@@ -154,13 +156,12 @@ class MasterConnection(Connection):
         while not writer.is_closing():
             await asyncio.sleep(self._check_interval_s)
             with suppress(RedisError, OSError):
-                if (
-                    await self._find_master() != master and await self._find_master() != master
-                ):  # two say so
-                    writer.transport.abort()  # whoever reads from it hears that it is gone
+                # Two nodes must agree, since one may be outdated.
+                if await self._find_master() != master and await self._find_master() != master:
+                    writer.transport.abort()  # pending reads fail with a connection error
 
     async def disconnect(self, *args: Any, **options: Any) -> None:
-        """Disconnect, and look no more."""
+        """Disconnect, and stop looking up the master."""
         if self._watch_task is not None:
             self._watch_task.cancel()
             self._watch_task = None
@@ -168,4 +169,4 @@ class MasterConnection(Connection):
 
 
 class MasterTlsConnection(MasterConnection, SSLConnection):
-    """The same over TLS."""
+    """A connection over TLS to the server that is the master when it is opened."""

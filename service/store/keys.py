@@ -1,12 +1,12 @@
-"""Which keys do we keep? All of one namespace, all in one Cluster slot."""
+"""The Redis keys of one namespace, all in one Cluster slot."""
 
 from msgspec import Struct
 
 
 class Keys(Struct, frozen=True):
-    """The names of every key of one namespace (design: one per LaunchDarkly account).
+    """The names of all keys of one namespace (one namespace per LaunchDarkly account).
 
-    The braces are a Redis Cluster hash tag: every script touches one slot only.
+    The braces are a Redis Cluster hash tag, so every script touches one slot only.
     """
 
     namespace: str
@@ -31,80 +31,80 @@ class Keys(Struct, frozen=True):
 
     @property
     def budget(self) -> str:
-        """Hash: the rate-limit windows as the server last told them."""
+        """Hash: the rate-limit windows as LaunchDarkly last reported them."""
         return self._key("budget")
 
     @property
     def budget_calls(self) -> str:
-        """Sorted set: calls in flight -> when we stop believing in them (ms)."""
+        """Sorted set: calls in flight -> when they count as lost (ms)."""
         return self._key("budget:calls")
 
     @property
     def budget_waiting(self) -> str:
-        """Sorted set: begun deployments that wait for one more call -> until when (ms)."""
+        """Sorted set: deployments already begun that wait for a call -> until when (ms)."""
         return self._key("budget:waiting")
 
     @property
     def refreshes(self) -> str:
-        """Sorted set: deployment id -> when it is looked at, if calls are left over (ms)."""
+        """Sorted set: deployment id -> when its refresh is due, if spare calls remain (ms)."""
         return self._key("refreshes")
 
     @property
     def refresh_tickets(self) -> str:
-        """Hash: deployment id -> header and ticket to look with."""
+        """Hash: deployment id -> header and ticket of its refresh."""
         return self._key("refreshes:tickets")
 
     @property
     def failed(self) -> str:
-        """Sorted set: job -> when it was given up (ms)."""
+        """Sorted set: job -> when it failed (ms)."""
         return self._key("failed")
 
     @property
     def failed_data(self) -> str:
-        """Hash: job -> why, and all that a person needs to judge."""
+        """Hash: job -> the reason, and the raw data that a person needs."""
         return self._key("failed:data")
 
     @property
     def counts(self) -> str:
-        """Hash: how many are leased, how many failed for each reason, how many were appended."""
+        """Hash: number of leased tickets, of failed tickets by reason, of appended records."""
         return self._key("counts")
 
     @property
     def milestones(self) -> str:
-        """Sorted set: id of every 64th record -> how many had been appended with it."""
+        """Sorted set: id of every 64th record -> number of records appended up to it."""
         return self._key("enriched:milestones")
 
     @property
     def write_probe(self) -> str:
-        """String: written to see whether anything can be, gone within a second."""
+        """String: written to test whether Redis accepts writes; expires within a second."""
         return self._key("probe")
 
     def claim_reply(self, token: str) -> str:
-        """Name the mark of one claim: what it leased, should its reply be lost."""
+        """Return the key of one claim's reply, kept in case the reply is lost."""
         return self._key(f"reply:{token}")
 
     def failed_reply(self, token: str) -> str:
-        """Name the mark of one act of a person: what it did, should its reply be lost."""
+        """Return the key of the reply to one command on failed tickets, kept in case it is lost."""
         return self._key(f"reply:{token}")
 
     @property
     def enriched(self) -> str:
-        """Stream: the output."""
+        """Stream: the enriched records."""
         return self._key("enriched")
 
     @property
     def reader_groups(self) -> str:
-        """Hash: reader group -> when it was last known to live (ms)."""
+        """Hash: reader group -> when it was last known to be alive (ms)."""
         return self._key("reader-groups")
 
     def reconcile(self, scope: str) -> str:
-        """Name the hash of what is listed again and again: how far it is, and who is at it."""
+        """Return the key of one scope's hash: its checkpoint, and the run that holds its lease."""
         return self._key(f"reconcile:{scope}")
 
     def delivery(self, source: str, delivery: str) -> str:
-        """Name the mark of one delivery of one source."""
+        """Return the key of the mark of one delivery of one source."""
         return self._key(f"delivery:{source}:{delivery}")
 
     def published(self, deployment_id: str) -> str:
-        """Name the hash of one deployment's last revision and content digest."""
+        """Return the key of one deployment's hash: its last revision and content digest."""
         return self._key(f"published:{deployment_id}")

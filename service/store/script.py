@@ -1,4 +1,4 @@
-"""Lua scripts: each file is one atomic act that the server knows by its SHA-1."""
+"""Lua scripts, known to the server by their SHA-1."""
 
 from hashlib import sha1
 from importlib.resources import files

@@ -1,14 +1,14 @@
-"""When is a write kept? What the server must promise before we say so to a sender.
+"""Durability: what a Redis server must confirm before a webhook counts as accepted.
 
-``fsync``          on the disk of the master: a crash and a power cut lose nothing, but a replica
-                   that takes over may lack the last writes, since replication is asynchronous
-``replica``        received by a replica: a failover to it loses nothing, but a master that comes
-                   back from a power cut without its last second makes the replica forget it too
-``fsync+replica``  both, so neither loses anything
-``memory``         nothing is waited for
+``fsync``          The write is on the master's disk. A crash or a power cut loses nothing. A
+                   replica that takes over may lack the last writes: replication is asynchronous.
+``replica``        A replica received the write. A failover to it loses nothing. A master that
+                   returns from a power cut without its last second makes the replica lose it too.
+``fsync+replica``  Both, so neither event loses anything.
+``memory``         Nothing is confirmed.
 
-Of several replicas one is enough for us. Sentinel and Cluster prefer the one that is furthest, yet
-promise it no more than that; where nothing may be lost whichever takes over, have one replica.
+One of several replicas is enough. Sentinel and Cluster prefer the most advanced replica, but do
+not guarantee it. If no failover may lose anything, use exactly one replica.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -18,31 +18,35 @@ from msgspec import Struct
 from redis.exceptions import ResponseError
 
 from . import RedisMisconfigured
+from .exchange import decode_text
 
 Durability = Literal["fsync", "replica", "fsync+replica", "memory"]
 SendCommand = Callable[..., Awaitable[object]]
-"""Send one command, give its reply."""
+"""Sends one command and returns its reply."""
 
 BARRIER_TIMEOUT_MS = 4000
 
 
 class Barrier(Struct, frozen=True):
-    """The commands that close a group of writes; each must report that there is a copy."""
+    """The commands that end a batch of durable writes; each must confirm at least one copy."""
 
     commands: tuple[tuple[str | int, ...], ...]
 
     def is_met_by(self, replies: Sequence[object]) -> bool:
-        """Tell whether every reply suffices: of WAIT (replicas), of WAITAOF (own disk, others)."""
+        """Return whether every reply confirms a copy.
+
+        WAIT replies with the number of replicas, WAITAOF with [own disk, number of replicas].
+        """
         counts = [reply[0] if isinstance(reply, list) else reply for reply in replies]
         return all(isinstance(count, int) and count >= 1 for count in counts)
 
 
 async def choose_barrier(send_command: SendCommand, durability: Durability) -> Barrier | None:
-    """Find what makes this server keep our writes; None when it does so by itself.
+    """Return the barrier that makes writes on this server durable; None if none is needed.
 
-    ``fsync``: ``appendfsync always`` needs nothing more, since Redis then answers only after
-    the fsync; with ``everysec``, one WAITAOF (Redis and Valkey >= 7.2) closes every group.
-    Raises :class:`Refused` with the fix when the server cannot give it.
+    For ``fsync``, ``appendfsync always`` needs no barrier: Redis then replies only after the
+    fsync. With ``everysec``, one WAITAOF (Redis and Valkey 7.2 or newer) ends every batch.
+    Raises :class:`RedisMisconfigured` with the fix if the server cannot make writes durable.
     """
     match durability:
         case "memory":
@@ -53,7 +57,7 @@ async def choose_barrier(send_command: SendCommand, durability: Durability) -> B
             return await _choose_fsync_barrier(send_command)
         case "fsync+replica":
             fsync_barrier = await _choose_fsync_barrier(send_command)
-            # Not WAITAOF 1 1: replicas tell of their disks but once in a second.
+            # Not WAITAOF 1 1: replicas report their fsync only once a second.
             return Barrier(
                 (
                     *(fsync_barrier.commands if fsync_barrier else ()),
@@ -66,30 +70,30 @@ async def choose_barrier(send_command: SendCommand, durability: Durability) -> B
 
 async def _choose_fsync_barrier(send_command: SendCommand) -> Barrier | None:
     config = await _read_config(send_command)
-    if config is None:  # CONFIG is forbidden, as on managed servers: WAITAOF itself tells
+    if config is None:  # CONFIG is forbidden, as on managed servers: try WAITAOF
         return await _require_waitaof(send_command, reason="CONFIG is not allowed")
     if config.get("appendonly") != "yes":
         raise RedisMisconfigured(
             "Redis does not write to disk (appendonly no), so an accepted webhook could be lost. "
-            "Start it with `--appendonly yes --appendfsync always`, or say "
+            "Start it with `--appendonly yes --appendfsync always`, or set "
             "ENRICHER_DURABILITY=memory to accept the loss."
         )
     if config.get("appendfsync") != "always":
         return await _require_waitaof(
             send_command, reason=f"appendfsync is {config.get('appendfsync')!r}"
         )
-    if config.get("no-appendfsync-on-rewrite") == "yes":  # then `always` pauses for each rewrite
+    if config.get("no-appendfsync-on-rewrite") == "yes":  # no fsync during a rewrite
         return await _require_waitaof(send_command, reason="no-appendfsync-on-rewrite is yes")
     return None
 
 
 async def _require_waitaof(send_command: SendCommand, *, reason: str) -> Barrier:
     try:
-        await send_command("WAITAOF", 1, 0, 1)  # an error too when the server writes to no disk
+        await send_command("WAITAOF", 1, 0, 1)  # also an error when appendonly is off
     except ResponseError as error:
         raise RedisMisconfigured(
-            f"Redis cannot promise that a write is on disk: {reason}, and WAITAOF does not help "
-            f"({error}). Use `appendfsync always`, or Redis/Valkey 7.2 or newer, or say "
+            f"Redis cannot confirm that a write is on disk: {reason}, and WAITAOF fails "
+            f"({error}). Use `appendfsync always`, or Redis/Valkey 7.2 or newer, or set "
             "ENRICHER_DURABILITY=memory to accept the loss."
         ) from None
     return Barrier((("WAITAOF", 1, 0, BARRIER_TIMEOUT_MS),))
@@ -101,7 +105,7 @@ async def _read_config(send_command: SendCommand) -> dict[str, str] | None:
     except ResponseError:
         return None
     pairs = reply.items() if isinstance(reply, dict) else _pair_up(reply)
-    return {_decode_text(name): _decode_text(value) for name, value in pairs}
+    return {decode_text(name): decode_text(value) for name, value in pairs}
 
 
 def _pair_up(flat: object) -> list[tuple[object, object]]:
@@ -109,36 +113,31 @@ def _pair_up(flat: object) -> list[tuple[object, object]]:
     return list(zip(items[::2], items[1::2], strict=True))
 
 
-def _decode_text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 _MIN_VERSION = (7, 0)
 
 
 async def check_server(send_command: SendCommand, durability: Durability) -> list[str]:
-    """Give what a person should mend, each with the fix; raises Refused when it cannot serve.
+    """Return warnings about the server, each with its fix.
 
-    A server that does not let us see (an ACL without INFO) is taken as it is.
+    Raises RedisMisconfigured if the server cannot be used. A server that forbids INFO is accepted.
     """
     try:
         reply = await send_command("INFO")
     except ResponseError:
         return []
-    info_text = reply.decode() if isinstance(reply, bytes) else str(reply)
-    lines = (line.partition(":") for line in info_text.splitlines())
+    lines = (line.partition(":") for line in decode_text(reply).splitlines())
     return check_server_info({name: value for name, _, value in lines}, durability)
 
 
 def check_server_info(info: Mapping[str, str], durability: Durability) -> list[str]:
-    """Judge the facts of INFO."""
+    """Return warnings about the fields of INFO. Raises RedisMisconfigured as `check_server`."""
     _check_version(info)
     warnings = [_check_eviction(info, durability), _check_replicas(info, durability)]
     return [warning for warning in warnings if warning]
 
 
 def _check_version(info: Mapping[str, str]) -> None:
-    """Refuse what is too old for us. Valkey tells the version of Redis that it is compatible to."""
+    """Reject a server older than 7.0. Valkey reports the Redis version it is compatible with."""
     version = info.get("redis_version", "")
     version_numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
     if version_numbers and version_numbers < _MIN_VERSION:
@@ -148,19 +147,19 @@ def _check_version(info: Mapping[str, str]) -> None:
 
 
 def _check_eviction(info: Mapping[str, str], durability: Durability) -> str:
-    """Refuse a server that would delete tickets when full; warn of one that would delete marks."""
+    """Reject a server that may evict tickets when full; warn if it may evict delivery marks."""
     policy = info.get("maxmemory_policy", "noeviction")
     if policy == "noeviction" or info.get("maxmemory", "0") == "0":
         return ""
     if policy.startswith("allkeys") and durability != "memory":
         raise RedisMisconfigured(
             f"Redis evicts any key when its memory is full (maxmemory-policy {policy}), so an "
-            "accepted webhook could be lost. Set `maxmemory-policy noeviction`, or say "
+            "accepted webhook could be lost. Set `maxmemory-policy noeviction`, or set "
             "ENRICHER_DURABILITY=memory to accept the loss."
         )
     return (
-        f"when its memory is full, Redis evicts keys (maxmemory-policy {policy}), and with them "
-        "what we know of deliveries and revisions: records may come twice. "
+        f"when its memory is full, Redis evicts keys (maxmemory-policy {policy}), including the "
+        "marks of deliveries and revisions: records may be published twice. "
         "Set `maxmemory-policy noeviction`"
     )
 
@@ -170,8 +169,8 @@ def _check_replicas(info: Mapping[str, str], durability: Durability) -> str:
     if durability == "fsync" and replicas != "0":
         return (
             f"{replicas} replica(s) follow this Redis: if one takes over, it may lack webhooks "
-            "that were accepted. Say ENRICHER_DURABILITY=fsync+replica to wait for one of them"
+            "that were accepted. Set ENRICHER_DURABILITY=fsync+replica to wait for one replica"
         )
     if durability in {"replica", "fsync+replica"} and replicas == "0":
-        return "no replica follows this Redis: nothing can be accepted before one does"
+        return "no replica follows this Redis: no webhook can be accepted until one does"
     return ""

@@ -1,4 +1,4 @@
-"""Where may Redis be? A URL, read: one server, or those who know which server it is now."""
+"""Redis URLs: one server, or the Sentinel or Cluster nodes that know the current master."""
 
 from typing import Literal
 from urllib.parse import SplitResult, parse_qs, unquote, urlencode, urlsplit
@@ -15,17 +15,18 @@ _SENTINEL_LOGIN_OPTIONS = {"sentinel_username": "username", "sentinel_password":
 
 
 class HostPort(Struct, frozen=True):
-    """A host and a port where somebody listens."""
+    """A host and a port."""
 
     host: str
     port: int
 
 
 class RedisUrl(Struct, frozen=True, kw_only=True):
-    """What a URL says. ``places`` are those to ask where the master is; a server has none.
+    """A parsed Redis URL.
 
-    ``plain`` is the URL as redis-py reads it: login, database, TLS and options, of one server.
-    ``service`` is the name that Sentinel knows the master by, ``login`` what Sentinel itself asks.
+    ``server_url`` is a URL for redis-py: login, database, TLS and options of one server. ``seeds``
+    are the nodes to ask for the master; a single server has none. ``master_name`` is the name of
+    the master in Sentinel, ``sentinel_login`` the login of the Sentinels themselves.
     """
 
     kind: Literal["server", "sentinel", "cluster"]
@@ -36,11 +37,11 @@ class RedisUrl(Struct, frozen=True, kw_only=True):
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Read a Redis URL; raises ValueError, which never repeats it, since it may hold a password.
+    """Parse a Redis URL. Raises ValueError without quoting it, since it may hold a password.
 
-    The forms for Sentinel and Cluster are those of redis-sentinel-url, limits and others; with
-    ``rediss+`` TLS is spoken to all of them. A password that Sentinel itself wants is given as
-    ``?sentinel_password=``, with ``sentinel_username=`` where it knows users.
+    The forms for Sentinel and Cluster are those of redis-sentinel-url, limits and other libraries.
+    With ``rediss+``, all connections use TLS. ``?sentinel_password=`` is the password of the
+    Sentinels, with ``sentinel_username=`` where they have users.
     """
     try:
         parts = urlsplit(url)
@@ -56,13 +57,13 @@ def parse_redis_url(url: str) -> RedisUrl:
                 return RedisUrl(kind="cluster", server_url=_format_server_url(parts), seeds=seeds)
     except ValueError:
         pass
-    raise ValueError(f"is no address of a Redis: give {URL_FORMS}")
+    raise ValueError(f"is not a Redis URL: use {URL_FORMS}")
 
 
 def _parse_sentinel_url(parts: SplitResult) -> RedisUrl:
     master_name, _, database = parts.path.removeprefix("/").partition("/")
     if not master_name or (database and not database.isdecimal()):
-        raise ValueError("the name that Sentinel knows the master by is missing")
+        raise ValueError("the name of the master in Sentinel is missing")
     query = parse_qs(parts.query)
     return RedisUrl(
         kind="sentinel",
@@ -78,7 +79,7 @@ def _parse_sentinel_url(parts: SplitResult) -> RedisUrl:
 
 
 def _parse_seeds(parts: SplitResult, default_port: int) -> tuple[HostPort, ...]:
-    """Read ``host:port,host,...``; urlsplit itself knows of one host only."""
+    """Parse ``host:port,host,...``, because urlsplit accepts only one host."""
     hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
     if not all(host.hostname and host.port != 0 for host in hosts):
         raise ValueError("a host is missing")
@@ -86,7 +87,7 @@ def _parse_seeds(parts: SplitResult, default_port: int) -> tuple[HostPort, ...]:
 
 
 def _format_server_url(parts: SplitResult, *, database: str = "") -> str:
-    """Leave all that is not about one server out; the host is found later and stands for none."""
+    """Return the URL of one server; its host is a placeholder, and discovery finds the real one."""
     login, at, _ = parts.netloc.rpartition("@")
     options = {
         name: values[0]

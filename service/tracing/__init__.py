@@ -1,1 +1,1 @@
-"""How is one deployment followed from its webhook to its record, where somebody collects traces?"""
+"""OpenTelemetry traces from the webhook to the record, off unless configured."""

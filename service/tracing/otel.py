@@ -1,7 +1,7 @@
-"""Which spans are there? Webhook, attempt, call and append, by OpenTelemetry's conventions.
+"""The spans: webhook, attempt, call and append, by OpenTelemetry's semantic conventions.
 
-https://opentelemetry.io/docs/specs/semconv: http and messaging. No header, no query of a webhook,
-no body and no message of an exception is in any attribute.
+https://opentelemetry.io/docs/specs/semconv: http and messaging. No attribute holds a header, the
+query of a webhook, a body or the message of an exception.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ _FIRST_ERROR_STATUS = 400
 
 
 def build_trace_config(tracer: Tracer, propagator: TextMapPropagator) -> TraceConfig:
-    """Make what a session does around each call."""
+    """Return the trace config of the session that calls LaunchDarkly: one client span per call."""
     config = TraceConfig()
 
     async def start_call_span(
@@ -96,15 +96,14 @@ def build_trace_config(tracer: Tracer, propagator: TextMapPropagator) -> TraceCo
 Enrich = Callable[[Lease], Awaitable[Verdict]]
 Append = Callable[[Entry, Lease], Awaitable[PublishResult]]
 
-_W3C_PROPAGATOR = (
-    TraceContextTextMapPropagator()
-)  # what a ticket and an entry hold, whatever else is set
+# Tickets and entries hold W3C trace context, whatever OTEL_PROPAGATORS says.
+_W3C_PROPAGATOR = TraceContextTextMapPropagator()
 _KNOWN_METHODS = {"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 _FIRST_SERVER_ERROR_STATUS = 500
 
 
 def build_tracing(provider: TracerProvider, keys: Keys) -> Tracing:
-    """Make what stands around the stages' verbs."""
+    """Return the hooks that make spans with this provider."""
     tracer = provider.get_tracer("deployment-enricher")
     spans = PipelineSpans(tracer, keys)
 
@@ -121,14 +120,14 @@ def build_tracing(provider: TracerProvider, keys: Keys) -> Tracing:
 
 
 class PipelineSpans:
-    """Begins and ends them, one inside the other."""
+    """The spans of one deployment: webhook, attempt and append."""
 
     def __init__(self, tracer: Tracer, keys: Keys) -> None:
         self._tracer = tracer
         self._keys = keys
 
     async def trace_webhook(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Answer a webhook within a span, the child of its sender's."""
+        """Answer a webhook within a server span, a child of the sender's span."""
         resource = request.match_info.route.resource
         route = resource.canonical if resource else ""
         if not route.startswith("/webhooks/"):
@@ -146,12 +145,12 @@ class PipelineSpans:
             span.set_attribute("http.response.status_code", response.status)
             if response.status >= _FIRST_SERVER_ERROR_STATUS:
                 _mark_failed(span, str(response.status))
-            if response.status != web.HTTPNotFound.status_code:  # else it may hold anything
+            if response.status != web.HTTPNotFound.status_code:  # a 404 path may hold anything
                 span.set_attribute("url.path", request.path)
             return response
 
     def wrap_enqueue(self, enqueue: Enqueue) -> Enqueue:
-        """Let the ticket name the webhook's span."""
+        """Return ``enqueue`` that stores the webhook's span in the ticket."""
 
         async def enqueue_traced(event: DeploymentCompleted) -> EnqueueResult:
             return await enqueue(replace(event, traceparent=_choose_traceparent(event.traceparent)))
@@ -159,7 +158,7 @@ class PipelineSpans:
         return enqueue_traced
 
     def wrap_worker(self, dependencies: WorkerDependencies) -> WorkerDependencies:
-        """Let a worker's attempts be spans, and its entries name them."""
+        """Return the dependencies of a worker whose attempts and entries are traced."""
         return replace(
             dependencies,
             trace_attempt=self.attempt_span,
@@ -168,7 +167,7 @@ class PipelineSpans:
         )
 
     def attempt_span(self, lease: Lease) -> AbstractContextManager[object]:
-        """Try a ticket within a span, the child of its webhook's."""
+        """Return a consumer span for one attempt, a child of the webhook's span."""
         ticket, queue = lease.ticket, self._keys.backlog
         attributes: dict[str, AttributeValue] = {
             "messaging.system": "redis",
@@ -184,7 +183,7 @@ class PipelineSpans:
         return self._start_span(f"process {queue}", SpanKind.CONSUMER, parent, attributes)
 
     def wrap_enrich(self, enrich: Enrich) -> Enrich:
-        """Let the attempt's span tell what it came to."""
+        """Return ``enrich`` that records calls or the reason in the attempt's span."""
 
         async def enrich_traced(lease: Lease) -> Verdict:
             span = get_current_span()
@@ -203,7 +202,7 @@ class PipelineSpans:
         return enrich_traced
 
     def wrap_append(self, append: Append) -> Append:
-        """Append a record within a span, which its entry names."""
+        """Return ``append`` within a producer span, whose context the entry carries."""
         stream = self._keys.enriched
         attributes: dict[str, AttributeValue] = {
             "messaging.system": "redis",
@@ -230,7 +229,7 @@ class PipelineSpans:
         parent: Context | None,
         attributes: dict[str, AttributeValue],
     ) -> Iterator[Span]:
-        """Begin a span, and end it. An exception leaves its name only: its message may quote."""
+        """Run a span. An exception leaves only its type in it: its message may quote secrets."""
         with self._tracer.start_as_current_span(
             name,
             context=parent,
@@ -247,7 +246,7 @@ class PipelineSpans:
 
 
 def _parse_parent(traceparent: str | None) -> Context:
-    """Read whose child a span is; nobody's, if that is malformed or not told."""
+    """Return the parent context; an empty one if it is missing or malformed."""
     return _W3C_PROPAGATOR.extract(
         {"traceparent": traceparent} if traceparent else {}, context=Context()
     )
@@ -261,7 +260,7 @@ def _format_traceparent(span: Span) -> str | None:
 
 
 def _with_traceparent(entry: Entry, traceparent: str | None) -> Entry:
-    """Let an entry name another span than its webhook's; one that is left out names none."""
+    """Return an entry with another traceparent; a filtered one is not written and stays."""
     if traceparent is None or entry.filtered_because:
         return entry
     pairs = dict(zip(entry.fields[::2], entry.fields[1::2], strict=True))
@@ -270,7 +269,7 @@ def _with_traceparent(entry: Entry, traceparent: str | None) -> Entry:
 
 
 def _choose_traceparent(traceparent: str | None) -> str | None:
-    """Give the webhook's span, unless its event is of another trace than the request was."""
+    """Return the webhook's span, or the event's own traceparent if it is of another trace."""
     span = get_current_span()
     event_context = get_current_span(_parse_parent(traceparent)).get_span_context()
     if event_context.is_valid and event_context.trace_id != span.get_span_context().trace_id:
@@ -288,23 +287,23 @@ _DEFAULT_SERVICE_NAME = "deployment-enricher"
 
 
 def open_provider() -> SdkTracerProvider:
-    """Make what collects spans, as the variables OTEL_* say; ValueError for what they cannot."""
+    """Return a provider configured by the OTEL_* variables. Raises ValueError for bad ones."""
     resource = Resource.create()
     if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: _DEFAULT_SERVICE_NAME}))
-    # Not at exit: that would wait for half a minute where nobody takes the spans.
+    # Not at exit: without a collector that would block for half a minute.
     provider = SdkTracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 
 
 async def close_provider(provider: SdkTracerProvider, *, timeout_s: float) -> None:
-    """Send what is left, but wait no longer than that: the rest is lost with the process."""
+    """Flush the spans, for at most ``timeout_s``; the rest is lost."""
     loop, flushed = asyncio.get_running_loop(), asyncio.Event()
 
     def shut_down() -> None:
         provider.shutdown()
-        with contextlib.suppress(RuntimeError):  # nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(flushed.set)
 
     threading.Thread(target=shut_down, name="last-spans", daemon=True).start()
@@ -314,7 +313,7 @@ async def close_provider(provider: SdkTracerProvider, *, timeout_s: float) -> No
 
 @contextlib.contextmanager
 def log_sdk_warnings(log: EventLogger) -> Iterator[None]:
-    """Write what the SDK complains of as facts of ours."""
+    """Log the warnings of the SDK as events of the service."""
     logger, handler = logging.getLogger("opentelemetry"), _SdkLogHandler(log)
     propagated, logger.propagate = logger.propagate, False
     logger.addHandler(handler)
@@ -326,7 +325,7 @@ def log_sdk_warnings(log: EventLogger) -> Iterator[None]:
 
 
 class _SdkLogHandler(logging.Handler):
-    """Hands complaints over to the loop: the log belongs to its thread."""
+    """Passes SDK messages to the event loop, whose thread owns the log."""
 
     def __init__(self, log: EventLogger) -> None:
         super().__init__(logging.WARNING)
@@ -334,7 +333,7 @@ class _SdkLogHandler(logging.Handler):
         self._loop = asyncio.get_running_loop()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the form of a complaint without its values: a header may be among them."""
+        """Log the message template without its values: one may be a header."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._log_warning, str(record.msg))
 

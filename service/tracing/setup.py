@@ -1,4 +1,4 @@
-"""Are traces collected here? Told by OpenTelemetry's own variables and the extra ``otel``."""
+"""Whether traces are exported: by the OTEL_* variables and the extra ``otel``."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -11,7 +11,7 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 
 
 def is_tracing_enabled(environ: Mapping[str, str]) -> bool:
-    """Tell whether somebody collects traces: there is an endpoint, and nothing turns it off."""
+    """Return whether an OTLP endpoint is configured and nothing turns tracing off."""
     disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
     exporters = environ.get("OTEL_TRACES_EXPORTER", "").strip() or "otlp"
     uses_otlp = "otlp" in [name.strip() for name in exporters.split(",")]
@@ -22,15 +22,15 @@ def is_tracing_enabled(environ: Mapping[str, str]) -> bool:
 async def open_tracing(
     environ: Mapping[str, str], *, keys: Keys, flush_timeout_s: float, log: EventLogger
 ) -> AsyncIterator[Tracing]:
-    """Collect traces if that is wanted and can be; on leaving, send what is left.
+    """Export traces if tracing is configured and installed; on exit, flush the spans.
 
-    That takes ``longest_s`` at most. What is wrong with tracing is never a reason not to work.
+    The flush takes at most ``flush_timeout_s``. An error of tracing never stops the service.
     """
     if not is_tracing_enabled(environ):
         yield NO_TRACING
         return
     try:
-        # Without the extra it is not there, and whoever wants no traces need not load it.
+        # It needs the extra, and without tracing nothing should load it.
         from service.tracing import otel  # noqa: PLC0415
     except ImportError as error:
         log.warning("tracing_disabled", reason=f"install the extra otel: no {error.name}")

@@ -1,4 +1,4 @@
-"""What is done differently when traces are collected? Unless one is handed in, nothing."""
+"""The hooks that tracing puts around the stages; without tracing they change nothing."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -18,10 +18,11 @@ def _unchanged(value: T) -> T:
 
 
 class Tracing(Struct, frozen=True, kw_only=True):
-    """What stands around the stages' verbs. As it comes, it hands each back as it is.
+    """What wraps the stages; by default each stage is returned unchanged.
 
-    ``middlewares`` are the receiver's, ``calls`` those of LaunchDarkly's session, ``carry``
-    is the way from a webhook to its ticket, and ``join`` a worker's from the ticket to the entry.
+    ``middlewares`` are for the receiver, ``trace_configs`` for LaunchDarkly's session.
+    ``wrap_enqueue`` carries a trace from a webhook to its ticket, ``wrap_worker`` from the ticket
+    to the entry of the stream.
     """
 
     middlewares: tuple[Middleware, ...] = ()

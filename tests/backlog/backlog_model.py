@@ -1,4 +1,4 @@
-"""What must a backlog answer? Senders, workers, crashes and lost replies, beside a plain model."""
+"""A model of the backlog: senders, workers, crashes and lost replies, checked against Redis."""
 
 import asyncio
 import itertools
@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from typing import cast
 
-import msgspec
 import structlog
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -28,6 +27,7 @@ from service.publish.stream import OutputStream, PublishResult, RetentionConfig
 from service.store.connect import open_client
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+from tests.factories import deployment_id, make_event
 
 NAMESPACES = itertools.count()
 LONG_MS = 100_000
@@ -35,7 +35,7 @@ KEYS_WITHOUT_TTL = {"enriched", "failed", "failed:data", "counts", "enriched:mil
 
 
 class TicketModel(Struct):
-    """What the model knows of one ticket: its events by generation, who holds it, if it is due."""
+    """A ticket of the model: its events by generation, its lease, and whether it is due."""
 
     generation: int
     events: list[tuple[int, str]]
@@ -44,34 +44,17 @@ class TicketModel(Struct):
     added_order: int = 0
 
 
-def deployment_id(number: int) -> str:
-    """Name one deployment."""
-    return f"a0eebc99-9c0b-4ef8-bb6d-{number:012d}"
-
-
-def make_event(number: int, delivery: str, *, known: bool) -> DeploymentCompleted:
-    """Make one event about a deployment, by its id or to be found."""
-    return DeploymentCompleted(
-        source="native",
-        delivery=delivery,
-        project="default",
-        environment="production",
-        application="shop",
-        version=str(number),
-        deployment_id=deployment_id(number) if known else None,
-        outcome="succeeded",
-        event_time=None,
-        metadata=msgspec.Raw(b"{}"),
-        metadata_dropped=False,
-        traceparent=None,
-    )
+def build_event(number: int, delivery: str, *, known: bool) -> DeploymentCompleted:
+    """Return the event of one deployment, with its id or to be found by its version."""
+    event = make_event(number, delivery=delivery)
+    return event if known else replace(event, deployment_id=None)
 
 
 class BacklogModel(RuleBasedStateMachine):
-    """Several workers on one backlog, beside a model that says what each act must answer.
+    """Runs several workers on one backlog, and checks each reply against a model.
 
-    Time passes by moving a ticket's score, since Redis's clock cannot be moved. ``twice`` is a
-    lost reply: the same act, under the same token, is sent once more.
+    The Redis clock cannot be moved, so time passes by moving the score of a ticket. ``twice`` is a
+    lost reply: the same call is sent once more under the same token.
     """
 
     def __init__(self, url: str) -> None:
@@ -87,16 +70,16 @@ class BacklogModel(RuleBasedStateMachine):
         self.reasons: dict[str, str] = {}
         self.job_by_delivery: dict[str, str] = {}
         self.published: dict[str, tuple[int, str]] = {}
-        self.answered: Counter[str] = Counter()
+        self.settled_events: Counter[str] = Counter()
         self.leases: list[Lease] = []
 
     async def open(self, url: str) -> None:
-        """Open the connection, with a budget that allows everything."""
+        """Connect, with a budget that allows every call."""
         self.client = open_client(url)
         self.group = GroupCommit(
             self.client, durability="memory", clock=time.monotonic, log=structlog.get_logger()
         )
-        terms = BacklogConfig(
+        config = BacklogConfig(
             lease_ms=LONG_MS,
             delivery_ttl_ms=LONG_MS,
             failed_ttl_ms=LONG_MS,
@@ -107,7 +90,7 @@ class BacklogModel(RuleBasedStateMachine):
         self.backlog = Backlog(
             self.group,
             keys=self.keys,
-            config=terms,
+            config=config,
             budget_lua=load_budget_prelude(),
             new_token=lambda: self.token,
         )
@@ -116,12 +99,12 @@ class BacklogModel(RuleBasedStateMachine):
         await self.client.hset(self.keys.budget, mapping={"probe": 1000})
         await self.client.pexpire(self.keys.budget, LONG_MS)
 
-    def take_lease(self, place: int) -> Lease:
-        """Take one lease out of the hands."""
-        return self.leases.pop(place % len(self.leases))
+    def take_lease(self, index: int) -> Lease:
+        """Remove one of the held leases and return it."""
+        return self.leases.pop(index % len(self.leases))
 
     def held_ticket(self, lease: Lease) -> TicketModel | None:
-        """Give the ticket of a lease that still stands."""
+        """Return the ticket of a lease that is still valid, else None."""
         ticket = self.tickets.get(lease.job)
         return ticket if ticket is not None and ticket.fence == lease.fence else None
 
@@ -132,12 +115,12 @@ class BacklogModel(RuleBasedStateMachine):
         twice=st.booleans(),
     )
     def add(self, number: int, known: bool, nth: int, twice: bool) -> None:
-        """An event arrives: new, sent again by its sender, or sent again after it failed."""
+        """Add an event: new, sent again, or sent again after it failed."""
         self.token = f"{next(self.tokens):016d}"
-        self.add_and_check(make_event(number, f"{number}-{known}-{nth}", known=known), twice=twice)
+        self.add_and_check(build_event(number, f"{number}-{known}-{nth}", known=known), twice=twice)
 
     def add_and_check(self, event: DeploymentCompleted, *, twice: bool) -> None:
-        """See what the receiver answers, under the token that is set."""
+        """Add an event under the current token and check the reply."""
         delivery, result = event.delivery, self.run(self.backlog.add(event))
         if twice:
             assert self.run(self.backlog.add(event)) == result
@@ -158,23 +141,23 @@ class BacklogModel(RuleBasedStateMachine):
             if delivery_id not in delivery_ids(ticket)
         ]
         ticket.events += [(ticket.generation, delivery_id) for delivery_id in new_deliveries]
-        self.answered.subtract(
-            delivery_id for delivery_id in new_deliveries if self.answered[delivery_id]
+        self.settled_events.subtract(
+            delivery_id for delivery_id in new_deliveries if self.settled_events[delivery_id]
         )
         ticket.is_due = ticket.is_due or ticket.fence is None
 
-    @rule(limit=st.integers(1, 3), company=st.sampled_from([0, 1, 3]), twice=st.booleans())
-    def claim(self, limit: int, company: int, twice: bool) -> None:
-        """A worker claims: as many as it wants of those due, none that another holds."""
+    @rule(limit=st.integers(1, 3), followers=st.sampled_from([0, 1, 3]), twice=st.booleans())
+    def claim(self, limit: int, followers: int, twice: bool) -> None:
+        """Claim as a worker: as many due tickets as it wants, none that another holds."""
         self.token = f"{next(self.tokens):016d}"
-        claimed = self.run(self.backlog.claim(limit, followers=company))
+        claimed = self.run(self.backlog.claim(limit, followers=followers))
         if twice and claimed.leases:
-            repeated = self.run(self.backlog.claim(limit, followers=company)).leases
+            repeated = self.run(self.backlog.claim(limit, followers=followers)).leases
             assert [without_now(lease) for lease in repeated] == [
                 without_now(lease) for lease in claimed.leases
             ]
         due = {job for job, ticket in self.tickets.items() if ticket.is_due}
-        assert min(limit, len(due)) <= len(claimed.leases) <= min(limit + company, len(due))
+        assert min(limit, len(due)) <= len(claimed.leases) <= min(limit + followers, len(due))
         leaders = {lease.job for lease in claimed.leases if self.is_leader(lease)}
         assert len(leaders) <= limit
         for lease in claimed.leases:
@@ -189,20 +172,20 @@ class BacklogModel(RuleBasedStateMachine):
             self.leases.append(lease)
 
     def is_leader(self, lease: object) -> bool:
-        """Tell whether a lease came with a call of its own."""
+        """Return whether a lease has a call of its own."""
         return isinstance(lease, Lease) and lease.leader is None
 
     @precondition(lambda self: self.leases)
-    @rule(place=st.integers(0, 9), status=st.sampled_from("abu"), twice=st.booleans())
-    def publish(self, place: int, status: str, twice: bool) -> None:
-        """A worker publishes what it has in hand, or had."""
+    @rule(index=st.integers(0, 9), status=st.sampled_from("abu"), twice=st.booleans())
+    def publish(self, index: int, status: str, twice: bool) -> None:
+        """Publish a ticket that a worker holds, or held."""
         self.publish_and_check(
-            build_entry(self.leases[place % len(self.leases)], status), place, twice=twice
+            build_entry(self.leases[index % len(self.leases)], status), index, twice=twice
         )
 
-    def publish_and_check(self, entry: Entry, place: int, *, twice: bool) -> PublishResult:
-        """See what publishing one of the hands gives."""
-        lease = self.take_lease(place)
+    def publish_and_check(self, entry: Entry, index: int, *, twice: bool) -> PublishResult:
+        """Publish a ticket and check the reply."""
+        lease = self.take_lease(index)
         settled = self.run(self.output.append_and_settle(entry, lease))
         if twice:
             assert self.run(self.output.append_and_settle(entry, lease)) == settled
@@ -223,34 +206,34 @@ class BacklogModel(RuleBasedStateMachine):
         return settled
 
     def settle_ticket(self, lease: Lease, ticket: TicketModel) -> None:
-        """Note which events a record answered; newer ones make their ticket due again."""
+        """Record which events the record settled; newer events make the ticket due again."""
         settled_deliveries = [name for number, name in ticket.events if number <= lease.generation]
-        self.answered.update(settled_deliveries)
+        self.settled_events.update(settled_deliveries)
         ticket.events = [pair for pair in ticket.events if pair[0] > lease.generation]
         ticket.fence, ticket.is_due = None, True
         if not ticket.events and lease.generation == ticket.generation:
             del self.tickets[lease.job]
 
     @precondition(lambda self: self.leases)
-    @rule(place=st.integers(0, 9), reason=st.sampled_from("xy"), twice=st.booleans())
-    def fail(self, place: int, reason: str, twice: bool) -> None:
-        """A worker gives up what it has in hand, or had."""
-        self.fail_and_check(place, reason, twice=twice)
+    @rule(index=st.integers(0, 9), reason=st.sampled_from("xy"), twice=st.booleans())
+    def fail(self, index: int, reason: str, twice: bool) -> None:
+        """Fail a ticket that a worker holds, or held."""
+        self.fail_and_check(index, reason, twice=twice)
 
-    def fail_and_check(self, place: int, reason: str, *, twice: bool) -> str:
-        """See what giving up one of the hands gives."""
-        lease = self.take_lease(place)
+    def fail_and_check(self, index: int, reason: str, *, twice: bool) -> str:
+        """Fail a ticket and check the reply."""
+        lease = self.take_lease(index)
         failure = FailureRecord(reason=reason, ticket=lease.ticket, fence=lease.fence)
         result = self.run(self.backlog.fail(lease, failure))
         if twice and result == "failed":
             assert self.run(self.backlog.fail(lease, failure)) == result
         if (ticket := self.check_ended(lease, result, expected="failed")) is not None:
             self.failed[lease.job], self.reasons[lease.job] = ticket.events, reason
-            self.answered.update(delivery_id for _, delivery_id in ticket.events)
+            self.settled_events.update(delivery_id for _, delivery_id in ticket.events)
         return result
 
     def check_ended(self, lease: Lease, result: str, *, expected: str) -> TicketModel | None:
-        """See that a ticket ended as it had to without a record; gives it, if it is gone."""
+        """Check that a ticket ended without a record; return it if it is gone."""
         ticket = self.held_ticket(lease)
         if ticket is not None and ticket.generation == lease.generation:
             assert result == expected
@@ -261,12 +244,12 @@ class BacklogModel(RuleBasedStateMachine):
         return None
 
     @precondition(lambda self: self.leases)
-    @rule(place=st.integers(0, 9), for_s=st.sampled_from([0.0, 90.0]), twice=st.booleans())
-    def postpone(self, place: int, for_s: float, twice: bool) -> None:
-        """A worker puts a ticket back until later, or at once."""
-        lease = self.take_lease(place)
+    @rule(index=st.integers(0, 9), delay_s=st.sampled_from([0.0, 90.0]), twice=st.booleans())
+    def postpone(self, index: int, delay_s: float, twice: bool) -> None:
+        """Put a ticket back until later, or make it due at once."""
+        lease = self.take_lease(index)
         attempted = replace(lease.ticket, attempts=next(self.tokens))
-        result = self.run(self.backlog.postpone(lease, attempted, delay_s=for_s))
+        result = self.run(self.backlog.postpone(lease, attempted, delay_s=delay_s))
         ticket = self.held_ticket(lease)
         if ticket is None:
             assert result == "lease_lost"
@@ -274,19 +257,19 @@ class BacklogModel(RuleBasedStateMachine):
             newer = ticket.generation != lease.generation
             assert result == ("superseded" if newer else "postponed")
             if twice and not newer:
-                repeated = self.run(self.backlog.postpone(lease, attempted, delay_s=for_s))
+                repeated = self.run(self.backlog.postpone(lease, attempted, delay_s=delay_s))
                 assert repeated == "postponed"
-            ticket.fence, ticket.is_due = None, newer or for_s == 0
+            ticket.fence, ticket.is_due = None, newer or delay_s == 0
 
     @precondition(lambda self: self.leases)
-    @rule(place=st.integers(0, 9), twice=st.booleans())
-    def renew(self, place: int, twice: bool) -> None:
-        """A worker lengthens its lease, or learns that it lost it."""
-        lease = self.take_lease(place)
-        held = [(lease.job, lease.fence)]
-        (fence,) = self.run(self.backlog.renew(held, 1000))
+    @rule(index=st.integers(0, 9), twice=st.booleans())
+    def renew(self, index: int, twice: bool) -> None:
+        """Renew a lease, or learn that it is lost."""
+        lease = self.take_lease(index)
+        job_fences = [(lease.job, lease.fence)]
+        (fence,) = self.run(self.backlog.renew(job_fences, 1000))
         if twice:
-            assert self.run(self.backlog.renew(held, 1000)) == [fence]
+            assert self.run(self.backlog.renew(job_fences, 1000)) == [fence]
         ticket = self.held_ticket(lease)
         if ticket is None:
             assert fence is None
@@ -296,26 +279,26 @@ class BacklogModel(RuleBasedStateMachine):
             self.leases.append(replace(lease, fence=fence))
 
     @precondition(lambda self: self.leases)
-    @rule(place=st.integers(0, 9))
-    def crash(self, place: int) -> None:
-        """A worker dies: it never speaks again of what it held."""
-        self.take_lease(place)
+    @rule(index=st.integers(0, 9))
+    def crash(self, index: int) -> None:
+        """End a worker, which never settles what it held."""
+        self.take_lease(index)
 
     @precondition(lambda self: self.tickets)
     @rule(index=st.integers(0, 9))
     def pass_time(self, index: int) -> None:
-        """A lease runs out, or a wait ends. Who held it may still speak, too late."""
+        """Let a lease run out or a wait end; the former holder may still settle, too late."""
         job = sorted(self.tickets)[index % len(self.tickets)]
         self.run(self.move_to_past(job))
         self.tickets[job].fence, self.tickets[job].is_due = None, True
 
     async def move_to_past(self, job: str) -> None:
-        """Move a ticket's time into the past, whole by whole."""
+        """Move the score of a ticket into the past; its fraction stays."""
         await self.client.zincrby(self.keys.backlog, -10 * LONG_MS, job)
 
     @invariant()
     def tickets_match_the_model(self) -> None:
-        """A ticket waits or has failed or is gone, as the model says, and never two of these."""
+        """Every ticket waits, has failed or is gone, as in the model, and never two of these."""
         waiting, tickets, failed = self.run(self.read_jobs())
         assert waiting == tickets == set(self.tickets)
         assert failed == set(self.failed)
@@ -323,18 +306,18 @@ class BacklogModel(RuleBasedStateMachine):
             delivery_id for ticket in self.tickets.values() for _, delivery_id in ticket.events
         }
         for delivery in self.job_by_delivery:
-            assert self.answered[delivery] == (delivery not in open_events), delivery
+            assert self.settled_events[delivery] == (delivery not in open_events), delivery
 
     @invariant()
     def counts_match_the_model(self) -> None:
-        """How many are leased, also to the dead, and how many failed: counted, and looked up."""
+        """The counts of leases and failures equal what the keys hold, with leases of the dead."""
         counts, scores = self.run(self.read_counts())
         assert counts.pop("appended", 0) == sum(last for last, _ in self.published.values())
         assert counts.pop("leased", 0) == sum(score % 1 != 0 for score in scores)
         assert counts == Counter(f"failed:{self.reasons[job]}" for job in self.failed)
 
     async def read_counts(self) -> tuple[dict[str, int], list[float]]:
-        """Read what is counted, and every score of the backlog."""
+        """Return the counts, and every score of the backlog."""
         counts = cast("dict[bytes, bytes]", await self.client.hgetall(self.keys.counts))
         scored = cast(
             "list[tuple[bytes, float]]",
@@ -343,7 +326,7 @@ class BacklogModel(RuleBasedStateMachine):
         return {k.decode(): int(v) for k, v in counts.items()}, [score for _, score in scored]
 
     async def read_jobs(self) -> tuple[set[str], set[str], set[str]]:
-        """Read which jobs wait, which have a ticket, which have failed."""
+        """Return the jobs that wait, that have a ticket, and that have failed."""
         waiting = cast("list[bytes]", await self.client.zrange(self.keys.backlog, 0, -1))
         tickets = cast("list[bytes]", await self.client.hkeys(self.keys.tickets))
         failed = cast("list[bytes]", await self.client.zrange(self.keys.failed, 0, -1))
@@ -351,7 +334,7 @@ class BacklogModel(RuleBasedStateMachine):
         return names[0], names[1], names[2]
 
     def teardown(self) -> None:
-        """Let a last worker end everything, then look at what there is."""
+        """Settle every ticket, then check what is left."""
         try:
             self.finish()
         finally:
@@ -359,17 +342,17 @@ class BacklogModel(RuleBasedStateMachine):
             self.runner.close()
 
     def finish(self) -> None:
-        """All that waits can be ended, and then every event has ended and nothing is left."""
+        """Settle every ticket; check that each event ended once and every other key expires."""
         self.leases.clear()
-        for place in range(len(self.tickets)):
-            self.pass_time(place)
+        for index in range(len(self.tickets)):
+            self.pass_time(index)
         while self.tickets:
-            self.claim(3, company=0, twice=False)
+            self.claim(3, followers=0, twice=False)
             while self.leases:
                 self.publish(0, "a", twice=False)
         self.tickets_match_the_model()
-        assert set(self.answered.values()) <= {0, 1}
-        assert all(self.answered[delivery] == 1 for delivery in self.job_by_delivery)
+        assert set(self.settled_events.values()) <= {0, 1}
+        assert all(self.settled_events[delivery] == 1 for delivery in self.job_by_delivery)
         ids = self.run(self.read_ids())
         expected = [
             f"{name}:{number}"
@@ -380,14 +363,14 @@ class BacklogModel(RuleBasedStateMachine):
         assert self.run(self.keys_without_ttl()) <= KEYS_WITHOUT_TTL
 
     async def read_ids(self) -> list[str]:
-        """Read the id of every entry."""
+        """Return the id of every record."""
         entries = cast(
             "list[tuple[bytes, dict[bytes, bytes]]]", await self.client.xrange(self.keys.enriched)
         )
         return [fields[b"id"].decode() for _, fields in entries]
 
     async def keys_without_ttl(self) -> set[str]:
-        """Find the keys that would stay for ever."""
+        """Return the keys that never expire."""
         prefix = f"{{{self.keys.namespace}}}:"
         all_keys = [key async for key in self.client.scan_iter(match=f"{prefix}*", count=1000)]
         return {
@@ -395,7 +378,7 @@ class BacklogModel(RuleBasedStateMachine):
         }
 
     async def close(self) -> None:
-        """Leave nothing behind."""
+        """Delete the keys and close the connection."""
         keys = [key async for key in self.client.scan_iter(match=f"{{{self.keys.namespace}}}:*")]
         if keys:
             await self.client.delete(*keys)
@@ -404,7 +387,7 @@ class BacklogModel(RuleBasedStateMachine):
 
 
 def build_entry(lease: Lease, status: str) -> Entry:
-    """Write the entry of what a lease asks for; of status ``u`` none is wanted."""
+    """Return the entry of a lease; the filters exclude it if its status is ``u``."""
     number = int(lease.job[-1])
     data = f',"status":"{status}"}}'.encode()
     filtered_because = "unwanted" if status == "u" else ""
@@ -414,11 +397,11 @@ def build_entry(lease: Lease, status: str) -> Entry:
 
 
 def delivery_ids(ticket: TicketModel) -> set[str]:
-    """List the events of a ticket."""
+    """Return the delivery ids of a ticket."""
     return {delivery_id for _, delivery_id in ticket.events}
 
 
 def without_now(lease: object) -> Lease:
-    """Give a lease without the moment at which it was told."""
+    """Return a lease without the time of its claim."""
     assert isinstance(lease, Lease)
     return replace(lease, now=0)

@@ -1,4 +1,4 @@
-"""Does every accepted event end exactly once, whatever workers, crashes and persons do?"""
+"""Test that every accepted event ends exactly once, with retries and drops by a person."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from service.accept.source_files import read_presets
 from service.accept.sources import Source, load_sources, native_source
 from service.backlog.failed_tickets import FailedTickets
 from service.backlog.failures import parked_job
-from tests.backlog.backlog_model import BacklogModel, TicketModel, make_event
+from tests.backlog.backlog_model import BacklogModel, TicketModel, build_event
 from tests.state_machine import run_machine, with_examples
 
 FIXED_SOURCES = {"native": native_source(["secret"], presets=read_presets())}
@@ -31,8 +31,8 @@ application = "body.app"
 
 
 def webhook_body(number: int, *, known: bool) -> bytes:
-    """Write the webhook of the same event."""
-    event = make_event(number, "", known=known)
+    """Return the webhook body of the same event."""
+    event = build_event(number, "", known=known)
     return msgspec.json.encode(
         {
             "projectKey": event.project,
@@ -46,14 +46,14 @@ def webhook_body(number: int, *, known: bool) -> bytes:
 
 
 class RetryModel(BacklogModel):
-    """The same backlog, of which a person takes up again, or drops, what has failed."""
+    """The backlog model, with a person who retries or drops failed tickets."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.parked_at: dict[str, int] = {}
 
     async def open(self, url: str) -> None:
-        """Open the hands of the person too."""
+        """Connect the failed tickets too."""
         await super().open(url)
         self.failed_tickets = FailedTickets(
             self.client, self.group, keys=self.keys, new_token=lambda: self.token
@@ -66,7 +66,7 @@ class RetryModel(BacklogModel):
         twice=st.booleans(),
     )
     def park(self, number: int, known: bool, nth: int, twice: bool) -> None:
-        """An event arrives that its source cannot map, but will once it is mended."""
+        """Park an event that its source cannot map until the source is fixed."""
         delivery = f"{number}-{known}-{nth}"
         self.token = f"{next(self.tokens):016d}"
         event = Unmappable("test", (), delivery, webhook_body(number, known=known))
@@ -78,18 +78,18 @@ class RetryModel(BacklogModel):
             job = self.job_by_delivery[delivery] = parked_job("native", delivery)
             self.failed[job], self.reasons[job] = [(0, delivery)], "unmappable"
             self.parked_at[job] = next(self.tokens)
-            self.answered.update([delivery])
+            self.settled_events.update([delivery])
 
     @precondition(lambda self: self.failed)
     @rule(
-        places=st.lists(st.integers(0, 9), min_size=1, max_size=3),
+        indexes=st.lists(st.integers(0, 9), min_size=1, max_size=3),
         sources=st.sampled_from([FIXED_SOURCES, FIXED_SOURCES, BROKEN_SOURCES]),
         twice=st.booleans(),
     )
-    def retry(self, places: list[int], sources: Mapping[str, Source], twice: bool) -> None:
-        """A person takes some of the failed up again, perhaps before their source is mended."""
+    def retry(self, indexes: list[int], sources: Mapping[str, Source], twice: bool) -> None:
+        """Retry some failed tickets, perhaps before their source is fixed."""
         self.token = f"{next(self.tokens):016d}"
-        batch = self.run(self.failed_tickets.read(self.choose_failed(places)))
+        batch = self.run(self.failed_tickets.read(self.choose_failed(indexes)))
         results = self.run(self.failed_tickets.retry(batch, sources))
         if twice:
             assert self.run(self.failed_tickets.retry(batch, sources)) == results
@@ -111,16 +111,16 @@ class RetryModel(BacklogModel):
                 ticket.generation, ticket.added_order = ticket.generation + 1, next(self.tokens)
                 ticket.is_due = ticket.is_due or ticket.fence is None
             ticket.events += [(ticket.generation, name) for name in delivery_ids]
-            self.answered.subtract(delivery_ids)
+            self.settled_events.subtract(delivery_ids)
             for name in delivery_ids:
                 self.job_by_delivery[name] = job
 
     @precondition(lambda self: self.failed)
-    @rule(places=st.lists(st.integers(0, 9), min_size=1, max_size=3), twice=st.booleans())
-    def drop(self, places: list[int], twice: bool) -> None:
-        """A person drops some of the failed: they have ended."""
+    @rule(indexes=st.lists(st.integers(0, 9), min_size=1, max_size=3), twice=st.booleans())
+    def drop(self, indexes: list[int], twice: bool) -> None:
+        """Drop some failed tickets, which then have ended."""
         self.token = f"{next(self.tokens):016d}"
-        batch = self.run(self.failed_tickets.read(self.choose_failed(places)))
+        batch = self.run(self.failed_tickets.read(self.choose_failed(indexes)))
         results = self.run(self.failed_tickets.drop(batch))
         if twice:
             assert self.run(self.failed_tickets.drop(batch)) == results
@@ -128,13 +128,15 @@ class RetryModel(BacklogModel):
         for failed in batch:
             del self.failed[failed.job]
 
-    def choose_failed(self, places: list[int]) -> list[str]:
-        """Choose some of the failed."""
+    def choose_failed(self, indexes: list[int]) -> list[str]:
+        """Return some of the failed jobs."""
         jobs = sorted(self.failed)
-        return [jobs[place % len(jobs)] for place in places]
+        return [jobs[index % len(jobs)] for index in indexes]
 
 
 @with_examples((150, 30), long=(1500, 60))
-def test_every_accepted_event_ends_exactly_once(redis_url: str, examples: int, steps: int) -> None:
-    """In a record, unchanged, or failed: never two of these and never none."""
+def test_accepted_events_with_retries_end_exactly_once(
+    redis_url: str, examples: int, steps: int
+) -> None:
+    """Each is published, unchanged or failed: never two of these and never none."""
     run_machine(RetryModel, redis_url, examples=examples, steps=steps)

@@ -1,4 +1,4 @@
-"""What becomes of a failure that is taken up again?"""
+"""Tests of failure records: what is stored, and how a retry is planned."""
 
 import json
 
@@ -20,10 +20,10 @@ from service.backlog.failures import (
     encode_failure,
     plan_retry,
 )
-from service.backlog.ticket import Ticket
+from tests.factories import make_ticket
 
 TOKEN = "token-that-nobody-may-see"
-SENDER = """
+SOURCE_TOML = """
 [[source]]
 name = "ours"
 verify = [{ token = "X-Token" }, { query = "token" }]
@@ -36,17 +36,17 @@ dedupe = "headers.x_id || headers.x_token || query.token"
 environment = "headers.{name: x_stage}.name"
 application = "body.app"
 """
-FIXED_SOURCE = f'{SENDER}version = "body.sha"\n'
+FIXED_SOURCE = f'{SOURCE_TOML}version = "body.sha"\n'
 
 
 def load_source(text: str) -> Source:
-    """Load the one source."""
+    """Return the only source of a TOML text."""
     (source,) = load_sources(text, presets=read_presets(), read_secret=lambda _: TOKEN).values()
     return source
 
 
 def build_request(**headers: str) -> SignedRequest:
-    """Send an event of ours, with these headers besides."""
+    """Return a signed webhook of the source, with more headers."""
     all_headers = {
         "x-token": TOKEN,
         "x-kind": "rollout",
@@ -58,7 +58,7 @@ def build_request(**headers: str) -> SignedRequest:
 
 
 def park(source: Source, request: SignedRequest) -> FailedTicket:
-    """Set an event aside as the receiver does, and read what was kept."""
+    """Park an event as the receiver does, and return the failed ticket."""
     event = parse_webhook(source, request)
     if isinstance(event, Batch):
         (event,) = event.events
@@ -71,50 +71,49 @@ def park(source: Source, request: SignedRequest) -> FailedTicket:
     return decode_failed_ticket(f"unmappable:ours/{event.delivery}", 1.0, stored)
 
 
-def test_a_ticket_begins_as_if_it_had_just_come() -> None:
-    """Without attempts, and without the reason of the last one."""
-    ticket = Ticket(
-        source="native", delivery="d", outcome="failed", version="1", attempts=9, reason="HTTP 502"
-    )
+def test_retry_of_a_failed_ticket_resets_attempts_and_reason() -> None:
+    """A retried ticket starts over."""
+    ticket = make_ticket(attempts=9, reason="HTTP 502")
     failed = FailedTicket(
         job="id:x", at_ms=1, digest="", failure=FailureRecord(reason="x", ticket=ticket)
     )
     assert plan_retry(failed, {}) == Requeue("id:x", replace(ticket, attempts=0, reason=None))
 
 
-def test_what_the_expressions_name_is_kept_and_never_a_secret() -> None:
-    """Headers and parameters; not the token, though an expression names it too."""
-    clues = replay_context(
-        load_source(SENDER), build_request(cookie="c", authorization="a", **{"content-type": "b"})
+def test_replay_context_holds_named_headers_and_no_secret() -> None:
+    """It holds headers and parameters that expressions name, but never the token."""
+    context = replay_context(
+        load_source(SOURCE_TOML),
+        build_request(cookie="c", authorization="a", **{"content-type": "b"}),
     )
-    assert clues.headers == {
+    assert context.headers == {
         "content-type": "b",
         "x-id": "7",
         "x-kind": "rollout",
         "x-stage": "production",
     }
-    assert clues.query == {"state": "ok"}
+    assert context.query == {"state": "ok"}
 
 
-def test_bytes_that_are_no_text_are_kept_as_they_can_be() -> None:
-    """A header that is not UTF-8 must not cost the event."""
-    aside = park(load_source(SENDER), build_request(**{"x-stage": "caf\udce9"}))
-    assert aside.failure is not None
-    assert aside.failure.replay_context is not None
-    assert aside.failure.replay_context.headers["x-stage"] == "caf\ufffd"
+def test_park_of_a_header_that_is_not_utf8_replaces_bytes() -> None:
+    """A header that is not UTF-8 must not lose the event."""
+    parked = park(load_source(SOURCE_TOML), build_request(**{"x-stage": "caf\udce9"}))
+    assert parked.failure is not None
+    assert parked.failure.replay_context is not None
+    assert parked.failure.replay_context.headers["x-stage"] == "caf\ufffd"
 
 
-def test_an_event_is_read_by_the_source_as_it_is_now() -> None:
-    """Nothing but what was kept is needed; it keeps the delivery under which it came."""
-    aside = park(load_source(SENDER), build_request())
-    plan = plan_retry(aside, {"ours": load_source(FIXED_SOURCE)})
+def test_retry_of_a_parked_event_maps_it_with_the_current_source() -> None:
+    """The stored data is sufficient; the event keeps its delivery id."""
+    parked = park(load_source(SOURCE_TOML), build_request())
+    plan = plan_retry(parked, {"ours": load_source(FIXED_SOURCE)})
     assert isinstance(plan, Requeue)
     assert plan.job == "find:default/production/shop/7fd1a60"
     assert (plan.ticket.delivery, plan.ticket.source) == ("7", "ours")
 
 
-def test_an_event_of_a_batch_is_read_alone() -> None:
-    """As an envelope of its own, under the delivery that it had."""
+def test_retry_of_a_parked_event_of_a_batch_maps_it_alone() -> None:
+    """The event is an envelope of its own, under the delivery id that it had."""
     envelope = {
         "specversion": "1.0",
         "id": "1",
@@ -123,24 +122,24 @@ def test_an_event_of_a_batch_is_read_alone() -> None:
     }
     request = build_request(**{"content-type": "application/cloudevents-batch+json"})
     batch = SignedRequest(request.headers, request.query, json.dumps([envelope]).encode())
-    aside = park(load_source(SENDER), batch)
-    plan = plan_retry(aside, {"ours": load_source(FIXED_SOURCE)})
+    parked = park(load_source(SOURCE_TOML), batch)
+    plan = plan_retry(parked, {"ours": load_source(FIXED_SOURCE)})
     assert isinstance(plan, Requeue)
-    assert f"unmappable:ours/{plan.ticket.delivery}" == aside.job
+    assert f"unmappable:ours/{plan.ticket.delivery}" == parked.job
 
 
-def test_what_still_cannot_be_mapped_is_left_with_the_reason_of_now() -> None:
-    """And what was kept stays."""
-    aside = park(load_source(SENDER), build_request())
-    plan = plan_retry(aside, {"ours": load_source(FIXED_SOURCE.replace("body.sha", "body.tag"))})
+def test_retry_of_an_event_that_still_cannot_be_mapped_stores_the_new_reason() -> None:
+    """The rest of the record stays."""
+    parked = park(load_source(SOURCE_TOML), build_request())
+    plan = plan_retry(parked, {"ours": load_source(FIXED_SOURCE.replace("body.sha", "body.tag"))})
     assert isinstance(plan, Skip)
     assert plan.reason == "missing: tag"
-    assert aside.failure is not None
-    assert plan.failure == replace(aside.failure, detail="missing: tag")
+    assert parked.failure is not None
+    assert plan.failure == replace(parked.failure, detail="missing: tag")
 
 
-def test_what_was_kept_before_headers_were_says_so() -> None:
-    """Failures of an older version can be read, and are not mistaken."""
+def test_retry_of_a_record_without_replay_context_says_so() -> None:
+    """A record of an older version can be decoded; the reason names what is missing."""
     old = replace(FailureRecord(reason="unmappable", raw=b'{"app":"shop"}'), replay_context=None)
     failed = decode_failed_ticket("unmappable:ours/7", 1.0, encode_failure(old))
     plan = plan_retry(failed, {"ours": load_source(FIXED_SOURCE)})
@@ -163,10 +162,10 @@ def test_what_was_kept_before_headers_were_says_so() -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_left_as_it_is(
+def test_retry_that_is_impossible_leaves_the_record_unchanged(
     job: str, failure: FailureRecord | None, reason: str
 ) -> None:
-    """With what to do instead, where there is something."""
+    """The reason says what to do instead, if anything can be done."""
     failed = FailedTicket(job=job, at_ms=1, digest="", failure=failure)
     plan = plan_retry(failed, {"ours": load_source(FIXED_SOURCE)})
     assert isinstance(plan, Skip)

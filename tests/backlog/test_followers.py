@@ -1,48 +1,32 @@
-"""Which tickets come along on another's call? Those that one list can serve, within bounds."""
+"""Tests of claim.lua: which tickets share the list call of another."""
 
 from collections import Counter
 from typing import Any, cast
 
-import msgspec
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from service.accept.mapping import DeploymentCompleted
 from service.backlog.backlog import Backlog
 from service.backlog.ticket import Lease
 from service.store.keys import Keys
+from tests.factories import deployment_id, make_event
 
 
-async def add_ticket(backlog: Backlog, number: int, *, known: bool = False, **changes: Any) -> None:
-    """Let one ticket wait."""
-    defaults: dict[str, Any] = {
-        "project": "default",
-        "environment": "production",
-        "application": "shop",
-        "version": str(number),
-        "deployment_id": f"a0eebc99-9c0b-4ef8-bb6d-{number:012d}" if known else None,
-    }
-    event = DeploymentCompleted(
-        source="native",
-        delivery=f"delivery-{number}",
-        outcome="succeeded",
-        event_time=None,
-        metadata=msgspec.Raw(b"{}"),
-        metadata_dropped=False,
-        traceparent=None,
-        **{**defaults, **changes},
-    )
-    await backlog.add(event)
+async def add_ticket(backlog: Backlog, number: int, *, known: bool = False, **fields: Any) -> None:
+    """Queue one ticket, to be found by its version unless its deployment id is known."""
+    event = make_event(number, **fields)
+    await backlog.add(event if known else replace(event, deployment_id=None))
 
 
 async def allow_calls(redis: Redis, keys: Keys, calls: int) -> None:
-    """Let so many calls be made."""
+    """Let the budget allow this many calls."""
     await redis.hset(keys.budget, "probe", str(calls))
     await redis.pexpire(keys.budget, 60_000)
 
 
 async def claim_leases(backlog: Backlog, limit: int = 100, *, followers: int = 1000) -> list[Lease]:
-    """Claim; all of it must be readable."""
+    """Claim; every lease must hold a readable ticket."""
     leases = (await backlog.claim(limit, followers=followers)).leases
     assert all(isinstance(lease, Lease) for lease in leases)
     return [lease for lease in leases if isinstance(lease, Lease)]
@@ -55,14 +39,14 @@ async def _empty_backlog(redis: Redis, keys: Keys) -> Any:
 
 
 def count_batches(leases: list[Lease]) -> Counter[str]:
-    """Count who shares whose call."""
+    """Count the leases per list call."""
     return Counter(lease.leader or lease.job for lease in leases)
 
 
-async def test_those_of_one_environment_share_one_call(
+async def test_claim_of_one_environment_shares_one_call(
     backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:
-    """And as many environments are begun as calls may be made; nothing is left out or doubled."""
+    """Each available call starts one environment; no ticket is missed or leased twice."""
     await allow_calls(redis, keys, 2)
     for number in range(60):
         await add_ticket(backlog, number, environment=f"environment-{number % 3}")
@@ -76,10 +60,10 @@ async def test_those_of_one_environment_share_one_call(
     assert fences == {lease.fence for lease in leases}
 
 
-async def test_names_that_look_alike_are_not_one_environment(
+async def test_claim_of_similar_names_keeps_environments_apart(
     backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:
-    """Parts of a job's name are percent-encoded: a slash in one is none between two."""
+    """The parts of a job are percent-encoded, so a slash in a name separates nothing."""
     await allow_calls(redis, keys, 100)
     await add_ticket(backlog, 1, project="a/b", environment="c")
     await add_ticket(backlog, 2, project="a", environment="b/c")
@@ -88,46 +72,45 @@ async def test_names_that_look_alike_are_not_one_environment(
     assert sorted(count_batches(await claim_leases(backlog)).values()) == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize(("limit", "company", "expected"), [(1, 5, 6), (3, 0, 3), (1, 500, 301)])
-async def test_company_is_bounded(
-    backlog: Backlog, redis: Redis, keys: Keys, limit: int, company: int, expected: int
+@pytest.mark.parametrize(("limit", "followers", "expected"), [(1, 5, 6), (3, 0, 3), (1, 500, 301)])
+async def test_claim_limits_the_number_of_followers(
+    backlog: Backlog, redis: Redis, keys: Keys, limit: int, followers: int, expected: int
 ) -> None:
-    """By what a worker has room for; also where the first look at the backlog does not reach."""
+    """The limit of the worker holds, also beyond the jobs that the first scan reads."""
     await allow_calls(redis, keys, 100)
     for number in range(301):
         await add_ticket(backlog, number)
-    leases = await claim_leases(backlog, limit, followers=company)
+    leases = await claim_leases(backlog, limit, followers=followers)
     assert len(leases) == expected
-    assert sum(lease.leader is None for lease in leases) == (limit if not company else 1)
+    assert sum(lease.leader is None for lease in leases) == (limit if not followers else 1)
     more = await claim_leases(backlog, 1)
     assert len(more) == 301 - expected
 
 
-async def test_few_who_know_an_id_come_along_only_while_calls_are_scarce(
+async def test_claim_of_tickets_with_an_id_shares_a_list_only_while_calls_are_scarce(
     backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:
-    """A list may hold much that nobody wants: with calls to spare each asks for its own."""
+    """A list may hold much that nobody needs; with enough calls each ticket gets its own."""
     for number in range(20):
         await add_ticket(backlog, number, known=True)
     await allow_calls(redis, keys, 50)
-    apart = await claim_leases(backlog, 4)
-    assert len(count_batches(apart)) == 4
+    separate = await claim_leases(backlog, 4)
+    assert len(count_batches(separate)) == 4
     await redis.delete(keys.budget_calls)
     await allow_calls(redis, keys, 2)
-    job = "id:a0eebc99-9c0b-4ef8-bb6d-000000000019"
+    job = f"id:{deployment_id(19)}"
     stored = cast("bytes", await redis.hget(keys.tickets, job))
-    grown = (
-        stored[:14] + bytes((0xDC, 0, stored[14] & 15)) + stored[15:]
-    )  # as if it had more fields than today
-    await redis.hset(keys.tickets, job, grown)
-    together = await claim_leases(backlog, 4)
-    assert list(count_batches(together).values()) == [16]
+    # The array head of a ticket with more fields than today.
+    longer = stored[:14] + bytes((0xDC, 0, stored[14] & 15)) + stored[15:]
+    await redis.hset(keys.tickets, job, longer)
+    shared = await claim_leases(backlog, 4)
+    assert list(count_batches(shared).values()) == [16]
 
 
-async def test_few_with_an_id_are_not_worth_a_list(
+async def test_claim_of_few_tickets_with_an_id_uses_a_call_each(
     backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:
-    """Nor are those whose sender did not say where they were deployed."""
+    """Tickets without an application do not count, because their sender named no scope."""
     for number in range(4):
         await add_ticket(backlog, number, known=True, environment=f"environment-{number // 2}")
     for number in range(4, 9):
@@ -136,10 +119,10 @@ async def test_few_with_an_id_are_not_worth_a_list(
     assert list(count_batches(await claim_leases(backlog)).values()) == [1] * 6
 
 
-async def test_without_room_for_a_list_ids_are_asked_for(
+async def test_claim_without_list_calls_gets_tickets_by_id(
     backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:
-    """Each route has its own limit: one used up does not hold up the other."""
+    """Each route has its own limit: a used-up route does not block the other."""
     for number in range(6):
         await add_ticket(backlog, number, known=True)
     await allow_calls(redis, keys, 3)
@@ -150,10 +133,10 @@ async def test_without_room_for_a_list_ids_are_asked_for(
     assert list(count_batches(await claim_leases(backlog)).values()) == [1] * 3
 
 
-async def test_what_may_kill_its_worker_is_handed_out_alone(
+async def test_claim_after_three_crashes_leases_a_ticket_alone(
     backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:
-    """After three leases that ran out it takes no others with it."""
+    """A ticket that may kill its worker shares no call, so that it harms no others."""
     await allow_calls(redis, keys, 100)
     for number in range(5):
         await add_ticket(backlog, number)
@@ -161,23 +144,23 @@ async def test_what_may_kill_its_worker_is_handed_out_alone(
         leases = await claim_leases(backlog)
         assert {lease.crashes for lease in leases} == {crashes}
         assert len(count_batches(leases)) == (1 if crashes < 3 else 5)
-        for lease in leases:  # time passes, and whoever held them is dead
+        for lease in leases:  # the lease runs out, as if its worker had died
             await redis.zadd(keys.backlog, {lease.job: 1.5})
 
 
-async def test_a_claim_repeated_after_a_lost_reply_names_the_same_company(
+async def test_claim_repeated_after_a_lost_reply_returns_the_same_leaders(
     backlog: Backlog, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whose call it is is not forgotten; a lease lost meanwhile is not handed out again."""
+    """A lease that was lost meanwhile is not in the repeated reply."""
     await allow_calls(redis, keys, 100)
     for number in range(4):
         await add_ticket(backlog, number)
     monkeypatch.setattr(backlog, "_new_token", lambda: "the same")
     first = await claim_leases(backlog)
-    again = await claim_leases(backlog)
-    assert [(lease.job, lease.fence, lease.leader) for lease in again] == [
+    repeated = await claim_leases(backlog)
+    assert [(lease.job, lease.fence, lease.leader) for lease in repeated] == [
         (lease.job, lease.fence, lease.leader) for lease in first
     ]
     await redis.zadd(keys.backlog, {first[0].job: 1})
-    rest = await claim_leases(backlog)
-    assert [lease.job for lease in rest] == [lease.job for lease in first[1:]]
+    remaining = await claim_leases(backlog)
+    assert [lease.job for lease in remaining] == [lease.job for lease in first[1:]]

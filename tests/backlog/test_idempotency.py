@@ -1,59 +1,34 @@
-"""Is an act sent twice one act, and does each one leave the others' things alone?"""
+"""Tests of repeated script calls: each is one act and leaves the data of others alone."""
 
 import itertools
 
 import msgspec
 from redis.asyncio import Redis
 
-from service.accept.mapping import BacklogFull, DeploymentCompleted, Duplicate, Queued, Unmappable
+from service.accept.mapping import BacklogFull, Duplicate, Queued, Unmappable
 from service.backlog.backlog import Backlog, BacklogConfig
 from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
-from service.enrich.budget import load_budget_prelude
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
-
-
-def make_event(number: int, *, delivery: str = "") -> DeploymentCompleted:
-    """Make the event of one deployment."""
-    return DeploymentCompleted(
-        source="native",
-        delivery=delivery or f"delivery-{number}",
-        project="default",
-        environment="production",
-        application="shop",
-        version="1.0",
-        deployment_id=f"a0eebc99-9c0b-4ef8-bb6d-{number:012d}",
-        outcome="succeeded",
-        event_time=None,
-        metadata=msgspec.Raw(b"{}"),
-        metadata_dropped=False,
-        traceparent=None,
-    )
-
-
-async def claim_lease(backlog: Backlog) -> Lease:
-    """Claim the one ticket that is due."""
-    (lease,) = (await backlog.claim(1)).leases
-    assert isinstance(lease, Lease)
-    return lease
+from tests.backlog.claims import build_backlog, claim_lease
+from tests.factories import make_event
 
 
 async def read_replication_offset(redis: Redis) -> int:
-    """Read how much has been written in all."""
+    """Return how many bytes the server has written for replication."""
     return int((await redis.info("replication"))["master_repl_offset"])
 
 
-async def test_a_full_backlog_does_not_forget_what_failed(
+async def test_add_of_a_failed_delivery_to_a_full_backlog_keeps_the_failure(
     group_commit: GroupCommit, redis: Redis, keys: Keys, backlog_config: BacklogConfig
 ) -> None:
-    """A redelivery that is refused for want of room is taken up when it comes once more."""
+    """A redelivery that is refused because the backlog is full is queued when it is sent again."""
     tokens = itertools.count()
-    backlog = Backlog(
+    backlog = build_backlog(
         group_commit,
         keys=keys,
         config=msgspec.structs.replace(backlog_config, max_tickets=1),
-        budget_lua=load_budget_prelude(),
         new_token=lambda: f"{next(tokens):016d}",
     )
     await backlog.add(make_event(1))
@@ -67,52 +42,42 @@ async def test_a_full_backlog_does_not_forget_what_failed(
     await backlog.fail(await claim_lease(backlog), FailureRecord(reason="test"))
 
 
-async def test_a_repeated_act_writes_so_that_its_barrier_covers_the_first(
+async def test_repeated_calls_write_so_that_the_barrier_covers_the_first(
     group_commit: GroupCommit, redis: Redis, keys: Keys, backlog_config: BacklogConfig
 ) -> None:
-    """WAITAOF and WAIT cover a connection's own writes: what is answered again is written again."""
-    backlog = Backlog(
-        group_commit,
-        keys=keys,
-        config=backlog_config,
-        budget_lua=load_budget_prelude(),
-        new_token=lambda: "same",
+    """WAITAOF and WAIT cover the writes of their own connection, so each repeat writes again."""
+    backlog = build_backlog(
+        group_commit, keys=keys, config=backlog_config, new_token=lambda: "same"
     )
     await backlog.add(make_event(1))
-    written = await read_replication_offset(redis)
+    offset = await read_replication_offset(redis)
     assert isinstance(await backlog.add(make_event(1)), Queued)
-    assert await read_replication_offset(redis) > written
-    other = Backlog(
-        group_commit,
-        keys=keys,
-        config=backlog_config,
-        budget_lua=load_budget_prelude(),
-        new_token=lambda: "other",
-    )
-    written = await read_replication_offset(redis)
+    assert await read_replication_offset(redis) > offset
+    other = build_backlog(group_commit, keys=keys, config=backlog_config, new_token=lambda: "other")
+    offset = await read_replication_offset(redis)
     assert isinstance(await other.add(make_event(1)), Duplicate)
-    assert await read_replication_offset(redis) > written
+    assert await read_replication_offset(redis) > offset
     lease = await claim_lease(backlog)
     failure = FailureRecord(reason="test", fence=lease.fence)
     await backlog.fail(lease, failure)
-    written = await read_replication_offset(redis)
+    offset = await read_replication_offset(redis)
     assert await backlog.fail(lease, failure) == "failed"
-    assert await read_replication_offset(redis) > written
+    assert await read_replication_offset(redis) > offset
 
 
-async def test_waiting_twice_is_waiting(backlog: Backlog) -> None:
-    """After a lost reply the second says what the first would have said."""
+async def test_postpone_repeated_after_a_lost_reply_returns_postponed(backlog: Backlog) -> None:
+    """The second call returns what the first one returned."""
     await backlog.add(make_event(1))
     lease = await claim_lease(backlog)
-    tried = msgspec.structs.replace(lease.ticket, attempts=1)
-    assert await backlog.postpone(lease, tried, delay_s=60) == "postponed"
-    assert await backlog.postpone(lease, tried, delay_s=60) == "postponed"
+    attempted = msgspec.structs.replace(lease.ticket, attempts=1)
+    assert await backlog.postpone(lease, attempted, delay_s=60) == "postponed"
+    assert await backlog.postpone(lease, attempted, delay_s=60) == "postponed"
     await backlog.add(make_event(1, delivery="newer"))
     await backlog.fail(await claim_lease(backlog), FailureRecord(reason="test"))
 
 
-async def test_leases_of_one_moment_differ(backlog: Backlog) -> None:
-    """Handed back and claimed at once, a ticket is not its former holder's any more."""
+async def test_fences_of_claims_in_one_millisecond_differ(backlog: Backlog) -> None:
+    """A ticket that is released and claimed at once no longer belongs to its former holder."""
     await backlog.add(make_event(1))
     former: list[Lease] = []
     for _ in range(20):
@@ -127,10 +92,10 @@ async def test_leases_of_one_moment_differ(backlog: Backlog) -> None:
     await backlog.fail(last, FailureRecord(reason="test"))
 
 
-async def test_who_sleeps_hears_of_an_earlier_moment(
+async def test_postpone_to_the_first_place_wakes_a_worker(
     backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:
-    """A ticket that is now the first to be due rings the bell, a later one does not."""
+    """A ticket that is now the first to be due wakes a worker; a later one does not."""
     for number in (1, 2):
         await backlog.add(make_event(number))
     first, second = await claim_lease(backlog), await claim_lease(backlog)
@@ -145,18 +110,14 @@ async def test_who_sleeps_hears_of_an_earlier_moment(
         await backlog.fail(await claim_lease(backlog), FailureRecord(reason="test"))
 
 
-async def test_what_was_set_aside_does_not_stay_for_ever(
+async def test_park_drops_failures_older_than_their_ttl(
     group_commit: GroupCommit, redis: Redis, keys: Keys, backlog_config: BacklogConfig
 ) -> None:
-    """Each new one drops those whose time is over, even if no ticket is ever given up."""
-    brief = msgspec.structs.replace(backlog_config, failed_ttl_ms=0)
+    """Each parked event drops expired failures, even if no ticket ever fails."""
+    short_ttl = msgspec.structs.replace(backlog_config, failed_ttl_ms=0)
     tokens = itertools.count()
-    backlog = Backlog(
-        group_commit,
-        keys=keys,
-        config=brief,
-        budget_lua=load_budget_prelude(),
-        new_token=lambda: f"{next(tokens):016d}",
+    backlog = build_backlog(
+        group_commit, keys=keys, config=short_ttl, new_token=lambda: f"{next(tokens):016d}"
     )
     await redis.zadd(keys.failed, {"unmappable:github/old": 1})
     await redis.hset(keys.failed_data, "unmappable:github/old", b"x")

@@ -1,4 +1,4 @@
-"""Is no look lost, doubled or taken for a failure, whatever webhooks, crashes and persons do?"""
+"""Test that no refresh is lost or doubled, and that a failed refresh is no failure."""
 
 from typing import cast
 
@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from service.backlog.refresh_schedule import RefreshPlan, plan_refresh
 from service.backlog.refreshes import RefreshConfig, Refreshes
 from service.backlog.ticket import Lease
-from service.enrich.budget import load_spare_prelude
+from service.enrich.budget import load_budget_prelude
 from service.publish.entry import Entry
 from service.publish.stream import PublishResult
 from tests.backlog.backlog_model import LONG_MS, TicketModel
@@ -20,7 +20,7 @@ SCHEDULE = (1, LONG_MS)
 
 
 class RefreshModel(RetryModel):
-    """The same backlog, to which published deployments come back to be looked at again."""
+    """The retry model, with refreshes of published deployments."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
@@ -29,16 +29,16 @@ class RefreshModel(RetryModel):
         self.added_orders: dict[tuple[str, int], int] = {}
 
     async def open(self, url: str) -> None:
-        """Open the looks too."""
+        """Connect the refreshes too."""
         await super().open(url)
-        looking = RefreshConfig(schedule=SCHEDULE, dedup_ttl_ms=LONG_MS, rate_limit_share=1.0)
+        config = RefreshConfig(schedule=SCHEDULE, dedup_ttl_ms=LONG_MS, rate_limit_share=1.0)
         self.refreshes = Refreshes(
-            self.group, keys=self.keys, config=looking, spare_calls_lua=load_spare_prelude()
+            self.group, keys=self.keys, config=config, budget_lua=load_budget_prelude()
         )
 
     @initialize()
     def publish_some(self) -> None:
-        """Two deployments are out, and are to be looked at again."""
+        """Publish two deployments, whose refreshes are then scheduled."""
         for number in range(2):
             self.add(number, True, 8, twice=False)
             self.claim(1, 0, twice=False)
@@ -47,7 +47,7 @@ class RefreshModel(RetryModel):
     @precondition(lambda self: self.planned)
     @rule()
     def enqueue_due_refreshes(self) -> None:
-        """An idle worker takes up what is due, which is all: but only while nothing else is due."""
+        """Queue the due refreshes, which works only while no ticket is due."""
         deployment_ids = sorted(self.planned)
         self.run(self.make_due(deployment_ids))
         wait_s = self.run(self.refreshes.enqueue_due())
@@ -58,7 +58,7 @@ class RefreshModel(RetryModel):
         for deployment_id in deployment_ids:
             job = f"id:{deployment_id}"
             if job in self.tickets:
-                continue  # somebody is about to look anyway
+                continue  # the queued ticket fetches the deployment anyway
             added_order = self.planned.pop(deployment_id)
             if job not in self.failed:
                 self.tickets[job] = TicketModel(generation=1, events=[], added_order=added_order)
@@ -66,13 +66,13 @@ class RefreshModel(RetryModel):
     @precondition(lambda self: self.planned)
     @rule()
     def claim_refreshes(self) -> None:
-        """A worker has nothing else to do, and claims what it took up."""
+        """Claim all tickets, queue the due refreshes and claim those."""
         self.claim(9, 0, twice=False)
         self.enqueue_due_refreshes()
         self.claim(9, 0, twice=False)
 
     def refresh_positions(self) -> list[int]:
-        """List the hands, and those of the past, that hold a look."""
+        """Return the indexes of the leases that hold a refresh."""
         return [
             position
             for position, lease in enumerate(self.leases)
@@ -80,47 +80,47 @@ class RefreshModel(RetryModel):
         ]
 
     @precondition(lambda self: self.refresh_positions())
-    @rule(place=st.integers(0, 9), reason=st.sampled_from("xy"), twice=st.booleans())
-    def fail_refresh(self, place: int, reason: str, twice: bool) -> None:
-        """A look comes to nothing."""
+    @rule(index=st.integers(0, 9), reason=st.sampled_from("xy"), twice=st.booleans())
+    def fail_refresh(self, index: int, reason: str, twice: bool) -> None:
+        """Fail a refresh."""
         positions = self.refresh_positions()
-        self.fail_and_check(positions[place % len(positions)], reason, twice=twice)
+        self.fail_and_check(positions[index % len(positions)], reason, twice=twice)
 
     @precondition(lambda self: self.refresh_positions())
-    @rule(place=st.integers(0, 9), nth=st.integers(0, 6))
-    def add_during_refresh(self, place: int, nth: int) -> None:
-        """A webhook arrives of what is being looked at."""
+    @rule(index=st.integers(0, 9), nth=st.integers(0, 6))
+    def add_during_refresh(self, index: int, nth: int) -> None:
+        """Add a webhook of a deployment that is being refreshed."""
         positions = self.refresh_positions()
-        name = str(self.leases[positions[place % len(positions)]].ticket.deployment_id)
+        name = str(self.leases[positions[index % len(positions)]].ticket.deployment_id)
         self.add(int(name[-1]), True, nth, twice=False)
 
     async def make_due(self, names: list[str]) -> None:
-        """Have the moment come of every look."""
+        """Make every refresh due."""
         if names:
             await self.client.zadd(self.keys.refreshes, dict.fromkeys(names, 1))
 
-    @rule(limit=st.integers(1, 3), company=st.sampled_from([0, 1, 3]), twice=st.booleans())
-    def claim(self, limit: int, company: int, twice: bool) -> None:
-        """Note also when what was claimed was heard of."""
-        super().claim(limit, company, twice)
+    @rule(limit=st.integers(1, 3), followers=st.sampled_from([0, 1, 3]), twice=st.booleans())
+    def claim(self, limit: int, followers: int, twice: bool) -> None:
+        """Claim, and record when each claimed event was added."""
+        super().claim(limit, followers, twice)
         for lease in self.leases:
             if self.held_ticket(lease):
                 self.added_orders.setdefault(
                     (lease.job, lease.queued_at), self.tickets[lease.job].added_order
                 )
 
-    def publish_and_check(self, entry: Entry, place: int, *, twice: bool) -> PublishResult:
-        """Note also what is planned."""
-        lease = self.leases[place % len(self.leases)]
+    def publish_and_check(self, entry: Entry, index: int, *, twice: bool) -> PublishResult:
+        """Publish, and record which refresh is scheduled."""
+        lease = self.leases[index % len(self.leases)]
         name = entry.deployment_id
         plan = plan_refresh(SCHEDULE, lease, name, now_ms=lease.now, unfinished=False)
-        settled = super().publish_and_check(replace(entry, plan=plan), place, twice=twice)
+        settled = super().publish_and_check(replace(entry, plan=plan), index, twice=twice)
         if settled.status != "lease_lost":
             self.record_plan(name, plan, lease)
         return settled
 
     def record_plan(self, deployment_id: str, plan: RefreshPlan, lease: Lease) -> None:
-        """A plan stands unless a later webhook made one."""
+        """Record a plan, unless a later webhook has made one."""
         if plan.since < self.planned_since.get(deployment_id, 0):
             return
         self.planned.pop(deployment_id, None)
@@ -128,11 +128,11 @@ class RefreshModel(RetryModel):
             self.planned[deployment_id] = self.added_orders[lease.job, lease.queued_at]
             self.planned_since[deployment_id] = plan.since
 
-    def fail_and_check(self, place: int, reason: str, *, twice: bool) -> str:
-        """A look that comes to nothing is left out, and is no failure."""
-        if self.leases[place % len(self.leases)].ticket.refresh is None:
-            return super().fail_and_check(place, reason, twice=twice)
-        lease = self.take_lease(place)
+    def fail_and_check(self, index: int, reason: str, *, twice: bool) -> str:
+        """Fail a ticket; a refresh is skipped instead."""
+        if self.leases[index % len(self.leases)].ticket.refresh is None:
+            return super().fail_and_check(index, reason, twice=twice)
+        lease = self.take_lease(index)
         reason = "not_found" if reason == "x" else "undecodable"
         result = self.run(self.refreshes.skip(lease, reason))
         if twice and result == "skipped":
@@ -147,24 +147,26 @@ class RefreshModel(RetryModel):
     @precondition(lambda self: self.planned)
     @rule(known=st.booleans())
     def redeliver(self, known: bool) -> None:
-        """A webhook arrives of what is about to be looked at."""
+        """Add a webhook of a deployment whose refresh is scheduled."""
         number = int(min(self.planned)[-1])
         self.add(number, known, 7, twice=False)
 
     @invariant()
     def refreshes_match_the_plan(self) -> None:
-        """A look is planned with its ticket, or waits as one, or there is none."""
+        """Every planned refresh is scheduled with its ticket, and no other is."""
         names, tickets = self.run(self.list_planned())
         assert names == tickets == set(self.planned)
 
     async def list_planned(self) -> tuple[set[str], set[str]]:
-        """Read what is planned, and what has a ticket to look with."""
+        """Return the scheduled deployments, and those with a stored ticket."""
         names = cast("list[bytes]", await self.client.zrange(self.keys.refreshes, 0, -1))
         tickets = cast("list[bytes]", await self.client.hkeys(self.keys.refresh_tickets))
         return {name.decode() for name in names}, {name.decode() for name in tickets}
 
 
 @with_examples((100, 30), long=(1500, 60))
-def test_looks_disturb_no_promise(redis_url: str, examples: int, steps: int) -> None:
-    """Every event still ends exactly once, and every look is planned, or waits, or is over."""
+def test_accepted_events_with_refreshes_end_exactly_once(
+    redis_url: str, examples: int, steps: int
+) -> None:
+    """Every refresh is scheduled, queued or done."""
     run_machine(RefreshModel, redis_url, examples=examples, steps=steps)

@@ -1,4 +1,4 @@
-"""Which benchmark is asked for? `python3 run.py bench [cost | quota | calls | read] ...`."""
+"""The command `python3 run.py bench [cost | quota | calls | read] ...`."""
 
 import runpy
 import sys
@@ -7,12 +7,12 @@ _BENCHMARKS = ("cost", "quota", "calls", "read")
 
 
 def main() -> None:
-    """Run the one that is named, which is `cost` unless it is said."""
+    """Run the named benchmark; the default is `cost`."""
     benchmark = (
         sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else _BENCHMARKS[0]
     )
     if benchmark not in _BENCHMARKS:
-        sys.exit(f"there is no benchmark {benchmark!r} (there are: {', '.join(_BENCHMARKS)})")
+        sys.exit(f"unknown benchmark {benchmark!r}; choose one of {', '.join(_BENCHMARKS)}")
     runpy.run_module(f"tests.bench.{benchmark}", run_name="__main__", alter_sys=True)
 
 

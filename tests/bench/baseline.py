@@ -1,9 +1,10 @@
-"""What would one write who needs no queue? The least that does the same: the bare sides.
+"""The baselines: the least code that does the same work without a queue.
 
     python -m tests.bench.baseline get|record|one|receiver
 
-The first three read lines "FIRST COUNT" and get (or get, decode and append) so many, ``one`` one
-after another and the others as many at once as everybody; ``receiver`` serves HTTP and only reads.
+``get``, ``record`` and ``one`` read lines "FIRST COUNT" and process that many deployments. ``get``
+only fetches; ``record`` and ``one`` fetch, decode and append. ``one`` processes one after another,
+the others concurrently. ``receiver`` is an HTTP server that only reads each body.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ NumberHandler = Callable[[int], Awaitable[object]]
 
 
 async def open_stdin() -> asyncio.StreamReader:
-    """Read stdin without blocking."""
+    """Return a non-blocking reader of stdin."""
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -26,13 +27,13 @@ async def open_stdin() -> asyncio.StreamReader:
 
 
 async def handle_numbers(handle: NumberHandler, numbers: Iterator[int]) -> None:
-    """Do the next one, until there is none: so many of these run side by side."""
+    """Handle numbers one after another; several calls share one iterator."""
     for number in numbers:
         await handle(number)
 
 
 async def run_worker(mode: str) -> None:
-    """Do every batch that is told."""
+    """Process every batch that stdin names."""
     task = PeerTask()
     handle = task.get if mode == "get" else task.process
     concurrency = 1 if mode == "one" else CONCURRENCY
@@ -48,13 +49,13 @@ async def run_worker(mode: str) -> None:
 
 
 async def accept_webhook(request: web.Request) -> web.Response:
-    """Read the body and answer."""
+    """Read the body and respond 202."""
     await request.read()
     return web.Response(status=202)
 
 
 async def serve_receiver() -> None:
-    """Serve until ended."""
+    """Serve until the process is killed."""
     app = web.Application()
     app.router.add_post("/webhooks/{source}", accept_webhook)
     runner = web.AppRunner(app, access_log=None)

@@ -1,4 +1,4 @@
-"""What does every measurement stand on? One real server that syncs each write, one upstream."""
+"""The environment of every measurement: a Redis that syncs each write, and an upstream."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ _TIMEOUT_S = 120.0
 
 
 class BenchEnvironment:
-    """The server, the upstream, a client to look with, and a folder for what is written."""
+    """The server, the upstream, an observing client, and a folder for logs."""
 
     def __init__(self, folder: Path, redis_url: str, redis: Redis) -> None:
         self.folder = folder
@@ -33,7 +33,7 @@ class BenchEnvironment:
     def start(
         self, python: Path, arguments: Sequence[str], *, name: str, environ: Mapping[str, str] = {}
     ) -> MeasuredProcess:
-        """Start a Python program that finds server and upstream in its environment."""
+        """Start a Python program with the addresses of server and upstream in its environment."""
         inherited = {
             key: value
             for key, value in os.environ.items()
@@ -54,33 +54,33 @@ class BenchEnvironment:
         return process
 
     def stop(self, process: MeasuredProcess) -> None:
-        """End one program."""
+        """Stop one program."""
         process.kill()
         self._processes.remove(process)
 
     def stop_all_but_upstream(self) -> None:
-        """End every program but the upstream, which was the first."""
+        """Stop every program except the upstream, which was started first."""
         for process in self._processes[1:]:
             self.stop(process)
 
     def stop_all(self) -> None:
-        """End every program that still runs."""
+        """Stop every running program."""
         for process in [*self._processes]:
             self.stop(process)
 
     async def clear(self) -> None:
-        """Empty the server, and let its log start small again."""
+        """Delete all keys and truncate the append-only file."""
         await self.redis.flushall()
 
     async def wait_for_count(self, key: str, count: int, *, watch: MeasuredProcess) -> None:
-        """Wait until a stream has so many entries, or a number is so high."""
+        """Wait until a stream has this many entries, or a counter this value."""
         async with asyncio.timeout(_TIMEOUT_S):
             while await self.count(key) < count:
                 watch.raise_if_ended()
                 await asyncio.sleep(_POLL_INTERVAL_S)
 
     async def count(self, key: str) -> int:
-        """Count a stream's entries, or read a number."""
+        """Return the length of a stream, or the value of the counter."""
         if key == GET_COUNT_KEY:
             return int(await self.redis.get(key) or 0)
         return int(await self.redis.xlen(key))
@@ -88,14 +88,14 @@ class BenchEnvironment:
 
 @asynccontextmanager
 async def open_bench_environment(folder: Path) -> AsyncIterator[BenchEnvironment]:
-    """Start server and upstream; on leaving, end whatever runs."""
+    """Start server and upstream, and stop all programs at the end."""
     async with EmbeddedServer(folder / "redis") as server:
         redis = open_client(server.url, reply_timeout_s=60)
         env = BenchEnvironment(folder, server.url, redis)
         try:
             arguments = ("-m", "tests.bench.upstream")
             upstream = env.start(Path(sys.executable), arguments, name="upstream")
-            # When the log is rewritten is up to chance, and costs whoever is measured just then.
+            # A rewrite of the log starts at a random time and would distort a measurement.
             await redis.config_set("auto-aof-rewrite-percentage", 0)
             env.upstream_url = await upstream.wait_for_log("http://")
             yield env

@@ -1,4 +1,4 @@
-"""Who does the job of one record? Each starts idle, is filled while it is paused, and works."""
+"""The contestants of one record. Each starts idle, is filled while paused, and then works."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,12 +18,13 @@ from tests.bench.paths import SERVICE_PYTHON
 from tests.bench.peer_task import GET_COUNT_KEY, SECRET, STREAM
 from tests.bench.processes import MeasuredProcess
 from tests.bench.response_bodies import ENDED_AT, application_for, deployment_id_for, version_for
+from tests.factories import make_event
 
 FillQueue = Callable[[BenchEnvironment, MeasuredProcess, range], Awaitable[None]]
 
 
 class Contestant(Struct, frozen=True, kw_only=True):
-    """One way to do the job: how it starts, how it is filled, and by which key it is done."""
+    """One implementation: its command, how its queue is filled, and where its output appears."""
 
     name: str
     command: tuple[str, ...]
@@ -34,15 +35,15 @@ class Contestant(Struct, frozen=True, kw_only=True):
     environ: Mapping[str, str] = {}
 
 
-def build_ours(*, without_ids: bool = False) -> Contestant:
-    """Give the real worker; ``listed``: its tickets name no deployment, but say what to seek."""
+def build_service(*, without_ids: bool = False) -> Contestant:
+    """Return the real worker. With ``without_ids`` it must match deployments in lists."""
 
     async def fill(env: BenchEnvironment, _: MeasuredProcess, numbers: range) -> None:
         project = f"project-{numbers.start}-{len(numbers)}" if without_ids else "default"
         await add_tickets(env, numbers, project=project, with_id=not without_ids)
 
     return Contestant(
-        name="ours, listed" if without_ids else "ours",
+        name="service, no ids" if without_ids else "service",
         command=("-m", "service", "work"),
         ready_text="worker_started",
         fill=fill,
@@ -51,7 +52,7 @@ def build_ours(*, without_ids: bool = False) -> Contestant:
 
 
 def build_baseline(mode: str) -> Contestant:
-    """Give the loop without a queue: it is told the numbers on its stdin."""
+    """Return the baseline without a queue; it reads the numbers from stdin."""
 
     async def fill(_: BenchEnvironment, process: MeasuredProcess, numbers: range) -> None:
         process.write_line(f"{numbers.start} {len(numbers)}")
@@ -68,43 +69,38 @@ def build_baseline(mode: str) -> Contestant:
 async def add_tickets(
     env: BenchEnvironment, numbers: range, *, project: str, with_id: bool
 ) -> None:
-    """Remember so many deployments as the receiver does."""
+    """Add a ticket for each number, as the receiver does."""
     settings = Settings(redis_url=Secret(env.redis_url))
     async with open_runtime(settings, build_log(level="error")) as runtime:
         for start in range(numbers.start, numbers.stop, 1000):
             chunk = range(start, min(start + 1000, numbers.stop))
-            events = [make_event(number, project, with_id=with_id) for number in chunk]
+            events = [bench_event(number, project, with_id=with_id) for number in chunk]
             await asyncio.gather(*(enqueue_event(runtime, event) for event in events))
 
 
 async def enqueue_event(runtime: Runtime, event: DeploymentCompleted) -> None:
-    """Add one, again and again while a busy server does not say that it is kept."""
+    """Add one event, and repeat while Redis is too busy to confirm it."""
     while True:
         with suppress(RedisUnavailable):
             await runtime.backlog.add(event)
             return
 
 
-def make_event(number: int, project: str, *, with_id: bool) -> DeploymentCompleted:
-    """Make what the receiver would read of a webhook."""
-    return DeploymentCompleted(
-        source="native",
-        delivery=f"delivery-{number}",
+def bench_event(number: int, project: str, *, with_id: bool) -> DeploymentCompleted:
+    """Return the event of the webhook with this number."""
+    return make_event(
+        number,
         project=project,
-        environment="production",
         application=application_for(number),
         version=version_for(number),
         deployment_id=deployment_id_for(number) if with_id else None,
-        outcome="succeeded",
         event_time=ENDED_AT,
         metadata=Raw(b'{"event":{"pipeline":"main","build":%d},"deployment":null}' % number),
-        metadata_dropped=False,
-        traceparent=None,
     )
 
 
 def service_environ(env: BenchEnvironment) -> dict[str, str]:
-    """Give the environment of our own commands; all that is not said here is the default."""
+    """Return the environment of the service's commands; all other settings keep their defaults."""
     return {
         "ENRICHER_REDIS_URL": env.redis_url,
         "ENRICHER_LAUNCHDARKLY_URL": env.upstream_url,

@@ -1,8 +1,10 @@
-"""What do we cost, beside what one would glue together? `python3 run.py bench [cost]`.
+"""The benchmark of CPU, latency and memory: `python3 run.py bench [cost]`.
 
-Every pair runs side by side on one machine, against one server that syncs each write to disk, in
-rounds that take turns. What is told is the median and the middle half of the rounds; a verdict is
-given only where the whole middle half lies on one side of the goal.
+It compares the service with baselines and with other queues.
+
+All pairs run in alternating rounds on one machine, against one server that syncs each write to
+disk. The tables show the median and the quartiles of the rounds. A goal is met or missed only when
+both quartiles lie on the same side of it.
 """
 
 import argparse
@@ -34,7 +36,7 @@ REPORTS_WITH_PEERS = {"record", "receiver"}
 
 
 async def run_reports(names: Sequence[str], config: BenchConfig) -> None:
-    """Measure row after row, each printed as soon as it is known."""
+    """Measure each report and print it as soon as it is ready."""
     print(describe_machine(), flush=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         async with open_bench_environment(Path(folder)) as env:
@@ -42,15 +44,15 @@ async def run_reports(names: Sequence[str], config: BenchConfig) -> None:
                 started_s = time.monotonic()
                 try:
                     report = await REPORTS[name](env, config)
-                except Exception as error:  # noqa: BLE001 - one row that breaks costs no other
-                    report = f"## {name}\n\nIt broke: {type(error).__name__}: {error}"
+                except Exception as error:  # noqa: BLE001 - a failing report must not stop the others
+                    report = f"## {name}\n\nFailed: {type(error).__name__}: {error}"
                     env.stop_all_but_upstream()
                 print(f"\n{report}", flush=True)
                 print(f"\n({name}: {time.monotonic() - started_s:.0f} s)", flush=True)
 
 
 def describe_machine() -> str:
-    """Say what this was measured on."""
+    """Return a description of the machine and of the software versions."""
     models = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()
@@ -64,18 +66,21 @@ def describe_machine() -> str:
 
 
 def main() -> None:
-    """Read what was typed, and measure."""
+    """Parse the arguments and run the reports."""
     parser = argparse.ArgumentParser(prog="run.py bench cost", description=__doc__)
     parser.add_argument(
-        "--only", action="append", choices=[*REPORTS], help="a row; may be repeated"
+        "--only",
+        action="append",
+        choices=[*REPORTS],
+        help="only this report; may be repeated",
     )
-    parser.add_argument("--rounds", type=int, default=7, help="pairs in each row")
-    parser.add_argument("--items", type=int, default=1500, help="records, or webhooks, in a round")
+    parser.add_argument("--rounds", type=int, default=7, help="rounds of each report")
+    parser.add_argument("--items", type=int, default=1500, help="records or webhooks per round")
     parser.add_argument("--deep", type=int, default=1_000_000, help="tickets in the deep backlog")
-    parser.add_argument("--no-peers", action="store_true", help="only us and the bare sides")
+    parser.add_argument("--no-peers", action="store_true", help="skip all other queues")
     options = parser.parse_args()
     if not sys.platform.startswith("linux"):
-        sys.exit("the benchmarks read /proc: they run on Linux")
+        sys.exit("the benchmarks need Linux, because they read /proc")
     names = options.only or [*REPORTS]
     needs_peers = REPORTS_WITH_PEERS & {*names} and not options.no_peers
     peers = install_peers() if needs_peers else Peers((), (), {})

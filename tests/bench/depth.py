@@ -1,4 +1,4 @@
-"""What does a full backlog cost? Of a claim and its settling, and of a ticket that waits."""
+"""The cost of a deep backlog: of one claim and settlement, and of one waiting ticket."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from service.publish.entry import Entry
 from service.publish.stream import OutputStream, RetentionConfig
 from service.settings import Secret, Settings
 from tests.bench.bench_env import BenchEnvironment
-from tests.bench.contestants import enqueue_event, make_event
+from tests.bench.contestants import bench_event, enqueue_event
 
 BATCH = 32
 BATCHES = 20
@@ -25,21 +25,21 @@ _DAY_MS = 86_400_000
 
 
 class TicketCost(Struct, frozen=True):
-    """What one ticket cost, in microseconds: of the server's time, and of the clock on the wall."""
+    """The cost of one ticket in microseconds: of server time, and of elapsed time."""
 
     server_us: float
     wall_us: float
 
 
 class TicketMemory(Struct, frozen=True):
-    """What one ticket takes in Redis, in bytes: by itself, and with all that its webhook left."""
+    """The Redis memory of one ticket in bytes: alone, and with its delivery mark."""
 
     ticket_bytes: float
     total_bytes: float
 
 
 class BacklogBench:
-    """A backlog of one namespace, and the hands to work on it."""
+    """A backlog in one namespace, with methods to fill and to measure it."""
 
     def __init__(self, env: BenchEnvironment, runtime: Runtime) -> None:
         self._env = env
@@ -54,19 +54,19 @@ class BacklogBench:
         self._initial_bytes = 0
 
     async def record_initial_memory(self) -> None:
-        """Remember what the server holds before anything is added."""
+        """Record the memory of the server before any ticket is added."""
         self._initial_bytes = await self._read_used_memory()
 
     async def fill(self, count: int) -> None:
-        """Add so many tickets more, as the receiver does."""
+        """Add this many tickets, as the receiver does."""
         for start in range(self._next, self._next + count, _CHUNK):
             chunk = range(start, min(start + _CHUNK, self._next + count))
-            events = [make_event(number, "default", with_id=True) for number in chunk]
+            events = [bench_event(number, "default", with_id=True) for number in chunk]
             await asyncio.gather(*(enqueue_event(self._runtime, event) for event in events))
         self._next += count
 
     async def measure_batches(self) -> TicketCost:
-        """Claim and settle some, measured, and put as many back, not measured."""
+        """Measure the claim and settlement of some batches, then add as many tickets again."""
         await self._open_rate_limit_window()
         server_us_before, started_s = await self._read_server_us(), time.perf_counter()
         for _ in range(BATCHES):
@@ -74,8 +74,10 @@ class BacklogBench:
             leases = [lease for lease in claimed.leases if isinstance(lease, Lease)]
             if len(leases) != BATCH:
                 raise RuntimeError(f"claimed {len(leases)} of {BATCH}")
-            settled = [self._output.append_and_settle(_build_entry(item), item) for item in leases]
-            if {item.status for item in await asyncio.gather(*settled)} != {"published"}:
+            settlements = [
+                self._output.append_and_settle(_build_entry(lease), lease) for lease in leases
+            ]
+            if {result.status for result in await asyncio.gather(*settlements)} != {"published"}:
                 raise RuntimeError("a ticket was not settled")
         wall_s = time.perf_counter() - started_s
         server_us = await self._read_server_us() - server_us_before
@@ -84,7 +86,7 @@ class BacklogBench:
         return TicketCost(server_us / count, wall_s * 1e6 / count)
 
     async def measure_memory(self) -> TicketMemory:
-        """Give the bytes of one ticket that waits."""
+        """Return the bytes of one waiting ticket."""
         redis, keys = self._env.redis, self._runtime.keys
         count = await redis.zcard(keys.backlog)
         sizes = [await redis.memory_usage(key, samples=0) for key in (keys.backlog, keys.tickets)]
@@ -95,7 +97,7 @@ class BacklogBench:
         return int((await self._env.redis.info("memory"))["used_memory"])
 
     async def _open_rate_limit_window(self) -> None:
-        """Let the budget know of plenty: calls are not what is measured here."""
+        """Open a window with plenty of calls: this benchmark does not measure calls."""
         reset_ms = int(time.time() * 1000) + 60_000
         window = RateLimitWindow(
             family="global", limit=_UNLIMITED, remaining=_UNLIMITED, reset_ms=reset_ms
@@ -108,7 +110,7 @@ class BacklogBench:
 
 
 def _build_entry(lease: Lease) -> Entry:
-    """Write a small entry: what is in a record costs the same at any depth."""
+    """Return a small entry: the size of a record does not depend on the depth."""
     deployment_id = lease.ticket.deployment_id or ""
     data = b'"deployment":{}}'
     return Entry(deployment_id, "digest", ("type", "deployment.enriched.v1"), data, complete=True)
@@ -117,7 +119,7 @@ def _build_entry(lease: Lease) -> Entry:
 async def measure_depths(
     env: BenchEnvironment, depths: tuple[int, int], rounds: Iterable[int]
 ) -> tuple[list[list[TicketCost]], list[TicketMemory]]:
-    """Fill two namespaces on one server and work on both in turn."""
+    """Fill two namespaces on one server and measure them alternately."""
     await env.clear()
     samples: list[list[TicketCost]] = [[], []]
     memories: list[TicketMemory] = []

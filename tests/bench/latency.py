@@ -1,4 +1,4 @@
-"""How long from webhook to record while nothing else happens, beside a script that just does it?"""
+"""The latency from webhook to record on an idle system, compared with a minimal script."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ from tests.bench.webhook_load import encode_request, parse_response_head
 
 SAMPLES_PER_ROUND = 100
 WARM_UP = 50
-_PAUSE_S = 0.01  # so that each finds the system idle
+_PAUSE_S = 0.01  # lets the system become idle
 _BLOCK_MS = 5000
 
 Trigger = Callable[[int], Awaitable[None]]
@@ -35,7 +35,7 @@ class StreamWatcher:
         self._last_id = "0"
 
     async def measure_s(self, trigger: Trigger, number: int) -> float:
-        """Give the seconds from pulling the trigger until the record is seen."""
+        """Return the seconds from the trigger until the record appears."""
         next_entry = asyncio.ensure_future(self._wait_for_entry())
         await asyncio.sleep(_PAUSE_S)
         started_s = time.perf_counter()
@@ -46,12 +46,12 @@ class StreamWatcher:
     async def _wait_for_entry(self) -> None:
         reply: Any = await self._client.xread({self._stream: self._last_id}, block=_BLOCK_MS)
         if not reply:
-            raise TimeoutError("no record came")
+            raise TimeoutError("no record within 5 s")
         self._last_id = reply[self._stream.encode()][-1][0].decode()
 
 
 class LatencyPair(Struct, frozen=True):
-    """Both ways, each idle: post a webhook, or tell the script; and who watches for the record."""
+    """The service and the script, both idle: their triggers and their streams."""
 
     post_webhook: Trigger
     trigger_script: Trigger
@@ -59,7 +59,7 @@ class LatencyPair(Struct, frozen=True):
     script_stream: StreamWatcher
 
     async def measure_pairs(self, numbers: range) -> list[tuple[float, float]]:
-        """Give the ms of each shot, ours and the script's in turn."""
+        """Return pairs of latencies in ms (service, script), measured alternately."""
         return [
             (
                 await self.service_stream.measure_s(self.post_webhook, number) * 1000,
@@ -72,7 +72,7 @@ class LatencyPair(Struct, frozen=True):
 async def measure_latency(
     env: BenchEnvironment, rounds: Iterable[int]
 ) -> list[list[tuple[float, float]]]:
-    """Give the ms of every shot (ours, the script's), round by round."""
+    """Return the pairs of latencies (service, script) in ms for each round."""
     await env.clear()
     async with open_pair(env) as pair:
         await pair.measure_pairs(range(WARM_UP))
@@ -84,7 +84,7 @@ async def measure_latency(
 
 @asynccontextmanager
 async def open_pair(env: BenchEnvironment) -> AsyncIterator[LatencyPair]:
-    """Start our receiver and our worker, and the script."""
+    """Start a receiver, a worker and the script."""
     environ = service_environ(env)
     receiver = env.start(
         SERVICE_PYTHON, ("-m", "service", "serve"), name="receiver", environ=environ

@@ -1,4 +1,4 @@
-"""Which peers are there, in which environment, and how is each started at its best?"""
+"""The peers: other queues, each with its environment and its best configuration."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ from tests.bench.processes import MeasuredProcess
 from tests.bench.webhooks import ReceiverContestant
 
 _TASKIQ = "taskiq worker tests.bench.peers.with_taskiq:broker --workers 1 --max-async-tasks 32"
-# Of its pools, threads cost the least here: solo 1.1, prefork 1.5, gevent 1.5 times as much.
+# The thread pool is the cheapest here: solo costs 1.1, prefork 1.5, gevent 1.5 times as much.
 _CELERY = "celery -A tests.bench.peers.with_celery worker -P threads -c 8 -l ERROR"
 _CELERY_QUIET = "--without-gossip --without-mingle --without-heartbeat"
 _UVICORN = "--loop uvloop --http httptools --no-access-log --port 0"
 
 
 class Peers(Struct, frozen=True):
-    """Who could be installed, and of whom could not, why."""
+    """The installed peers, and the reason for each unavailable one."""
 
     contestants: tuple[Contestant, ...]
     receivers: tuple[ReceiverContestant, ...]
@@ -27,7 +27,7 @@ class Peers(Struct, frozen=True):
 
 
 def install_peers() -> Peers:
-    """Install every peer and say how it is run."""
+    """Install every peer that can be installed."""
     contestants: list[Contestant] = []
     receivers: list[ReceiverContestant] = []
     unavailable: dict[str, str] = {}
@@ -48,7 +48,7 @@ def install_peers() -> Peers:
 
 
 def build_peer(name: str, python: Path) -> Contestant:
-    """Give one peer: its worker, and how its queue is filled."""
+    """Return one peer with its worker command and its fill command."""
     module = f"tests.bench.peers.with_{name.lower()}"
     commands = {
         "taskiq": f"{_TASKIQ} --log-level ERROR --no-parse",
@@ -73,7 +73,7 @@ def build_peer(name: str, python: Path) -> Contestant:
 
 
 def build_peer_receiver(framework: str, python: Path) -> ReceiverContestant:
-    """Give FastAPI with one of the queues behind it."""
+    """Return FastAPI with one of the queues behind it."""
 
     async def count_accepted(env: BenchEnvironment) -> int:
         if framework == "taskiq":

@@ -1,4 +1,4 @@
-"""Where do the peers live? In environments of their own, made from locks when first needed."""
+"""The virtual environments of the peers, created from locks when first needed."""
 
 import sys
 from pathlib import Path
@@ -16,13 +16,13 @@ LOCKS = {
 
 
 def ensure_environment(name: str) -> Path:
-    """Make an environment hold what its lock says; gives its Python. Raises run.SetupError."""
+    """Create or update an environment from its lock; return its Python. Raises run.SetupError."""
     venv, lock = ROOT / f".venv-{name}", LOCKS[name]
     python, marker = venv / "bin" / "python", venv / "set-up"
     lock_digest = run.digest_of(lock)
     if marker.exists() and marker.read_text() == lock_digest and python.exists():
         return python
-    run.say(f"setting up {venv.name} ...")
+    run.print_status(f"setting up {venv.name} ...")
     with run.only_one_at_a_time():
         uv = run.find_uv() or run.install_uv()
     env = run.uv_env()

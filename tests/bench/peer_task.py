@@ -1,4 +1,4 @@
-"""What is the one job that every contestant but us does? GET, decode, XADD."""
+"""The task that every contestant except the service does: GET, decode, XADD."""
 
 import os
 import time
@@ -19,9 +19,9 @@ UPSTREAM = os.environ.get("BENCH_UPSTREAM", "")
 STREAM = "out"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 DEDUP_TTL_S = 259_200
-"""How long a delivery is known as a duplicate."""
+"""The TTL of a delivery mark."""
 GET_COUNT_KEY = "got"
-"""Counts, where nothing is appended, how many were got."""
+"""The key that counts fetched deployments when nothing is appended."""
 
 _HEADERS = {
     "Authorization": "api-token",
@@ -32,14 +32,14 @@ _HEADERS = {
 
 
 class PeerRecord(Struct, frozen=True):
-    """What is appended: the deployment as it came, and when it was appended."""
+    """The appended data: the deployment as received, and the time."""
 
     enriched_at: int
     deployment: Raw
 
 
 def deployment_url(number: int) -> str:
-    """Give the address of a deployment with all that can be expanded."""
+    """Return the URL of a deployment with all expandable fields."""
     return (
         f"{UPSTREAM}/api/v2/engineering-insights/deployments/{deployment_id_for(number)}"
         "?expand=pullRequests,flagReferences"
@@ -47,7 +47,7 @@ def deployment_url(number: int) -> str:
 
 
 def build_entry_fields(body: bytes) -> Mapping[str, str | bytes]:
-    """Decode an answer and write the fields of its entry, named as ours are."""
+    """Decode a response and return the fields of its entry, with the names of the service."""
     deployment = msgspec.json.decode(body, type=Deployment, strict=False)
     record = PeerRecord(enriched_at=time.time_ns() // 1_000_000, deployment=Raw(body))
     return {
@@ -65,7 +65,7 @@ def build_entry_fields(body: bytes) -> Mapping[str, str | bytes]:
 
 
 class PeerTask:
-    """The job, with its two clients open."""
+    """The task with its two open clients."""
 
     def __init__(self) -> None:
         self.redis = Redis.from_url(REDIS_URL)
@@ -77,16 +77,16 @@ class PeerTask:
         )
 
     async def get(self, number: int) -> bytes:
-        """Only ask."""
+        """Fetch one deployment."""
         async with self.session.get(deployment_url(number)) as response:
             if response.status != 200:
                 raise aiohttp.ClientError(response.status)
             return await response.read()
 
     async def process(self, number: int) -> None:
-        """Ask, decode, append."""
+        """Fetch one deployment, decode it and append it."""
         body = await self.get(number)
-        await self.redis.xadd(STREAM, build_entry_fields(body))  # type: ignore[arg-type] # invariant
+        await self.redis.xadd(STREAM, build_entry_fields(body))  # type: ignore[arg-type] # the dict type is invariant
 
     async def aclose(self) -> None:
         """Close both clients."""

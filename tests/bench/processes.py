@@ -1,4 +1,4 @@
-"""What does a process cost? Started, paused, weighed by /proc, ended: it and all its children."""
+"""Measured processes: started, paused, measured by /proc and killed with all their children."""
 
 import asyncio
 import os
@@ -13,9 +13,9 @@ from tests.bench.paths import ROOT
 
 
 class MeasuredProcess:
-    """One program under test with all that it starts: they share a process group.
+    """One program under test with all its children, which share a process group.
 
-    CPU is user and system time of all threads, as the kernel charges it, to the nanosecond.
+    CPU is the user and system time of all threads, as the kernel accounts it, in nanoseconds.
     """
 
     def __init__(
@@ -34,25 +34,25 @@ class MeasuredProcess:
             )
 
     def write_line(self, line: str) -> None:
-        """Write one line to its stdin."""
+        """Write one line to the stdin of the program."""
         assert self._child.stdin is not None
         self._child.stdin.write(f"{line}\n".encode())
         self._child.stdin.flush()
 
     def pause(self) -> None:
-        """Stop it where it is: what is prepared for it meanwhile is not charged to it."""
+        """Stop the process group, so that preparations are not charged to it."""
         os.killpg(self._child.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume the process group."""
         os.killpg(self._child.pid, signal.SIGCONT)
 
     def read_cpu_s(self) -> float:
-        """Sum up the CPU time that it and its children have had."""
+        """Return the CPU time of the program and its children."""
         return sum(_read_process_cpu_s(pid) for pid in self._list_pids())
 
     def read_peak_mb(self) -> float:
-        """Give the highest resident memory (MB of 2**20) of the largest of them."""
+        """Return the highest resident memory (MB of 2**20) of the largest process."""
         return max(_read_status_kb(pid, "VmHWM") for pid in self._list_pids()) / 1024
 
     def _list_pids(self) -> Iterator[int]:
@@ -63,7 +63,7 @@ class MeasuredProcess:
                     yield int(folder.name)
 
     async def wait_for_log(self, text: str) -> str:
-        """Wait until it has written something; gives the line."""
+        """Wait until the log contains a text; return its line."""
         async with asyncio.timeout(60):
             while True:
                 for line in self.log.read_text(errors="replace").splitlines():
@@ -74,12 +74,12 @@ class MeasuredProcess:
                 await asyncio.sleep(0.02)
 
     def raise_if_ended(self) -> None:
-        """Raise Broken when it has ended by itself."""
+        """Raise ProcessExited when the program has ended by itself."""
         if self._child.poll() is not None:
             raise ProcessExited(self.log)
 
     def kill(self) -> None:
-        """End it and all that it started, at once: nothing that it would still do is measured."""
+        """Kill the program and its children at once, so that nothing else is measured."""
         with suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait()
@@ -88,15 +88,15 @@ class MeasuredProcess:
 
 
 class ProcessExited(Exception):
-    """A program under test ended by itself; the text is the end of what it wrote."""
+    """A program under test ended by itself. The message is the end of its log."""
 
     def __init__(self, log: Path) -> None:
         lines = log.read_text(errors="replace").splitlines()[-12:]
-        super().__init__("\n".join(lines) or "it ended and said nothing")
+        super().__init__("\n".join(lines) or "it exited without output")
 
 
 def _read_process_cpu_s(pid: int) -> float:
-    """Read the CPU clock of a process; the clock's id is made from the pid, as libc does."""
+    """Return the CPU clock of a process. Its clock id is derived from the pid, as libc does."""
     with suppress(OSError):
         return time.clock_gettime((~pid << 3) | 2)
     return 0.0

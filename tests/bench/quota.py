@@ -1,4 +1,4 @@
-"""How much of the quota is used, how often is it overrun, and how does the common recipe fare?
+"""The benchmark of the quota: the used share and the 429s, compared with a common recipe.
 
 python3 run.py bench quota [--scenario NAME] [--workers N] [--windows N] [--seed N]
 """
@@ -15,11 +15,11 @@ from tests.bench.quota_harness import WorkerKind, open_harness
 from tests.bench.quota_scenarios import SCENARIOS, Scenario
 from tests.bench.quota_share import DrainResult
 
-_KINDS: tuple[WorkerKind, ...] = ("ours", "recipe")
+_KINDS: tuple[WorkerKind, ...] = ("service", "recipe")
 
 
 class QuotaResult(Struct, frozen=True, kw_only=True):
-    """One row of the table: who drained which backlog, and how it went."""
+    """One row of the table: the scenario, the workers and the result."""
 
     scenario: str
     workers: int
@@ -28,7 +28,7 @@ class QuotaResult(Struct, frozen=True, kw_only=True):
 
 
 def main(argv: Sequence[str]) -> None:
-    """Measure what was asked for, and print the table."""
+    """Measure the selected scenarios and print the table."""
     arguments = parse_arguments(argv)
     scenarios = {
         name: replace(
@@ -44,12 +44,17 @@ def main(argv: Sequence[str]) -> None:
 
 
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Read what was typed."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="bench quota", description=__doc__)
-    parser.add_argument("--scenario", action="append", choices=SCENARIOS, help="default: all")
-    parser.add_argument("--workers", action="append", type=int, help="processes; default: 1 4 16")
-    parser.add_argument("--windows", type=int, help="whole windows of work for each run")
-    parser.add_argument("--kind", action="append", choices=_KINDS, help="default: both")
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        choices=SCENARIOS,
+        help="only this scenario; may be repeated",
+    )
+    parser.add_argument("--workers", action="append", type=int, help="processes; may be repeated")
+    parser.add_argument("--windows", type=int, help="complete windows of work per run")
+    parser.add_argument("--kind", action="append", choices=_KINDS, help="only this kind of worker")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args(argv)
 
@@ -57,7 +62,7 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 async def measure_scenarios(
     scenarios: dict[str, Scenario], kinds: Sequence[WorkerKind], seed: int
 ) -> list[QuotaResult]:
-    """Drain every backlog once; worker processes are started before any clock runs."""
+    """Drain every backlog once. All worker processes start before a measurement."""
     results = []
     async with open_harness() as system:
         for workers in sorted(
@@ -80,11 +85,11 @@ async def measure_scenarios(
 
 
 def format_table(scenarios: dict[str, Scenario], results: Sequence[QuotaResult]) -> str:
-    """Write the table in Markdown, ours beside the recipe, and what each scenario is."""
+    """Return the Markdown table of all results, and a legend of the scenarios."""
     header = (
         "scenario",
         "workers",
-        "by",
+        "implementation",
         "quota used",
         "429 per 1,000",
         "while closed",
@@ -101,10 +106,10 @@ def format_table(scenarios: dict[str, Scenario], results: Sequence[QuotaResult])
 
 
 def format_row(result: QuotaResult) -> str:
-    """Write one row."""
+    """Return one row of the table."""
     run = result.run
     used = f"{run.share.percent:.1f} % of {run.share.windows} windows"
-    drained = f"{run.took_s:.1f} s" if run.drained else f"not in {run.took_s:.0f} s"
+    drained = f"{run.took_s:.1f} s" if run.drained else f"not within {run.took_s:.0f} s"
     refused = f"{run.rate_limited_per_thousand:.1f} ({run.rate_limited} of {run.calls})"
     cells = (
         result.scenario,

@@ -1,4 +1,4 @@
-"""Where is the quota measured? One Redis, one simulated LaunchDarkly, and worker processes."""
+"""The environment of the quota benchmark: a Redis, a simulator and worker processes."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,6 @@ import aiohttp
 import msgspec
 import structlog
 
-from service.accept.mapping import DeploymentCompleted
 from service.backlog.backlog import Backlog, BacklogConfig
 from service.enrich.budget import load_budget_prelude
 from service.simulate.options import Options
@@ -30,8 +29,9 @@ from service.store.keys import Keys
 from tests.bench.quota_recipe import OUTPUT, QUEUE, READY_EVENT
 from tests.bench.quota_scenarios import Scenario
 from tests.bench.quota_share import DrainResult, build_drain_result
+from tests.factories import make_event
 
-WorkerKind = Literal["ours", "recipe"]
+WorkerKind = Literal["service", "recipe"]
 
 KEYS = Keys("deployments")
 LATENCY_MS = (20, 60)
@@ -42,7 +42,7 @@ _STOP_TIMEOUT_S = 40.0
 
 
 class QuotaProcess:
-    """One program of ours; what it writes is read, so that it never waits for a reader."""
+    """One worker or simulator process. Its log is read all the time, so that it never blocks."""
 
     def __init__(self, child: asyncio.subprocess.Process, until: str) -> None:
         self.child = child
@@ -58,12 +58,12 @@ class QuotaProcess:
                 sys.stderr.write(f"{line.decode()[-400:]}")
 
     async def wait_until_started(self) -> dict[str, str]:
-        """Wait for the line that says so, and give its facts."""
+        """Wait for the start line and return its fields."""
         async with asyncio.timeout(120):
             return await self._started
 
     async def stop(self) -> None:
-        """Ask it to end, and wait for it."""
+        """Terminate the process and wait for its end."""
         with contextlib.suppress(ProcessLookupError):
             self.child.terminate()
         try:
@@ -86,7 +86,7 @@ async def start_module(*arguments: str, started_text: str, **environ: str) -> Qu
 
 
 class QuotaHarness:
-    """What stays up for the whole benchmark: Redis, the upstream, and hands for both."""
+    """A Redis and a simulator for the whole benchmark, with methods to run and measure workers."""
 
     def __init__(self, redis_url: str, upstream: str, session: aiohttp.ClientSession) -> None:
         self._redis_url = redis_url
@@ -97,8 +97,8 @@ class QuotaHarness:
 
     @contextlib.asynccontextmanager
     async def run_workers(self, kind: WorkerKind, count: int) -> AsyncIterator[None]:
-        """Start so many worker processes, and end them."""
-        start_worker = self._start_ours if kind == "ours" else self._start_recipe
+        """Start the worker processes, and stop them at the end."""
+        start_worker = self._start_service if kind == "service" else self._start_recipe
         processes = [await start_worker() for _ in range(count)]
         try:
             await asyncio.gather(*(process.wait_until_started() for process in processes))
@@ -106,7 +106,7 @@ class QuotaHarness:
         finally:
             await asyncio.gather(*(process.stop() for process in processes))
 
-    async def _start_ours(self) -> QuotaProcess:
+    async def _start_service(self) -> QuotaProcess:
         return await start_module(
             *("service", "work"),
             started_text="worker_started",
@@ -129,26 +129,26 @@ class QuotaHarness:
         )
 
     async def drain(self, kind: WorkerKind, scenario: Scenario, seed: int) -> DrainResult:
-        """Give the workers one scenario's backlog, and wait until it is empty."""
+        """Fill the backlog of one scenario and wait until the workers have drained it."""
         await self._reset(scenario, seed)
         rng = random.Random(seed)
         deployment_ids = [
             str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(scenario.tickets)
         ]
         started_s = time.monotonic()
-        if kind == "ours":
+        if kind == "service":
             await self._enqueue(deployment_ids)
         else:
             await self._client.rpush(QUEUE, *deployment_ids)
         timeout_s = 20 + 3 * (scenario.windows + 1) * scenario.limits.window_ms / 1000
-        stream = KEYS.enriched if kind == "ours" else OUTPUT
+        stream = KEYS.enriched if kind == "service" else OUTPUT
         drained = await self._wait_for_records(stream, len(deployment_ids), timeout_s)
         took_s = time.monotonic() - started_s
         stats = await self._read_stats()
         return build_drain_result(stats, scenario.limits, drained=drained, took_s=took_s)
 
     async def _reset(self, scenario: Scenario, seed: int) -> None:
-        """Forget the run before: Redis is emptied, and the last window passes."""
+        """Empty Redis and wait for the end of the last window."""
         last_opened_at = max(
             (window.opened_at for window in (await self._read_stats()).windows), default=0
         )
@@ -166,7 +166,7 @@ class QuotaHarness:
             assert response.ok
 
     async def _enqueue(self, deployment_ids: list[str]) -> None:
-        """Let deployments wait, as the receiver does."""
+        """Add tickets, as the receiver does."""
         group = GroupCommit(
             self._client, durability="memory", clock=time.monotonic, log=structlog.get_logger()
         )
@@ -187,7 +187,10 @@ class QuotaHarness:
             new_token=lambda: str(next(numbers)),
         )
         await asyncio.gather(
-            *(backlog.add(make_event(deployment_id)) for deployment_id in deployment_ids)
+            *(
+                backlog.add(make_event(delivery=name, deployment_id=name, version=name[:7]))
+                for name in deployment_ids
+            )
         )
         await group.aclose()
 
@@ -204,13 +207,13 @@ class QuotaHarness:
             return msgspec.json.decode(await response.read(), type=SimulatorStats)
 
     async def aclose(self) -> None:
-        """Let go of Redis."""
+        """Close the Redis client."""
         await self._client.aclose()
 
 
 @contextlib.asynccontextmanager
 async def open_harness() -> AsyncIterator[QuotaHarness]:
-    """Start Redis and the upstream, each a process of its own."""
+    """Start Redis and the simulator as processes of their own."""
     with (
         tempfile.TemporaryDirectory(prefix="bench-quota-") as folder,
         EmbeddedServer(Path(folder)) as server,
@@ -226,21 +229,3 @@ async def open_harness() -> AsyncIterator[QuotaHarness]:
                 await system.aclose()
         finally:
             await simulator.stop()
-
-
-def make_event(deployment_id: str) -> DeploymentCompleted:
-    """Write the event of one deployment whose id is known: it costs one call."""
-    return DeploymentCompleted(
-        source="native",
-        delivery=deployment_id,
-        project="default",
-        environment="production",
-        application="shop",
-        version=deployment_id[:7],
-        deployment_id=deployment_id,
-        outcome="succeeded",
-        event_time=None,
-        metadata=msgspec.Raw(b"{}"),
-        metadata_dropped=False,
-        traceparent=None,
-    )

@@ -1,7 +1,7 @@
-"""What would one write instead? Tasks, a semaphore, and retries with backoff, in each process.
+"""The common recipe: tasks, a semaphore and retries with backoff, in each process.
 
-The common recipe, written with care: Retry-After and X-Ratelimit-Reset are obeyed, the backoff
-grows and is jittered, and a call that waits keeps its place, so that a refused process slows down.
+It is written with care. It obeys Retry-After and X-Ratelimit-Reset, and its backoff grows and has
+jitter. A waiting call keeps its slot, so that a refused process slows down.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _POLL_TIMEOUT_S = 1.0
 
 
 async def main() -> None:
-    """Fetch what the queue names until ended."""
+    """Fetch the deployments of the queue until the process ends."""
     environ = os.environ
     headers = {"Authorization": environ["RECIPE_TOKEN"], "LD-API-Version": "beta"}
     redis = Redis.from_url(environ["RECIPE_REDIS_URL"], decode_responses=True)
@@ -59,13 +59,13 @@ async def enrich(session: aiohttp.ClientSession, redis: Redis, deployment: str) 
 
 
 def compute_wait_s(headers: Mapping[str, str], attempt: int) -> float:
-    """Wait as long as was asked for, and a jittered backoff on top."""
+    """Return the time that the headers ask for, plus a backoff with jitter."""
     backoff_s = random.uniform(0, min(_BACKOFF_CAP_S, _BACKOFF_BASE_S * 2**attempt))
     return max(parse_retry_after_s(headers), parse_reset_s(headers), 0.0) + backoff_s
 
 
 def parse_retry_after_s(headers: Mapping[str, str]) -> float:
-    """Read seconds, or an HTTP date."""
+    """Return the seconds of Retry-After, from a number or from an HTTP date."""
     value = headers.get("Retry-After", "0")
     if value.isdigit():
         return float(value)
@@ -73,7 +73,7 @@ def parse_retry_after_s(headers: Mapping[str, str]) -> float:
 
 
 def parse_reset_s(headers: Mapping[str, str]) -> float:
-    """Read the end of the window, in ms since the epoch."""
+    """Return the seconds until the end of the window. The header is in epoch milliseconds."""
     value = headers.get("X-Ratelimit-Reset", "")
     return int(value) / 1000 - time.time() if value.isdigit() else 0.0
 

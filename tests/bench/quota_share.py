@@ -1,4 +1,4 @@
-"""How much of the quota was used while there was work? Counted from the upstream's own windows."""
+"""The share of the quota that was used while there was work, from the windows of the simulator."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from service.simulate.stats import SimulatorStats, WindowUse
 
 
 class QuotaShare(Struct, frozen=True, kw_only=True):
-    """Calls used of those allowed, over the windows that lie wholly in the busy time."""
+    """The calls used and the calls allowed, over the windows in which there was always work."""
 
     windows: int
     used: int
@@ -17,17 +17,16 @@ class QuotaShare(Struct, frozen=True, kw_only=True):
 
     @property
     def percent(self) -> float:
-        """How much of what was allowed was used."""
+        """The used share of the allowed calls in percent."""
         return 100 * self.used / self.allowed if self.allowed else 0.0
 
 
 def measure_share(windows: Sequence[WindowUse], limits: Limits) -> QuotaShare:
-    """Count the windows before the last one, and those that nobody opened.
+    """Count the complete windows before the last one, and the unopened windows between them.
 
-    The last window is the one in which the work ended. Where windows follow the clock, the work
-    began in the midst of the first. A window allows its limit without what the competitor would
-    have taken of it by its end; time between two windows, in which nobody called, allows as much
-    as a window of the same length.
+    The work ended in the last window. Where windows follow the clock, the work began in the middle
+    of the first window. A window allows its limit minus the calls of the competitor. Time between
+    two windows without a call allows as much as a window of the same length.
     """
     ordered = sorted(windows, key=lambda window: window.opened_at)
     full_windows = ordered[1 if limits.aligned_to == "clock" else 0 : -1]
@@ -44,7 +43,7 @@ def measure_share(windows: Sequence[WindowUse], limits: Limits) -> QuotaShare:
 
 
 class DrainResult(Struct, frozen=True, kw_only=True):
-    """One drain of one backlog: what it used, what was refused, how long it took (s)."""
+    """The result of one drained backlog: its share, its refused calls and its duration."""
 
     share: QuotaShare
     calls: int
@@ -55,14 +54,14 @@ class DrainResult(Struct, frozen=True, kw_only=True):
 
     @property
     def rate_limited_per_thousand(self) -> float:
-        """Answers of 429 among a thousand calls."""
+        """The 429 responses per thousand calls."""
         return 1000 * self.rate_limited / self.calls if self.calls else 0.0
 
 
 def build_drain_result(
     stats: SimulatorStats, limits: Limits, *, drained: bool, took_s: float
 ) -> DrainResult:
-    """Read one run from what the upstream counted."""
+    """Return the result of one run from the stats of the simulator."""
     return DrainResult(
         share=measure_share(stats.windows, limits),
         calls=sum(stats.statuses.values()),

@@ -1,7 +1,7 @@
-"""What does reading cost? The typed reader beside a bare loop: `python3 run.py bench read`.
+"""The benchmark of reading: the client compared with a bare loop. `python3 run.py bench read`.
 
-The bare side is XREADGROUP by redis-py with the same batch, json.loads of each record, and one XACK
-a batch. Both read the same stream, each in a group of its own, in turn, in one process.
+The bare loop is XREADGROUP by redis-py with the same batch size, json.loads of each record, and one
+XACK a batch. Both read the same stream in separate groups, alternately, in one process.
 """
 
 import argparse
@@ -32,19 +32,19 @@ _SAMPLE_FILE = Path(__file__).resolve().parents[1] / "samples" / "deployment_as_
 
 
 class ReadCost(Struct, frozen=True):
-    """What a round cost: CPU and clock, in seconds."""
+    """The cost of a round: CPU time and elapsed time in seconds."""
 
     cpu_s: float
     wall_s: float
 
 
 async def read_with_redis_py(url: str, group: str, count: int) -> None:
-    """Read as one would write it down at once."""
+    """Read with redis-py, as a simple consumer does."""
     async with Redis.from_url(url) as redis:
         await redis.xgroup_create(STREAM, group, id="0")
         seen = 0
         while seen < count:
-            reply: Any = await redis.xreadgroup(group, "one", {STREAM: ">"}, count=_BATCH)
+            reply: Any = await redis.xreadgroup(group, "reader", {STREAM: ">"}, count=_BATCH)
             entries = [entry for batch in _entry_batches(reply) for entry in batch]
             for _, fields in entries:
                 json.loads(fields[b"data"])
@@ -53,7 +53,7 @@ async def read_with_redis_py(url: str, group: str, count: int) -> None:
 
 
 def _entry_batches(reply: Any) -> list[Any]:
-    """Give the entries by stream, as RESP2 or RESP3 has them."""
+    """Return the entries by stream, from a RESP2 or RESP3 reply."""
     streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply]
     return [
         entries[0] if entries and isinstance(entries[0][0], list | tuple) else entries
@@ -62,7 +62,7 @@ def _entry_batches(reply: Any) -> list[Any]:
 
 
 async def read_with_client(url: str, group: str, count: int) -> None:
-    """Read by the reader, with its own habits."""
+    """Read with the client and its defaults."""
     async with EnrichedStream(url, group=group) as stream:
         seen = 0
         async for _ in stream:
@@ -73,7 +73,7 @@ async def read_with_client(url: str, group: str, count: int) -> None:
 
 
 async def read_and_decode_deployments(url: str, group: str, count: int) -> None:
-    """Read by the reader, and decode LaunchDarkly's own part of each record too."""
+    """Read with the client, and decode the deployment of each record too."""
     async with EnrichedStream(url, group=group) as stream:
         seen = 0
         async for record in stream:
@@ -92,7 +92,7 @@ async def measure_round(read_stream: Callable[[], Awaitable[None]]) -> ReadCost:
 
 
 async def append_records(url: str, count: int) -> int:
-    """Append so many records; gives the bytes of the data of one."""
+    """Append records to the stream; return the bytes of the data of one."""
     deployment = json.loads(_SAMPLE_FILE.read_text())
     async with open_client(url) as redis:
         for first in range(0, count, _BATCH):
@@ -105,14 +105,14 @@ async def append_records(url: str, count: int) -> int:
 
 
 _READERS = {
-    "the typed reader": read_with_client,
-    "the same, and its deployment decoded": read_and_decode_deployments,
+    "client": read_with_client,
+    "client, deployment decoded": read_and_decode_deployments,
     "XREADGROUP, json.loads": read_with_redis_py,
 }
 
 
 async def compare_readers(url: str, rounds: int, count: int) -> str:
-    """Let both read in turn; gives the table."""
+    """Let all readers read alternately; return the table."""
     size = await append_records(url, count)
     costs: dict[str, list[ReadCost]] = {name: [] for name in _READERS}
     for round_number in range(rounds):
@@ -136,20 +136,22 @@ async def compare_readers(url: str, rounds: int, count: int) -> str:
         rows.append([name, us_per_record, per_s, *goal_cells])
     header = [
         "",
-        "CPU µs a record: median (quartiles)",
-        "records a second",
-        "CPU beside the bare loop",
+        "CPU µs per record: median (quartiles)",
+        "records per second",
+        "CPU / bare loop",
     ]
     load = f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    title = f"## Reading {count:,} records of {size:,} bytes, {rounds} rounds in turn ({load})\n\n"
+    title = (
+        f"## Reading {count:,} records of {size:,} bytes, {rounds} alternating rounds ({load})\n\n"
+    )
     return title + format_table([*header, "goal", ""], rows)
 
 
 def main() -> None:
-    """Read what was typed, and measure."""
+    """Parse the arguments and run the benchmark."""
     parser = argparse.ArgumentParser(prog="run.py bench read", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9, help="pairs")
-    parser.add_argument("--items", type=int, default=5000, help="records in a round")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of each reader")
+    parser.add_argument("--items", type=int, default=5000, help="records per round")
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,

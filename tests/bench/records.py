@@ -1,4 +1,4 @@
-"""What does one enriched record cost, beside a bare loop and beside the same job on a queue?"""
+"""The CPU cost of one enriched record, compared with a bare loop and other queues."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -13,28 +13,31 @@ from tests.bench.peer_task import GET_COUNT_KEY
 from tests.bench.response_bodies import deployment_id_for, encode_deployment
 
 WARM_UP = 300
-_ACKNOWLEDGE_WAIT_S = 0.4  # what is acknowledged after the work is charged too
+_ACKNOWLEDGE_WAIT_S = 0.4  # the measurement includes late acknowledgements
 _BATCH = 500
 
 
 class EntryData(Struct):
-    """What every contestant's entry holds."""
+    """The data that every contestant appends."""
 
     deployment: msgspec.Raw
 
 
 class DeploymentId(Struct):
-    """Which deployment it is."""
+    """The id of a deployment."""
 
     id: str
 
 
 class WrongOutput(Exception):
-    """A contestant did not do the work that it was measured for."""
+    """A contestant did not do the measured work."""
 
 
 async def measure_record(env: BenchEnvironment, contestant: Contestant, *, items: int) -> float:
-    """Give the CPU ms of one record: started afresh, warmed up, filled while paused, checked."""
+    """Return the CPU ms of one record.
+
+    The contestant starts, is warmed up, is filled while paused, and its output is checked.
+    """
     await env.clear()
     process = env.start(
         contestant.python,
@@ -61,7 +64,7 @@ async def measure_record(env: BenchEnvironment, contestant: Contestant, *, items
 
 
 async def check_output(env: BenchEnvironment, contestant: Contestant, count: int) -> None:
-    """Look whether each deployment is in the stream once, as it was told."""
+    """Raise WrongOutput unless each deployment is in the stream exactly once and unchanged."""
     if contestant.output_key == GET_COUNT_KEY:
         return
     expected = {deployment_id_for(number): number for number in range(count)}
@@ -73,23 +76,21 @@ async def check_output(env: BenchEnvironment, contestant: Contestant, count: int
             if deployment_id not in expected or not is_same_json(
                 deployment, encode_deployment(expected.pop(deployment_id))
             ):
-                raise WrongOutput(
-                    f"{contestant.name} appended {deployment_id} twice, or other than it was"
-                )
+                raise WrongOutput(f"{contestant.name} appended {deployment_id} twice or changed")
         min_id = b"(" + entries[-1][0]
     if expected:
-        raise WrongOutput(f"{contestant.name} left {len(expected)} records out")
+        raise WrongOutput(f"{contestant.name} appended {len(expected)} records too few")
 
 
 def is_same_json(left: bytes, right: bytes) -> bool:
-    """Tell whether two pieces of JSON say the same, however they are written."""
+    """Return whether two JSON texts have equal values."""
     return left == right or msgspec.json.decode(left) == msgspec.json.decode(right)
 
 
 async def measure_rounds(
     env: BenchEnvironment, contestants: Sequence[Contestant], rounds: Iterable[int], *, items: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Measure everybody in turn, again and again; gives samples by name, and who broke and how."""
+    """Measure all contestants alternately; return the samples and the errors by name."""
     samples: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     errors: dict[str, str] = {}
     for _ in rounds:
@@ -98,6 +99,6 @@ async def measure_rounds(
                 try:
                     cpu_ms = await measure_record(env, contestant, items=items)
                     samples[contestant.name].append(cpu_ms)
-                except Exception as error:  # noqa: BLE001 - one that breaks is told in the table
+                except Exception as error:  # noqa: BLE001 - the table reports the error
                     errors[contestant.name] = f"{type(error).__name__}: {error}"
     return samples, errors

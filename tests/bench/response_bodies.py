@@ -1,4 +1,4 @@
-"""What does LaunchDarkly answer in every benchmark? One invented deployment under many names."""
+"""The responses of the benchmark upstream: one generated deployment under many ids."""
 
 from functools import cache
 
@@ -15,26 +15,26 @@ ENDED_AT = STARTED_AT + 600_000
 
 _EXPANDED_FIELDS = frozenset({"pullRequests", "flagReferences"})
 _ID_PLACEHOLDER = "b0eebc99-9c0b-4ef8-bb6d-000000000000"
-_VERSION_PLACEHOLDER, _APPLICATION_PLACEHOLDER = "version-of-it", "application-of-it"
+_VERSION_PLACEHOLDER, _APPLICATION_PLACEHOLDER = "version-placeholder", "application-placeholder"
 
 
 def deployment_id_for(number: int) -> str:
-    """Give the id of a deployment."""
+    """Return the id of a deployment."""
     return f"b0eebc99-9c0b-4ef8-bb6d-{number:012d}"
 
 
 def application_for(number: int) -> str:
-    """Give the application of a deployment: ten take turns."""
+    """Return the application of a deployment: one of ten."""
     return f"application-{number % APPLICATIONS}"
 
 
 def version_for(number: int) -> str:
-    """Give the version of a deployment, which is its own."""
+    """Return the version of a deployment, which is unique."""
     return f"v{number}"
 
 
 def encode_deployment(number: int, *, expanded: bool = True) -> bytes:
-    """Write one deployment, with its pull requests and flags when they are asked for."""
+    """Return one deployment, with its pull requests and flags if expanded."""
     return (
         _deployment_template(expanded=expanded)
         .replace(_ID_PLACEHOLDER.encode(), deployment_id_for(number).encode())
@@ -45,7 +45,7 @@ def encode_deployment(number: int, *, expanded: bool = True) -> bytes:
 
 @cache
 def _deployment_template(*, expanded: bool) -> bytes:
-    """Invent one deployment with four pull requests, as the simulator does."""
+    """Return the JSON of one generated deployment with four pull requests."""
     shape = Shape(pull_requests=(4, 4))
     pages = PageRenderer(RenderConfig(seed=1, shape=shape, page_size=20, nested_details=True))
     deployment = replace(

@@ -1,4 +1,4 @@
-"""How many rounds are measured? As many as were asked for; fewer when their time is up."""
+"""The rounds of a measurement: as many as configured, fewer when the time is up."""
 
 import time
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ MIN_ROUNDS = 3
 
 
 def iterate_rounds(rounds: int, limit_s: float) -> Iterator[int]:
-    """Count the rounds; after the fewest that say anything, stop when the time is up."""
+    """Yield round numbers; after the minimum, stop when the next round would exceed the time."""
     started_s = time.monotonic()
     for round_number in range(rounds):
         if round_number >= MIN_ROUNDS and time.monotonic() - started_s > limit_s * round_number / (
             round_number + 1
         ):
-            return  # the next would not be done in time
+            return  # the next round would end too late
         yield round_number

@@ -1,4 +1,4 @@
-"""Do two workers do twice as much as one, and how busy was the machine meanwhile?"""
+"""The throughput of one worker and of two, and the load of the machine meanwhile."""
 
 import time
 from pathlib import Path
@@ -14,14 +14,14 @@ WARM_UP = 400
 
 
 class Throughput(Struct, frozen=True):
-    """Records a second, and the share of all cores that was in use by anybody."""
+    """The records per second, and the share of all cores in use by any process."""
 
     per_s: float
     busy_share: float
 
 
 async def measure_throughput(env: BenchEnvironment, *, workers: int, items: int) -> Throughput:
-    """Let so many workers empty a backlog that was filled while they were paused."""
+    """Let the workers drain a backlog that was filled while they were paused."""
     await env.clear()
     environ = service_environ(env)
     command = ("-m", "service", "work")
@@ -52,6 +52,6 @@ async def measure_throughput(env: BenchEnvironment, *, workers: int, items: int)
 
 
 def _read_cpu_ticks() -> tuple[int, int]:
-    """Read how long all cores were idle, and how long it was in all."""
+    """Return the idle ticks of all cores, and all ticks."""
     ticks = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return ticks[3] + ticks[4], sum(ticks)

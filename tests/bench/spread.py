@@ -1,4 +1,4 @@
-"""What do the samples say? Medians, quartiles, and a table that a person can read."""
+"""Medians, quartiles and Markdown tables."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,34 +7,32 @@ from msgspec import Struct
 
 
 class Spread(Struct, frozen=True):
-    """The middle half of some samples, and their middle."""
+    """The lower quartile, the median and the upper quartile of some samples."""
 
     low: float
     median: float
     high: float
 
     def format(self, digits: int = 2) -> str:
-        """Write the median, and the quartiles behind it."""
+        """Return the median followed by the quartiles."""
         return f"{self.median:.{digits}f} ({self.low:.{digits}f} … {self.high:.{digits}f})"
 
 
 def measure_spread(samples: Sequence[float]) -> Spread:
-    """Give median and quartiles; of one sample, itself."""
+    """Return median and quartiles. One sample is its own quartiles."""
     if len(samples) == 1:
         return Spread(samples[0], samples[0], samples[0])
     low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
     return Spread(low, median, high)
 
 
-def compare_rounds(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
-    """Give the spread of the ratios of rounds: each pair was measured side by side."""
-    return measure_spread(
-        [ours_value / theirs_value for ours_value, theirs_value in zip(ours, theirs, strict=True)]
-    )
+def compare_rounds(values: Sequence[float], baseline: Sequence[float]) -> Spread:
+    """Return the spread of the ratios of paired rounds."""
+    return measure_spread([value / base for value, base in zip(values, baseline, strict=True)])
 
 
 def check_goal(ratio: Spread, goal: float) -> str:
-    """Say whether the middle half lies on one side of the goal; else that it cannot be told."""
+    """Return on which side of the goal both quartiles lie."""
     if ratio.high <= goal:
         return "met"
     if ratio.low > goal:
@@ -43,12 +41,12 @@ def check_goal(ratio: Spread, goal: float) -> str:
 
 
 def percentile(samples: Sequence[float], fraction: float) -> float:
-    """Give the sample below which that share lies."""
+    """Return the sample at a fraction (0 to 1) of the sorted samples."""
     ordered = sorted(samples)
     return ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table in Markdown."""
+    """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""Do the benchmarks still run? Every kind once, with few items; no time is asserted."""
+"""Tests of the benchmarks: every kind runs once with few items. No time is asserted."""
 
 import re
 import tomllib
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.bench_env import BenchEnvironment, open_bench_environment
-from tests.bench.contestants import build_baseline, build_ours
+from tests.bench.contestants import build_baseline, build_service
 from tests.bench.depth import BATCH, BATCHES
 from tests.bench.paths import ROOT
 from tests.bench.peer_catalog import Peers
@@ -25,81 +25,81 @@ from tests.bench.rounds import iterate_rounds
 from tests.bench.scaling import measure_throughput
 from tests.bench.spread import Spread, check_goal, compare_rounds, measure_spread
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="it reads /proc")
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
-NO_PEERS = Peers((), (), {"arq": "it could not be installed"})
+NO_PEERS = Peers((), (), {"arq": "could not be installed"})
 SHORT_CONFIG = BenchConfig(rounds=1, items=20, peers=NO_PEERS, deep_backlog=BATCH * BATCHES)
 
 
 @pytest.fixture
-async def stand(tmp_path: Path) -> AsyncIterator[BenchEnvironment]:
-    """Start what every measurement stands on."""
-    async with open_bench_environment(tmp_path) as opened:
-        yield opened
+async def bench_env(tmp_path: Path) -> AsyncIterator[BenchEnvironment]:
+    """Start the environment of the measurements."""
+    async with open_bench_environment(tmp_path) as env:
+        yield env
 
 
-async def test_a_record_is_measured_and_looked_at(stand: BenchEnvironment) -> None:
-    """Ours with and without ids, the bare loop and the GET do the work that they are told."""
+async def test_record_is_measured_and_checked(bench_env: BenchEnvironment) -> None:
+    """The service with and without ids, the bare loop and the GET do their work."""
     contestants = [
-        build_ours(),
-        build_ours(without_ids=True),
+        build_service(),
+        build_service(without_ids=True),
         build_baseline("record"),
         build_baseline("get"),
     ]
-    samples, broken = await measure_rounds(stand, contestants, [0], items=20)
-    assert broken == {}
-    assert [len(taken) for taken in samples.values()] == [1, 1, 1, 1]
+    samples, errors = await measure_rounds(bench_env, contestants, [0], items=20)
+    assert errors == {}
+    assert [len(values) for values in samples.values()] == [1, 1, 1, 1]
 
 
-async def test_work_left_out_is_noticed(stand: BenchEnvironment) -> None:
-    """Whoever appends less than was asked for is not measured."""
-    samples, _ = await measure_rounds(stand, [build_baseline("record")], [0], items=20)
+async def test_missing_output_is_an_error(bench_env: BenchEnvironment) -> None:
+    """A contestant that appends less than it should is not measured."""
+    samples, _ = await measure_rounds(bench_env, [build_baseline("record")], [0], items=20)
     assert samples
-    with pytest.raises(WrongOutput, match="left 1 records out"):
-        await check_output(stand, build_baseline("record"), 321)
+    with pytest.raises(WrongOutput, match="appended 1 records too few"):
+        await check_output(bench_env, build_baseline("record"), 321)
 
 
-async def test_a_contestant_that_breaks_is_told(stand: BenchEnvironment) -> None:
-    """A program that ends by itself becomes a line of the table, with the reason."""
+async def test_failing_contestant_is_reported(bench_env: BenchEnvironment) -> None:
+    """A program that exits becomes a row of the table with its reason."""
     bare = build_baseline("record")
-    broken = type(bare)(
+    failing = type(bare)(
         name="gone",
         command=("-c", "raise SystemExit('no such queue')"),
         ready_text="ready",
         fill=bare.fill,
     )
-    samples, errors = await measure_rounds(stand, [bare, broken], [0], items=20)
+    samples, errors = await measure_rounds(bench_env, [bare, failing], [0], items=20)
     assert "| gone | 0 | - |  |  | ProcessExited: no such queue |" in format_costs(
         samples, errors, {}
     )
 
 
-async def test_a_receiver_is_measured(stand: BenchEnvironment) -> None:
-    """Ours and the one that only reads accept every webhook."""
-    table = await report_receiver(stand, SHORT_CONFIG)
+async def test_receiver_is_measured(bench_env: BenchEnvironment) -> None:
+    """The service and the receiver that only reads accept every webhook."""
+    table = await report_receiver(bench_env, SHORT_CONFIG)
     assert table.count("\n| ") == 4
     assert "| only reads | " in table
 
 
-async def test_latency_is_measured(stand: BenchEnvironment) -> None:
-    """Every shot becomes a record, ours and the script's."""
-    assert "| p99 | " in await report_latency(stand, SHORT_CONFIG)
+async def test_latency_is_measured(bench_env: BenchEnvironment) -> None:
+    """Every trigger of the service and of the script makes a record."""
+    assert "| p99 | " in await report_latency(bench_env, SHORT_CONFIG)
 
 
-async def test_a_backlog_is_measured_at_two_depths(stand: BenchEnvironment) -> None:
-    """Claiming and settling go on at both, and a ticket is weighed."""
-    table = await report_depth(stand, SHORT_CONFIG)
-    assert "| the ticket | " in table
+async def test_backlog_is_measured_at_two_depths(bench_env: BenchEnvironment) -> None:
+    """Claims and settlements work at both depths, and the memory of a ticket is measured."""
+    table = await report_depth(bench_env, SHORT_CONFIG)
+    assert "| one ticket | " in table
 
 
-async def test_two_workers_are_measured(stand: BenchEnvironment) -> None:
-    """Both empty the one backlog."""
-    pace = await measure_throughput(stand, workers=2, items=20)
-    assert pace.per_s > 0
+async def test_two_workers_are_measured(bench_env: BenchEnvironment) -> None:
+    """Both workers drain the same backlog."""
+    throughput = await measure_throughput(bench_env, workers=2, items=20)
+    assert throughput.per_s > 0
 
 
-def test_a_verdict_is_given_only_where_the_spread_carries_it() -> None:
-    """A goal inside the middle half is neither met nor missed."""
+def test_goal_within_the_spread_is_undecided() -> None:
+    """A goal between the quartiles is neither met nor missed."""
     ratio = compare_rounds([1.0, 2.0, 3.0], [1.0, 1.0, 1.0])
     assert ratio == Spread(1.5, 2.0, 2.5)
     assert [check_goal(ratio, goal) for goal in (1.0, 2.0, 3.0)] == [
@@ -110,45 +110,45 @@ def test_a_verdict_is_given_only_where_the_spread_carries_it() -> None:
     assert measure_spread([4.0]) == Spread(4.0, 4.0, 4.0)
 
 
-def test_who_could_not_be_installed_is_told() -> None:
-    """A peer that is not there is a line of the table, and not left out."""
-    table = format_costs({"ours": [1.0]}, NO_PEERS.unavailable, {})
-    assert "| arq | 0 | - |  |  | it could not be installed |" in table
+def test_unavailable_peer_is_reported() -> None:
+    """A peer that could not be installed is a row of the table."""
+    table = format_costs({"service": [1.0]}, NO_PEERS.unavailable, {})
+    assert "| arq | 0 | - |  |  | could not be installed |" in table
 
 
-def test_who_broke_before_anybody_could_be_compared_is_told() -> None:
-    """Not even our own breaking costs the table."""
-    table = format_costs({"ours": [1.0], "theirs": [2.0, 2.0]}, {"ours": "gone"}, {"theirs": 1.0})
-    assert "| ours | 0 | - |  |  | gone |" in table
-    assert "| theirs | 2 | 2.000 (2.000 … 2.000) |  |  |  |" in table
+def test_failing_service_keeps_the_table() -> None:
+    """The table lists all contestants even when the service itself failed."""
+    table = format_costs({"service": [1.0], "peer": [2.0, 2.0]}, {"service": "gone"}, {"peer": 1.0})
+    assert "| service | 0 | - |  |  | gone |" in table
+    assert "| peer | 2 | 2.000 (2.000 … 2.000) |  |  |  |" in table
 
 
-def test_rounds_end_when_their_time_is_up() -> None:
-    """As many as asked for, or the fewest that say anything when there is no time at all."""
+def test_rounds_end_at_the_time_limit() -> None:
+    """All configured rounds run, or the minimum when there is no time."""
     assert [*iterate_rounds(5, 60)] == [0, 1, 2, 3, 4]
     assert [*iterate_rounds(5, 0)] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("group", "lock"), LOCKS.items())
-def test_a_lock_holds_what_its_peers_ask_for(group: str, lock: Path) -> None:
-    """A peer added to pyproject.toml without `run.py lock` is noticed."""
+def test_lock_contains_every_peer(group: str, lock: Path) -> None:
+    """A peer in pyproject.toml without `run.py lock` is found."""
     requirements = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"][group]
     names = {re.split(r"[\[<>=; ]", requirement)[0] for requirement in requirements}
     assert names <= parse_pins(lock).keys()
 
 
-def test_both_sides_share_their_clients() -> None:
-    """Whatever we and the peers both use is of one version; only arq wants an older redis-py."""
-    ours = parse_pins(ROOT / "tests" / "requirements.lock")
+def test_service_and_peers_share_client_versions() -> None:
+    """Common packages have equal versions; only arq needs an older redis-py."""
+    service_pins = parse_pins(ROOT / "tests" / "requirements.lock")
     differing = {
         name
         for lock in LOCKS.values()
         for name, version in parse_pins(lock).items()
-        if ours.get(name, version) != version
+        if service_pins.get(name, version) != version
     }
     assert differing <= {"redis"}
 
 
 def parse_pins(lock: Path) -> dict[str, str]:
-    """Read the versions that a lock pins."""
+    """Return the pinned versions of a lock."""
     return dict(re.findall(r"^([\w.-]+)==([^\s;\\]+)", lock.read_text(), re.MULTILINE))

@@ -1,9 +1,9 @@
-"""What stands in for LaunchDarkly when only our own cost counts? Canned bytes, on a raw socket.
+"""A fast stand-in for LaunchDarkly: canned bytes on a raw socket.
 
-    python -m tests.bench.upstream    says its address; ends when its stdin is closed
+    python -m tests.bench.upstream    prints its URL; ends when its stdin is closed
 
-Any id is known. A list is asked of a project whose name says which deployments are in it:
-``project-FIRST-COUNT``. Every answer has the rate-limit headers of the real one, set far off.
+Every id exists. The project of a list call names its deployments: ``project-FIRST-COUNT``. Every
+response has the real rate-limit headers, with limits that are never reached.
 """
 
 import asyncio
@@ -19,19 +19,19 @@ _WINDOW_MS = 10_000
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One caller, kept alive; it does not send ahead."""
+    """One kept-alive connection without pipelining."""
 
     def __init__(self) -> None:
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember whom to answer."""
+        """Store the transport."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer every request that is complete."""
+        """Respond to every complete request."""
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             target = self._buffer[: self._buffer.index(b"\r\n")].split(b" ")[1].decode()
@@ -41,7 +41,7 @@ class UpstreamConnection(asyncio.Protocol):
 
 
 def render_response(target: str) -> bytes:
-    """Give the whole answer to a GET."""
+    """Return the whole response to a GET."""
     url = urlsplit(target)
     deployment_id = url.path.removeprefix(_ROOT).lstrip("/")
     body = (
@@ -63,7 +63,7 @@ def render_response(target: str) -> bytes:
 
 
 def render_list_page(query: dict[str, list[str]]) -> bytes:
-    """Give one page of a project's deployments, the highest number first, each one whole."""
+    """Return one page of the deployments of a project, highest number first."""
     first, count = map(int, query["projectKey"][0].split("-")[1:])
     applications = set(query.get("applicationKey", [""])[0].split(","))
     numbers = [
@@ -82,7 +82,7 @@ def render_list_page(query: dict[str, list[str]]) -> bytes:
 
 
 async def serve() -> None:
-    """Serve on any free port, say which, and go on until nobody holds our stdin any more."""
+    """Serve on a free port, print the URL, and end when stdin is closed."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(UpstreamConnection, "127.0.0.1", 0)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)

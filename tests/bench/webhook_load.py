@@ -1,9 +1,9 @@
-"""Who posts the webhooks? One process that signs them first and then only sends and reads.
+"""A load generator: it signs all webhooks first and then only sends and reads.
 
     python -m tests.bench.webhook_load URL FIRST COUNT CONNECTIONS
 
-Each connection is kept alive and sends its next webhook when the last one is answered. Anything
-but 202 ends it with an error.
+Each kept-alive connection sends its next webhook after the response to the last one. Any status
+except 202 ends the program with an error.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from tests.bench.response_bodies import ENDED_AT, application_for, deployment_id
 
 
 def encode_request(url: str, number: int) -> bytes:
-    """Write one signed webhook, as the bytes of its HTTP request."""
+    """Return the bytes of one signed HTTP request."""
     address = urlsplit(url)
     body = msgspec.json.encode(
         {
@@ -49,7 +49,7 @@ def encode_request(url: str, number: int) -> bytes:
 
 
 async def send_all(url: str, requests: Iterator[bytes]) -> None:
-    """Send one after another on one connection, while there are any."""
+    """Send the remaining requests one after another on one connection."""
     address = urlsplit(url)
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     for request in requests:
@@ -63,14 +63,14 @@ async def send_all(url: str, requests: Iterator[bytes]) -> None:
 
 
 def parse_response_head(head: bytes) -> tuple[bytes, int]:
-    """Give status and length of an answer."""
+    """Return the status and the content length of a response."""
     lines = head.lower().split(b"\r\n")
     lengths = [line[16:] for line in lines if line.startswith(b"content-length: ")]
     return lines[0].split(b" ")[1], int(lengths[0]) if lengths else 0
 
 
 async def send_webhooks(url: str, numbers: range, connections: int) -> None:
-    """Send so many webhooks over so many connections."""
+    """Send all webhooks over the connections."""
     requests = iter([encode_request(url, number) for number in numbers])
     await asyncio.gather(*(send_all(url, requests) for _ in range(connections)))
     print("all accepted", flush=True)

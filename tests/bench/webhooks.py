@@ -1,4 +1,4 @@
-"""What does one accepted webhook cost, beside a handler that only reads, and the usual way?"""
+"""The CPU cost of one accepted webhook, compared with a minimal handler and FastAPI."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ CountAccepted = Callable[[BenchEnvironment], Awaitable[int]]
 
 
 class ReceiverContestant(Struct, frozen=True, kw_only=True):
-    """One way to take webhooks; ``kept`` counts what it has kept, ``marks`` its delivery marks."""
+    """One receiver implementation. ``count_accepted`` counts the stored webhooks."""
 
     name: str
     command: tuple[str, ...]
@@ -36,10 +36,10 @@ async def _count_tickets(env: BenchEnvironment) -> int:
 
 
 def own_receivers() -> tuple[ReceiverContestant, ReceiverContestant]:
-    """Give the real receiver, and the handler that only reads the body."""
+    """Return the real receiver, and the handler that only reads the body."""
     return (
         ReceiverContestant(
-            name="ours",
+            name="service",
             command=("-m", "service", "serve"),
             url_prefix='"url":',
             count_accepted=_count_tickets,
@@ -51,7 +51,7 @@ def own_receivers() -> tuple[ReceiverContestant, ReceiverContestant]:
 async def measure_receiver(
     env: BenchEnvironment, receiver: ReceiverContestant, *, items: int
 ) -> float:
-    """Give the CPU ms of one accepted webhook: started afresh, warmed up, then shot at."""
+    """Return the CPU ms of one accepted webhook, after a start and a warm-up."""
     await env.clear()
     process = env.start(
         receiver.python,
@@ -77,7 +77,7 @@ async def measure_receiver(
         and await receiver.count_accepted(env) != WARM_UP + items
     ):
         raise WrongOutput(
-            f"{receiver.name} kept {await receiver.count_accepted(env)} of {WARM_UP + items}"
+            f"{receiver.name} stored {await receiver.count_accepted(env)} of {WARM_UP + items}"
         )
     return cpu_s / items * 1000
 
@@ -89,7 +89,7 @@ async def measure_receivers(
     *,
     items: int,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Measure every receiver in turn; return samples and errors by name."""
+    """Measure every receiver alternately; return the samples and the errors by name."""
     samples: dict[str, list[float]] = {receiver.name: [] for receiver in receivers}
     errors: dict[str, str] = {}
     for _ in rounds:
@@ -99,20 +99,20 @@ async def measure_receivers(
                     samples[receiver.name].append(
                         await measure_receiver(env, receiver, items=items)
                     )
-                except Exception as error:  # noqa: BLE001 - one that breaks is told in the table
+                except Exception as error:  # noqa: BLE001 - the table reports the error
                     errors[receiver.name] = f"{type(error).__name__}: {error}"
     return samples, errors
 
 
 async def post_webhooks(env: BenchEnvironment, url: str, numbers: range) -> None:
-    """Post so many webhooks from a process of its own, and see each accepted."""
+    """Post the webhooks from a process of its own, and require 202 for each."""
     command = (
         "-m",
         "tests.bench.webhook_load",
         url,
         *map(str, (numbers.start, len(numbers), CONNECTIONS)),
     )
-    process = env.start(SERVICE_PYTHON, command, name="shots")
+    process = env.start(SERVICE_PYTHON, command, name="webhook-load")
     try:
         await process.wait_for_log("all accepted")
     finally:

@@ -1,4 +1,4 @@
-"""How much memory does a worker take, at many tickets at once and on one very large deployment?"""
+"""The memory of a worker: with many concurrent tickets, and with one very large deployment."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ _LARGE_SHAPE = {
 
 
 class LargeDeploymentMemory(Struct, frozen=True, kw_only=True):
-    """What a very large deployment took: MB at the peak, of the record, of its largest page."""
+    """The memory in MB for a very large deployment: its peak, its record, its largest page."""
 
     peak_mb: float
     record_mb: float
@@ -33,7 +33,7 @@ class LargeDeploymentMemory(Struct, frozen=True, kw_only=True):
 
 
 async def measure_concurrent_mb(env: BenchEnvironment) -> float:
-    """Give the peak MB of a worker with many tickets in hand."""
+    """Return the peak MB of a worker with many concurrent tickets."""
     await env.clear()
     environ = service_environ(env) | {"ENRICHER_CONCURRENCY": str(CONCURRENCY)}
     worker = env.start(SERVICE_PYTHON, ("-m", "service", "work"), name="worker", environ=environ)
@@ -47,7 +47,7 @@ async def measure_concurrent_mb(env: BenchEnvironment) -> float:
 
 
 async def measure_large_deployment(env: BenchEnvironment) -> LargeDeploymentMemory:
-    """Give the peak MB of a worker that follows every page of one very large deployment."""
+    """Measure the peak MB of a worker that fetches every page of one very large deployment."""
     await env.clear()
     options = msgspec.json.encode({"shape": _LARGE_SHAPE}).decode()
     command = ("-m", "service", "simulate", "--port", "0", "--options", options)
@@ -77,7 +77,7 @@ async def measure_large_deployment(env: BenchEnvironment) -> LargeDeploymentMemo
 
 
 async def measure_page_bytes(upstream: str) -> list[int]:
-    """Give the bytes of the first answer and of the first page of pull requests after it."""
+    """Return the bytes of the deployment and of its second page of pull requests."""
     root = f"{upstream}/api/v2/engineering-insights"
     query: Mapping[str, str] = {
         "projectKey": "default",

@@ -33,7 +33,7 @@ async def test_all_is_well_beside_a_running_service(command_runner: CommandRunne
         command_runner.env["ENRICHER_PORT"] = str(free.getsockname()[1])
     options = '{"quota":{"global_limit":40}}'
     simulate = await command_runner.start(
-        f"simulate --port 0 --options {options}", ready_pattern="opened"
+        f"simulate --port 0 --options {options}", ready_pattern="simulator_started"
     )
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
     command_runner.env["ENRICHER_LAUNCHDARKLY_URL"] = upstream
@@ -50,7 +50,7 @@ async def test_all_is_well_beside_a_running_service(command_runner: CommandRunne
     assert found["receiver"][1].startswith("answers at ")
     page = await command_runner.run("doctor")
     assert page.code == 0
-    assert page.out.splitlines()[-1].startswith("0 to mend, 0 to look at, ")
+    assert page.out.splitlines()[-1].startswith("0 errors, 0 warnings, ")
 
 
 async def test_it_works_when_everybody_is_away(command_runner: CommandRunner) -> None:
@@ -68,10 +68,10 @@ async def test_it_works_when_everybody_is_away(command_runner: CommandRunner) ->
         )
     found = parse_findings(ended)
     assert ended.code == 1
-    assert found["redis"][0] == "failure"
+    assert found["redis"][0] == "error"
     assert f"127.0.0.1:{port} is away: " in found["redis"][1]
-    assert found["launchdarkly"][0] == "failure"
-    assert found["receiver"] == ("failure", f"{away} cannot be listened on: Address already in use")
+    assert found["launchdarkly"][0] == "error"
+    assert found["receiver"] == ("error", f"cannot listen on {away}: Address already in use")
     assert all(each["fix"] for each in json.loads(ended.out)["findings"] if each["status"] != "ok")
 
 
@@ -84,7 +84,7 @@ async def test_a_server_of_our_own_that_does_not_run_is_no_failure(
     )
     found = parse_findings(ended)
     assert found["redis"][0] == "warning"
-    assert (found["token"][0], found["sources"][0]) == ("failure", "failure")
+    assert (found["token"][0], found["sources"][0]) == ("error", "error")
 
 
 async def test_what_is_wrong_with_work_is_told(
@@ -99,6 +99,7 @@ async def test_what_is_wrong_with_work_is_told(
         await client.zadd(KEYS.backlog, {"id:a": 1})
         await client.hset(KEYS.tickets, "id:a", b"")
         await client.zadd(KEYS.failed, {"id:b": 1, "id:c": 2})
+        await client.hset(KEYS.counts, "failed:not_found", 2)
     ended = await command_runner.run(
         "doctor --json",
         ENRICHER_REDIS_URL=server.url,
@@ -106,23 +107,29 @@ async def test_what_is_wrong_with_work_is_told(
         LAUNCHDARKLY_ACCESS_TOKEN=PASSWORD,
     )
     found = parse_findings(ended)
-    wrong = {check for check, (status, _) in found.items() if status == "failure"}
+    wrong = {check for check, (status, _) in found.items() if status == "error"}
     assert wrong == {"redis durability", "workers", "budget", "token"}
     assert found["redis durability"][1].startswith("Redis does not write to disk")
     assert found["token"][1] == "is refused (401)"
-    assert found["failed"] == ("warning", "2: 2 unreadable")
+    assert found["failed"] == ("warning", "2: 2 not_found")
 
 
 async def test_a_rate_limit_is_kept(command_runner: CommandRunner, server: EmbeddedServer) -> None:
     """While the budget is closed by a 429, the doctor does not call either."""
     async with open_client(server.url) as client:
         soon = int((time.time() + 60) * 1000)
-        await client.hset(KEYS.budget, mapping={"closed_until": soon, "closed_reason": "rate limited"})
+        await client.hset(
+            KEYS.budget,
+            mapping={"closed_until": soon, "closed_reason": "rate limited"},
+        )
     ended = await command_runner.run(
         "doctor --json",
         ENRICHER_REDIS_URL=server.url,
         ENRICHER_LAUNCHDARKLY_URL="http://127.0.0.1:1",
     )
     found = parse_findings(ended)
-    assert found["launchdarkly"] == ("ok", "not asked: the quota is met, and others wait for it")
+    assert found["launchdarkly"] == (
+        "ok",
+        "no call was made: the quota is met, and others wait for it",
+    )
     assert found["budget"][0] == "warning"

@@ -1,4 +1,4 @@
-"""Does a pass let in whom it was written for, and only for its time?"""
+"""Tests of the console's sessions and CSRF tokens."""
 
 import pytest
 from hypothesis import given
@@ -7,47 +7,47 @@ from hypothesis import strategies as st
 from service.console.auth import SESSION_S, ConsoleAuth, derive_key
 
 NOW_S = 1_795_428_000.0
-NUMBER = "0a" * 16
-GATE = ConsoleAuth(
+SESSION_ID = "0a" * 16
+AUTH = ConsoleAuth(
     token="a-token-of-the-operators", signing_key=derive_key("a-token-of-the-operators")
 )
-PASS = GATE.issue_session(now_s=NOW_S, session_id=NUMBER)
+SESSION = AUTH.issue_session(now_s=NOW_S, session_id=SESSION_ID)
 
 
 @pytest.mark.parametrize(
-    ("later_s", "lets_in"),
+    ("later_s", "is_valid"),
     [(0, True), (SESSION_S, True), (SESSION_S + 1, False), (10 * SESSION_S, False)],
 )
-def test_a_pass_ends(later_s: float, lets_in: bool) -> None:
-    """After half a day one signs in again, whatever the cookie says of its age."""
-    assert GATE.is_valid_session(PASS, now_s=NOW_S + later_s) is lets_in
+def test_session_after_its_end_is_invalid(later_s: float, is_valid: bool) -> None:
+    """A session ends after half a day, whatever the cookie's own age says."""
+    assert AUTH.is_valid_session(SESSION, now_s=NOW_S + later_s) is is_valid
 
 
-def test_a_pass_of_another_token_is_none() -> None:
-    """Who changes the token signs everybody out; receivers with one token share their passes."""
+def test_session_of_another_token_is_invalid() -> None:
+    """A new token signs everybody out; receivers with the same token share their sessions."""
     other = ConsoleAuth(
         token="another-token-of-theirs", signing_key=derive_key("another-token-of-theirs")
     )
-    twin = ConsoleAuth(token=GATE.token, signing_key=derive_key(GATE.token))
-    assert not other.is_valid_session(PASS, now_s=NOW_S)
-    assert twin.is_valid_session(PASS, now_s=NOW_S)
+    replica = ConsoleAuth(token=AUTH.token, signing_key=derive_key(AUTH.token))
+    assert not other.is_valid_session(SESSION, now_s=NOW_S)
+    assert replica.is_valid_session(SESSION, now_s=NOW_S)
 
 
 @given(st.text() | st.from_regex(r"\d{1,14}\.[0-9a-f]{32}\.[0-9a-f]{64}", fullmatch=True))
-def test_nobody_makes_a_pass(given: str) -> None:
-    """Anything else is none, and no mark either."""
-    assert not GATE.is_valid_session(given, now_s=NOW_S)
-    assert not GATE.is_valid_csrf_token(given, session=PASS)
+def test_session_that_was_not_issued_is_invalid(forged: str) -> None:
+    """No other text is a session, and none is a CSRF token."""
+    assert not AUTH.is_valid_session(forged, now_s=NOW_S)
+    assert not AUTH.is_valid_csrf_token(forged, session=SESSION)
 
 
-def test_a_pass_cannot_be_made_to_last() -> None:
-    """Its end is under the seal."""
-    end, number, seal = PASS.split(".")
-    assert not GATE.is_valid_session(f"{int(end) + 1}.{number}.{seal}", now_s=NOW_S)
+def test_session_with_a_changed_end_is_invalid() -> None:
+    """The signature covers the end of the session."""
+    end, session_id, signature = SESSION.split(".")
+    assert not AUTH.is_valid_session(f"{int(end) + 1}.{session_id}.{signature}", now_s=NOW_S)
 
 
-def test_a_mark_is_for_one_pass() -> None:
+def test_csrf_token_of_another_session_is_invalid() -> None:
     """A form that was shown to somebody else is refused."""
-    other = GATE.issue_session(now_s=NOW_S, session_id="0b" * 16)
-    assert GATE.is_valid_csrf_token(GATE.csrf_token(PASS), session=PASS)
-    assert not GATE.is_valid_csrf_token(GATE.csrf_token(PASS), session=other)
+    other = AUTH.issue_session(now_s=NOW_S, session_id="0b" * 16)
+    assert AUTH.is_valid_csrf_token(AUTH.csrf_token(SESSION), session=SESSION)
+    assert not AUTH.is_valid_csrf_token(AUTH.csrf_token(SESSION), session=other)

@@ -1,4 +1,4 @@
-"""Is what a person seeks found in the stream, however much and however large it is?"""
+"""Tests of the search in the stream: long streams and large records."""
 
 import time
 from typing import cast
@@ -14,38 +14,50 @@ from tests.publish.sample_records import append_records
 
 
 @pytest.fixture
-def searcher(group_commit: GroupCommit, keys: Keys) -> Searcher:
-    """Seek in one namespace."""
-    return Searcher(group_commit, keys=keys, clock=time.monotonic)
+def searcher(redis: Redis, group_commit: GroupCommit, keys: Keys) -> Searcher:
+    """Return a searcher of the test's namespace."""
+    return Searcher(redis, group_commit, keys=keys, clock=time.monotonic)
 
 
 @pytest.mark.parametrize("count", [1, 9, 10, 11, 110, 111, 250])
-async def test_the_oldest_record_is_found_too(
+async def test_search_finds_the_oldest_record_and_scans_each_once(
     redis: Redis, keys: Keys, searcher: Searcher, count: int
 ) -> None:
-    """On whatever page it is; and each is looked at once."""
+    """The oldest record is found on whatever page it is."""
     await append_records(redis, keys.enriched, *range(count))
-    found = await searcher.search(f"{0:012d}")
-    assert [sighting.deployment_id[-12:] for sighting in found.deployments] == [f"{0:012d}"]
-    assert (found.scanned, found.is_complete) == (count, True)
+    result = await searcher.search(f"{0:012d}")
+    assert [view.deployment_id[-12:] for view in result.deployments] == [f"{0:012d}"]
+    assert (result.scanned, result.is_complete) == (count, True)
     assert (await searcher.search("not to be found")).scanned == count
 
 
-async def test_records_that_are_large_are_looked_at_few_at_a_time(
+async def test_search_of_large_records_reads_few_at_a_time(
     redis: Redis, keys: Keys, searcher: Searcher, group_commit: GroupCommit
 ) -> None:
-    """Nobody waits for a search, and nothing of it is passed over."""
+    """One script call stays short, and the search still reads every record."""
     await append_records(redis, keys.enriched, *range(12), novel="x" * 1_000_000)
-    found = await searcher.search(f"{0:012d}")
-    assert len(found.deployments) == 1
-    assert (found.scanned, found.is_complete) == (12, True)
-    page = load_script("service.console", "search_stream")
+    result = await searcher.search(f"{0:012d}")
+    assert len(result.deployments) == 1
+    assert (result.scanned, result.is_complete) == (12, True)
+    script = load_script("service.console", "search_stream")
     args = ("+", 100, "nothing", "nothing", 65_536)
-    looked, _ = cast("list[int]", await group_commit.submit(page, keys=(keys.enriched,), args=args))
-    assert looked == 5  # behind the first four MiB
+    scanned, _ = cast(
+        "list[int]", await group_commit.submit(script, keys=(keys.enriched,), args=args)
+    )
+    assert scanned == 5  # the script ends after the first four MiB
 
 
-async def test_an_empty_stream_holds_nothing(searcher: Searcher) -> None:
-    """And all of it was looked at."""
-    found = await searcher.search("anything")
-    assert (found.scanned, found.is_complete, list(found.deployments)) == (0, True, [])
+async def test_search_of_an_empty_namespace_finds_nothing(searcher: Searcher) -> None:
+    """The result is empty and complete."""
+    result = await searcher.search("anything")
+    assert (result.scanned, result.is_complete, list(result.deployments)) == (0, True, [])
+
+
+async def test_search_for_a_published_deployment_returns_its_revision(
+    redis: Redis, keys: Keys, searcher: Searcher
+) -> None:
+    """The revision is known also when the record was trimmed."""
+    await redis.hset(keys.published("some-id"), "revision", "7")
+    assert (await searcher.search("some-id")).revision == 7
+    assert (await searcher.search("other-id")).revision is None
+    await redis.delete(keys.published("some-id"))

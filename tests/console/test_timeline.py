@@ -1,4 +1,4 @@
-"""Does the console tell of a record what it means?"""
+"""Tests of the view of a record."""
 
 import json
 
@@ -38,21 +38,21 @@ DATA = {
 
 
 @pytest.mark.parametrize(
-    ("taken", "took_ms", "note"), [(0, 86_401_000.0, ""), (3, None, "at look 3")]
+    ("done", "took_ms", "note"), [(0, 86_401_000.0, ""), (3, None, "refresh 3")]
 )
-def test_a_record_of_a_look_did_not_take_since_its_webhook(
-    taken: int, took_ms: float | None, note: str
+def test_view_from_record_of_a_refresh_has_no_duration(
+    done: int, took_ms: float | None, note: str
 ) -> None:
-    """It was looked for when that was planned: the time since the webhook says nothing."""
-    data = json.dumps(DATA | {"refreshes": {"done": taken, "until": None}})
-    seen = view_from_record("86402000-0", {b"subject": b"a", b"data": data.encode()})
-    assert seen.took_ms == took_ms
-    assert [step.note for step in seen.steps if step.name == "enriched"] == [note]
+    """A refresh runs on a schedule, so the time since the webhook says nothing."""
+    data = json.dumps(DATA | {"refreshes": {"done": done, "until": None}})
+    view = view_from_record("86402000-0", {b"subject": b"a", b"data": data.encode()})
+    assert view.took_ms == took_ms
+    assert [step.note for step in view.steps if step.name == "enriched"] == [note]
 
 
 @pytest.mark.parametrize("revision", ["", "x", "-1", "²", "9" * 5000])
-def test_an_entry_of_somebody_else_is_seen_all_the_same(revision: str) -> None:
-    """Whatever stands where our revision would."""
-    sighting = view_from_record("1-0", {b"revision": revision.encode()})
-    assert sighting.record is not None
-    assert sighting.record.revision == 0
+def test_view_from_record_with_a_foreign_revision_has_revision_0(revision: str) -> None:
+    """Other writers may put anything into the stream."""
+    view = view_from_record("1-0", {b"revision": revision.encode()})
+    assert view.record is not None
+    assert view.record.revision == 0

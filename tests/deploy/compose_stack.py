@@ -1,4 +1,4 @@
-"""What is composed for a test? docker-compose.yml itself, under a name and on ports of its own."""
+"""The composition of a test: docker-compose.yml under a project name and on ports of its own."""
 
 import asyncio
 import json
@@ -19,21 +19,21 @@ TOKEN = "api-simulator"
 IMAGE = "deployment-enricher"
 SERVICES = ("receiver", "worker", "simulator", "pipeline")
 SIMULATOR_OPTIONS = '{"latency_ms":[5,60],"nested_page_size":2,"nested_details":false}'
-_REDIS_IMAGE, _IMAGE_WITH_DATA_DIR = "valkey/valkey:8-alpine", "enricher-test-store"
+_REDIS_IMAGE, _IMAGE_WITH_DATA_DIR = "valkey/valkey:8-alpine", "enricher-test-redis"
 
 
 def engine_problem() -> str:
-    """Say what is missing to compose for real; nothing when an engine with Compose answers."""
+    """Return why Docker Compose is unavailable, or an empty string."""
     try:
         for command in (("docker", "info"), ("docker", "compose", "version")):
             subprocess.run(command, check=True, capture_output=True, timeout=20)
     except (OSError, subprocess.SubprocessError) as error:
-        return f"no Docker engine with Compose v2 answers here ({error})"
+        return f"Docker with Compose v2 is not available ({error})"
     return ""
 
 
 async def run_command(*command: str, env: Mapping[str, str] | None = None) -> str:
-    """Run a program to its good end; gives what it wrote."""
+    """Run a command and return its output; raise EngineError when it fails."""
     child = await asyncio.create_subprocess_exec(
         *command,
         cwd=ROOT,
@@ -48,14 +48,14 @@ async def run_command(*command: str, env: Mapping[str, str] | None = None) -> st
     return out.decode()
 
 
-# A short lease, so that what a killed worker held is taken over while a test waits.
+# A short lease, so that another worker takes over the tickets of a killed one within a test.
 SHORT_LEASE = MappingProxyType({"ENRICHER_LEASE": "2", "ENRICHER_RATE_LIMIT_SHARE": "1"})
 
 
 class CompositionConfig(Struct, frozen=True, kw_only=True):
-    """What is composed: which store, how many receiver ports, what differs from what is shipped.
+    """The Redis image, the number of receiver ports, and the changes to docker-compose.yml.
 
-    ``settings`` are those of receiver and worker, ``upstream`` the options of the simulator.
+    ``settings`` are environment variables of receiver and worker. ``simulator_options`` is JSON.
     """
 
     redis_image: str
@@ -65,17 +65,17 @@ class CompositionConfig(Struct, frozen=True, kw_only=True):
 
 
 class EngineError(Exception):
-    """The engine refused; the text is its own."""
+    """A Docker command failed. The message is its error output."""
 
 
 class Composition:
-    """One composition; its redis is published too, so that an oracle can read the stream."""
+    """One composition. It also publishes Redis, so that an oracle can read the stream."""
 
     def __init__(self, home: Path, environ: Mapping[str, str], config: CompositionConfig) -> None:
         receivers = config.receivers
         first_port, self.redis_port, simulator_port = _free_ports(receivers)
         self._config = config
-        self.version = f"test-{first_port}"  # whoever has built an image here keeps it
+        self.version = f"test-{first_port}"  # does not replace an image of this machine
         self.ports = range(first_port, first_port + receivers)
         self._files = ["-f", str(ROOT / "docker-compose.yml"), "-f", str(home / "override.yml")]
         (home / "secret").write_text(SECRET)
@@ -95,7 +95,7 @@ class Composition:
         }
 
     def _override(self) -> dict[str, Any]:
-        """Change what a test needs otherwise: a port to look at Redis, other settings."""
+        """Return the override file of a test: a port for Redis, and other settings."""
         service = {"build": {"network": "host"}, "environment": {}}
         with_settings = {**service, "environment": dict(self._config.settings)}
         redis: dict[str, Any] = {
@@ -114,12 +114,12 @@ class Composition:
         }
 
     async def up(self, *services: str) -> None:
-        """Build the one image, then start what is named and wait until it is well."""
+        """Build the image, start the services and wait until they are healthy."""
         await self.compose("build", "receiver")
         await self.compose("up", "-d", "--wait", "--wait-timeout", "60", *services)
 
     async def down(self) -> None:
-        """End all of it, with its data and its images."""
+        """Stop the composition and delete its data and images."""
         await self.compose("down", "-v", "--timeout", "5", "--remove-orphans")
         list_images = ("docker", "images", "--format", "{{.Repository}}:{{.Tag}}", IMAGE)
         images = [
@@ -128,25 +128,25 @@ class Composition:
         await run_command("docker", "image", "rm", *images)
 
     async def compose(self, *arguments: str, **changes: str) -> str:
-        """Run one command of Compose."""
+        """Run one command of Docker Compose."""
         env = {**self.environ, **changes}
         return await run_command("docker", "compose", *self._files, *arguments, env=env)
 
     async def list_containers(self, service: str) -> list[dict[str, Any]]:
-        """Inspect the containers of a service that run, the oldest first."""
+        """Return the running containers of a service, the oldest first."""
         container_ids = (await self.compose("ps", "-q", service)).split()
         containers: list[dict[str, Any]] = json.loads(
             await run_command("docker", "inspect", *container_ids)
         )
-        return sorted(containers, key=lambda each: str(each["Created"]))
+        return sorted(containers, key=lambda container: str(container["Created"]))
 
     async def kill_process_in(self, container: str) -> None:
-        """Kill what a container runs, so that its restart policy has to start it again."""
-        with suppress(EngineError):  # the container may end before what was run in it has
+        """Kill the main process of a container, so that its restart policy restarts it."""
+        with suppress(EngineError):  # the container may end before the command in it
             await run_command("docker", "exec", container, "python", "-c", _KILL_CHILD_SCRIPT)
 
     async def wait_until_healthy(self, service: str, *, count: int) -> None:
-        """Wait until so many containers of a service run and are healthy."""
+        """Wait until this many containers of a service run and are healthy."""
         async with asyncio.timeout(60):
             while True:
                 states = [container["State"] for container in await self.list_containers(service)]
@@ -162,7 +162,7 @@ class Composition:
 async def open_composition(
     home: Path, environ: Mapping[str, str], config: CompositionConfig, *services: str
 ) -> AsyncIterator[Composition]:
-    """Compose up what is named, healthy within a minute; on leaving, down."""
+    """Start the services, healthy within a minute, and stop them at the end."""
     composition = Composition(home, environ, config)
     try:
         await composition.up(*services)
@@ -171,20 +171,20 @@ async def open_composition(
         await composition.down()
 
 
-# Process 1 is the init; what it minds is the only other one but for this.
+# Process 1 is the init process. Its child is the service.
 _KILL_CHILD_SCRIPT = """
 import os, pathlib, signal
-for each in pathlib.Path('/proc').glob('[0-9]*'):
-    number, words = int(each.name), (each / 'cmdline').read_bytes()
-    if number not in (1, os.getpid()) and b'deployment-enricher' in words:
-        os.kill(number, signal.SIGKILL)
+for folder in pathlib.Path('/proc').glob('[0-9]*'):
+    pid, command_line = int(folder.name), (folder / 'cmdline').read_bytes()
+    if pid not in (1, os.getpid()) and b'deployment-enricher' in command_line:
+        os.kill(pid, signal.SIGKILL)
 """
 
 
 async def build_redis_image(home: Path) -> str:
-    """Name the store's image; where it is a stand-in without a data directory, one with it.
+    """Return the Redis image; build one with a data directory where the image has none.
 
-    A new volume belongs to whom the directory of the image belongs to, which is its user.
+    A new volume belongs to the owner of that directory in the image.
     """
     check_data_dir = (
         "docker",
@@ -205,11 +205,11 @@ async def build_redis_image(home: Path) -> str:
 
 
 def _free_ports(receivers: int) -> tuple[int, int, int]:
-    """Find a range of free ports for the receivers, and one each for Redis and the simulator."""
+    """Return the first of a range of free ports, and free ports for Redis and the simulator."""
     for first_port in range(20_000, 30_000, receivers + 2):
         if all(_is_free(port) for port in range(first_port, first_port + receivers + 2)):
             return first_port, first_port + receivers, first_port + receivers + 1
-    raise OSError("no range of free ports")
+    raise OSError("no free range of ports between 20000 and 30000")
 
 
 def _is_free(port: int) -> bool:
@@ -221,5 +221,5 @@ def _is_free(port: int) -> bool:
 
 
 def receiver_urls(ports: Sequence[int]) -> list[str]:
-    """Give the addresses of the receivers."""
+    """Return the URLs of the receivers."""
     return [f"http://127.0.0.1:{port}" for port in ports]

@@ -1,4 +1,4 @@
-"""Which rights does the service need in Redis? Read from its code, written as an ACL.
+"""The Redis permissions of the service, read from its code and rendered as an ACL file.
 
 python -m tests.deploy.permissions > deploy/redis/enricher.acl
 python -m tests.deploy.permissions NAMESPACE     # for another ENRICHER_NAMESPACE
@@ -19,10 +19,10 @@ from service.store.keys import Keys
 ROOT = Path(__file__).resolve().parents[2]
 ACL_FILE = ROOT / "deploy" / "redis" / "enricher.acl"
 
-# The hash of no password: nobody gets in before it is replaced.
+# No password has this hash: nobody can log in before an operator replaces it.
 NO_PASSWORD = "#" + "0" * 64
 
-# Commands that are many, told apart by their second word.
+# Commands with subcommands.
 CONTAINER_COMMANDS = {
     "ACL",
     "CLIENT",
@@ -34,11 +34,11 @@ CONTAINER_COMMANDS = {
     "SCRIPT",
 }
 CONTAINER_COMMANDS |= {"XGROUP", "XINFO"}
-# What the client library says by itself when it opens a connection.
+# Commands that redis-py sends when it opens a connection.
 CLIENT_LIBRARY_COMMANDS = {"CLIENT|SETINFO", "SELECT"}
-# Asked of Sentinel, whose users are its own.
+# Commands to Sentinel, which has its own users.
 SENTINEL_COMMANDS = {"SENTINEL"}
-# Methods of the client that are no command of the same name.
+# Client methods without a command of the same name.
 ITERATOR_COMMANDS = {
     "hscan_iter": "HSCAN",
     "scan_iter": "SCAN",
@@ -46,10 +46,10 @@ ITERATOR_COMMANDS = {
     "zscan_iter": "ZSCAN",
 }
 NON_COMMAND_METHODS = {"aclose", "pipeline"}
-# The demo clears its own table: a server that it started itself, or a namespace of its own.
+# The demo deletes the keys of its own server or of its own namespace.
 EXCLUDED_FILES = {"demo.py"}
 
-# What a consumer of the records needs, with a group or without.
+# The commands of a reader, with and without a consumer group.
 READER_COMMANDS = [
     *("xread", "xreadgroup", "xack", "xautoclaim", "xclaim", "xpending", "xrange", "xrevrange"),
     *("xlen", "xgroup|create", "xgroup|createconsumer", "xinfo|groups", "xinfo|stream"),
@@ -58,7 +58,7 @@ READER_COMMANDS = [
 
 
 def list_commands() -> list[str]:
-    """List every command that the service sends or runs in a script."""
+    """Return every Redis command that the service sends or runs in a script."""
     scripts = (path.read_text() for path in sorted((ROOT / "service").rglob("*.lua")))
     commands = {
         name for text in scripts for name in _commands_in_lua(text)
@@ -67,13 +67,13 @@ def list_commands() -> list[str]:
         tree = ast.parse(path.read_text())
         if path.name not in EXCLUDED_FILES and "simulate" not in path.parts:
             commands |= {*_commands_by_method(tree)}
-        if path.parent.name == "store":  # where commands are words
+        if path.parent.name == "store":  # these files send commands by name
             commands |= {*_commands_by_name(tree)}
     return sorted(name.lower() for name in commands - SENTINEL_COMMANDS)
 
 
 def list_keys(namespace: str) -> list[str]:
-    """List every key of a namespace; those that have a part of their own as patterns."""
+    """Return every key of a namespace. Keys with a variable part are patterns."""
     keys = Keys(namespace)
     patterns = [
         getattr(keys, name)
@@ -86,7 +86,7 @@ def list_keys(namespace: str) -> list[str]:
 
 
 def render_acl(namespace: str) -> str:
-    """Write the users: the service itself, and who reads its records."""
+    """Return the ACL lines of both users: the service, and a reader of the records."""
     return "".join(
         f"user {name} on {NO_PASSWORD} resetchannels resetkeys {keys} -@all {commands}\n"
         for name, keys, commands in (
@@ -107,12 +107,12 @@ def render_acl(namespace: str) -> str:
 def _commands_in_lua(text: str) -> Iterator[str]:
     calls = re.findall(r"redis\.p?call\((?:'(\w+)'(?:, '(\w+)')?)?", text)
     for command, subcommand in calls:
-        assert command, "a script calls a command that is not written out"
+        assert command, "a script calls a command whose name is not a literal"
         yield _command_name(command, subcommand)
 
 
 def _commands_by_method(tree: ast.Module) -> Iterator[str]:
-    """Read ``client.xread(...)`` and the like; of what is called so, only commands are taken."""
+    """Yield the commands of calls such as ``client.xread(...)``."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
@@ -128,7 +128,7 @@ def _commands_by_method(tree: ast.Module) -> Iterator[str]:
 
 
 def _commands_by_name(tree: ast.Module) -> Iterator[str]:
-    """Read ``ask("CONFIG", "GET", ...)`` and ``("WAIT", 1, ...)``: words in capitals, put first."""
+    """Yield the commands of ``ask("CONFIG", "GET", ...)`` and of ``("WAIT", 1, ...)``."""
     for node in ast.walk(tree):
         arguments = node.elts if isinstance(node, ast.Tuple) else getattr(node, "args", ())
         texts = [
@@ -145,7 +145,7 @@ def _commands_by_name(tree: ast.Module) -> Iterator[str]:
 
 
 def _is_command(text: str) -> bool:
-    """Tell a command from other words in capitals, such as the codes of errors."""
+    """Return whether a text is a Redis command and not another text in capitals."""
     is_known = any(method.startswith(text.lower()) for method in dir(Redis))
     return bool(re.fullmatch(r"[A-Z]{2,}", text)) and is_known
 

@@ -1,9 +1,9 @@
-"""Does docker-compose.yml keep what it promises, composed for real, struck, scaled and upgraded?
+"""Tests of docker-compose.yml on a real engine: killed, scaled and upgraded.
 
     python3 run.py test -m compose
 
-It needs a Docker engine with Compose v2, and fails where none answers: whoever asks for this proof
-is not to take a skip for one.
+They need a Docker engine with Compose v2. Without one they fail, because a skip would prove
+nothing.
 """
 
 import asyncio
@@ -47,35 +47,35 @@ PER_S = 40.0
 
 @pytest.fixture
 async def composition(tmp_path: Path) -> AsyncIterator[Composition]:
-    """Compose a store, two receivers, a worker and a simulator, healthy within a minute."""
-    if missing := engine_problem():
-        pytest.fail(missing)
-    cast = CompositionConfig(redis_image=await build_redis_image(tmp_path), receivers=4)
+    """Start Redis, two receivers, a worker and a simulator, healthy within a minute."""
+    if problem := engine_problem():
+        pytest.fail(problem)
+    config = CompositionConfig(redis_image=await build_redis_image(tmp_path), receivers=4)
     services = ("redis", "receiver", "worker", "simulator")
     async with open_composition(
-        tmp_path, os.environ, cast, "--scale", "receiver=2", *services
-    ) as running_composition:
-        yield running_composition
+        tmp_path, os.environ, config, "--scale", "receiver=2", *services
+    ) as running:
+        yield running
 
 
-async def test_the_image_is_as_it_says(composition: Composition) -> None:
-    """It runs as nobody, on a disk that it cannot write, with nothing to build or install with."""
+async def test_image_runs_unprivileged_and_minimal(composition: Composition) -> None:
+    """The image runs as an unprivileged user on a read-only disk, without compiler or pip."""
     (image,) = json.loads(await run_command("docker", "inspect", f"{IMAGE}:{composition.version}"))
     labels = image["Config"]["Labels"]
     assert labels["org.opencontainers.image.version"] == __version__
     assert image["Config"]["User"] == "10001:10001"
     assert image["Config"]["Healthcheck"]["Test"][-1] == "service.cli.healthcheck"
-    look = (
+    script = (
         "import os, shutil, sys, importlib.util as i; "
         "print(os.getuid(), *map(shutil.which, ('gcc', 'cc', 'make')), i.find_spec('pip'),"
         " os.access('/opt/enricher', os.W_OK), os.access('/', os.W_OK))"
     )
-    told = await composition.compose("exec", "-T", "worker", "python", "-c", look)
-    assert told.split() == ["10001", "None", "None", "None", "None", "False", "False"]
+    output = await composition.compose("exec", "-T", "worker", "python", "-c", script)
+    assert output.split() == ["10001", "None", "None", "None", "None", "False", "False"]
 
 
-async def test_containers_are_bounded(composition: Composition) -> None:
-    """Memory, processes and processor; no capability, no new privilege, a read-only disk."""
+async def test_containers_are_limited_and_locked_down(composition: Composition) -> None:
+    """Memory, processes and CPU are limited; no capability, no new privilege, a read-only disk."""
     for service in ("redis", "receiver", "worker", "simulator"):
         for container in await composition.list_containers(service):
             host: dict[str, Any] = container["HostConfig"]
@@ -87,83 +87,86 @@ async def test_containers_are_bounded(composition: Composition) -> None:
             assert container["State"]["Health"]["Status"] == "healthy"
 
 
-async def test_the_first_record_comes_by_the_curl_of_the_readme(composition: Composition) -> None:
-    """A bearer token and the body that a pipeline has; doctor finds nothing to mend."""
-    place = (await composition.compose("port", "receiver", "8080")).strip()  # one of the range
-    curl = ("curl", "-sS", f"http://{place}/webhooks/native")
+async def test_readme_curl_makes_the_first_record(composition: Composition) -> None:
+    """The command posts a native body with a bearer token; doctor then finds no error."""
+    address = (await composition.compose("port", "receiver", "8080")).strip()  # of a range
+    curl = ("curl", "-sS", f"http://{address}/webhooks/native")
     event = {"deploymentId": "a0eebc99-9c0b-4ef8-bb6d-000000000042", "eventType": "finished"}
-    answer = json.loads(
+    reply = json.loads(
         await run_command(*curl, "-H", f"Authorization: Bearer {SECRET}", "-d", json.dumps(event))
     )
-    assert answer["status"] == "queued"
+    assert reply["status"] == "queued"
     async with open_client(f"redis://127.0.0.1:{composition.redis_port}") as redis:
         async with asyncio.timeout(20):
             while not await redis.xlen(KEYS.enriched):
                 await asyncio.sleep(0.05)
-    told = await composition.compose("exec", "-T", "receiver", "deployment-enricher", "doctor")
-    assert told.splitlines()[-1].startswith("0 to mend")
+    output = await composition.compose("exec", "-T", "receiver", "deployment-enricher", "doctor")
+    assert output.splitlines()[-1].startswith("0 errors")
 
 
-async def test_nothing_is_lost_or_twice_whatever_is_done_to_it(composition: Composition) -> None:
-    """A worker killed, Redis killed and restarted, workers scaled, all of it upgraded: meanwhile
-    webhooks come in, and the oracle of the storms counts what became of each.
-    """  # noqa: D205 - one sentence
+async def test_kills_scaling_and_upgrade_lose_nothing(
+    composition: Composition,
+) -> None:
+    """The oracle counts the webhooks that arrive meanwhile.
+
+    A worker is killed, Redis is killed and restarted, workers are scaled, and all is upgraded.
+    """
     receivers = receiver_urls(composition.ports)
-    calm = FaultyLaunchDarkly(Simulator(CALM_OPTIONS, clock=time.time, rng=random.Random(1)))
+    upstream = FaultyLaunchDarkly(Simulator(CALM_OPTIONS, clock=time.time, rng=random.Random(1)))
     async with aiohttp.ClientSession() as session:
-        senders = WebhookSenders(session, receivers, secret=SECRET, upstream=calm, seed=1)
+        senders = WebhookSenders(session, receivers, secret=SECRET, upstream=upstream, seed=1)
         webhooks = draw_webhooks(1, TrafficConfig(without_id_share=0.0, repeated_share=0.1))
-        sending = asyncio.create_task(senders.send_all(webhooks, per_s=PER_S, concurrency=16))
+        send_task = asyncio.create_task(senders.send_all(webhooks, per_s=PER_S, concurrency=16))
         try:
             await _kill_and_restart(composition)
             await _upgrade(composition)
         finally:
             senders.stop()
-            await asyncio.wait_for(sending, 60)
-    judgement = await _compare_results(composition, senders)
-    assert judgement.is_clean, judgement
-    assert judgement.accepted == judgement.deliveries > 200
-    assert not judgement.failed
+            await asyncio.wait_for(send_task, 60)
+    report = await _compare_results(composition, senders)
+    assert report.is_clean, report
+    assert report.accepted == report.deliveries > 200
+    assert not report.failed
     assert set(senders.statuses) <= {0, 200, 202, 503}
 
 
 async def _kill_and_restart(composition: Composition) -> None:
-    """Kill a worker, kill Redis, restart Redis, and have four workers instead of one."""
+    """Kill a worker, kill Redis, restart Redis, and scale to four workers."""
     (worker,) = await composition.list_containers("worker")
     await composition.kill_process_in(worker["Id"])
-    await composition.wait_until_healthy("worker", count=1)  # by its restart policy
+    await composition.wait_until_healthy("worker", count=1)  # restarted by its restart policy
     (worker,) = await composition.list_containers("worker")
     assert worker["RestartCount"] == 1
     await composition.compose("kill", "-s", "KILL", "redis")
     await composition.compose("up", "-d", "--wait", "--no-deps", "redis")
     await composition.compose("restart", "redis")
-    four = ("--no-deps", "--no-recreate", "--scale", "worker=4", "worker")
-    await composition.compose("up", "-d", "--wait", *four)
+    arguments = ("--no-deps", "--no-recreate", "--scale", "worker=4", "worker")
+    await composition.compose("up", "-d", "--wait", *arguments)
     await composition.wait_until_healthy("worker", count=4)
 
 
 async def _upgrade(composition: Composition) -> None:
-    """As deploy/README.md says: new receivers beside the old, then the old away; workers anew."""
-    later = f"{composition.version}-later"
-    await run_command("docker", "tag", f"{IMAGE}:{composition.version}", f"{IMAGE}:{later}")
+    """Upgrade as deploy/README.md says: start new receivers, stop the old ones, replace workers."""
+    new_version = f"{composition.version}-new"
+    await run_command("docker", "tag", f"{IMAGE}:{composition.version}", f"{IMAGE}:{new_version}")
     old = await composition.list_containers("receiver")
     scale_up = ("--no-deps", "--no-recreate", "--scale", "receiver=4", "receiver")
-    await composition.compose("up", "-d", "--wait", *scale_up, ENRICHER_VERSION=later)
+    await composition.compose("up", "-d", "--wait", *scale_up, ENRICHER_VERSION=new_version)
     await composition.wait_until_healthy("receiver", count=4)
     for container in old:
         await run_command("docker", "stop", container["Id"])
         await run_command("docker", "rm", container["Id"])
     recreate = ("--no-deps", "--scale", "worker=4", "worker")
-    await composition.compose("up", "-d", "--wait", *recreate, ENRICHER_VERSION=later)
+    await composition.compose("up", "-d", "--wait", *recreate, ENRICHER_VERSION=new_version)
     for service in ("receiver", "worker"):
         images = {
-            running["Config"]["Image"] for running in await composition.list_containers(service)
+            container["Config"]["Image"] for container in await composition.list_containers(service)
         }
-        assert images == {f"{IMAGE}:{later}"}
+        assert images == {f"{IMAGE}:{new_version}"}
 
 
 async def _compare_results(composition: Composition, senders: WebhookSenders) -> OracleReport:
-    """Wait until nothing waits any more, then compare what was accepted with what came out."""
+    """Wait until the backlog is empty, then compare the deliveries with the records."""
     async with open_client(f"redis://127.0.0.1:{composition.redis_port}") as redis:
         async with asyncio.timeout(120):
             while await redis.exists(KEYS.backlog):

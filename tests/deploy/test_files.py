@@ -1,4 +1,4 @@
-"""Do Dockerfile and docker-compose.yml fit this version and its settings? Read, not run."""
+"""Tests of the text of Dockerfile and docker-compose.yml: they match the version and settings."""
 
 import re
 from pathlib import Path
@@ -16,17 +16,17 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPOSITION: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 COMPOSE: dict[str, Any] = COMPOSITION["services"]
 DOCKERFILE = (ROOT / "deploy" / "Dockerfile").read_text()
-OWN_SERVICES = {name: told for name, told in COMPOSE.items() if "build" in told}
+OWN_SERVICES = {name: service for name, service in COMPOSE.items() if "build" in service}
 
-MONITORING = ["monitoring"]  # images of others, which need what they need
+MONITORING = ["monitoring"]  # third-party images with their own needs
 every_service = pytest.mark.parametrize(
-    "name", [name for name, told in COMPOSE.items() if told.get("profiles") != MONITORING]
+    "name", [name for name, service in COMPOSE.items() if service.get("profiles") != MONITORING]
 )
 
 
-def test_everything_stands_where_it_belongs() -> None:
-    """What runs is a service, whoever added it last; a network is only a network."""
-    named = {
+def test_composition_has_only_known_services_and_networks() -> None:
+    """The test lists every service, network and volume."""
+    names = {
         "redis",
         "receiver",
         "worker",
@@ -36,25 +36,29 @@ def test_everything_stands_where_it_belongs() -> None:
         "grafana",
         "notes",
     }
-    assert COMPOSE.keys() == named
+    assert COMPOSE.keys() == names
     assert COMPOSITION["networks"] == {"default": {}, "store": {"internal": True}}
-    used = {network for told in COMPOSE.values() for network in told.get("networks", ["default"])}
+    used = {
+        network for service in COMPOSE.values() for network in service.get("networks", ["default"])
+    }
     assert used == COMPOSITION["networks"].keys()
     mounted = {
-        each.partition(":")[0] for told in COMPOSE.values() for each in told.get("volumes", ())
+        volume.partition(":")[0]
+        for service in COMPOSE.values()
+        for volume in service.get("volumes", ())
     }
-    assert {each for each in mounted if "/" not in each} == COMPOSITION["volumes"].keys()
+    assert {volume for volume in mounted if "/" not in volume} == COMPOSITION["volumes"].keys()
 
 
-def test_the_version_is_one() -> None:
-    """The label of the image, the tag of the composition, and the package."""
+def test_versions_are_equal() -> None:
+    """The image label, the image tag and the package have the same version."""
     assert f"ARG VERSION={__version__}\n" in DOCKERFILE
-    tags = {told["image"] for told in OWN_SERVICES.values()}
+    tags = {service["image"] for service in OWN_SERVICES.values()}
     assert tags == {f"deployment-enricher:${{ENRICHER_VERSION:-{__version__}}}"}
 
 
-def test_the_image_installs_what_is_locked_only() -> None:
-    """With hashes, in a stage of its own, of which only the result is kept."""
+def test_image_installs_only_locked_packages() -> None:
+    """Packages are installed with hashes in a build stage; only their result is copied."""
     build, final = DOCKERFILE.split("\nFROM ")[1:]
     assert '"--require-hashes", "-r", "deploy/requirements.lock"' in build
     assert re.findall(r"^(?:COPY|ADD) .*", final, re.MULTILINE) == [
@@ -63,85 +67,86 @@ def test_the_image_installs_what_is_locked_only() -> None:
     assert "\nUSER 10001:10001\n" in final
 
 
-def test_the_image_has_the_extra_for_traces_only_where_it_is_told_to() -> None:
-    """From a lock of its own, which is let into the build."""
+def test_image_installs_tracing_only_on_request() -> None:
+    """The build argument uses a lock of its own, which the build context includes."""
     build = DOCKERFILE.split("\nFROM ")[1]
-    asked = re.search(r'\nARG TRACES=""\n.*\nRUN if \[ -n "\$TRACES" \]; then (.*\n.*); fi', build)
-    assert asked is not None
-    assert "--require-hashes -r deploy/requirements-otel.lock" in asked[1]
+    match = re.search(r'\nARG TRACES=""\n.*\nRUN if \[ -n "\$TRACES" \]; then (.*\n.*); fi', build)
+    assert match is not None
+    assert "--require-hashes -r deploy/requirements-otel.lock" in match[1]
     assert "!deploy/requirements-otel.lock" in (ROOT / ".dockerignore").read_text().split()
     lock = (ROOT / "deploy" / "requirements-otel.lock").read_text()
     assert "\nopentelemetry-exporter-otlp-proto-http==" in lock
 
 
 @pytest.mark.parametrize("name", OWN_SERVICES)
-def test_its_environment_is_one_of_settings(name: str) -> None:
-    """No other name is set; secrets come from files that are mounted."""
-    told, defaults = OWN_SERVICES[name], Settings()
+def test_environment_contains_only_settings(name: str) -> None:
+    """No other name is set, and secrets come from mounted files."""
+    service, defaults = OWN_SERVICES[name], Settings()
     known = {
         variable_name(field) + ("_FILE" if isinstance(getattr(defaults, field), Secret) else "")
         for field in Settings.__struct_fields__
     }
-    given: dict[str, str] = told.get("environment", {})
-    assert given.keys() <= known | {"ENRICHER_REDIS_URL"}  # which holds no password here
+    given: dict[str, str] = service.get("environment", {})
+    assert given.keys() <= known | {"ENRICHER_REDIS_URL"}  # without a password here
     files = {path for path in given.values() if path.startswith("/run/secrets/")}
-    assert files == {f"/run/secrets/{secret}" for secret in told.get("secrets", ())}
+    assert files == {f"/run/secrets/{secret}" for secret in service.get("secrets", ())}
 
 
-def test_the_demo_shows_its_console_and_every_other_setting_has_a_place() -> None:
-    """What the demo sets is a setting; receivers and workers read the same optional file."""
+def test_demo_enables_console_and_optional_env_file_is_shared() -> None:
+    """The demo file has valid settings; receiver and worker read the same optional file."""
     demo = ROOT / "deploy" / "demo"
     lines = (demo / "enricher.env").read_text().splitlines()
     given = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
-    assert is_console_enabled(replace(read_settings(given), host="0.0.0.0"))  # noqa: S104 - the receiver's
-    [place] = COMPOSE["receiver"]["env_file"]
-    assert COMPOSE["worker"]["env_file"] == [place]
-    assert place["required"] is False
+    assert is_console_enabled(replace(read_settings(given), host="0.0.0.0"))  # noqa: S104 - address of the receiver
+    [env_file] = COMPOSE["receiver"]["env_file"]
+    assert COMPOSE["worker"]["env_file"] == [env_file]
+    assert env_file["required"] is False
     assert "ENRICHER_ENV_FILE=./deploy/demo/enricher.env\n" in (demo / "demo.env").read_text()
-    usual = place["path"].removeprefix("${ENRICHER_ENV_FILE:-./").removesuffix("}")
-    assert usual in (ROOT / ".gitignore").read_text().splitlines()
+    default_path = env_file["path"].removeprefix("${ENRICHER_ENV_FILE:-./").removesuffix("}")
+    assert default_path in (ROOT / ".gitignore").read_text().splitlines()
 
 
 @every_service
-def test_it_is_bounded_and_locked(name: str) -> None:
-    """Whatever is added to the composition: memory, processes, log files, rights."""
-    told = COMPOSE[name]
-    assert {"mem_limit", "pids_limit", "cpus", "logging", "stop_grace_period"} <= told.keys()
-    assert (told["read_only"], told["cap_drop"]) == (True, ["ALL"])
-    assert told["security_opt"] == ["no-new-privileges:true"]
-    assert told["restart"] == "unless-stopped"
+def test_service_is_limited_and_locked_down(name: str) -> None:
+    """Every service has limits for memory, processes and logs, and few rights."""
+    service = COMPOSE[name]
+    assert {"mem_limit", "pids_limit", "cpus", "logging", "stop_grace_period"} <= service.keys()
+    assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] == "unless-stopped"
 
 
-def test_only_this_machine_is_published_to() -> None:
-    """Nobody is reachable from elsewhere before somebody says so; Redis is not published at all."""
-    published = {name: told.get("ports", []) for name, told in COMPOSE.items()}
+def test_ports_are_published_to_localhost_only() -> None:
+    """By default no other machine can connect, and Redis is not published at all."""
+    published = {name: service.get("ports", []) for name, service in COMPOSE.items()}
     assert published["redis"] == []
     assert COMPOSE["redis"]["networks"] == ["store"]
     for port in (port for ports in published.values() for port in ports):
         assert port.startswith(("127.0.0.1:", "${ENRICHER_PUBLISH:-127.0.0.1:"))
 
 
-def test_prometheus_looks_where_they_tell() -> None:
-    """Each process of the composition that counts is scraped, at the port that it is given."""
+def test_prometheus_scrapes_every_metrics_port() -> None:
+    """Prometheus scrapes receiver and worker at their configured ports."""
     text = (ROOT / "deploy" / "monitoring" / "prometheus.yml").read_text()
     jobs = (job["dns_sd_configs"] for job in yaml.safe_load(text)["scrape_configs"])
-    scraped = {name: place["port"] for (place,) in jobs for name in place["names"]}
+    scraped = {name: target["port"] for (target,) in jobs for name in target["names"]}
     ports = ("ENRICHER_PORT", "ENRICHER_METRICS_PORT")
-    told = {
+    metrics_ports = {
         name: int(given[port])
-        for name, each in OWN_SERVICES.items()
-        for given in [each.get("environment", {})]
+        for name, service in OWN_SERVICES.items()
+        for given in [service.get("environment", {})]
         for port in ports
         if port in given
     }
-    assert scraped == told
-    assert told.keys() == {"receiver", "worker"}
+    assert scraped == metrics_ports
+    assert metrics_ports.keys() == {"receiver", "worker"}
 
 
-def test_there_is_time_to_end_well() -> None:
-    """A worker's is longer than its grace."""
+def test_stop_grace_period_exceeds_shutdown_timeout() -> None:
+    """Docker waits longer than a worker needs to stop."""
     seconds = {
-        name: int(told["stop_grace_period"].rstrip("s")) for name, told in OWN_SERVICES.items()
+        name: int(service["stop_grace_period"].rstrip("s"))
+        for name, service in OWN_SERVICES.items()
     }
     assert seconds["worker"] >= Settings().shutdown_timeout + 10
     assert seconds["receiver"] >= 5 + 10

@@ -1,4 +1,4 @@
-"""Would a cluster take the manifests of deploy/kubernetes, and do they fit the service?"""
+"""Tests of deploy/kubernetes: the manifests are valid and match the service."""
 
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,17 @@ from service.settings import Secret, Settings, variable_name
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "kubernetes"
 FILES = sorted(FOLDER.glob("*.yaml"))
-OWN_IMAGE = "keda.sh/v1alpha1"  # no part of Kubernetes
-MARGIN_S = 10  # for closing what is open, after the grace time
+KEDA_API = "keda.sh/v1alpha1"  # not part of Kubernetes
+MARGIN_S = 10  # time to close connections after the grace time
 
 
 def read_objects() -> list[dict[str, Any]]:
-    """Read every object of every file."""
+    """Return every object of every file."""
     return [object_ for file in FILES for object_ in yaml.safe_load_all(file.read_text())]
 
 
 def find_object(kind: str, name: str) -> dict[str, Any]:
-    """Find one object."""
+    """Return one object."""
     (match,) = [
         candidate
         for candidate in read_objects()
@@ -31,32 +31,32 @@ def find_object(kind: str, name: str) -> dict[str, Any]:
     return match
 
 
-DEPLOYMENTS = [each["metadata"]["name"] for each in read_objects() if each["kind"] == "Deployment"]
+DEPLOYMENTS = [item["metadata"]["name"] for item in read_objects() if item["kind"] == "Deployment"]
 every_deployment = pytest.mark.parametrize("name", DEPLOYMENTS)
 
 
 @pytest.mark.parametrize("version", ["1.28", "1.31", "1.34", "1.37"])
-def test_every_object_is_valid(version: str) -> None:
-    """By the strict schemas of several versions: no field that is unknown there."""
-    checked = [each for each in read_objects() if each["apiVersion"] != OWN_IMAGE]
-    for each in checked:
-        kubernetes_validate.validate(each, version, strict=True)
-    assert {each["kind"] for each in checked} == {
+def test_objects_are_valid_in_every_version(version: str) -> None:
+    """The strict schemas of several versions allow no unknown field."""
+    checked = [item for item in read_objects() if item["apiVersion"] != KEDA_API]
+    for item in checked:
+        kubernetes_validate.validate(item, version, strict=True)
+    assert {item["kind"] for item in checked} == {
         *("Deployment", "PodDisruptionBudget", "Secret", "Service")
     }
 
 
-def test_a_mistake_would_be_seen() -> None:
+def test_unknown_field_is_refused() -> None:
     """The schemas are strict."""
-    wrong = find_object("Deployment", "enricher-receiver")
-    wrong["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
+    manifest = find_object("Deployment", "enricher-receiver")
+    manifest["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(wrong, "1.31", strict=True)
+        kubernetes_validate.validate(manifest, "1.31", strict=True)
 
 
 @every_deployment
-def test_a_pod_runs_as_nobody(name: str) -> None:
-    """No root, no capability, no new privilege, no token of the cluster, a read-only disk."""
+def test_pod_runs_unprivileged(name: str) -> None:
+    """No root, no capability, no new privilege, no cluster token, a read-only disk."""
     pod = find_object("Deployment", name)["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -71,8 +71,8 @@ def test_a_pod_runs_as_nobody(name: str) -> None:
 
 
 @every_deployment
-def test_its_environment_is_one_of_settings(name: str) -> None:
-    """No other name is set, by us or by Kubernetes; secrets are files, mounted from the Secret."""
+def test_environment_contains_only_settings(name: str) -> None:
+    """Kubernetes adds no other variable, and secrets are files from the Secret."""
     pod = find_object("Deployment", name)["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     defaults = Settings()
@@ -82,29 +82,28 @@ def test_its_environment_is_one_of_settings(name: str) -> None:
         if isinstance(getattr(defaults, field), Secret)
     ]
     plain = {variable_name(field) for field in Settings.__struct_fields__} - {*secrets}
-    given = {each["name"]: each["value"] for each in container["env"]}
+    given = {variable["name"]: variable["value"] for variable in container["env"]}
     assert given.keys() <= plain | {f"{secret}_FILE" for secret in secrets}
     assert pod["enableServiceLinks"] is False
     mount = container["volumeMounts"][0]["mountPath"]
-    items = {each["path"] for each in pod["volumes"][0]["secret"]["items"]}
-    files = {path for variable, path in given.items() if variable.endswith("_FILE")}
+    items = {item["path"] for item in pod["volumes"][0]["secret"]["items"]}
+    files = {path for name, path in given.items() if name.endswith("_FILE")}
     assert files == {f"{mount}/{item}" for item in items}
     assert items <= find_object("Secret", "enricher")["stringData"].keys()
 
 
 @every_deployment
-def test_it_has_time_to_end_well(name: str) -> None:
-    """Longer than a worker's grace; the image is that of this version."""
+def test_termination_grace_period_exceeds_shutdown_timeout(name: str) -> None:
+    """Kubernetes waits longer than the service needs to stop. The image has this version."""
     pod = find_object("Deployment", name)["spec"]["template"]["spec"]
-    needs = (
-        Settings().shutdown_timeout if name.endswith("worker") else 5 + 5
-    )  # until unknown, then in hand
+    # A receiver needs 5 s until it gets no new connections, and 5 s for open requests.
+    needs = Settings().shutdown_timeout if name.endswith("worker") else 5 + 5
     assert pod["terminationGracePeriodSeconds"] >= needs + MARGIN_S
     assert pod["containers"][0]["image"] == f"deployment-enricher:{__version__}"
 
 
-def test_what_selects_finds() -> None:
-    """Service, budgets of disruption and KEDA name what is there."""
+def test_selectors_match_the_pods() -> None:
+    """Service, disruption budgets and KEDA select existing objects."""
     for name in DEPLOYMENTS:
         deployment = find_object("Deployment", name)["spec"]
         labels = deployment["template"]["metadata"]["labels"]
@@ -119,27 +118,27 @@ def test_what_selects_finds() -> None:
 
 
 @every_deployment
-def test_whatever_it_tells_is_asked_at_a_named_port(name: str) -> None:
-    """Of all addresses, at the port that its settings say; each probe over HTTP goes there."""
+def test_probes_use_the_configured_port(name: str) -> None:
+    """Probes and metrics use the port of the settings, on all addresses of the pod."""
     (container,) = find_object("Deployment", name)["spec"]["template"]["spec"]["containers"]
-    given = {each["name"]: each["value"] for each in container["env"]}
-    variable, named = {
+    given = {variable["name"]: variable["value"] for variable in container["env"]}
+    variable, port_name = {
         "enricher-receiver": ("ENRICHER_PORT", "http"),
         "enricher-worker": ("ENRICHER_METRICS_PORT", "metrics"),
     }[name]
-    assert given["ENRICHER_HOST"] == "0.0.0.0"  # noqa: S104 - a pod's own network
-    assert container["ports"] == [{"name": named, "containerPort": int(given[variable])}]
-    asked = [
-        each["httpGet"]
-        for key, each in container.items()
-        if key.endswith("Probe") and "httpGet" in each
+    assert given["ENRICHER_HOST"] == "0.0.0.0"  # noqa: S104 - all addresses of the pod
+    assert container["ports"] == [{"name": port_name, "containerPort": int(given[variable])}]
+    probes = [
+        value["httpGet"]
+        for key, value in container.items()
+        if key.endswith("Probe") and "httpGet" in value
     ]
-    assert {each["port"] for each in asked} == {named}
+    assert {probe["port"] for probe in probes} == {port_name}
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
 
 
 def test_keda_scales_workers() -> None:
-    """The target is there, each field of the trigger is one that KEDA knows, numbers are text."""
+    """The target exists, KEDA knows each field of the trigger, and numbers are strings."""
     scaled = find_object("ScaledObject", "enricher-worker")["spec"]
     assert scaled["scaleTargetRef"]["name"] in DEPLOYMENTS
     assert scaled["minReplicaCount"] >= 1

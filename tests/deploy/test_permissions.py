@@ -1,4 +1,4 @@
-"""Are the rights of deploy/redis/enricher.acl those that the service needs, and no more?"""
+"""Tests of deploy/redis/enricher.acl: it allows what the service needs, and no more."""
 
 import asyncio
 import hashlib
@@ -20,27 +20,28 @@ from service.store.connect import open_client
 from service.store.keys import Keys
 from tests.conftest import Eventually
 from tests.deploy.permissions import ACL_FILE, NO_PASSWORD, list_commands, render_acl
-from tests.end_to_end.harness import ServiceHarness, deployment_id, open_harness
+from tests.end_to_end.harness import ServiceHarness, open_harness
+from tests.factories import deployment_id
 
 PASSWORD = "s3cr3t"
 UNKNOWN_ID = "04040404-9c0b-4ef8-bb6d-000000000001"
 
 
-def test_the_file_is_what_the_code_needs() -> None:
-    """Else: python -m tests.deploy.permissions > deploy/redis/enricher.acl."""
+def test_acl_file_matches_the_code() -> None:
+    """To update the file: python -m tests.deploy.permissions > deploy/redis/enricher.acl."""
     assert ACL_FILE.read_text() == render_acl("deployments")
 
 
-def test_nothing_dangerous_is_needed() -> None:
-    """No command empties a server, rewrites its settings, or shows what others do."""
-    never = ("flush", "config|set", "shutdown", "debug", "monitor", "keys", "acl", "replicaof")
-    assert [name for name in list_commands() if name.startswith(never)] == []
+def test_acl_allows_no_dangerous_command() -> None:
+    """No command empties a server, changes its configuration, or shows other clients."""
+    dangerous = ("flush", "config|set", "shutdown", "debug", "monitor", "keys", "acl", "replicaof")
+    assert [name for name in list_commands() if name.startswith(dangerous)] == []
     assert "allkeys" not in ACL_FILE.read_text()
     assert "+@" not in ACL_FILE.read_text()
 
 
 class AclUsers:
-    """The users of the file, on a server and in a namespace of a test's own."""
+    """The users of the ACL file, for the namespace of one test."""
 
     def __init__(self, redis: Redis, url: str, keys: Keys) -> None:
         self.redis = redis
@@ -50,7 +51,7 @@ class AclUsers:
         self._names: list[str] = []
 
     async def add(self, name: str, *, without_command: str = "") -> str:
-        """Make a user as the file says, but without one of its commands; gives its URL."""
+        """Create a user of the file, without one command if given; return its URL."""
         (line,) = [
             acl_line
             for acl_line in ACL_FILE.read_text().splitlines()
@@ -68,12 +69,12 @@ class AclUsers:
         return f"unix://{user_name}:{PASSWORD}@{self._socket}"
 
     async def list_refusals(self) -> list[str]:
-        """List what was not permitted."""
+        """Return the denied commands and keys."""
         log: Any = await self._execute("ACL", "LOG")
         return sorted({_format_denial(entry) for entry in log})
 
     async def delete(self) -> None:
-        """Take the users away."""
+        """Delete the users."""
         if self._names:
             await self._execute("ACL", "DELUSER", *self._names)
 
@@ -92,21 +93,21 @@ def _decode(value: object) -> str:
 
 @pytest.fixture
 async def acl_users(redis: Redis, redis_url: str, keys: Keys) -> AsyncIterator[AclUsers]:
-    """Give users that are gone afterwards."""
+    """Return ACL users, and delete them afterwards."""
     acl_users = AclUsers(redis, redis_url, keys)
     yield acl_users
     await acl_users.delete()
 
 
 async def run_every_feature(story: ServiceHarness, eventually: Eventually) -> None:
-    """Let a receiver, workers and a person do all that they do."""
+    """Run every feature of receivers, workers and commands."""
     await story.open(workers=1, not_found_timeout=0.2)
     assert (await _get(story, "/readyz"))[0] == 200
     await _send_all_kinds(story)
     await eventually(lambda: _has_counts(story, records=2, failures=1))
     await story.redis.xgroup_create(story.keys.enriched, "readers", id="0")
-    await story.redis.xreadgroup("readers", "one", {story.keys.enriched: ">"}, count=1)
-    await story.add_worker()  # which trims as it begins
+    await story.redis.xreadgroup("readers", "reader", {story.keys.enriched: ">"}, count=1)
+    await story.add_worker()  # a worker trims the stream when it starts
     await _run_failed(story, "failed", "list", "--json")
     await _run_failed(story, "failed", "show", f"id:{UNKNOWN_ID}")
     await _run_failed(story, "failed", "retry", "--all", "--yes")
@@ -116,11 +117,11 @@ async def run_every_feature(story: ServiceHarness, eventually: Eventually) -> No
     arguments = _build_parser().parse_args(["doctor"])
     await doctor.run_doctor(arguments, story.settings, story.log)
     for since in ("0", "$"):
-        tailing = asyncio.create_task(run.tail(story.settings, since=since, as_json=True))
-        await asyncio.wait([tailing], timeout=0.3)
-        assert not tailing.done() or tailing.exception() is None
-        tailing.cancel()
-        await asyncio.gather(tailing, return_exceptions=True)
+        tail_task = asyncio.create_task(run.tail(story.settings, since=since, as_json=True))
+        await asyncio.wait([tail_task], timeout=0.3)
+        assert not tail_task.done() or tail_task.exception() is None
+        tail_task.cancel()
+        await asyncio.gather(tail_task, return_exceptions=True)
 
 
 async def _get(story: ServiceHarness, path: str) -> tuple[int, str]:
@@ -129,7 +130,7 @@ async def _get(story: ServiceHarness, path: str) -> tuple[int, str]:
 
 
 async def _send_all_kinds(story: ServiceHarness) -> None:
-    """By id, to be found, twice, again with other content, never there."""
+    """Post webhooks with an id, without an id, repeated, and for an unknown deployment."""
     by_id = {"deploymentId": deployment_id(1), "eventType": "finished"}
     for delivery in ("one", "one", "two"):
         await story.post(by_id, delivery=delivery)
@@ -158,7 +159,7 @@ async def _run_failed(story: ServiceHarness, *command: str) -> None:
 
 @pytest.fixture
 async def story(redis: Redis, keys: Keys) -> AsyncIterator[ServiceHarness]:
-    """Set the stage; a test says as whom it is played."""
+    """Build the service; each test chooses its Redis user."""
     async with open_harness(
         redis, keys.namespace, shutdown_timeout=1.0, log_format="json"
     ) as harness:
@@ -166,64 +167,66 @@ async def story(redis: Redis, keys: Keys) -> AsyncIterator[ServiceHarness]:
 
 
 async def run_as_user(story: ServiceHarness, url: str, eventually: Eventually) -> None:
-    """Do everything as the user of a URL."""
+    """Run every feature as the user of a URL."""
     story.settings = replace(story.settings, redis_url=Secret(url))
     await run_every_feature(story, eventually)
 
 
-async def test_all_that_the_service_does_is_permitted(
+async def test_service_user_may_do_everything_it_needs(
     story: ServiceHarness, acl_users: AclUsers, eventually: Eventually
 ) -> None:
-    """Receiver, worker, trimming, failed, doctor and tail, under this user: never a NOPERM."""
+    """Receiver, worker, trimming, failed, doctor and tail never get a NOPERM."""
     await run_as_user(story, await acl_users.add("enricher"), eventually)
     assert await acl_users.list_refusals() == []
 
 
-@pytest.mark.parametrize("lacking", ["zadd", "xtrim", "client|list", "xrevrange", "zmscore"])
-async def test_a_command_that_lacks_is_noticed(
+@pytest.mark.parametrize("command", ["zadd", "xtrim", "client|list", "xrevrange", "zmscore"])
+async def test_missing_permission_is_noticed(
     story: ServiceHarness,
     acl_users: AclUsers,
     eventually: Eventually,
     open_connections: WeakSet[AbstractConnection],
-    lacking: str,
+    command: str,
 ) -> None:
-    """So the test above does see it."""
-    url = await acl_users.add("enricher", without_command=lacking)
-    playing = asyncio.create_task(run_as_user(story, url, eventually))
+    """The test above would notice a command that the ACL lacks."""
+    url = await acl_users.add("enricher", without_command=command)
+    run_task = asyncio.create_task(run_as_user(story, url, eventually))
 
     async def is_refused() -> bool:
         return bool(await acl_users.list_refusals())
 
     await eventually(is_refused)
-    playing.cancel()
-    await asyncio.gather(playing, return_exceptions=True)
-    assert await acl_users.list_refusals() == [f"command {lacking}"]
+    run_task.cancel()
+    await asyncio.gather(run_task, return_exceptions=True)
+    assert await acl_users.list_refusals() == [f"command {command}"]
     await story.close()
-    for one in [one for one in open_connections if one.is_connected]:
-        await one.disconnect(nowait=True)  # a person's client may have been cut while it closed
-    half_done = [
+    # A cancelled command may have left its connection open.
+    for connection in [item for item in open_connections if item.is_connected]:
+        await connection.disconnect(nowait=True)
+    # A script that is denied in the middle leaves keys behind.
+    leftover_keys = [
         key async for key in story.redis.scan_iter(match=f"{{{acl_users.keys.namespace}}}:*")
     ]
-    await story.redis.unlink(*half_done)  # a script that is refused in the middle ends there
+    await story.redis.unlink(*leftover_keys)
 
 
-async def test_other_keys_are_out_of_reach(acl_users: AclUsers) -> None:
-    """Another account's namespace, and everything else on a shared server."""
+async def test_service_user_cannot_access_other_keys(acl_users: AclUsers) -> None:
+    """Other namespaces and all other keys of a shared server are denied."""
     async with open_client(await acl_users.add("enricher")) as client:
         for key in ("{other}:backlog", "anything", f"{{{acl_users.keys.namespace}}}:new"):
             with pytest.raises(NoPermissionError):
                 await client.get(key)
 
 
-async def test_a_reader_reads_records_and_nothing_else(acl_users: AclUsers, redis: Redis) -> None:
-    """With a group and without; it can neither write the stream nor see what waits."""
+async def test_reader_can_only_read_records(acl_users: AclUsers, redis: Redis) -> None:
+    """It reads with and without a group. It can neither write the stream nor see the backlog."""
     stream = acl_users.keys.enriched
     entry: Any = await redis.xadd(stream, {"id": "a:1"})
     async with open_client(await acl_users.add("reader")) as client:
-        await client.xgroup_create(stream, "mine", id="0")
-        read: Any = await client.xreadgroup("mine", "one", {stream: ">"})
+        await client.xgroup_create(stream, "group", id="0")
+        read: Any = await client.xreadgroup("group", "reader", {stream: ">"})
         assert read
-        assert await client.xack(stream, "mine", entry) == 1
+        assert await client.xack(stream, "group", entry) == 1
         assert await client.xread({stream: "0"})
         for refused in (client.xadd(stream, {"id": "b:1"}), client.delete(stream)):
             with pytest.raises(NoPermissionError):

@@ -1,4 +1,4 @@
-"""Is each attempt in deploy/SECURITY.md really tried? Every test that it names is there."""
+"""Tests of deploy/SECURITY.md: every test that it names exists."""
 
 import ast
 import re
@@ -18,27 +18,27 @@ ROWS = [
 
 
 def names_of_tests(path: Path) -> set[str]:
-    """List the tests of a file."""
+    """Return the names of the tests in a file."""
     tree = ast.parse(path.read_text())
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     return {node.name for node in tree.body if isinstance(node, kinds)}
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row[0].strip()))
-def test_every_attempt_names_tests_that_are_there(row: list[str]) -> None:
-    """At least one in each row, and nothing else in its column."""
+def test_every_attempt_names_existing_tests(row: list[str]) -> None:
+    """Each row names at least one test, and nothing else."""
     _, _, column = row
-    named = re.findall(r"`([^`]+)`", column)
-    assert named
+    names = re.findall(r"`([^`]+)`", column)
+    assert names
     assert not re.sub(r"`[^`]+`", "", column).strip()
-    for each in named:
-        file, _, test = each.partition("::")
-        assert test in names_of_tests(ROOT / file), each
+    for name in names:
+        file, _, test = name.partition("::")
+        assert test in names_of_tests(ROOT / file), name
 
 
-def test_what_had_to_be_tried_was() -> None:
-    """The attempts that this kind of service has to expect."""
+def test_expected_attacks_are_listed() -> None:
+    """The file covers the attacks that this kind of service must expect."""
     attempts = " ".join(row[0] for row in ROWS).lower()
-    wanted = "signature,recorded,ssrf,redirects,decompression,nesting,slow,header injection"
-    wanted += ",log injection,secrets in logs,smuggling"
-    assert [word for word in wanted.split(",") if word not in attempts] == []
+    expected = "signature,recorded,ssrf,redirects,decompression,nesting,slow,header injection"
+    expected += ",log injection,secrets in logs,smuggling"
+    assert [word for word in expected.split(",") if word not in attempts] == []

@@ -1,4 +1,4 @@
-"""Would systemd take the units of deploy/systemd, and is what they start locked in?"""
+"""Tests of deploy/systemd: the units are valid, and their services are sandboxed."""
 
 import shutil
 import subprocess
@@ -12,22 +12,22 @@ from service.settings import Secret, Settings, variable_name
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
 UNITS = sorted(FOLDER.glob("*.service"))
 PROGRAM = "/opt/deployment-enricher/bin/deployment-enricher"
-MOST_EXPOSED = 1.5  # of 10, by systemd's own count; a unit without any of it has 9.6
+MAX_EXPOSURE = 1.5  # of 10, rated by systemd; a unit without sandboxing has 9.6
 
 every_unit = pytest.mark.parametrize("unit", UNITS, ids=lambda unit: str(unit.stem))
 
 
 @pytest.fixture
 def systemd_analyze() -> str:
-    """Find systemd's own checker."""
+    """Return the path of systemd-analyze, or skip the test."""
     program_path = shutil.which("systemd-analyze")
     if program_path is None:
-        pytest.skip("there is no systemd-analyze here: apt install systemd")
+        pytest.skip("needs systemd-analyze: apt install systemd")
     return program_path
 
 
 def parse_unit(unit: Path) -> dict[str, list[str]]:
-    """Read the settings of the service; some stand there more than once."""
+    """Return the settings of the service section. A setting may have several values."""
     lines = unit.read_text().split("[Service]")[1].split("[Install]")[0].splitlines()
     settings: dict[str, list[str]] = {}
     for line in lines:
@@ -38,56 +38,56 @@ def parse_unit(unit: Path) -> dict[str, list[str]]:
 
 
 @every_unit
-def test_systemd_finds_nothing_wrong(unit: Path, systemd_analyze: str, tmp_path: Path) -> None:
-    """Every setting is known, and its value too; the program is there, here another one."""
+def test_units_are_valid(unit: Path, systemd_analyze: str, tmp_path: Path) -> None:
+    """Systemd knows every setting and value. Another program replaces the missing one."""
     copy = tmp_path / unit.name
     copy.write_text(unit.read_text().replace(PROGRAM, sys.executable))
-    words = (systemd_analyze, "verify", "--man=no", copy)
-    verified = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+    command = (systemd_analyze, "verify", "--man=no", copy)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
 @every_unit
-def test_it_is_locked_in(unit: Path, systemd_analyze: str) -> None:
-    """Little of the machine is exposed to it."""
-    words = (
+def test_service_is_sandboxed(unit: Path, systemd_analyze: str) -> None:
+    """Systemd rates the exposure of the service as low."""
+    command = (
         systemd_analyze,
         "security",
         "--offline=true",
-        f"--threshold={MOST_EXPOSED * 10:.0f}",
+        f"--threshold={MAX_EXPOSURE * 10:.0f}",
         unit,
     )
-    judged = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert judged.returncode == 0, judged.stdout
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
 
 
 @every_unit
-def test_its_environment_is_one_of_settings(unit: Path) -> None:
+def test_environment_contains_only_settings(unit: Path) -> None:
     """Secrets are credentials, which no other process can read."""
-    told, defaults = parse_unit(unit), Settings()
+    unit_settings, defaults = parse_unit(unit), Settings()
     names = {
         variable_name(field) + ("_FILE" if isinstance(getattr(defaults, field), Secret) else "")
         for field in Settings.__struct_fields__
     }
-    given = dict(each.split("=", 1) for each in told["Environment"])
+    given = dict(line.split("=", 1) for line in unit_settings["Environment"])
     assert given.keys() <= names
-    credentials = {each.partition(":")[0] for each in told["LoadCredential"]}
+    credentials = {line.partition(":")[0] for line in unit_settings["LoadCredential"]}
     assert {value for value in given.values() if value.startswith("%d/")} == {
         f"%d/{name}" for name in credentials
     }
 
 
-def test_a_worker_tells_what_it_does() -> None:
-    """At a port that is not the receiver's: both may run on one machine."""
+def test_worker_has_a_metrics_port_of_its_own() -> None:
+    """A receiver and a worker may run on one machine."""
     given = dict(
-        each.split("=", 1)
-        for each in parse_unit(FOLDER / "deployment-enricher-worker.service")["Environment"]
+        line.split("=", 1)
+        for line in parse_unit(FOLDER / "deployment-enricher-worker.service")["Environment"]
     )
     assert int(given["ENRICHER_METRICS_PORT"]) not in {0, Settings().port}
 
 
-def test_a_worker_has_time_to_end_well() -> None:
-    """Longer than its grace; a mistake in the settings is not tried for ever."""
-    told = parse_unit(FOLDER / "deployment-enricher-worker.service")
-    assert int(told["TimeoutStopSec"][0]) >= Settings().shutdown_timeout + 10
-    assert told["RestartPreventExitStatus"] == ["2"]
+def test_stop_timeout_exceeds_shutdown_timeout() -> None:
+    """Systemd waits long enough, and does not restart after a configuration error."""
+    unit_settings = parse_unit(FOLDER / "deployment-enricher-worker.service")
+    assert int(unit_settings["TimeoutStopSec"][0]) >= Settings().shutdown_timeout + 10
+    assert unit_settings["RestartPreventExitStatus"] == ["2"]

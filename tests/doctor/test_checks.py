@@ -1,4 +1,4 @@
-"""Are findings right? Tables: facts in, what is wrong and the fix out."""
+"""Tests of the doctor's checks and report: facts in, findings out."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from service.doctor.checks import (
     BacklogFacts,
+    Finding,
     ReceiverFacts,
     RedisFacts,
     SourceFacts,
@@ -18,84 +19,86 @@ from service.doctor.checks import (
     check_upstream,
     check_work,
 )
-from service.doctor.report import Finding, format_findings, has_no_failure
+from service.doctor.report import format_findings, format_findings_json, has_no_error
 from service.enrich.rate_limits import RateLimitWindow
 
-STORE = RedisFacts(
+REDIS = RedisFacts(
     location="redis:6379",
     is_embedded=False,
     guarantee="each write is on disk before it is answered",
     info={"redis_version": "7.2.4", "used_memory": "1048576", "maxmemory": "0", "aof_enabled": "1"},
     clock_ahead_s=0.2,
 )
-WAITING = BacklogFacts(limit=100, idle_workers=1, calls_available=4)
+BACKLOG = BacklogFacts(limit=100, idle_workers=1, calls_available=4)
 UPSTREAM = UpstreamFacts(origin="https://app.launchdarkly.com", status=404, clock_ahead_s=0.5)
 
 
-def problems(findings: Iterable[Finding]) -> dict[str, str]:
-    """Give what is not well: check and found."""
+def find_problems(findings: Iterable[Finding]) -> dict[str, str]:
+    """Return what was found by each check that is not ok."""
     return {finding.check: finding.found for finding in findings if finding.status != "ok"}
 
 
 def status_of(findings: Iterable[Finding], check: str) -> str:
-    """Give how one check went; what is not well has a fix."""
+    """Return the status of one check; a finding that is not ok must have a fix."""
     (finding,) = [candidate for candidate in findings if candidate.check == check]
     assert bool(finding.fix) is (finding.status != "ok")
     return finding.status
 
 
-def test_what_is_well_is_told_without_a_fix() -> None:
-    """Nothing to mend anywhere."""
-    findings = [*check_redis(STORE), *check_work(WAITING), *check_upstream(UPSTREAM)]
-    assert problems(findings) == {}
-    assert not [each for each in findings if each.fix]
-    assert has_no_failure(findings)
+def test_checks_with_good_facts_are_ok_without_fixes() -> None:
+    """Good facts about Redis, backlog and LaunchDarkly give only ok findings."""
+    findings = [*check_redis(REDIS), *check_work(BACKLOG), *check_upstream(UPSTREAM)]
+    assert find_problems(findings) == {}
+    assert not [finding for finding in findings if finding.fix]
+    assert has_no_error(findings)
 
 
 @pytest.mark.parametrize(
     ("changes", "check", "status"),
     [
-        ({"connection_error": "refused"}, "redis", "failure"),
-        ({"connection_error": "WRONGPASS", "bad_password": True}, "redis", "failure"),
+        ({"connection_error": "refused"}, "redis", "error"),
+        ({"connection_error": "WRONGPASS", "bad_password": True}, "redis", "error"),
         ({"connection_error": "no socket", "is_embedded": True}, "redis", "warning"),
         (
             {"connection_error": "no socket", "is_embedded": True, "can_start": False},
             "redis",
-            "failure",
+            "error",
         ),
-        ({"startup_error": "It keeps nothing. Start it anew."}, "redis durability", "failure"),
+        ({"startup_error": "It keeps nothing. Start it again."}, "redis durability", "error"),
         ({"durability": "memory"}, "redis durability", "warning"),
-        ({"warnings": ("a replica follows: wait for it",)}, "redis fitness", "warning"),
+        ({"warnings": ("a replica follows: wait for it",)}, "redis configuration", "warning"),
         ({"clock_ahead_s": 5.0}, "redis clock", "warning"),
-        ({"clock_ahead_s": -61.0}, "redis clock", "failure"),
-        ({"info": {"rdb_last_bgsave_status": "err"}}, "redis disk", "failure"),
+        ({"clock_ahead_s": -61.0}, "redis clock", "error"),
+        ({"info": {"rdb_last_bgsave_status": "err"}}, "redis disk", "error"),
         ({"info": {"used_memory": "85", "maxmemory": "100"}}, "redis memory", "warning"),
-        ({"info": {"used_memory": "96", "maxmemory": "100"}}, "redis memory", "failure"),
+        ({"info": {"used_memory": "96", "maxmemory": "100"}}, "redis memory", "error"),
         ({"info": {}}, "redis memory", "warning"),
     ],
 )
-def test_a_store_that_is_ill_is_told(changes: dict[str, Any], check: str, status: str) -> None:
-    """Away, unsafe, full, or of another time."""
-    assert status_of(check_redis(replace(STORE, **changes)), check) == status
+def test_check_redis_with_a_problem_reports_it(
+    changes: dict[str, Any], check: str, status: str
+) -> None:
+    """Redis is away, unsafe, full, or its clock differs."""
+    assert status_of(check_redis(replace(REDIS, **changes)), check) == status
 
 
-def test_of_a_store_that_is_away_nothing_else_is_said() -> None:
-    """One finding, and not ten that follow from it."""
-    assert len([*check_redis(replace(STORE, connection_error="refused"))]) == 1
+def test_check_redis_when_away_gives_one_finding() -> None:
+    """The other checks would only fail for the same cause."""
+    assert len([*check_redis(replace(REDIS, connection_error="refused"))]) == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "check", "status"),
     [
         ({"waiting": 80}, "backlog", "warning"),
-        ({"waiting": 100}, "backlog", "failure"),
-        ({"due": 1, "overdue_s": 60.0, "idle_workers": 0}, "workers", "failure"),
-        ({"due": 1, "overdue_s": 60.0, "idle_workers": None}, "workers", "failure"),
+        ({"waiting": 100}, "backlog", "error"),
+        ({"due": 1, "overdue_s": 60.0, "idle_workers": 0}, "workers", "error"),
+        ({"due": 1, "overdue_s": 60.0, "idle_workers": None}, "workers", "error"),
         ({"due": 1, "overdue_s": 60.0, "idle_workers": 0, "closed_s": 9.0}, "workers", "warning"),
         ({"due": 1, "overdue_s": 60.0, "idle_workers": 0, "leased": 1}, "workers", "ok"),
         ({"idle_workers": 0}, "workers", "warning"),
         ({"idle_workers": None}, "workers", "ok"),
-        ({"closed_reason": "token refused"}, "budget", "failure"),
+        ({"closed_reason": "token refused"}, "budget", "error"),
         ({"closed_reason": "rate limited", "closed_s": 3.0}, "budget", "warning"),
         ({"closed_reason": "upstream failing", "closed_s": 3.0}, "budget", "warning"),
         (
@@ -109,24 +112,26 @@ def test_of_a_store_that_is_away_nothing_else_is_said() -> None:
         ({"scope_age_s": {"a/b": 1.0, "default/production": None}}, "reconcile", "warning"),
     ],
 )
-def test_work_that_does_not_go_on_is_told(changes: dict[str, Any], check: str, status: str) -> None:
-    """Full, without workers, closed, or failed."""
-    assert status_of(check_work(replace(WAITING, **changes)), check) == status
+def test_check_work_with_a_problem_reports_it(
+    changes: dict[str, Any], check: str, status: str
+) -> None:
+    """The backlog is full, has no workers, or its budget is closed; or tickets failed."""
+    assert status_of(check_work(replace(BACKLOG, **changes)), check) == status
 
 
 @pytest.mark.parametrize(
     ("changes", "check", "status"),
     [
-        ({"has_token": False}, "token", "failure"),
+        ({"has_token": False}, "token", "error"),
         ({"has_token": False, "needs_token": False}, "token", "warning"),
-        ({"no_response_reason": "timed out"}, "launchdarkly", "failure"),
-        ({"status": 404, "is_json": False}, "launchdarkly", "failure"),
-        ({"status": 301}, "launchdarkly", "failure"),
-        ({"status": 503}, "launchdarkly", "failure"),
+        ({"no_response_reason": "timed out"}, "launchdarkly", "error"),
+        ({"status": 404, "is_json": False}, "launchdarkly", "error"),
+        ({"status": 301}, "launchdarkly", "error"),
+        ({"status": 503}, "launchdarkly", "error"),
         ({"skipped_reason": "the quota is met"}, "launchdarkly", "ok"),
-        ({"status": 401}, "token", "failure"),
-        ({"status": 403}, "token", "failure"),
-        ({"status": 403, "message": "This API is in beta."}, "beta header", "failure"),
+        ({"status": 401}, "token", "error"),
+        ({"status": 403}, "token", "error"),
+        ({"status": 403, "message": "This API is in beta."}, "beta header", "error"),
         ({"status": 429}, "token", "warning"),
         ({"project": "defautl"}, "project", "warning"),
         ({"clock_ahead_s": 30.0}, "launchdarkly clock", "warning"),
@@ -134,29 +139,29 @@ def test_work_that_does_not_go_on_is_told(changes: dict[str, Any], check: str, s
         ({"windows": (RateLimitWindow("global", 10, 9, 1),)}, "quota", "ok"),
     ],
 )
-def test_an_upstream_that_does_not_serve_us_is_told(
+def test_check_upstream_with_a_problem_reports_it(
     changes: dict[str, Any], check: str, status: str
 ) -> None:
-    """Silent, somebody else, or it wants another token."""
+    """LaunchDarkly is silent, another server answers, or it refuses the token."""
     assert status_of(check_upstream(replace(UPSTREAM, **changes)), check) == status
 
 
-def test_a_token_sent_in_clear_is_told() -> None:
-    """But not where it stays on this machine."""
-    far, near = (
-        problems(check_upstream(replace(UPSTREAM, origin=origin)))
+def test_check_upstream_over_http_warns_about_the_token() -> None:
+    """On a loopback address, where the token stays on this machine, it does not warn."""
+    remote, local = (
+        find_problems(check_upstream(replace(UPSTREAM, origin=origin)))
         for origin in ("http://ld.example", "http://127.0.0.1:9090")
     )
-    assert far == {"launchdarkly": "the token travels unencrypted"}
-    assert near == {}
+    assert remote == {"launchdarkly": "the token is sent unencrypted"}
+    assert local == {}
 
 
-def test_a_call_is_made_only_where_nobody_waits_for_it() -> None:
-    """A rate limit is kept by the doctor too; a refused token may be tried."""
-    limited = replace(WAITING, closed_s=3.0, closed_reason="rate limited")
-    refused = replace(WAITING, closed_s=3.0, closed_reason="token refused", calls_available=0)
-    met = replace(WAITING, calls_available=0)
-    assert [each.can_call for each in (WAITING, limited, refused, met)] == [
+def test_can_call_while_rate_limited_or_used_up_is_false() -> None:
+    """The doctor obeys the rate limit; a refused token may be tried again."""
+    limited = replace(BACKLOG, closed_s=3.0, closed_reason="rate limited")
+    refused = replace(BACKLOG, closed_s=3.0, closed_reason="token refused", calls_available=0)
+    used_up = replace(BACKLOG, calls_available=0)
+    assert [facts.can_call for facts in (BACKLOG, limited, refused, used_up)] == [
         True,
         False,
         True,
@@ -164,19 +169,19 @@ def test_a_call_is_made_only_where_nobody_waits_for_it() -> None:
     ]
 
 
-def test_sources_are_told_with_the_place_of_their_secrets() -> None:
-    """Missing secrets are failures, no verification is a warning."""
+def test_check_sources_names_the_location_of_a_missing_secret() -> None:
+    """A missing secret is an error, a source without verification a warning."""
     sources = [
         SourceFacts("web", {"env:X": "is not set"}, is_verified=True),
         SourceFacts("open", {}, is_verified=False),
         SourceFacts("ci", {}, is_verified=True),
     ]
     findings = [*check_sources(sources, error="", is_needed=True)]
-    assert [each.status for each in findings] == ["failure", "warning", "ok"]
+    assert [finding.status for finding in findings] == ["error", "warning", "ok"]
     assert findings[0].found == "env:X is not set"
-    for is_needed, status in ((True, "failure"), (False, "warning")):
-        (one,) = check_sources([], error="line 3", is_needed=is_needed)
-        assert (one.found, one.status) == ("line 3", status)
+    for is_needed, status in ((True, "error"), (False, "warning")):
+        (finding,) = check_sources([], error="line 3", is_needed=is_needed)
+        assert (finding.found, finding.status) == ("line 3", status)
 
 
 @pytest.mark.parametrize(
@@ -185,34 +190,45 @@ def test_sources_are_told_with_the_place_of_their_secrets() -> None:
         (ReceiverFacts("http://x", "ours"), "ok"),
         (ReceiverFacts("http://x", "free"), "ok"),
         (ReceiverFacts("http://x", "any"), "ok"),
-        (ReceiverFacts("http://x", "stranger"), "failure"),
-        (ReceiverFacts("http://x", "unusable", "Permission denied"), "failure"),
+        (ReceiverFacts("http://x", "stranger"), "error"),
+        (ReceiverFacts("http://x", "unusable", "Permission denied"), "error"),
     ],
 )
-def test_the_receiver_is_ours_or_free(facts: ReceiverFacts, status: str) -> None:
-    """Anything else must be mended."""
+def test_check_receiver_accepts_our_own_or_a_free_address(
+    facts: ReceiverFacts, status: str
+) -> None:
+    """Any other state of the address is an error."""
     assert status_of([check_receiver(facts)], "receiver") == status
 
 
-def test_findings_are_wrapped_and_printable() -> None:
-    """The fix stands below what was found; what comes from outside moves no cursor."""
+def test_format_findings_wraps_lines_and_escapes_control_characters() -> None:
+    """The fix is below what was found, and the last line has the counts."""
     findings = [
         Finding(check="a", status="ok", found="\x1b[2J"),
-        Finding(check="longer", status="failure", found="word " * 12, fix="mend it"),
+        Finding(check="longer", status="error", found="word " * 12, fix="fix it"),
     ]
     assert format_findings(findings, terminal_width=50).splitlines() == [
         "ok    a       \\x1b[2J",
-        "FAIL  longer  word word word word word word word",
+        "ERROR longer  word word word word word word word",
         "              word word word word word",
-        "              -> mend it",
+        "              -> fix it",
         "",
-        "1 to mend, 0 to look at, 1 well",
+        "1 error, 0 warnings, 1 ok",
     ]
-    assert not has_no_failure(findings)
+    assert not has_no_error(findings)
 
 
-def test_a_dead_group_of_readers_should_be_looked_at() -> None:
-    """It is named, with how long it was not seen; one that reads is well."""
-    facts = replace(WAITING, group_idle_s={"notes": 3.0, "old": 900_000.0})
-    assert problems(check_work(facts)) == {"readers": "old was not seen for 10.4 d"}
+def test_check_work_with_an_idle_reader_group_warns() -> None:
+    """The finding names the group and for how long it has not read."""
+    facts = replace(BACKLOG, group_idle_s={"notes": 3.0, "old": 900_000.0})
+    assert find_problems(check_work(facts)) == {"readers": "old has not read for 10.4 d"}
     assert status_of(check_work(replace(facts, group_idle_s={"notes": 3.0})), "readers") == "ok"
+
+
+def test_format_findings_json_says_whether_there_is_an_error() -> None:
+    """Programs read ``ok`` instead of the exit code."""
+    findings = [Finding(check="a", status="warning", found="x", fix="y")]
+    assert format_findings_json(findings).startswith('{"ok":true,"findings":[{"check":"a"')
+    assert format_findings_json([Finding(check="a", status="error", found="x")]).startswith(
+        '{"ok":false'
+    )

@@ -1,4 +1,4 @@
-"""What does a story play on? The whole house in one process, real Redis, a simulated API."""
+"""The fixtures of the end-to-end tests: the service in one process, Redis and a simulator."""
 
 from collections.abc import AsyncIterator
 
@@ -12,16 +12,16 @@ from tests.end_to_end.harness import ServiceHarness, open_harness, remaining_tas
 
 @pytest.fixture
 async def story(redis_url: str, redis: Redis, keys: Keys) -> AsyncIterator[ServiceHarness]:
-    """Set the stage; a test opens it as it likes."""
-    async with open_harness(redis, keys.namespace, redis_url=Secret(redis_url)) as running_story:
-        yield running_story
+    """Build the service; each test opens it with its own settings."""
+    async with open_harness(redis, keys.namespace, redis_url=Secret(redis_url)) as harness:
+        yield harness
     unfinished_tasks = await remaining_tasks()
     assert not unfinished_tasks, f"tasks were left: {unfinished_tasks}"
 
 
 @pytest.fixture
 def event() -> dict[str, object]:
-    """Give the body that a pipeline also posts to LaunchDarkly."""
+    """Return the event that a pipeline also posts to LaunchDarkly."""
     return {
         "projectKey": "default",
         "environmentKey": "production",

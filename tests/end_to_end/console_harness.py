@@ -1,4 +1,4 @@
-"""The harness of the console's tests: a receiver with a console, and failed tickets in it."""
+"""A receiver with a console, failed tickets, and a client with the manners of a browser."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,16 +11,16 @@ from msgspec.structs import replace
 
 from service.app import add_console, open_receiver
 from service.backlog.failures import FailureRecord, encode_failure
-from service.backlog.ticket import Ticket
 from service.cli.preconditions import read_sources
 from tests.end_to_end.harness import ServiceHarness
+from tests.factories import make_ticket
 
 TOKEN = "a-token-of-the-operators"
 
 
 @asynccontextmanager
 async def open_console(story: ServiceHarness, **changes: object) -> AsyncIterator[str]:
-    """Open one more receiver, which has a console; gives its address."""
+    """Open another receiver, with a console; yields its URL."""
     assert story.runtime is not None
     runtime = replace(story.runtime, settings=replace(story.settings, **changes))
     sources = read_sources(runtime.settings, {})
@@ -38,11 +38,8 @@ async def add_failed_ticket(
     detail: str = "",
     offset_ms: int = 0,
 ) -> str:
-    """Let a deployment have failed; gives its job."""
-    ticket = Ticket(
-        source="native",
-        delivery="d-1",
-        outcome="succeeded",
+    """Store a failed ticket; returns its job."""
+    ticket = make_ticket(
         project="default",
         environment="production",
         application="billing-service",
@@ -57,34 +54,34 @@ async def add_failed_ticket(
 
 
 async def failure_digest(story: ServiceHarness, job: str) -> str:
-    """Name what is kept of a failure, as a page does."""
+    """Return the digest of a failed ticket, as the pages have it."""
     failure: Any = await story.redis.hget(story.keys.failed_data, job)
     return sha1(failure, usedforsecurity=False).hexdigest()
 
 
 class ConsoleClient:
-    """Somebody with a browser's manners: cookies, and an Origin when they post."""
+    """An HTTP client that behaves as a browser: it keeps cookies, and posts with an Origin."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.session = aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True))
 
     async def get(self, path: str = "/", **headers: str) -> tuple[int, str]:
-        """Look at a page; gives status and text."""
+        """Return status and text of a page; ``_`` in a header's name stands for ``-``."""
         renamed_headers = {name.replace("_", "-"): value for name, value in headers.items()}
         async with self.session.get(self.url + path, headers=renamed_headers) as response:
             return response.status, await response.text()
 
     async def post(self, path: str, *, origin: str | None = None, **fields: str) -> int:
-        """Send a form; gives the status, redirects not followed."""
+        """Post a form; returns the status, without following redirects."""
         headers = {"Origin": self.url if origin is None else origin}
-        request = self.session.post(
+        pending_response = self.session.post(
             self.url + path, data=fields, headers=headers, allow_redirects=False
         )
-        async with request as response:
+        async with pending_response as response:
             return response.status
 
     async def csrf_token(self) -> str:
-        """Give the mark that our forms carry."""
+        """Return the CSRF token of the forms."""
         _, text = await self.get()
-        return text.split('name="mark" value="')[1].split('"')[0]
+        return text.split('name="csrf_token" value="')[1].split('"')[0]

@@ -1,4 +1,4 @@
-"""What does a story play with? One receiver, some workers, one LaunchDarkly, and hands for them."""
+"""The service in one process: a receiver, workers, a simulated LaunchDarkly and test helpers."""
 
 import asyncio
 import io
@@ -30,7 +30,7 @@ _DELIVERY_NUMBERS = itertools.count(1)
 
 
 class ServiceHarness:
-    """One receiver, one worker, one LaunchDarkly, and hands to play with them."""
+    """A receiver, workers and a simulator in one process, with methods to use and observe them."""
 
     def __init__(self, settings: Settings, simulator: Simulator, redis: Redis) -> None:
         self.settings = settings
@@ -46,7 +46,7 @@ class ServiceHarness:
         self.tracing = NO_TRACING
 
     async def open(self, *, workers: int = 1, **changes: object) -> "ServiceHarness":
-        """Open the receiver and so many workers."""
+        """Open the receiver and the given number of workers."""
         self.settings = replace(self.settings, **changes)
         runtime = open_runtime(self.settings, self.log, tracing=self.tracing)
         self.runtime = await self.stack.enter_async_context(runtime)
@@ -59,12 +59,12 @@ class ServiceHarness:
         return self
 
     async def add_worker(self) -> None:
-        """Let one more worker work."""
+        """Start one more worker."""
         assert self.runtime is not None
         await self.stack.enter_async_context(open_worker(self.runtime))
 
     async def add_reconciler(self) -> None:
-        """Let one more process reconcile what the settings name."""
+        """Start one more reconciler."""
         assert self.runtime is not None
         await self.stack.enter_async_context(open_reconciler(self.runtime))
 
@@ -80,7 +80,7 @@ class ServiceHarness:
         delivery: str | None = None,
         extra_headers: Mapping[str, str] | None = None,
     ) -> tuple[int, dict[str, Any]]:
-        """Sign and post one event, with these headers too; gives status and answer."""
+        """Sign and post one event with additional headers; return the status and the response."""
         body = event if isinstance(event, bytes) else json.dumps(event).encode()
         name = delivery or f"delivery-{next(_DELIVERY_NUMBERS)}"
         headers = sign_standard_webhook(
@@ -91,28 +91,28 @@ class ServiceHarness:
             return response.status, await response.json(content_type=None)
 
     async def records(self) -> list[dict[str, Any]]:
-        """Read the whole stream: fields as text, data as JSON."""
+        """Return all records of the stream, with their data decoded."""
         entries = await read_stream(self.redis, self.keys.enriched)
         return [{**fields, "data": json.loads(fields["data"])} for fields in entries]
 
     async def failed_jobs(self) -> list[str]:
-        """List the jobs that were given up."""
+        """Return the jobs of the failed tickets."""
         jobs: Any = await self.redis.zrange(self.keys.failed, 0, -1)
         return [job.decode() for job in jobs]
 
     async def is_done(self) -> bool:
-        """Tell whether nothing waits any more."""
+        """Return whether the backlog is empty."""
         return not await self.redis.exists(self.keys.backlog)
 
     def log_events(self, event: str | None = None) -> list[dict[str, Any]]:
-        """List the log lines, or those of one event."""
+        """Return the log lines, or those of one event."""
         lines = [json.loads(line) for line in self.log_output.getvalue().splitlines()]
         return [line for line in lines if event is None or line["event"] == event]
 
 
 @asynccontextmanager
 async def open_simulator() -> AsyncIterator[tuple[Simulator, str]]:
-    """Open a LaunchDarkly; gives it and its address."""
+    """Start a simulator; yield it and its URL."""
     simulator = Simulator(Options(), clock=time.time, rng=random.Random(1))
     async with serve_app(simulator.app(), host="127.0.0.1", port=0) as url:
         yield simulator, url
@@ -122,9 +122,9 @@ async def open_simulator() -> AsyncIterator[tuple[Simulator, str]]:
 async def open_harness(
     redis: Redis, namespace: str, **changes: object
 ) -> AsyncIterator[ServiceHarness]:
-    """Set the stage for a story that is not open yet, and close it whatever became of it.
+    """Build the service without opening it, and close it at the end.
 
-    ``redis`` is for looking on: the story itself goes to the ``redis_url`` among the changes.
+    ``redis`` only observes. The service uses the ``redis_url`` among the changed settings.
     """
     async with open_simulator() as (simulator, simulator_url):
         settings = Settings(
@@ -145,17 +145,12 @@ async def open_harness(
 
 
 async def remaining_tasks() -> set[asyncio.Task[Any]]:
-    """Give what goes on beside us, and does not end within a few seconds."""
+    """Return the tasks that do not end within 5 s."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     return (await asyncio.wait(others, timeout=5))[1] if others else set()
 
 
 async def read_stream(redis: Redis, stream: str) -> list[dict[str, str]]:
-    """Read every entry of a stream, as text."""
+    """Return the fields of every stream entry as text."""
     entries: Any = await redis.xrange(stream)
     return [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in entries]
-
-
-def deployment_id(number: int = 1) -> str:
-    """Name a deployment that the simulator makes up when asked."""
-    return f"a0eebc99-9c0b-4ef8-bb6d-{number:012d}"

@@ -1,4 +1,4 @@
-"""Does a demo start with a clean table, on a Redis that others use too?"""
+"""Tests of the demo on a shared Redis: it starts clean and deletes only its own keys."""
 
 import os
 from collections.abc import AsyncIterator
@@ -21,18 +21,18 @@ STALE_VALUE = b"left by an earlier demo"
 
 @pytest.fixture
 async def demo_keys(redis: Redis, keys: Keys) -> AsyncIterator[Keys]:
-    """Give the namespace of a demo, which may hold whatever it likes."""
+    """Return the keys of a demo namespace, and delete them afterwards."""
     yield (demo_keys := Keys(f"{keys.namespace}-demo"))
     await redis.delete(*await all_keys(redis, demo_keys))
 
 
 async def all_keys(redis: Redis, keys: Keys) -> list[bytes]:
-    """List every key of a namespace."""
+    """Return every key of a namespace."""
     return [key async for key in redis.scan_iter(match=f"{{{keys.namespace}}}:*", count=1000)]
 
 
 async def run_short_demo(redis_url: str, keys: Keys) -> None:
-    """Play a short demo, the same each time."""
+    """Run a short demo with a fixed seed."""
     settings = Settings(redis_url=Secret(redis_url), namespace=keys.namespace, port=0)
 
     def make_sources(secret: str) -> dict[str, Source]:
@@ -48,10 +48,10 @@ async def run_short_demo(redis_url: str, keys: Keys) -> None:
 
 
 @pytest.mark.usefixtures("capsys")
-async def test_a_second_demo_starts_clean(
+async def test_second_demo_deletes_only_the_keys_of_the_first(
     redis: Redis, redis_url: str, keys: Keys, demo_keys: Keys
 ) -> None:
-    """Of all kinds of keys that there are none stays; nobody else's is touched."""
+    """No key of the first demo stays, and no other key is deleted."""
     kinds = [name.replace("*", "earlier") for name in list_keys(demo_keys.namespace)]
     await redis.mset(dict.fromkeys(kinds, STALE_VALUE))
     await redis.set(keys.write_probe, STALE_VALUE, px=60_000)

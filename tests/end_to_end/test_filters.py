@@ -1,17 +1,16 @@
-"""Does only what is wanted get out, in the form that is wanted?"""
+"""Tests of filters: only wanted deployments are published, in the configured form."""
 
 import json
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from service.cli.tail import follow_stream, render_entry_json, render_record_row
 from service.client.stream import EnrichedStream
 from service.console.timeline import view_from_record
 from service.simulate.world import NewDeployment
+from tests.conftest import Eventually
 from tests.end_to_end.harness import ServiceHarness
 
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 Json = dict[str, Any]
 
 
@@ -24,38 +23,38 @@ def add_deployment(
 
 
 def filter_message(application: str) -> str:
-    """Say why an application is not sent."""
+    """Return why an application is filtered."""
     return f"the application {application} is not among ENRICHER_INCLUDE_APPLICATIONS"
 
 
-async def test_what_nobody_wants_costs_no_call_where_the_webhook_says_enough(
+async def test_unwanted_deployment_costs_no_call_when_the_webhook_names_it(
     story: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
-    """At the receiver where it names the application, else once LaunchDarkly has told it."""
+    """The receiver filters by the application of the webhook; otherwise the worker filters."""
     await story.open(include_applications="payments-*", include_outcomes="succeeded")
     wanted, other = add_deployment(story, "payments-api"), add_deployment(story, "shop")
-    status, answer = await story.post({**event, "applicationKey": "shop"}, delivery="d1")
-    assert (status, answer["status"]) == (200, "ignored")
-    assert answer["reason"] == filter_message("shop")
+    status, reply = await story.post({**event, "applicationKey": "shop"}, delivery="d1")
+    assert (status, reply["status"]) == (200, "ignored")
+    assert reply["reason"] == filter_message("shop")
     assert await story.redis.exists(story.keys.backlog) == 0
     for number, name in enumerate((wanted, other)):
-        told = {"deploymentId": name, "eventType": "finished"}
-        assert (await story.post(told, delivery=f"w{number}"))[0] == 202
+        webhook = {"deploymentId": name, "eventType": "finished"}
+        assert (await story.post(webhook, delivery=f"w{number}"))[0] == 202
     await eventually(story.is_done)
     assert [record["subject"] for record in await story.records()] == [wanted]
-    [fact] = story.log_events("deployment_filtered")
-    assert (fact["deployment_id"], fact["reason"]) == (other, filter_message("shop"))
+    [line] = story.log_events("deployment_filtered")
+    assert (line["deployment_id"], line["reason"]) == (other, filter_message("shop"))
     assert await story.failed_jobs() == []
-    assert await story.redis.exists(story.keys.refreshes) == 1  # of the one that is wanted
+    assert await story.redis.exists(story.keys.refreshes) == 1  # for the wanted deployment
 
 
-async def test_what_nobody_wants_is_not_missed(
+async def test_unwanted_deployment_is_not_missed(
     story: ServiceHarness, eventually: Eventually
 ) -> None:
-    """Reconciling queues none of it, and makes no call for it."""
-    begun_ms = int(time.time() * 1000) - 50 * 60_000
+    """Reconciliation queues no unwanted deployment and makes no call for it."""
+    started_at = int(time.time() * 1000) - 50 * 60_000
     wanted, _ = (
-        add_deployment(story, name, started_at=begun_ms) for name in ("payments-api", "shop")
+        add_deployment(story, name, started_at=started_at) for name in ("payments-api", "shop")
     )
     await story.open(
         include_applications="payments-api",
@@ -66,8 +65,8 @@ async def test_what_nobody_wants_is_not_missed(
     await story.add_reconciler()
 
     async def is_reconciled() -> bool:
-        rounds = story.log_events("deployments_reconciled")
-        return len(rounds) > 1 and len(await story.records()) == 1
+        runs = story.log_events("deployments_reconciled")
+        return len(runs) > 1 and len(await story.records()) == 1
 
     await eventually(is_reconciled)
     first = story.log_events("deployments_reconciled")[0]
@@ -76,7 +75,7 @@ async def test_what_nobody_wants_is_not_missed(
     assert story.log_events("deployment_filtered") == []
 
 
-async def test_a_record_reads_alike_in_client_tail_and_console(
+async def test_record_is_equal_in_client_tail_and_console(
     story: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
     """The client, the command `tail` and the console show the same data."""
@@ -92,9 +91,9 @@ async def test_a_record_reads_alike_in_client_tail_and_console(
     assert record.deployment.application_key == "shop"
     assert record.raw["deployment"]["id"] == name
 
-    shown = await anext(follow_stream(story.redis, story.keys.enriched, since="0"))
-    assert json.loads(render_entry_json(shown))["data"] == record.raw
-    assert "is no enriched deployment" not in render_record_row(shown, columns=200)
-    sighting = view_from_record(record.position, record.fields)
-    assert sighting.record is not None
-    assert sighting.record.pull_requests == record.data.summary.pull_requests
+    entry = await anext(follow_stream(story.redis, story.keys.enriched, since="0"))
+    assert json.loads(render_entry_json(entry))["data"] == record.raw
+    assert "is no enriched deployment" not in render_record_row(entry, columns=200)
+    view = view_from_record(record.position, record.fields)
+    assert view.record is not None
+    assert view.record.pull_requests == record.data.summary.pull_requests

@@ -1,4 +1,4 @@
-"""What can an upstream that means ill do, or who recorded a webhook? Nothing that is not said."""
+"""Tests of a hostile upstream and of a replayed webhook."""
 
 import tracemalloc
 import zlib
@@ -11,18 +11,19 @@ from msgspec.structs import replace
 
 from service.metrics.http import serve_app
 from tests.conftest import Eventually
-from tests.end_to_end.harness import ServiceHarness, deployment_id
+from tests.end_to_end.harness import ServiceHarness
+from tests.factories import deployment_id
 
 ID = deployment_id(7)
 BY_ID = {"deploymentId": ID, "eventType": "finished"}
 BOMB_BYTES = 256 << 20
-CAP = 1 << 20
-MOST_MEMORY = 24 << 20
-UNKNOWN = {"deployment_published", "deployment_failed", "deployment_postponed"}
+MAX_RESPONSE_BYTES = 1 << 20
+MAX_MEMORY = 24 << 20
+OUTCOME_EVENTS = {"deployment_published", "deployment_failed", "deployment_postponed"}
 
 
 class HostileServer:
-    """Answers every call as it is told to, and remembers who called with which headers."""
+    """Sends one configured response to every call and records the request headers."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -31,12 +32,12 @@ class HostileServer:
         self.calls: list[Any] = []
 
     async def respond(self, request: web.Request) -> web.Response:
-        """Answer one call."""
+        """Respond to one call."""
         self.calls.append(request.headers.copy())
         return web.Response(status=self.status, body=self.body, headers=self.headers)
 
     def app(self) -> web.Application:
-        """Give what is to be served."""
+        """Return the aiohttp application."""
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self.respond)
         return app
@@ -44,7 +45,7 @@ class HostileServer:
 
 @pytest.fixture
 async def hostile_upstream(story: ServiceHarness) -> AsyncIterator[HostileServer]:
-    """Put an upstream of ill will before the story."""
+    """Put a hostile upstream in front of the service."""
     server = HostileServer()
     async with serve_app(server.app(), host="127.0.0.1", port=0) as url:
         story.settings = replace(story.settings, launchdarkly_url=url, outage_timeout=0.2)
@@ -53,14 +54,14 @@ async def hostile_upstream(story: ServiceHarness) -> AsyncIterator[HostileServer
 
 @pytest.fixture
 async def lure_server() -> AsyncIterator[tuple[str, HostileServer]]:
-    """Open a place where nobody of ours has any business."""
+    """Start a server that the service must never call."""
     server = HostileServer()
     async with serve_app(server.app(), host="127.0.0.1", port=0) as url:
         yield url, server
 
 
 async def fail_webhook(story: ServiceHarness, eventually: Eventually) -> None:
-    """Let a webhook come to its end among the failed."""
+    """Post a webhook and wait until its ticket has failed."""
     assert (await story.post(BY_ID))[0] == 202
 
     async def is_failed() -> bool:
@@ -73,24 +74,24 @@ async def fail_webhook(story: ServiceHarness, eventually: Eventually) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_a_bomb_from_upstream_is_not_unpacked(
+async def test_compressed_bomb_stops_at_the_byte_limit(
     story: ServiceHarness, hostile_upstream: HostileServer, eventually: Eventually, encoding: str
 ) -> None:
-    """A quarter of a gigabyte in some 260 KB ends at the cap, and never in memory."""
-    pack = zlib.compressobj(9, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
+    """256 MB in about 260 KB stop at the limit and never fill the memory."""
+    compressor = zlib.compressobj(9, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
     chunk = bytes(1 << 20)
     hostile_upstream.body = b"".join(
-        [*(pack.compress(chunk) for _ in range(BOMB_BYTES >> 20)), pack.flush()]
+        [*(compressor.compress(chunk) for _ in range(BOMB_BYTES >> 20)), compressor.flush()]
     )
     hostile_upstream.headers = {"Content-Encoding": encoding}
-    await story.open(max_answer_bytes=CAP)
+    await story.open(max_answer_bytes=MAX_RESPONSE_BYTES)
     tracemalloc.start()
     try:
         await fail_webhook(story, eventually)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < MOST_MEMORY
+    assert peak < MAX_MEMORY
 
 
 @pytest.mark.parametrize(
@@ -103,67 +104,68 @@ async def test_a_bomb_from_upstream_is_not_unpacked(
     ],
     ids=["deep list", "deep field", "deep items", "long number"],
 )
-async def test_a_nest_from_upstream_ends_nobody(
+async def test_deeply_nested_json_does_not_stop_the_worker(
     story: ServiceHarness, hostile_upstream: HostileServer, eventually: Eventually, body: bytes
 ) -> None:
-    """JSON deeper or longer than a parser's stack cannot be read, or is; the worker goes on."""
+    """JSON deeper or longer than a parser's stack is decoded or fails; the worker continues."""
     hostile_upstream.body = body
     await story.open()
     for webhook in (BY_ID, {**BY_ID, "deploymentId": deployment_id(8)}):
         assert (await story.post(webhook))[0] == 202
 
-    async def is_judged() -> bool:
-        return len({fact["job"] for fact in story.log_events() if fact["event"] in UNKNOWN}) == 2
+    async def are_tried() -> bool:
+        lines = [line for line in story.log_events() if line["event"] in OUTCOME_EVENTS]
+        return len({line["job"] for line in lines}) == 2
 
-    await eventually(is_judged)
+    await eventually(are_tried)
     assert not story.log_events("attempt_error")
     await story.close()
-    await story.redis.unlink(story.keys.backlog, story.keys.tickets)  # what is tried again later
+    await story.redis.unlink(story.keys.backlog, story.keys.tickets)  # they wait for a retry
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_not_followed(
+async def test_redirect_is_not_followed(
     story: ServiceHarness,
     hostile_upstream: HostileServer,
     lure_server: tuple[str, HostileServer],
     eventually: Eventually,
     status: int,
 ) -> None:
-    """The token goes to LaunchDarkly's own host, wherever that may point."""
-    url, elsewhere = lure_server
+    """The token goes only to LaunchDarkly's own host."""
+    lure_url, lure = lure_server
     hostile_upstream.status, hostile_upstream.headers = (
         status,
-        {"Location": f"{url}/api/v2/deployments/{ID}"},
+        {"Location": f"{lure_url}/api/v2/deployments/{ID}"},
     )
     await story.open()
     await fail_webhook(story, eventually)
     assert hostile_upstream.calls
-    assert elsewhere.calls == []
+    assert lure.calls == []
 
 
-async def test_a_proxy_of_the_environment_gets_no_token(
+async def test_proxy_environment_gets_no_token(
     story: ServiceHarness,
     hostile_upstream: HostileServer,
     lure_server: tuple[str, HostileServer],
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """HTTP_PROXY and .netrc change nothing about where calls go, and as whom."""
-    url, elsewhere = lure_server
+    """HTTP_PROXY and .netrc do not change the target or the credentials of a call."""
+    lure_url, lure = lure_server
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, url)
+        monkeypatch.setenv(name, lure_url)
     hostile_upstream.status = 418
     await story.open()
     await fail_webhook(story, eventually)
     token = story.settings.access_token.reveal()
     assert {call["Authorization"] for call in hostile_upstream.calls} == {token}
-    assert elsewhere.calls == []
+    assert lure.calls == []
 
 
-async def test_no_cookie_is_kept(
+async def test_cookie_is_not_kept(
     story: ServiceHarness, hostile_upstream: HostileServer, eventually: Eventually
 ) -> None:
-    """One answer does not reach into the next call."""
+    """A cookie of one response is not sent with the next call."""
     hostile_upstream.status, hostile_upstream.headers = 503, {"Set-Cookie": "session=1; Path=/"}
     await story.open()
     await fail_webhook(story, eventually)
@@ -171,15 +173,15 @@ async def test_no_cookie_is_kept(
     assert not [call for call in hostile_upstream.calls if "Cookie" in call]
 
 
-async def test_a_replay_is_told_and_makes_no_second_record(
+async def test_replayed_webhook_makes_no_second_record(
     story: ServiceHarness, eventually: Eventually
 ) -> None:
-    """Within the five minutes a delivery is a duplicate; were its mark gone, equal content is."""
+    """It is a duplicate; after its delivery mark has expired, its content is unchanged."""
     await story.open()
     assert (await story.post(BY_ID, delivery="recorded"))[0] == 202
     await eventually(story.is_done)
-    status, answer = await story.post(BY_ID, delivery="recorded")
-    assert (status, answer["status"]) == (200, "duplicate")
+    status, reply = await story.post(BY_ID, delivery="recorded")
+    assert (status, reply["status"]) == (200, "duplicate")
     marks = [key async for key in story.redis.scan_iter(match=story.keys.delivery("*", "*"))]
     await story.redis.unlink(*marks)
     assert (await story.post(BY_ID, delivery="recorded"))[0] == 202

@@ -1,7 +1,7 @@
-"""Does the receiver do what its OpenAPI document says, whatever it is asked? Schemathesis asks.
+"""Tests of the receiver against its OpenAPI document, with requests made by schemathesis.
 
-Each answer must have a status, a type, headers and a body that the document has for it; a 5xx is
-none while Redis is there. What is asked is the same each time.
+Each response must have a documented status, type, headers and body. A 5xx is a failure while Redis
+is available. The requests are the same each time.
 """
 
 import asyncio
@@ -21,11 +21,12 @@ from service.accept import handler
 from service.contracts import render_contract
 from service.settings import Secret
 from service.store.keys import Keys
-from tests.end_to_end.harness import SECRET, ServiceHarness, deployment_id, open_harness
+from tests.end_to_end.harness import SECRET, ServiceHarness, open_harness
+from tests.factories import deployment_id
 from tests.faults.bad_network import FaultyProxy
 from tests.tcp_proxy import connect_to_socket
 
-pytestmark = pytest.mark.timeout(300)  # a program is started, and asks a thousand times
+pytestmark = pytest.mark.timeout(300)  # schemathesis makes about a thousand calls
 PROGRAM = Path(sys.executable).with_name("schemathesis")
 SOURCES = """
 [[source]]
@@ -52,7 +53,7 @@ few_and_many = pytest.mark.parametrize(
 
 
 class InvalidResponse(Struct, frozen=True):
-    """An answer that no document allows, and what schemathesis says of it."""
+    """A response that the document does not allow, with the report of schemathesis."""
 
     report_text: str
     status: int = 200
@@ -69,7 +70,7 @@ INVALID_RESPONSES = (
 
 
 def object_schema(*, needs: Iterable[str] = (), **fields: object) -> dict[str, Any]:
-    """Describe an object that often has these fields."""
+    """Return the schema of an object that mostly has these fields."""
     return {"type": "object", "properties": fields, "required": [*needs]}
 
 
@@ -99,7 +100,7 @@ HEADERS = ("webhook-id", "traceparent")
 
 
 def body_schemas(event: dict[str, Any]) -> dict[str, Any]:
-    """Describe an event as JSON, as a CloudEvent, as a batch of them, and a form that is none."""
+    """Return the schemas of the request bodies: JSON, CloudEvent, batch, and an invalid form."""
     cloudevent = object_schema(
         specversion={"const": "1.0"},
         **dict.fromkeys(["id", "source", "type"], TEXT_SCHEMA),
@@ -115,9 +116,9 @@ def body_schemas(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_openapi(path: Path, **sources: dict[str, Any]) -> None:
-    """Write the document with a path for each source, and the bodies that are for it.
+    """Write the document with one path for each source and the bodies for it.
 
-    What is asked reaches our sources so; how it may be answered stays as the document has it.
+    The requests then reach real sources. The allowed responses stay as documented.
     """
     document = json.loads(render_contract("openapi.json"))
     webhooks = document["paths"].pop("/webhooks/{source}")
@@ -125,7 +126,7 @@ def write_openapi(path: Path, **sources: dict[str, Any]) -> None:
     for name, bodies in sources.items():
         content = {kind: {"schema": schema} for kind, schema in bodies.items()}
         post = webhooks["post"] | {
-            "operationId": f"tell-{name}",
+            "operationId": f"post-{name}",
             "parameters": headers,
             "requestBody": {"required": True, "content": content},
         }
@@ -134,7 +135,7 @@ def write_openapi(path: Path, **sources: dict[str, Any]) -> None:
 
 
 async def run_schemathesis(story: ServiceHarness, home: Path, *arguments: str) -> tuple[int, str]:
-    """Let schemathesis call the receiver as a document allows; return exit code and report."""
+    """Let schemathesis call the receiver as the document allows; return exit code and report."""
     child = await asyncio.create_subprocess_exec(
         *(
             str(PROGRAM),
@@ -158,7 +159,7 @@ async def run_schemathesis(story: ServiceHarness, home: Path, *arguments: str) -
 async def story(
     redis: Redis, redis_url: str, keys: Keys, tmp_path: Path
 ) -> AsyncIterator[ServiceHarness]:
-    """Open a receiver with several sources; what waits behind it is nobody's afterwards."""
+    """Open a receiver with several sources and no worker."""
     (tmp_path / "secret").write_text(SECRET)
     (tmp_path / "sources.toml").write_text(SOURCES.format(secret=tmp_path / "secret"))
     url, sources = Secret(redis_url), str(tmp_path / "sources.toml")
@@ -172,84 +173,86 @@ async def story(
 
 
 def webhook_outcomes(story: ServiceHarness) -> set[str]:
-    """Name what became of webhooks."""
-    return {fact["event"] for fact in story.log_events() if fact["event"].startswith("webhook_")}
+    """Return the log events of all webhooks: their outcomes."""
+    return {line["event"] for line in story.log_events() if line["event"].startswith("webhook_")}
 
 
 @few_and_many
-async def test_the_receiver_does_what_its_document_says(
+async def test_receiver_matches_its_document(
     story: ServiceHarness, tmp_path: Path, examples: int
 ) -> None:
-    """To whoever knows nothing but the document, as the receiver itself gives it."""
-    words = (
+    """The requests come from the document alone, as the receiver itself serves it."""
+    arguments = (
         f"{story.receiver_url}/openapi.json",
         "--checks",
         "all",
         "--max-examples",
         f"{examples}",
     )
-    code, report = await run_schemathesis(story, tmp_path, *words)
+    code, report = await run_schemathesis(story, tmp_path, *arguments)
     assert code == 0, report
     assert "Selected: 6/6" in report
 
 
-async def test_so_it_does_while_redis_is_away(
+async def test_receiver_without_redis_matches_its_document(
     redis: Redis, redis_url: str, keys: Keys, tmp_path: Path
 ) -> None:
-    """Then 503 is what the document says, and when to come again."""
-    whole = {"deploymentId": deployment_id(), "eventType": "finished"}
-    bodies = {"application/json": {"const": whole}}
-    write_openapi(tmp_path / "sharpened.json", native=bodies)
-    words = ("sharpened.json", "--phases", "fuzzing", "--mode", "positive", "--max-examples", "2")
-    checks = "not_a_server_error,positive_data_acceptance"
+    """The documented response is then 503 with Retry-After."""
+    event = {"deploymentId": deployment_id(), "eventType": "finished"}
+    bodies = {"application/json": {"const": event}}
+    write_openapi(tmp_path / "narrowed.json", native=bodies)
+    arguments = ["narrowed.json", "--phases", "fuzzing", "--mode", "positive"]
+    arguments += ["--max-examples", "2"]
+    arguments += ["--exclude-checks", "not_a_server_error,positive_data_acceptance"]
     async with (
-        FaultyProxy(connect_to_socket(Path(redis_url.removeprefix("unix://")))) as wire,
-        open_harness(redis, keys.namespace, redis_url=Secret(f"redis://{wire.address}")) as story,
+        FaultyProxy(connect_to_socket(Path(redis_url.removeprefix("unix://")))) as proxy,
+        open_harness(redis, keys.namespace, redis_url=Secret(f"redis://{proxy.address}")) as story,
     ):
         await story.open(workers=0)
-        wire.set_fault("refusing")
-        code, report = await run_schemathesis(story, tmp_path, *words, "--exclude-checks", checks)
+        proxy.set_fault("refusing")
+        code, report = await run_schemathesis(story, tmp_path, *arguments)
         assert code == 0, report
         assert "webhook_unavailable" in webhook_outcomes(story)
 
 
 @few_and_many
-async def test_so_it_does_to_who_knows_its_sources(
+async def test_known_sources_match_the_document(
     story: ServiceHarness, tmp_path: Path, examples: int
 ) -> None:
-    """Webhooks of several kinds, genuine, and each thing that may become of one does."""
+    """Signed webhooks of several kinds reach every possible outcome."""
     native, cdevents = body_schemas(NATIVE), body_schemas(CDEVENT)
-    path = tmp_path / "sharpened.json"
+    path = tmp_path / "narrowed.json"
     write_openapi(path, native=native, lenient=native, cdevents=cdevents)
-    semantic = "negative_data_rejection,positive_data_acceptance"  # what is asked is sharpened
-    words = ("sharpened.json", "--exclude-checks", semantic, "--max-examples", f"{examples}")
-    code, report = await run_schemathesis(story, tmp_path, *words)
+    semantic = "negative_data_rejection,positive_data_acceptance"  # the request bodies are narrowed
+    arguments = ("narrowed.json", "--exclude-checks", semantic, "--max-examples", f"{examples}")
+    code, report = await run_schemathesis(story, tmp_path, *arguments)
     assert code == 0, report
     assert webhook_outcomes(story) == {
-        f"webhook_{fate}" for fate in ("queued", "duplicate", "ignored", "rejected", "parked")
+        f"webhook_{outcome}" for outcome in ("queued", "duplicate", "ignored", "rejected", "parked")
     }
 
 
-async def test_a_receiver_that_does_otherwise_is_found(
+async def test_wrong_response_is_found(
     story: ServiceHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that the tests above mean something: no status, type, body or fault passes unseen."""
-    lies = itertools.cycle(INVALID_RESPONSES)
+    """The check itself works: it finds a wrong status, type or body, and a server error."""
+    invalid_responses = itertools.cycle(INVALID_RESPONSES)
 
-    def answer(*_: object) -> web.Response:
-        lie = next(lies)
-        return web.Response(status=lie.status, content_type=lie.content_type, text=lie.body)
+    def respond(*_: object) -> web.Response:
+        invalid = next(invalid_responses)
+        return web.Response(
+            status=invalid.status, content_type=invalid.content_type, text=invalid.body
+        )
 
-    monkeypatch.setattr(handler, "_build_http_response", answer)
-    words = (
+    monkeypatch.setattr(handler, "_build_http_response", respond)
+    arguments = (
         f"{story.receiver_url}/openapi.json",
         "--include-method",
         "POST",
         "--max-examples",
         "9",
     )
-    code, report = await run_schemathesis(story, tmp_path, *words)
+    code, report = await run_schemathesis(story, tmp_path, *arguments)
     assert code == 1
-    assert [lie.report_text for lie in INVALID_RESPONSES if lie.report_text not in report] == [], (
-        report
-    )
+    expected = [invalid.report_text for invalid in INVALID_RESPONSES]
+    assert [text for text in expected if text not in report] == [], report

@@ -1,4 +1,4 @@
-"""Is nothing lost and nothing twice when receivers, workers and Redis are killed for real?"""
+"""Tests that kill real receivers, workers and Redis: nothing is lost, nothing is duplicated."""
 
 import asyncio
 import itertools
@@ -25,14 +25,15 @@ from service.simulate.server import Simulator
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from service.store.keys import Keys
-from tests.end_to_end.harness import SECRET, deployment_id, read_stream
+from tests.end_to_end.harness import SECRET, read_stream
+from tests.factories import deployment_id
 
 NAMESPACE = "deployments"
 KEYS = Keys(NAMESPACE)
 
 
-class ServiceProcess:
-    """One of our programs; its log lines are kept."""
+class LoggedProcess:
+    """A process of the service with its log lines."""
 
     def __init__(self, child: asyncio.subprocess.Process) -> None:
         self.child = child
@@ -48,7 +49,7 @@ class ServiceProcess:
                 self.lines.append({"event": "not json", "line": line.decode()})
 
     async def wait_for(self, event: str) -> dict[str, Any]:
-        """Wait for a fact of this name."""
+        """Wait for a log event and return it."""
         async with asyncio.timeout(30):
             while True:
                 for line in self.lines:
@@ -58,7 +59,7 @@ class ServiceProcess:
                 await asyncio.sleep(0.02)
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end; gives the exit code."""
+        """Send a signal, wait for the end, and return the exit code."""
         if self.child.returncode is None:
             self.child.send_signal(number)
         code = await self.child.wait()
@@ -67,15 +68,15 @@ class ServiceProcess:
 
 
 class ProcessGroup:
-    """Receivers, workers, an upstream and a Redis that may be killed."""
+    """Receivers and workers, with an upstream and a Redis that may be killed."""
 
     def __init__(self, server: EmbeddedServer, upstream: str) -> None:
         self.server = server
         self._launchdarkly_url = upstream
-        self.processes: list[ServiceProcess] = []
+        self.processes: list[LoggedProcess] = []
 
-    async def start(self, command: str) -> ServiceProcess:
-        """Start one program and wait until it says that it is there."""
+    async def start(self, command: str) -> LoggedProcess:
+        """Start one process and wait until it has started."""
         environment = {
             **os.environ,
             "ENRICHER_REDIS_URL": self.server.url,
@@ -92,13 +93,13 @@ class ProcessGroup:
             env=environment,
             stderr=asyncio.subprocess.PIPE,
         )
-        process = ServiceProcess(child)
+        process = LoggedProcess(child)
         self.processes.append(process)
         await process.wait_for("receiver_started" if command == "serve" else "worker_started")
         return process
 
     def log_events(self, event: str) -> list[dict[str, Any]]:
-        """List the facts of this name that any process wrote."""
+        """Return the log events of this name from any process."""
         return [
             line for process in self.processes for line in process.lines if line["event"] == event
         ]
@@ -106,21 +107,21 @@ class ProcessGroup:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """Start a Redis that this test may kill."""
-    with EmbeddedServer(tmp_path / "redis") as started:
-        yield started
+    """Start a Redis that the test may kill."""
+    with EmbeddedServer(tmp_path / "redis") as running:
+        yield running
 
 
 @pytest.fixture
 async def redis_client(server: EmbeddedServer) -> AsyncIterator[Redis]:
-    """Give a client that looks on."""
+    """Return an observing client."""
     async with open_client(server.url) as client:
         yield client
 
 
 @pytest.fixture
 def simulator() -> Simulator:
-    """Give the upstream: 20 calls in 2 s."""
+    """Start the upstream with a quota of 20 calls in 2 s."""
     options = Options(quota=Limits(global_limit=20, window_ms=2000), latency_ms=(5, 60))
     return Simulator(options, clock=time.time, rng=random.Random(1))
 
@@ -129,7 +130,7 @@ def simulator() -> Simulator:
 async def process_group(
     server: EmbeddedServer, simulator: Simulator
 ) -> AsyncIterator[ProcessGroup]:
-    """Set up the plant, and leave no process behind."""
+    """Return a process group, and end every process afterwards."""
     async with serve_app(simulator.app(), host="127.0.0.1", port=0) as upstream:
         process_group = ProcessGroup(server, upstream)
         yield process_group
@@ -139,7 +140,7 @@ async def process_group(
 async def post_webhook(
     session: aiohttp.ClientSession, receiver_url: str, number: int
 ) -> tuple[int, str | None]:
-    """Post the webhook of one deployment; gives status and Retry-After, 0 for no answer at all."""
+    """Post the webhook of one deployment; return status and Retry-After, 0 without a response."""
     body = json.dumps({"deploymentId": deployment_id(number), "eventType": "finished"}).encode()
     headers = sign_standard_webhook(
         SECRET, delivery=f"delivery-{number}", timestamp_s=int(time.time()), body=body
@@ -160,17 +161,17 @@ async def count_records(viewer: Redis) -> Counter[str]:
 
 
 async def wait_until_empty(viewer: Redis, *, within_s: float) -> None:
-    """Wait until nothing waits any more."""
+    """Wait until the backlog is empty."""
     async with asyncio.timeout(within_s):
         while await viewer.exists(KEYS.backlog):
             await asyncio.sleep(0.05)
 
 
 @pytest.mark.timeout(120)
-async def test_200_webhooks_thrice_over_two_receivers_and_a_killed_worker_make_200_records(
+async def test_repeated_webhooks_and_killed_worker_make_one_record_each(
     process_group: ProcessGroup, redis_client: Redis, simulator: Simulator
 ) -> None:
-    """Each sent thrice at once, four workers of which one is killed: 200 records, none twice."""
+    """200 webhooks, each sent three times, two receivers, four workers of which one is killed."""
     receivers = [(await process_group.start("serve")).lines for _ in range(2)]
     urls = [
         line["url"] for lines in receivers for line in lines if line["event"] == "receiver_started"
@@ -178,10 +179,10 @@ async def test_200_webhooks_thrice_over_two_receivers_and_a_killed_worker_make_2
     workers = await asyncio.gather(*(process_group.start("work") for _ in range(4)))
     async with aiohttp.ClientSession() as session:
         sent = [post_webhook(session, urls[n % 2], n // 3) for n in range(600)]
-        answers = Counter(status for status, _ in await asyncio.gather(*sent))
-    assert answers == {202: 200, 200: 400}
+        replies = Counter(status for status, _ in await asyncio.gather(*sent))
+    assert replies == {202: 200, 200: 400}
 
-    async with asyncio.timeout(60):  # one that has something in hand
+    async with asyncio.timeout(60):  # the killed worker must hold leases
         while (
             not await redis_client.zcard(KEYS.budget_calls)
             or await redis_client.xlen(KEYS.enriched) < 30
@@ -198,12 +199,12 @@ async def test_200_webhooks_thrice_over_two_receivers_and_a_killed_worker_make_2
     codes = [await process.stop() for process in process_group.processes[:2] + list(workers[1:])]
     assert codes == [0] * 5
     assert not process_group.log_events("not json")
-    kept = [key async for key in redis_client.scan_iter() if await redis_client.ttl(key) < 0]
-    assert {key.decode() for key in kept} == {KEYS.enriched, KEYS.milestones, KEYS.counts}
+    without_ttl = [key async for key in redis_client.scan_iter() if await redis_client.ttl(key) < 0]
+    assert {key.decode() for key in without_ttl} == {KEYS.enriched, KEYS.milestones, KEYS.counts}
 
 
-class WebhookSenders:
-    """CD systems that post one webhook after the other and repeat none that was taken."""
+class OneAttemptSenders:
+    """CD systems that post one webhook after the other and never repeat an accepted one."""
 
     def __init__(self, session: aiohttp.ClientSession, receiver_url: str) -> None:
         self.accepted: set[int] = set()
@@ -211,7 +212,7 @@ class WebhookSenders:
         self._session = session
         self._receiver_url = receiver_url
         self._stop = False
-        self._lanes = [asyncio.create_task(self._send(lane * 100_000)) for lane in range(8)]
+        self._tasks = [asyncio.create_task(self._send(sender * 100_000)) for sender in range(8)]
 
     async def _send(self, first: int) -> None:
         for number in itertools.count(first):
@@ -225,33 +226,33 @@ class WebhookSenders:
                 return
 
     async def wait_until_accepted(self, count: int) -> None:
-        """Wait until so many more were taken."""
-        enough = len(self.accepted) + count
-        while len(self.accepted) < enough:
+        """Wait until this many more webhooks are accepted."""
+        target = len(self.accepted) + count
+        while len(self.accepted) < target:
             await asyncio.sleep(0.01)
 
     async def wait_until_refused(self, count: int) -> None:
-        """Wait until so many more were turned away."""
-        enough = len(self.refused) + count
-        while len(self.refused) < enough:
+        """Wait until this many more webhooks are refused."""
+        target = len(self.refused) + count
+        while len(self.refused) < target:
             await asyncio.sleep(0.01)
 
     async def stop(self) -> None:
-        """Send no more."""
+        """Stop sending."""
         self._stop = True
-        await asyncio.gather(*self._lanes)
+        await asyncio.gather(*self._tasks)
 
 
 @pytest.mark.timeout(120)
-async def test_a_killed_redis_loses_nothing_that_was_accepted(
+async def test_killed_redis_loses_nothing_that_was_accepted(
     process_group: ProcessGroup, redis_client: Redis, simulator: Simulator
 ) -> None:
-    """Every 202 has its record; while Redis was away the receiver said 503 with Retry-After."""
+    """Every 202 has its record; without Redis the receiver responds 503 with Retry-After."""
     simulator.options = Options()
     receiver = (await (await process_group.start("serve")).wait_for("receiver_started"))["url"]
     await process_group.start("work")
     async with aiohttp.ClientSession() as session:
-        senders = WebhookSenders(session, receiver)
+        senders = OneAttemptSenders(session, receiver)
         for _ in range(3):
             await senders.wait_until_accepted(50)
             assert process_group.server.pid is not None
@@ -270,5 +271,5 @@ async def test_a_killed_redis_loses_nothing_that_was_accepted(
     assert set(records.values()) == {1}
     assert not process_group.log_events("not json")
     assert not [
-        fact for one in process_group.processes for fact in one.lines if "exception" in fact
+        line for process in process_group.processes for line in process.lines if "exception" in line
     ]

@@ -1,4 +1,4 @@
-"""Does every deployment get out in its final form, though webhooks are lost and it grows late?"""
+"""Tests of refreshes and reconciliation: every deployment is published in its final form."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,19 +15,19 @@ import aiohttp
 from service.simulate.options import Options, Shape
 from service.simulate.responses import Canned
 from service.simulate.world import NewDeployment
+from tests.conftest import Eventually
 from tests.end_to_end.harness import ServiceHarness
 
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 Json = dict[str, Any]
 
 DEPLOYMENTS = 24
 LOST_SHARE = 0.2
-HANGS_AT = 5
+HANG_AT = 5
 MINUTE_MS = 60_000
 
 
 async def fetch_deployment(story: ServiceHarness, identifier: str) -> Json:
-    """Ask LaunchDarkly itself for a deployment."""
+    """Fetch a deployment directly from the simulator."""
     headers = {"Authorization": Options().token, "LD-API-Version": "beta"}
     url = f"{story.settings.launchdarkly_url}/api/v2/engineering-insights/deployments/{identifier}"
     expand = {"expand": "pullRequests,flagReferences"}
@@ -40,7 +40,7 @@ async def fetch_deployment(story: ServiceHarness, identifier: str) -> Json:
 
 
 async def latest_records(story: ServiceHarness) -> dict[str, Json]:
-    """Read the last record of each deployment; no (deployment, revision) may be there twice."""
+    """Return the last record of each deployment, and assert that no revision appears twice."""
     records = await story.records()
     counts = Counter(record["id"] for record in records)
     assert set(counts.values()) <= {1}, counts
@@ -50,14 +50,17 @@ async def latest_records(story: ServiceHarness) -> dict[str, Json]:
 def add_deployment(
     story: ServiceHarness, number: int, *, started_ms_ago: int = 50 * MINUTE_MS
 ) -> str:
-    """Add a deployment that ended not long ago."""
+    """Add a deployment that ended recently."""
     return story.simulator.add_deployment(
         NewDeployment(version=f"1.0.{number}", started_at=int(time.time() * 1000) - started_ms_ago)
     )
 
 
 class ConsumerProcess:
-    """A group of one reader, a process of its own: what it printed in each of its lives."""
+    """A consumer group with one reader in a process of its own.
+
+    ``runs`` holds the record ids that the process printed, for each of its runs.
+    """
 
     def __init__(self, story: ServiceHarness, group: str) -> None:
         url, namespace = story.settings.redis_url.reveal(), story.keys.namespace
@@ -66,37 +69,37 @@ class ConsumerProcess:
 
     @asynccontextmanager
     async def running(self, *, hang_at: int = 0) -> AsyncIterator[None]:
-        """Read meanwhile, until it hangs in the body of one record; on leaving it is killed."""
+        """Run the reader until the context ends, then kill it; it hangs at record ``hang_at``."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *self._command, str(hang_at)), stdout=asyncio.subprocess.PIPE
         )
         assert process.stdout is not None
         self.runs.append([])
-        reading = asyncio.create_task(self._read_lines(process.stdout, self.runs[-1]))
+        read_task = asyncio.create_task(self._read_lines(process.stdout, self.runs[-1]))
         try:
             yield
         finally:
             process.kill()
             await process.wait()
-            await reading
+            await read_task
 
     async def _read_lines(self, lines: asyncio.StreamReader, ids: list[str]) -> None:
         async for line in lines:
-            ids.append(line.decode().strip())  # noqa: PERF401 - it is looked at meanwhile
+            ids.append(line.decode().strip())  # noqa: PERF401 - the test reads the list meanwhile
 
     async def is_hanging(self) -> bool:
-        """Tell whether its first life has come to the record it is to hang in."""
-        return len(self.runs[0]) == HANGS_AT
+        """Return whether the first run hangs in its record."""
+        return len(self.runs[0]) == HANG_AT
 
     def has_read(self, ids: set[str]) -> bool:
-        """Tell whether it has heard of all these, in whatever life."""
+        """Return whether all these records were read in any run."""
         return ids <= {record_id for run in self.runs for record_id in run}
 
 
 async def deploy_and_lose_webhooks(
     story: ServiceHarness, event: Json
 ) -> tuple[list[str], set[str]]:
-    """Deploy, and lose a fifth of the webhooks; gives all deployments, and those nobody told of."""
+    """Add deployments and drop a fifth of the webhooks; return all ids and the dropped ones."""
     rng = random.Random(7)
     lost: set[str] = set()
     names: list[str] = []
@@ -112,57 +115,62 @@ async def deploy_and_lose_webhooks(
     return names, lost
 
 
-async def test_every_deployment_gets_out_in_its_final_form(
+async def test_every_deployment_is_published_in_its_final_form(
     story: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
-    """A fifth of the webhooks is lost, pull requests join late: in the end all is there, once.
+    """A fifth of the webhooks is lost and pull requests join late, yet every record is final.
 
-    Two groups of readers know all of it, though one was killed in the middle of a record.
+    Two consumer groups read all of it, although one was killed in the middle of a record.
     """
     story.simulator.options = Options(
         grow_every_ms=300, visible_after_ms=50, shape=Shape(pull_requests=(1, 4)), list_links="bare"
     )
-    looking: Json = {"refresh_after": "0.4 0.9 1.8 3", "reconcile_scopes": "default/production"}
-    await story.open(workers=2, reconcile_interval=0.3, **looking)
+    await story.open(
+        workers=2,
+        refresh_after="0.4 0.9 1.8 3",
+        reconcile_scopes="default/production",
+        reconcile_interval=0.3,
+    )
     for _ in range(2):
         await story.add_reconciler()
-    steady, mortal = ConsumerProcess(story, "steady"), ConsumerProcess(story, "mortal")
+    steady, killed = ConsumerProcess(story, "steady"), ConsumerProcess(story, "killed")
     async with steady.running():
-        async with mortal.running(hang_at=HANGS_AT):
+        async with killed.running(hang_at=HANG_AT):
             names, lost = await deploy_and_lose_webhooks(story, event)
-            await eventually(mortal.is_hanging)
-        async with mortal.running():
+            await eventually(killed.is_hanging)
+        async with killed.running():
             await eventually(lambda: is_final(story, names))
             ids = {record["id"] for record in await story.records()}
-            await eventually(lambda: all_have_read(ids, steady, mortal))
+            await eventually(lambda: all_have_read(ids, steady, killed))
     last = await latest_records(story)
     for name in names:
         assert last[name]["deployment"] == await fetch_deployment(story, name)
     sources = {name: last[name]["event"]["source"] for name in names}
     assert {sources[name] for name in lost} == {"reconcile"}
-    assert "native" in sources.values()  # the list may be read before a webhook is sent
+    assert "native" in sources.values()  # reconciliation may list a deployment before its webhook
     assert any(data["revision"] > 1 for data in last.values())
     assert await story.failed_jobs() == []
-    assert all(len(life) == len(set(life)) for life in (*steady.runs, *mortal.runs))
-    before, after = mortal.runs
-    assert set(before) & set(after) <= set(before[-1:])  # only what it hung in comes again
+    assert all(len(run) == len(set(run)) for run in (*steady.runs, *killed.runs))
+    before, after = killed.runs
+    # Only the record in which the reader hung is read twice.
+    assert set(before) & set(after) <= set(before[-1:])
 
 
 async def is_final(story: ServiceHarness, names: Sequence[str]) -> bool:
-    """Tell whether all is out, and no look will follow."""
+    """Return whether every deployment is published and no refresh will follow."""
     waits = await story.redis.exists(story.keys.refreshes, story.keys.backlog)
     return not waits and set(await latest_records(story)) == set(names)
 
 
 async def all_have_read(ids: set[str], *readers: ConsumerProcess) -> bool:
-    """Tell whether each of the readers has heard of all these."""
+    """Return whether each reader has read all these records."""
     return all(reader.has_read(ids) for reader in readers)
 
 
-async def test_a_record_says_whether_more_looks_will_follow(
+async def test_record_says_whether_refreshes_will_follow(
     story: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
-    """Until when is known from the first record on; the last one says that none follows."""
+    """The first record says until when; the last one says that no refresh follows."""
     story.simulator.options = Options(grow_every_ms=1, shape=Shape(pull_requests=(5, 5)))
     name = add_deployment(story, 1)
     await story.open(refresh_after="0.1 0.5 1 2 4 8")
@@ -188,20 +196,20 @@ async def test_a_record_says_whether_more_looks_will_follow(
 
 
 def canned_deployment(name: str, number: int) -> Canned:
-    """Give an answer that differs by a number."""
+    """Return a response that differs by a number."""
     fields = {"id": name, "pullRequests": {"totalCount": 0, "items": []}, "linesAdded": number}
     return Canned(status=200, body=json.dumps(fields).encode())
 
 
 async def has_records(story: ServiceHarness, count: int) -> bool:
-    """Tell whether there are so many records."""
+    """Return whether at least this many records exist."""
     return len(await story.records()) >= count
 
 
-async def test_what_is_gone_is_dropped_and_not_failed(
+async def test_refresh_of_deleted_deployment_is_dropped(
     story: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
-    """A deployment that LaunchDarkly no longer knows is not looked at any more."""
+    """A deployment that LaunchDarkly no longer knows is not refreshed and does not fail."""
     name = add_deployment(story, 1)
     await story.open(refresh_after="0.1 0.5 1 2 4 8 3000")
     await story.post({**event, "deploymentId": name})
@@ -215,15 +223,15 @@ async def test_what_is_gone_is_dropped_and_not_failed(
         return not waits and bool(story.log_events("refresh_skipped"))
 
     await eventually(is_dropped)
-    assert [fact["reason"] for fact in story.log_events("refresh_skipped")] == ["not_found"]
+    assert [line["reason"] for line in story.log_events("refresh_skipped")] == ["not_found"]
     assert await story.failed_jobs() == []
     assert len(await story.records()) == 1
 
 
-async def test_what_is_in_progress_is_taken_once_it_has_ended(
+async def test_deployment_in_progress_is_queued_after_its_end(
     story: ServiceHarness, eventually: Eventually
 ) -> None:
-    """No webhook told of it: it is listed until it has ended, and then queued."""
+    """Without a webhook, reconciliation lists it until it has ended and then queues it."""
     started_at = int(time.time() * 1000) - 60 * MINUTE_MS
     new = NewDeployment(started_at=started_at, status="started", version="2.0")
     name = story.simulator.add_deployment(new)
@@ -240,14 +248,14 @@ async def test_what_is_in_progress_is_taken_once_it_has_ended(
 
 
 async def has_reconciled(story: ServiceHarness, times: int) -> bool:
-    """Tell whether it was reconciled so often."""
+    """Return whether reconciliation has run this often."""
     return len(story.log_events("deployments_reconciled")) >= times
 
 
-async def test_every_page_is_read_and_the_checkpoint_survives(
+async def test_reconciliation_reads_every_page_and_keeps_its_checkpoint(
     story: ServiceHarness, eventually: Eventually
 ) -> None:
-    """More than a page is queued; another process goes on where the last one was."""
+    """More than one page is queued, and another process continues after the checkpoint."""
     names = {add_deployment(story, number, started_ms_ago=120 * MINUTE_MS) for number in range(120)}
     await story.open(
         refresh_after="never", reconcile_scopes="default/production", reconcile_interval=1000.0
@@ -259,12 +267,12 @@ async def test_every_page_is_read_and_the_checkpoint_survives(
 
     await eventually(are_all_out)
     await eventually(lambda: has_reconciled(story, 1))
-    await story.redis.hdel(story.keys.reconcile("default/production"), "ran")  # it is time again
+    await story.redis.hdel(story.keys.reconcile("default/production"), "ran")  # the next run is due
     await story.add_reconciler()
     await eventually(lambda: has_reconciled(story, 2))
-    facts = story.log_events("deployments_reconciled")
-    assert [fact["listed"] for fact in facts[:2]] == [120, 0]
+    lines = story.log_events("deployments_reconciled")
+    assert [line["listed"] for line in lines[:2]] == [120, 0]
     assert story.runtime is not None
-    tell = story.runtime.metrics.registry.get_sample_value
-    assert tell("enricher_reconcile_missed_deployments_total") == 120
-    assert tell("enricher_reconcile_runs_total", {"outcome": "ended"}) == len(facts)
+    get_sample = story.runtime.metrics.registry.get_sample_value
+    assert get_sample("enricher_reconcile_missed_deployments_total") == 120
+    assert get_sample("enricher_reconcile_runs_total", {"outcome": "ended"}) == len(lines)

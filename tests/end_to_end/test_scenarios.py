@@ -1,8 +1,7 @@
-"""What happens when? One test for each row of the README's table: read this first."""
+"""Scenarios of the whole service: one test for each row of the README's table. Read this first."""
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -11,20 +10,21 @@ from service.simulate.quota import Limits
 from service.simulate.rates import Rates
 from service.simulate.responses import Canned
 from service.simulate.world import NewDeployment
-from tests.end_to_end.harness import ServiceHarness, deployment_id, read_stream
+from tests.conftest import Eventually
+from tests.end_to_end.harness import ServiceHarness, read_stream
+from tests.factories import deployment_id
 
 Event = dict[str, object]
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
-async def test_a_webhook_becomes_one_enriched_record(
+async def test_webhook_with_id_becomes_one_record(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """From a signed event to a record with the whole deployment, and nothing is left behind."""
+    """A signed event becomes a record with the whole deployment; no other key is left."""
     await story.open()
-    status, answer = await story.post({**event, "deploymentId": deployment_id()}, delivery="d1")
+    status, reply = await story.post({**event, "deploymentId": deployment_id()}, delivery="d1")
     assert status == 202
-    assert answer == {"status": "queued", "job": f"id:{deployment_id()}", "delivery": "d1"}
+    assert reply == {"status": "queued", "job": f"id:{deployment_id()}", "delivery": "d1"}
     await eventually(story.is_done)
     [record] = await story.records()
     assert (record["specversion"], record["type"]) == ("1.0", "deployment.enriched.v1")
@@ -38,48 +38,48 @@ async def test_a_webhook_becomes_one_enriched_record(
     assert data["summary"]["authors"]
     assert data["completeness"]["complete"] is True
     assert (data["event"]["source"], data["event"]["delivery"]) == ("native", "d1")
-    [fact] = story.log_events("deployment_published")
-    assert (fact["deployment_id"], fact["attempt"], fact["delivery"]) == (
+    [line] = story.log_events("deployment_published")
+    assert (line["deployment_id"], line["attempt"], line["delivery"]) == (
         deployment_id(),
         1,
         "d1",
     )
 
 
-async def test_a_webhook_without_an_id_is_resolved(
+async def test_webhook_without_id_is_matched(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """Project, environment, application and a short SHA suffice to find the deployment."""
+    """Project, environment, application and a short SHA are enough to find the deployment."""
     found = story.simulator.add_deployment(
         NewDeployment(environment="production", version=str(event["version"])[:7])
     )
     await story.open()
-    status, answer = await story.post(event)
-    assert (status, answer["job"][:5]) == (202, "find:")
+    status, reply = await story.post(event)
+    assert (status, reply["job"][:5]) == (202, "find:")
     await eventually(story.is_done)
     [record] = await story.records()
     assert record["subject"] == found
 
 
-async def test_the_same_webhook_twice_makes_one_record(
+async def test_repeated_webhook_makes_one_record(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """A delivery is known again, and other deliveries of the same deployment change nothing."""
+    """A repeated delivery is a duplicate; another delivery of the deployment changes nothing."""
     await story.open()
-    told = {**event, "deploymentId": deployment_id()}
-    answers = await asyncio.gather(*(story.post(told, delivery="same") for _ in range(10)))
-    assert sorted(status for status, _ in answers) == [200] * 9 + [202]
+    webhook = {**event, "deploymentId": deployment_id()}
+    replies = await asyncio.gather(*(story.post(webhook, delivery="same") for _ in range(10)))
+    assert sorted(status for status, _ in replies) == [200] * 9 + [202]
     await eventually(story.is_done)
-    assert (await story.post(told, delivery="another"))[0] == 202
+    assert (await story.post(webhook, delivery="another"))[0] == 202
     await eventually(story.is_done)
     assert len(await story.records()) == 1
-    assert [fact["revision"] for fact in story.log_events("deployment_unchanged")] == [1]
+    assert [line["revision"] for line in story.log_events("deployment_unchanged")] == [1]
 
 
-async def test_content_that_changed_makes_the_next_revision(
+async def test_changed_content_makes_the_next_revision(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """LaunchDarkly may know more later: a new webhook then publishes revision 2."""
+    """When LaunchDarkly knows more, a new webhook publishes revision 2."""
     await story.open()
     for revision, lines in ((1, 5), (2, 6)):
         body = json.dumps({"id": deployment_id(), "linesAdded": lines}).encode()
@@ -90,43 +90,43 @@ async def test_content_that_changed_makes_the_next_revision(
     assert [record["id"][-2:] for record in await story.records()] == [":1", ":2"]
 
 
-async def test_not_there_yet_is_waited_for(
+async def test_deployment_not_found_yet_is_retried(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """A 404 or an empty list right after the event is no failure."""
+    """A 404 or an empty list directly after the event is no failure."""
     story.simulator.options = Options(visible_after_ms=400)
     await story.open()
     await story.post({**event, "deploymentId": deployment_id()})
     await eventually(story.is_done)
     assert len(await story.records()) == 1
-    assert {fact["reason"] for fact in story.log_events("deployment_postponed")} == {
+    assert {line["reason"] for line in story.log_events("deployment_postponed")} == {
         "not_found_yet"
     }
 
 
-async def test_never_there_ends_among_the_failed(
+async def test_deployment_never_found_fails(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """After the deadline the ticket is given up as not found, for a person."""
+    """After the deadline the ticket fails as not found, for a person."""
     await story.open(not_found_timeout=0.3)
     await story.post({**event, "deploymentId": "04040404-9c0b-4ef8-bb6d-000000000001"})
     await story.post(event)
     await eventually(story.is_done)
     assert {job[:3] for job in await story.failed_jobs()} == {"id:", "fin"}
-    assert {fact["reason"] for fact in story.log_events("deployment_failed")} == {"not_found"}
+    assert {line["reason"] for line in story.log_events("deployment_failed")} == {"not_found"}
     assert await story.records() == []
 
 
-async def test_a_rate_limit_pauses_everybody_and_costs_no_attempt(
+async def test_rate_limit_pauses_all_workers_and_costs_no_attempt(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """With a small quota everything comes through, with few refusals and no attempt counted."""
+    """With a small quota everything succeeds, with few refusals and no attempt counted."""
     story.simulator.options = Options(quota=Limits(global_limit=10, window_ms=500))
     await story.open(workers=2)
-    answers = await asyncio.gather(
+    replies = await asyncio.gather(
         *(story.post({**event, "deploymentId": deployment_id(n)}) for n in range(40))
     )
-    assert {status for status, _ in answers} == {202}
+    assert {status for status, _ in replies} == {202}
     await eventually(story.is_done)
     records = await story.records()
     assert len({record["subject"] for record in records}) == len(records) == 40
@@ -135,18 +135,18 @@ async def test_a_rate_limit_pauses_everybody_and_costs_no_attempt(
     assert story.simulator.stats.rate_limited_while_closed == 0
 
 
-async def test_an_upstream_in_trouble_is_tried_again(
+async def test_upstream_error_is_retried(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """A 503 and a cut answer are waited out with backoff."""
+    """A 503 and an aborted response are retried with backoff."""
     await story.open()
     story.simulator.set_response(deployment_id(), Canned(status=503, body=b"<html>busy"))
     await story.post({**event, "deploymentId": deployment_id()})
 
-    async def postponed() -> bool:
+    async def is_postponed() -> bool:
         return bool(story.log_events("deployment_postponed"))
 
-    await eventually(postponed)
+    await eventually(is_postponed)
     story.simulator.set_response(
         deployment_id(), Canned(status=200, body=b'{"id":"' + deployment_id().encode() + b'"}')
     )
@@ -156,18 +156,18 @@ async def test_an_upstream_in_trouble_is_tried_again(
     assert story.log_events("deployment_postponed")[0]["reason"] == "HTTP 503"
 
 
-async def test_a_bad_token_pauses_and_fails_nothing(
+async def test_invalid_token_pauses_calls_and_fails_no_ticket(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """A 401 is not the ticket's fault: it waits, nothing fails, and readiness says why."""
+    """After a 401 all tickets wait, none fails, and readiness names the reason."""
     story.simulator.options = Options(token="api-another")
     await story.open()
     await story.post({**event, "deploymentId": deployment_id()})
 
-    async def paused() -> bool:
+    async def is_paused() -> bool:
         return await story.redis.hget(story.keys.budget, "closed_reason") == b"token refused"
 
-    await eventually(paused)
+    await eventually(is_paused)
     async with story.session.get(f"{story.receiver_url}/readyz") as response:
         assert response.status == 503
         assert "token" in (await response.json())["reasons"][0]
@@ -176,7 +176,7 @@ async def test_a_bad_token_pauses_and_fails_nothing(
     await story.redis.delete(story.keys.backlog, story.keys.tickets)
 
 
-async def test_an_undecodable_answer_ends_among_the_failed_with_its_bytes(
+async def test_undecodable_response_fails_with_its_body(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """JSON of another shape is kept raw for a person."""
@@ -187,14 +187,14 @@ async def test_an_undecodable_answer_ends_among_the_failed_with_its_bytes(
     await story.post({**event, "deploymentId": deployment_id()})
     await eventually(story.is_done)
     assert await story.failed_jobs() == [f"id:{deployment_id()}"]
-    kept = await story.redis.hget(story.keys.failed_data, f"id:{deployment_id()}")
-    assert b"pullRequests" in kept  # type: ignore[operator] # bytes, as this client decodes nothing
+    stored = await story.redis.hget(story.keys.failed_data, f"id:{deployment_id()}")
+    assert b"pullRequests" in stored  # type: ignore[operator] # bytes, as this client does not decode
 
 
-async def test_every_page_is_fetched(
+async def test_every_page_is_fetched_and_merged(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """Nested pages are followed within the budget and merged; the record says it is complete."""
+    """Nested pages are followed within the budget; the record says that it is complete."""
     story.simulator.options = Options(
         nested_page_size=5, quota=Limits(global_limit=20, window_ms=400)
     )
@@ -214,10 +214,10 @@ async def test_every_page_is_fetched(
     "fault",
     ["foreign_link", "schemeless_link", "file_link", "loop_link", "repeated_items", "false_total"],
 )
-async def test_a_hostile_page_link_is_not_followed_and_said(
+async def test_hostile_page_link_is_not_followed_and_reported(
     story: ServiceHarness, event: Event, eventually: Eventually, fault: str
 ) -> None:
-    """The record is published as far as it could be had safely, and says so."""
+    """The record has what could be fetched safely, and says that it is incomplete."""
     story.simulator.options = Options(nested_page_size=2, faults=Rates(**{fault: 1.0}))
     found = story.simulator.add_deployment(NewDeployment(version="7.0", pull_requests=5))
     await story.open()
@@ -241,18 +241,18 @@ async def test_a_hostile_page_link_is_not_followed_and_said(
         ("error_html", "HTTP 5"),
     ],
 )
-async def test_garbage_from_upstream_is_tried_again(
+async def test_unreadable_response_is_retried(
     story: ServiceHarness, event: Event, eventually: Eventually, fault: str, reason: str
 ) -> None:
-    """What may heal is tried again, and once it healed the record comes."""
+    """A temporary fault is retried until the record is published."""
     story.simulator.options = Options(faults=Rates(**{fault: 1.0}))
     await story.open()
     await story.post({**event, "deploymentId": deployment_id()})
 
-    async def postponed() -> bool:
+    async def is_postponed() -> bool:
         return bool(story.log_events("deployment_postponed"))
 
-    await eventually(postponed)
+    await eventually(is_postponed)
     assert story.log_events("deployment_postponed")[0]["reason"].startswith(reason)
     story.simulator.options = Options()
     await eventually(story.is_done)
@@ -260,33 +260,31 @@ async def test_garbage_from_upstream_is_tried_again(
     assert not [line for line in story.log_events() if "exception" in line]
 
 
-async def test_a_gigantic_answer_ends_among_the_failed(
+async def test_oversized_response_fails(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """More than the byte cap is not read."""
+    """No more than the byte limit is read."""
     story.simulator.options = Options(faults=Rates(oversized=1.0), oversized_bytes=3_000_000)
     await story.open(max_answer_bytes=1_000_000)
     await story.post({**event, "deploymentId": deployment_id()})
     await eventually(story.is_done)
-    assert [fact["reason"] for fact in story.log_events("deployment_failed")] == ["too_large"]
+    assert [line["reason"] for line in story.log_events("deployment_failed")] == ["too_large"]
 
 
 @pytest.mark.parametrize(
-    "given", ["../../x", "%2e%2e", "x" * 10_000, ".", "a/b", "a?b", "a b", "\u0000", "ä"]
+    "identifier", ["../../x", "%2e%2e", "x" * 10_000, ".", "a/b", "a?b", "a b", "\u0000", "ä"]
 )
-async def test_a_hostile_id_is_refused_by_name(
-    story: ServiceHarness, event: Event, given: str
-) -> None:
-    """An id that could lead the call elsewhere never becomes a ticket."""
+async def test_hostile_id_is_refused(story: ServiceHarness, event: Event, identifier: str) -> None:
+    """An id that could change the path of a call never becomes a ticket."""
     await story.open(workers=0)
-    status, answer = await story.post({**event, "deploymentId": given})
+    status, reply = await story.post({**event, "deploymentId": identifier})
     assert status == 422
-    assert "deploymentId" in json.dumps(answer)
+    assert "deploymentId" in json.dumps(reply)
     assert await story.is_done()
 
 
-async def test_a_full_backlog_answers_503(story: ServiceHarness, event: Event) -> None:
-    """Over the limit senders are told when to come back, and nothing is marked as seen."""
+async def test_full_backlog_responds_503(story: ServiceHarness, event: Event) -> None:
+    """Over the limit the sender gets Retry-After, and the delivery is not marked as seen."""
     await story.open(workers=0, backlog_limit=3)
     for number in range(3):
         assert (await story.post({**event, "deploymentId": deployment_id(number)}))[0] == 202
@@ -302,18 +300,18 @@ async def test_a_full_backlog_answers_503(story: ServiceHarness, event: Event) -
     await story.redis.delete(story.keys.backlog, story.keys.tickets)
 
 
-async def test_stopping_hands_back_at_once_what_cannot_be_finished(
+async def test_shutdown_releases_unfinished_tickets(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """At the end of the grace time the ticket is due again, with no attempt or crash counted."""
+    """After the grace time a ticket is due again, with no attempt or crash counted."""
     story.simulator.options = Options(latency_ms=(2_000, 2_000))
     await story.open(shutdown_timeout=0.1, lease=60.0)
     await story.post({**event, "deploymentId": deployment_id()})
 
-    async def asked() -> bool:
+    async def has_called() -> bool:
         return story.simulator.stats.max_concurrent == 1
 
-    await eventually(asked)
+    await eventually(has_called)
     await story.close()
     assert story.log_events("deployment_released")
     score = await story.redis.zscore(story.keys.backlog, f"id:{deployment_id()}")
@@ -323,25 +321,25 @@ async def test_stopping_hands_back_at_once_what_cannot_be_finished(
     await story.redis.delete(story.keys.backlog, story.keys.tickets)
 
 
-async def test_secrets_are_nowhere(
+async def test_secrets_appear_nowhere(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """Neither token nor webhook secret shows in logs, records, failures or settings' repr."""
+    """Logs, records, failed tickets and the repr of the settings hold no secret."""
     await story.open(not_found_timeout=0.1)
     await story.post({**event, "deploymentId": deployment_id()})
     await story.post({**event, "deploymentId": "04040404-9c0b-4ef8-bb6d-000000000001"})
     await eventually(story.is_done)
-    seen = story.log_output.getvalue() + repr(story.settings) + json.dumps(await story.records())
+    text = story.log_output.getvalue() + repr(story.settings) + json.dumps(await story.records())
     for value in (await story.redis.hgetall(story.keys.failed_data)).values():
-        seen += repr(value)
+        text += repr(value)
     for secret in (Options().token, "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"):
-        assert secret not in seen
+        assert secret not in text
 
 
-async def test_unknown_fields_are_passed_on(
+async def test_unknown_fields_are_kept(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """What LaunchDarkly sends and we do not know is in the record, byte for byte."""
+    """The record has all fields of LaunchDarkly, byte for byte."""
     body = json.dumps({"id": deployment_id(), "novel": {"deep": [1.50, None, "\u00e9"]}}).encode()
     story.simulator.set_response(deployment_id(), Canned(status=200, body=body))
     await story.open()
@@ -351,15 +349,15 @@ async def test_unknown_fields_are_passed_on(
     assert body.decode() in fields["data"]
 
 
-async def test_a_record_that_is_too_large_is_failed_and_never_cut(
+async def test_too_large_record_fails_instead_of_being_truncated(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """It is kept for a person, who is told how large it is."""
+    """The ticket is kept for a person, with the size of the record."""
     await story.open(max_record_bytes=100)
-    told = {**event, "deploymentId": deployment_id()}
-    await story.post(told, delivery="d1")
+    webhook = {**event, "deploymentId": deployment_id()}
+    await story.post(webhook, delivery="d1")
     await eventually(story.is_done)
     assert (await story.records(), len(await story.failed_jobs())) == ([], 1)
-    [fact] = story.log_events("deployment_failed")
-    assert fact["reason"] == "record_too_large"
-    assert fact["detail"].endswith(" bytes, the limit is 100")
+    [line] = story.log_events("deployment_failed")
+    assert line["reason"] == "record_too_large"
+    assert line["detail"].endswith(" bytes, the limit is 100")

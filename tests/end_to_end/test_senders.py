@@ -1,8 +1,7 @@
-"""What becomes of other senders' webhooks behind the receiver: tests, repeats, haste."""
+"""Tests of webhooks from other senders: test buttons, redeliveries, early webhooks."""
 
 import json
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 
 from service.simulate.options import Options
 from service.simulate.world import NewDeployment
+from tests.conftest import Eventually
 from tests.end_to_end.harness import ServiceHarness
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "webhooks"
@@ -26,15 +26,17 @@ preset = "gitlab"
 secrets = ["the secret"]
 project = "default"
 """
-PROOF = {"azure": ("Authorization", "Basic the secret"), "gitlab": ("X-Gitlab-Token", "the secret")}
+CREDENTIALS = {
+    "azure": ("Authorization", "Basic the secret"),
+    "gitlab": ("X-Gitlab-Token", "the secret"),
+}
 
 Event = dict[str, object]
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
 @pytest.fixture
 def sources(tmp_path: Path) -> str:
-    """Give the file of two senders whose test button sends a whole event."""
+    """Return the path of a file with two sources whose test button sends a complete event."""
     (tmp_path / "sources.toml").write_text(SOURCES)
     return str(tmp_path / "sources.toml")
 
@@ -42,107 +44,107 @@ def sources(tmp_path: Path) -> str:
 async def post_test_event(
     story: ServiceHarness, name: str, preset: str
 ) -> tuple[int, dict[str, Any]]:
-    """Post what its sender's test button sends: a deployment that nobody made."""
+    """Post what the test button of a sender sends: a deployment that does not exist."""
     sample = json.loads((SAMPLES / preset / "succeeded.json").read_text(encoding="utf-8"))
-    headers = sample["headers"] | dict([PROOF[name]])
+    headers = sample["headers"] | dict([CREDENTIALS[name]])
     url = f"{story.receiver_url}/webhooks/{name}"
     async with story.session.post(url, json=sample["body"], headers=headers) as response:
         return response.status, await response.json(content_type=None)
 
 
 @pytest.mark.parametrize(("name", "preset"), [("azure", "azure-devops"), ("gitlab", "gitlab")])
-async def test_a_test_button_is_pleased_and_ends_quietly(
+async def test_test_button_is_accepted_and_fails_quietly(
     story: ServiceHarness, eventually: Eventually, sources: str, name: str, preset: str
 ) -> None:
-    """202, some waiting, `not_found`: no line above the level of any other, no traceback."""
+    """The response is 202 and the ticket fails as `not_found`, with no warning and no traceback."""
     await story.open(sources=sources, not_found_timeout=0.5)
-    status, answer = await post_test_event(story, name, preset)
-    assert (status, answer["status"]) == (202, "queued")
+    status, reply = await post_test_event(story, name, preset)
+    assert (status, reply["status"]) == (202, "queued")
     await eventually(story.is_done)
     [failed] = await story.failed_jobs()
-    assert failed == answer["job"]
+    assert failed == reply["job"]
     assert await story.records() == []
-    assert {fact["level"] for fact in story.log_events()} == {"info"}
-    assert {fact["reason"] for fact in story.log_events("deployment_failed")} == {"not_found"}
+    assert {line["level"] for line in story.log_events()} == {"info"}
+    assert {line["reason"] for line in story.log_events("deployment_failed")} == {"not_found"}
 
 
-async def test_a_redelivery_by_hand_takes_up_what_was_given_up(
+async def test_manual_redelivery_retries_a_failed_ticket(
     story: ServiceHarness, eventually: Eventually, sources: str
 ) -> None:
-    """The very same delivery: a duplicate while it waits, welcome again once it has failed."""
+    """The same delivery is a duplicate while it waits, and accepted once it has failed."""
     await story.open(sources=sources, not_found_timeout=0.5)
     first = await post_test_event(story, "azure", "azure-devops")
     again = await post_test_event(story, "azure", "azure-devops")
     assert [status for status, _ in (first, again)] == [202, 200]
     await eventually(story.is_done)
     assert await story.failed_jobs()
-    found = story.simulator.add_deployment(
+    deployment = story.simulator.add_deployment(
         NewDeployment(application="web", version="Release-7", started_at=1_795_521_600_000)
     )
     assert (await post_test_event(story, "azure", "azure-devops"))[0] == 202
     await eventually(story.is_done)
     [record] = await story.records()
-    assert (record["subject"], await story.failed_jobs()) == (found, [])
+    assert (record["subject"], await story.failed_jobs()) == (deployment, [])
 
 
-async def test_of_a_version_deployed_again_the_new_deployment_is_waited_for(
+async def test_redeployed_version_waits_for_the_new_deployment(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """LaunchDarkly hears of the end after us; the record is not of the deployment before."""
+    """LaunchDarkly learns of the end later; the record is not of the previous deployment."""
     now = int(time.time() * 1000)
-    facts = {"environment": "production", "version": event["version"]}
-    story.simulator.add_deployment(NewDeployment(**facts, started_at=now - 10_800_000))  # type: ignore[arg-type] # facts by name
-    ours = story.simulator.add_deployment(
-        NewDeployment(**facts, started_at=now - 60_000, status="started")  # type: ignore[arg-type] # as above
+    fields = {"environment": "production", "version": event["version"]}
+    story.simulator.add_deployment(NewDeployment(**fields, started_at=now - 10_800_000))  # type: ignore[arg-type] # fields by name
+    expected_id = story.simulator.add_deployment(
+        NewDeployment(**fields, started_at=now - 60_000, status="started")  # type: ignore[arg-type] # fields by name
     )
     await story.open()
     assert (await story.post({**event, "eventTime": now}))[0] == 202
 
     async def is_waiting() -> bool:
         return any(
-            fact["reason"] == "not_finished_yet"
-            for fact in story.log_events("deployment_postponed")
+            line["reason"] == "not_finished_yet"
+            for line in story.log_events("deployment_postponed")
         )
 
     await eventually(is_waiting)
     url = f"{story.settings.launchdarkly_url}/api/v2/engineering-insights/deployment-events"
     headers = {"Authorization": Options().token, "LD-API-Version": "beta"}
-    async with story.session.post(url, json=event, headers=headers) as answer:
-        assert answer.status == 201
+    async with story.session.post(url, json=event, headers=headers) as response:
+        assert response.status == 201
     await eventually(story.is_done)
     [record] = await story.records()
-    assert record["subject"] == ours
+    assert record["subject"] == expected_id
     assert record["data"]["deployment"]["status"] == "finished"
 
 
-async def test_a_deployment_of_long_ago_is_not_taken_for_one_that_is_not_listed_yet(
+async def test_old_deployment_is_not_taken_for_an_unlisted_one(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """Rolled back to, or deployed again: the version was there before, ours is still to come."""
+    """The version was deployed before, and the new deployment is not listed yet."""
     now = int(time.time() * 1000)
-    facts = {"environment": "production", "version": event["version"]}
-    story.simulator.add_deployment(NewDeployment(**facts, started_at=now - 10_800_000))  # type: ignore[arg-type] # facts by name
+    fields = {"environment": "production", "version": event["version"]}
+    story.simulator.add_deployment(NewDeployment(**fields, started_at=now - 10_800_000))  # type: ignore[arg-type] # fields by name
     await story.open()
     assert (await story.post({**event, "eventTime": now}))[0] == 202
 
     async def is_waiting() -> bool:
         return any(
-            fact["reason"] == "not_found_yet" for fact in story.log_events("deployment_postponed")
+            line["reason"] == "not_found_yet" for line in story.log_events("deployment_postponed")
         )
 
     await eventually(is_waiting)
-    ours = story.simulator.add_deployment(NewDeployment(**facts, started_at=now - 60_000))  # type: ignore[arg-type] # as above
+    expected_id = story.simulator.add_deployment(NewDeployment(**fields, started_at=now - 60_000))  # type: ignore[arg-type] # fields by name
     await eventually(story.is_done)
     [record] = await story.records()
-    assert record["subject"] == ours
+    assert record["subject"] == expected_id
 
 
-async def test_when_no_other_comes_the_deployment_of_long_ago_was_the_one(
+async def test_old_deployment_is_taken_at_the_deadline(
     story: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
-    """A sender's clock may be hours off: at the deadline the best there is is taken."""
+    """The clock of a sender may be hours off: at the deadline the best match counts."""
     now = int(time.time() * 1000)
-    only = story.simulator.add_deployment(
+    deployment = story.simulator.add_deployment(
         NewDeployment(
             environment="production",
             version=str(event["version"]),
@@ -153,4 +155,4 @@ async def test_when_no_other_comes_the_deployment_of_long_ago_was_the_one(
     assert (await story.post({**event, "eventTime": now}))[0] == 202
     await eventually(story.is_done)
     [record] = await story.records()
-    assert (record["subject"], await story.failed_jobs()) == (only, [])
+    assert (record["subject"], await story.failed_jobs()) == (deployment, [])

@@ -1,24 +1,23 @@
-"""Does a backlog deeper than the quota become records for few calls, through the whole house?"""
+"""Tests of shared list calls: a backlog deeper than the quota needs few calls."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 import pytest
 
 from service.simulate.options import Options
 from service.simulate.quota import Limits
 from service.simulate.world import NewDeployment
+from tests.conftest import Eventually
 from tests.end_to_end.harness import ServiceHarness
 
 Event = dict[str, object]
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
 @pytest.mark.parametrize("known", [False, True])
-async def test_a_burst_of_webhooks_costs_few_calls(
+async def test_burst_of_webhooks_costs_few_calls(
     story: ServiceHarness, event: Event, eventually: Eventually, *, known: bool
 ) -> None:
-    """Sixty deployments of five applications under a quota that would take a minute for them."""
+    """Sixty deployments of five applications, under a quota of a minute for single calls."""
     story.simulator.options = Options(
         auto_create=False, quota=Limits(global_limit=2, window_ms=2000)
     )
@@ -34,12 +33,12 @@ async def test_a_burst_of_webhooks_costs_few_calls(
         for n in range(60)
     ]
     await story.open(workers=0)
-    answers = await asyncio.gather(*map(story.post, events))
-    assert {status for status, _ in answers} == {202}
+    replies = await asyncio.gather(*map(story.post, events))
+    assert {status for status, _ in replies} == {202}
     await story.add_worker()
     await eventually(story.is_done)
     records = await story.records()
     assert sorted(record["subject"] for record in records) == sorted(ids)
     assert sum(story.simulator.stats.calls.values()) <= 3
-    calls = [fact["calls"] for fact in story.log_events("deployment_published")]
+    calls = [line["calls"] for line in story.log_events("deployment_published")]
     assert sum(calls) == sum(story.simulator.stats.calls.values())

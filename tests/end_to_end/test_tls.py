@@ -1,4 +1,4 @@
-"""Is Redis spoken to over TLS, with an authority of one's own, and never with a stranger?"""
+"""Tests of Redis over TLS with a private certificate authority."""
 
 import time
 from collections.abc import AsyncIterator
@@ -14,29 +14,30 @@ from service.store import RedisUnavailable
 from service.store.connect import open_client
 from service.store.group_commit import GroupCommit
 from tests.conftest import Eventually
-from tests.end_to_end.harness import ServiceHarness, deployment_id
+from tests.end_to_end.harness import ServiceHarness
 from tests.end_to_end.tls_server import CertificateAuthority, tls_proxy
+from tests.factories import deployment_id
 from tests.tcp_proxy import ForwardingProxy
 
 
 @pytest.fixture
 def certificate_authority(tmp_path: Path) -> CertificateAuthority:
-    """Found an authority that no system knows."""
-    return CertificateAuthority(tmp_path, "ours")
+    """Create a certificate authority that the system does not trust."""
+    return CertificateAuthority(tmp_path, "test authority")
 
 
 @pytest.fixture
 async def tls_front(
     certificate_authority: CertificateAuthority, redis_url: str
 ) -> AsyncIterator[ForwardingProxy]:
-    """Put TLS before the session's Redis."""
+    """Start a TLS proxy in front of the Redis of the session."""
     socket = Path(redis_url.removeprefix("unix://"))
-    async with tls_proxy(socket, certificate_authority.issue("127.0.0.1")) as listening:
-        yield listening
+    async with tls_proxy(socket, certificate_authority.issue("127.0.0.1")) as proxy:
+        yield proxy
 
 
 async def connect(url: str) -> None:
-    """Open a connection as receiver and worker do; raises what they would meet."""
+    """Open a connection as receiver and worker do; raise their error."""
     async with open_client(url) as client:
         group = GroupCommit(
             client, durability="fsync", clock=time.monotonic, log=structlog.get_logger()
@@ -47,13 +48,13 @@ async def connect(url: str) -> None:
             await group.aclose()
 
 
-async def test_a_webhook_becomes_a_record_over_tls(
+async def test_webhook_over_tls_becomes_a_record(
     story: ServiceHarness,
     tls_front: ForwardingProxy,
     certificate_authority: CertificateAuthority,
     eventually: Eventually,
 ) -> None:
-    """The authority is named in the URL; receiver, worker and bell all go by it."""
+    """The URL names the authority, and receiver, worker and wakeup use it."""
     url = f"rediss://{tls_front.address}/0?ssl_ca_certs={quote(str(certificate_authority.file))}"
     story.settings = replace(story.settings, redis_url=Secret(url))
     await story.open()
@@ -67,34 +68,34 @@ async def test_a_webhook_becomes_a_record_over_tls(
     assert not story.log_events("redis_disconnected")
 
 
-async def test_an_authority_that_nobody_named_vouches_for_nobody(
+async def test_unknown_authority_is_refused(
     tls_front: ForwardingProxy,
 ) -> None:
-    """The system's authorities do not know it; the reason says so."""
+    """The authorities of the system do not know it, and the error says so."""
     with pytest.raises(RedisUnavailable, match="certificate verify failed"):
         await connect(f"rediss://{tls_front.address}")
 
 
-async def test_a_certificate_for_another_address_is_refused(
+async def test_certificate_for_another_address_is_refused(
     certificate_authority: CertificateAuthority, redis_url: str
 ) -> None:
-    """Signed by the right authority, but for somebody else."""
+    """The known authority signed it, but for another address."""
     socket = Path(redis_url.removeprefix("unix://"))
     async with tls_proxy(socket, certificate_authority.issue("127.0.0.2")) as other:
         with pytest.raises(RedisUnavailable, match="certificate verify failed"):
             await connect(f"rediss://{other.address}?ssl_ca_certs={certificate_authority.file}")
 
 
-async def test_plain_words_do_not_get_in(tls_front: ForwardingProxy) -> None:
-    """redis:// where TLS is spoken."""
+async def test_plain_connection_to_tls_port_is_refused(tls_front: ForwardingProxy) -> None:
+    """The URL is redis:// and the server expects TLS."""
     with pytest.raises(RedisUnavailable):
         await connect(f"redis://{tls_front.address}")
 
 
-async def test_a_server_may_ask_for_our_certificate(
+async def test_client_certificate_of_the_url_is_used(
     certificate_authority: CertificateAuthority, redis_url: str
 ) -> None:
-    """It is named in the URL too; without it there is no connection."""
+    """The server requires a client certificate and refuses a connection without one."""
     socket, own = Path(redis_url.removeprefix("unix://")), certificate_authority.issue("127.0.0.1")
     async with tls_proxy(socket, own, client_authority=certificate_authority) as strict:
         url = f"rediss://{strict.address}?ssl_ca_certs={certificate_authority.file}"

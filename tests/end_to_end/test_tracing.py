@@ -1,8 +1,7 @@
-"""Can one deployment be followed from its sender's trace to the entry in the stream?"""
+"""Tests of tracing: a deployment can be followed from its sender's trace to the stream entry."""
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 
 import pytest
 from aiohttp import web
@@ -15,10 +14,11 @@ from service.accept.mapping import DeploymentCompleted, Queued
 from service.simulate.options import Options
 from service.simulate.responses import Canned
 from service.tracing.otel import build_tracing, close_provider
-from tests.end_to_end.harness import SECRET, ServiceHarness, deployment_id
+from tests.conftest import Eventually
+from tests.end_to_end.harness import SECRET, ServiceHarness
+from tests.factories import deployment_id, make_event
 
 Event = dict[str, object]
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 Context = dict[str, str]
 
@@ -28,7 +28,7 @@ TRACE_HEADERS = {"traceparent": f"00-{TRACE}-{SENDER}-01"}
 
 
 class CollectedSpans:
-    """Spans that were collected in memory."""
+    """The spans of a test, kept in memory."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -36,18 +36,18 @@ class CollectedSpans:
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
 
     def of_kind(self, kind: SpanKind) -> list[ReadableSpan]:
-        """List the spans of a kind, as they ended."""
+        """Return the spans of a kind in the order of their end."""
         return [span for span in self.exporter.get_finished_spans() if span.kind is kind]
 
     def only_of_kind(self, kind: SpanKind) -> ReadableSpan:
-        """Give the one span of a kind."""
+        """Return the only span of a kind."""
         (span,) = self.of_kind(kind)
         return span
 
 
 @pytest.fixture
 def collected_spans(story: ServiceHarness) -> CollectedSpans:
-    """Collect the spans of a story that is not opened yet."""
+    """Collect the spans of the service before a test opens it."""
     collected = CollectedSpans()
     story.tracing = build_tracing(collected.provider, story.keys)
     return collected
@@ -55,7 +55,7 @@ def collected_spans(story: ServiceHarness) -> CollectedSpans:
 
 @pytest.fixture
 def upstream_trace_headers(story: ServiceHarness, monkeypatch: pytest.MonkeyPatch) -> list[Context]:
-    """List the trace context of each call that LaunchDarkly is asked with."""
+    """Collect the trace headers of each call to LaunchDarkly."""
     contexts: list[Context] = []
     original_respond = story.simulator._respond
 
@@ -63,63 +63,45 @@ def upstream_trace_headers(story: ServiceHarness, monkeypatch: pytest.MonkeyPatc
         contexts.append(
             {header: request.headers[header] for header in CONTEXT if header in request.headers}
         )
-        return await original_respond(request, route)  # type: ignore[arg-type] # handed on as it came
+        return await original_respond(request, route)  # type: ignore[arg-type] # passed through unchanged
 
     monkeypatch.setattr(story.simulator, "_respond", record_context)
     return contexts
 
 
 def format_traceparent(context: SpanContext | None) -> str:
-    """Write a span as a traceparent."""
+    """Return the traceparent of a span context."""
     assert context is not None
     ids = format_trace_id(context.trace_id), format_span_id(context.span_id)
     return f"00-{ids[0]}-{ids[1]}-{context.trace_flags:02x}"
 
 
 def span_traceparent(span: ReadableSpan) -> str:
-    """Write a span as others name it."""
+    """Return the traceparent of a span."""
     return format_traceparent(span.get_span_context())
 
 
 def parent_traceparent(span: ReadableSpan) -> str:
-    """Write the span of which this is a child."""
+    """Return the traceparent of a span's parent."""
     return format_traceparent(span.parent)
 
 
-def make_event(traceparent: str | None) -> DeploymentCompleted:
-    """Make an event that names its sender's span."""
-    return DeploymentCompleted(
-        source="native",
-        delivery="1",
-        project=None,
-        environment=None,
-        application=None,
-        version=None,
-        deployment_id=deployment_id(),
-        outcome="succeeded",
-        event_time=None,
-        metadata=None,
-        metadata_dropped=False,
-        traceparent=traceparent,
-    )
-
-
 def span_attributes(span: ReadableSpan) -> dict[str, object]:
-    """Give the attributes of a span."""
+    """Return the attributes of a span."""
     return dict(span.attributes or {})
 
 
-async def test_one_trace_goes_from_the_sender_to_the_entry(
+async def test_trace_connects_sender_call_and_entry(
     story: ServiceHarness,
     event: Event,
     collected_spans: CollectedSpans,
     upstream_trace_headers: list[Context],
     eventually: Eventually,
 ) -> None:
-    """Each span is the child of the one before; the call and the entry name theirs."""
+    """Each span is the child of the previous one; the call and the entry name their spans."""
     await story.open()
-    told = {**event, "deploymentId": deployment_id()}
-    assert (await story.post(told, extra_headers=TRACE_HEADERS))[0] == 202
+    webhook = {**event, "deploymentId": deployment_id()}
+    assert (await story.post(webhook, extra_headers=TRACE_HEADERS))[0] == 202
     await eventually(story.is_done)
     await eventually(lambda: has_ended_span(collected_spans, SpanKind.CONSUMER))
     server, consumer = (
@@ -139,12 +121,12 @@ async def test_one_trace_goes_from_the_sender_to_the_entry(
     ]
 
 
-async def test_spans_are_told_by_the_conventions_and_without_secrets(
+async def test_spans_follow_conventions_and_hold_no_secrets(
     story: ServiceHarness, event: Event, collected_spans: CollectedSpans, eventually: Eventually
 ) -> None:
-    """Names and attributes are OpenTelemetry's; secret, token and query of a webhook stay out."""
+    """Names and attributes are OpenTelemetry's. Spans hold no secret, token or query."""
     await story.open()
-    await story.post({**event, "deploymentId": deployment_id()}, delivery="told")
+    await story.post({**event, "deploymentId": deployment_id()}, delivery="delivery-1")
     async with story.session.post(f"{story.receiver_url}/webhooks/hush?token=hush", data=b"{}"):
         pass
     async with story.session.get(f"{story.receiver_url}/healthz"):
@@ -173,17 +155,17 @@ async def test_spans_are_told_by_the_conventions_and_without_secrets(
         f"process {story.keys.backlog}",
         f"append {story.keys.enriched}",
     )
-    assert span_attributes(consumer)["messaging.message.id"] == "told"
+    assert span_attributes(consumer)["messaging.message.id"] == "delivery-1"
     assert span_attributes(producer)["enricher.outcome"] == "published"
-    written = "".join(span.to_json() for span in collected_spans.exporter.get_finished_spans())
+    span_json = "".join(span.to_json() for span in collected_spans.exporter.get_finished_spans())
     for secret in (SECRET, Options().token, "hush"):
-        assert secret not in written
+        assert secret not in span_json
 
 
 async def test_every_attempt_is_a_child_of_the_webhook(
     story: ServiceHarness, event: Event, collected_spans: CollectedSpans, eventually: Eventually
 ) -> None:
-    """A failed attempt says why, as does its call; the next is its sibling."""
+    """A failed attempt and its call name the error; the next attempt is a sibling."""
     await story.open()
     story.simulator.set_response(deployment_id(), Canned(status=400, body=b"{}"))
     await story.post({**event, "deploymentId": deployment_id()}, extra_headers=TRACE_HEADERS)
@@ -202,17 +184,17 @@ async def test_every_attempt_is_a_child_of_the_webhook(
 @pytest.mark.parametrize(
     "odd", ["", "00", f"ff-{TRACE}-{SENDER}-01", f"00-{'0' * 32}-{SENDER}-01", "ü" * 55, "a" * 4000]
 )
-async def test_a_malformed_traceparent_breaks_nothing(
+async def test_malformed_traceparent_starts_a_new_trace(
     story: ServiceHarness,
     event: Event,
     collected_spans: CollectedSpans,
     odd: str,
     eventually: Eventually,
 ) -> None:
-    """The webhook begins a trace of its own."""
+    """The webhook is accepted and starts a trace of its own."""
     await story.open()
-    told = {**event, "deploymentId": deployment_id()}
-    assert (await story.post(told, extra_headers={"traceparent": odd}))[0] == 202
+    webhook = {**event, "deploymentId": deployment_id()}
+    assert (await story.post(webhook, extra_headers={"traceparent": odd}))[0] == 202
     await eventually(lambda: has_ended_span(collected_spans, SpanKind.CONSUMER))
     assert collected_spans.only_of_kind(SpanKind.SERVER).parent is None
     (record,) = await story.records()
@@ -228,7 +210,7 @@ async def test_a_malformed_traceparent_breaks_nothing(
 @pytest.mark.parametrize(
     "state", ["vendor=hush", "hush", "=hush,,=", "hush=" + "x" * 600, ",".join(["hush=1"] * 40)]
 )
-async def test_what_a_vendor_told_another_goes_no_further(
+async def test_tracestate_and_baggage_are_dropped(
     story: ServiceHarness,
     event: Event,
     collected_spans: CollectedSpans,
@@ -236,11 +218,11 @@ async def test_what_a_vendor_told_another_goes_no_further(
     state: str,
     eventually: Eventually,
 ) -> None:
-    """Well-formed or not: no tracestate and no baggage is in a call, a record, a span or a line."""
+    """No call, record, span or log line contains the tracestate or the baggage of a sender."""
     await story.open()
-    told = {**event, "deploymentId": deployment_id()}
-    others = TRACE_HEADERS | {"tracestate": state, "baggage": state}
-    assert (await story.post(told, extra_headers=others))[0] == 202
+    webhook = {**event, "deploymentId": deployment_id()}
+    headers = TRACE_HEADERS | {"tracestate": state, "baggage": state}
+    assert (await story.post(webhook, extra_headers=headers))[0] == 202
     await eventually(lambda: has_ended_span(collected_spans, SpanKind.CONSUMER))
     assert (
         parent_traceparent(collected_spans.only_of_kind(SpanKind.SERVER))
@@ -253,36 +235,36 @@ async def test_what_a_vendor_told_another_goes_no_further(
     assert "hush" not in spans + story.log_output.getvalue() + str(await story.records())
 
 
-async def test_an_event_of_another_trace_than_its_request_stays_in_its_own(
+async def test_event_trace_is_linked_when_request_has_another(
     story: ServiceHarness, collected_spans: CollectedSpans
 ) -> None:
-    """A CloudEvent may name its sender, its request an intermediary: a link leads from it."""
-    heard: list[str | None] = []
+    """A CloudEvent may name its sender and its request an intermediary: a link connects them."""
+    traceparents: list[str | None] = []
 
-    async def remember(event: DeploymentCompleted) -> Queued:
-        heard.append(event.traceparent)
+    async def record_traceparent(event: DeploymentCompleted) -> Queued:
+        traceparents.append(event.traceparent)
         return Queued(job="id:1")
 
     tracer = collected_spans.provider.get_tracer("request")
-    carried = story.tracing.wrap_enqueue(remember)
-    for told in (TRACE_HEADERS["traceparent"], None):
+    enqueue = story.tracing.wrap_enqueue(record_traceparent)
+    for traceparent in (TRACE_HEADERS["traceparent"], None):
         with tracer.start_as_current_span("request", kind=SpanKind.SERVER):
-            await carried(make_event(told))
+            await enqueue(make_event(traceparent=traceparent))
     linked, plain = collected_spans.of_kind(SpanKind.SERVER)
     assert [format_traceparent(link.context) for link in linked.links] == [
         TRACE_HEADERS["traceparent"]
     ]
     assert not plain.links
-    assert heard == [TRACE_HEADERS["traceparent"], span_traceparent(plain)]
+    assert traceparents == [TRACE_HEADERS["traceparent"], span_traceparent(plain)]
 
 
-async def test_without_tracing_the_entry_names_the_sender_s_span(
+async def test_disabled_tracing_keeps_the_sender_traceparent(
     story: ServiceHarness,
     event: Event,
     upstream_trace_headers: list[Context],
     eventually: Eventually,
 ) -> None:
-    """Nothing is added to a call, and the traceparent goes through as it came."""
+    """Calls get no header, and the entry has the traceparent of the sender."""
     await story.open()
     await story.post({**event, "deploymentId": deployment_id()}, extra_headers=TRACE_HEADERS)
     await eventually(story.is_done)
@@ -292,23 +274,23 @@ async def test_without_tracing_the_entry_names_the_sender_s_span(
     assert upstream_trace_headers == [{}]
 
 
-async def test_the_last_spans_wait_for_nobody_for_ever() -> None:
-    """A collector that hangs is left when the time is over."""
+async def test_shutdown_stops_waiting_for_a_hanging_collector() -> None:
+    """The flush at shutdown ends after its timeout."""
     provider, entered = TracerProvider(shutdown_on_exit=False), asyncio.Event()
-    loop, held = asyncio.get_running_loop(), threading.Event()
+    loop, released = asyncio.get_running_loop(), threading.Event()
 
-    class Hanging(SimpleSpanProcessor):
+    class HangingProcessor(SimpleSpanProcessor):
         def shutdown(self) -> None:
             loop.call_soon_threadsafe(entered.set)
-            held.wait(20)
+            released.wait(20)
 
-    provider.add_span_processor(Hanging(InMemorySpanExporter()))
+    provider.add_span_processor(HangingProcessor(InMemorySpanExporter()))
     await close_provider(provider, timeout_s=0.05)
     await entered.wait()
-    assert not held.is_set()
-    held.set()
+    assert not released.is_set()
+    released.set()
 
 
 async def has_ended_span(traces: CollectedSpans, kind: SpanKind) -> bool:
-    """Tell whether a span of a kind has ended."""
+    """Return whether a span of a kind has ended."""
     return bool(traces.of_kind(kind))

@@ -1,4 +1,4 @@
-"""Who speaks TLS before a Redis? An authority of our own, and a server that has its certificate."""
+"""A TLS proxy in front of Redis, with a certificate authority of its own."""
 
 import ipaddress
 import ssl
@@ -22,7 +22,7 @@ class CertificateFiles(Struct, frozen=True):
 
 
 class CertificateAuthority:
-    """Signs certificates; its own is a file, as an operator hands it around."""
+    """Signs certificates. Its own certificate is a file, as an operator distributes it."""
 
     def __init__(self, home: Path, name: str) -> None:
         self._home = home
@@ -39,7 +39,7 @@ class CertificateAuthority:
         )
 
     def issue(self, address: str) -> CertificateFiles:
-        """Give a certificate for an address, signed."""
+        """Return a signed certificate for an address."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, address)])
         alt_name = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
@@ -79,9 +79,9 @@ def tls_proxy(
     *,
     client_authority: CertificateAuthority | None = None,
 ) -> ForwardingProxy:
-    """End TLS before a server on a socket; ``clients`` is the authority that it asks clients for.
+    """Terminate TLS in front of a server; require client certificates with ``client_authority``.
 
-    Our embedded server is built without TLS; to a client this is the same.
+    The embedded server is built without TLS. A client cannot see the difference.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate.certificate, certificate.key)

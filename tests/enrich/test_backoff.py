@@ -1,4 +1,4 @@
-"""How long to wait?"""
+"""Tests of the backoff between attempts."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,8 +8,8 @@ from service.enrich.verdict import Backoff
 JITTER = st.floats(min_value=0, max_value=1, exclude_max=True)
 
 
-def test_the_ceiling_doubles_up_to_the_cap() -> None:
-    """As the table in its docstring says."""
+def test_max_delay_by_attempt_doubles_up_to_the_cap() -> None:
+    """The values are those of the docstring of Backoff."""
     backoff = Backoff(base_s=2.0, cap_s=300.0)
     assert [backoff.max_delay(attempt) for attempt in (1, 2, 3, 8, 9, 10)] == [
         2,
@@ -22,10 +22,10 @@ def test_the_ceiling_doubles_up_to_the_cap() -> None:
 
 
 @given(st.integers(min_value=-5, max_value=100_000), JITTER)
-def test_the_wait_lies_between_a_tenth_and_the_whole_of_the_ceiling(
-    attempt: int, chance: float
+def test_delay_with_any_jitter_is_between_a_tenth_and_all_of_the_maximum(
+    attempt: int, jitter: float
 ) -> None:
-    """Never at once, never longer, however often it was tried."""
+    """The bounds hold for any number of attempts."""
     backoff = Backoff()
-    ceiling = backoff.max_delay(attempt)
-    assert ceiling / 10 <= backoff.delay(attempt, chance) <= ceiling <= backoff.cap_s
+    max_delay = backoff.max_delay(attempt)
+    assert max_delay / 10 <= backoff.delay(attempt, jitter) <= max_delay <= backoff.cap_s

@@ -1,4 +1,4 @@
-"""Is the quota a contract? Claim, take and learn, against a real Redis."""
+"""Tests of the budget against a real Redis: claim, acquire and record never exceed the quota."""
 
 import asyncio
 import itertools
@@ -22,61 +22,63 @@ Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 HOUR = 3_600_000
 
 
-async def test_an_unknown_limit_opens_with_a_small_probe_and_doubles(
+async def test_claim_with_an_unknown_limit_starts_with_four_calls_and_doubles(
     budget_harness: BudgetHarness,
 ) -> None:
-    """Four calls in flight at first, twice as many after each answer that tells nothing."""
+    """Four calls are in flight at first, twice as many after each response without headers."""
     await budget_harness.add_tickets(30)
-    begun = await budget_harness.claim_jobs()
-    assert len(begun) == 4
+    jobs = await budget_harness.claim_jobs()
+    assert len(jobs) == 4
     assert await budget_harness.claim_jobs() == []
-    await budget_harness.record(begun.pop())
+    await budget_harness.record(jobs.pop())
     assert len(await budget_harness.claim_jobs()) == 8 - 3
-    await budget_harness.record(begun.pop())
+    await budget_harness.record(jobs.pop())
     assert len(await budget_harness.claim_jobs()) == 16 - 7
 
 
-async def test_a_limit_that_is_never_told_is_met_by_few_calls(
+async def test_claim_with_a_limit_never_reported_allows_at_most_64_calls(
     budget_harness: BudgetHarness,
 ) -> None:
-    """However many answers tell nothing, no more than 64 calls are in flight."""
+    """The number of responses without headers does not matter."""
     await budget_harness.add_tickets(80)
     for _ in range(10):
         await budget_harness.record("id:answered")
     assert len(await budget_harness.claim_jobs()) == 64
 
 
-async def test_what_remains_bounds_all_calls_together(budget_harness: BudgetHarness) -> None:
-    """Claimed and taken calls in flight never add up to more than Remaining."""
+async def test_remaining_bounds_claimed_and_acquired_calls_together(
+    budget_harness: BudgetHarness,
+) -> None:
+    """All calls in flight together are at most Remaining."""
     await budget_harness.add_tickets(9)
     await budget_harness.report_window(7, limit=10, reset_ms=await budget_harness.now() + 9000)
     claimed = await budget_harness.claim_jobs(5)
     assert len(claimed) == 5
     assert [await budget_harness.acquire(job) for job in ("id:a", "id:b")] == [0, 0]
     assert await budget_harness.acquire("id:c") > 0
-    looked = await budget_harness.claim()
-    assert looked.leases == []
-    assert looked.sleep_s is not None
-    assert 0 < looked.sleep_s < 9.1
+    claim = await budget_harness.claim()
+    assert claim.leases == []
+    assert claim.sleep_s is not None
+    assert 0 < claim.sleep_s < 9.1
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations((5, 4, 3))))
-async def test_the_lowest_remaining_wins_in_whatever_order(
+async def test_remaining_from_responses_in_any_order_is_the_lowest(
     budget_harness: BudgetHarness, order: tuple[int, ...]
 ) -> None:
-    """Answers of one window overtake each other; a reset that trembles is still the same one."""
+    """Resets that differ by some milliseconds name the same window."""
     await budget_harness.add_tickets(12)
-    ends = await budget_harness.now() + 9000
-    for job, left in zip(await budget_harness.claim_jobs(3), order, strict=True):
+    window_end = await budget_harness.now() + 9000
+    for job, remaining in zip(await budget_harness.claim_jobs(3), order, strict=True):
         window = RateLimitWindow(
-            family="global", limit=10, remaining=left, reset_ms=ends + left * 20
+            family="global", limit=10, remaining=remaining, reset_ms=window_end + remaining * 20
         )
-        await budget_harness.record(job, rate_limit_headers=RateLimitHeaders(windows=(window,)))
+        await budget_harness.record(job, rate_limits=RateLimitHeaders(windows=(window,)))
     assert len(await budget_harness.claim_jobs()) == 3
 
 
-async def test_an_older_windows_late_answer_is_ignored(budget_harness: BudgetHarness) -> None:
-    """Neither a window that ends before this one nor one that has ended says anything of it."""
+async def test_late_response_of_an_older_window_is_ignored(budget_harness: BudgetHarness) -> None:
+    """A window that ends earlier, or has ended, says nothing about the current one."""
     await budget_harness.add_tickets(12)
     now = await budget_harness.now()
     await budget_harness.report_window(5, limit=1000, reset_ms=now + 9000)
@@ -85,10 +87,10 @@ async def test_an_older_windows_late_answer_is_ignored(budget_harness: BudgetHar
     assert len(await budget_harness.claim_jobs()) == 5
 
 
-async def test_a_late_answer_does_not_hide_the_window_that_follows(
+async def test_late_response_of_an_ended_window_leaves_the_next_window_intact(
     budget_harness: BudgetHarness,
 ) -> None:
-    """An answer that comes after its window's end must not pass for the next one's."""
+    """A response that arrives after its window's end does not count for the next window."""
     await budget_harness.add_tickets(12)
     now = await budget_harness.now()
     await budget_harness.report_window(900, limit=1000, reset_ms=now - 200)
@@ -96,28 +98,30 @@ async def test_a_late_answer_does_not_hide_the_window_that_follows(
     assert len(await budget_harness.claim_jobs()) == 3
 
 
-async def test_a_slow_answer_is_no_newer_window(budget_harness: BudgetHarness) -> None:
-    """An answer that took long shows an old Date: its window is still the one we know."""
+async def test_slow_response_with_an_old_date_opens_no_new_window(
+    budget_harness: BudgetHarness,
+) -> None:
+    """A slow response has an old Date, but its window is the known one."""
     now = await budget_harness.now()
     await budget_harness.add_tickets(12)
     await budget_harness.report_window(0, limit=10, reset_ms=now + 8000)
     slow = RateLimitWindow(family="global", limit=10, remaining=9, reset_ms=now + 8000)
     await budget_harness.record(
-        "id:slow", rate_limit_headers=RateLimitHeaders(windows=(slow,), date_ms=now - 4000)
+        "id:slow", rate_limits=RateLimitHeaders(windows=(slow,), date_ms=now - 4000)
     )
     assert await budget_harness.claim_jobs() == []
 
 
-async def test_a_new_window_opens_with_a_probe_and_then_at_once(
+async def test_new_window_opens_with_a_probe_and_then_completely(
     budget_harness: BudgetHarness, eventually: Eventually
 ) -> None:
-    """Used up means shut until the reset; the next window's first answer opens all of it."""
+    """The first response of the next window reports how many calls remain in it."""
     await budget_harness.add_tickets(30)
     await budget_harness.report_window(0, limit=20, reset_ms=await budget_harness.now() + 400)
-    looked = await budget_harness.claim()
-    assert looked.leases == []
-    assert looked.sleep_s is not None
-    assert 0 < looked.sleep_s <= 0.5
+    claim = await budget_harness.claim()
+    assert claim.leases == []
+    assert claim.sleep_s is not None
+    assert 0 < claim.sleep_s <= 0.5
     claimed: list[str] = []
 
     async def opened() -> bool:
@@ -130,10 +134,10 @@ async def test_a_new_window_opens_with_a_probe_and_then_at_once(
     assert len(await budget_harness.claim_jobs()) == 19 - 4
 
 
-async def test_a_probe_is_no_larger_than_the_limit_last_told(
+async def test_probe_with_a_known_limit_is_not_larger_than_it(
     budget_harness: BudgetHarness, eventually: Eventually
 ) -> None:
-    """A limit of two opens with two calls, not with four."""
+    """A known limit of two opens a window with two calls, not with four."""
     await budget_harness.add_tickets(9)
     await budget_harness.report_window(0, limit=2, reset_ms=await budget_harness.now() + 300)
     claimed: list[str] = []
@@ -147,12 +151,13 @@ async def test_a_probe_is_no_larger_than_the_limit_last_told(
 
 
 @pytest.mark.parametrize(
-    ("limit", "left", "ours"), [(10, 10, 8), (5, 5, 4), (5, 2, 1), (5, 1, 0), (1, 1, 1), (2, 2, 1)]
+    ("limit", "remaining", "ours"),
+    [(10, 10, 8), (5, 5, 4), (5, 2, 1), (5, 1, 0), (1, 1, 1), (2, 2, 1)],
 )
-async def test_a_fifth_is_left_to_the_accounts_other_users(
-    budget_harness: BudgetHarness, limit: int, left: int, ours: int
+async def test_claim_with_a_share_of_four_fifths_leaves_a_fifth_of_the_limit(
+    budget_harness: BudgetHarness, limit: int, remaining: int, ours: int
 ) -> None:
-    """A share of 0.8 leaves a fifth of the limit unused, but a limit of one lets one through."""
+    """A limit of one still allows one call."""
     shared = BudgetHarness(
         budget_harness.redis,
         budget_harness.backlog._group_commit,
@@ -160,37 +165,41 @@ async def test_a_fifth_is_left_to_the_accounts_other_users(
         msgspec.structs.replace(budget_harness.backlog._config, rate_limit_share=0.8),
     )
     await shared.add_tickets(12)
-    await shared.report_window(left, limit=limit, reset_ms=await shared.now() + 9000)
+    await shared.report_window(remaining, limit=limit, reset_ms=await shared.now() + 9000)
     assert len(await shared.claim_jobs()) == ours
 
 
 @pytest.mark.parametrize("tightest", ["global", "token", "route:get"])
-async def test_the_tightest_family_binds(budget_harness: BudgetHarness, tightest: str) -> None:
-    """Whichever family has least left decides."""
+async def test_claim_with_several_families_is_bound_by_the_tightest(
+    budget_harness: BudgetHarness, tightest: str
+) -> None:
+    """The family with the fewest remaining calls decides."""
     await budget_harness.add_tickets(12)
-    ends = await budget_harness.now() + 9000
+    window_end = await budget_harness.now() + 9000
     for family in ("global", "token", "route:get", "route:list"):
-        left = 2 if family == tightest else 50
-        await budget_harness.report_window(left, limit=100, reset_ms=ends, family=family)
+        remaining = 2 if family == tightest else 50
+        await budget_harness.report_window(remaining, limit=100, reset_ms=window_end, family=family)
     assert len(await budget_harness.claim_jobs()) == 2
     assert await budget_harness.acquire("id:more") > 0
 
 
-async def test_one_route_used_up_does_not_hold_up_the_other(budget_harness: BudgetHarness) -> None:
-    """Deployments to be found wait for the list's window, those with an id go past them."""
-    await budget_harness.add_tickets(8, known=False)
+async def test_claim_when_one_route_is_used_up_continues_with_the_other(
+    budget_harness: BudgetHarness,
+) -> None:
+    """Tickets without an id wait for the list's window; tickets with an id are claimed."""
+    await budget_harness.add_tickets(8, with_id=False)
     await budget_harness.add_tickets(3)
-    ends = await budget_harness.now() + 9000
-    await budget_harness.report_window(50, limit=100, reset_ms=ends)
-    await budget_harness.report_window(1, limit=5, reset_ms=ends, family="route:list")
+    window_end = await budget_harness.now() + 9000
+    await budget_harness.report_window(50, limit=100, reset_ms=window_end)
+    await budget_harness.report_window(1, limit=5, reset_ms=window_end, family="route:list")
     claimed = await budget_harness.claim_jobs(4)
     assert sorted(job.partition(":")[0] for job in claimed) == ["find", "id", "id", "id"]
     assert await budget_harness.acquire("find:more", "list") > 0
     assert await budget_harness.acquire("id:more", "get") == 0
 
 
-async def test_a_family_no_longer_told_stops_binding(budget_harness: BudgetHarness) -> None:
-    """A family last heard of long ago neither bounds nor slows what is known now."""
+async def test_family_no_longer_reported_binds_no_calls(budget_harness: BudgetHarness) -> None:
+    """An old report neither bounds nor delays the calls of known windows."""
     await budget_harness.add_tickets(60)
     now = await budget_harness.now()
     await budget_harness.redis.hset(
@@ -204,23 +213,23 @@ async def test_a_family_no_longer_told_stops_binding(budget_harness: BudgetHarne
 async def test_a_reset_that_cannot_be_believed_is_replaced_by_ten_seconds(
     budget_harness: BudgetHarness, reset: str | None
 ) -> None:
-    """Missing, two hours ahead or an hour ago: what remains still binds, for a window."""
+    """The remaining calls bind for one window if the reset is missing or unbelievable."""
     await budget_harness.add_tickets(12)
     now = await budget_harness.now()
-    ends = {None: None, "far": now + 2 * HOUR, "past": now - HOUR}[reset]
-    await budget_harness.report_window(3, limit=10, reset_ms=ends)
-    await budget_harness.report_window(2, limit=10, reset_ms=ends)
-    await budget_harness.report_window(4, limit=10, reset_ms=ends)
+    window_end = {None: None, "far": now + 2 * HOUR, "past": now - HOUR}[reset]
+    await budget_harness.report_window(3, limit=10, reset_ms=window_end)
+    await budget_harness.report_window(2, limit=10, reset_ms=window_end)
+    await budget_harness.report_window(4, limit=10, reset_ms=window_end)
     assert len(await budget_harness.claim_jobs()) == 2
-    looked = await budget_harness.claim()
-    assert looked.sleep_s is not None
-    assert looked.sleep_s <= 10.1
+    claim = await budget_harness.claim()
+    assert claim.sleep_s is not None
+    assert claim.sleep_s <= 10.1
 
 
 async def test_after_a_long_rest_the_last_limit_still_bounds_the_probe(
     budget_harness: BudgetHarness,
 ) -> None:
-    """Nothing newer is known: a limit of two opens with two calls, not with four."""
+    """Without a newer report, a limit of two opens a window with two calls."""
     await budget_harness.add_tickets(9)
     ended = await budget_harness.now() - 3 * HOUR
     await budget_harness.redis.hset(budget_harness.keys.budget, "global", f"2 0 {ended} reported")
@@ -228,8 +237,8 @@ async def test_after_a_long_rest_the_last_limit_still_bounds_the_probe(
     assert len(await budget_harness.claim_jobs()) == 2
 
 
-async def test_a_window_told_replaces_one_that_was_guessed(budget_harness: BudgetHarness) -> None:
-    """After one answer without a reset, those with one are not taken for older."""
+async def test_reported_window_replaces_an_assumed_one(budget_harness: BudgetHarness) -> None:
+    """A response with a reset is not older than the assumed window before it."""
     await budget_harness.add_tickets(12)
     await budget_harness.report_window(9, limit=10, reset_ms=None)
     now = await budget_harness.now()
@@ -238,20 +247,20 @@ async def test_a_window_told_replaces_one_that_was_guessed(budget_harness: Budge
     assert len(await budget_harness.claim_jobs()) == 7
 
 
-async def test_without_a_limit_the_remaining_alone_binds(budget_harness: BudgetHarness) -> None:
-    """Older answers tell only Remaining."""
+async def test_remaining_without_a_limit_binds_alone(budget_harness: BudgetHarness) -> None:
+    """Some responses report only Remaining."""
     await budget_harness.add_tickets(12)
     await budget_harness.report_window(6, limit=None, reset_ms=await budget_harness.now() + 9000)
     assert len(await budget_harness.claim_jobs()) == 6
 
 
-async def test_a_dead_workers_calls_return_to_the_budget(
+async def test_calls_of_a_dead_worker_return_to_the_budget(
     budget_harness: BudgetHarness, eventually: Eventually
 ) -> None:
-    """Calls whose worker was killed are believed in for their life only."""
+    """The calls of a killed worker count as in flight only until their TTL ends."""
     await budget_harness.report_window(2, limit=10, reset_ms=await budget_harness.now() + 15_000)
-    assert await budget_harness.acquire("id:a", life_ms=300) == 0
-    assert await budget_harness.acquire("id:b", life_ms=300) == 0
+    assert await budget_harness.acquire("id:a", ttl_ms=300) == 0
+    assert await budget_harness.acquire("id:b", ttl_ms=300) == 0
     assert await budget_harness.acquire("id:c") > 0
 
     async def returned() -> bool:
@@ -262,8 +271,8 @@ async def test_a_dead_workers_calls_return_to_the_budget(
     assert await budget_harness.acquire("id:e") > 0
 
 
-async def test_a_call_without_an_answer_counts_as_spent(budget_harness: BudgetHarness) -> None:
-    """The server may have counted it, so it is not handed out again in the same window."""
+async def test_call_without_a_response_counts_as_used(budget_harness: BudgetHarness) -> None:
+    """LaunchDarkly may have counted the call, so the window has one call less."""
     await budget_harness.add_tickets(12)
     await budget_harness.report_window(3, limit=10, reset_ms=await budget_harness.now() + 9000)
     for job in await budget_harness.claim_jobs(2):
@@ -271,33 +280,37 @@ async def test_a_call_without_an_answer_counts_as_spent(budget_harness: BudgetHa
     assert len(await budget_harness.claim_jobs()) == 1
 
 
-async def test_begun_deployments_go_before_new_ones(budget_harness: BudgetHarness) -> None:
-    """Whoever was refused a further page gets the next call, and no new ticket takes it."""
+async def test_acquire_of_a_begun_deployment_goes_before_new_tickets(
+    budget_harness: BudgetHarness,
+) -> None:
+    """A deployment that waits for a further page gets the next free call."""
     await budget_harness.add_tickets(6)
-    ends = await budget_harness.now() + 9000
-    await budget_harness.report_window(2, limit=10, reset_ms=ends)
+    window_end = await budget_harness.now() + 9000
+    await budget_harness.report_window(2, limit=10, reset_ms=window_end)
     first, second = await budget_harness.claim_jobs()
     assert await budget_harness.acquire("id:begun") > 0
     await budget_harness.record(first)
     await budget_harness.record(second)
-    await budget_harness.report_window(2, limit=10, reset_ms=ends)
+    await budget_harness.report_window(2, limit=10, reset_ms=window_end)
     assert len(await budget_harness.claim_jobs()) == 1
     assert await budget_harness.acquire("id:begun") == 0
     assert await budget_harness.claim_jobs() == []
 
 
-async def test_a_take_whose_reply_was_lost_does_not_stand_in_its_own_way(
+async def test_acquire_sent_twice_takes_one_call(
     budget_harness: BudgetHarness,
 ) -> None:
-    """The same take sent twice is one call."""
+    """A call whose reply was lost does not block itself."""
     await budget_harness.report_window(1, limit=10, reset_ms=await budget_harness.now() + 9000)
     assert await budget_harness.acquire("id:a") == 0
     assert await budget_harness.acquire("id:a") == 0
     assert await budget_harness.acquire("id:b") > 0
 
 
-async def test_taking_waits_until_the_window_opens(budget_harness: BudgetHarness) -> None:
-    """A deployment begun waits for its next call as long as it must, and then has it."""
+async def test_acquire_in_a_used_up_window_waits_until_the_next_one(
+    budget_harness: BudgetHarness,
+) -> None:
+    """The caller waits and then has its call."""
     await budget_harness.report_window(0, limit=10, reset_ms=await budget_harness.now() + 300)
     async with asyncio.timeout(10):
         await budget_harness.budget.acquire("id:begun", "get")
@@ -305,44 +318,53 @@ async def test_taking_waits_until_the_window_opens(budget_harness: BudgetHarness
     assert await budget_harness.redis.zcard(budget_harness.keys.budget_waiting) == 0
 
 
-@pytest.mark.parametrize("act", ["wait", "give up"])
-async def test_who_lost_a_lease_does_not_return_anothers_call(
+@pytest.mark.parametrize("act", ["postpone", "fail"])
+async def test_postpone_or_fail_with_a_lost_lease_returns_no_call(
     budget_harness: BudgetHarness, backlog_config: BacklogConfig, eventually: Eventually, act: str
 ) -> None:
-    """The call in flight belongs to the worker that has the ticket now."""
+    """The call in flight belongs to the worker that holds the ticket now."""
     await budget_harness.add_tickets(1)
-    brief = msgspec.structs.replace(backlog_config, lease_ms=50)
-    lost = (
+    short_config = msgspec.structs.replace(backlog_config, lease_ms=50)
+    lost_lease = (
         await BudgetHarness(
-            budget_harness.redis, budget_harness.backlog._group_commit, budget_harness.keys, brief
+            budget_harness.redis,
+            budget_harness.backlog._group_commit,
+            budget_harness.keys,
+            short_config,
         ).claim()
     ).leases[0]
-    assert isinstance(lost, Lease)
+    assert isinstance(lost_lease, Lease)
 
     async def taken_over() -> bool:
         return bool(await budget_harness.claim_jobs())
 
     await eventually(taken_over)
-    if act == "wait":
-        assert await budget_harness.backlog.postpone(lost, lost.ticket, delay_s=9) == "lease_lost"
+    if act == "postpone":
+        assert (
+            await budget_harness.backlog.postpone(lost_lease, lost_lease.ticket, delay_s=9)
+            == "lease_lost"
+        )
     else:
-        assert await budget_harness.backlog.fail(lost, FailureRecord(reason="late")) == "lease_lost"
+        assert (
+            await budget_harness.backlog.fail(lost_lease, FailureRecord(reason="late"))
+            == "lease_lost"
+        )
     assert await budget_harness.redis.zcard(budget_harness.keys.budget_calls) == 1
 
 
-async def test_learning_a_new_window_wakes_who_sleeps(budget_harness: BudgetHarness) -> None:
-    """The bell rings when it is known again how much may be called."""
+async def test_record_of_a_new_window_wakes_a_worker(budget_harness: BudgetHarness) -> None:
+    """One element is pushed for the first response of a window, none for the others."""
     await budget_harness.redis.delete(budget_harness.keys.wakeup)
-    ends = await budget_harness.now() + 9000
-    await budget_harness.report_window(5, limit=10, reset_ms=ends)
+    window_end = await budget_harness.now() + 9000
+    await budget_harness.report_window(5, limit=10, reset_ms=window_end)
     assert await budget_harness.redis.llen(budget_harness.keys.wakeup) == 1
     await budget_harness.redis.delete(budget_harness.keys.wakeup)
-    await budget_harness.report_window(4, limit=10, reset_ms=ends)
+    await budget_harness.report_window(4, limit=10, reset_ms=window_end)
     assert await budget_harness.redis.llen(budget_harness.keys.wakeup) == 0
 
 
-async def test_nothing_of_the_budget_stays_for_ever(budget_harness: BudgetHarness) -> None:
-    """Windows, calls in flight and callers all have an end, even if everybody is killed."""
+async def test_budget_keys_all_expire(budget_harness: BudgetHarness) -> None:
+    """Windows, calls in flight and waiting callers expire even if every worker is killed."""
     await budget_harness.add_tickets(3)
     await budget_harness.report_window(1, limit=10, reset_ms=await budget_harness.now() + 9000)
     assert len(await budget_harness.claim_jobs()) == 1
@@ -353,7 +375,7 @@ async def test_nothing_of_the_budget_stays_for_ever(budget_harness: BudgetHarnes
 
 
 @pytest.mark.parametrize("name", ["{}", "list for {}"])
-async def test_calls_of_dead_workers_do_not_hold_up_a_deep_backlog(
+async def test_claim_from_a_deep_backlog_recovers_the_calls_of_dead_workers(
     redis: Redis,
     group_commit: GroupCommit,
     keys: Keys,
@@ -362,24 +384,26 @@ async def test_calls_of_dead_workers_do_not_hold_up_a_deep_backlog(
     *,
     name: str,
 ) -> None:
-    """What they had in flight is back when their leases end, though older work is due before."""
-    mortal = msgspec.structs.replace(backlog_config, lease_ms=300, call_ttl_ms=HOUR)
-    desk = BudgetHarness(redis, group_commit, keys, mortal)
-    await desk.add_tickets(4)
-    died = await desk.claim_jobs()
-    assert len(died) == 4  # all that an unknown limit allows
-    held = [name.format(job) for job in died]
-    until = cast("float", await redis.zscore(keys.budget_calls, died[0]))
+    """The calls return when the leases end, although older tickets are due first."""
+    short_config = msgspec.structs.replace(backlog_config, lease_ms=300, call_ttl_ms=HOUR)
+    harness = BudgetHarness(redis, group_commit, keys, short_config)
+    await harness.add_tickets(4)
+    dead_jobs = await harness.claim_jobs()
+    assert len(dead_jobs) == 4  # all that an unknown limit allows
+    dead_calls = [name.format(job) for job in dead_jobs]
+    calls_end = cast("float", await redis.zscore(keys.budget_calls, dead_jobs[0]))
     await redis.delete(keys.budget_calls)
-    await redis.zadd(keys.budget_calls, dict.fromkeys(held, until))
-    older = [f"id:older-{number}" for number in range(150)]
-    await redis.hset(keys.tickets, mapping=dict.fromkeys(older, "no ticket"))
-    await redis.zadd(keys.backlog, dict.fromkeys(older, 1))
-    assert await desk.claim_jobs() == []
+    await redis.zadd(keys.budget_calls, dict.fromkeys(dead_calls, calls_end))
+    older_jobs = [f"id:older-{number}" for number in range(150)]
+    await redis.hset(keys.tickets, mapping=dict.fromkeys(older_jobs, "no ticket"))
+    await redis.zadd(keys.backlog, dict.fromkeys(older_jobs, 1))
+    assert await harness.claim_jobs() == []
 
     async def are_given_out() -> bool:
-        return bool(await desk.claim_jobs(1))
+        return bool(await harness.claim_jobs(1))
 
     await eventually(are_given_out)
-    assert not set(await redis.zrange(keys.budget_calls, 0, -1)) & {call.encode() for call in held}
+    assert not set(await redis.zrange(keys.budget_calls, 0, -1)) & {
+        call.encode() for call in dead_calls
+    }
     await redis.delete(keys.backlog, keys.tickets)

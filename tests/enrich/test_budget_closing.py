@@ -1,4 +1,4 @@
-"""When may nobody call, and for how long? Rate limits, clocks that differ, bad tokens, outages."""
+"""Tests of the closed budget: rate limits, clock differences, refused tokens, outages."""
 
 import pytest
 
@@ -8,42 +8,44 @@ from tests.enrich.budget_harness import BudgetHarness
 HOUR = 3_600_000
 
 
-async def test_a_429_closes_for_everyone_until_the_latest_hint(
+async def test_record_of_a_429_closes_the_budget_until_the_latest_hint(
     budget_harness: BudgetHarness,
 ) -> None:
-    """Retry-After or a reset: the latest counts, with jitter, and a sooner one shortens nothing."""
+    """The latest of Retry-After and reset counts, with jitter; an earlier hint shortens nothing."""
     await budget_harness.add_tickets(3)
     now = await budget_harness.now()
-    hints = RateLimitHeaders(retry_after_ms=10_000, resume_at_ms=now + 20_000)
-    closed = await budget_harness.record("id:a", "rate_limited", hints)
-    assert 15_000 < closed <= 20_100
+    rate_limits = RateLimitHeaders(retry_after_ms=10_000, resume_at_ms=now + 20_000)
+    closed_ms = await budget_harness.record("id:a", "rate_limited", rate_limits)
+    assert 15_000 < closed_ms <= 20_100
     budget_harness.jitter = 0.999
-    closed = await budget_harness.record(
+    closed_ms = await budget_harness.record(
         "id:b", "rate_limited", RateLimitHeaders(retry_after_ms=30_000)
     )
-    assert 30_500 < closed <= 31_000
-    still = await budget_harness.record(
+    assert 30_500 < closed_ms <= 31_000
+    still_closed_ms = await budget_harness.record(
         "id:c", "rate_limited", RateLimitHeaders(retry_after_ms=1000)
     )
-    assert 25_000 < still <= closed
-    looked = await budget_harness.claim()
-    assert looked.leases == []
-    assert looked.sleep_s is not None
-    assert looked.sleep_s > 20
+    assert 25_000 < still_closed_ms <= closed_ms
+    claim = await budget_harness.claim()
+    assert claim.leases == []
+    assert claim.sleep_s is not None
+    assert claim.sleep_s > 20
     assert await budget_harness.acquire("id:begun") > 20_000
 
 
-async def test_a_reset_is_a_moment_and_needs_little_jitter(budget_harness: BudgetHarness) -> None:
-    """We come back with one call for all workers: a quarter of a second late at the most."""
-    budget_harness.jitter = 0.999
-    hints = RateLimitHeaders(resume_at_ms=await budget_harness.now() + 20_000)
-    assert 15_000 < await budget_harness.record("id:a", "rate_limited", hints) <= 20_250
-
-
-async def test_with_nothing_told_a_429_halves_what_may_be_in_flight(
+async def test_record_of_a_429_with_a_reset_adds_little_jitter(
     budget_harness: BudgetHarness,
 ) -> None:
-    """Once is enough to learn it: half as many again, and from there on slowly more."""
+    """One call for all workers follows, at most a quarter of a second late."""
+    budget_harness.jitter = 0.999
+    rate_limits = RateLimitHeaders(resume_at_ms=await budget_harness.now() + 20_000)
+    assert 15_000 < await budget_harness.record("id:a", "rate_limited", rate_limits) <= 20_250
+
+
+async def test_record_of_a_429_without_headers_halves_the_calls_in_flight(
+    budget_harness: BudgetHarness,
+) -> None:
+    """After one such 429 half as many calls may be in flight, then slowly more."""
     await budget_harness.add_tickets(100)
     for job in await budget_harness.claim_jobs():
         await budget_harness.record(job)
@@ -53,102 +55,113 @@ async def test_with_nothing_told_a_429_halves_what_may_be_in_flight(
     for job in rest:
         await budget_harness.record(job)
     await budget_harness.reopen()
-    (again,) = await budget_harness.claim_jobs()
-    for job in (again, *rest[:9]):
+    (next_job,) = await budget_harness.claim_jobs()
+    for job in (next_job, *rest[:9]):
         await budget_harness.record(job)
     assert len(await budget_harness.claim_jobs()) == 20
 
 
-async def test_an_explicit_wait_is_obeyed_up_to_an_hour(budget_harness: BudgetHarness) -> None:
-    """A Retry-After of a day would stop us for a day: an hour is the most."""
-    closed = await budget_harness.record(
+async def test_record_of_a_long_retry_after_closes_for_at_most_an_hour(
+    budget_harness: BudgetHarness,
+) -> None:
+    """A Retry-After of a day would stop the service for a day."""
+    closed_ms = await budget_harness.record(
         "id:a", "rate_limited", RateLimitHeaders(retry_after_ms=24 * HOUR)
     )
-    assert HOUR - 5000 < closed <= HOUR + 1000
+    assert HOUR - 5000 < closed_ms <= HOUR + 1000
 
 
-@pytest.mark.parametrize("resume", [None, -5000, 10 * HOUR])
-async def test_a_429_without_a_usable_hint_waits_exponentially(
-    budget_harness: BudgetHarness, resume: int | None
+@pytest.mark.parametrize("resume_ms", [None, -5000, 10 * HOUR])
+async def test_record_of_a_429_without_a_usable_hint_backs_off_exponentially(
+    budget_harness: BudgetHarness, resume_ms: int | None
 ) -> None:
-    """2, 4, 8 ... 64 s at most, at least half of it, and from the start again after a success."""
+    """The maximum is 2, 4, 8 ... 64 s, the minimum half of it; a success starts over."""
     now = await budget_harness.now()
-    hints = RateLimitHeaders(resume_at_ms=None if resume is None else now + resume)
-    for longest in (2000, 4000, 8000, 16_000, 32_000, 64_000, 64_000):
+    rate_limits = RateLimitHeaders(resume_at_ms=None if resume_ms is None else now + resume_ms)
+    for max_ms in (2000, 4000, 8000, 16_000, 32_000, 64_000, 64_000):
         budget_harness.jitter = 0.0
         assert (
-            longest / 2 - 500
-            < await budget_harness.record("id:a", "rate_limited", hints)
-            <= longest / 2 + 101
+            max_ms / 2 - 500
+            < await budget_harness.record("id:a", "rate_limited", rate_limits)
+            <= max_ms / 2 + 101
         )
         await budget_harness.record(
-            "id:b", "rate_limited", hints
+            "id:b", "rate_limited", rate_limits
         )  # more of the same are no further strike
         await budget_harness.reopen()
     await budget_harness.record("id:c")
     budget_harness.jitter = 0.999
-    assert 2000 < await budget_harness.record("id:a", "rate_limited", hints) <= 3000
+    assert 2000 < await budget_harness.record("id:a", "rate_limited", rate_limits) <= 3000
 
 
-@pytest.mark.parametrize("ahead", [HOUR, -HOUR, 7000, -7000])
-async def test_a_clock_that_differs_is_corrected_by_date(
-    budget_harness: BudgetHarness, ahead: int
+@pytest.mark.parametrize("clock_difference_ms", [HOUR, -HOUR, 7000, -7000])
+async def test_record_with_a_date_corrects_for_the_clock_difference(
+    budget_harness: BudgetHarness, clock_difference_ms: int
 ) -> None:
-    """Whoever's clock is wrong, a window ends when the server says so."""
+    """A window ends when the server says so, whichever clock is wrong."""
     await budget_harness.add_tickets(12)
-    there = await budget_harness.now() + ahead
-    date = there // 1000 * 1000
-    spent = RateLimitWindow(family="global", limit=10, remaining=0, reset_ms=there + 6000)
-    await budget_harness.record(
-        "id:a", rate_limit_headers=RateLimitHeaders(windows=(spent,), date_ms=date)
+    server_now = await budget_harness.now() + clock_difference_ms
+    date_ms = server_now // 1000 * 1000
+    used_up_window = RateLimitWindow(
+        family="global", limit=10, remaining=0, reset_ms=server_now + 6000
     )
-    looked = await budget_harness.claim()
-    assert looked.leases == []
-    assert looked.sleep_s is not None
-    assert 3 < looked.sleep_s < 7.6
-    late = RateLimitWindow(family="global", limit=10, remaining=9, reset_ms=there + 6000)
     await budget_harness.record(
-        "id:b", rate_limit_headers=RateLimitHeaders(windows=(late,), date_ms=date - 2000)
+        "id:a", rate_limits=RateLimitHeaders(windows=(used_up_window,), date_ms=date_ms)
+    )
+    claim = await budget_harness.claim()
+    assert claim.leases == []
+    assert claim.sleep_s is not None
+    assert 3 < claim.sleep_s < 7.6
+    late_window = RateLimitWindow(
+        family="global", limit=10, remaining=9, reset_ms=server_now + 6000
+    )
+    await budget_harness.record(
+        "id:b", rate_limits=RateLimitHeaders(windows=(late_window,), date_ms=date_ms - 2000)
     )
     assert await budget_harness.claim_jobs() == []
-    hints = RateLimitHeaders(resume_at_ms=there + 20_000, date_ms=date)
-    assert 15_000 < await budget_harness.record("id:c", "rate_limited", hints) < 22_000
+    rate_limits = RateLimitHeaders(resume_at_ms=server_now + 20_000, date_ms=date_ms)
+    assert 15_000 < await budget_harness.record("id:c", "rate_limited", rate_limits) < 22_000
 
 
-async def test_a_date_that_is_nonsense_corrects_nothing(budget_harness: BudgetHarness) -> None:
-    """A proxy's Date of 1970 does not make every reset unbelievable."""
+async def test_record_with_an_absurd_date_corrects_nothing(budget_harness: BudgetHarness) -> None:
+    """A Date of 1970 from a proxy does not make every reset unbelievable."""
     await budget_harness.add_tickets(3)
-    spent = RateLimitWindow(
+    used_up_window = RateLimitWindow(
         family="global", limit=10, remaining=0, reset_ms=await budget_harness.now() + 3000
     )
     await budget_harness.record(
-        "id:a", rate_limit_headers=RateLimitHeaders(windows=(spent,), date_ms=0)
+        "id:a", rate_limits=RateLimitHeaders(windows=(used_up_window,), date_ms=0)
     )
-    looked = await budget_harness.claim()
-    assert looked.leases == []
-    assert looked.sleep_s is not None
-    assert looked.sleep_s < 3.1
+    claim = await budget_harness.claim()
+    assert claim.leases == []
+    assert claim.sleep_s is not None
+    assert claim.sleep_s < 3.1
 
 
-async def test_a_refused_token_pauses_everyone(budget_harness: BudgetHarness) -> None:
-    """401 and 403 say nothing of the ticket: nobody claims for a while, and why is kept."""
+async def test_record_of_a_refused_token_closes_the_budget(budget_harness: BudgetHarness) -> None:
+    """After a 401 or 403 no worker claims for a while, and the reason is kept."""
     await budget_harness.add_tickets(3)
-    closed = await budget_harness.record("id:a", "unauthorized")
-    assert 25_000 < closed <= 30_000
+    closed_ms = await budget_harness.record("id:a", "unauthorized")
+    assert 25_000 < closed_ms <= 30_000
     assert await budget_harness.claim_jobs() == []
-    assert await budget_harness.redis.hget(budget_harness.keys.budget, "closed_reason") == b"token refused"
+    assert (
+        await budget_harness.redis.hget(budget_harness.keys.budget, "closed_reason")
+        == b"token refused"
+    )
     await budget_harness.reopen()
     await budget_harness.record("id:a")
     assert await budget_harness.redis.hget(budget_harness.keys.budget, "closed_reason") is None
 
 
-async def test_the_breaker_opens_grows_and_heals(budget_harness: BudgetHarness) -> None:
-    """Five calls of which most fail close the budget, longer each time; a success starts afresh."""
+async def test_breaker_when_most_calls_fail_opens_longer_each_time(
+    budget_harness: BudgetHarness,
+) -> None:
+    """Five calls that mostly fail close the budget, longer each time; a success starts over."""
     budget_harness.jitter = 0.999
-    for longest in (2000, 4000, 8000):
+    for max_ms in (2000, 4000, 8000):
         replies = [await budget_harness.record("id:a", "server_error") for _ in range(5)]
         assert replies[:4] == [0, 0, 0, 0]
-        assert longest - 500 < replies[4] <= longest
+        assert max_ms - 500 < replies[4] <= max_ms
         assert await budget_harness.acquire("id:begun") > 0
         await budget_harness.reopen()
     await budget_harness.record("id:a")
@@ -157,10 +170,10 @@ async def test_the_breaker_opens_grows_and_heals(budget_harness: BudgetHarness) 
     assert 1500 < replies[4] <= 2000
 
 
-async def test_the_breaker_stays_shut_while_half_the_calls_succeed(
+async def test_breaker_while_half_the_calls_succeed_stays_closed(
     budget_harness: BudgetHarness,
 ) -> None:
-    """Failures of single deployments are not an outage."""
+    """Failures of some deployments are not an outage."""
     replies = []
     for _ in range(20):
         replies += [

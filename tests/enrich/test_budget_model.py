@@ -1,4 +1,4 @@
-"""Is the quota kept by every interleaving, and does work always go on?"""
+"""A model test of the budget: any interleaving keeps the quota, and work always continues."""
 
 import asyncio
 import itertools
@@ -34,17 +34,17 @@ GUARD = 50
 
 
 class GrantedCall(Struct):
-    """A call that was granted: on its way, or answered with this by the server."""
+    """A call that the budget granted; ``result`` is set once the server has answered it."""
 
     job: str
-    outcome: CallResult | None = None
+    result: CallResult | None = None
     remaining: int = 0
     window_end: int = 0
     age: int = 0
 
 
 class FixedWindowServer(Struct):
-    """A fixed window of calls, told truthfully; ``ends`` is when it does, in ms."""
+    """A server with a fixed window of calls, reported truthfully; ``window_end`` is in ms."""
 
     limit: int
     window_end: int
@@ -52,25 +52,25 @@ class FixedWindowServer(Struct):
     used_by_others: bool = False
 
     def roll_window(self, now: int) -> None:
-        """Open the next window when this one has ended."""
+        """Start the next window when this one has ended."""
         if now >= self.window_end:
             self.window_end += ((now - self.window_end) // WINDOW + 1) * WINDOW
             self.used, self.used_by_others = 0, False
 
     def answer_call(self, call: GrantedCall, now: int) -> None:
-        """Count a call and say what remains, or refuse it."""
+        """Count a call and report what remains, or refuse the call."""
         self.roll_window(now)
-        call.outcome = "ok" if self.used < self.limit else "rate_limited"
+        call.result = "ok" if self.used < self.limit else "rate_limited"
         self.used = min(self.used + 1, self.limit)
         call.remaining, call.window_end = self.limit - self.used, self.window_end
 
 
 class BudgetModel(RuleBasedStateMachine):
-    """Workers that share one budget before an upstream that counts.
+    """Workers that share one budget, and a server that counts their calls.
 
-    Time passes by moving every moment that anybody keeps, since Redis's clock cannot be moved.
-    ``twice`` is a lost reply: the same act is sent once more, and must not count twice.
-    No rule has a precondition: what is granted may differ by a millisecond from run to run.
+    Time passes by moving every stored moment into the past, since Redis's clock cannot be moved.
+    ``is_repeated`` is a lost reply: the same script is sent again and must not count twice. No
+    rule has a precondition, because the calls granted may differ by a millisecond between runs.
     """
 
     def __init__(self, url: str) -> None:
@@ -80,16 +80,16 @@ class BudgetModel(RuleBasedStateMachine):
         self.calls: list[GrantedCall] = []
         self.crashed_count = 0
         self.closed_until = 0
-        self.names = itertools.count()
+        self.call_numbers = itertools.count()
         self.run(self.open(url))
 
     async def open(self, url: str) -> None:
-        """Open a desk whose tickets and calls outlive the test."""
+        """Open a harness whose tickets and calls outlive the test."""
         self.client = open_client(url)
         self.group = GroupCommit(
             self.client, durability="memory", clock=time.monotonic, log=structlog.get_logger()
         )
-        terms = BacklogConfig(
+        config = BacklogConfig(
             lease_ms=DAY,
             delivery_ttl_ms=DAY,
             failed_ttl_ms=DAY,
@@ -98,13 +98,13 @@ class BudgetModel(RuleBasedStateMachine):
             rate_limit_share=1.0,
         )
         keys = Keys(f"budget-model{next(NAMESPACES)}")
-        self.harness = BudgetHarness(self.client, self.group, keys, terms)
+        self.harness = BudgetHarness(self.client, self.group, keys, config)
 
     @initialize(
         limit=st.integers(1, 9), age=st.integers(0, WINDOW - 2000), tickets=st.integers(5, 15)
     )
     def open_window(self, limit: int, age: int, tickets: int) -> None:
-        """The window was opened some time ago, and its limit is known."""
+        """Start with a window that began some time ago and has a known limit."""
         self.server = FixedWindowServer(
             limit=limit, window_end=self.run(self.harness.now()) + WINDOW - age
         )
@@ -112,140 +112,144 @@ class BudgetModel(RuleBasedStateMachine):
         self.run(self.harness.report_window(limit, limit=limit, reset_ms=self.server.window_end))
         self.run(self.harness.add_tickets(tickets))
 
-    @rule(limit=st.integers(1, 12), twice=st.booleans())
-    def claim(self, limit: int, twice: bool = False) -> None:
-        """A worker claims tickets, each with its call."""
-        self.harness.next_token = f"claim{next(self.names):011d}"
+    @rule(limit=st.integers(1, 12), is_repeated=st.booleans())
+    def claim(self, limit: int, is_repeated: bool = False) -> None:
+        """Claim tickets, each with its call."""
+        self.harness.next_token = f"claim{next(self.call_numbers):011d}"
         claimed = self.run(self.harness.claim(limit))
-        if twice and claimed.leases:
-            again = self.run(self.harness.claim(limit))
-            assert [lease.job for lease in again.leases] == [lease.job for lease in claimed.leases]
+        if is_repeated and claimed.leases:
+            repeated = self.run(self.harness.claim(limit))
+            assert [lease.job for lease in repeated.leases] == [
+                lease.job for lease in claimed.leases
+            ]
         for lease in claimed.leases:
             assert isinstance(lease, Lease)
             self.grant(lease.job, lease.now)
 
-    @rule(twice=st.booleans())
-    def take(self, twice: bool) -> None:
-        """A deployment already begun asks for one more call."""
-        job = f"id:begun{next(self.names)}"
-        before = self.run(self.harness.now())
-        wait = self.run(self.harness.acquire(job))
-        if twice:
-            first, wait = wait, self.run(self.harness.acquire(job))
-            turned = before <= self.last_reported[0] + GUARD <= self.run(self.harness.now())
-            assert first or not wait or turned, "it stood in its own way"
-        if wait == 0:
-            self.grant(job, before)
+    @rule(is_repeated=st.booleans())
+    def acquire(self, is_repeated: bool) -> None:
+        """Acquire one more call for a deployment already begun."""
+        job = f"id:begun{next(self.call_numbers)}"
+        called_at = self.run(self.harness.now())
+        wait_ms = self.run(self.harness.acquire(job))
+        if is_repeated:
+            first_wait_ms, wait_ms = wait_ms, self.run(self.harness.acquire(job))
+            has_window_ended = (
+                called_at <= self.last_reported[0] + GUARD <= self.run(self.harness.now())
+            )
+            assert first_wait_ms or not wait_ms or has_window_ended, "the call blocked itself"
+        if wait_ms == 0:
+            self.grant(job, called_at)
 
     def grant(self, job: str, now: int) -> None:
-        """Whoever is told to call may do so: nobody was told to wait until later."""
+        """Record a granted call, and check that the window and the closed budget allow it."""
         assert now >= self.closed_until
         self.calls.append(GrantedCall(job=job))
         self.server.roll_window(now)
-        ends, remaining = self.last_reported
-        if ends == self.server.window_end:
+        window_end, remaining = self.last_reported
+        if window_end == self.server.window_end:
             assert len(self.calls) <= remaining
-        in_flight = sum(call.outcome is None for call in self.calls)
+        in_flight = sum(call.result is None for call in self.calls)
         if not self.server.used_by_others:
             assert self.server.used + in_flight <= self.server.limit
 
-    @rule(place=st.integers(0, 99))
-    def deliver_call(self, place: int) -> None:
-        """A call reaches the server, in whatever order."""
-        if any(call.outcome is None for call in self.calls):
-            self.answer_call(place)
+    @rule(index=st.integers(0, 99))
+    def deliver_call(self, index: int) -> None:
+        """Let any call in flight reach the server."""
+        if any(call.result is None for call in self.calls):
+            self.answer_call(index)
 
-    def answer_call(self, place: int) -> None:
-        """Have the server answer one call of those on their way."""
-        in_flight = [call for call in self.calls if call.outcome is None]
-        call = in_flight[place % len(in_flight)]
+    def answer_call(self, index: int) -> None:
+        """Let the server answer one of the calls in flight."""
+        in_flight = [call for call in self.calls if call.result is None]
+        call = in_flight[index % len(in_flight)]
         self.server.roll_window(self.run(self.harness.now()))
-        alone = not self.server.used_by_others
+        is_exclusive = not self.server.used_by_others
         self.server.answer_call(call, self.run(self.harness.now()))
-        assert call.outcome == "ok" or not alone, "a call over the quota"
+        assert call.result == "ok" or not is_exclusive, "a call exceeded the quota"
 
-    @rule(place=st.integers(0, 99), chance=st.floats(0, 0.999), twice=st.booleans())
-    def receive_answer(self, place: int, chance: float, twice: bool = False) -> None:
-        """An answer comes back, in whatever order."""
-        answered = [call for call in self.calls if call.outcome is not None]
+    @rule(index=st.integers(0, 99), jitter=st.floats(0, 0.999), is_repeated=st.booleans())
+    def receive_answer(self, index: int, jitter: float, is_repeated: bool = False) -> None:
+        """Receive any answer of the server."""
+        answered = [call for call in self.calls if call.result is not None]
         if not answered:
             return
-        call = answered[place % len(answered)]
+        call = answered[index % len(answered)]
         self.calls.remove(call)
-        assert call.outcome is not None
-        self.harness.jitter = chance
-        ends, remaining = self.last_reported
-        if call.window_end >= ends:
+        assert call.result is not None
+        self.harness.jitter = jitter
+        window_end, remaining = self.last_reported
+        if call.window_end >= window_end:
             self.last_reported = (
                 call.window_end,
-                min(remaining, call.remaining) if call.window_end == ends else call.remaining,
+                min(remaining, call.remaining) if call.window_end == window_end else call.remaining,
             )
         window = RateLimitWindow("global", self.server.limit, call.remaining, call.window_end)
-        resume = call.window_end if call.outcome == "rate_limited" else None
-        rate_limit_headers = RateLimitHeaders(windows=(window,), resume_at_ms=resume)
-        closed = self.run(self.harness.record(call.job, call.outcome, rate_limit_headers))
-        if twice:
-            closed = self.run(self.harness.record(call.job, call.outcome, rate_limit_headers))
-        if call.outcome == "rate_limited":
-            assert closed > 0
+        resume_at_ms = call.window_end if call.result == "rate_limited" else None
+        rate_limits = RateLimitHeaders(windows=(window,), resume_at_ms=resume_at_ms)
+        closed_ms = self.run(self.harness.record(call.job, call.result, rate_limits))
+        if is_repeated:
+            closed_ms = self.run(self.harness.record(call.job, call.result, rate_limits))
+        if call.result == "rate_limited":
+            assert closed_ms > 0
             self.closed_until = max(self.closed_until, call.window_end)
 
-    @rule(place=st.integers(0, 99))
-    def crash(self, place: int) -> None:
-        """A worker dies with its call on the way, or with an answer nobody has heard."""
+    @rule(index=st.integers(0, 99))
+    def crash(self, index: int) -> None:
+        """Lose a call together with its worker, before or after the server answered."""
         if self.calls and self.crashed_count < 3:
-            self.calls.pop(place % len(self.calls))
+            self.calls.pop(index % len(self.calls))
             self.crashed_count += 1
 
     @rule(count=st.integers(1, 5))
     def use_calls_elsewhere(self, count: int) -> None:
-        """The account's other users make calls too."""
+        """Use calls of the window by another client of the account."""
         self.server.roll_window(self.run(self.harness.now()))
         self.server.used = min(self.server.used + count, self.server.limit)
         self.server.used_by_others = True
 
-    @rule(by=st.sampled_from([40, 400, 3000, WINDOW]))
-    def pass_time(self, by: int) -> None:
-        """Time passes for everybody; who waits for an answer gives up in the end."""
-        self.run(self.move_to_past(by))
-        self.server.window_end -= by
-        self.closed_until -= by
-        self.last_reported = (self.last_reported[0] - by, self.last_reported[1])
+    @rule(elapsed_ms=st.sampled_from([40, 400, 3000, WINDOW]))
+    def pass_time(self, elapsed_ms: int) -> None:
+        """Let time pass; calls without an answer time out in the end."""
+        self.run(self.move_to_past(elapsed_ms))
+        self.server.window_end -= elapsed_ms
+        self.closed_until -= elapsed_ms
+        self.last_reported = (self.last_reported[0] - elapsed_ms, self.last_reported[1])
         for call in self.calls:
-            call.window_end -= by
-            call.age += by
+            call.window_end -= elapsed_ms
+            call.age += elapsed_ms
         self.calls = [call for call in self.calls if call.age < TIMEOUT]
 
-    async def move_to_past(self, by: int) -> None:
-        """Move every moment of the budget into the past."""
+    async def move_to_past(self, elapsed_ms: int) -> None:
+        """Move every moment in the budget into the past."""
         keys = self.harness.keys
         state = cast("dict[bytes, bytes]", await self.client.hgetall(keys.budget))
         for name, value in state.items():
             fields = value.split()
             if name in {b"closed_until", b"breaker_window_ends"}:
-                await self.client.hincrby(keys.budget, name.decode(), -by)
+                await self.client.hincrby(keys.budget, name.decode(), -elapsed_ms)
             elif len(fields) == 7:
                 for moment in (2, 6):
-                    fields[moment] = str(int(fields[moment]) - by).encode()
+                    fields[moment] = str(int(fields[moment]) - elapsed_ms).encode()
                 await self.client.hset(keys.budget, name.decode(), b" ".join(fields))
         for key in (keys.budget_calls, keys.budget_waiting):
             for member in cast("list[bytes]", await self.client.zrange(key, 0, -1)):
-                await self.client.zincrby(key, -by, member)
+                await self.client.zincrby(key, -elapsed_ms, member)
 
     def teardown(self) -> None:
-        """Let everybody else be quiet, and see that the work comes to its end."""
+        """Check that all work is finished once the other clients stop."""
         try:
-            if hasattr(self, "upstream"):
+            if hasattr(self, "server"):
                 self.finish()
         finally:
             self.run(self.close())
             self.runner.close()
 
     def finish(self) -> None:
-        """Every ticket gets its call within a bounded number of windows."""
+        """Check that every ticket gets its call within a bounded number of windows."""
         for _ in range(100):
             while self.calls:
-                if any(call.outcome is None for call in self.calls):
+                if any(call.result is None for call in self.calls):
                     self.answer_call(0)
                 else:
                     self.receive_answer(0, 0.0)
@@ -254,16 +258,16 @@ class BudgetModel(RuleBasedStateMachine):
             self.claim(20)
             if not self.calls:
                 self.pass_time(WINDOW)
-        pytest.fail("tickets wait that nobody is given")
+        pytest.fail("tickets wait that no claim returns")
 
     async def count_due(self) -> int:
-        """Count the tickets that no worker has been given."""
+        """Return the number of tickets that are due and not leased."""
         return int(
             await self.client.zcount(self.harness.keys.backlog, "-inf", await self.harness.now())
         )
 
     async def close(self) -> None:
-        """Leave nothing behind."""
+        """Delete every key and close the connection."""
         pattern = f"{{{self.harness.keys.namespace}}}:*"
         keys = [key async for key in self.client.scan_iter(match=pattern, count=1000)]
         if keys:
@@ -273,6 +277,8 @@ class BudgetModel(RuleBasedStateMachine):
 
 
 @with_examples((120, 40), long=(1500, 80))
-def test_no_window_is_overdrawn_and_work_goes_on(redis_url: str, examples: int, steps: int) -> None:
-    """Never a call over what is known, never one while closed, and always an end."""
+def test_budget_in_any_interleaving_overdraws_no_window_and_makes_progress(
+    redis_url: str, examples: int, steps: int
+) -> None:
+    """No call exceeds the known window or a closed budget, and every ticket gets its call."""
     run_machine(BudgetModel, redis_url, examples=examples, steps=steps)

@@ -1,69 +1,88 @@
-"""Is each ticket answered by the deployment that it would have chosen alone?"""
+"""Tests of ListMatcher: each ticket matches the deployment that it would choose alone."""
 
 import json
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 from msgspec.json import decode as json_decode
 
-from service.enrich.matching import DeploymentQuery, ListMatcher, Match, NoMatch, choose_deployment
+from service.enrich.matching import (
+    DeploymentQuery,
+    ListMatcher,
+    Match,
+    NoMatch,
+    choose_deployment,
+    is_exact_match,
+)
 from service.enrich.models import Deployment, DeploymentHead, Drift
 
 SHA = "0123456789abcdef"
 
 
 def make_item(**changes: object) -> Raw:
-    """Write one item of a page as LaunchDarkly would."""
+    """Return one item of a page as LaunchDarkly sends it."""
     defaults = {"applicationKey": "web", "environmentKey": "production", "status": "finished"}
     return Raw(json.dumps({**defaults, **changes}).encode())
 
 
+def make_head(deployment_id: str, **fields: int) -> DeploymentHead:
+    """Return the head of a finished deployment with a short SHA for its version."""
+    return DeploymentHead(
+        deployment_id,
+        application_key="web",
+        application_version=SHA[:7],
+        environment_key="production",
+        status="finished",
+        **fields,
+    )
+
+
 def make_query(version: str = SHA, *, time_ms: int = 1000) -> DeploymentQuery:
-    """Say what one ticket seeks."""
+    """Return the query of one ticket."""
     return DeploymentQuery(
         environment="production", application="web", version=version, time_ms=time_ms
     )
 
 
 def make_match(item: Raw) -> Match:
-    """Give the answer that an item is, whole."""
+    """Return the match with all of an item."""
     return Match(json_decode(item, type=Deployment), item)
 
 
 def match_pages(
     pages: Sequence[Sequence[Raw]],
     *,
-    name: str | None = None,
+    deployment_id: str | None = None,
     query: DeploymentQuery | None = None,
-    most_kept: int = 1 << 20,
+    max_buffered_bytes: int = 1 << 20,
 ) -> object:
-    """Search pages for one ticket; gives its answer."""
+    """Match pages for one ticket and return its result."""
     matcher = ListMatcher(
-        deployment_ids={} if name is None else {"job": name},
+        deployment_ids={} if deployment_id is None else {"job": deployment_id},
         queries={} if query is None else {"job": query},
-        max_buffered_bytes=most_kept,
+        max_buffered_bytes=max_buffered_bytes,
     )
     for page in pages:
         for _, result in matcher.match_page(page, body_bytes=sum(map(len, map(bytes, page)))):
             assert matcher.is_done
             return result
-    ((_, last),) = matcher.finish()
+    ((_, final_result),) = matcher.finish()
     assert matcher.is_done
-    return last
+    return final_result
 
 
-def test_an_id_is_found_however_it_is_written() -> None:
-    """A UUID is the same in capitals; the item's bytes are passed on."""
+def test_match_by_id_ignores_case() -> None:
+    """A UUID may be in capitals; the match holds the bytes of the item."""
     found = make_item(id="A0EE")
-    assert match_pages([[make_item(id="b"), found]], name="a0ee") == make_match(found)
-    assert match_pages([[make_item(id="b")]], name="a0ee") == NoMatch()
+    assert match_pages([[make_item(id="b"), found]], deployment_id="a0ee") == make_match(found)
+    assert match_pages([[make_item(id="b")]], deployment_id="a0ee") == NoMatch()
 
 
-def test_the_first_page_suffices_only_beyond_doubt() -> None:
-    """An equal version that ended at that very moment cannot be bettered; a nearer one can come."""
+def test_match_page_returns_only_an_unbeatable_match_at_once() -> None:
+    """Only an equal version that ended at that very moment is final before the last page."""
     near = make_item(id="near", applicationVersion=SHA, endedAt=1001)
     exact = make_item(id="exact", applicationVersion=SHA, endedAt=1000)
     assert match_pages([[near], [exact]], query=make_query()) == make_match(exact)
@@ -71,33 +90,33 @@ def test_the_first_page_suffices_only_beyond_doubt() -> None:
     assert match_pages([[near], []], query=make_query()) == make_match(near)
 
 
-def test_what_comes_after_the_cap_is_known_by_its_id_alone() -> None:
-    """Pages are not kept without bound."""
+def test_match_page_beyond_the_buffer_keeps_only_the_head() -> None:
+    """The memory for pages is bounded."""
     page = [make_item(id="a", applicationVersion=SHA, endedAt=7)]
-    answer = match_pages([page], query=make_query(), most_kept=0)
-    assert isinstance(answer, Match)
-    assert (answer.head.id, answer.body) == ("a", None)
-    assert not isinstance(answer.head, Deployment)
+    result = match_pages([page], query=make_query(), max_buffered_bytes=0)
+    assert isinstance(result, Match)
+    assert (result.head.id, result.body) == ("a", None)
+    assert not isinstance(result.head, Deployment)
 
 
-def test_an_item_of_which_only_the_outline_can_be_read_is_found() -> None:
-    """It answers its ticket, which can ask for it by its id."""
-    odd = make_item(id="a", applicationVersion=SHA, endedAt=1000, leadTime="long")
-    answer = match_pages([[odd]], query=make_query())
-    assert isinstance(answer, Match)
-    assert answer.head.id == "a"
-    assert not isinstance(answer.head, Deployment)
+def test_match_page_with_a_readable_head_only_matches_it() -> None:
+    """The ticket fetches the deployment by its id then."""
+    unreadable = make_item(id="a", applicationVersion=SHA, endedAt=1000, leadTime="long")
+    result = match_pages([[unreadable]], query=make_query())
+    assert isinstance(result, Match)
+    assert result.head.id == "a"
+    assert not isinstance(result.head, Deployment)
 
 
-def test_an_item_that_cannot_be_read_is_kept_should_it_be_the_one() -> None:
-    """It hides nothing else."""
-    odd, good = Raw(b'{"id":7}'), make_item(id="a", applicationVersion=SHA, endedAt=1)
-    assert match_pages([[odd, Raw(b"null"), good]], query=make_query()) == make_match(good)
-    answer = match_pages([[odd]], query=make_query())
-    assert isinstance(answer, NoMatch)
-    assert answer.unreadable is not None
-    assert isinstance(answer.unreadable[0], Drift)
-    assert answer.unreadable[1] == bytes(odd)
+def test_match_page_with_an_unreadable_item_keeps_it_for_no_match() -> None:
+    """The other items of the page are matched."""
+    unreadable, good = Raw(b'{"id":7}'), make_item(id="a", applicationVersion=SHA, endedAt=1)
+    assert match_pages([[unreadable, Raw(b"null"), good]], query=make_query()) == make_match(good)
+    result = match_pages([[unreadable]], query=make_query())
+    assert isinstance(result, NoMatch)
+    assert result.unreadable is not None
+    assert isinstance(result.unreadable[0], Drift)
+    assert result.unreadable[1] == bytes(unreadable)
 
 
 VERSIONS = [SHA, SHA[:7], SHA[:9].upper(), "0123457", "v1", "v12"]
@@ -121,7 +140,7 @@ QUERY = st.builds(
 
 
 def encode_head(head: DeploymentHead) -> Raw:
-    """Write an outline as LaunchDarkly would."""
+    """Return the JSON of a head as LaunchDarkly sends it."""
     fields = {
         "id": head.id,
         "applicationKey": head.application_key,
@@ -135,54 +154,62 @@ def encode_head(head: DeploymentHead) -> Raw:
 
 
 @given(
-    shown=st.lists(HEADS, max_size=12, unique_by=lambda one: one.id),
-    wanted=st.lists(QUERY, min_size=1, max_size=5),
-    size=st.integers(1, 12),
+    listed=st.lists(HEADS, max_size=12, unique_by=lambda head: head.id),
+    queries=st.lists(QUERY, min_size=1, max_size=5),
+    page_size=st.integers(1, 12),
 )
-def test_many_find_together_what_each_would_find_alone(
-    shown: list[DeploymentHead], wanted: list[DeploymentQuery], size: int
+# Both end at the time of the query: such a tie may be decided by the page that comes first.
+@example(
+    listed=[make_head("a", ended_at=1), make_head("b", started_at=1)],
+    queries=[make_query(SHA[:7], time_ms=1)],
+    page_size=1,
+)
+def test_list_matcher_for_many_jobs_matches_as_for_each_alone(
+    listed: list[DeploymentHead], queries: list[DeploymentQuery], page_size: int
 ) -> None:
-    """Whatever the pages, every job is told once, and of a deployment that none betters."""
-    together = ListMatcher(
+    """In any pages, every job gets one result, and no listed deployment ranks before it."""
+    matcher = ListMatcher(
         deployment_ids={"by-id": "c"},
-        queries={str(place): one for place, one in enumerate(wanted)},
+        queries={str(index): query for index, query in enumerate(queries)},
         max_buffered_bytes=1 << 20,
     )
-    told: list[tuple[str, Match | NoMatch]] = []
-    for start in range(0, len(shown), size):
-        page = [encode_head(one) for one in shown[start : start + size]]
-        told += list(together.match_page(page, body_bytes=1))
-    told += list(together.finish())
-    answers = dict(told)
-    assert len(answers) == len(told) == len(wanted) + 1
-    by_id = {one.id: one for one in shown}
-    assert answers.pop("by-id") == (
-        make_match(encode_head(by_id["c"])) if "c" in by_id else NoMatch()
+    results: list[tuple[str, Match | NoMatch]] = []
+    for start in range(0, len(listed), page_size):
+        page = [encode_head(head) for head in listed[start : start + page_size]]
+        results += list(matcher.match_page(page, body_bytes=1))
+    results += list(matcher.finish())
+    results_by_job = dict(results)
+    assert len(results_by_job) == len(results) == len(queries) + 1
+    heads_by_id = {head.id: head for head in listed}
+    assert results_by_job.pop("by-id") == (
+        make_match(encode_head(heads_by_id["c"])) if "c" in heads_by_id else NoMatch()
     )
-    for job, answer in answers.items():
-        one = wanted[int(job)]
-        alone = choose_deployment(shown, one)
-        if isinstance(answer, NoMatch):
-            assert alone is None
+    for job, result in results_by_job.items():
+        query = queries[int(job)]
+        chosen_alone = choose_deployment(listed, query)
+        if isinstance(result, NoMatch):
+            assert chosen_alone is None
+            continue
+        matched = choose_deployment([heads_by_id[result.head.id]], query)
+        assert chosen_alone is not None
+        assert matched is not None
+        if is_exact_match(matched, query):
+            assert is_exact_match(chosen_alone, query)
         else:
-            assert isinstance(answer, Match)
-            best = choose_deployment([by_id[answer.head.id]], one)
-            assert alone is not None
-            assert best is not None
-            assert choose_deployment([best, alone], one) == best
-            assert answer.body == encode_head(best)
+            assert choose_deployment([matched, chosen_alone], query) == matched
+        assert result.body == encode_head(matched)
 
 
 @pytest.mark.parametrize("count", [1, 40])
-def test_equal_versions_of_many_tickets_are_told_apart_by_time(count: int) -> None:
-    """A version deployed again and again: each webhook gets its own deployment."""
+def test_list_matcher_with_equal_versions_matches_by_time(count: int) -> None:
+    """If a version is deployed many times, each webhook gets its own deployment."""
     redeployed = [
         make_item(id=f"d{n}", applicationVersion=SHA, endedAt=1000 * n) for n in range(count)
     ]
-    together = ListMatcher(
+    matcher = ListMatcher(
         deployment_ids={},
         queries={str(n): make_query(time_ms=1000 * n) for n in range(count)},
         max_buffered_bytes=1 << 20,
     )
-    told = dict(together.match_page(redeployed, body_bytes=1))
-    assert told == {str(n): make_match(redeployed[n]) for n in range(count)}
+    results = dict(matcher.match_page(redeployed, body_bytes=1))
+    assert results == {str(n): make_match(redeployed[n]) for n in range(count)}

@@ -1,4 +1,4 @@
-"""Which of the listed deployments is ours?"""
+"""Tests of the choice among listed deployments."""
 
 import pytest
 
@@ -16,8 +16,8 @@ QUERY = DeploymentQuery(
 )
 
 
-def make_listed(name: str, **changes: object) -> Deployment:
-    """Make one item of the list; what is not said is as sought."""
+def make_listed(deployment_id: str, **changes: object) -> Deployment:
+    """Return one item of the list, which matches the query except for the changes."""
     defaults: dict[str, object] = {
         "application_key": "shop",
         "application_version": FULL_SHA,
@@ -25,11 +25,11 @@ def make_listed(name: str, **changes: object) -> Deployment:
         "status": "finished",
         "ended_at": 1_000_000,
     }
-    return Deployment(id=name, **{**defaults, **changes})  # type: ignore[arg-type] # facts by name
+    return Deployment(id=deployment_id, **{**defaults, **changes})  # type: ignore[arg-type] # fields by name
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "same"),
+    ("version", "other_version", "are_equal"),
     [
         ("1.2.3", "1.2.3", True),
         ("1.2.3", "1.2", False),
@@ -44,19 +44,21 @@ def make_listed(name: str, **changes: object) -> Deployment:
         ("v1", "", False),
     ],
 )
-def test_a_short_sha_is_its_full_one(one: str, other: str, *, same: bool) -> None:
-    """Prefixes count for hexadecimal versions of seven characters and more only."""
-    assert versions_match(one, other) is same
+def test_versions_match_accepts_short_shas_only(
+    version: str, other_version: str, *, are_equal: bool
+) -> None:
+    """A prefix matches only for hexadecimal versions of seven or more characters."""
+    assert versions_match(version, other_version) is are_equal
 
 
-def test_nothing_listed_is_not_there_yet() -> None:
-    """Null items are nothing."""
+def test_choose_deployment_from_an_empty_list_returns_none() -> None:
+    """Null items are ignored."""
     assert choose_deployment([], QUERY) is None
     assert choose_deployment([None], QUERY) is None
 
 
-def test_others_are_not_taken() -> None:
-    """Application, environment and version must be ours; an unnamed environment may be."""
+def test_choose_deployment_ignores_other_applications_and_environments() -> None:
+    """Application and version must match; a missing environment matches any."""
     others = [
         make_listed("a", application_key="cart"),
         make_listed("b", environment_key="staging"),
@@ -81,85 +83,88 @@ def test_others_are_not_taken() -> None:
         ({"started_at": 500}, {"started_at": 400}),
     ],
 )
-def test_of_several_the_one_meant_is_chosen(
+def test_choose_deployment_of_two_returns_the_better_one(
     better: dict[str, object], worse: dict[str, object]
 ) -> None:
-    """Begun in time before too late, equal before short, nearest in time, started last."""
-    two = [make_listed("worse", **worse), make_listed("better", **better)]
-    for order in (two, two[::-1]):
+    """The rank is: began in time, equal version, nearest in time, started last."""
+    deployments = [make_listed("worse", **worse), make_listed("better", **better)]
+    for order in (deployments, deployments[::-1]):
         chosen = choose_deployment(order, QUERY)
         assert chosen is not None
         assert chosen.id == "better"
 
 
 MINUTE = 60_000
-T = 100 * 60 * MINUTE  # the sender: "finished at T"
+SENDER_TIME = 100 * 60 * MINUTE  # the time of the end in the webhook
 ENDED, RUNNING = "finished", "started"
 
 
 @pytest.mark.parametrize(
-    ("deployments", "meant"),
+    ("deployments", "expected_index"),
     [
-        # What there is, in minutes before T: (status, began, ended). Which of them is meant.
+        # Listed, in minutes before SENDER_TIME: (status, began, ended). Then the expected index.
         ([(ENDED, 130, 120), (RUNNING, 5, None)], 1),  # deployed again; LaunchDarkly lags
-        ([(ENDED, 130, 120), (RUNNING, 90, None)], 1),  # again, and it took long
-        ([(ENDED, 130, 120), (ENDED, 5, 0)], 1),  # again, and LaunchDarkly knows
-        ([(ENDED, 130, 120), (ENDED, 5, -2)], 1),  # it heard of the end two minutes late
-        ([(ENDED, 10, 1), (RUNNING, -3, None)], 0),  # deployed once more since
-        ([(ENDED, 10, 0), (RUNNING, 0.2, None)], 0),  # at once, before we asked
-        ([(ENDED, 130, 120), (RUNNING, -0.5, None)], 1),  # a clock that is half a minute off
-        ([(ENDED, 10, 0), (RUNNING, 300, None)], 0),  # one whose end nobody ever told
-        ([(RUNNING, 300, None), (RUNNING, 5, None)], 1),  # the same, and ours in progress
-        ([(ENDED, 30, 3), (RUNNING, 10, None)], 0),  # two at once: one ended just then
-        ([(RUNNING, -3, None)], 0),  # nothing else: waited for all the same
+        ([(ENDED, 130, 120), (RUNNING, 90, None)], 1),  # deployed again, and it took long
+        ([(ENDED, 130, 120), (ENDED, 5, 0)], 1),  # deployed again, and LaunchDarkly knows
+        ([(ENDED, 130, 120), (ENDED, 5, -2)], 1),  # LaunchDarkly received the end two minutes late
+        ([(ENDED, 10, 1), (RUNNING, -3, None)], 0),  # deployed once more afterwards
+        ([(ENDED, 10, 0), (RUNNING, 0.2, None)], 0),  # deployed once more at once
+        ([(ENDED, 130, 120), (RUNNING, -0.5, None)], 1),  # a clock that differs by half a minute
+        ([(ENDED, 10, 0), (RUNNING, 300, None)], 0),  # one whose end was never reported
+        (
+            [(RUNNING, 300, None), (RUNNING, 5, None)],
+            1,
+        ),  # the same, and the expected one in progress
+        ([(ENDED, 30, 3), (RUNNING, 10, None)], 0),  # two at once: one ended at that time
+        ([(RUNNING, -3, None)], 0),  # no other candidate
         ([("failed", 40, 30), (RUNNING, 8, None)], 1),  # tried again after a failure
         ([("failed", 40, 30), (ENDED, 8, 0), (RUNNING, -1, None)], 1),
     ],
 )
-def test_of_a_version_deployed_again_the_one_nearest_in_time_is_meant(
-    deployments: list[tuple[str, float, float | None]], meant: int
+def test_choose_deployment_of_a_repeated_version_returns_the_nearest_in_time(
+    deployments: list[tuple[str, float, float | None]], expected_index: int
 ) -> None:
-    """One in progress that began by then is waited for, rather than one that ended long before."""
+    """A deployment in progress that began in time ranks before one that ended long before."""
 
-    def at(before: float | None) -> int | None:
-        return None if before is None else T - round(before * MINUTE)
+    def moment(minutes_before: float | None) -> int | None:
+        return None if minutes_before is None else SENDER_TIME - round(minutes_before * MINUTE)
 
-    found = [
-        make_listed(str(n), status=status, started_at=at(began), ended_at=at(ended))
+    listed = [
+        make_listed(str(n), status=status, started_at=moment(began), ended_at=moment(ended))
         for n, (status, began, ended) in enumerate(deployments)
     ]
-    sought = DeploymentQuery(
-        environment="production", application="shop", version=FULL_SHA, time_ms=T
+    query = DeploymentQuery(
+        environment="production", application="shop", version=FULL_SHA, time_ms=SENDER_TIME
     )
-    for order in (found, found[::-1]):
-        chosen = choose_deployment(order, sought)
+    for order in (listed, listed[::-1]):
+        chosen = choose_deployment(order, query)
         assert chosen is not None
-        assert chosen.id == str(meant)
+        assert chosen.id == str(expected_index)
 
 
 @pytest.mark.parametrize(
-    ("facts", "long_before"),
+    ("fields", "is_long_before"),
     [
-        ({"ended_at": T - 16 * MINUTE}, True),
-        ({"ended_at": None, "started_at": T - 16 * MINUTE}, True),
-        ({"ended_at": T - 14 * MINUTE}, False),
+        ({"ended_at": SENDER_TIME - 16 * MINUTE}, True),
+        ({"ended_at": None, "started_at": SENDER_TIME - 16 * MINUTE}, True),
+        ({"ended_at": SENDER_TIME - 14 * MINUTE}, False),
         ({"ended_at": None, "started_at": None}, False),
-        ({"ended_at": T + 60 * MINUTE}, False),
-        ({"status": RUNNING, "ended_at": None, "started_at": T - 90 * MINUTE}, False),
+        ({"ended_at": SENDER_TIME + 60 * MINUTE}, False),
+        ({"status": RUNNING, "ended_at": None, "started_at": SENDER_TIME - 90 * MINUTE}, False),
     ],
 )
-def test_what_ended_long_before_may_not_be_the_one(
-    facts: dict[str, object], *, long_before: bool
+def test_ended_long_before_is_true_after_a_quarter_of_an_hour(
+    fields: dict[str, object], *, is_long_before: bool
 ) -> None:
-    """A quarter of an hour is what LaunchDarkly may hear later than we do."""
-    sought = DeploymentQuery(
-        environment="production", application="shop", version=FULL_SHA, time_ms=T
+    """LaunchDarkly may receive the end a quarter of an hour after the webhook."""
+    query = DeploymentQuery(
+        environment="production", application="shop", version=FULL_SHA, time_ms=SENDER_TIME
     )
-    assert ended_long_before(make_listed("a", **facts), sought) is long_before
+    assert ended_long_before(make_listed("a", **fields), query) is is_long_before
 
 
-def test_build_numbers_and_dates_are_no_short_shas() -> None:
-    """All digits are hexadecimal too, but a build must not be taken for the next one."""
+def test_versions_match_of_digits_only_needs_equality() -> None:
+    """Digits are hexadecimal too, but a build number must not match the next one."""
     assert not versions_match("20261123", "202611231")
     assert not versions_match("1" * 7, "1" * 40)
     assert versions_match("20261123", "20261123" + "c" * 32)

@@ -1,4 +1,4 @@
-"""Is LaunchDarkly read liberally, and garbage told from drift?"""
+"""Tests of the parsers of LaunchDarkly's JSON."""
 
 import pytest
 
@@ -23,8 +23,8 @@ from service.enrich.models import (
         b'{"id":"a","startedAt":1706701522000,"pullRequests":{"items":[null,{"leadTime":{}}]}}',
     ],
 )
-def test_it_is_read_liberally(body: bytes) -> None:
-    """Digit strings, nulls, null items, unknown fields, a leadTime of another type."""
+def test_parse_deployment_accepts_strings_nulls_and_unknown_fields(body: bytes) -> None:
+    """Accepted are digit strings, nulls, null items, unknown fields, another leadTime type."""
     deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
     assert deployment.started_at == 1_706_701_522_000
@@ -36,11 +36,11 @@ def test_it_is_read_liberally(body: bytes) -> None:
      b'{"id":"a","startedAt":"soon"}', b'{"id":"a","pullRequests":[]}',
      b'{"id":"a","pullRequests":{"items":{}}}', b'{"id":"a","pullRequests":{"items":["x"]}}'],
 )  # fmt: skip
-def test_json_of_another_shape_is_drift(body: bytes) -> None:
-    """It says where and what."""
-    told = parse_deployment(body)
-    assert isinstance(told, Drift)
-    assert told.reason
+def test_parse_deployment_of_another_shape_returns_drift(body: bytes) -> None:
+    """The reason says where and how the shape differs."""
+    result = parse_deployment(body)
+    assert isinstance(result, Drift)
+    assert result.reason
 
 
 @pytest.mark.parametrize(
@@ -48,25 +48,25 @@ def test_json_of_another_shape_is_drift(body: bytes) -> None:
     [b"", b"<html>", b'{"id":"a"', b'{"id":"a","x":"\xff"}', b'{"id":"a","x":NaN}', b'{"id":"a"}{}',
      b'{"id":"a","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"],
 )  # fmt: skip
-def test_what_is_no_json_is_garbage(body: bytes) -> None:
-    """Cut, HTML, not UTF-8 anywhere, nested beyond reason: never an exception."""
+def test_parse_deployment_of_invalid_json_returns_malformed(body: bytes) -> None:
+    """A cut body, HTML, invalid UTF-8 and extreme nesting raise no exception."""
     assert isinstance(parse_deployment(body), Malformed)
 
 
-def test_a_page_of_the_list_is_read_as_liberally() -> None:
-    """Null items, missing totals, and one that cannot be read costs the others nothing."""
+def test_parse_deployment_page_keeps_readable_items() -> None:
+    """A null item and an unreadable item do not affect the others."""
     page = parse_deployment_page(b'{"items":[null,{"id":"a"},{"id":7}]}')
     assert isinstance(page, DeploymentPage)
-    nothing, outline, drift = map(parse_head, page.items or ())
-    assert (nothing, outline) == (None, DeploymentHead(id="a"))
+    no_head, head, drift = map(parse_head, page.items or ())
+    assert (no_head, head) == (None, DeploymentHead(id="a"))
     assert isinstance(drift, Drift)
     assert isinstance(parse_deployment_page(b'{"items":7}'), Drift)
 
 
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, int("9" * 4300)])
-def test_a_number_beyond_what_the_documents_declare_is_drift(number: int) -> None:
-    """They say int64; sums of what is larger could not even be printed."""
-    for written in (f"{number}", f'"{number}"'):
-        assert isinstance(parse_deployment(f'{{"id":"a","leadTime":{written}}}'.encode()), Drift)
-    largest = parse_deployment(b'{"id":"a","leadTime":9223372036854775807}')
-    assert largest == Deployment(id="a", lead_time=2**63 - 1)
+def test_parse_deployment_with_a_number_beyond_int64_returns_drift(number: int) -> None:
+    """The documents declare int64; Python cannot print much larger sums."""
+    for text in (f"{number}", f'"{number}"'):
+        assert isinstance(parse_deployment(f'{{"id":"a","leadTime":{text}}}'.encode()), Drift)
+    deployment = parse_deployment(b'{"id":"a","leadTime":9223372036854775807}')
+    assert deployment == Deployment(id="a", lead_time=2**63 - 1)

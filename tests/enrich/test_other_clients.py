@@ -1,4 +1,4 @@
-"""What if others live on the same quota? They are seen, spared while they call, and forgotten."""
+"""Tests of a quota shared with other clients: they are detected, spared and forgotten."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,70 +11,76 @@ Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
 async def read_other_clients_rate(harness: BudgetHarness) -> float:
-    """Read how many calls a second others are believed to make."""
+    """Return the estimated calls per second of other clients."""
     return float(await harness.redis.hget(harness.keys.budget, "other_clients_per_s") or "nan")
 
 
 async def set_other_clients_rate(harness: BudgetHarness, calls_per_s: float | None) -> None:
-    """Believe that others make so many calls a second; None: nothing is known of them."""
+    """Set the estimated calls per second of other clients; None removes the estimate."""
     if calls_per_s is None:
         await harness.redis.hdel(harness.keys.budget, "other_clients_per_s")
     else:
         await harness.redis.hset(harness.keys.budget, "other_clients_per_s", str(calls_per_s))
 
 
-async def test_who_may_not_be_alone_sends_half_of_what_is_left(
+async def test_claim_with_unknown_other_clients_uses_half_of_remaining(
     budget_harness: BudgetHarness,
 ) -> None:
-    """At first nothing is known of others; a window without them, and all is sent at once."""
+    """After one window without other clients, all remaining calls are used."""
     await set_other_clients_rate(budget_harness, None)
     await budget_harness.add_tickets(60)
-    ends = await budget_harness.now() + 9000
-    await budget_harness.report_window(21, limit=100, reset_ms=ends)
+    window_end = await budget_harness.now() + 9000
+    await budget_harness.report_window(21, limit=100, reset_ms=window_end)
     assert len(await budget_harness.claim_jobs()) == 11
     assert await budget_harness.claim_jobs() == []
-    await budget_harness.report_window(99, limit=100, reset_ms=ends + 10_000)
+    await budget_harness.report_window(99, limit=100, reset_ms=window_end + 10_000)
     assert len(await budget_harness.claim_jobs()) == 60 - 11
 
 
-async def test_what_went_to_nobody_of_ours_went_to_others(budget_harness: BudgetHarness) -> None:
-    """Remaining fell further than by our own calls: somebody else is about."""
+async def test_remaining_that_falls_faster_than_our_calls_reveals_other_clients(
+    budget_harness: BudgetHarness,
+) -> None:
+    """Remaining fell further than by our own calls."""
     await budget_harness.add_tickets(99)
-    ends = await budget_harness.now() + 9000
-    await budget_harness.report_window(99, limit=100, reset_ms=ends)
-    await budget_harness.report_window(50, limit=100, reset_ms=ends)
+    window_end = await budget_harness.now() + 9000
+    await budget_harness.report_window(99, limit=100, reset_ms=window_end)
+    await budget_harness.report_window(50, limit=100, reset_ms=window_end)
     assert await read_other_clients_rate(budget_harness) > 1
     assert len(await budget_harness.claim_jobs()) <= 25
 
 
-async def test_what_others_took_before_our_first_answer_has_no_pace(
+async def test_window_found_half_used_reveals_no_rate_of_other_clients(
     budget_harness: BudgetHarness,
 ) -> None:
-    """A window found half used says nothing of how fast that went."""
+    """Calls before our first response say nothing about a rate."""
     await budget_harness.add_tickets(99)
-    ends = await budget_harness.now() + 9000
-    await budget_harness.report_window(50, limit=100, reset_ms=ends)
-    await budget_harness.report_window(49, limit=100, reset_ms=ends)
+    window_end = await budget_harness.now() + 9000
+    await budget_harness.report_window(50, limit=100, reset_ms=window_end)
+    await budget_harness.report_window(49, limit=100, reset_ms=window_end)
     assert len(await budget_harness.claim_jobs()) == 49
 
 
-async def test_our_own_calls_are_no_rivals(budget_harness: BudgetHarness) -> None:
-    """Neither the calls that were answered nor those on their way, which may be counted already."""
+async def test_our_own_calls_are_not_counted_as_other_clients(
+    budget_harness: BudgetHarness,
+) -> None:
+    """Answered calls and calls in flight, which may be counted already, are our own."""
     await budget_harness.add_tickets(30)
-    ends = await budget_harness.now() + 9000
-    await budget_harness.report_window(20, limit=100, reset_ms=ends)
+    window_end = await budget_harness.now() + 9000
+    await budget_harness.report_window(20, limit=100, reset_ms=window_end)
     first, second, *_ = await budget_harness.claim_jobs(6)
-    for job, left in ((first, 14), (second, 16)):
-        window = RateLimitWindow(family="global", limit=100, remaining=left, reset_ms=ends)
-        await budget_harness.record(job, rate_limit_headers=RateLimitHeaders(windows=(window,)))
+    for job, remaining in ((first, 14), (second, 16)):
+        window = RateLimitWindow(
+            family="global", limit=100, remaining=remaining, reset_ms=window_end
+        )
+        await budget_harness.record(job, rate_limits=RateLimitHeaders(windows=(window,)))
     assert await read_other_clients_rate(budget_harness) < 1
     assert len(await budget_harness.claim_jobs()) == 14 - 4
 
 
-async def test_what_rivals_take_while_a_call_is_on_its_way_is_left_to_them(
+async def test_claim_with_other_clients_leaves_what_they_use_during_a_call(
     budget_harness: BudgetHarness,
 ) -> None:
-    """Thirty calls a second are nine in 0.3 s."""
+    """Thirty calls per second are nine in 0.3 s."""
     await budget_harness.add_tickets(30)
     await budget_harness.report_window(12, limit=100, reset_ms=await budget_harness.now() + 9000)
     await set_other_clients_rate(budget_harness, 31)
@@ -82,8 +88,10 @@ async def test_what_rivals_take_while_a_call_is_on_its_way_is_left_to_them(
     assert len(await budget_harness.claim_jobs()) == 12 - 9 - 1
 
 
-async def test_a_share_that_leaves_enough_is_not_left_twice(budget_harness: BudgetHarness) -> None:
-    """What the operator leaves for others is what they may take meanwhile."""
+async def test_claim_with_a_share_and_other_clients_leaves_the_larger_part_once(
+    budget_harness: BudgetHarness,
+) -> None:
+    """The share that the operator leaves covers the calls of other clients."""
     shared = BudgetHarness(
         budget_harness.redis,
         budget_harness.backlog._group_commit,
@@ -96,21 +104,21 @@ async def test_a_share_that_leaves_enough_is_not_left_twice(budget_harness: Budg
     assert len(await shared.claim_jobs()) == 4
 
 
-async def test_rivals_that_fall_silent_are_forgotten(budget_harness: BudgetHarness) -> None:
-    """With every window that begins, half as many are expected."""
+async def test_other_clients_that_stop_are_forgotten(budget_harness: BudgetHarness) -> None:
+    """Each new window halves the estimate."""
     await budget_harness.add_tickets(99)
     await set_other_clients_rate(budget_harness, 31)
-    ends = await budget_harness.now() + 9000
+    window_end = await budget_harness.now() + 9000
     for turn in range(5):
-        await budget_harness.report_window(99, limit=100, reset_ms=ends + 10_000 * turn)
+        await budget_harness.report_window(99, limit=100, reset_ms=window_end + 10_000 * turn)
     assert await read_other_clients_rate(budget_harness) < 1
     assert len(await budget_harness.claim_jobs()) == 99
 
 
-async def test_however_many_rivals_work_goes_on(
+async def test_claim_with_many_other_clients_still_gets_one_call(
     budget_harness: BudgetHarness, eventually: Eventually
 ) -> None:
-    """Every window opens with a call of ours, even if the rest of it is left to others."""
+    """Each window gives us one call, even if the rest is left to other clients."""
     await budget_harness.add_tickets(9)
     await budget_harness.report_window(0, limit=1, reset_ms=await budget_harness.now() + 300)
     await set_other_clients_rate(budget_harness, 1000)

@@ -1,4 +1,4 @@
-"""Is a list asked for so that it holds what is sought, and is no larger than may be read?"""
+"""Tests of the list query and of the page size."""
 
 from typing import Any
 from urllib.parse import parse_qsl
@@ -7,42 +7,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.backlog.ticket import Lease, Ticket
+from service.backlog.ticket import Lease
 from service.enrich.shared_list import (
     PageSizer,
     build_list_query,
     build_list_request,
     with_parameters,
 )
+from tests.factories import make_lease, make_ticket
 
 HOUR = 3_600_000
 NOW = 1_795_521_600_000
 DAY = 24 * HOUR
 
 
-def make_lease(*, age_ms: int = 0, **ticket_fields: Any) -> Lease:
-    """Make the lease of a ticket that came so long ago."""
+def make_aged_lease(*, age_ms: int = 0, **ticket_fields: Any) -> Lease:
+    """Return the lease of a ticket that was queued ``age_ms`` ago."""
     defaults = {"project": "default", "environment": "production", "application": "web"}
-    made_ticket = Ticket(
-        source="native", delivery="d", outcome="succeeded", **{**defaults, **ticket_fields}
-    )
-    return Lease(
-        job="j",
-        fence=1.5,
-        generation=1,
-        crashes=0,
-        queued_at=NOW,
-        now=NOW + age_ms,
-        ticket=made_ticket,
-    )
+    ticket = make_ticket(**{**defaults, **ticket_fields})
+    return make_lease(ticket, queued_at=NOW, now=NOW + age_ms)
 
 
-def test_the_list_spans_what_all_seek() -> None:
-    """From a window before the first to an hour after the last, of all their applications."""
+def test_build_list_query_spans_all_tickets_and_applications() -> None:
+    """The list begins a lookback before the first ticket and ends an hour after the last."""
     leases = [
-        make_lease(application="web", event_time=NOW - DAY),
-        make_lease(application="api", event_time=NOW - HOUR),
-        make_lease(application="web", age_ms=301_000),
+        make_aged_lease(application="web", event_time=NOW - DAY),
+        make_aged_lease(application="api", event_time=NOW - HOUR),
+        make_aged_lease(application="web", age_ms=301_000),
     ]
     assert build_list_query(leases, lookback_ms=DAY, page_size=40) == {
         "projectKey": "default",
@@ -55,41 +46,44 @@ def test_the_list_spans_what_all_seek() -> None:
     }
 
 
-def test_what_has_just_come_is_not_sought_far_back() -> None:
-    """A day of a busy environment has many pages. Who was tried before is sought farther."""
-    assert build_list_query([make_lease()], lookback_ms=DAY, page_size=1)["from"] == str(
+def test_build_list_query_of_recent_tickets_looks_two_hours_back() -> None:
+    """A day of a busy environment has many pages. After a first attempt the lookback applies."""
+    assert build_list_query([make_aged_lease()], lookback_ms=DAY, page_size=1)["from"] == str(
         NOW - 2 * HOUR
     )
-    again = build_list_query([make_lease(), make_lease(attempts=1)], lookback_ms=DAY, page_size=1)
-    assert again["from"] == str(NOW - DAY)
+    query = build_list_query(
+        [make_aged_lease(), make_aged_lease(attempts=1)], lookback_ms=DAY, page_size=1
+    )
+    assert query["from"] == str(NOW - DAY)
 
 
-def test_the_end_stays_open_once_somebody_came_in_vain() -> None:
-    """The clocks of sender and LaunchDarkly may differ by more than an hour."""
+def test_build_list_query_after_a_failed_attempt_has_no_end() -> None:
+    """The clocks of the sender and of LaunchDarkly may differ by more than an hour."""
     assert "to" not in build_list_query(
-        [make_lease(), make_lease(attempts=1)], lookback_ms=DAY, page_size=1
+        [make_aged_lease(), make_aged_lease(attempts=1)], lookback_ms=DAY, page_size=1
     )
 
 
-def test_who_knows_an_id_needs_no_wide_window() -> None:
-    """What is not on the list is asked for by its id."""
+def test_build_list_query_with_ids_looks_two_hours_back() -> None:
+    """A deployment that is not listed is fetched by its id."""
     query = build_list_query(
-        [make_lease(deployment_id="x", attempts=3)], lookback_ms=DAY, page_size=1
+        [make_aged_lease(deployment_id="x", attempts=3)], lookback_ms=DAY, page_size=1
     )
     assert (query["from"], query["to"]) == (str(NOW - 2 * HOUR), str(NOW + HOUR))
 
 
-def test_a_filter_too_long_for_a_url_is_left_out() -> None:
-    """Then the list holds all applications of the environment."""
-    leases = [make_lease(application=f"application-{n}") for n in range(300)]
+def test_build_list_query_with_many_applications_omits_the_filter() -> None:
+    """The list then holds all applications of the environment."""
+    leases = [make_aged_lease(application=f"application-{n}") for n in range(300)]
     assert "applicationKey" not in build_list_query(leases, lookback_ms=DAY, page_size=1)
     assert (
-        build_list_query([make_lease(event_time=5)], lookback_ms=DAY, page_size=1)["from"] == "1"
+        build_list_query([make_aged_lease(event_time=5)], lookback_ms=DAY, page_size=1)["from"]
+        == "1"
     )  # no API takes 0
 
 
-def test_a_page_can_be_asked_for_otherwise() -> None:
-    """Parameters are replaced or left out; the cursor stays."""
+def test_with_parameters_replaces_and_removes_parameters() -> None:
+    """The cursor stays."""
     page = build_list_request({"projectKey": "a b", "after": "", "limit": "100", "expand": "x"})
     changed = with_parameters(page, limit="25", expand=None)
     assert dict(parse_qsl(changed.path.partition("?")[2], keep_blank_values=True)) == {
@@ -101,27 +95,27 @@ def test_a_page_can_be_asked_for_otherwise() -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 5000), min_size=1))
-def test_a_portion_of_what_was_seen_stays_under_the_cap(sizes: list[int]) -> None:
-    """Unless a single one is larger; and never more than the API's own maximum."""
-    portion = PageSizer(max_bytes=100_000)
+def test_page_sizer_after_any_page_stays_under_the_byte_cap(sizes: list[int]) -> None:
+    """The page size is between one and the maximum of the API."""
+    page_sizer = PageSizer(max_bytes=100_000)
     for size in sizes:
-        portion.record(body_bytes=size * portion.page_size, item_count=portion.page_size)
-        assert 1 <= portion.page_size <= 100
-        assert portion.page_size * size <= 100_000
+        page_sizer.record(body_bytes=size * page_sizer.page_size, item_count=page_sizer.page_size)
+        assert 1 <= page_sizer.page_size <= 100
+        assert page_sizer.page_size * size <= 100_000
 
 
 @pytest.mark.parametrize(("items", "size"), [(0, 0), (0, 50)])
-def test_an_empty_page_teaches_nothing(items: int, size: int) -> None:
-    """There is no deployment to measure."""
-    portion = PageSizer(max_bytes=1000, page_size=7)
-    portion.record(body_bytes=size, item_count=items)
-    assert portion.page_size == 7
+def test_page_sizer_after_an_empty_page_keeps_its_size(items: int, size: int) -> None:
+    """An empty page has no deployment to measure."""
+    page_sizer = PageSizer(max_bytes=1000, page_size=7)
+    page_sizer.record(body_bytes=size, item_count=items)
+    assert page_sizer.page_size == 7
 
 
-def test_a_portion_shrinks_until_one_alone_is_left() -> None:
-    """100, 25, 6, 1, and then there is nothing to shrink."""
-    portion = PageSizer(max_bytes=1000)
-    steps = []
-    while portion.shrink():
-        steps.append(portion.page_size)
-    assert steps == [25, 6, 1]
+def test_page_sizer_shrinks_down_to_one() -> None:
+    """The sizes are 100, 25, 6 and 1; then it cannot shrink."""
+    page_sizer = PageSizer(max_bytes=1000)
+    page_sizes = []
+    while page_sizer.shrink():
+        page_sizes.append(page_sizer.page_size)
+    assert page_sizes == [25, 6, 1]

@@ -1,4 +1,4 @@
-"""Where is the next page, and is it safe to go there?"""
+"""Tests of next links: parameters are added, and unsafe links are not followed."""
 
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,13 +21,13 @@ DEFAULTS = link_defaults(project="default", environment="production")
 
 
 def query_parameters(page: ApiRequest | UnsafeLink) -> dict[str, list[str]]:
-    """Give the parameters of a page."""
+    """Return the query parameters of a page."""
     assert isinstance(page, ApiRequest)
     return parse_qs(urlsplit(page.path).query)
 
 
-def test_the_documented_link_gets_what_it_lacks() -> None:
-    """It carries only `after`; the API requires the project, and defaults to seven days."""
+def test_resolve_next_link_adds_missing_parameters() -> None:
+    """The documented link carries only `after`. The API needs the project, and lists seven days."""
     page = resolve_next_link(f"{API_ROOT}pull-requests?after=abc", origin=ORIGIN, defaults=DEFAULTS)
     assert isinstance(page, ApiRequest)
     assert page.route == "pull-requests"
@@ -41,15 +41,19 @@ def test_the_documented_link_gets_what_it_lacks() -> None:
     }
 
 
-def test_what_a_link_says_is_not_overridden() -> None:
-    """Its own limit and project stand, and a parameter given twice stays twice."""
+def test_resolve_next_link_keeps_the_parameters_of_the_link() -> None:
+    """A limit and a project in the link stay, and a repeated parameter stays repeated."""
     href = f"{API_ROOT}deployments?after=a&limit=5&projectKey=other&x=1&x=2"
-    told = query_parameters(resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS))
-    assert (told["limit"], told["projectKey"], told["x"]) == (["5"], ["other"], ["1", "2"])
+    parameters = query_parameters(resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS))
+    assert (parameters["limit"], parameters["projectKey"], parameters["x"]) == (
+        ["5"],
+        ["other"],
+        ["1", "2"],
+    )
 
 
-def test_an_absolute_link_to_our_own_host_is_followed() -> None:
-    """With or without the host, it is the same page."""
+def test_resolve_next_link_to_the_own_host_is_followed() -> None:
+    """Links with and without the host name the same page."""
     for href in (f"{ORIGIN}{API_ROOT}deployments?after=a", "deployments?after=a"):
         page = resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS)
         assert isinstance(page, ApiRequest)
@@ -80,14 +84,14 @@ def test_an_absolute_link_to_our_own_host_is_followed() -> None:
         "",
     ],
 )
-def test_a_hostile_link_is_not_followed(href: str) -> None:
-    """The link comes with our token: nothing but the two lists of our own host is followed."""
+def test_resolve_next_link_of_a_hostile_link_returns_unsafe(href: str) -> None:
+    """Each call carries the token, so only the two lists on LaunchDarkly's host are followed."""
     assert isinstance(resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS), UnsafeLink)
 
 
 @given(st.text())
-def test_any_text_stays_on_our_host_or_is_unsafe(text: str) -> None:
-    """Never an exception, never another place."""
+def test_resolve_next_link_of_any_text_stays_on_the_host_or_is_unsafe(text: str) -> None:
+    """No text raises an exception or leads to another path."""
     for href in (text, f"{API_ROOT}{text}", f"{API_ROOT}deployments?{text}", f"https://{text}"):
         page = resolve_next_link(href, origin=ORIGIN, defaults=DEFAULTS)
         if isinstance(page, ApiRequest):
@@ -100,7 +104,7 @@ def test_any_text_stays_on_our_host_or_is_unsafe(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "whole"),
+    ("body", "has_every_page"),
     [
         (b'{"id":"a"}', True),
         (b'{"id":"a","pullRequests":null}', True),
@@ -127,23 +131,23 @@ def test_any_text_stays_on_our_host_or_is_unsafe(text: str) -> None:
         ),
     ],
 )
-def test_only_what_says_that_it_goes_on_is_followed(body: bytes, *, whole: bool) -> None:
-    """A link and a total not yet reached, at both levels."""
+def test_is_complete_needs_no_link_or_a_reached_total(body: bytes, *, has_every_page: bool) -> None:
+    """A further page needs a link and a total not yet reached, at both levels."""
     deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
-    assert is_complete(deployment) is whole
+    assert is_complete(deployment) is has_every_page
 
 
-def test_only_routes_that_may_be_followed_are() -> None:
-    """A list of deployments does not go on with pull requests."""
+def test_resolve_next_link_to_another_route_returns_unsafe() -> None:
+    """A list of deployments does not continue with pull requests."""
     page = resolve_next_link(
         f"{API_ROOT}pull-requests?after=a", origin=ORIGIN, defaults={"list": {}}
     )
     assert isinstance(page, UnsafeLink)
 
 
-def test_a_parameter_that_is_there_but_empty_is_there() -> None:
-    """It is neither dropped nor filled."""
+def test_resolve_next_link_keeps_an_empty_parameter() -> None:
+    """An empty parameter is neither dropped nor replaced."""
     page = resolve_next_link(
         f"{API_ROOT}deployments?after=a&expand=", origin=ORIGIN, defaults=DEFAULTS
     )

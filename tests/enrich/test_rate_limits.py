@@ -1,4 +1,4 @@
-"""What do an answer's headers say about the budget?"""
+"""Tests of the parser of rate-limit headers."""
 
 import pytest
 from hypothesis import given
@@ -17,29 +17,29 @@ HTTP_DATE_MS = 1_795_428_000_000
 
 
 def header_getter(headers: dict[str, str | list[str]]) -> HeaderValues:
-    """Read headers as the client does: every value of a name, whatever its case."""
-    known = {name.lower(): value for name, value in headers.items()}
+    """Return a function that reads every value of a header, in any case, as the client does."""
+    values_by_name = {name.lower(): value for name, value in headers.items()}
 
     def read(name: str) -> list[str]:
-        value = known.get(name.lower(), [])
+        value = values_by_name.get(name.lower(), [])
         return [value] if isinstance(value, str) else value
 
     return read
 
 
 def parse_headers(headers: dict[str, str | list[str]], route: str = "get") -> RateLimitHeaders:
-    """Read the hints of one answer."""
+    """Return the rate limits of one response."""
     return parse_rate_limits(header_getter(headers), route=route, now_ms=NOW_MS)
 
 
-def test_no_header_says_nothing() -> None:
-    """Any of them may be missing."""
+def test_parse_rate_limits_without_headers_returns_nothing() -> None:
+    """Every header may be missing."""
     assert parse_headers({}) == RateLimitHeaders()
 
 
-def test_every_family_has_its_window() -> None:
-    """Global and route share a reset, the token has its own; the route is named."""
-    told = parse_headers(
+def test_parse_rate_limits_returns_a_window_per_family() -> None:
+    """Global and route windows share a reset; the token has its own."""
+    rate_limits = parse_headers(
         {
             "X-Ratelimit-Global-Limit": "100",
             "X-Ratelimit-Global-Remaining": "42",
@@ -52,35 +52,39 @@ def test_every_family_has_its_window() -> None:
         },
         route="list",
     )
-    assert told.windows == (
+    assert rate_limits.windows == (
         RateLimitWindow(family="global", limit=100, remaining=42, reset_ms=1_795_428_010_000),
         RateLimitWindow(family="route:list", limit=None, remaining=4, reset_ms=1_795_428_010_000),
         RateLimitWindow(family="token", limit=1000, remaining=900, reset_ms=1_795_428_007_000),
     )
-    assert (told.date_ms, told.retry_after_ms, told.resume_at_ms) == (HTTP_DATE_MS, None, None)
+    assert (rate_limits.date_ms, rate_limits.retry_after_ms, rate_limits.resume_at_ms) == (
+        HTTP_DATE_MS,
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
     "value", ["", "-1", "1e3", "0x10", "12.5", "\u0663", "soon", "9" * 16, "+5"]
 )
-def test_what_is_no_count_is_not_there(value: str) -> None:
-    """Malformed, negative and absurd values are ignored."""
+def test_parse_rate_limits_of_invalid_numbers_ignores_them(value: str) -> None:
+    """Malformed, negative and very large values are ignored."""
     assert parse_headers({"X-Ratelimit-Global-Remaining": value}).windows == ()
     assert parse_headers({"Retry-After": value}).retry_after_ms is None
 
 
-def test_of_several_values_the_more_careful_counts() -> None:
-    """The smallest Remaining, the latest moment."""
-    told = parse_headers(
+def test_parse_rate_limits_of_repeated_headers_takes_the_most_careful() -> None:
+    """The smallest Remaining and the latest moment count."""
+    rate_limits = parse_headers(
         {
             "X-Ratelimit-Global-Remaining": ["7", "3"],
             "X-Ratelimit-Reset": "1795428001000, 1795428002000",
             "Retry-After": ["1", "5"],
         }
     )
-    assert told.windows[0].remaining == 3
-    assert told.windows[0].reset_ms == 1_795_428_002_000
-    assert told.retry_after_ms == 5000
+    assert rate_limits.windows[0].remaining == 3
+    assert rate_limits.windows[0].reset_ms == 1_795_428_002_000
+    assert rate_limits.retry_after_ms == 5000
 
 
 @pytest.mark.parametrize(
@@ -93,13 +97,15 @@ def test_of_several_values_the_more_careful_counts() -> None:
         ({"Retry-After": "Mon, 99 Foo 2026"}, None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date(headers: dict[str, str], wait_ms: int | None) -> None:
-    """A date is measured from the answer's own Date; one in the past says nothing."""
+def test_parse_rate_limits_accepts_retry_after_as_seconds_or_date(
+    headers: dict[str, str], wait_ms: int | None
+) -> None:
+    """A date is measured from the Date header; a date in the past is ignored."""
     assert parse_headers({**headers}).retry_after_ms == wait_ms
 
 
 @pytest.mark.parametrize(
-    ("headers", "moment"),
+    ("headers", "resume_at_ms"),
     [
         ({"X-Ratelimit-Reset": "10"}, 10),
         ({"X-Ratelimit-Reset": "10", "X-Ratelimit-Global-Remaining": "0"}, 10),
@@ -109,11 +115,11 @@ def test_retry_after_is_seconds_or_a_date(headers: dict[str, str], wait_ms: int 
         ({"X-Ratelimit-Reset": "10", "X-Ratelimit-Auth-Token-Reset": "20"}, 20),
     ],
 )
-def test_the_latest_reset_of_what_is_used_up_is_when_to_resume(
-    headers: dict[str, str], moment: int | None
+def test_resume_at_is_the_latest_reset_of_used_up_windows(
+    headers: dict[str, str], resume_at_ms: int | None
 ) -> None:
-    """A reset counts where its Remaining is 0 or unknown."""
-    assert parse_headers({**headers}).resume_at_ms == moment
+    """A reset counts if its Remaining is 0 or unknown."""
+    assert parse_headers({**headers}).resume_at_ms == resume_at_ms
 
 
 @given(
@@ -124,16 +130,18 @@ def test_the_latest_reset_of_what_is_used_up_is_when_to_resume(
         st.lists(st.text() | st.integers().map(str), max_size=3),
     )
 )
-def test_no_header_can_hurt(headers: dict[str, str | list[str]]) -> None:
-    """Whatever they hold, what is read is sane."""
-    told = parse_headers(headers)
-    assert all(window.remaining >= 0 for window in told.windows)
-    assert told.retry_after_ms is None or told.retry_after_ms >= 0
+def test_parse_rate_limits_of_any_headers_returns_sane_values(
+    headers: dict[str, str | list[str]],
+) -> None:
+    """No header value leads to a negative number."""
+    rate_limits = parse_headers(headers)
+    assert all(window.remaining >= 0 for window in rate_limits.windows)
+    assert rate_limits.retry_after_ms is None or rate_limits.retry_after_ms >= 0
 
 
-def test_a_date_to_wait_for_is_measured_by_the_clock_that_named_it() -> None:
-    """Our own clock may be wrong by minutes; it stands in only where no Date was sent."""
-    told = parse_headers(
+def test_retry_after_date_is_measured_from_the_date_header() -> None:
+    """The local clock may be wrong by minutes; it is used only without a Date header."""
+    rate_limits = parse_headers(
         {"Date": "Mon, 23 Nov 2026 09:00:00 GMT", "Retry-After": "Mon, 23 Nov 2026 09:00:30 GMT"}
     )
-    assert told.retry_after_ms == 30_000
+    assert rate_limits.retry_after_ms == 30_000

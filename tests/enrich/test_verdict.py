@@ -1,4 +1,4 @@
-"""What does an answer mean for a deployment?"""
+"""Tests of the verdict on each kind of response."""
 
 import pytest
 from hypothesis import given
@@ -15,6 +15,7 @@ from service.enrich.verdict import (
     check_page_response,
     check_response,
     classify_response,
+    decide_earlier_deployment,
     decide_internal_error,
     decide_malformed,
     decide_unfinished,
@@ -26,7 +27,7 @@ OLD = AttemptHistory(attempts=50, age_s=100_000.0, jitter=0.5)
 
 
 @pytest.mark.parametrize(
-    ("status", "young", "old"),
+    ("status", "recent_reason", "old_reason"),
     [
         (400, "rejected", "rejected"),
         (401, "token_refused_401", "token_refused_401"),
@@ -43,9 +44,11 @@ OLD = AttemptHistory(attempts=50, age_s=100_000.0, jitter=0.5)
         (599, "HTTP 599", "upstream_failing"),
     ],
 )
-def test_each_status_has_its_fate(status: int, young: str, old: str) -> None:
-    """For a ticket that has just come, and for one that was tried for a day."""
-    for history, reason in ((RECENT, young), (OLD, old)):
+def test_check_response_by_status_and_history_returns_the_verdict(
+    status: int, recent_reason: str, old_reason: str
+) -> None:
+    """The verdict is checked for a new ticket and for one older than a day."""
+    for history, reason in ((RECENT, recent_reason), (OLD, old_reason)):
         verdict = check_response(ApiResponse(status=status, body=b"raw"), history, RETRY_POLICY)
         assert not isinstance(verdict, bytes)
         assert verdict.reason == reason
@@ -55,11 +58,11 @@ def test_each_status_has_its_fate(status: int, young: str, old: str) -> None:
             assert verdict.counts_as_attempt is (status not in {401, 403, 429})
 
 
-def test_a_good_answer_is_its_body() -> None:
-    """Unless it is over the cap."""
+def test_check_response_of_200_returns_the_body_under_the_cap() -> None:
+    """A 200 over the byte cap fails."""
     assert check_response(ApiResponse(status=200, body=b"{}"), RECENT, RETRY_POLICY) == b"{}"
-    cut = ApiResponse(status=200, body=b"", oversized=True)
-    assert isinstance(check_response(cut, RECENT, RETRY_POLICY), Fail)
+    oversized = ApiResponse(status=200, body=b"", oversized=True)
+    assert isinstance(check_response(oversized, RECENT, RETRY_POLICY), Fail)
 
 
 @given(
@@ -68,12 +71,12 @@ def test_a_good_answer_is_its_body() -> None:
     st.floats(0, 1e6),
     st.floats(0, 1, exclude_max=True),
 )
-def test_waits_are_bounded_and_what_costs_no_attempt_is_not_the_tickets_fault(
-    status: int, attempts: int, age_s: float, chance: float
+def test_check_response_of_any_status_bounds_the_wait(
+    status: int, attempts: int, age_s: float, jitter: float
 ) -> None:
-    """No wait is negative or endless; rate limits and bad tokens alone are free."""
+    """Only rate limits and refused tokens cost no attempt."""
     verdict = check_response(
-        ApiResponse(status=status, body=b""), AttemptHistory(attempts, age_s, chance), RETRY_POLICY
+        ApiResponse(status=status, body=b""), AttemptHistory(attempts, age_s, jitter), RETRY_POLICY
     )
     if isinstance(verdict, Retry):
         assert 0 <= verdict.wait_s <= RETRY_POLICY.backoff.cap_s
@@ -81,15 +84,15 @@ def test_waits_are_bounded_and_what_costs_no_attempt_is_not_the_tickets_fault(
         assert verdict.counts_as_attempt is False or age_s < RETRY_POLICY.outage_timeout_s
 
 
-def test_silence_is_waited_out_for_a_day() -> None:
-    """Then a person must look."""
+def test_check_response_without_a_response_retries_for_a_day() -> None:
+    """After a day the ticket fails."""
     assert isinstance(check_response(NoResponse("timed out"), RECENT, RETRY_POLICY), Retry)
     verdict = check_response(NoResponse("timed out"), OLD, RETRY_POLICY)
     assert verdict == Fail(reason="upstream_failing", detail="no answer: timed out")
 
 
-def test_a_further_page_that_is_not_there_will_not_come() -> None:
-    """For a page 404 is final; all else is judged as for the first."""
+def test_check_page_response_of_404_fails() -> None:
+    """A 404 is final for a further page; other statuses are decided as for the first call."""
     assert isinstance(
         check_page_response(ApiResponse(status=404, body=b""), RECENT, RETRY_POLICY), Fail
     )
@@ -99,8 +102,8 @@ def test_a_further_page_that_is_not_there_will_not_come() -> None:
     assert check_page_response(ApiResponse(status=200, body=b"{}"), RECENT, RETRY_POLICY) == b"{}"
 
 
-def test_a_new_shape_stays_new_and_a_cut_body_may_heal() -> None:
-    """Drift is final at once, garbage after several tries; the bytes are kept."""
+def test_decide_malformed_fails_on_drift_and_retries_other_bodies() -> None:
+    """Drift fails at once, a malformed body after several attempts; the bytes are kept."""
     assert decide_malformed(Drift("$.id"), b"raw", RECENT, RETRY_POLICY) == Fail(
         reason="undecodable", detail="$.id", raw=b"raw"
     )
@@ -108,11 +111,11 @@ def test_a_new_shape_stays_new_and_a_cut_body_may_heal() -> None:
     assert isinstance(decide_malformed(Malformed("cut"), b"raw", OLD, RETRY_POLICY), Fail)
 
 
-def test_a_running_deployment_is_waited_for_and_then_taken_as_it_is() -> None:
-    """LaunchDarkly may not have heard of the end; past the deadline we publish what there is."""
-    running = Deployment(id="a", status="started")
-    assert isinstance(decide_unfinished(running, RECENT, RETRY_POLICY), Retry)
-    assert decide_unfinished(running, OLD, RETRY_POLICY) is None
+def test_decide_unfinished_retries_until_the_timeout() -> None:
+    """After the timeout the deployment is published as it is."""
+    unfinished = Deployment(id="a", status="started")
+    assert isinstance(decide_unfinished(unfinished, RECENT, RETRY_POLICY), Retry)
+    assert decide_unfinished(unfinished, OLD, RETRY_POLICY) is None
     assert decide_unfinished(Deployment(id="a", status="string"), RECENT, RETRY_POLICY) is None
     assert (
         decide_unfinished(Deployment(id="a", status="started", ended_at=1), RECENT, RETRY_POLICY)
@@ -120,8 +123,16 @@ def test_a_running_deployment_is_waited_for_and_then_taken_as_it_is() -> None:
     )
 
 
-def test_our_own_mistakes_end() -> None:
-    """A few tries, then a person sees it."""
+def test_decide_earlier_deployment_retries_until_the_timeout() -> None:
+    """After the timeout the listed deployment is taken."""
+    verdict = decide_earlier_deployment(RECENT, RETRY_POLICY)
+    assert isinstance(verdict, Retry)
+    assert verdict.reason == "not_found_yet"
+    assert decide_earlier_deployment(OLD, RETRY_POLICY) is None
+
+
+def test_decide_internal_error_fails_after_the_last_attempt() -> None:
+    """The ticket is retried a few times before it fails."""
     assert isinstance(decide_internal_error("KeyError: x", RECENT, RETRY_POLICY), Retry)
     assert decide_internal_error("KeyError: x", OLD, RETRY_POLICY) == Fail(
         reason="internal_error", detail="KeyError: x"
@@ -129,7 +140,7 @@ def test_our_own_mistakes_end() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "outcome"),
+    ("response", "result"),
     [
         (ApiResponse(status=200, body=b""), "ok"),
         (ApiResponse(status=404, body=b""), "ok"),
@@ -140,15 +151,17 @@ def test_our_own_mistakes_end() -> None:
         (NoResponse("cut"), "server_error"),
     ],
 )
-def test_what_it_means_for_everybody(answer: ApiResponse | NoResponse, outcome: str) -> None:
-    """The budget hears one of four."""
-    assert classify_response(answer) == outcome
+def test_classify_response_returns_what_the_budget_records(
+    response: ApiResponse | NoResponse, result: str
+) -> None:
+    """The result is one of four."""
+    assert classify_response(response) == result
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 503])
-def test_only_a_good_answer_can_be_too_large(status: int) -> None:
-    """A long error page is no fate: a rate limit stays one, whatever it says."""
-    cut = ApiResponse(status=status, body=b"", oversized=True)
-    assert check_response(cut, RECENT, RETRY_POLICY) == check_response(
+def test_check_response_of_an_oversized_error_decides_by_its_status(status: int) -> None:
+    """A rate limit with a long error page stays a rate limit."""
+    oversized = ApiResponse(status=status, body=b"", oversized=True)
+    assert check_response(oversized, RECENT, RETRY_POLICY) == check_response(
         ApiResponse(status=status, body=b""), RECENT, RETRY_POLICY
     )

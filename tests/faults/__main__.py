@@ -1,6 +1,6 @@
-"""How is a long storm run? `python3 run.py faults`: to its end, then a table and an exit code.
+"""The command `python3 run.py faults`: a long storm, a table and an exit code.
 
-Ctrl-C ends it early; what was accepted until then is judged all the same.
+Ctrl-C ends the storm early. The oracle still checks everything that was accepted until then.
 """
 
 import argparse
@@ -19,17 +19,20 @@ from tests.faults.system import LEASE_S, SystemConfig, start_system
 
 
 def main() -> int:
-    """Run what was asked for; 1 when anything was lost, twice, stuck or wrong."""
-    parser = argparse.ArgumentParser(prog="run.py faults", description="kill everything, count all")
+    """Run the storm of the arguments; return 1 when the oracle found anything wrong."""
+    parser = argparse.ArgumentParser(
+        prog="run.py faults",
+        description="strike every process, then count all lost and duplicated work",
+    )
     add = parser.add_argument
-    add("--seed", type=int, default=1, help="what the storm is drawn from")
-    add("--webhooks", type=int, default=0, help="accepted webhooks that it goes on for")
-    add("--kills", type=int, default=0, help="SIGKILLs that it goes on for")
-    add("--minutes", type=float, default=0.0, help="minutes that it goes on for")
+    add("--seed", type=int, default=1, help="seed of the storm")
+    add("--webhooks", type=int, default=0, help="end after this many accepted webhooks")
+    add("--kills", type=int, default=0, help="end after this many SIGKILLs")
+    add("--minutes", type=float, default=0.0, help="end after this many minutes")
     add("--durability", choices=["always", "everysec"], default="always", help="appendfsync")
-    add("--every", type=float, default=2.4, help="seconds between two strokes")
-    add("--per-s", type=float, default=70.0, help="webhooks sent in a second")
-    add("--rounds", type=int, default=10, help="kills of which the recovery is measured")
+    add("--every", type=float, default=2.4, help="mean seconds between two strikes")
+    add("--per-s", type=float, default=70.0, help="webhooks sent per second")
+    add("--rounds", type=int, default=10, help="kills per process to measure the recovery")
     options = parser.parse_args()
     if not (options.webhooks or options.kills or options.minutes):
         options.webhooks, options.kills = 100_000, 500
@@ -38,7 +41,7 @@ def main() -> int:
     command_line = shlex.join(f"--{name}={value}" for name, value in arguments.items())
     title = f"seed {options.seed}, appendfsync {options.durability}"
     sys.stdout.write(format_report(outcome, recovery, title=title))
-    sys.stdout.write(f"\nOnce more: python3 run.py faults {command_line}\n")
+    sys.stdout.write(f"\nRepeat with: python3 run.py faults {command_line}\n")
     return 0 if outcome.is_clean else 1
 
 

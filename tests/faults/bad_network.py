@@ -1,4 +1,4 @@
-"""What is a bad network? A TCP proxy with weather that comes and goes, the same for one seed."""
+"""A TCP proxy that plays a bad network; equal seeds give equal faults."""
 
 import asyncio
 import random
@@ -10,32 +10,32 @@ from typing import Literal, get_args
 from tests.tcp_proxy import CHUNK_BYTES, Connect, Copying, ForwardingProxy, Streams
 
 NetworkFault = Literal["clear", "cut", "reset", "lossy", "refusing", "slow", "dripping", "silent"]
-"""clear: all passes. cut: closed at the next byte. reset: RST in the middle of an answer.
-lossy: the request is done and its answer lost. refusing: no connection is let in, none stays.
-slow: each chunk comes late. dripping: answers in small pieces. silent: open, and nothing is said.
+"""clear: no fault. cut: closed at the next byte. reset: RST in the middle of a reply.
+lossy: the request is executed and its reply is lost. refusing: no connection is accepted or kept.
+slow: each chunk is delayed. dripping: replies in small pieces. silent: open, but nothing passes.
 """
 
 NETWORK_FAULTS: tuple[NetworkFault, ...] = get_args(NetworkFault)[1:]
 _DELAY_S = 0.05
 _DRIP_BYTES = 11
-_LINGER_RESET = struct.pack("ii", 1, 0)  # SO_LINGER of no time: close says RST
+_LINGER_RESET = struct.pack("ii", 1, 0)  # a linger time of zero: close sends RST
 
 
 class FaultyProxy(ForwardingProxy):
-    """Forwards both ways, as the weather lets it."""
+    """Forwards both ways, changed by the current network fault."""
 
     def __init__(self, connect: Connect) -> None:
         super().__init__(connect)
         self._fault: NetworkFault = "clear"
 
     def set_fault(self, fault: NetworkFault) -> None:
-        """Let the weather change, for what is under way too."""
+        """Set the network fault, for open connections too."""
         self._fault = fault
         if fault == "refusing":
             self.disconnect_all()
 
     async def alternate_faults(self, *, seed: int, duration_s: float) -> None:
-        """Be bad and clear by turns for so long, then clear."""
+        """Alternate between random faults and no fault for the given time, then stay clear."""
         rng = random.Random(seed)
         with suppress(TimeoutError):
             async with asyncio.timeout(duration_s):
@@ -47,12 +47,15 @@ class FaultyProxy(ForwardingProxy):
         self.set_fault("clear")
 
     def accepts_connections(self) -> bool:
-        """Let nobody in while refusing."""
+        """Accept no connection during the fault "refusing"."""
         return self._fault != "refusing"
 
-    def copy_both_ways(self, ours: Streams, theirs: Streams) -> tuple[Copying, Copying]:
-        """Let through what the weather lets."""
-        return self._forward_request(ours[0], theirs[1]), self._forward_response(theirs[0], ours[1])
+    def copy_both_ways(self, client: Streams, server: Streams) -> tuple[Copying, Copying]:
+        """Forward both ways as the current fault allows."""
+        return (
+            self._forward_request(client[0], server[1]),
+            self._forward_response(server[0], client[1]),
+        )
 
     async def _forward_request(
         self, client: asyncio.StreamReader, upstream: asyncio.StreamWriter
@@ -64,7 +67,7 @@ class FaultyProxy(ForwardingProxy):
                 case "slow":
                     await asyncio.sleep(_DELAY_S)
                 case "silent":
-                    while await client.read(CHUNK_BYTES):  # taken, and never heard of again
+                    while await client.read(CHUNK_BYTES):  # read and dropped
                         pass
                     return
                 case _:

@@ -1,4 +1,4 @@
-"""What do faults fall on within one process? The whole house, real Redis, a simulated API."""
+"""The fixture of the fault tests: the service in one process, a real Redis and a simulator."""
 
 from collections.abc import AsyncIterator
 
@@ -11,9 +11,9 @@ from tests.end_to_end.harness import ServiceHarness, open_harness
 
 
 @pytest.fixture
-async def story(redis_url: str, redis: Redis, keys: Keys) -> AsyncIterator[ServiceHarness]:
-    """Set the stage; a test opens it as it likes."""
+async def service(redis_url: str, redis: Redis, keys: Keys) -> AsyncIterator[ServiceHarness]:
+    """Build the service; each test opens it with its own settings."""
     async with open_harness(
         redis, keys.namespace, redis_url=Secret(redis_url), lease=5.0
-    ) as opened:
-        yield opened
+    ) as harness:
+        yield harness

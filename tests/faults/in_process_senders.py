@@ -1,4 +1,4 @@
-"""Who posts webhooks until they are taken, and who counts what became of them?"""
+"""Senders in the test's own process, and a check of what became of their webhooks."""
 
 import asyncio
 import itertools
@@ -11,7 +11,8 @@ from redis.exceptions import RedisError
 
 from service.settings import Secret
 from service.store.connect import drop_idle_connections, open_client
-from tests.end_to_end.harness import ServiceHarness, deployment_id, open_harness
+from tests.end_to_end.harness import ServiceHarness, open_harness
+from tests.factories import deployment_id
 
 NAMESPACE = "faults"
 _CONCURRENT_SENDERS = 6
@@ -19,14 +20,16 @@ _PAUSE_S = 0.02
 
 
 class InProcessSenders:
-    """CD systems that post one webhook after the other, and each again until it is taken."""
+    """CD systems that post one webhook after the other, and repeat each until it is accepted."""
 
-    def __init__(self, story: ServiceHarness) -> None:
+    def __init__(self, service: ServiceHarness) -> None:
         self.accepted: list[str] = []
         self.refused: Counter[int] = Counter()
-        self._story = story
+        self._service = service
         self._stop = False
-        self._tasks = [asyncio.create_task(self._send(lane)) for lane in range(_CONCURRENT_SENDERS)]
+        self._tasks = [
+            asyncio.create_task(self._send(sender)) for sender in range(_CONCURRENT_SENDERS)
+        ]
 
     async def _send(self, sender: int) -> None:
         for number in itertools.count(sender, _CONCURRENT_SENDERS):
@@ -41,11 +44,11 @@ class InProcessSenders:
                 return
 
     async def _post(self, event: dict[str, str], delivery: str) -> int:
-        status, _ = await self._story.post(event, delivery=delivery)
+        status, _ = await self._service.post(event, delivery=delivery)
         return status
 
     async def wait_until_accepted(self, more: int) -> float:
-        """Wait until so many more were taken; gives how long it took (s)."""
+        """Wait until this many more webhooks are accepted; return the time it took in seconds."""
         started_s, target = time.monotonic(), len(self.accepted) + more
         async with asyncio.timeout(30):
             while len(self.accepted) < target:
@@ -53,7 +56,7 @@ class InProcessSenders:
         return time.monotonic() - started_s
 
     async def wait_until_published(self, more: int) -> None:
-        """Wait until so many more records have come out."""
+        """Wait until this many more records are published."""
         target = await self._count_records() + more
         async with asyncio.timeout(30):
             while await self._count_records() < target:
@@ -62,37 +65,42 @@ class InProcessSenders:
     async def _count_records(self) -> int:
         while True:
             with suppress(RedisError, OSError):
-                return int(await self._story.redis.xlen(self._story.keys.enriched))
+                return int(await self._service.redis.xlen(self._service.keys.enriched))
             await asyncio.sleep(0.005)
 
     async def stop(self) -> None:
-        """Send no more, but see through what was begun."""
+        """Stop after the webhooks that are in progress."""
         self._stop = True
         async with asyncio.timeout(30):
             await asyncio.gather(*self._tasks)
 
     async def check(self) -> None:
-        """Wait until nothing waits; then each that was taken has its one record, and no other."""
+        """Wait until the backlog is empty; assert one record for each accepted webhook."""
         async with asyncio.timeout(30):
             while not await self._is_drained():
                 await asyncio.sleep(0.05)
-        records = Counter(record["subject"] for record in await self._story.records())
+        records = Counter(record["subject"] for record in await self._service.records())
         assert records == Counter(self.accepted)
-        assert not await self._story.failed_jobs()
+        assert not await self._service.failed_jobs()
         assert set(self.refused) <= {503}
 
     async def _is_drained(self) -> bool:
         with suppress(RedisError, OSError):
-            return await self._story.is_done()
-        await drop_idle_connections(self._story.redis)
+            return await self._service.is_done()
+        await drop_idle_connections(self._service.redis)
         return False
 
 
+def print_duration(label: str, took_s: float) -> None:
+    """Print a duration for readers of ``pytest -s``. No promise depends on it."""
+    print(f"{label}: {took_s:.2f} s")  # noqa: T201 - for a person
+
+
 @asynccontextmanager
-async def open_story(redis_url: str, **changes: object) -> AsyncIterator[ServiceHarness]:
-    """Open a receiver and two workers in one process, on any Redis, and an observing client."""
+async def open_service(redis_url: str, **changes: object) -> AsyncIterator[ServiceHarness]:
+    """Open a receiver and two workers on any Redis, with an observing client."""
     async with (
         open_client(redis_url, namespace=NAMESPACE) as viewer,
-        open_harness(viewer, NAMESPACE, redis_url=Secret(redis_url)) as story,
+        open_harness(viewer, NAMESPACE, redis_url=Secret(redis_url)) as service,
     ):
-        yield await story.open(workers=2, **changes)
+        yield await service.open(workers=2, **changes)

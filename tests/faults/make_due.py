@@ -1,4 +1,4 @@
-"""How does a test not wait for a backoff? It makes due at once what waits until later."""
+"""A helper that makes waiting tickets due at once, so that tests do not wait for a backoff."""
 
 import asyncio
 import contextlib
@@ -9,14 +9,14 @@ from redis.asyncio import Redis
 
 from service.store.keys import Keys
 
-# One act: between a look and a change a worker could lease the ticket, and would lose it again.
+# Atomic: between a read and a write a worker could lease the ticket, and would lose its lease.
 _MAKE_DUE_SCRIPT = """
 local clock, count = redis.call('TIME'), 0
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local later = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES')
-for i = 1, #later, 2 do
-  if tonumber(later[i + 1]) % 1 == 0 then
-    redis.call('ZADD', KEYS[1], now, later[i])
+local waiting = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES')
+for i = 1, #waiting, 2 do
+  if tonumber(waiting[i + 1]) % 1 == 0 then
+    redis.call('ZADD', KEYS[1], now, waiting[i])
     count = count + 1
   end
 end
@@ -29,14 +29,14 @@ return count
 
 
 async def make_due(redis: Redis, keys: Keys) -> int:
-    """Make due whatever waits, and wake a worker; gives how many waited. Leases stay."""
+    """Make all waiting tickets due and wake a worker; return how many waited. Leases stay."""
     count: Any = await redis.eval(_MAKE_DUE_SCRIPT, 2, keys.backlog, keys.wakeup)
     return int(count)
 
 
 @contextlib.asynccontextmanager
 async def making_due(redis: Redis, keys: Keys) -> AsyncIterator[None]:
-    """Let nothing wait for long meanwhile."""
+    """Make waiting tickets due again and again while the context is open."""
 
     async def make_due_repeatedly() -> None:
         while not stopped.is_set():

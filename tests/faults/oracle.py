@@ -1,4 +1,4 @@
-"""Was anything lost, twice or left over? Judged over what was read: thinks only."""
+"""The oracle: it finds lost, duplicated and stuck work in what was sent and read. Pure."""
 
 import itertools
 from collections import Counter, defaultdict
@@ -8,10 +8,10 @@ from msgspec import Struct
 
 
 class SentDelivery(Struct, frozen=True, kw_only=True):
-    """One webhook as its sender saw it: the job it asks for, and how it was answered.
+    """One webhook as its sender saw it: its job and the responses to it.
 
-    ``epoch`` numbers what the upstream told at the moment it was first sent. ``queued`` counts
-    the answers 202, ``duplicates`` the answers 200.
+    ``epoch`` is the epoch of the upstream when the sender first sent it. ``queued`` counts the
+    responses 202, ``duplicates`` the responses 200.
     """
 
     name: str
@@ -22,14 +22,14 @@ class SentDelivery(Struct, frozen=True, kw_only=True):
 
     @property
     def is_accepted(self) -> bool:
-        """Tell whether it was answered by any 2xx."""
+        """Whether any response was a 2xx."""
         return self.queued + self.duplicates > 0
 
 
-class PublishedRecord(Struct, frozen=True, kw_only=True):
-    """One entry of the stream: where it stands, its id, and what it says of which job.
+class StreamRecord(Struct, frozen=True, kw_only=True):
+    """One entry of the stream: its position, its id, its job and its content.
 
-    ``epoch`` numbers what the upstream told when this was fetched, where it can be known.
+    ``epoch`` is the epoch of the upstream when a worker fetched it, or None when unknown.
     """
 
     entry: tuple[int, int]
@@ -42,7 +42,7 @@ class PublishedRecord(Struct, frozen=True, kw_only=True):
 
 
 class LeftoverState(Struct, frozen=True, kw_only=True):
-    """What is in Redis at the end: jobs, failed jobs with reasons, keys without TTL."""
+    """The state of Redis at the end: jobs, failed jobs with reasons, keys without TTL."""
 
     backlog: frozenset[str] = frozenset()
     tickets: frozenset[str] = frozenset()
@@ -51,10 +51,10 @@ class LeftoverState(Struct, frozen=True, kw_only=True):
 
 
 class OracleReport(Struct, frozen=True, kw_only=True):
-    """What came of it. Names of deliveries and jobs; ``is_clean`` when nothing is wrong.
+    """The findings: names of deliveries and jobs; ``is_clean`` when all lists are empty.
 
-    ``stale``: the last record of a job is older than the last accepted event about it.
-    ``invented``: a record of what nobody asked for. ``twice_queued``: 202 said twice.
+    ``stale``: the last record of a job is older than its last accepted event. ``unrequested``: a
+    record of a job that no delivery asked for. ``queued_twice``: a delivery with two responses 202.
     """
 
     deliveries: int
@@ -75,7 +75,7 @@ class OracleReport(Struct, frozen=True, kw_only=True):
 
     @property
     def is_clean(self) -> bool:
-        """Tell whether every accepted webhook ended exactly once."""
+        """Whether every accepted webhook ended exactly once."""
         return not any(
             (
                 *(self.lost, self.stale, self.duplicated, self.unrequested),
@@ -86,18 +86,21 @@ class OracleReport(Struct, frozen=True, kw_only=True):
 
 def check_deliveries(
     deliveries: Iterable[SentDelivery],
-    records: Iterable[PublishedRecord],
+    records: Iterable[StreamRecord],
     leftover: LeftoverState,
     *,
     allowed_without_ttl: frozenset[str] = frozenset(),
 ) -> OracleReport:
-    """Compare what was accepted with what came out and what is left; ``may_last`` needs no TTL."""
+    """Compare the accepted deliveries with the records and with the state that is left.
+
+    ``allowed_without_ttl`` names the keys that need no TTL.
+    """
     sent = list(deliveries)
     accepted = [delivery for delivery in sent if delivery.is_accepted]
     newest_epoch: dict[str, int] = {}
     for delivery in accepted:
         newest_epoch[delivery.job] = max(newest_epoch.get(delivery.job, 0), delivery.epoch)
-    by_job: defaultdict[str, list[PublishedRecord]] = defaultdict(list)
+    by_job: defaultdict[str, list[StreamRecord]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.entry):
         by_job[record.job].append(record)
     unfinished_jobs = leftover.backlog | leftover.tickets | leftover.failed.keys()
@@ -130,11 +133,11 @@ def check_deliveries(
     )
 
 
-def _is_stale(last: PublishedRecord, expected_epoch: int) -> bool:
+def _is_stale(last: StreamRecord, expected_epoch: int) -> bool:
     return last.epoch is not None and last.epoch < expected_epoch
 
 
-def _find_repeated_ids(records: Iterable[PublishedRecord]) -> set[str]:
+def _find_repeated_ids(records: Iterable[StreamRecord]) -> set[str]:
     return {
         record_id
         for record_id, count in Counter(record.id for record in records).items()
@@ -142,8 +145,8 @@ def _find_repeated_ids(records: Iterable[PublishedRecord]) -> set[str]:
     }
 
 
-def _find_repeated_content(by_job: Mapping[str, Sequence[PublishedRecord]]) -> set[str]:
-    """Find jobs whose revisions are not 1, 2, 3 ..., or of which two in a row say the same."""
+def _find_repeated_content(by_job: Mapping[str, Sequence[StreamRecord]]) -> set[str]:
+    """Find jobs whose revisions are not 1, 2, 3 …, and jobs with two equal records in a row."""
     return {
         job
         for job, job_records in by_job.items()

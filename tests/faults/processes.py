@@ -1,4 +1,4 @@
-"""The processes that faults strike: receivers, workers and a Redis, each started again."""
+"""The processes that a storm strikes: receivers, workers and a Redis, each restarted."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from tests.faults.strike_schedule import Strike
 _STOP_TIMEOUT_S = 15.0
 _START_TIMEOUT_S = 60.0
 
-# What none of our programs may ever write, whatever befalls them.
+# Log events that no fault excuses.
 FORBIDDEN_LOG_EVENTS = frozenset(
     {
         "attempt_error",
@@ -32,10 +32,10 @@ FORBIDDEN_LOG_EVENTS = frozenset(
 
 
 class ServiceProcess:
-    """One receiver or worker, always started again; ``facts`` counts the log lines by their event.
+    """One receiver or worker that is always restarted.
 
-    ``mistakes`` are sentences about what it must not do: lines that no fault excuses, an end that
-    nobody asked for, a bad exit code.
+    ``log_events`` counts its log lines by event. ``violations`` describes what no fault excuses: a
+    forbidden log line, an exit without a signal, a wrong exit code.
     """
 
     def __init__(
@@ -54,30 +54,30 @@ class ServiceProcess:
         self._monitor_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Start it; nobody waits until it is there."""
+        """Start the process without waiting until it is ready."""
         self._starts += 1
         self._log = self._log_folder / f"{self.name}-{self._starts}.log"
         with self._log.open("wb") as log:
             self._child = await asyncio.create_subprocess_exec(
                 *self._command,
                 env=self._environ,
-                start_new_session=True,  # a Ctrl-C is for us
+                start_new_session=True,  # Ctrl-C must reach only the storm
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=log,
             )
         self._monitor_task = asyncio.create_task(
-            self._restart_on_exit(self._child), name=f"mind {self.name}"
+            self._restart_on_exit(self._child), name=f"restart {self.name}"
         )
 
     async def wait_for_start(self) -> None:
-        """Wait until it has written that it is there."""
+        """Wait until its log says that it has started."""
         async with asyncio.timeout(_START_TIMEOUT_S):
             while not self.has_started():
                 await asyncio.sleep(0.02)
 
     async def strike(self, strike: Strike) -> None:
-        """Kill it, stop it or freeze it, and have it back in the end."""
+        """Kill, stop or freeze the process, and restart or resume it after the downtime."""
         self.is_struck = True
         try:
             if strike.action == "freeze":
@@ -89,23 +89,23 @@ class ServiceProcess:
                 await asyncio.sleep(strike.duration_s)
                 await self.start()
                 if strike.waits_for_start:
-                    with suppress(TimeoutError):  # Redis may be away for as long
+                    with suppress(TimeoutError):  # Redis may be down longer than that
                         await self.wait_for_start()
         finally:
             self.is_struck = False
 
     def has_started(self) -> bool:
-        """Tell whether it has written that it is there."""
+        """Return whether its log says that it has started."""
         log = self._log.read_bytes() if self._log.exists() else b""
         return b'"receiver_started"' in log or b'"worker_started"' in log
 
     def send_signal(self, signal_number: signal.Signals) -> None:
-        """Send a signal; one that has ended just now does not mind."""
+        """Send a signal, unless the process has just ended."""
         if self._child is not None:
             _send_signal(self._child, signal_number)
 
     async def stop(self, signal_number: signal.Signals) -> None:
-        """End it by a signal; SIGTERM must give exit code 0 within the grace time."""
+        """End the process by a signal. SIGTERM must give exit code 0 within the grace time."""
         child, self._child = self._child, None
         if child is None:
             return
@@ -116,33 +116,36 @@ class ServiceProcess:
         except TimeoutError:
             _send_signal(child, signal.SIGKILL)
             exit_code = await child.wait()
-            self.violations.append(f"{self.name} did not end within its grace time")
+            self.violations.append(f"{self.name} did not stop within {_STOP_TIMEOUT_S:.0f} s")
         if (
             signal_number == signal.SIGTERM
             and exit_code != 0
             and not self._was_stopped_before_start(exit_code)
         ):
-            self.violations.append(f"{self.name} ended with {exit_code} on SIGTERM")
+            self.violations.append(f"{self.name} exited with {exit_code} on SIGTERM")
         if self._monitor_task is not None:
             self._monitor_task.cancel()
         self._read_log()
 
     def _was_stopped_before_start(self, exit_code: int) -> bool:
-        """Tell whether it was ended before it was there: no handler of ours stood yet."""
+        """Return whether SIGTERM came before the process had installed its signal handler."""
         return exit_code == -signal.SIGTERM and not self._log.read_bytes()
 
     async def _restart_on_exit(self, child: asyncio.subprocess.Process) -> None:
-        """Say so when it ends by itself, and start it again."""
+        """Record a violation when the process ends by itself, and restart it."""
         exit_code = await child.wait()
         if self._child is child:
             log_tail = self._log.read_text(errors="replace")[-500:]
-            self.violations.append(f"{self.name} ended by itself with {exit_code}: {log_tail}")
+            self.violations.append(f"{self.name} exited by itself with {exit_code}: {log_tail}")
             self._read_log()
             await asyncio.sleep(0.5)
             await self.start()
 
     def _read_log(self) -> None:
-        """Count the facts; a log without mistakes is not kept. The last line may be cut short."""
+        """Count the log events and delete a log without violations.
+
+        The last line may be truncated.
+        """
         *lines, _ = self._log.read_bytes().split(b"\n")
         violations = [
             line for line in lines if (is_violation := self._count_log_line(line)) and is_violation
@@ -153,7 +156,7 @@ class ServiceProcess:
             self._log.unlink()
 
     def _count_log_line(self, line: bytes) -> bool:
-        """Count a line; tells whether it is one that must not be."""
+        """Count a log line; return whether the line is forbidden."""
         try:
             entry = msgspec.json.decode(line, type=dict[str, Any])
         except msgspec.MsgspecError:
@@ -169,7 +172,10 @@ def _send_signal(child: asyncio.subprocess.Process, signal_number: signal.Signal
 
 
 class RedisProcess:
-    """A Redis that is killed; its data is on disk. ``backs`` are the moments it was there again."""
+    """A Redis that may be killed; its data is on disk.
+
+    ``started_at`` holds the times (monotonic, in seconds) at which it was ready.
+    """
 
     def __init__(self, data_dir: Path, *, appendfsync: AppendFsync) -> None:
         self._server = EmbeddedServer(data_dir, appendfsync=appendfsync)
@@ -179,16 +185,16 @@ class RedisProcess:
 
     @property
     def url(self) -> str:
-        """Its address, the same before and after."""
+        """The URL, which stays the same after a restart."""
         return self._server.url
 
     async def start(self) -> None:
-        """Start it and wait until it has read its data."""
+        """Start the server and wait until it has loaded its data."""
         await self._exit_stack.enter_async_context(self._server)
         self.started_at.append(time.monotonic())
 
     async def strike(self, strike: Strike) -> None:
-        """Kill it, stop it or freeze it, and have it back in the end."""
+        """Kill, stop or freeze the server, and restart or resume it after the downtime."""
         self.is_struck = True
         try:
             if strike.action == "freeze":
@@ -204,7 +210,7 @@ class RedisProcess:
             self.is_struck = False
 
     async def stop(self) -> None:
-        """Have it gone."""
+        """Stop the server."""
         await self._exit_stack.aclose()
 
     def _send_signal(self, signal_number: signal.Signals) -> None:

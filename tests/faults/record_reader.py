@@ -1,4 +1,4 @@
-"""Who reads the output? A consumer group that notes every record, and what is left at the end."""
+"""A reader of the output stream, and the state that is left in Redis at the end."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from service.store.connect import UNAVAILABLE_ERRORS
 from service.store.keys import Keys
-from tests.faults.oracle import LeftoverState, PublishedRecord
+from tests.faults.oracle import LeftoverState, StreamRecord
 from tests.faults.traffic import KNOWN_ID_PREFIX
 
 GROUP = "oracle"
@@ -33,14 +33,14 @@ class _DeploymentFields(Struct, rename="camel"):
 
 
 class RecordReader:
-    """Reads the stream through a group, so that what is read may be trimmed.
+    """Reads the stream through a consumer group, so that trimming is part of the test.
 
-    A record is noted once the server says that it is on its disk: what a kill takes back again
-    was never there. ``noted_at`` are the moments (monotonic s) at which records came.
+    It keeps a record only after the server says that the record is on disk: a kill may take back
+    anything else. ``read_at`` holds the times (monotonic, in seconds) at which records arrived.
     """
 
     def __init__(self, redis: Redis, keys: Keys, find_epoch: FindEpoch) -> None:
-        self.records: dict[bytes, PublishedRecord] = {}
+        self.records: dict[bytes, StreamRecord] = {}
         self.read_at: list[float] = []
         self._redis = redis
         self._keys = keys
@@ -48,16 +48,16 @@ class RecordReader:
         self._is_stopped = False
 
     def stop(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         self._is_stopped = True
 
     async def run(self) -> None:
-        """Read until told to stop, whatever becomes of the server.
+        """Read until `stop` is called, whatever happens to the server.
 
-        A flag and no cancellation: asyncio.wait_for, which redis-py sends through, may swallow one
-        before Python 3.12.
+        A flag replaces cancellation: asyncio.wait_for, which redis-py uses to send, may swallow a
+        cancellation before Python 3.12.
         """
-        start_id = "0"  # what was delivered and not yet noted, then ">" for what is new
+        start_id = "0"  # first the entries delivered but not acknowledged, then ">" for new ones
         while not self._is_stopped:
             try:
                 await self._ensure_group()
@@ -87,7 +87,7 @@ class RecordReader:
             return 0
         (synced, *_) = await self._redis.waitaof(1, 0, 4000)
         if synced != 1:
-            raise TimeoutError("not on disk in time")
+            raise TimeoutError("the record is not on disk after 4 s")
         for entry_id, fields in entries:
             if entry_id not in self.records:
                 self.records[entry_id] = parse_record(entry_id, fields, self._find_epoch)
@@ -98,8 +98,8 @@ class RecordReader:
 
 def parse_record(
     entry_id: bytes, fields: dict[bytes, bytes], find_epoch: FindEpoch = lambda *_: None
-) -> PublishedRecord:
-    """Read one entry: of which job it is, and what it says."""
+) -> StreamRecord:
+    """Return the record of one stream entry."""
     deployment = msgspec.json.decode(fields[b"data"], type=_Data).deployment
     deployment_fields = msgspec.json.decode(deployment, type=_DeploymentFields)
     ms, _, number = entry_id.decode().partition("-")
@@ -107,29 +107,29 @@ def parse_record(
     project, environment, application = (
         fields[field_name.encode()].decode() for field_name in field_names
     )
-    is_asked_by_id = deployment_fields.id.startswith(KNOWN_ID_PREFIX)
+    has_known_id = deployment_fields.id.startswith(KNOWN_ID_PREFIX)
     find_job = f"find:{project}/{environment}/{application}/{deployment_fields.application_version}"
-    return PublishedRecord(
+    return StreamRecord(
         entry=(int(ms), int(number)),
         id=fields[b"id"].decode(),
-        job=f"id:{deployment_fields.id}" if is_asked_by_id else find_job,
+        job=f"id:{deployment_fields.id}" if has_known_id else find_job,
         revision=int(fields[b"revision"]),
         digest=blake2b(deployment, digest_size=8).digest(),
         epoch=find_epoch(deployment_fields.id, deployment_fields.started_at)
-        if is_asked_by_id
+        if has_known_id
         else None,
         complete=fields[b"complete"] == b"true",
     )
 
 
-async def read_records(redis: Redis, keys: Keys) -> list[PublishedRecord]:
-    """Read the whole stream at once."""
+async def read_records(redis: Redis, keys: Keys) -> list[StreamRecord]:
+    """Return all records of the stream."""
     entries: Any = await redis.xrange(keys.enriched)
     return [parse_record(entry_id, fields) for entry_id, fields in entries]
 
 
 def _parse_entries(reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """Give the entries of one stream; one whose fields are gone was trimmed before it was read."""
+    """Return the entries of one stream. An entry without fields was trimmed before it was read."""
     streams = (
         reply.values()
         if isinstance(reply, dict)
@@ -147,12 +147,12 @@ def _parse_entries(reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
 
 
 def keys_allowed_without_ttl(keys: Keys) -> frozenset[str]:
-    """Name the keys that may stay without an end; all others must have one, or be gone."""
+    """Return the keys that may exist without a TTL."""
     return frozenset({keys.enriched, keys.milestones, keys.failed, keys.failed_data, keys.counts})
 
 
 async def read_leftover_state(redis: Redis, keys: Keys) -> LeftoverState:
-    """Read what is left when nothing should be."""
+    """Return what is left in Redis when all work is done."""
     backlog: Any = await redis.zrange(keys.backlog, 0, -1)
     tickets: Any = await redis.hkeys(keys.tickets)
     failures: Any = await redis.hgetall(keys.failed_data)

@@ -1,4 +1,4 @@
-"""How soon does work go on after a kill, when all else is idle? Measured, never asserted."""
+"""The time to recover from a kill on an idle system: measured, never asserted."""
 
 import asyncio
 import signal
@@ -14,15 +14,15 @@ from tests.faults.strike_schedule import Strike
 from tests.faults.system import KEYS, SystemUnderTest
 from tests.faults.traffic import TrafficConfig, Webhook, draw_webhooks
 
-_LEASED_TICKETS = 3  # tickets in hand: fewer than the calls that a fresh budget allows
+_LEASED_TICKETS = 3  # fewer than the calls that a new budget allows
 _KILL_REDIS = Strike(delay_s=0, role="redis", action="kill", target_fraction=0, duration_s=0.5)
 
 
 class Recovery(Struct, frozen=True, kw_only=True):
-    """How long it took, in seconds.
+    """Times to recover, in seconds.
 
-    ``worker_s``: from a worker's kill until all that it held was published; ``redis_s``: from
-    Redis being back until the first record.
+    ``worker_s``: from the kill of a worker until all its leased tickets are published. ``redis_s``:
+    from the restart of Redis until the first record.
     """
 
     worker_s: list[float]
@@ -30,9 +30,9 @@ class Recovery(Struct, frozen=True, kw_only=True):
 
 
 async def measure_recovery(system: SystemUnderTest, *, rounds: int, seed: int) -> Recovery:
-    """Kill a worker, then Redis, so many times each, with tickets in hand and nothing else to do.
+    """Kill a worker and then Redis, each `rounds` times, while tickets are leased.
 
-    Leaves the plant with two workers.
+    Nothing else happens meanwhile. Two workers run afterwards.
     """
     webhooks = draw_webhooks(
         seed, TrafficConfig(without_id_share=0.0, repeated_share=0.0, copies=(1, 1))
@@ -51,7 +51,7 @@ async def measure_recovery(system: SystemUnderTest, *, rounds: int, seed: int) -
 async def _measure_worker_kill(
     system: SystemUnderTest, webhooks: Iterator[Webhook], index: int
 ) -> float:
-    """Have one worker hold tickets, kill it while the other looks on; gives the seconds."""
+    """Kill a worker with leased tickets; return the seconds until the other published them."""
     killed, survivor = system.workers[index], system.workers[1 - index]
     await _lease_tickets(system, webhooks)
     await survivor.start()
@@ -65,7 +65,7 @@ async def _measure_worker_kill(
 
 
 async def _measure_redis_kill(system: SystemUnderTest, webhooks: Iterator[Webhook]) -> float:
-    """Kill Redis while workers hold tickets; gives the seconds from its return to a record."""
+    """Kill Redis while tickets are leased, and return the seconds from its restart to a record."""
     await _lease_tickets(system, webhooks)
     records_before = await _count_records(system)
     strike_task = asyncio.create_task(system.redis_process.strike(_KILL_REDIS))
@@ -79,7 +79,7 @@ async def _measure_redis_kill(system: SystemUnderTest, webhooks: Iterator[Webhoo
 
 
 async def _lease_tickets(system: SystemUnderTest, webhooks: Iterator[Webhook]) -> None:
-    """Send some webhooks while the upstream says nothing, until their tickets are in hand."""
+    """Send webhooks to a stalled upstream and wait until workers have leased their tickets."""
     system.upstream.stall()
     await asyncio.gather(*(system.senders.send(next(webhooks)) for _ in range(_LEASED_TICKETS)))
 
@@ -92,7 +92,7 @@ async def _lease_tickets(system: SystemUnderTest, webhooks: Iterator[Webhook]) -
 
 
 async def _count_records(system: SystemUnderTest) -> int:
-    """Count every record that was ever appended."""
+    """Return how many records were ever appended."""
     return int((await system.redis.xinfo_stream(KEYS.enriched))["entries-added"])
 
 

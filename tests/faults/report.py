@@ -1,4 +1,4 @@
-"""How is a storm told? As a table in Markdown: thinks only."""
+"""The report of a storm as a Markdown table. Pure."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -8,7 +8,7 @@ from tests.faults.storm import StormResult
 
 
 def format_report(outcome: StormResult, recovery: Recovery | None, *, title: str) -> str:
-    """Write the table, and below it the first of whatever is wrong."""
+    """Return the table, followed by the first problems of each kind."""
     rows = [*_list_rows(outcome), *(_list_recovery_rows(recovery) if recovery else ())]
     lines = [f"| {title} | |", "|---|--:|", *(f"| {name} | {value} |" for name, value in rows)]
     problems = _list_problems(outcome)
@@ -24,49 +24,52 @@ def _list_rows(outcome: StormResult) -> list[tuple[str, str]]:
     failed = ", ".join(f"{reason} {n}" for reason, n in sorted(report.failed.items()))
     return [
         ("webhooks accepted", f"{report.accepted:,} of {report.deliveries:,}"),
-        ("posts made for them", f"{posts:,}: {_format_statuses(outcome)}"),
-        ("took", f"{outcome.seconds:,.0f} s, {report.accepted / outcome.seconds:.0f} accepted/s"),
+        ("posts for these", f"{posts:,}: {_format_statuses(outcome)}"),
+        (
+            "duration",
+            f"{outcome.seconds:,.0f} s, {report.accepted / outcome.seconds:.0f} accepted/s",
+        ),
         ("processes killed (SIGKILL)", f"{outcome.kills:,}"),
-        ("strokes", strikes),
-        ("deployments asked for", f"{report.jobs:,}"),
+        ("strikes", strikes),
+        ("deployments requested", f"{report.jobs:,}"),
         ("records published", f"{report.records:,} of {report.published_jobs:,} deployments"),
         ("of these incomplete", f"{report.incomplete:,}"),
         ("**lost**", f"**{len(report.lost) + len(report.stale)}**"),
         ("**duplicated**", f"**{len(report.duplicated) + len(report.queued_twice)}**"),
         ("**stuck**", f"**{len(report.stuck)}**"),
         (
-            "invented, or waiting and failed",
+            "unrequested, or waiting and failed",
             f"{len(report.unrequested) + len(report.pending_and_failed)}",
         ),
         ("failed, by reason", failed or "0"),
         ("keys without TTL that should have one", f"{len(report.keys_without_ttl)}"),
         (
-            "429 answers, of these inside a closed window",
+            "429 responses, of these to calls in a closed window",
             f"{outcome.rate_limited}, {outcome.rate_limited_while_closed}",
         ),
-        ("log lines that no fault excuses", f"{len(outcome.violations)}"),
-        ("nothing waited any more after the last send", f"{outcome.drained_s:.1f} s"),
+        ("log lines and exits that no fault excuses", f"{len(outcome.violations)}"),
+        ("backlog empty after the last send", f"{outcome.drained_s:.1f} s"),
         ("Redis back -> next record, in the storm", _format_times(outcome.recoveries)),
     ]
 
 
 def _list_recovery_rows(recovery: Recovery) -> list[tuple[str, str]]:
     return [
-        ("worker killed -> all that it held published, idle", _format_times(recovery.worker_s)),
+        ("worker killed -> all its tickets published, idle", _format_times(recovery.worker_s)),
         ("Redis back -> first record, idle", _format_times(recovery.redis_s)),
     ]
 
 
 def _format_statuses(outcome: StormResult) -> str:
     return ", ".join(
-        f"{n:,} x {status or 'no answer'}" for status, n in sorted(outcome.statuses.items())
+        f"{n:,} x {status or 'no response'}" for status, n in sorted(outcome.statuses.items())
     )
 
 
 def _format_times(times: Sequence[float]) -> str:
     if not times:
         return "none"
-    return f"median {median(times):.2f} s, worst {max(times):.2f} s, of {len(times)}"
+    return f"median {median(times):.2f} s, max {max(times):.2f} s, of {len(times)}"
 
 
 def _list_problems(outcome: StormResult) -> list[str]:
@@ -77,9 +80,9 @@ def _list_problems(outcome: StormResult) -> list[str]:
         "duplicated": report.duplicated,
         "queued twice": report.queued_twice,
         "stuck": report.stuck,
-        "invented": report.unrequested,
+        "unrequested": report.unrequested,
         "waiting and failed": report.pending_and_failed,
-        "lasting": report.keys_without_ttl,
-        "mistake": outcome.violations,
+        "key without TTL": report.keys_without_ttl,
+        "violation": outcome.violations,
     }
     return [f"- {name}: {item}" for name, items in problems.items() for item in items[:10]]

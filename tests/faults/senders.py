@@ -1,4 +1,4 @@
-"""Who posts the webhooks? CD systems that repeat each one until it is taken."""
+"""The senders of a storm: CD systems that repeat each webhook until it is accepted."""
 
 import asyncio
 import random
@@ -21,20 +21,21 @@ _ACCEPTED_STATUSES = {HTTPStatus.OK, HTTPStatus.ACCEPTED}
 
 
 class UpstreamState(Protocol):
-    """What the upstream tells: which state of things, and what is to be found in it."""
+    """The part of the upstream that the senders use."""
 
     @property
     def epoch(self) -> int:
-        """Number what is told now."""
+        """The number of the current epoch."""
 
     def add_deployment(self, new: NewDeployment, /) -> object:
-        """Have one more to be found."""
+        """Add one deployment that workers have to find."""
 
 
 class WebhookSenders:
-    """So many lanes, together at ``per_s`` webhooks a second; every copy goes to any receiver.
+    """Concurrent senders with a common rate of ``per_s`` webhooks a second.
 
-    ``deliveries`` is the log of how each was answered, ``answers`` counts statuses, 0 for none.
+    Every copy of a webhook goes to a random receiver. ``deliveries`` holds the responses to each
+    delivery. ``statuses`` counts responses by status; 0 means no response.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class WebhookSenders:
     async def send_all(
         self, webhooks: Iterator[Webhook], *, per_s: float, concurrency: int
     ) -> None:
-        """Send one webhook after the other, until stopped; what was begun is ended."""
+        """Send one webhook after the other until `stop`, and finish those in progress."""
         started_s = time.monotonic()
         numbered = enumerate(webhooks)
 
@@ -76,11 +77,11 @@ class WebhookSenders:
                 group.create_task(send_until_stopped())
 
     def stop(self) -> None:
-        """Begin no more."""
+        """Start no more webhooks."""
         self._stop.set()
 
     async def send(self, webhook: Webhook) -> None:
-        """Send every copy at once, each until it is taken, and keep how it was answered."""
+        """Send all copies at once, each until it is accepted, and record the responses."""
         event: dict[str, object] = dict(webhook.event)
         if webhook.deployment is not None:
             now = int(time.time() * 1000)
@@ -101,7 +102,7 @@ class WebhookSenders:
         )
 
     async def _post_until_accepted(self, delivery: str, body: bytes) -> int:
-        """Post until taken; gives the status."""
+        """Post until the webhook is accepted; return the status."""
         wait_s = 0.05
         while True:
             status = await self._post(delivery, body)

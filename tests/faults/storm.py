@@ -1,4 +1,4 @@
-"""How does a storm go? Senders send, strokes fall, everything comes back, and is judged."""
+"""A storm: senders send while processes are struck, then the oracle checks the result."""
 
 import asyncio
 import sys
@@ -26,10 +26,11 @@ StrikeTarget = ServiceProcess | RedisProcess | FaultyLaunchDarkly
 
 
 class StormConfig(Struct, frozen=True, kw_only=True):
-    """What storm is ordered. It ends when every goal is reached: webhooks, kills and seconds.
+    """The configuration of a storm. It ends when it has its webhooks, kills and seconds.
 
-    ``no_progress_s`` is how long nothing may move at the end before what is left is called stuck:
-    longer than the longest backoff of a ticket. ``hurry`` makes due at the end what backs off.
+    ``no_progress_timeout_s``: after this time without progress at the end, the rest counts as
+    stuck. It is longer than the longest backoff of a ticket. ``skip_backoff`` makes waiting tickets
+    due at the end.
     """
 
     seed: int
@@ -46,9 +47,9 @@ class StormConfig(Struct, frozen=True, kw_only=True):
 
 
 class StormResult(Struct, frozen=True, kw_only=True):
-    """What a storm came to. ``strokes`` counts by (role, blow).
+    """The result of a storm. ``strikes`` counts by (role, action).
 
-    ``recoveries`` are seconds from Redis being back to the next record.
+    ``recoveries`` are the seconds from each restart of Redis to the next record.
     """
 
     report: OracleReport
@@ -64,24 +65,24 @@ class StormResult(Struct, frozen=True, kw_only=True):
 
     @property
     def kills(self) -> int:
-        """How many processes were ended by SIGKILL."""
+        """The number of processes that were killed by SIGKILL."""
         return count_kills(self.strikes)
 
     @property
     def is_clean(self) -> bool:
-        """Tell whether nothing was lost, twice or stuck, and nothing wrote of a mistake."""
+        """Whether nothing was lost, duplicated or stuck, and no process violated a rule."""
         return self.report.is_clean and not self.violations
 
 
 def count_kills(strikes: Counter[tuple[str, str]]) -> int:
-    """Count the SIGKILLs; that of the upstream is only a cut."""
+    """Count the SIGKILLs. A kill of the upstream does not count: it only aborts connections."""
     return sum(
         n for (role, action), n in strikes.items() if action == "kill" and role != "upstream"
     )
 
 
 class Storm:
-    """Strikes a plant while its senders send."""
+    """Strikes the processes of a system while its senders send."""
 
     def __init__(self, system: SystemUnderTest, config: StormConfig) -> None:
         self.strikes: Counter[tuple[str, str]] = Counter()
@@ -92,7 +93,7 @@ class Storm:
         self._running_strikes: set[asyncio.Task[None]] = set()
 
     def is_finished(self) -> bool:
-        """Tell whether every goal is reached."""
+        """Return whether every goal is reached."""
         config = self._config
         return self._is_stopped_early or (
             self._system.senders.accepted >= config.webhooks
@@ -101,18 +102,18 @@ class Storm:
         )
 
     def stop_early(self) -> None:
-        """Let it be enough now; what was accepted until then is judged."""
+        """End the storm now; the oracle checks what was accepted until then."""
         self._is_stopped_early = True
 
     async def run(self, log: Callable[[str], None] = lambda _: None) -> StormResult:
-        """Strike until it is enough, then let everything come to rest, and judge."""
+        """Strike until every goal is reached, wait until all work is done, and check the result."""
         system, config = self._system, self._config
         webhooks = draw_webhooks(config.seed, config.traffic)
-        sending = system.senders.send_all(
+        send_task = system.senders.send_all(
             webhooks, per_s=config.per_s, concurrency=config.concurrency
         )
         async with asyncio.TaskGroup() as group:
-            group.create_task(sending)
+            group.create_task(send_task)
             epoch_task = group.create_task(self._advance_epochs())
             progress_task = group.create_task(self._log_progress(log))
             await self._run_strikes()
@@ -140,12 +141,18 @@ class Storm:
             }
 
     def _count_struck(self) -> int:
-        """Count who is down or still starts: on a slow machine the storm must not stand still."""
+        """Count the targets that are down or still starting.
+
+        The limit on them keeps a storm moving on a slow machine.
+        """
         targets: list[StrikeTarget] = [*self._system.list_processes(), self._system.redis_process]
         return sum(target.is_struck for target in targets)
 
     def _choose_targets(self, strike: Strike) -> list[StrikeTarget]:
-        """Choose who of the role is struck; one who is down already gives way to another role."""
+        """Choose the target of a strike.
+
+        If all processes of the role are down, choose another role.
+        """
         system = self._system
         targets_by_role: dict[str, list[StrikeTarget]] = {
             "worker": [*system.workers],
@@ -171,12 +178,12 @@ class Storm:
             log(
                 f"{minute} min: {system.senders.accepted} accepted,"
                 f" {len(system.reader.records)} records, {count_kills(self.strikes)} kills,"
-                f" {len(system.list_violations())} mistakes"
+                f" {len(system.list_violations())} violations"
             )
             await asyncio.sleep(60)
 
     async def _drain(self) -> None:
-        """Wait until nothing waits and all is read, or nothing has moved for too long."""
+        """Wait until no work is left and all records are read, or until there is no progress."""
         self._drained_s = time.monotonic()
         previous, last_progress_s = (-1, -1), time.monotonic()
         while time.monotonic() - last_progress_s < self._config.no_progress_timeout_s:
@@ -189,7 +196,7 @@ class Storm:
         self._drained_s = time.monotonic() - self._drained_s
 
     async def _count_pending(self) -> tuple[int, int]:
-        """Count what waits, and the records that are not read yet."""
+        """Count the waiting tickets and the unread records."""
         redis = self._system.redis
         try:
             if self._config.skip_backoff:
@@ -229,9 +236,9 @@ class Storm:
 
 
 def measure_recoveries(started_at: Sequence[float], read_at: Sequence[float]) -> list[float]:
-    """Give for each moment how long it took until something was noted, if anything was."""
+    """Return for each start the seconds until the next record, if there was one."""
     first_reads = (
-        min((moment for moment in read_at if moment >= start), default=None) for start in started_at
+        min((read_s for read_s in read_at if read_s >= start), default=None) for start in started_at
     )
     return [
         first - start
@@ -241,7 +248,7 @@ def measure_recoveries(started_at: Sequence[float], read_at: Sequence[float]) ->
 
 
 def log_progress(text: str) -> None:
-    """Tell a person how it goes."""
+    """Write one progress line to stderr."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
@@ -257,7 +264,7 @@ def _role_label(target: StrikeTarget) -> str:
 
 
 def _is_finished(task: asyncio.Task[None]) -> bool:
-    """Tell whether a stroke is over; raises what went wrong with it."""
+    """Return whether a strike has ended; raise its exception if it failed."""
     if task.done():
         task.result()
     return task.done()

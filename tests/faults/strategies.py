@@ -1,4 +1,4 @@
-"""What nearly right things can come from outside? Strategies for Hypothesis."""
+"""Hypothesis strategies for nearly valid input from outside."""
 
 import json
 import struct
@@ -11,7 +11,7 @@ from service.simulate.responses import Canned
 
 ID_PLACEHOLDER = "@ID@"
 VERSION_PLACEHOLDER = "@VERSION@"
-"""Stand in for the deployment that is asked for, until it has a name."""
+"""Both placeholders stand for the id of the requested deployment."""
 
 _JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -23,7 +23,7 @@ _JSON: st.SearchStrategy[Any] = st.recursive(
 
 
 def mostly(valid: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Give what is right mostly, else any JSON."""
+    """Return mostly valid values, and sometimes any JSON."""
     return st.integers(0, 9).flatmap(lambda roll: _JSON if roll == 0 else valid)
 
 
@@ -47,11 +47,11 @@ _HREF = _TEXT | st.sampled_from(
 
 
 def _collection(item: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    following = _optional(href=_HREF)
+    next_link = _optional(href=_HREF)
     return _optional(
         totalCount=_COUNT,
         items=st.lists(mostly(item), max_size=3),
-        _links=_optional(next=following),
+        _links=_optional(next=next_link),
     )
 
 
@@ -87,7 +87,7 @@ _DEPLOYMENT_FIELDS = _optional(
     flagReferences=_collection(_FLAG),
 )
 _DEPLOYMENT = st.builds(
-    lambda facts, name: {**facts, "id": name}, _DEPLOYMENT_FIELDS, mostly(st.just(ID_PLACEHOLDER))
+    lambda fields, name: {**fields, "id": name}, _DEPLOYMENT_FIELDS, mostly(st.just(ID_PLACEHOLDER))
 )
 _DEPLOYMENT_AND_LIST = st.builds(
     lambda page, deployment: {**page, **deployment}, _collection(_DEPLOYMENT), _DEPLOYMENT
@@ -132,7 +132,7 @@ RESPONSES = st.builds(
     RESPONSE_BODIES,
 )
 
-# Tickets as Redis may hold them: of an older version, of a newer one, cut short, or no ticket.
+# Stored tickets: of an older or newer version, truncated, or not a ticket at all.
 _TICKET_FIELDS = st.tuples(
     *(_TEXT, _TEXT, st.sampled_from(["succeeded", "failed"])),
     *(st.none() | _TEXT for _ in range(4)),
@@ -151,7 +151,7 @@ _TICKET_HEADERS = st.builds(
     st.floats(max_value=1.8e12) | st.floats(0, 1.8e12),
 )
 _STORED_TICKET = st.builds(
-    lambda head, told: head + msgspec.msgpack.encode(told), _TICKET_HEADERS, _TICKET_ARRAYS
+    lambda header, fields: header + msgspec.msgpack.encode(fields), _TICKET_HEADERS, _TICKET_ARRAYS
 )
 STORED_TICKETS = st.one_of(
     *(_STORED_TICKET,) * 4,
@@ -159,7 +159,7 @@ STORED_TICKETS = st.one_of(
     st.binary(max_size=60),
 )
 
-# A native webhook: what its body says, and headers that anybody may add.
+# A native webhook: its body, and additional headers.
 _EVENT_BODY = _optional(
     projectKey=_TEXT,
     environmentKey=_TEXT,
@@ -189,7 +189,7 @@ EXTRA_HEADERS = st.dictionaries(
     max_size=4,
 )
 
-# Sources in something like TOML: lines that could stand there, words that could not.
+# Nearly valid TOML files of sources.
 _TOML_STRINGS = st.sampled_from(
     [
         "native",

@@ -1,4 +1,4 @@
-"""Who is struck next, how, and for how long? Drawn from a seed: thinks only."""
+"""The schedule of strikes, drawn from a seed. Pure."""
 
 import random
 from collections.abc import Iterator
@@ -22,7 +22,10 @@ _WAIT_FOR_START_SHARE = 0.85
 
 
 class StrikeConfig(Struct, frozen=True, kw_only=True):
-    """How fast it goes (s): between two strokes, and how long a lease is that a freeze outlasts."""
+    """The timing of strikes in seconds.
+
+    ``interval_s`` is the mean time between two strikes. Every freeze lasts longer than ``lease_s``.
+    """
 
     interval_s: float
     lease_s: float
@@ -30,11 +33,11 @@ class StrikeConfig(Struct, frozen=True, kw_only=True):
 
 
 class Strike(Struct, frozen=True, kw_only=True):
-    """One stroke, so long after the one before. ``chance`` picks one of the role's processes.
+    """One strike, ``delay_s`` after the previous one. ``target_fraction`` picks the process.
 
-    ``kill`` is SIGKILL and ``term`` SIGTERM, each with a restart after ``lasts_s``; ``freeze`` is
-    SIGSTOP, and SIGCONT after ``lasts_s``. Who is not ``spared`` may be struck again while it
-    still starts.
+    ``kill`` is SIGKILL and ``term`` is SIGTERM, each with a restart after ``duration_s``.
+    ``freeze`` is SIGSTOP, with SIGCONT after ``duration_s``. Without ``waits_for_start`` the
+    process may be struck again while it still starts.
     """
 
     delay_s: float
@@ -46,7 +49,7 @@ class Strike(Struct, frozen=True, kw_only=True):
 
 
 def draw_strikes(seed: int, config: StrikeConfig) -> Iterator[Strike]:
-    """Draw strokes without end, the same ones for the same seed and tempo."""
+    """Yield strikes without end. Equal seeds and configurations give equal strikes."""
     rng = random.Random(f"strokes {seed}")
     while True:
         (role,) = rng.choices([*_ROLE_WEIGHTS], [*_ROLE_WEIGHTS.values()])

@@ -1,4 +1,4 @@
-"""What stands where the storm comes? Receivers, workers, a Redis, an upstream, and who looks on."""
+"""The system under test: receivers, workers, a Redis, an upstream, a reader and senders."""
 
 import asyncio
 import random
@@ -30,7 +30,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEYS = Keys("storm")
 LEASE_S = 2.0
 
-# Generous, since the storm is not about the quota; small deployments, some with further pages.
+# A storm does not test the quota, so the limit is high. Some deployments have several pages.
 CALM_OPTIONS = Options(
     seed=1,
     nested_page_size=2,
@@ -42,7 +42,7 @@ CALM_OPTIONS = Options(
 
 
 class SystemConfig(Struct, frozen=True, kw_only=True):
-    """How many receivers and workers there are, on what kind of Redis, before which upstream."""
+    """The number of receivers and workers, the Redis mode and the upstream options."""
 
     seed: int
     receivers: int = 2
@@ -53,7 +53,7 @@ class SystemConfig(Struct, frozen=True, kw_only=True):
 
 
 class SystemUnderTest(Struct, frozen=True, kw_only=True):
-    """All that can be struck, and all that looks on."""
+    """All processes that a storm strikes, with the reader and the senders."""
 
     receivers: Sequence[ServiceProcess]
     workers: Sequence[ServiceProcess]
@@ -64,26 +64,26 @@ class SystemUnderTest(Struct, frozen=True, kw_only=True):
     senders: WebhookSenders
 
     def list_processes(self) -> list[ServiceProcess]:
-        """List the receivers and the workers."""
+        """Return the receivers and the workers."""
         return [*self.receivers, *self.workers]
 
     def count_log_events(self) -> Counter[str]:
-        """Count the log lines of all that has ended by now."""
+        """Count the log lines of all processes that have ended."""
         return sum((process.log_events for process in self.list_processes()), Counter())
 
     def list_violations(self) -> list[str]:
-        """List what no fault excuses."""
+        """Return what no fault excuses."""
         return [violation for process in self.list_processes() for violation in process.violations]
 
     async def stop(self) -> None:
-        """End every program in good order."""
+        """Stop every process with SIGTERM."""
         stops = (process.stop(signal.SIGTERM) for process in self.list_processes())
         await asyncio.gather(*stops)
 
 
 @asynccontextmanager
 async def start_system(config: SystemConfig, folder: Path) -> AsyncIterator[SystemUnderTest]:
-    """Start everything under a directory; gives it once the receivers are open."""
+    """Start the whole system under a directory; yield it when every process has started."""
     simulator = Simulator(config.upstream, clock=time.time, rng=random.Random(config.seed))
     upstream = FaultyLaunchDarkly(simulator)
     redis_process = RedisProcess(folder / "redis", appendfsync=config.appendfsync)
@@ -124,7 +124,7 @@ async def start_system(config: SystemConfig, folder: Path) -> AsyncIterator[Syst
 def _build_processes(
     config: SystemConfig, ports: Sequence[str], folder: Path, environ: Mapping[str, str]
 ) -> tuple[list[ServiceProcess], list[ServiceProcess]]:
-    """Make the receivers and the workers; none is started yet."""
+    """Build the receivers and the workers without starting them."""
     logs = folder / "logs"
     logs.mkdir()
     receivers = [
@@ -161,7 +161,7 @@ def _build_environ(
 
 
 def _find_free_ports(count: int) -> list[str]:
-    """Find free ports: a receiver that was killed must come back where its senders look for it."""
+    """Return free ports. A killed receiver must restart on the port that its senders know."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [str(listener.getsockname()[1]) for listener in sockets]
     for listener in sockets:

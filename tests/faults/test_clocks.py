@@ -1,4 +1,4 @@
-"""Does a wall clock that jumps by an hour lose anything? Only signatures are judged by it."""
+"""Tests of wall clocks that jump by an hour: only the age of a signature depends on them."""
 
 import asyncio
 import json
@@ -13,7 +13,8 @@ import pytest
 
 from service.accept.signatures import sign_standard_webhook
 from service.simulate.options import Options
-from tests.end_to_end.harness import SECRET, ServiceHarness, deployment_id
+from tests.end_to_end.harness import SECRET, ServiceHarness
+from tests.factories import deployment_id
 from tests.faults.make_due import making_due
 from tests.faults.oracle import SentDelivery, check_deliveries
 from tests.faults.record_reader import read_leftover_state, read_records
@@ -27,7 +28,7 @@ FOLDER = Path(__file__).parent
 
 
 async def post(receiver_url: str, number: int, *, at_s: float) -> int:
-    """Post one webhook as if it were signed at a moment; gives the status."""
+    """Post one webhook with the given signature time; return the status."""
     event = {"deploymentId": deployment_id(number), "eventType": "finished"}
     body = json.dumps(event).encode()
     headers = sign_standard_webhook(SECRET, delivery=f"d{number}", timestamp_s=int(at_s), body=body)
@@ -38,48 +39,49 @@ async def post(receiver_url: str, number: int, *, at_s: float) -> int:
         return response.status
 
 
-async def test_a_jump_in_one_process_changes_only_whose_signature_is_in_time(
-    story: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+async def test_clock_jump_in_one_process_affects_only_signatures(
+    service: ServiceHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Work begun before a jump ends after it; signatures are judged by the receiver's clock."""
+    """Work from before a jump ends after it. The receiver's clock decides on signatures."""
     ahead_s = 0.0
-    jumping = SimpleNamespace(time=lambda: time.time() + ahead_s, monotonic=time.monotonic)
-    monkeypatch.setattr("service.app.time", jumping)
-    await story.open(workers=2)
-    story.simulator.options = Options(latency_ms=(200, 300))
+    shifted_time = SimpleNamespace(time=lambda: time.time() + ahead_s, monotonic=time.monotonic)
+    monkeypatch.setattr("service.app.time", shifted_time)
+    await service.open(workers=2)
+    service.simulator.options = Options(latency_ms=(200, 300))
     deliveries, numbers = [], iter(range(1, 1000))
 
     async def accept() -> None:
         number = next(numbers)
-        assert await post(story.receiver_url, number, at_s=time.time() + ahead_s) == 202
+        assert await post(service.receiver_url, number, at_s=time.time() + ahead_s) == 202
         name = deployment_id(number)
         deliveries.append(SentDelivery(name=f"d{number}", job=f"id:{name}", epoch=0, queued=1))
 
-    async with making_due(story.redis, story.keys):
+    async with making_due(service.redis, service.keys):
         for jump_s in JUMPS_S:
-            await asyncio.gather(*(accept() for _ in range(10)))  # in hand when the clock jumps
+            await asyncio.gather(*(accept() for _ in range(10)))  # leased when the clock jumps
             ahead_s = jump_s
             await asyncio.gather(*(accept() for _ in range(10)))
             for wrong_s in {-HOUR_S, 0, HOUR_S} - {jump_s}:
                 assert (
-                    await post(story.receiver_url, next(numbers), at_s=time.time() + wrong_s) == 401
+                    await post(service.receiver_url, next(numbers), at_s=time.time() + wrong_s)
+                    == 401
                 )
         async with asyncio.timeout(50):
-            while not await story.is_done():
+            while not await service.is_done():
                 await asyncio.sleep(0.02)
-    records = await read_records(story.redis, story.keys)
+    records = await read_records(service.redis, service.keys)
     report = check_deliveries(
-        deliveries, records, await read_leftover_state(story.redis, story.keys)
+        deliveries, records, await read_leftover_state(service.redis, service.keys)
     )
     assert (report.lost, report.duplicated, report.stuck) == ([], [], [])
     assert (report.accepted, report.records, report.failed) == (60, 60, {})
-    facts = Counter(fact["event"] for fact in story.log_events())
-    assert not facts.keys() & {"attempt_error", "settle_failed", "unhandled_error", "lease_lost"}
+    events = Counter(line["event"] for line in service.log_events())
+    assert not events.keys() & {"attempt_error", "settle_failed", "unhandled_error", "lease_lost"}
 
 
 @pytest.mark.timeout(120)
-async def test_every_process_jumps_and_nothing_is_lost(tmp_path: Path) -> None:
-    """Receivers turn away what is out of time, and take it once their clock is right again."""
+async def test_clock_jump_in_every_process_loses_nothing(tmp_path: Path) -> None:
+    """Receivers refuse old and future signatures, and accept them once their clock is right."""
     clock = tmp_path / "clock"
     set_clock(clock, 0)
     path = os.pathsep.join([str(FOLDER / "shifted_clock"), str(FOLDER.parent.parent)])
@@ -101,7 +103,7 @@ async def test_every_process_jumps_and_nothing_is_lost(tmp_path: Path) -> None:
 
 
 def set_clock(clock: Path, ahead_s: int) -> None:
-    """Set the clock of every process that follows it, in one act."""
+    """Set the clock of every process that reads the file, in one atomic step."""
     temporary = clock.with_suffix(".new")
     temporary.write_text(str(ahead_s))
     temporary.replace(clock)

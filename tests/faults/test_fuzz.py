@@ -1,4 +1,4 @@
-"""Does anything from outside make us crash, loop, or end a ticket twice? Whatever comes in."""
+"""Fuzz tests: no input from outside causes a crash, a loop or a second end of a ticket."""
 
 import asyncio
 import itertools
@@ -22,7 +22,8 @@ from service.simulate.options import Options
 from service.simulate.responses import Canned
 from service.simulate.server import Simulator
 from service.store.connect import open_client
-from tests.end_to_end.harness import SECRET, ServiceHarness, deployment_id
+from tests.end_to_end.harness import SECRET, ServiceHarness
+from tests.factories import deployment_id
 from tests.faults import strategies
 from tests.faults.make_due import make_due
 
@@ -35,15 +36,15 @@ FORBIDDEN_LOG_EVENTS = {
 
 
 class FuzzHarness:
-    """A whole house on a loop of its own, which many examples visit one after the other."""
+    """The whole service on an event loop of its own, for many examples in a row."""
 
     def __init__(self, redis_url: str) -> None:
         self._runner = asyncio.Runner()
         self._redis_url = redis_url
-        self.story = self.run(self._open())
+        self.service = self.run(self._open())
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Do something there."""
+        """Run a coroutine on the event loop of the service."""
         return self._runner.run(coroutine)
 
     async def _open(self) -> ServiceHarness:
@@ -65,13 +66,13 @@ class FuzzHarness:
         ).open()
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Close the service and delete its keys."""
         self.run(self._close())
         self._runner.close()
 
     async def _close(self) -> None:
-        redis, keys = self.story.redis, self.story.keys
-        await self.story.close()
+        redis, keys = self.service.redis, self.service.keys
+        await self.service.close()
         await self._upstream.__aexit__(None, None, None)
         leftover_keys = [
             key async for key in redis.scan_iter(match=f"{{{keys.namespace}}}:*", count=1000)
@@ -81,13 +82,13 @@ class FuzzHarness:
         await redis.aclose()
 
     def set_response(self, response: Canned, deployment_id: str) -> None:
-        """Have every call answered so, with the name of a deployment as its id and version."""
+        """Respond to every call with `response`; insert the deployment id as id and version."""
         body = response.body.replace(strategies.ID_PLACEHOLDER.encode(), deployment_id.encode())
         body = body.replace(strategies.VERSION_PLACEHOLDER.encode(), deployment_id.encode())
-        self.story.simulator.set_response("", replace(response, body=body))
+        self.service.simulator.set_response("", replace(response, body=body))
 
     async def finish_ticket(self, deployment_id: str) -> None:
-        """Answer well from now on, let nothing wait, and wait until nothing is left."""
+        """Respond well from now on, make all tickets due, and wait until no work is left."""
         deployment = {
             "id": deployment_id,
             "environmentKey": "production",
@@ -97,34 +98,36 @@ class FuzzHarness:
         self.set_response(
             Canned(body=json.dumps({**deployment, "items": [deployment]}).encode()), deployment_id
         )
-        redis, keys = self.story.redis, self.story.keys
+        redis, keys = self.service.redis, self.service.keys
         async with asyncio.timeout(40):
-            while not await self.story.is_done():
+            while not await self.service.is_done():
                 await redis.delete(keys.budget)
                 await make_due(redis, keys)
-                await redis.lpush(keys.wakeup, "1")  # the budget has changed as well
+                await redis.lpush(keys.wakeup, "1")  # the deleted budget allows calls again
                 await redis.ltrim(keys.wakeup, 0, 0)
                 await redis.expire(keys.wakeup, 60)
                 await asyncio.sleep(0.005)
 
     async def check_and_clear(self, job: str) -> None:
-        """See that the one ticket ended once, and that nothing was written of a mistake."""
-        story = self.story
-        log_events = {fact["event"] for fact in story.log_events()}
-        records, failures = await story.records(), await story.failed_jobs()
-        unchanged = story.log_events("deployment_unchanged")
-        await story.redis.delete(story.keys.enriched, story.keys.failed, story.keys.failed_data)
-        story.log_output.seek(0)
-        story.log_output.truncate()
+        """Assert that the one ticket ended once without an internal error, and clear the output."""
+        service = self.service
+        log_events = {line["event"] for line in service.log_events()}
+        records, failures = await service.records(), await service.failed_jobs()
+        unchanged = service.log_events("deployment_unchanged")
+        await service.redis.delete(
+            service.keys.enriched, service.keys.failed, service.keys.failed_data
+        )
+        service.log_output.seek(0)
+        service.log_output.truncate()
         assert not log_events & FORBIDDEN_LOG_EVENTS, log_events
         assert len(records) + len(failures) + len(unchanged) == 1, (job, records, failures)
-        assert not await story.redis.exists(story.keys.tickets)
+        assert not await service.redis.exists(service.keys.tickets)
         assert failures in ([], [job])
 
 
 @pytest.fixture
-def parlour(redis_url: str) -> Iterator[FuzzHarness]:
-    """Open a house for the examples of one test."""
+def fuzz_harness(redis_url: str) -> Iterator[FuzzHarness]:
+    """Open the service for the examples of one test."""
     opened = FuzzHarness(redis_url)
     yield opened
     opened.close()
@@ -133,7 +136,7 @@ def parlour(redis_url: str) -> Iterator[FuzzHarness]:
 def fuzz(
     strategy: st.SearchStrategy[T], examples: int
 ) -> Callable[[Callable[[T], None]], Callable[[], None]]:
-    """Try so many examples, the same ones each time."""
+    """Run the decorated check on generated examples, the same ones each time."""
 
     def decorate(check_example: Callable[[T], None]) -> Callable[[], None]:
         fuzzed = given(strategy)(check_example)
@@ -149,13 +152,13 @@ def fuzz(
 
 
 def parametrize_examples(few: int, many: int) -> pytest.MarkDecorator:
-    """Try a few examples, or very many when it may take long."""
+    """Run a few examples, or very many with ``-m long``."""
     long = pytest.param(many, marks=[pytest.mark.long, pytest.mark.timeout(3600)])
     return pytest.mark.parametrize("examples", [few, long])
 
 
 async def wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for a condition."""
+    """Wait until the condition holds."""
     async with asyncio.timeout(40):
         while not await condition():
             await asyncio.sleep(0.002)
@@ -163,14 +166,14 @@ async def wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 @pytest.mark.timeout(120)
 @parametrize_examples(250, 10_000)
-def test_whatever_the_upstream_answers_a_ticket_ends_once(
-    parlour: FuzzHarness, examples: int
+def test_any_upstream_response_ends_the_ticket_once(
+    fuzz_harness: FuzzHarness, examples: int
 ) -> None:
-    """Any status, headers and body, for a ticket with its id or to be found: never a crash."""
+    """Any status, headers and body, for a ticket with or without a deployment id."""
 
-    async def run_example(answer: Canned, *, known: bool) -> None:
+    async def run_example(response: Canned, *, known: bool) -> None:
         name = deployment_id(next(NUMBERS))
-        parlour.set_response(answer, name)
+        fuzz_harness.set_response(response, name)
         event = {"eventType": "finished", "deploymentId": name}
         if not known:
             event = {
@@ -180,81 +183,82 @@ def test_whatever_the_upstream_answers_a_ticket_ends_once(
                 "applicationKey": "web",
                 "version": name,
             }
-        status, reply = await parlour.story.post(event)
+        status, reply = await fuzz_harness.service.post(event)
         assert status == 202
-        settled = {"published", "unchanged", "postponed", "given_up"}
+        settled = {"published", "unchanged", "postponed", "failed"}
 
         async def is_settled() -> bool:
-            facts = {
-                fact["event"].removeprefix("deployment_") for fact in parlour.story.log_events()
+            events = {
+                line["event"].removeprefix("deployment_")
+                for line in fuzz_harness.service.log_events()
             }
-            return bool(facts & settled) or await parlour.story.is_done()
+            return bool(events & settled) or await fuzz_harness.service.is_done()
 
         await wait_until(is_settled)
-        await parlour.finish_ticket(name)
-        await parlour.check_and_clear(reply["job"])
+        await fuzz_harness.finish_ticket(name)
+        await fuzz_harness.check_and_clear(reply["job"])
 
     @fuzz(st.tuples(strategies.RESPONSES, st.booleans()), examples)
-    def try_answer(example: tuple[Canned, bool]) -> None:
-        answer, known = example
-        parlour.run(run_example(answer, known=known))
+    def try_response(example: tuple[Canned, bool]) -> None:
+        response, known = example
+        fuzz_harness.run(run_example(response, known=known))
 
-    try_answer()
+    try_response()
 
 
 @pytest.mark.timeout(120)
 @parametrize_examples(120, 4000)
-def test_whatever_is_stored_as_a_ticket_ends_once(parlour: FuzzHarness, examples: int) -> None:
-    """Tickets of older versions, cut short or no tickets at all: a fate each, never a loop."""
-    story = parlour.story
+def test_any_stored_ticket_ends_once(fuzz_harness: FuzzHarness, examples: int) -> None:
+    """Old, truncated and invalid tickets each end once and never loop."""
+    service = fuzz_harness.service
 
     async def run_example(stored: bytes, *, died: bool) -> None:
         name = deployment_id(next(NUMBERS))
         job = f"id:{name}"
-        parlour.set_response(Canned(body=b'{"id":"@ID@"}'), name)
-        await story.redis.hset(story.keys.tickets, job, stored.replace(b"@ID@", name.encode()))
-        await story.redis.zadd(story.keys.backlog, {job: 1.5 if died else 1})
-        await story.redis.lpush(story.keys.wakeup, "1")
-        await story.redis.expire(story.keys.wakeup, 60)
-        await parlour.finish_ticket(name)
-        await parlour.check_and_clear(job)
+        fuzz_harness.set_response(Canned(body=b'{"id":"@ID@"}'), name)
+        await service.redis.hset(service.keys.tickets, job, stored.replace(b"@ID@", name.encode()))
+        await service.redis.zadd(service.keys.backlog, {job: 1.5 if died else 1})
+        await service.redis.lpush(service.keys.wakeup, "1")
+        await service.redis.expire(service.keys.wakeup, 60)
+        await fuzz_harness.finish_ticket(name)
+        await fuzz_harness.check_and_clear(job)
 
     @fuzz(st.tuples(strategies.STORED_TICKETS, st.booleans()), examples)
     def try_stored(example: tuple[bytes, bool]) -> None:
         stored, died = example
-        parlour.run(run_example(stored, died=died))
+        fuzz_harness.run(run_example(stored, died=died))
 
     try_stored()
 
 
 @pytest.mark.timeout(120)
 @parametrize_examples(200, 10_000)
-def test_whatever_is_sent_is_never_our_fault(parlour: FuzzHarness, examples: int) -> None:
-    """Any genuine body with any headers is taken or turned away, and never a 5xx."""
-    story = parlour.story
-    url = f"{story.receiver_url}/webhooks/native"
+def test_any_webhook_gets_no_server_error(fuzz_harness: FuzzHarness, examples: int) -> None:
+    """Any signed body with any headers is accepted or refused, never with a 5xx."""
+    service = fuzz_harness.service
+    url = f"{service.receiver_url}/webhooks/native"
 
     async def run_example(body: bytes, extra: dict[str, str]) -> None:
         headers = sign_standard_webhook(
             SECRET, delivery=f"d{next(NUMBERS)}", timestamp_s=int(time.time()), body=body
         )
-        async with story.session.post(url, data=body, headers={**extra, **headers}) as response:
+        async with service.session.post(url, data=body, headers={**extra, **headers}) as response:
             assert response.status in {200, 202, 400, 401, 413, 422}, await response.text()
-            if response.content_type != "text/plain":  # what aiohttp itself could not parse
+            if response.content_type != "text/plain":  # aiohttp itself refused the request
                 assert isinstance(await response.json(content_type=None), dict)
-        assert not story.log_events("webhook_error")
+        assert not service.log_events("webhook_error")
 
     @fuzz(st.tuples(strategies.EVENT_BODIES, strategies.EXTRA_HEADERS), examples)
     def try_webhook(example: tuple[bytes, dict[str, str]]) -> None:
-        parlour.run(run_example(*example))
+        fuzz_harness.run(run_example(*example))
 
     try_webhook()
 
 
 @pytest.mark.timeout(120)
 @parametrize_examples(300, 20_000)
-def test_whatever_stands_in_the_file_of_sources_is_read_or_refused(examples: int) -> None:
-    """By sources, or by a SourceError; never by another exception."""
+def test_any_sources_file_is_read_or_refused(examples: int) -> None:
+    """The only exception is a SourceError."""
     presets = read_presets()
 
     @fuzz(strategies.SOURCE_FILES, examples)

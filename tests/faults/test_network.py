@@ -1,4 +1,4 @@
-"""Is nothing lost and nothing twice when the network between us and the others is bad?"""
+"""Tests of a bad network to Redis and to LaunchDarkly: nothing is lost, nothing is duplicated."""
 
 import asyncio
 import os
@@ -16,111 +16,113 @@ from service.enrich import client
 from service.enrich.verdict import Backoff, RetryPolicy
 from service.store import group_commit
 from service.store.embedded import EmbeddedServer
-from tests.end_to_end.harness import open_simulator
+from tests.end_to_end.harness import ServiceHarness, open_simulator
 from tests.faults.bad_network import NETWORK_FAULTS, FaultyProxy, NetworkFault
-from tests.faults.in_process_senders import InProcessSenders, open_story
+from tests.faults.in_process_senders import InProcessSenders, open_service, print_duration
 from tests.tcp_proxy import connect_to_address, connect_to_socket
 
-_WEBHOOKS_PER_PHASE = 20  # webhooks taken before and after
+_WEBHOOKS_PER_PHASE = 20  # webhooks accepted before and after the fault
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """Start a Redis that this test may kill."""
-    with EmbeddedServer(tmp_path / "redis") as running:
-        yield running
+    """Start a Redis that the test may kill."""
+    with EmbeddedServer(tmp_path / "redis") as redis_server:
+        yield redis_server
 
 
 @pytest.fixture
-async def wire(server: EmbeddedServer) -> AsyncIterator[FaultyProxy]:
-    """Put a bad network before it."""
-    async with FaultyProxy(connect_to_socket(server.socket)) as between:
-        yield between
+async def faulty_proxy(server: EmbeddedServer) -> AsyncIterator[FaultyProxy]:
+    """Start a proxy with network faults in front of Redis."""
+    async with FaultyProxy(connect_to_socket(server.socket)) as proxy:
+        yield proxy
 
 
 @pytest.fixture
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up on the silent sooner than in life, and try LaunchDarkly again sooner."""
+def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the timeouts and the backoff of LaunchDarkly calls."""
     monkeypatch.setattr(group_commit, "REPLY_TIMEOUT_S", 0.5)
     monkeypatch.setattr(client, "REQUEST_TIMEOUT_S", 0.5)
-    quick = partial(RetryPolicy, backoff=Backoff(base_s=0.05, cap_s=0.3))
-    monkeypatch.setattr(app, "RetryPolicy", quick)
+    quick_policy = partial(RetryPolicy, backoff=Backoff(base_s=0.05, cap_s=0.3))
+    monkeypatch.setattr(app, "RetryPolicy", quick_policy)
 
 
-def print_duration(label: str, took_s: float) -> None:
-    """Show a figure to whoever wants to read it (pytest -s); it is no part of a promise."""
-    print(f"{label}: {took_s:.2f} s")  # noqa: T201 - for a person
+async def send_during_faults(
+    service: ServiceHarness, proxy: FaultyProxy, *, seed: int, duration_s: float
+) -> InProcessSenders:
+    """Send webhooks while the network faults of the proxy change; return the senders."""
+    senders = InProcessSenders(service)
+    await senders.wait_until_accepted(_WEBHOOKS_PER_PHASE)
+    await proxy.alternate_faults(seed=seed, duration_s=duration_s)
+    return senders
 
 
-@pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize("weather", NETWORK_FAULTS)
-async def test_redis_behind_a_bad_network_loses_and_doubles_nothing(
-    wire: FaultyProxy, weather: NetworkFault
+with_changing_faults = pytest.mark.parametrize(
+    ("seed", "duration_s"),
+    [(1, 2.0), *(pytest.param(seed, 8.0, marks=pytest.mark.long) for seed in range(2, 12))],
+)
+
+
+@pytest.mark.usefixtures("short_timeouts")
+@pytest.mark.parametrize("fault", NETWORK_FAULTS)
+async def test_redis_network_fault_loses_and_duplicates_nothing(
+    faulty_proxy: FaultyProxy, fault: NetworkFault
 ) -> None:
-    """Whatever becomes of requests and answers, each webhook that is taken makes one record."""
-    async with open_story(f"redis://{wire.address}") as story:
-        senders = InProcessSenders(story)
+    """Each accepted webhook has one record, whatever the network does."""
+    async with open_service(f"redis://{faulty_proxy.address}") as service:
+        senders = InProcessSenders(service)
         await senders.wait_until_accepted(_WEBHOOKS_PER_PHASE)
-        wire.set_fault(weather)
+        faulty_proxy.set_fault(fault)
         await asyncio.sleep(0.3)
-        wire.set_fault("clear")
-        print_duration(f"taken again after {weather}", await senders.wait_until_accepted(1))
+        faulty_proxy.set_fault("clear")
+        print_duration(f"accepted again after {fault}", await senders.wait_until_accepted(1))
         await senders.wait_until_accepted(_WEBHOOKS_PER_PHASE)
         await senders.stop()
         await senders.check()
 
 
-@pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize(
-    ("seed", "lasts_s"),
-    [(1, 2.0), *(pytest.param(seed, 8.0, marks=pytest.mark.long) for seed in range(2, 12))],
-)
-async def test_redis_in_a_storm_loses_and_doubles_nothing(
-    wire: FaultyProxy, seed: int, lasts_s: float
+@pytest.mark.usefixtures("short_timeouts")
+@with_changing_faults
+async def test_changing_redis_network_faults_lose_and_duplicate_nothing(
+    faulty_proxy: FaultyProxy, seed: int, duration_s: float
 ) -> None:
-    """All weathers by turns, at moments that nobody chose."""
-    async with open_story(f"redis://{wire.address}") as story:
-        senders = InProcessSenders(story)
-        await senders.wait_until_accepted(_WEBHOOKS_PER_PHASE)
-        await wire.alternate_faults(seed=seed, duration_s=lasts_s)
-        print_duration("taken again after the storm", await senders.wait_until_accepted(1))
+    """All network faults occur in turn, at random times."""
+    async with open_service(f"redis://{faulty_proxy.address}") as service:
+        senders = await send_during_faults(service, faulty_proxy, seed=seed, duration_s=duration_s)
+        print_duration("accepted again after the faults", await senders.wait_until_accepted(1))
         await senders.stop()
         await senders.check()
 
 
-@pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize(
-    ("seed", "lasts_s"),
-    [(1, 2.0), *(pytest.param(seed, 8.0, marks=pytest.mark.long) for seed in range(2, 12))],
-)
-async def test_launchdarkly_in_a_storm_loses_and_doubles_nothing(
-    server: EmbeddedServer, seed: int, lasts_s: float
+@pytest.mark.usefixtures("short_timeouts")
+@with_changing_faults
+async def test_changing_launchdarkly_network_faults_lose_and_duplicate_nothing(
+    server: EmbeddedServer, seed: int, duration_s: float
 ) -> None:
-    """Webhooks are taken all the while, and each has its whole record in the end."""
+    """Every webhook is accepted meanwhile, and each has its complete record in the end."""
     async with (
         open_simulator() as (simulator, url),
-        FaultyProxy(connect_to_address("127.0.0.1", urlsplit(url).port or 0)) as wire,
-        open_story(server.url, launchdarkly_url=f"http://{wire.address}") as story,
+        FaultyProxy(connect_to_address("127.0.0.1", urlsplit(url).port or 0)) as proxy,
+        open_service(server.url, launchdarkly_url=f"http://{proxy.address}") as service,
     ):
-        senders = InProcessSenders(story)
-        await senders.wait_until_accepted(_WEBHOOKS_PER_PHASE)
-        await wire.alternate_faults(seed=seed, duration_s=lasts_s)
+        senders = await send_during_faults(service, proxy, seed=seed, duration_s=duration_s)
         await senders.stop()
         started_s = time.monotonic()
         await senders.check()
-        print_duration("all published after the storm", time.monotonic() - started_s)
-        assert sum(simulator.stats.calls.values()) > len(
-            senders.accepted
-        )  # some had to be asked again
+        print_duration("all published after the faults", time.monotonic() - started_s)
+        call_count = sum(simulator.stats.calls.values())
+        assert call_count > len(senders.accepted), "no call was repeated"
         assert not senders.refused
-        assert all(record["complete"] == "true" for record in await story.records())
+        assert all(record["complete"] == "true" for record in await service.records())
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(15, marks=pytest.mark.long)])
-async def test_work_goes_on_when_redis_is_back(server: EmbeddedServer, times: int) -> None:
-    """Killed and started again: receiver and workers find it by themselves."""
-    async with open_story(server.url) as story:
-        senders = InProcessSenders(story)
+async def test_redis_restart_is_noticed_by_receiver_and_workers(
+    server: EmbeddedServer, times: int
+) -> None:
+    """Redis is killed and restarted; receiver and workers reconnect by themselves."""
+    async with open_service(server.url) as service:
+        senders = InProcessSenders(service)
         for _ in range(times):
             await senders.wait_until_accepted(_WEBHOOKS_PER_PHASE)
             assert server.pid is not None
@@ -130,10 +132,10 @@ async def test_work_goes_on_when_redis_is_back(server: EmbeddedServer, times: in
                 await asyncio.sleep(0.01)
             server.stop()
             server.start()
-            back = time.monotonic()
+            restarted_s = time.monotonic()
             await senders.wait_until_accepted(1)
-            print_duration("taken again after Redis came back", time.monotonic() - back)
+            print_duration("accepted again after the restart", time.monotonic() - restarted_s)
             await senders.wait_until_published(1)
-            print_duration("published again after Redis came back", time.monotonic() - back)
+            print_duration("published again after the restart", time.monotonic() - restarted_s)
         await senders.stop()
         await senders.check()

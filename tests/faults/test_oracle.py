@@ -1,18 +1,18 @@
-"""Does the oracle see what is lost, twice or left over? Each planted by hand."""
+"""Tests of the oracle: it finds each kind of planted loss, duplicate and leftover."""
 
 from msgspec.structs import replace
 
-from tests.faults.oracle import LeftoverState, PublishedRecord, SentDelivery, check_deliveries
+from tests.faults.oracle import LeftoverState, SentDelivery, StreamRecord, check_deliveries
 
 
 def make_delivery(number: int, job: str, *, epoch: int = 0) -> SentDelivery:
-    """Make a delivery that was queued once and known again once."""
+    """Return a delivery with one response 202 and one 200."""
     return SentDelivery(name=f"d{number}", job=job, epoch=epoch, queued=1, duplicates=1)
 
 
-def make_record(position: int, job: str, revision: int = 1, *, epoch: int = 0) -> PublishedRecord:
-    """Make the record of a job as it should be."""
-    return PublishedRecord(
+def make_record(position: int, job: str, revision: int = 1, *, epoch: int = 0) -> StreamRecord:
+    """Return a correct record of a job."""
+    return StreamRecord(
         entry=(position, 0),
         id=f"{job}:{revision}",
         job=job,
@@ -26,52 +26,54 @@ DELIVERIES = [make_delivery(1, "id:a"), make_delivery(2, "id:b"), make_delivery(
 RECORDS = [make_record(1, "id:a"), make_record(2, "id:b"), make_record(3, "id:a", 2, epoch=1)]
 
 
-def test_what_is_as_it_should_be_is_clean() -> None:
+def test_correct_run_is_clean() -> None:
     """Each job has its record, one of them two revisions, and nothing is left."""
     report = check_deliveries(DELIVERIES, RECORDS, LeftoverState())
     assert report.is_clean
     assert (report.accepted, report.jobs, report.records) == (3, 2, 3)
 
 
-def test_a_planted_loss_is_found() -> None:
-    """A job that was accepted, and of which there is nothing anywhere, is lost."""
+def test_missing_record_is_lost() -> None:
+    """An accepted job without any record or ticket is lost."""
     report = check_deliveries(DELIVERIES, [RECORDS[0], RECORDS[2]], LeftoverState())
     assert report.lost == ["id:b"]
     assert not report.is_clean
 
 
-def test_an_event_that_was_swallowed_is_found() -> None:
-    """A second event after which nobody looked again leaves the last record stale."""
+def test_record_older_than_last_event_is_stale() -> None:
+    """A second event without a new fetch leaves the last record stale."""
     report = check_deliveries(DELIVERIES, RECORDS[:2], LeftoverState())
     assert (report.lost, report.stale) == ([], ["id:a"])
     assert not report.is_clean
 
 
-def test_what_was_never_accepted_is_not_lost() -> None:
-    """Nothing was promised to a sender that got no 2xx."""
+def test_unaccepted_delivery_is_not_lost() -> None:
+    """A sender without a 2xx response has no promise."""
     refused = SentDelivery(name="d9", job="id:c", epoch=0)
     assert check_deliveries([*DELIVERIES, refused], RECORDS, LeftoverState()).is_clean
 
 
-def test_a_planted_duplicate_is_found() -> None:
-    """The same id twice, the same content twice in a row, or a revision left out."""
-    twice = replace(RECORDS[1], entry=(9, 0))
-    assert "id:b:1" in check_deliveries(DELIVERIES, [*RECORDS, twice], LeftoverState()).duplicated
+def test_repeated_record_is_duplicated() -> None:
+    """The oracle finds a repeated id, repeated content in a row, and a missing revision."""
+    repeated = replace(RECORDS[1], entry=(9, 0))
+    assert (
+        "id:b:1" in check_deliveries(DELIVERIES, [*RECORDS, repeated], LeftoverState()).duplicated
+    )
     same = replace(make_record(9, "id:b", 2), digest=RECORDS[1].digest)
     assert check_deliveries(DELIVERIES, [*RECORDS, same], LeftoverState()).duplicated == ["id:b"]
     gap = make_record(9, "id:b", 3)
     assert check_deliveries(DELIVERIES, [*RECORDS, gap], LeftoverState()).duplicated == ["id:b"]
 
 
-def test_a_record_of_what_nobody_asked_for_is_found() -> None:
-    """It was invented on the way."""
+def test_record_without_delivery_is_unrequested() -> None:
+    """No delivery asked for the job of this record."""
     assert check_deliveries(
         DELIVERIES, [*RECORDS, make_record(9, "id:z")], LeftoverState()
     ).unrequested == ["id:z"]
 
 
-def test_a_planted_stuck_ticket_is_found() -> None:
-    """In the backlog without a ticket, or a ticket without a place in it."""
+def test_leftover_ticket_is_stuck() -> None:
+    """A backlog entry without a ticket is stuck, and a ticket without a backlog entry too."""
     assert check_deliveries(
         DELIVERIES, RECORDS, LeftoverState(backlog=frozenset({"id:b"}))
     ).stuck == ["id:b"]
@@ -82,8 +84,8 @@ def test_a_planted_stuck_ticket_is_found() -> None:
     assert not stuck.is_clean
 
 
-def test_what_failed_is_counted_by_reason_and_not_lost() -> None:
-    """Among the failed is an end too, but not while it waits as well."""
+def test_failed_job_is_counted_by_reason_and_not_lost() -> None:
+    """A failed job has ended, unless it is still waiting too."""
     leftover = LeftoverState(failed={"id:b": "not_found"})
     report = check_deliveries(DELIVERIES, [RECORDS[0], RECORDS[2]], leftover)
     assert report.is_clean
@@ -93,16 +95,16 @@ def test_what_failed_is_counted_by_reason_and_not_lost() -> None:
     ).pending_and_failed == ["id:b"]
 
 
-def test_a_delivery_queued_twice_is_found() -> None:
-    """One delivery is told 202 once."""
-    twice = replace(DELIVERIES[0], queued=2)
-    assert check_deliveries([twice, *DELIVERIES[1:]], RECORDS, LeftoverState()).queued_twice == [
+def test_delivery_queued_twice_is_found() -> None:
+    """One delivery may get 202 only once."""
+    repeated = replace(DELIVERIES[0], queued=2)
+    assert check_deliveries([repeated, *DELIVERIES[1:]], RECORDS, LeftoverState()).queued_twice == [
         "d1"
     ]
 
 
-def test_a_key_that_would_stay_for_ever_is_found() -> None:
-    """But for those that may."""
+def test_key_without_ttl_is_found() -> None:
+    """Only the allowed keys need no TTL."""
     leftover = LeftoverState(keys_without_ttl=frozenset({"enriched", "reply:1"}))
     report = check_deliveries(
         DELIVERIES, RECORDS, leftover, allowed_without_ttl=frozenset({"enriched"})

@@ -1,4 +1,4 @@
-"""Is nothing lost, twice or stuck when everything is killed, frozen and stopped at random?"""
+"""Tests of short storms: random kills, freezes and stops lose, duplicate and block nothing."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ SHORT_STRIKES = StrikeConfig(interval_s=0.9, lease_s=LEASE_S)
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("appendfsync", "seed"), [("always", 11), ("everysec", 12)])
-async def test_a_short_storm_loses_nothing_and_makes_nothing_twice(
+async def test_short_storm_loses_and_duplicates_nothing(
     tmp_path: Path, appendfsync: AppendFsync, seed: int
 ) -> None:
-    """Two receivers and two workers are struck until a dozen kills; every 2xx has its one end."""
+    """Two receivers and two workers survive ten kills; every 2xx has exactly one end."""
     storm_config = StormConfig(
         seed=seed,
         strikes=SHORT_STRIKES,
@@ -38,8 +38,8 @@ async def test_a_short_storm_loses_nothing_and_makes_nothing_twice(
     assert not outcome.rate_limited_while_closed, report
 
 
-async def test_work_goes_on_after_each_kill_without_a_restart(tmp_path: Path) -> None:
-    """What a dead worker held is published by another; Redis's return is noticed by itself."""
+async def test_work_continues_after_a_kill(tmp_path: Path) -> None:
+    """Another worker publishes the tickets of a killed one; all notice that Redis is back."""
     async with start_system(SystemConfig(seed=3, receivers=1, workers=2), tmp_path) as system:
         recovery = await measure_recovery(system, rounds=1, seed=3)
         await system.stop()
@@ -49,8 +49,8 @@ async def test_work_goes_on_after_each_kill_without_a_restart(tmp_path: Path) ->
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-async def test_a_long_storm(tmp_path: Path) -> None:
-    """The same for some minutes, as `run.py faults` does it."""
+async def test_long_storm_loses_and_duplicates_nothing(tmp_path: Path) -> None:
+    """The storm lasts some minutes, as `run.py faults` runs it."""
     storm_config = StormConfig(
         seed=5, strikes=StrikeConfig(interval_s=2.4, lease_s=LEASE_S), per_s=70, kills=100
     )

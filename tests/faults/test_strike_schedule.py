@@ -1,4 +1,4 @@
-"""Is the same storm drawn from the same seed, and does it reach everything?"""
+"""Tests of the schedule: equal seeds give equal storms, and every target is struck."""
 
 from collections import Counter
 from itertools import islice
@@ -9,15 +9,15 @@ from tests.faults.traffic import TrafficConfig, draw_webhooks
 STRIKE_CONFIG = StrikeConfig(interval_s=1.5, lease_s=2.0)
 
 
-def test_a_seed_gives_the_same_strokes() -> None:
-    """A storm can be run again; another seed is another storm."""
+def test_equal_seeds_give_equal_strikes() -> None:
+    """A storm can be repeated; another seed gives another storm."""
     first, again, other = (list(islice(draw_strikes(s, STRIKE_CONFIG), 100)) for s in (7, 7, 8))
     assert first == again
     assert first != other
 
 
-def test_every_role_is_struck_in_every_way() -> None:
-    """Most strokes are kills, and no freeze is shorter than a lease."""
+def test_every_role_is_struck_by_every_action() -> None:
+    """Most strikes are kills, and every freeze is longer than a lease."""
     strikes = list(islice(draw_strikes(1, STRIKE_CONFIG), 2000))
     seen = Counter((strike.role, strike.action) for strike in strikes)
     roles = ("worker", "receiver", "redis", "upstream")
@@ -30,8 +30,8 @@ def test_every_role_is_struck_in_every_way() -> None:
     )
 
 
-def test_a_seed_gives_the_same_webhooks() -> None:
-    """Known, to be found, and about what was told before; no delivery has the name of another."""
+def test_equal_seeds_give_equal_webhooks() -> None:
+    """Webhooks have an id, have to be found, or repeat a deployment. Deliveries are unique."""
     first, again = (list(islice(draw_webhooks(7, TrafficConfig()), 1000)) for _ in range(2))
     assert first == again
     assert len({webhook.delivery for webhook in first}) == 1000

@@ -1,4 +1,4 @@
-"""What is Redis when it is more than one server? Real ones: a Sentinel set, a Cluster."""
+"""Redis with more than one server: a real Sentinel set and a real Cluster."""
 
 import asyncio
 import contextlib
@@ -16,16 +16,16 @@ from redis.exceptions import AuthenticationError, RedisError
 from service.store.connect import open_client
 from service.store.embedded import _launcher_command, find_server
 
-SENTINEL_SERVICE = "ours"
+SENTINEL_SERVICE = "test-service"
 _SLOTS = 16384
 _TIMEOUT_S = 30.0
 _NODE_TIMEOUT_MS = 1000
-# Sentinel reconnects but once in a second: with less, it takes the new master for dead at once.
+# Sentinel reconnects once a second. A shorter time would declare the new master dead at once.
 _DOWN_AFTER_MS = 1500
 
 
 class RedisNode:
-    """One server on a TCP port of its own, its data on disk; it may be killed and come back."""
+    """One Redis server on a TCP port, with its data on disk; a test may kill and restart it."""
 
     def __init__(self, folder: Path, *options: str, sentinel: str = "") -> None:
         self.port = 0
@@ -36,11 +36,11 @@ class RedisNode:
 
     @property
     def url(self) -> str:
-        """The address to give to a client that is to speak with this node and no other."""
+        """The URL of this node alone."""
         return f"redis://127.0.0.1:{self.port}"
 
     async def start(self, *options: str) -> None:
-        """Start it, on the port that it had before or else on a free one, until it answers."""
+        """Start the server on its previous port or on a free one, and wait until it answers."""
         self._folder.mkdir(exist_ok=True)
         while True:
             port = self.port or find_free_port()
@@ -48,7 +48,7 @@ class RedisNode:
             if await self._wait_until_answering(port):
                 self.port = port
                 return
-            assert not self.port, (self._folder / "log").read_text()  # else: port just taken
+            assert not self.port, (self._folder / "log").read_text()  # else the port was taken
 
     def _launch(self, port: int, *options: str) -> None:
         server = find_server()
@@ -68,12 +68,12 @@ class RedisNode:
             )
 
     async def _wait_until_answering(self, port: int) -> bool:
-        """Wait until it answers, it and nobody who took the port before it; False when it ended."""
+        """Wait until this process answers on the port; return False when it has ended."""
         assert self._process is not None
         url = f"redis://127.0.0.1:{port}"
         while self._process.poll() is None:
             try:
-                await execute(url, "PING")  # an error while the data is still being read
+                await execute(url, "PING")  # raises while the server loads its data
                 if (await execute(url, "INFO", "server"))["process_id"] == self._process.pid:
                     return True
             except AuthenticationError:
@@ -84,23 +84,23 @@ class RedisNode:
         return False
 
     async def execute(self, *arguments: str | int) -> Any:
-        """Send one command."""
+        """Send one command to this node."""
         return await execute(self.url, *arguments)
 
     def signal(self, signal_number: signal.Signals) -> None:
-        """Stop it, let it go on, kill it."""
+        """Send a signal to the process."""
         assert self._process is not None
         os.kill(self._process.pid, signal_number)
 
     def kill(self) -> None:
-        """Kill it, and see it gone."""
+        """Kill the process and wait for its end."""
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
 
 
 class SentinelSet:
-    """A master, a replica, and who watches them."""
+    """A master, a replica and the sentinels that watch them."""
 
     def __init__(self, folder: Path, *, sentinels: int = 1) -> None:
         self._folder = folder
@@ -112,12 +112,12 @@ class SentinelSet:
 
     @property
     def url(self) -> str:
-        """The address to give to a client."""
+        """The URL of the service behind the sentinels."""
         hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
         return f"redis+sentinel://{hosts}/{SENTINEL_SERVICE}"
 
     async def start(self) -> None:
-        """Start all of them, until each knows the others."""
+        """Start all servers and wait until they know each other."""
         first, second = self.servers
         await first.start()
         await second.start("--replicaof", "127.0.0.1", str(first.port))
@@ -142,7 +142,7 @@ class SentinelSet:
         return known == (1, self._count - 1)
 
     async def wait_until_master(self, node: RedisNode) -> None:
-        """Wait until every sentinel says that this node is the master, and it says so itself."""
+        """Wait until every sentinel and the node itself say that it is the master."""
         command = ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SENTINEL_SERVICE)
         async with asyncio.timeout(_TIMEOUT_S):
             while True:
@@ -153,13 +153,16 @@ class SentinelSet:
                 await asyncio.sleep(0.02)
 
     def kill(self) -> None:
-        """Kill all."""
+        """Kill all servers."""
         for node in (*self.sentinels, *self.servers):
             node.kill()
 
 
 class ClusterSet:
-    """Three masters with a third of the slots each, and a replica of the one that has ours."""
+    """Three masters with a third of the slots each, and a replica.
+
+    The replica belongs to the master with the slot of the namespace.
+    """
 
     def __init__(self, folder: Path, *, namespace: str) -> None:
         options = (
@@ -173,22 +176,22 @@ class ClusterSet:
 
     @property
     def url(self) -> str:
-        """The address to give to a client; it names two nodes that do not have our slot."""
+        """The URL of the cluster. It names the two masters without the slot of the namespace."""
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.others)
         return f"redis+cluster://{hosts}"
 
     @property
     def owner(self) -> RedisNode:
-        """The master that has our slot in the beginning."""
+        """The master that has the slot of the namespace at first."""
         return self.nodes[self.slot * 3 // _SLOTS]
 
     @property
     def others(self) -> list[RedisNode]:
-        """The masters that have it not."""
+        """The other masters."""
         return [node for node in self.nodes[:3] if node is not self.owner]
 
     async def start(self) -> None:
-        """Start all of them, until each knows the others and has its part."""
+        """Start all nodes, assign the slots and wait until the cluster is ready."""
         for node in self.nodes:
             await node.start("--cluster-port", str(find_free_port()))
         first, *rest = self.nodes
@@ -208,18 +211,18 @@ class ClusterSet:
         await wait_until_replicated(self.owner)
 
     async def node_id(self, node: RedisNode) -> str:
-        """Give the name by which the others know a node."""
+        """Return the cluster id of a node."""
         return _text(await node.execute("CLUSTER", "MYID"))
 
     async def wait_for_cluster_info(self, *lines: bytes) -> None:
-        """Wait until every node says so in CLUSTER INFO."""
+        """Wait until CLUSTER INFO of every node has these lines."""
         async with asyncio.timeout(_TIMEOUT_S):
             for node in self.nodes:
                 while not set(lines) <= set((await node.execute("CLUSTER", "INFO")).split()):
                     await asyncio.sleep(0.02)
 
     async def wait_until_master(self, node: RedisNode) -> None:
-        """Wait until a node has our slot, by its own word."""
+        """Wait until the node says that it is a master."""
         async with asyncio.timeout(_TIMEOUT_S):
             while (await node.execute("ROLE"))[0] != b"master":
                 await asyncio.sleep(0.02)
@@ -227,7 +230,7 @@ class ClusterSet:
     async def move_slot(
         self, source: RedisNode, target: RedisNode, *, pause_s: float = 0.0
     ) -> None:
-        """Move our slot key by key, as redis-cli does, and as slowly as one likes."""
+        """Move the slot of the namespace key by key, as redis-cli does, with a pause per step."""
         source_id, target_id = await self.node_id(source), await self.node_id(target)
         await target.execute("CLUSTER", "SETSLOT", self.slot, "IMPORTING", source_id)
         await source.execute("CLUSTER", "SETSLOT", self.slot, "MIGRATING", target_id)
@@ -238,13 +241,13 @@ class ClusterSet:
             await node.execute("CLUSTER", "SETSLOT", self.slot, "NODE", target_id)
 
     def kill(self) -> None:
-        """Kill all."""
+        """Kill all nodes."""
         for node in self.nodes:
             node.kill()
 
 
 def find_free_port() -> int:
-    """Find a port that is free now, below those that the kernel gives to callers."""
+    """Return a free port below the range that the kernel gives to outgoing connections."""
     while True:
         port = random.randrange(12_000, 30_000)
         with contextlib.suppress(OSError), socket.socket() as listener:
@@ -259,7 +262,7 @@ async def execute(url: str, *arguments: str | int) -> Any:
 
 
 async def wait_until_replicated(node: RedisNode) -> None:
-    """Wait until a replica of a node is in step with it."""
+    """Wait until a replica of the node is in sync."""
     async with asyncio.timeout(_TIMEOUT_S):
         while (await node.execute("INFO", "replication")).get("slave0", {}).get(
             "state"
@@ -268,7 +271,7 @@ async def wait_until_replicated(node: RedisNode) -> None:
 
 
 def parse_pairs(reply: Any) -> dict[str, str]:
-    """Read a reply of names and values, in whatever shape it comes."""
+    """Return the names and values of a reply, whether it is a mapping or a flat list."""
     pairs = reply.items() if isinstance(reply, dict) else zip(reply[::2], reply[1::2], strict=True)
     return {_text(name): _text(value) for name, value in pairs}
 

@@ -1,4 +1,4 @@
-"""Which webhooks are sent? Drawn from a seed: thinks only."""
+"""The webhooks of a storm, drawn from a seed. Pure."""
 
 import random
 from collections import deque
@@ -9,15 +9,15 @@ from msgspec import Struct
 from service.simulate.world import NewDeployment
 
 KNOWN_ID_PREFIX = "a0eebc99-9c0b-4ef8-"
-"""So begin the ids of the deployments that are told with their id."""
+"""The prefix of all deployment ids that webhooks contain."""
 
 _MAX_REMEMBERED = 2000
 
 
 class TrafficConfig(Struct, frozen=True, kw_only=True):
-    """Shares of the webhooks: to be found without an id, and about a deployment told of before.
+    """The shares of the webhooks without an id and of those that repeat a deployment.
 
-    ``copies`` are the fewest and the most times that each delivery is sent, all at once.
+    ``copies`` are the minimum and maximum number of copies of each delivery, all sent at once.
     """
 
     without_id_share: float = 0.1
@@ -26,9 +26,10 @@ class TrafficConfig(Struct, frozen=True, kw_only=True):
 
 
 class Webhook(Struct, frozen=True, kw_only=True):
-    """One delivery: the job that it asks for, what it says, and how often it is sent.
+    """One delivery: its job, its event and its number of copies.
 
-    ``deployment`` is what the upstream must know before, where no id is sent.
+    ``deployment`` must exist upstream before the webhook is sent. It is set when the event has no
+    id.
     """
 
     delivery: str
@@ -39,7 +40,7 @@ class Webhook(Struct, frozen=True, kw_only=True):
 
 
 def draw_webhooks(seed: int, config: TrafficConfig) -> Iterator[Webhook]:
-    """Draw webhooks without end, the same ones for the same seed and habits."""
+    """Yield webhooks without end. Equal seeds and configurations give equal webhooks."""
     rng = random.Random(f"webhooks {seed}")
     sent: deque[Webhook] = deque(maxlen=_MAX_REMEMBERED)
     number = 0

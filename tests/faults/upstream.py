@@ -1,4 +1,4 @@
-"""What is the LaunchDarkly of a storm? The simulator, which can be cut, stalled and changed."""
+"""The LaunchDarkly of a storm: the simulator, which can be closed, stalled and changed."""
 
 import asyncio
 import logging
@@ -16,10 +16,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class FaultyLaunchDarkly:
-    """Serves a simulator on one address, which outlives every stroke, as does what it knows.
+    """Serves a simulator on one port. The port and all deployments survive every strike.
 
-    An *epoch* is what it tells between two changes: each change gives every deployment other
-    content, which makes a next revision of whatever is asked for again.
+    An *epoch* is the time between two changes. Each change gives every deployment other content, so
+    the next fetch of a deployment makes a new revision.
     """
 
     def __init__(self, simulator: Simulator) -> None:
@@ -34,17 +34,17 @@ class FaultyLaunchDarkly:
 
     @property
     def epoch(self) -> int:
-        """The number of the present epoch."""
+        """The number of the current epoch."""
         return len(self._seeds) - 1
 
     def advance_epoch(self) -> None:
-        """Tell something else of every deployment from now on."""
+        """Start an epoch in which every deployment has other content."""
         self._seeds.append(self._seeds[0] + len(self._seeds))
         options = self.simulator.options
         self.simulator.options = replace(options, seed=self._seeds[-1])
 
     def find_epoch(self, deployment: str, started_at: int) -> int | None:
-        """Find the newest epoch in which a deployment asked for by id began at that moment."""
+        """Return the newest epoch in which the deployment started at this time, or None."""
         shape = self.simulator.options.shape
         for epoch in range(self.epoch, -1, -1):
             if generate_deployment(self._seeds[epoch], deployment, shape).started_at == started_at:
@@ -52,14 +52,14 @@ class FaultyLaunchDarkly:
         return None
 
     def add_deployment(self, new: NewDeployment) -> None:
-        """Let a deployment be known, as if its pipeline had told of it."""
+        """Add a deployment, as if its pipeline had reported it."""
         self.simulator.add_deployment(new)
 
     async def open(self) -> None:
-        """Listen, on the port of the first time."""
+        """Start the server, on its previous port if it had one."""
         app = self.simulator.app()
         app.middlewares.append(self._wait_while_stalled)
-        silent_logger = logging.Logger("silent")  # noqa: LOG001 - no part of the tree
+        silent_logger = logging.Logger("silent")  # noqa: LOG001 - outside the logger tree
         silent_logger.addHandler(logging.NullHandler())
         runner = web.AppRunner(app, access_log=None, logger=silent_logger, shutdown_timeout=0.1)
         self._runner = runner
@@ -69,7 +69,7 @@ class FaultyLaunchDarkly:
         self.url = f"http://127.0.0.1:{self._port}"
 
     async def close(self) -> None:
-        """Cut every connection in the middle, and listen no more."""
+        """Abort every connection and stop the server."""
         runner, self._runner = self._runner, None
         if runner is None:
             return
@@ -79,15 +79,15 @@ class FaultyLaunchDarkly:
         await runner.cleanup()
 
     def stall(self) -> None:
-        """Answer nobody, but hold the connections."""
+        """Hold all connections without a response."""
         self._is_answering.clear()
 
     def resume(self) -> None:
-        """Answer again, those who waited first."""
+        """Respond to the held calls and to new ones."""
         self._is_answering.set()
 
     async def strike(self, strike: Strike) -> None:
-        """Be away, or silent, for as long as the stroke says."""
+        """Close or stall the server for the duration of the strike."""
         self.is_struck = True
         try:
             if strike.action == "freeze":

@@ -1,4 +1,4 @@
-"""How is an exposition read? By Prometheus's own parser, into numbers by name and labels."""
+"""A reader of ``/metrics`` for tests, built on Prometheus's own parser."""
 
 import aiohttp
 from msgspec import Struct
@@ -6,34 +6,34 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 class MetricsPage(Struct, frozen=True):
-    """One answer of ``/metrics``: its type, and each sample by its name and its labels."""
+    """One response of ``/metrics``: its content type, and each sample by name and labels."""
 
     content_type: str
     samples: dict[str, dict[tuple[str, ...], float]]
 
     def value(self, name: str, *labels: str) -> float:
-        """Give one number; labels are given by value, in the order of their names."""
+        """Return one number; label values are in the order of the label names."""
         return self.samples[f"enricher_{name}"][labels]
 
     def nonzero(self, name: str) -> dict[str, float]:
-        """Give what is not 0 of a metric with one label."""
+        """Return the values of a metric with one label that are not 0, by label."""
         return {label: v for (label,), v in self.samples[f"enricher_{name}"].items() if v}
 
 
 def parse_metrics(text: str, *, content_type: str = "") -> MetricsPage:
-    """Read the text format."""
+    """Parse the text format; raises AssertionError on a duplicate sample."""
     samples: dict[str, dict[tuple[str, ...], float]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             labels = tuple(value for _, value in sorted(sample.labels.items()))
             series = samples.setdefault(sample.name, {})
-            assert labels not in series, f"{sample.name} {labels} is told twice"
+            assert labels not in series, f"{sample.name} {labels} is exposed twice"
             series[labels] = sample.value
     return MetricsPage(content_type, samples)
 
 
 async def scrape(url: str, *, accept: str = "") -> MetricsPage:
-    """Ask for ``/metrics`` below an address."""
+    """Return the metrics page of a URL."""
     headers = {"Accept": accept} if accept else {}
     async with (
         aiohttp.ClientSession() as session,

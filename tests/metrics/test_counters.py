@@ -1,4 +1,4 @@
-"""Has every reason that we write a label of its own, so that nothing of ours counts as `other`?"""
+"""Tests that every failure reason in the code has a label of its own."""
 
 import ast
 from collections.abc import Iterator
@@ -9,11 +9,11 @@ from service.metrics.counters import FAILURE_REASONS, failure_label
 
 SERVICE = Path(__file__).resolve().parents[2] / "service"
 CONSTANTS = {"UNMAPPABLE": UNMAPPABLE}
-FORWARDED_NAMES = {"reason"}  # a refusal's own, which was written where the refusal was made
+FORWARDED_NAMES = {"reason"}  # passes on a reason that was written elsewhere
 
 
-def reasons_in_code() -> Iterator[str]:
-    """Read in our code why tickets are given up: what a `Never` and a failure are made with."""
+def find_reasons_in_code() -> Iterator[str]:
+    """Yield the reasons with which the code builds a `Fail` or a failure record."""
     for path in SERVICE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -21,7 +21,7 @@ def reasons_in_code() -> Iterator[str]:
 
 
 def reason_of_call(name: str, call: ast.Call) -> Iterator[str]:
-    """Read the reason of one call; it is a word that stands there, or a constant."""
+    """Yield the reason of one call: a literal or a known constant."""
     if name not in {"Fail", "FailureRecord"}:
         return
     keyword_values = (keyword.value for keyword in call.keywords if keyword.arg == "reason")
@@ -37,8 +37,8 @@ def reason_of_call(name: str, call: ast.Call) -> Iterator[str]:
             raise AssertionError(f"the reason cannot be read: {ast.unparse(call)}")
 
 
-def test_every_reason_of_a_failure_is_a_label() -> None:
-    """What the code can write is what the labels have, no more and no less, beside `other`."""
-    written = set(reasons_in_code())
+def test_every_failure_reason_is_a_label() -> None:
+    """The reasons in the code are exactly the labels, besides `other`."""
+    written = set(find_reasons_in_code())
     assert written == {*FAILURE_REASONS} - {"other"}
     assert {failure_label(reason) for reason in written} == written

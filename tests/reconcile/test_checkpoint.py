@@ -1,4 +1,4 @@
-"""Does one process at a time list a scope, and is nothing planned that is known?"""
+"""Tests of runs: one process at a time lists a scope, and only unknown deployments are queued."""
 
 import asyncio
 import itertools
@@ -17,15 +17,16 @@ from service.reconcile.missed import MissedDeployment, Scope, build_missed
 from service.store.connect import open_client
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+from tests.factories import deployment_id
 from tests.tcp_proxy import ForwardingProxy, connect_to_socket
 
 SCOPE = Scope("default", "production")
-NAME = "a0eebc99-9c0b-4ef8-bb6d-000000000001"
+DEPLOYMENT_ID = deployment_id()
 
 
 @pytest.fixture
 def runs(group_commit: GroupCommit, keys: Keys) -> Runs:
-    """Give the rounds of one namespace, each lease of which is renewed by hand."""
+    """Return the runs of one namespace, with leases that last longer than a test."""
     tokens = itertools.count()
     return Runs(
         group_commit,
@@ -37,15 +38,17 @@ def runs(group_commit: GroupCommit, keys: Keys) -> Runs:
 
 
 def make_missed() -> MissedDeployment:
-    """Write one deployment that was missed."""
-    outline = DeploymentHead(id=NAME, application_key="shop", application_version="1.0", ended_at=7)
-    missed = build_missed(outline, SCOPE, DeploymentFilter())
+    """Return a missed deployment."""
+    head = DeploymentHead(
+        id=DEPLOYMENT_ID, application_key="shop", application_version="1.0", ended_at=7
+    )
+    missed = build_missed(head, SCOPE, DeploymentFilter())
     assert missed is not None
     return missed
 
 
-async def test_one_process_at_a_time_lists_a_scope(runs: Runs) -> None:
-    """While one is at it, and for a while after it ended, others are told to wait."""
+async def test_hold_while_another_process_lists_the_scope_waits(runs: Runs) -> None:
+    """It also waits for the interval after the last run ended; another scope is free."""
     async with runs.hold("a", interval_ms=30_000) as mine:
         assert isinstance(mine, Run)
         assert mine.checkpoint is None
@@ -62,21 +65,23 @@ async def test_one_process_at_a_time_lists_a_scope(runs: Runs) -> None:
         assert theirs.checkpoint == 17
 
 
-async def test_a_round_that_was_left_begins_again_at_once(runs: Runs) -> None:
-    """Who is cut short lets go; the checkpoint is where it was."""
+async def test_hold_after_an_error_begins_at_once(runs: Runs) -> None:
+    """A run that is cut short releases its lease and leaves the checkpoint."""
     with pytest.raises(RuntimeError):
         async with runs.hold("a", interval_ms=30_000):
             raise RuntimeError
-    async with runs.hold("a", interval_ms=30_000) as held:
-        assert isinstance(held, Run)
-        assert held.checkpoint is None
+    async with runs.hold("a", interval_ms=30_000) as run:
+        assert isinstance(run, Run)
+        assert run.checkpoint is None
 
 
-async def test_who_lost_the_round_changes_nothing(runs: Runs, redis: Redis, keys: Keys) -> None:
-    """One that another took over plans nothing and moves no checkpoint."""
+async def test_run_whose_lease_is_lost_changes_nothing(
+    runs: Runs, redis: Redis, keys: Keys
+) -> None:
+    """It schedules nothing and moves no checkpoint."""
     async with runs.hold("a", interval_ms=0) as mine:
         assert isinstance(mine, Run)
-        await redis.hset(keys.reconcile("a"), "until", 1)  # its lease has run out
+        await redis.hset(keys.reconcile("a"), "until", 1)  # the lease has run out
         async with runs.hold("a", interval_ms=0) as theirs:
             assert isinstance(theirs, Run)
             with pytest.raises(LeaseLost):
@@ -86,66 +91,68 @@ async def test_who_lost_the_round_changes_nothing(runs: Runs, redis: Redis, keys
             assert await redis.exists(keys.refreshes) == 0
 
 
-async def test_only_what_is_unknown_is_planned(runs: Runs, redis: Redis, keys: Keys) -> None:
-    """Not what was published, waits by its id or its version, is planned, or has failed."""
-    async with runs.hold("a", interval_ms=0) as held:
-        assert isinstance(held, Run)
+async def test_queue_missed_of_a_known_deployment_schedules_nothing(
+    runs: Runs, redis: Redis, keys: Keys
+) -> None:
+    """Known means published, queued by id or version, scheduled, or failed."""
+    async with runs.hold("a", interval_ms=0) as run:
+        assert isinstance(run, Run)
         for place in (
-            keys.published(NAME),
-            (keys.tickets, f"id:{NAME}"),
+            keys.published(DEPLOYMENT_ID),
+            (keys.tickets, f"id:{DEPLOYMENT_ID}"),
             (keys.tickets, "find:default/production/shop/1.0"),
         ):
             key, field = (place, "revision") if isinstance(place, str) else place
             await redis.hset(key, field, "1")
-            assert await runs.queue_missed(held, [make_missed()]) == 0
+            assert await runs.queue_missed(run, [make_missed()]) == 0
             await redis.delete(key)
-        await redis.zadd(keys.failed, {f"id:{NAME}": 1})
-        assert await runs.queue_missed(held, [make_missed()]) == 0
+        await redis.zadd(keys.failed, {f"id:{DEPLOYMENT_ID}": 1})
+        assert await runs.queue_missed(run, [make_missed()]) == 0
         await redis.delete(keys.failed)
-        assert await runs.queue_missed(held, [make_missed()], dry_run=True) == 1
-        assert await runs.queue_missed(held, [make_missed()]) == 1
-        assert await runs.queue_missed(held, [make_missed()]) == 0
-        assert await redis.zscore(keys.refreshes, NAME) is not None
+        assert await runs.queue_missed(run, [make_missed()], dry_run=True) == 1
+        assert await runs.queue_missed(run, [make_missed()]) == 1
+        assert await runs.queue_missed(run, [make_missed()]) == 0
+        assert await redis.zscore(keys.refreshes, DEPLOYMENT_ID) is not None
 
 
-async def test_who_stops_while_redis_is_away_does_not_wait_for_it(
-    redis_url: str, keys: Keys
-) -> None:
-    """Its round is let go by the end of its lease, and nothing hangs until then."""
+async def test_end_of_a_run_without_redis_does_not_wait(redis_url: str, keys: Keys) -> None:
+    """The lease runs out instead."""
     socket = Path(redis_url.removeprefix("unix://"))
-    async with AsyncExitStack() as between:
-        wire = await between.enter_async_context(ForwardingProxy(connect_to_socket(socket)))
-        client = open_client(f"redis://{wire.address}")
+    async with AsyncExitStack() as stack:
+        proxy = await stack.enter_async_context(ForwardingProxy(connect_to_socket(socket)))
+        client = open_client(f"redis://{proxy.address}")
         group = GroupCommit(
             client, durability="fsync", clock=time.monotonic, log=structlog.get_logger()
         )
         mine = Runs(group, keys=keys, new_token=lambda: "mine", ttl_ms=60_000)
-        async with asyncio.timeout(30):  # for ever, were Redis waited for
-            async with mine.hold("a", interval_ms=0) as held:
-                assert isinstance(held, Run)
-                await between.aclose()
+        async with asyncio.timeout(30):  # it would not end if it waited for Redis
+            async with mine.hold("a", interval_ms=0) as run:
+                assert isinstance(run, Run)
+                await stack.aclose()
             await group.aclose()
         await client.aclose()
 
 
-async def test_a_clock_set_back_does_not_hold_up_a_round(
+async def test_hold_after_the_clock_was_set_back_begins(
     runs: Runs, redis: Redis, keys: Keys
 ) -> None:
-    """A round that ran, or is held, in what is now the future binds nobody until then."""
+    """A run that ended, or is held, in the future blocks nobody."""
     ahead = (await redis.time())[0] * 1000 + 86_400_000
     await redis.hset(keys.reconcile("a"), mapping={"ran": ahead, "checkpoint": ahead})
-    async with runs.hold("a", interval_ms=30_000) as held:
-        assert isinstance(held, Run)
-        assert held.checkpoint == held.now_ms
+    async with runs.hold("a", interval_ms=30_000) as run:
+        assert isinstance(run, Run)
+        assert run.checkpoint == run.now_ms
     await redis.hset(keys.reconcile("a"), mapping={"holder": "dead", "until": ahead})
-    async with runs.hold("a", interval_ms=0) as held:
-        assert isinstance(held, Run)
+    async with runs.hold("a", interval_ms=0) as run:
+        assert isinstance(run, Run)
 
 
-async def test_what_was_only_left_out_is_planned(runs: Runs, redis: Redis, keys: Keys) -> None:
-    """A deployment that nobody wanted has a mark without a record: once wanted, it was missed."""
-    async with runs.hold("a", interval_ms=0) as held:
-        assert isinstance(held, Run)
-        await redis.hset(keys.published(NAME), mapping={"revision": 0, "digest": ""})
-        await redis.pexpire(keys.published(NAME), 60_000)
-        assert await runs.queue_missed(held, [make_missed()]) == 1
+async def test_queue_missed_of_a_filtered_deployment_schedules_it(
+    runs: Runs, redis: Redis, keys: Keys
+) -> None:
+    """It has a published hash without a record, and the filters may include it now."""
+    async with runs.hold("a", interval_ms=0) as run:
+        assert isinstance(run, Run)
+        await redis.hset(keys.published(DEPLOYMENT_ID), mapping={"revision": 0, "digest": ""})
+        await redis.pexpire(keys.published(DEPLOYMENT_ID), 60_000)
+        assert await runs.queue_missed(run, [make_missed()]) == 1

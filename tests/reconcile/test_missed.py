@@ -1,4 +1,4 @@
-"""Which of the listed are queued, and from where is listed next time?"""
+"""Tests of missed deployments: which listed ones are queued, and the next checkpoint."""
 
 import json
 
@@ -21,13 +21,13 @@ NOW = 1_795_428_000_000
 
 
 def encode_items(*items: object) -> list[Raw]:
-    """Write the items of a page."""
+    """Return the items of a page."""
     return [Raw(json.dumps(item).encode()) for item in items]
 
 
-def test_what_has_not_ended_for_a_while_is_left_to_its_webhook() -> None:
-    """In progress, or just ended: open. A null is nothing, an item of another shape is counted."""
-    sifted = classify_page(
+def test_classify_page_leaves_recent_deployments_open() -> None:
+    """In progress or just ended: open. A null is skipped; an item of another shape is counted."""
+    page = classify_page(
         encode_items(
             {"id": "a", "status": "finished", "startedAt": 1, "endedAt": 100},
             {"id": "b", "status": "started", "startedAt": 50},
@@ -39,8 +39,8 @@ def test_what_has_not_ended_for_a_while_is_left_to_its_webhook() -> None:
         ),
         settled_before_ms=200,
     )
-    assert [outline.id for outline in sifted.ended] == ["a", "d", "e"]
-    assert (sifted.listed, sifted.still_open, sifted.unreadable, sifted.oldest_open_ms) == (
+    assert [head.id for head in page.ended] == ["a", "d", "e"]
+    assert (page.listed, page.still_open, page.unreadable, page.oldest_open_ms) == (
         6,
         2,
         1,
@@ -52,17 +52,19 @@ def test_what_has_not_ended_for_a_while_is_left_to_its_webhook() -> None:
     ("oldest_open", "expected"),
     [(None, NOW), (NOW - 5, NOW - 5), (NOW - 2000, NOW - 1000), (NOW + 5, NOW)],
 )
-def test_the_checkpoint_waits_for_what_is_open(oldest_open: int | None, expected: int) -> None:
-    """But not for ever: an end that LaunchDarkly never hears of must not hold it."""
+def test_next_checkpoint_is_the_oldest_open_start_within_the_lookback(
+    oldest_open: int | None, expected: int
+) -> None:
+    """A deployment whose end LaunchDarkly never learns must not hold the checkpoint forever."""
     assert next_checkpoint(NOW, oldest_open, lookback_ms=1000) == expected
 
 
 @pytest.mark.parametrize(
     ("status", "outcome"), [("failed", "failed"), ("finished", "succeeded"), ("new", "succeeded")]
 )
-def test_what_was_missed_is_queued_as_a_webhook_would(status: str, outcome: str) -> None:
-    """All that the list says is in its ticket, and when it was queued is left open."""
-    outline = DeploymentHead(
+def test_build_missed_makes_the_ticket_of_a_webhook(status: str, outcome: str) -> None:
+    """The ticket holds all that the list says; queued_at stays open."""
+    head = DeploymentHead(
         id="a",
         application_key="shop",
         application_version="1/0",
@@ -70,7 +72,7 @@ def test_what_was_missed_is_queued_as_a_webhook_would(status: str, outcome: str)
         started_at=NOW,
         ended_at=NOW + 9,
     )
-    missed = build_missed(outline, Scope("default", "production"), DeploymentFilter())
+    missed = build_missed(head, Scope("default", "production"), DeploymentFilter())
     assert missed is not None
     assert (missed.deployment_id, missed.version_job) == ("a", "find:default/production/shop/1%2F0")
     lease = decode_lease(b"id:a", fence=b"1.5", stored=missed.ticket, now=NOW)
@@ -84,11 +86,11 @@ def test_what_was_missed_is_queued_as_a_webhook_would(status: str, outcome: str)
     )
 
 
-def test_a_span_is_split_into_days_without_a_gap() -> None:
-    """Each begins where the one before ended; the last is as long as is left."""
+def test_split_by_day_leaves_no_gap() -> None:
+    """Each day starts where the one before ended; the last one may be shorter."""
     day = 86_400_000
-    spans = list(split_by_day(TimeRange(5, 5 + 2 * day + 1)))
-    assert spans == [
+    days = list(split_by_day(TimeRange(5, 5 + 2 * day + 1)))
+    assert days == [
         TimeRange(5, 5 + day),
         TimeRange(5 + day, 5 + 2 * day),
         TimeRange(5 + 2 * day, 6 + 2 * day),

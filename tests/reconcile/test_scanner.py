@@ -1,4 +1,4 @@
-"""Is a list read within everybody's budget, whoever else reads the same one?"""
+"""Tests of the scanner: each list call counts in the shared budget."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from service.accept.filters import DeploymentFilter
-from service.enrich.budget import SpareBudget
+from service.enrich.budget import Budget
 from service.enrich.client import LaunchDarkly, Upstream, open_session
 from service.metrics.http import serve_app
 from service.reconcile.checkpoint import Run, Runs
@@ -19,27 +19,27 @@ from service.store.keys import Keys
 SCOPE = Scope("default", "production")
 
 
-async def test_two_who_list_the_same_scope_are_two_calls(
+async def test_two_scans_of_one_scope_are_two_calls_in_flight(
     group_commit: GroupCommit, redis: Redis, keys: Keys
 ) -> None:
-    """A backfill beside a round, or a second one: each call on its way is counted."""
-    asked, answering = asyncio.Semaphore(0), asyncio.Event()
+    """A backfill may run beside a reconcile run; each call in flight is counted."""
+    requested, may_respond = asyncio.Semaphore(0), asyncio.Event()
 
-    async def answer(_: web.Request) -> web.Response:
-        asked.release()
-        await answering.wait()
+    async def respond(_: web.Request) -> web.Response:
+        requested.release()
+        await may_respond.wait()
         return web.json_response({"items": []})
 
     app = web.Application()
-    app.router.add_get("/{path:.*}", answer)
+    app.router.add_get("/{path:.*}", respond)
     async with (
         serve_app(app, host="127.0.0.1", port=0) as origin,
         open_session("api-token", max_connections=2) as session,
     ):
-        sweeper = Scanner(
+        scanner = Scanner(
             Upstream(
                 LaunchDarkly(session, origin=origin, max_bytes=9999, clock=time.time),
-                SpareBudget(group_commit, keys=keys, share=1.0, rng=lambda: 0.5),
+                Budget(group_commit, keys=keys, share=1.0, rng=lambda: 0.5, spare_only=True),
                 asyncio.Semaphore(2),
             ),
             Runs(group_commit, keys=keys, new_token=lambda: "", ttl_ms=60_000),
@@ -47,12 +47,12 @@ async def test_two_who_list_the_same_scope_are_two_calls(
             rng=lambda: 0.5,
             grace_ms=0,
         )
-        sweeping = [
-            asyncio.create_task(sweeper.scan(Run(name, token, 9, None), SCOPE, TimeRange(1, 9)))
-            for name, token in (("a", "mine"), ("a", "theirs"))
+        scans = [
+            asyncio.create_task(scanner.scan(Run(name, token, 9, None), SCOPE, TimeRange(1, 9)))
+            for name, token in (("a", "first"), ("a", "second"))
         ]
-        for _ in sweeping:
-            await asked.acquire()
-        assert await redis.zcard(keys.budget_calls) == len(sweeping)
-        answering.set()
-        await asyncio.wait(sweeping)
+        for _ in scans:
+            await requested.acquire()
+        assert await redis.zcard(keys.budget_calls) == len(scans)
+        may_respond.set()
+        await asyncio.wait(scans)

@@ -1,4 +1,4 @@
-"""How does a test talk to the simulator? Over real HTTP, with a clock in its hand."""
+"""The fixtures of the simulator tests: a simulator behind real HTTP and a manual clock."""
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -18,23 +18,23 @@ VALID_HEADERS = {"Authorization": "api-simulator", **BETA_HEADERS}
 
 
 class ManualClock:
-    """A clock that stands still until it is set."""
+    """A clock that only moves when a test sets it."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
 
     def __call__(self) -> float:
-        """Give the seconds since the epoch."""
+        """Return the seconds since the epoch."""
         return self.now
 
     @property
     def ms(self) -> int:
-        """The same in milliseconds."""
+        """The milliseconds since the epoch."""
         return int(self.now * 1000)
 
 
 class HttpReply(msgspec.Struct, frozen=True):
-    """What came back."""
+    """One response, read to the end."""
 
     status: int
     headers: Mapping[str, str]
@@ -42,12 +42,12 @@ class HttpReply(msgspec.Struct, frozen=True):
 
     @property
     def json(self) -> Any:
-        """The body read as JSON."""
+        """The body decoded as JSON."""
         return msgspec.json.decode(self.body)
 
 
 class SimulatedApi:
-    """A running simulator and a caller of it."""
+    """A running simulator and an HTTP client for it."""
 
     def __init__(self, simulator: Simulator, session: aiohttp.ClientSession, url: str) -> None:
         self.simulator = simulator
@@ -62,19 +62,19 @@ class SimulatedApi:
         headers: Mapping[str, str] = VALID_HEADERS,
         json: object = None,
     ) -> HttpReply:
-        """Call a path, following no redirects, and read the whole answer."""
+        """Call a path without following redirects, and read the whole response."""
         async with self.session.request(
             method, self.url + path, headers=headers, json=json, allow_redirects=False
         ) as response:
             return HttpReply(response.status, response.headers, await response.read())
 
     async def get(self, path: str, **query: object) -> HttpReply:
-        """Get a path below the API's base."""
+        """Get a path below the base path of the API."""
         pairs = "&".join(f"{name.rstrip('_')}={value}" for name, value in query.items())
         return await self.call(f"{BASE}{path}" + (f"?{pairs}" if pairs else ""))
 
     async def post_event(self, event_type: str, **fields: object) -> HttpReply:
-        """Post an event of the one deployment that most tests need."""
+        """Post an event of the deployment that most tests use."""
         event = {
             "projectKey": "default",
             "environmentKey": "production",
@@ -90,13 +90,13 @@ StartSimulator = Callable[[Options], Awaitable[SimulatedApi]]
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """Give a clock that stands still."""
+    """Return a clock that only moves when a test sets it."""
     return ManualClock()
 
 
 @pytest.fixture
 async def start_simulator(clock: ManualClock) -> AsyncIterator[StartSimulator]:
-    """Start simulators on free ports."""
+    """Return a function that starts simulators on free ports."""
     runners: list[web.AppRunner] = []
     session = aiohttp.ClientSession()
 
@@ -117,5 +117,5 @@ async def start_simulator(clock: ManualClock) -> AsyncIterator[StartSimulator]:
 
 @pytest.fixture
 async def simulated_api(start_simulator: StartSimulator) -> SimulatedApi:
-    """Start a friendly simulator."""
+    """Start a simulator with the default options."""
     return await start_simulator(Options())

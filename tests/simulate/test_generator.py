@@ -1,4 +1,4 @@
-"""Is what the simulator makes up what LaunchDarkly documents?"""
+"""Tests of the generator: generated deployments match LaunchDarkly's documentation."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -78,7 +78,7 @@ shapes = st.builds(
 def render_generated(
     seed: int, identifier: str, shape: Shape, page_size: int = 20
 ) -> dict[str, Any]:
-    """Write an invented deployment as the API would, through JSON and back."""
+    """Return a generated deployment as the API sends it, after a JSON round trip."""
     config = RenderConfig(seed=seed, shape=shape, page_size=page_size, nested_details=True)
     rendered = PageRenderer(config).render_deployment(
         generate_deployment(seed, identifier, shape), EXPAND
@@ -87,21 +87,23 @@ def render_generated(
 
 
 def check_fields(value: dict[str, Any], required: dict[str, type], optional: set[str]) -> None:
-    """Demand every required field with its type, and no field that nobody documents."""
+    """Assert that every required field has its type and no field is undocumented."""
     assert {name: type(value.get(name)) for name in required} == required
     assert set(value) <= set(required) | optional
 
 
 def nested_deployments(deployment: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give a deployment and all those inside its pull requests."""
+    """Yield a deployment and all deployments in its pull requests."""
     yield deployment
     for pull_request in deployment.get("pullRequests", {"items": []})["items"]:
         yield from pull_request["deployments"]["items"]
 
 
 @given(seeds, ids, shapes)
-def test_every_record_has_the_documented_fields(seed: int, identifier: str, shape: Shape) -> None:
-    """Deployments, pull requests and flag references have what the OpenAPI document requires."""
+def test_generated_objects_have_the_documented_fields(
+    seed: int, identifier: str, shape: Shape
+) -> None:
+    """Every object has the fields that the OpenAPI document requires."""
     for deployment in nested_deployments(render_generated(seed, identifier, shape)):
         check_fields(deployment, DEPLOYMENT, DEPLOYMENT_OPTIONAL)
         for reference in deployment["flagReferences"]["items"]:
@@ -113,7 +115,7 @@ def test_every_record_has_the_documented_fields(seed: int, identifier: str, shap
 
 @given(seeds, ids, shapes)
 def test_flag_references_have_no_links(seed: int, identifier: str, shape: Shape) -> None:
-    """The collection of flag references holds a total and its items, nothing else."""
+    """The collection of flag references has only a total and its items."""
     flags = render_generated(seed, identifier, shape)["flagReferences"]
     assert set(flags) == {"totalCount", "items"}
     assert flags["totalCount"] == len(flags["items"])
@@ -121,7 +123,7 @@ def test_flag_references_have_no_links(seed: int, identifier: str, shape: Shape)
 
 
 @given(seeds, ids, shapes)
-def test_numbers_agree_with_each_other(seed: int, identifier: str, shape: Shape) -> None:
+def test_generated_numbers_are_consistent(seed: int, identifier: str, shape: Shape) -> None:
     """Sums, contributors, durations and the longest lead time follow from the pull requests."""
     written = render_generated(seed, identifier, shape)
     items = written["pullRequests"]["items"]
@@ -137,8 +139,8 @@ def test_numbers_agree_with_each_other(seed: int, identifier: str, shape: Shape)
 
 
 @given(seeds, ids, shapes)
-def test_the_same_seed_tells_the_same_story(seed: int, identifier: str, shape: Shape) -> None:
-    """What is made up follows from seed and id alone, and another seed tells another story."""
+def test_equal_seeds_give_equal_deployments(seed: int, identifier: str, shape: Shape) -> None:
+    """A deployment depends on seed and id alone, and another seed gives another one."""
     assert render_generated(seed, identifier, shape) == render_generated(seed, identifier, shape)
     assert render_generated(seed, identifier, shape) != render_generated(
         seed + 1, identifier, shape
@@ -146,8 +148,8 @@ def test_the_same_seed_tells_the_same_story(seed: int, identifier: str, shape: S
 
 
 @given(ids, st.integers(1, 7))
-def test_pages_cover_every_pull_request_once(identifier: str, page_size: int) -> None:
-    """Following the cursors gives each pull request once, in pages of the asked size."""
+def test_pages_contain_every_pull_request_once(identifier: str, page_size: int) -> None:
+    """The cursors lead to each pull request once, in pages of the configured size."""
     shape = Shape(pull_requests=(0, 20))
     pages = PageRenderer(
         RenderConfig(seed=1, shape=shape, page_size=page_size, nested_details=True)
@@ -164,8 +166,8 @@ def test_pages_cover_every_pull_request_once(identifier: str, page_size: int) ->
     assert len(seen) == len(set(seen)) == deployment.pull_requests
 
 
-def test_cursors_are_well_formed_and_forgotten_in_the_end() -> None:
-    """A cursor is a UUID, and only so many are remembered."""
+def test_cursors_are_uuids_and_limited_in_number() -> None:
+    """A cursor is a UUID, and the renderer stores a limited number of them."""
     shape = Shape(pull_requests=(3, 3))
     pages = PageRenderer(RenderConfig(seed=1, shape=shape, page_size=1, nested_details=False))
     deployment = generate_deployment(1, "x", shape)
@@ -179,15 +181,15 @@ def test_cursors_are_well_formed_and_forgotten_in_the_end() -> None:
     assert len(pages._cursors) == 20_000
 
 
-def test_big_deployments_come_as_often_as_asked() -> None:
-    """With a share of one every deployment is big, with none no deployment is."""
+def test_big_share_decides_how_many_deployments_are_big() -> None:
+    """With a share of 1 every deployment is big; with 0 none is."""
     big = Shape(big_share=1.0, big_pull_requests=(2_000, 2_100))
     assert 2_000 <= generate_deployment(1, "x", big).pull_requests <= 2_100
     assert generate_deployment(1, "x", Shape()).pull_requests <= 4
 
 
-def test_novelties_appear_at_every_level() -> None:
-    """A deployment, its stages, collections, pull requests and flags get unknown fields."""
+def test_novelties_add_fields_at_every_level() -> None:
+    """Deployments, stages, collections, pull requests and flags get unknown fields."""
     shape = Shape(novelties=True, pull_requests=(1, 1), flag_references=(1, 1))
     written = render_generated(1, "x", shape)
     pull_request = written["pullRequests"]["items"][0]
@@ -200,13 +202,13 @@ def test_novelties_appear_at_every_level() -> None:
 
 
 @given(seeds, st.integers(-5, 5), st.integers(0, 100))
-def test_draws_stay_within_their_bounds(seed: int, low: int, width: int) -> None:
+def test_random_numbers_stay_within_bounds(seed: int, low: int, width: int) -> None:
     """Every number lies between its bounds, however many are drawn."""
     draws = SeededRandom(seed, "thing")
     assert all(low <= draws.between(low, low + width) <= low + width for _ in range(50))
 
 
-def test_draws_do_not_repeat_themselves() -> None:
-    """The second block of numbers is not the first one again."""
+def test_random_numbers_do_not_repeat() -> None:
+    """The second block of numbers differs from the first."""
     draws = SeededRandom(1, "thing")
     assert len({draws.between(0, 2**31) for _ in range(64)}) > 60

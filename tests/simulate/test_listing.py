@@ -1,4 +1,4 @@
-"""Which items does a list give, in which order, page by page?"""
+"""Tests of the list calls: filters, order and pages."""
 
 from typing import Any
 
@@ -14,30 +14,30 @@ HOUR = 3_600_000
 
 
 def add_deployment(api: SimulatedApi, clock: ManualClock, hours_ago: int, **fields: Any) -> str:
-    """Add a deployment that started some hours ago."""
+    """Add a deployment that started the given number of hours ago."""
     return api.simulator.add_deployment(
         NewDeployment(started_at=clock.ms - hours_ago * HOUR, **fields)
     )
 
 
 async def list_ids(api: SimulatedApi, **query: object) -> list[str]:
-    """List deployments and give their ids."""
+    """Return the ids of the listed deployments."""
     return [
         item["id"]
         for item in (await api.get("/deployments", **PROJECT_AND_ENVIRONMENT | query)).json["items"]
     ]
 
 
-async def test_the_newest_start_comes_first(
+async def test_deployments_are_listed_newest_start_first(
     simulated_api: SimulatedApi, clock: ManualClock
 ) -> None:
-    """The order is by start, whatever the order in which they were made."""
+    """The order is by start, whatever the order of creation."""
     ids = {hours: add_deployment(simulated_api, clock, hours) for hours in (5, 1, 3)}
     assert await list_ids(simulated_api) == [ids[1], ids[3], ids[5]]
 
 
-async def test_missing_keys_are_named_one_by_one(simulated_api: SimulatedApi) -> None:
-    """Project and environment are required, and the documented body says which is missing."""
+async def test_missing_keys_are_named(simulated_api: SimulatedApi) -> None:
+    """Project and environment are required, and the documented body names the missing one."""
     reply = await simulated_api.get("/deployments")
     assert reply.status == 400
     assert reply.json == {
@@ -62,17 +62,19 @@ async def test_missing_keys_are_named_one_by_one(simulated_api: SimulatedApi) ->
         ("before", "x"),
     ],
 )
-async def test_wrong_values_are_named(simulated_api: SimulatedApi, name: str, value: str) -> None:
-    """A limit over 100, a number that is none and an unknown cursor are 400."""
+async def test_invalid_parameters_are_named(
+    simulated_api: SimulatedApi, name: str, value: str
+) -> None:
+    """A limit over 100, an invalid number and an unknown cursor get 400."""
     reply = await simulated_api.get("/deployments", **PROJECT_AND_ENVIRONMENT, **{name: value})
     assert reply.status == 400
-    assert [each["attribute"] for each in reply.json["errors"]] == [name.rstrip("_")]
+    assert [error["attribute"] for error in reply.json["errors"]] == [name.rstrip("_")]
 
 
-async def test_the_default_window_is_the_last_seven_days(
+async def test_default_time_range_is_seven_days(
     simulated_api: SimulatedApi, clock: ManualClock
 ) -> None:
-    """What is older shows only when `from` says so; `to` is a bound as well."""
+    """Older deployments need `from`; `to` is a bound as well."""
     old, new = (
         add_deployment(simulated_api, clock, 8 * 24),
         add_deployment(simulated_api, clock, 6 * 24),
@@ -83,7 +85,7 @@ async def test_the_default_window_is_the_last_seven_days(
     assert await list_ids(simulated_api, from_=start, to=clock.ms - 7 * 24 * HOUR) == [old]
 
 
-async def test_applications_are_a_comma_list(
+async def test_application_filter_accepts_a_comma_list(
     simulated_api: SimulatedApi, clock: ManualClock
 ) -> None:
     """One list call can ask for several applications."""
@@ -94,10 +96,10 @@ async def test_applications_are_a_comma_list(
     assert await list_ids(simulated_api, applicationKey="app-1,app-2") == [a, b]
 
 
-async def test_there_is_no_filter_by_version(
+async def test_version_parameter_is_ignored(
     simulated_api: SimulatedApi, clock: ManualClock
 ) -> None:
-    """A version in the query is ignored."""
+    """The API has no filter by version."""
     ids = [
         add_deployment(simulated_api, clock, 1, version="v1"),
         add_deployment(simulated_api, clock, 2, version="v2"),
@@ -105,18 +107,20 @@ async def test_there_is_no_filter_by_version(
     assert await list_ids(simulated_api, applicationVersion="v2", version="v2") == ids
 
 
-async def test_a_list_keeps_to_project_and_environment(
+async def test_list_contains_only_its_project_and_environment(
     simulated_api: SimulatedApi, clock: ManualClock
 ) -> None:
-    """Other projects and environments are not shown."""
+    """Other projects and environments are not listed."""
     add_deployment(simulated_api, clock, 1, project="other")
     staging = add_deployment(simulated_api, clock, 1, environment="staging")
     assert await list_ids(simulated_api) == []
     assert await list_ids(simulated_api, environmentKey="staging") == [staging]
 
 
-async def test_status_and_kind_filter(simulated_api: SimulatedApi, clock: ManualClock) -> None:
-    """Both are compared as they stand."""
+async def test_status_and_kind_filter_exactly(
+    simulated_api: SimulatedApi, clock: ManualClock
+) -> None:
+    """Both parameters must equal the value of the deployment."""
     running = add_deployment(simulated_api, clock, 1, status="started")
     done = add_deployment(simulated_api, clock, 2)
     assert await list_ids(simulated_api, status="started") == [running]
@@ -124,10 +128,10 @@ async def test_status_and_kind_filter(simulated_api: SimulatedApi, clock: Manual
     assert await list_ids(simulated_api, kind="other") == []
 
 
-async def test_a_list_expands_what_is_asked(
+async def test_list_with_expand_matches_call_by_id(
     simulated_api: SimulatedApi, clock: ManualClock
 ) -> None:
-    """With expand, each item comes as the call by id would give it."""
+    """With expand, each item equals the response to the call by id."""
     identifier = add_deployment(simulated_api, clock, 1, pull_requests=2)
     expand = "pullRequests,flagReferences"
     (item,) = (
@@ -136,10 +140,10 @@ async def test_a_list_expands_what_is_asked(
     assert item == (await simulated_api.get(f"/deployments/{identifier}", expand=expand)).json
 
 
-async def test_a_page_holds_twenty_unless_told(
+async def test_page_size_is_twenty_by_default(
     simulated_api: SimulatedApi, clock: ManualClock
 ) -> None:
-    """The default is 20, the most is 100, and the total counts all."""
+    """The default is 20, the maximum is 100, and the total counts all."""
     for hours in range(101):
         add_deployment(simulated_api, clock, hours)
     page = (await simulated_api.get("/deployments", **PROJECT_AND_ENVIRONMENT)).json
@@ -148,29 +152,29 @@ async def test_a_page_holds_twenty_unless_told(
 
 
 @pytest.mark.parametrize("links", ["bare", "full"])
-async def test_next_leads_through_every_page_and_prev_back(
+async def test_next_and_prev_links_lead_through_every_page(
     start_simulator: StartSimulator, clock: ManualClock, links: str
 ) -> None:
-    """Bare links carry the cursor alone, full ones all parameters; both are root-relative."""
-    table = await start_simulator(Options(list_links="full" if links == "full" else "bare"))
-    ids = [add_deployment(table, clock, hours) for hours in range(5)]
+    """Bare links contain the cursor alone, full ones all parameters; both are root-relative."""
+    api = await start_simulator(Options(list_links="full" if links == "full" else "bare"))
+    ids = [add_deployment(api, clock, hours) for hours in range(5)]
     same = "&projectKey=default&environmentKey=production&limit=2"
-    pages = [(await table.get("/deployments", **PROJECT_AND_ENVIRONMENT, limit=2)).json]
+    pages = [(await api.get("/deployments", **PROJECT_AND_ENVIRONMENT, limit=2)).json]
     while link := pages[-1]["_links"].get("next"):
         assert link["type"] == "application/json"
         assert link["href"].startswith(f"{BASE}/deployments?")
         assert ("limit=2" in link["href"]) == (links == "full")
         path = link["href"] if links == "full" else link["href"] + same
-        pages.append((await table.call(path)).json)
+        pages.append((await api.call(path)).json)
     assert [item["id"] for page in pages for item in page["items"]] == ids
-    back = await table.call(pages[-1]["_links"]["prev"]["href"] + (same if links == "bare" else ""))
+    back = await api.call(pages[-1]["_links"]["prev"]["href"] + (same if links == "bare" else ""))
     assert back.json["items"] == pages[-2]["items"]
 
 
-async def test_a_new_deployment_does_not_shift_the_next_page(
+async def test_new_deployment_does_not_shift_the_next_page(
     simulated_api: SimulatedApi, clock: ManualClock
 ) -> None:
-    """The cursor stands at an item, not at an offset."""
+    """The cursor identifies an item, not an offset."""
     first, second = add_deployment(simulated_api, clock, 2), add_deployment(simulated_api, clock, 3)
     page = (await simulated_api.get("/deployments", **PROJECT_AND_ENVIRONMENT, limit=1)).json
     assert page["items"][0]["id"] == first
@@ -180,16 +184,16 @@ async def test_a_new_deployment_does_not_shift_the_next_page(
 
 
 async def list_pull_requests(api: SimulatedApi, **query: object) -> Any:
-    """List the pull requests of the usual project."""
+    """Return the pull requests of the default project."""
     reply = await api.get("/pull-requests", projectKey="default", from_=0, **query)
     assert reply.status == 200
     return reply.json
 
 
-async def test_pull_requests_come_newest_merge_first(
+async def test_pull_requests_are_listed_newest_merge_first(
     simulated_api: SimulatedApi, clock: ManualClock
 ) -> None:
-    """All deployments of the project are drawn on, each pull request once, page by page."""
+    """The list covers all deployments of the project, each pull request once, page by page."""
     for hours in (1, 2):
         add_deployment(simulated_api, clock, hours, pull_requests=3)
     whole = await list_pull_requests(simulated_api)
@@ -202,8 +206,8 @@ async def test_pull_requests_come_newest_merge_first(
     assert page["items"] + rest["items"] == whole["items"]
 
 
-async def test_pull_requests_need_their_project(simulated_api: SimulatedApi) -> None:
-    """Project is required; environment only when sorting by lead time."""
+async def test_pull_request_list_requires_project(simulated_api: SimulatedApi) -> None:
+    """The project is required; the environment only when sorting by lead time."""
     assert (await simulated_api.get("/pull-requests")).json["errors"][0][
         "attribute"
     ] == "projectKey"
@@ -214,7 +218,7 @@ async def test_pull_requests_need_their_project(simulated_api: SimulatedApi) -> 
 async def test_pull_requests_sort_by_lead_time(
     simulated_api: SimulatedApi, clock: ManualClock
 ) -> None:
-    """Shortest first, or longest first behind a minus."""
+    """Shortest first, or longest first with a minus."""
     add_deployment(simulated_api, clock, 1, pull_requests=5)
     query = {"environmentKey": "production", "expand": "leadTime"}
     for sort, longest_first in (("leadTime", False), ("-leadTime", True)):
@@ -223,8 +227,10 @@ async def test_pull_requests_sort_by_lead_time(
         assert times == sorted(times, reverse=longest_first)
 
 
-async def test_pull_requests_filter(simulated_api: SimulatedApi, clock: ManualClock) -> None:
-    """By application, environment, status, and words of title or author."""
+async def test_pull_requests_filter_by_each_parameter(
+    simulated_api: SimulatedApi, clock: ManualClock
+) -> None:
+    """The filters are application, environment, status, and text of title or author."""
     add_deployment(simulated_api, clock, 1, pull_requests=2, application="one")
     add_deployment(
         simulated_api, clock, 1, pull_requests=3, environment="staging", application="two"

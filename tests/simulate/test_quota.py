@@ -1,4 +1,4 @@
-"""Does every window hold what it allows, and do the headers say so?"""
+"""Tests of the quota: window limits and rate-limit headers."""
 
 from email.utils import parsedate_to_datetime
 
@@ -20,7 +20,7 @@ NOW = 1_800_000_003_000
 
 
 def decide_calls(limits: Limits, times: list[int]) -> list[QuotaDecision]:
-    """Make calls one after the other."""
+    """Decide calls one after the other."""
     windows: dict[str, QuotaWindow] = {}
     decisions = []
     for now in times:
@@ -46,15 +46,15 @@ some_times = st.lists(st.integers(0, 60), max_size=40).map(
 
 
 @given(some_limits, some_times)
-def test_no_window_ever_holds_more_than_its_limit(limits: Limits, times: list[int]) -> None:
-    """Granted calls and those of others never add up to more than the limit."""
+def test_window_never_exceeds_its_limit(limits: Limits, times: list[int]) -> None:
+    """Granted calls and competing calls never add up to more than the limit."""
     for decision in decide_calls(limits, times):
         for count in decision.usages:
             assert count.window.used + count.window.used_by_others <= count.limit
 
 
 @given(some_limits, some_times)
-def test_what_remains_only_shrinks_within_a_window(limits: Limits, times: list[int]) -> None:
+def test_remaining_only_shrinks_within_a_window(limits: Limits, times: list[int]) -> None:
     """Until a window ends, no call sees more remaining than the call before it."""
     seen: dict[tuple[str, int], int] = {}
     for decision in decide_calls(limits, times):
@@ -65,8 +65,8 @@ def test_what_remains_only_shrinks_within_a_window(limits: Limits, times: list[i
 
 
 @given(some_limits, some_times)
-def test_a_call_is_refused_only_when_a_family_is_used_up(limits: Limits, times: list[int]) -> None:
-    """Each refusal names a full window, and each window covers the moment of its call."""
+def test_call_is_refused_only_by_an_exhausted_family(limits: Limits, times: list[int]) -> None:
+    """Each refusal names a full window, and each window covers the time of its call."""
     for now, decision in zip(times, decide_calls(limits, times), strict=True):
         assert all(count.remaining == 0 for count in decision.exhausted)
         assert decision.granted == (not decision.exhausted)
@@ -75,14 +75,14 @@ def test_a_call_is_refused_only_when_a_family_is_used_up(limits: Limits, times: 
 
 
 def test_granted_calls_reach_the_limit_exactly() -> None:
-    """Of five calls in a window of three, three are granted, and the next window grants anew."""
+    """Of five calls in a window of three, three are granted; the next window grants again."""
     times = [NOW] * 5 + [NOW + 10_000]
-    granted = [each.granted for each in decide_calls(Limits(global_limit=3), times)]
+    granted = [decision.granted for decision in decide_calls(Limits(global_limit=3), times)]
     assert granted == [True, True, True, False, False, True]
 
 
-def test_routes_have_windows_of_their_own() -> None:
-    """A route that is used up leaves the others alone."""
+def test_routes_have_separate_windows() -> None:
+    """An exhausted route does not affect other routes."""
     limits = Limits(route_limit=1)
     first = decide_call({}, CALLER, limits, NOW)
     windows = {count.key: count.window for count in first.usages}
@@ -91,29 +91,29 @@ def test_routes_have_windows_of_their_own() -> None:
     assert decide_call(windows, other, limits, NOW).granted
 
 
-def test_windows_begin_with_the_clock() -> None:
+def test_clock_aligned_window_opens_at_multiple_of_length() -> None:
     """Aligned to the clock, a window opens at a multiple of its length."""
     (decision,) = decide_calls(Limits(global_limit=1), [NOW])
     assert decision.usages[0].window.opened_at == NOW - 3_000
 
 
-def test_windows_can_begin_with_the_first_call() -> None:
-    """Aligned to the first call, a window opens with it and closes a full length later."""
+def test_first_call_aligned_window_opens_with_the_call() -> None:
+    """Aligned to the first call, a window opens with it and ends one full length later."""
     limits = Limits(global_limit=1, aligned_to="first_call")
     decisions = decide_calls(limits, [NOW, NOW + 9_999, NOW + 10_000])
-    assert [each.granted for each in decisions] == [True, False, True]
+    assert [decision.granted for decision in decisions] == [True, False, True]
     assert decisions[1].usages[0].window.opened_at == NOW
 
 
-def test_other_programs_take_their_share_over_the_window() -> None:
-    """Half through a window of ten, a competitor of six has taken three."""
+def test_competing_calls_are_spread_over_the_window() -> None:
+    """Halfway through a window of ten, a competitor of six has used three."""
     start = NOW - 3_000
     limits = Limits(global_limit=10, competing_per_window=6)
     decisions = decide_calls(limits, [start, start + 5_000, start + 9_999])
-    assert [each.usages[0].remaining for each in decisions] == [9, 5, 2]
+    assert [decision.usages[0].remaining for decision in decisions] == [9, 5, 2]
 
 
-def test_headers_carry_the_documented_names() -> None:
+def test_headers_have_the_documented_names() -> None:
     """Global and route share one reset, the token has its own, in epoch milliseconds."""
     limits = Limits(global_limit=10, route_limit=5, token_limit=7, address_limit=9)
     (decision,) = decide_calls(limits, [NOW])
@@ -144,34 +144,34 @@ def test_headers_carry_the_documented_names() -> None:
         ),
     ],
 )
-def test_any_header_may_be_left_out(limits: Limits, headers: dict[str, str]) -> None:
-    """Limits, remaining counts and resets can be kept back, and a reset can be no number."""
+def test_headers_can_be_omitted_or_malformed(limits: Limits, headers: dict[str, str]) -> None:
+    """Limits, remaining counts and resets can be omitted, and a reset can be no number."""
     (decision,) = decide_calls(limits, [NOW])
     assert rate_limit_headers(decision, limits, NOW) == headers
 
 
-def test_a_reset_can_lie_in_the_past_or_far_ahead() -> None:
-    """A reset in the past is before now; one far ahead is beyond any window."""
+def test_reset_can_be_past_or_far_ahead() -> None:
+    """A past reset is before now; a far one is beyond any window."""
     past, far = Limits(global_limit=1, reset="past"), Limits(global_limit=1, reset="far")
     (decision,) = decide_calls(past, [NOW])
     assert int(rate_limit_headers(decision, past, NOW)["X-Ratelimit-Reset"]) < NOW
     assert int(rate_limit_headers(decision, far, NOW)["X-Ratelimit-Reset"]) > NOW + 3_600_000
 
 
-def test_a_refusal_can_say_when_to_come_back() -> None:
-    """Retry-After comes in seconds, rounded up, or as an HTTP date; or not at all."""
+def test_refusal_has_the_configured_retry_after() -> None:
+    """Retry-After is in seconds, rounded up, or an HTTP date, or absent."""
     now = NOW + 1
     seconds = Limits(global_limit=0, retry_after="seconds")
     date = Limits(global_limit=0, retry_after="date")
     (refused,) = decide_calls(seconds, [now])
     assert rate_limit_headers(refused, seconds, now)["Retry-After"] == "7"
-    told = parsedate_to_datetime(rate_limit_headers(refused, date, now)["Retry-After"])
-    assert told.timestamp() == 1_800_000_010
+    retry_at = parsedate_to_datetime(rate_limit_headers(refused, date, now)["Retry-After"])
+    assert retry_at.timestamp() == 1_800_000_010
     assert "Retry-After" not in rate_limit_headers(refused, Limits(global_limit=0), now)
 
 
-def test_an_address_is_told_nothing_but_retry_after() -> None:
-    """The address family has no headers of its own, and its 429 always says when to return."""
+def test_address_limit_sends_only_retry_after() -> None:
+    """The address family has no headers of its own, and its 429 always has Retry-After."""
     limits = Limits(address_limit=1)
     granted, refused = decide_calls(limits, [NOW, NOW])
     assert rate_limit_headers(granted, limits, NOW) == {}

@@ -1,4 +1,4 @@
-"""Is an event posted so that our own receiver, and any Standard Webhooks library, takes it?"""
+"""Tests of one sent webhook: any Standard Webhooks library accepts its signature."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -17,7 +17,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
 class ReceiverStub:
-    """A receiver that keeps what came and says what it is told to."""
+    """A receiver that stores requests and responds with a configured status."""
 
     def __init__(self) -> None:
         self.requests: list[tuple[dict[str, str], bytes]] = []
@@ -25,7 +25,7 @@ class ReceiverStub:
         self.url = ""
 
     async def receive(self, request: web.Request) -> web.Response:
-        """Keep one request."""
+        """Store one request."""
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.requests.append((headers, await request.read()))
         headers = {"Location": self.url} if self.status == 307 else {}
@@ -34,7 +34,7 @@ class ReceiverStub:
 
 @pytest.fixture
 async def receiver_stub() -> AsyncIterator[ReceiverStub]:
-    """Open a receiver."""
+    """Start a receiver stub."""
     stub = ReceiverStub()
     app = web.Application()
     app.router.add_post("/", stub.receive)
@@ -44,7 +44,7 @@ async def receiver_stub() -> AsyncIterator[ReceiverStub]:
 
 
 async def send_one(url: str) -> SendResult:
-    """Send the one event of these tests."""
+    """Send the event of these tests."""
     async with aiohttp.ClientSession() as session:
         return await send_event(
             session,
@@ -56,31 +56,29 @@ async def send_one(url: str) -> SendResult:
         )
 
 
-async def test_somebody_elses_library_takes_the_signature(receiver_stub: ReceiverStub) -> None:
-    """The reference verifier of Standard Webhooks agrees, on the bytes as they came."""
+async def test_signature_is_accepted_by_the_reference_library(receiver_stub: ReceiverStub) -> None:
+    """The reference implementation of Standard Webhooks signs the received bytes equally."""
     assert await send_one(receiver_stub.url) == SendResult(status=202, body="said")
     ((headers, body),) = receiver_stub.requests
     assert headers["content-type"] == "application/json"
     assert headers["webhook-id"] == "delivery-1"
     assert msgspec.json.decode(body) == {"version": "1é", "eventType": "finished"}
-    moment = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
-    theirs = Webhook(SECRET).sign("delivery-1", moment, body.decode())
-    assert headers["webhook-signature"] == theirs
+    sent_at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
+    expected = Webhook(SECRET).sign("delivery-1", sent_at, body.decode())
+    assert headers["webhook-signature"] == expected
 
 
 @pytest.mark.parametrize("status", [401, 503, 307])
-async def test_what_the_receiver_says_is_handed_back(
-    receiver_stub: ReceiverStub, status: int
-) -> None:
-    """A refusal is an answer; a redirection is not followed, since it could lead anywhere."""
+async def test_response_of_receiver_is_returned(receiver_stub: ReceiverStub, status: int) -> None:
+    """A refusal is returned. A redirect is not followed, since it could lead anywhere."""
     receiver_stub.status = status
     assert await send_one(receiver_stub.url) == SendResult(status=status, body="said")
     assert len(receiver_stub.requests) == 1
 
 
-async def test_nobody_there_is_an_error_of_the_client() -> None:
-    """The caller says so to the person."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and not listening
+async def test_unreachable_receiver_raises_client_error() -> None:
+    """The caller of `send_event` handles the connection error."""
+    with socket.socket() as unused_port:
+        unused_port.bind(("127.0.0.1", 0))  # bound, but not listening
         with pytest.raises(aiohttp.ClientConnectorError):
-            await send_one(f"http://127.0.0.1:{taken.getsockname()[1]}/")
+            await send_one(f"http://127.0.0.1:{unused_port.getsockname()[1]}/")

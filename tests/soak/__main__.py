@@ -1,8 +1,8 @@
-"""Does it stay the same for hours? `python3 run.py soak`: traffic and kills in the composition.
+"""The command `python3 run.py soak`: hours of traffic and kills in Docker Compose.
 
-Needs Docker with Compose, as root of the same machine: it reads /proc of the containers. Writes
-`deploy/soak/soak.svg` and `soak.csv`, prints a table, and is 1 when anything grows, was lost or
-came twice.
+It needs Docker with Compose, as root of the same machine, because it reads /proc of the containers.
+It writes `deploy/soak/soak.svg` and `soak.csv` and prints a table. The exit code is 1 when a
+resource grows, or when a webhook was lost or duplicated.
 """
 
 import argparse
@@ -41,23 +41,23 @@ _DRAIN_TIMEOUT_S = 400.0
 
 
 class NoUpstreamState:
-    """The simulator is in the composition: it invents what it is asked for."""
+    """An upstream without state: the simulator of the composition creates deployments itself."""
 
     epoch = 0
 
     def add_deployment(self, new: object) -> None:
-        """Leave it to the simulator."""
+        """Do nothing: the simulator creates every requested deployment."""
 
 
 def main() -> int:
-    """Run for as long as was asked for."""
+    """Run for the configured time; return the exit code."""
     parser = argparse.ArgumentParser(prog="run.py soak", description=__doc__)
     add = parser.add_argument
-    add("--minutes", type=float, default=60.0)
-    add("--seed", type=int, default=1, help="what traffic and kills are drawn from")
-    add("--per-s", type=float, default=4.0, help="webhooks a second, each sent twice or thrice")
-    add("--every", type=float, default=45.0, help="seconds between two kills")
-    add("--look", type=float, default=10.0, help="seconds between two looks")
+    add("--minutes", type=float, default=60.0, help="duration of the soak")
+    add("--seed", type=int, default=1, help="seed of webhooks and kills")
+    add("--per-s", type=float, default=4.0, help="webhooks per second, each sent 2 or 3 times")
+    add("--every", type=float, default=45.0, help="mean seconds between two kills")
+    add("--sample-every", type=float, default=10.0, help="seconds between two samples")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         return asyncio.run(_soak(options, Path(folder)))
@@ -84,13 +84,13 @@ async def _soak(options: argparse.Namespace, folder: Path) -> int:
                 sender_task = group.create_task(
                     senders.send_all(webhooks, per_s=options.per_s, concurrency=16)
                 )
-                sampler_task = group.create_task(sampler.run(interval_s=options.look))
+                sampler_task = group.create_task(sampler.run(interval_s=options.sample_every))
                 strike_task = group.create_task(_kill_repeatedly(composition, options, strikes))
                 await _log_progress_until_end(options.minutes, senders, reader)
                 strike_task.cancel()
                 sampler_task.cancel()
                 senders.stop()
-                await sender_task  # what was begun is ended: only then nothing more can come
+                await sender_task  # after this no webhook can arrive
                 await _drain(redis)
                 reader.stop()
             leftover = await read_leftover_state(redis, KEYS)
@@ -134,7 +134,7 @@ async def _drain(redis: Redis) -> None:
             await asyncio.sleep(0.5)
             with suppress(*UNAVAILABLE_ERRORS, RedisError):
                 is_pending = await redis.zcard(KEYS.backlog) > 0
-    await asyncio.sleep(2)  # and what was appended last is read
+    await asyncio.sleep(2)  # the reader needs time for the last records
 
 
 def _write_results(

@@ -1,4 +1,4 @@
-"""What is soaked? The composition as it is shipped, on a real engine, struck from outside."""
+"""The composition of a soak: docker-compose.yml on a real engine, killed from outside."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.deploy.compose_stack import (
     run_command,
 )
 
-# Short, so that what is kept for a time comes to its full size within the run.
+# Short, so that retained data reaches its full size within the run.
 _RETENTIONS = ("DELIVERY_RETENTION", "PUBLISHED_RETENTION", "STREAM_RETENTION", "FAILED_RETENTION")
 _SETTINGS = MappingProxyType(
     {
@@ -38,7 +38,7 @@ _SERVICES = ("redis", "receiver", "worker", "simulator")
 
 @asynccontextmanager
 async def open_soak_stack(folder: Path) -> AsyncIterator[Composition]:
-    """Compose it up with two workers; on leaving, down."""
+    """Start the composition with two workers, and stop it at the end."""
     config = CompositionConfig(
         redis_image=await build_redis_image(folder),
         settings=_SETTINGS,
@@ -50,11 +50,11 @@ async def open_soak_stack(folder: Path) -> AsyncIterator[Composition]:
 
 
 async def list_processes(composition: Composition, service: str) -> list[tuple[str, list[int]]]:
-    """List the containers of a service that run, with their processes as seen from here."""
+    """Return the running containers of a service with their host process ids."""
     names = (await composition.compose("ps", "--quiet", "--status=running", service)).split()
     containers = []
     for index, name in enumerate(names):
-        with suppress(EngineError):  # it has just ended
+        with suppress(EngineError):  # the container has just ended
             lines = (await run_command("docker", "top", name, "-o", "pid,comm")).splitlines()[1:]
             rows = [line.split() for line in lines]
             pids = [int(pid) for pid, comm in rows if "init" not in comm]
@@ -63,7 +63,7 @@ async def list_processes(composition: Composition, service: str) -> list[tuple[s
 
 
 async def kill_random_container(composition: Composition, service: str, fraction: float) -> bool:
-    """End one container's processes as the kernel would; its restart policy brings it back."""
+    """Kill the processes of one container with SIGKILL; its restart policy restarts it."""
     containers = await list_processes(composition, service)
     if not containers:
         return False

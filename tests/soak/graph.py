@@ -1,4 +1,4 @@
-"""How does a long run look? Small graphs, one above the other, in one SVG: thinks only."""
+"""The graph of a soak: several panels, one below the other, in one SVG. Pure."""
 
 from collections.abc import Sequence
 from html import escape
@@ -31,7 +31,7 @@ def draw_graph(
     title: str,
     strikes_s: Sequence[float] = (),
 ) -> str:
-    """Draw each panel (its title, the names of what it shows); strikes are thin lines."""
+    """Return an SVG of the panels (title and line names), with thin vertical lines for kills."""
     duration_s = max((sample.at_s for sample in samples), default=0.0) or 1.0
     height = _TOP + len(panels) * _HEIGHT + 24
     parts = [
@@ -81,13 +81,13 @@ def _draw_panel(
     ]
     for index, (line, points) in enumerate(points_by_line.items()):
         colour = _COLOURS[index % len(_COLOURS)]
-        drawn = " ".join(
+        coordinates = " ".join(
             f"{_x_position(at_s, duration_s):.1f},{top + _PLOT_HEIGHT * (1 - value / highest):.1f}"
             for at_s, value in points
         )
         legend = _WIDTH - 24 - (len(points_by_line) - 1 - index) * 92
         parts += [
-            f'<polyline class="line" stroke="{colour}" points="{drawn}"/>',
+            f'<polyline class="line" stroke="{colour}" points="{coordinates}"/>',
             (
                 f'<text x="{legend}" y="{top - 6}" text-anchor="end" style="fill:{colour}">'
                 f"{escape(line.rpartition(' ')[2])}</text>"

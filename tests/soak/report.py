@@ -1,17 +1,17 @@
-"""How is a soak told? As a table in Markdown, and what its graph shows: thinks only."""
+"""The report of a soak: a Markdown table and the panels of its graph. Pure."""
 
 from collections.abc import Mapping, Sequence
 
 from tests.faults.oracle import OracleReport
 from tests.soak.trends import ResourceSample, Trend, measure_trend
 
-# By the first word of a name: its unit, and how much more of it is not called growth. The files of
-# a receiver are its senders' connections too, of which it has as many as waited when it came back.
+# Unit and tolerated growth by the first word of a name. The open files of a receiver include the
+# connections of its senders, whose number changes with every restart.
 _UNITS = {"RSS": ("MB", 8.0), "files": ("", 8.0), "keys": ("", 50.0), "redis": ("MB", 2.0)}
 
 
 def list_trends(samples: Sequence[ResourceSample], names: Sequence[str]) -> list[Trend]:
-    """Follow everything but what goes up and down with the traffic."""
+    """Return the trends of all values except those that follow the traffic."""
     trends = []
     for name in names:
         unit_and_slack = _UNITS.get(name.partition(" ")[0])
@@ -26,26 +26,26 @@ def list_trends(samples: Sequence[ResourceSample], names: Sequence[str]) -> list
 
 
 def list_panels(names: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Say what is drawn together."""
+    """Return the title and the lines of each panel."""
     return [
         ("Resident memory, MB", [name for name in names if name.startswith("RSS")]),
         ("Open files", [name for name in names if name.startswith("files")]),
         ("Memory of Redis, MB", ["redis used"]),
-        ("Keys that stay", ["keys lasting"]),
-        ("Keys with an end", ["keys ending"]),
-        ("Tickets that wait", ["backlog"]),
+        ("Keys without TTL", ["keys without TTL"]),
+        ("Keys with TTL", ["keys with TTL"]),
+        ("Tickets in the backlog", ["backlog"]),
     ]
 
 
 def format_table(
     trends: Sequence[Trend], oracle_report: OracleReport, killed: Mapping[str, int], *, title: str
 ) -> str:
-    """Write how everything went, and what the oracle counted."""
+    """Return the trends and the findings of the oracle."""
     lines = [f"| {title} | 2nd quarter | last quarter | highest | |", "|---|--:|--:|--:|---|"]
     lines += [
-        f"| {c.name} {c.unit} | {c.second_quarter:,.4g} | {c.last_quarter:,.4g} |"
-        f" {c.highest:,.4g} | {'**grows**' if c.grows else 'flat'} |"
-        for c in trends
+        f"| {t.name} {t.unit} | {t.second_quarter:,.4g} | {t.last_quarter:,.4g} |"
+        f" {t.highest:,.4g} | {'**grows**' if t.grows else 'flat'} |"
+        for t in trends
     ]
     kills = ", ".join(f"{name} {n}" for name, n in sorted(killed.items()))
     duplicates = len(oracle_report.duplicated) + len(oracle_report.queued_twice)

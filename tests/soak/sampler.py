@@ -1,4 +1,4 @@
-"""What does it take at this moment? Memory and files of each process, keys and bytes of Redis."""
+"""Samples of memory and files of each process, and of keys and bytes of Redis."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _MB = 1e6
 
 
 class ResourceSampler:
-    """Looks now and then; ``clock`` gives monotonic seconds."""
+    """Takes a sample at intervals; ``clock`` returns monotonic seconds."""
 
     def __init__(
         self, composition: Composition, redis: Redis, keys: Keys, *, clock: Callable[[], float]
@@ -32,7 +32,7 @@ class ResourceSampler:
         self._started_s = clock()
 
     async def run(self, *, interval_s: float) -> None:
-        """Look for ever."""
+        """Take samples until cancelled."""
         while True:
             values: dict[str, float] = {}
             for service in ("receiver", "worker", "redis"):
@@ -57,20 +57,20 @@ class ResourceSampler:
                 without_ttl += ttl_ms == -1
         return {
             "redis used": memory["used_memory"] / _MB,
-            "keys lasting": without_ttl,
-            "keys ending": with_ttl,
+            "keys without TTL": without_ttl,
+            "keys with TTL": with_ttl,
             "backlog": await redis.zcard(self._keys.backlog),
         }
 
 
 def measure_processes(name: str, pids: list[int]) -> dict[str, float]:
-    """Sum what the processes of one container take; nothing where one has just ended."""
+    """Return memory and open files of one container; nothing when a process has just ended."""
     try:
-        pages = sum(_read_rss_kb(pid) for pid in pids)
+        rss_kb = sum(_read_rss_kb(pid) for pid in pids)
         files = sum(len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in pids)
     except OSError:
         return {}
-    return {f"RSS {name}": pages * 1024 / _MB, f"files {name}": files} if pids else {}
+    return {f"RSS {name}": rss_kb * 1024 / _MB, f"files {name}": files} if pids else {}
 
 
 def _read_rss_kb(pid: int) -> int:

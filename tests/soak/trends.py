@@ -1,4 +1,4 @@
-"""What grows, and does it go on growing? Numbers and times in, verdicts out: thinks only."""
+"""Trends: whether a value keeps growing. Pure."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -10,9 +10,9 @@ _GROWTH_FACTOR = 1.10
 
 
 class ResourceSample(Struct, frozen=True, kw_only=True):
-    """What one look saw: seconds since the start, and what each thing came to then.
+    """One sample: the seconds since the start, and the measured values.
 
-    Of what was just being started again nothing is said.
+    It has no values of a process that was just restarting.
     """
 
     at_s: float
@@ -20,7 +20,7 @@ class ResourceSample(Struct, frozen=True, kw_only=True):
 
 
 class Trend(Struct, frozen=True, kw_only=True):
-    """How one thing went: where it lay in the middle half of the time, and in the last quarter."""
+    """The trend of one value: its medians in the second and in the last quarter of the time."""
 
     name: str
     unit: str
@@ -33,10 +33,10 @@ class Trend(Struct, frozen=True, kw_only=True):
 def measure_trend(
     samples: Sequence[ResourceSample], name: str, *, unit: str, slack: float = 0.0
 ) -> Trend | None:
-    """Tell whether a thing is higher in the last quarter than in the second; None of too little.
+    """Return the trend of one value, or None when there are too few samples.
 
-    The first quarter is left out, since caches fill and retention has dropped nothing yet. More
-    by a tenth, or by ``slack`` of its unit where that is more, is growth.
+    The first quarter does not count: caches fill and nothing has expired yet. A value grows when
+    its last quarter is higher than its second by more than a tenth and by more than ``slack``.
     """
     points = [(sample.at_s, sample.values[name]) for sample in samples if name in sample.values]
     if len(points) < _MIN_SAMPLES:

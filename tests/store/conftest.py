@@ -1,4 +1,4 @@
-"""What do the tests of the store stand on? A server to break, and a proxy before it."""
+"""Fixtures of the store tests: a server to break, a proxy in front of it, a recording log."""
 
 import asyncio
 import contextlib
@@ -15,23 +15,23 @@ from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from service.store.group_commit import GroupCommit
 from service.store.server_checks import Durability
-from tests.store.faulty_proxy import FaultProxy
+from tests.store.single_fault_proxy import SingleFaultProxy
 
 OpenGroup = Callable[..., AbstractAsyncContextManager[GroupCommit]]
 
 
 class RecordingLog:
-    """Remembers the facts it was told."""
+    """A log that keeps the names of its events."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
 
     def info(self, event: str, **fields: object) -> None:
-        """Write a fact."""
+        """Keep the name of an event."""
         assert fields is not None
         self.events.append(event)
 
-    warning = info
+    warning = error = exception = info
 
 
 async def execute(client: Redis, *arguments: str) -> None:
@@ -41,37 +41,39 @@ async def execute(client: Redis, *arguments: str) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """Start a server that this test alone may break."""
+    """Start a server of this test's own, which it may break."""
     with EmbeddedServer(tmp_path / "data") as running:
         yield running
 
 
 @pytest.fixture
 async def direct_client(server: EmbeddedServer) -> AsyncIterator[Redis]:
-    """Give a plain client past the proxy."""
+    """Yield a client that connects past the proxy."""
     async with open_client(server.url) as client:
         yield client
 
 
 @pytest.fixture
-async def fault_proxy(server: EmbeddedServer) -> AsyncIterator[FaultProxy]:
-    """Put a proxy before the server."""
-    async with FaultProxy(server.socket) as proxy_before_server:
-        yield proxy_before_server
+async def fault_proxy(server: EmbeddedServer) -> AsyncIterator[SingleFaultProxy]:
+    """Start a proxy in front of the server."""
+    async with SingleFaultProxy(server.socket) as proxy:
+        yield proxy
 
 
 @pytest.fixture
 def recording_log() -> RecordingLog:
-    """Give a log that can be read."""
+    """Return a log whose events can be read."""
     return RecordingLog()
 
 
 @pytest.fixture
 def open_group(recording_log: RecordingLog) -> OpenGroup:
-    """Open connections on which acts share round trips, closed at the end of their block."""
+    """Return a context manager that opens a GroupCommit and closes it."""
 
     @contextlib.asynccontextmanager
-    async def open_one(url: str, *, durability: Durability = "fsync") -> AsyncIterator[GroupCommit]:
+    async def open_group_commit(
+        url: str, *, durability: Durability = "fsync"
+    ) -> AsyncIterator[GroupCommit]:
         async with open_client(url) as client:
             group_commit = GroupCommit(
                 client, durability=durability, clock=time.monotonic, log=recording_log
@@ -82,11 +84,11 @@ def open_group(recording_log: RecordingLog) -> OpenGroup:
                 async with asyncio.timeout(5):
                     await group_commit.aclose()
 
-    return open_one
+    return open_group_commit
 
 
 @pytest.fixture
 def new_token() -> Callable[[], str]:
-    """Give tokens that are never the same."""
+    """Return a function whose tokens are all different."""
     counter = itertools.count()
     return lambda: f"{next(counter):016d}"

@@ -1,4 +1,4 @@
-"""Is the master found whoever is asked, and left when it is the master no more?"""
+"""Tests of master discovery through Sentinel and Cluster, and of connections to the master."""
 
 import asyncio
 import itertools
@@ -30,14 +30,14 @@ A, B, C = HostPort("a", 1), HostPort("b", 2), HostPort("c", 3)
 
 
 class RecordedReplies:
-    """Those who are asked: each has its reply, or an error; who was asked is kept."""
+    """The nodes to ask: each has a reply or an error. Keeps the order of the questions."""
 
     def __init__(self, replies: dict[HostPort, Any]) -> None:
         self.replies = replies
         self.order: list[HostPort] = []
 
     async def __call__(self, address: HostPort, *_: str) -> Any:
-        """Give the reply of a place."""
+        """Return the reply of a node."""
         self.order.append(address)
         reply = self.replies[address]
         if isinstance(reply, Exception):
@@ -45,104 +45,104 @@ class RecordedReplies:
         return reply
 
 
-async def test_each_time_another_is_asked_first() -> None:
-    """One that is wrong is not believed twice in a row."""
-    asked = RecordedReplies({A: [b"x", b"1"], B: [b"x", b"2"], C: [b"x", b"3"]})
-    find = sentinel_discovery([A, B, C], master_name="m", query=asked)
-    assert [(await find()).port for _ in range(4)] == [1, 2, 3, 1]
-    assert asked.order == [A, B, C, A]
+async def test_find_master_on_each_call_asks_another_node_first() -> None:
+    """A wrong node is not asked first twice in a row."""
+    nodes = RecordedReplies({A: [b"x", b"1"], B: [b"x", b"2"], C: [b"x", b"3"]})
+    find_master = sentinel_discovery([A, B, C], master_name="m", query=nodes)
+    assert [(await find_master()).port for _ in range(4)] == [1, 2, 3, 1]
+    assert nodes.order == [A, B, C, A]
 
 
-async def test_who_is_silent_or_knows_nothing_is_passed_over() -> None:
-    """The next one is asked at once."""
-    asked = RecordedReplies({A: TimeoutError(), B: None, C: [b"x", b"3"]})
-    find = sentinel_discovery([A, B, C], master_name="m", query=asked)
-    assert await find() == HostPort("x", 3)
-    assert asked.order == [A, B, C]
+async def test_find_master_when_a_node_fails_asks_the_next_one() -> None:
+    """A silent node and a node that knows no master are skipped."""
+    nodes = RecordedReplies({A: TimeoutError(), B: None, C: [b"x", b"3"]})
+    find_master = sentinel_discovery([A, B, C], master_name="m", query=nodes)
+    assert await find_master() == HostPort("x", 3)
+    assert nodes.order == [A, B, C]
 
 
-async def test_when_nobody_tells_every_reason_is_told() -> None:
-    """A person sees whom to mend."""
-    asked = RecordedReplies({A: TimeoutError(), B: None, C: ResponseError("ERR unknown command")})
+async def test_find_master_when_every_node_fails_names_each_reason() -> None:
+    """The error shows an operator which nodes to repair."""
+    nodes = RecordedReplies({A: TimeoutError(), B: None, C: ResponseError("ERR unknown command")})
     with pytest.raises(RedisConnectionError) as caught:
-        await sentinel_discovery([A, B, C], master_name="m", query=asked)()
+        await sentinel_discovery([A, B, C], master_name="m", query=nodes)()
     assert str(caught.value) == (
-        "nobody tells where the master is: no answer from a:1; b:2 knows of no master of ours; "
+        "no node knows the master: no answer from a:1; b:2 knows no master for our keys; "
         "ERR unknown command"
     )
 
 
-async def test_a_wrong_password_is_told_as_such() -> None:
-    """Asking the others with it would not help."""
-    asked = RecordedReplies({A: AuthenticationError("WRONGPASS"), B: [b"x", b"1"]})
+async def test_find_master_with_a_wrong_password_raises_at_once() -> None:
+    """The other nodes would reject the same password."""
+    nodes = RecordedReplies({A: AuthenticationError("WRONGPASS"), B: [b"x", b"1"]})
     with pytest.raises(AuthenticationError):
-        await sentinel_discovery([A, B], master_name="m", query=asked)()
+        await sentinel_discovery([A, B], master_name="m", query=nodes)()
 
 
 async def wait_until_blocked(node: RedisNode) -> None:
-    """Wait until somebody waits for something of a server."""
+    """Wait until a client is blocked on a server."""
     async with asyncio.timeout(20):
         while not (await node.execute("INFO", "clients"))["blocked_clients"]:
             await asyncio.sleep(0.01)
 
 
 def cluster_slots_reply(*ranges: tuple[int, int, str]) -> list[Any]:
-    """Write a reply of CLUSTER SLOTS: first, last, and the nodes as letters, the master first."""
+    """Return a reply of CLUSTER SLOTS; the nodes of a range are letters, the master first."""
     return [
         [first, last, *([name.encode(), number, b"id"] for number, name in enumerate(nodes, 1))]
         for first, last, nodes in ranges
     ]
 
 
-async def test_the_master_of_the_slot_is_found_and_the_other_nodes_are_remembered() -> None:
-    """Those that were named in the beginning may all be gone one day."""
-    asked = RecordedReplies(
+async def test_cluster_discovery_when_the_seeds_are_gone_asks_the_other_nodes() -> None:
+    """The nodes of the URL may all be replaced in time."""
+    nodes = RecordedReplies(
         {A: cluster_slots_reply((0, 9, "xy"), (10, 20, "vw")), B: OSError("gone")}
     )
-    find = cluster_discovery([A, B], slot=10, query=asked)
-    assert await find() == HostPort("v", 1)
-    asked.replies = dict.fromkeys([A, B], OSError("gone"))
-    later = cluster_slots_reply((0, 20, "y"))
-    asked.replies |= {HostPort("x", 1): OSError("gone"), HostPort("y", 2): later}
-    asked.replies |= {HostPort("v", 1): OSError("gone"), HostPort("w", 2): later}
-    assert await find() == HostPort("y", 1)
+    find_master = cluster_discovery([A, B], slot=10, query=nodes)
+    assert await find_master() == HostPort("v", 1)
+    nodes.replies = dict.fromkeys([A, B], OSError("gone"))
+    new_slots = cluster_slots_reply((0, 20, "y"))
+    nodes.replies |= {HostPort("x", 1): OSError("gone"), HostPort("y", 2): new_slots}
+    nodes.replies |= {HostPort("v", 1): OSError("gone"), HostPort("w", 2): new_slots}
+    assert await find_master() == HostPort("y", 1)
 
 
 @pytest.mark.parametrize("name", [None, b"", b"?"])
-async def test_a_node_that_knows_no_name_of_its_own_is_where_it_was_asked(
+async def test_cluster_discovery_of_a_node_without_a_name_uses_the_asked_host(
     name: bytes | None,
 ) -> None:
-    """Behind a load balancer or just started."""
-    asked = RecordedReplies({A: [[0, 16383, [name, 7, b"id"]]]})
-    assert await cluster_discovery([A], slot=1, query=asked)() == HostPort("a", 7)
+    """A node just started, or behind a load balancer, may not know its own name."""
+    nodes = RecordedReplies({A: [[0, 16383, [name, 7, b"id"]]]})
+    assert await cluster_discovery([A], slot=1, query=nodes)() == HostPort("a", 7)
 
 
-async def test_a_slot_that_nobody_has_is_waited_for() -> None:
-    """A hole in the slots is trouble that passes."""
-    asked = RecordedReplies({A: cluster_slots_reply((0, 9, "x"))})
-    with pytest.raises(RedisConnectionError, match="a:1 knows of no master of ours"):
-        await cluster_discovery([A], slot=10, query=asked)()
+async def test_cluster_discovery_of_an_unassigned_slot_raises_a_connection_error() -> None:
+    """The error is temporary, so callers retry."""
+    nodes = RecordedReplies({A: cluster_slots_reply((0, 9, "x"))})
+    with pytest.raises(RedisConnectionError, match="a:1 knows no master for our keys"):
+        await cluster_discovery([A], slot=10, query=nodes)()
 
 
-async def test_sentinel_and_master_have_each_their_password(
+async def test_sentinel_url_with_two_passwords_uses_each_for_its_server(
     tmp_path: Path, open_group: OpenGroup
 ) -> None:
-    """Both are given where they belong; a wrong one for either is refused, not waited for."""
+    """A wrong password for either is reported as a wrong setting, not retried."""
     master = RedisNode(tmp_path / "master", "--appendonly", "yes")
-    with ExitStack() as ending:
-        ending.callback(master.kill)
+    with ExitStack() as stack:
+        stack.callback(master.kill)
         await master.start()
-        watch = RedisNode(
+        sentinel = RedisNode(
             tmp_path / "sentinel",
             sentinel=(
                 f"sentinel monitor {SENTINEL_SERVICE} 127.0.0.1 {master.port} 1\n"
                 "requirepass theirs\n"
             ),
         )
-        ending.callback(watch.kill)
-        await watch.start()
+        stack.callback(sentinel.kill)
+        await sentinel.start()
         await master.execute("CONFIG", "SET", "requirepass", "ours")
-        host = f"127.0.0.1:{watch.port}/{SENTINEL_SERVICE}/2"
+        host = f"127.0.0.1:{sentinel.port}/{SENTINEL_SERVICE}/2"
         async with open_client(f"redis+sentinel://:ours@{host}?sentinel_password=theirs") as client:
             await client.set("here", "1")
             assert (await client.client_info())["db"] == 2
@@ -151,75 +151,75 @@ async def test_sentinel_and_master_have_each_their_password(
             f"redis+sentinel://:ours@{host}?sentinel_password=wrong",
             f"redis+sentinel://:wrong@{host}?sentinel_password=theirs",
         ):
-            async with open_group(url) as commits:
-                with pytest.raises(RedisMisconfigured, match="does not let us in"):
-                    await commits.connect()
+            async with open_group(url) as group_commit:
+                with pytest.raises(RedisMisconfigured, match="rejected the login"):
+                    await group_commit.connect()
 
 
-async def test_a_master_that_was_replaced_and_does_not_know_it_is_left(tmp_path: Path) -> None:
-    """It is alive and answers as ever; what waits for it is cut, and goes on with the new one."""
+async def test_master_connection_when_the_master_is_replaced_is_closed(tmp_path: Path) -> None:
+    """The blocked call to the old, living master fails; the next call reaches the new one."""
     old, new = RedisNode(tmp_path / "old"), RedisNode(tmp_path / "new")
-    with ExitStack() as ending:
-        ending.callback(old.kill)
-        ending.callback(new.kill)
+    with ExitStack() as stack:
+        stack.callback(old.kill)
+        stack.callback(new.kill)
         await old.start()
         await new.start()
         masters = [old]
 
-        async def find() -> HostPort:
+        async def find_master() -> HostPort:
             return HostPort("127.0.0.1", masters[-1].port)
 
-        options: dict[str, Any] = {"find_master": find, "check_interval_s": 0.02}
+        options: dict[str, Any] = {"find_master": find_master, "check_interval_s": 0.02}
         pool = ConnectionPool(MasterConnection, retry=Retry(NoBackoff(), 0), **options)
         async with Redis.from_pool(pool) as client:
-            waiting = asyncio.ensure_future(client.blpop(["nothing"], timeout=100))
+            blocked_call = asyncio.ensure_future(client.blpop(["nothing"], timeout=100))
             await wait_until_blocked(old)
             masters.append(new)
             async with asyncio.timeout(20):
                 with pytest.raises(RedisConnectionError):
-                    await waiting
+                    await blocked_call
             assert (await client.info("server"))["tcp_port"] == new.port
     assert "watch-master" not in {task.get_name() for task in asyncio.all_tasks()}
 
 
-async def test_one_sentinel_that_errs_costs_no_connection(tmp_path: Path) -> None:
-    """What it says is believed only when the next one who is asked says so too."""
+async def test_master_connection_when_one_sentinel_is_wrong_stays_open(tmp_path: Path) -> None:
+    """The connection is closed only if a second node confirms the new master."""
     server = RedisNode(tmp_path / "server")
-    with ExitStack() as ending:
-        ending.callback(server.kill)
+    with ExitStack() as stack:
+        stack.callback(server.kill)
         await server.start()
         answers = itertools.cycle([HostPort("127.0.0.1", server.port), HostPort("wrong", 1)])
-        asked = itertools.count()
+        call_counter = itertools.count()
 
-        async def find() -> HostPort:
-            next(asked)
+        async def find_master() -> HostPort:
+            next(call_counter)
             return next(answers)
 
-        options: dict[str, Any] = {"find_master": find, "check_interval_s": 0.005}
+        options: dict[str, Any] = {"find_master": find_master, "check_interval_s": 0.005}
         async with Redis.from_pool(ConnectionPool(MasterConnection, **options)) as client:
             before = await client.client_id()
-            while next(asked) < 40:
+            while next(call_counter) < 40:
                 await asyncio.sleep(0.005)
             assert await client.client_id() == before
 
 
-def test_only_sentinel_is_asked_again_and_again() -> None:
-    """A node of a Cluster that was replaced hears of it from the others, and says MOVED."""
-    kept = open_client("redis+sentinel://h/name").connection_pool.connection_kwargs
-    assert kept["check_interval_s"] == MASTER_CHECK_INTERVAL_S
+def test_open_client_checks_the_master_repeatedly_only_with_sentinel() -> None:
+    """A replaced Cluster node learns it from the other nodes and replies MOVED."""
+    options = open_client("redis+sentinel://h/name").connection_pool.connection_kwargs
+    assert options["check_interval_s"] == MASTER_CHECK_INTERVAL_S
     assert (
         "check_interval_s" not in open_client("redis+cluster://h").connection_pool.connection_kwargs
     )
 
 
 @pytest.mark.parametrize("url", ["rediss+sentinel://h/name", "rediss+cluster://h"])
-def test_tls_is_spoken_to_the_master_that_was_found(url: str) -> None:
-    """And its certificate is checked, as with rediss://."""
+def test_open_client_with_tls_verifies_the_certificate_of_the_master(url: str) -> None:
+    """The certificate is checked, as with rediss://."""
     connection = open_client(url).connection_pool.make_connection()  # type: ignore[no-untyped-call] # redis-py
     assert isinstance(connection, MasterTlsConnection)
     assert connection.ssl_context.get().verify_mode is ssl.CERT_REQUIRED
 
 
-def test_a_cluster_named_as_a_server_is_told_with_the_fix() -> None:
-    """MOVED alone says nothing to most people."""
+def test_describe_error_for_moved_names_the_cluster_url() -> None:
+    """MOVED alone does not name the fix."""
     assert "redis+cluster://" in describe_error(MovedError("1234 127.0.0.1:7001"))

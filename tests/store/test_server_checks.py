@@ -1,4 +1,4 @@
-"""Is a server that cannot serve refused with the fix, and one that could do better told so?"""
+"""Tests of the server checks: unusable servers are rejected, doubtful settings are warned of."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,23 +19,23 @@ VOLATILE = {"maxmemory": "1000000", "maxmemory_policy": "volatile-ttl"}
 
 
 async def check_url(url: str, durability: Durability = "fsync") -> list[str]:
-    """Look at a real server."""
+    """Return the warnings about a real server."""
     async with open_client(url) as client:
         connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
 
-        async def ask(*command: str) -> object:
+        async def send_command(*command: str) -> object:
             await connection.send_command(*command)
             return await connection.read_response()
 
         try:
-            return await check_server(ask, durability)
+            return await check_server(send_command, durability)
         finally:
             await client.connection_pool.release(connection)
 
 
 @asynccontextmanager
 async def running_node(node: RedisNode) -> AsyncIterator[RedisNode]:
-    """Start a server, and end it."""
+    """Start a server, and kill it at the end."""
     try:
         await node.start()
         yield node
@@ -43,47 +43,51 @@ async def running_node(node: RedisNode) -> AsyncIterator[RedisNode]:
         node.kill()
 
 
-async def test_our_own_server_is_fit(server: EmbeddedServer) -> None:
-    """Nothing to mend."""
+async def test_check_server_of_the_embedded_server_returns_no_warning(
+    server: EmbeddedServer,
+) -> None:
+    """The embedded server has the right settings."""
     assert await check_url(server.url) == []
 
 
-async def test_a_server_that_evicts_tickets_is_refused_with_the_fix(
+async def test_check_server_that_evicts_any_key_raises_with_the_fix(
     server: EmbeddedServer, direct_client: Redis, open_group: OpenGroup
 ) -> None:
-    """Refused at start; who says that losing is fine is only warned."""
+    """The start fails, unless the user accepts the loss: then there is only a warning."""
     await direct_client.config_set("maxmemory-policy", "allkeys-lfu")
     assert await check_url(server.url) == []  # nothing is evicted while there is no limit
     await direct_client.config_set("maxmemory", "100mb")
-    async with open_group(server.url) as commits:
+    async with open_group(server.url) as group_commit:
         with pytest.raises(
             RedisMisconfigured, match=r"allkeys-lfu.*noeviction.*ENRICHER_DURABILITY=memory"
         ):
-            await commits.connect()
+            await group_commit.connect()
     (warning,) = await check_url(server.url, "memory")
     assert "noeviction" in warning
 
 
-async def test_a_server_that_evicts_marks_is_warned_of_once(
+async def test_connect_to_a_server_that_evicts_marks_logs_one_warning(
     server: EmbeddedServer, direct_client: Redis, open_group: OpenGroup, recording_log: RecordingLog
 ) -> None:
-    """However often the connection is opened again."""
+    """Opening the connection again does not repeat the warning."""
     await direct_client.config_set("maxmemory-policy", "volatile-lru")
     await direct_client.config_set("maxmemory", "100mb")
-    async with open_group(server.url) as commits:
-        await commits.connect()
-        await commits._disconnect()
-        await commits.connect()
+    async with open_group(server.url) as group_commit:
+        await group_commit.connect()
+        await group_commit._disconnect()
+        await group_commit.connect()
     assert recording_log.events == ["redis_misconfigured"]
 
 
 @pytest.mark.parametrize(
-    ("version", "refused"),
+    ("version", "is_rejected"),
     [("6.2.14", True), ("6.9", True), ("7.0.15", False), ("8.2.3", False), ("255.255.255", False)],
 )
-def test_a_server_that_is_too_old_is_refused(version: str, refused: bool) -> None:
-    """Redis 7.0 is the floor; what tells no version we can read is taken as it is."""
-    if refused:
+def test_check_server_info_by_version_rejects_servers_before_7_0(
+    version: str, is_rejected: bool
+) -> None:
+    """A version that cannot be parsed is accepted."""
+    if is_rejected:
         with pytest.raises(RedisMisconfigured, match=rf"{version}.*Redis 7\.0 or newer"):
             check_server_info({"redis_version": version}, "fsync")
     else:
@@ -91,8 +95,8 @@ def test_a_server_that_is_too_old_is_refused(version: str, refused: bool) -> Non
     assert check_server_info({"redis_version": "unstable"}, "fsync") == []
 
 
-async def test_replicas_are_weighed_against_what_is_waited_for(tmp_path: Path) -> None:
-    """With a replica `fsync` may lose at a failover; without one a `replica` never confirms."""
+async def test_check_server_by_replicas_and_durability_warns_with_the_fix(tmp_path: Path) -> None:
+    """`fsync` with a replica may lose writes at a failover; `replica` needs a replica."""
     first = RedisNode(tmp_path / "first", "--repl-diskless-sync-delay", "0")
     async with running_node(first):
         assert await check_url(first.url) == []
@@ -108,16 +112,16 @@ async def test_replicas_are_weighed_against_what_is_waited_for(tmp_path: Path) -
             assert await check_url(first.url, "memory") == []
 
 
-async def test_a_server_that_shows_nothing_is_taken_as_it_is(
+async def test_check_server_without_info_returns_no_warning(
     server: EmbeddedServer, direct_client: Redis
 ) -> None:
-    """An ACL may forbid INFO, and we need it for advice only."""
+    """An ACL may forbid INFO, which is needed for warnings only."""
     await execute(direct_client, "ACL", "SETUSER", "default", "-info")
     assert await check_url(server.url) == []
 
 
-def test_warnings_are_told_together() -> None:
-    """One does not hide the other."""
+def test_check_server_info_with_two_problems_returns_both_warnings() -> None:
+    """Neither warning hides the other, and an error goes before both."""
     assert len(check_server_info(VOLATILE | {"connected_slaves": "1"}, "fsync")) == 2
     with pytest.raises(RedisMisconfigured):
         check_server_info(LRU | {"connected_slaves": "1"}, "fsync")

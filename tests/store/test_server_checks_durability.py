@@ -1,4 +1,4 @@
-"""Is "kept" said only of what the server has promised to keep?"""
+"""Tests of durability: a write succeeds only after the server has confirmed it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from service.store.embedded import EmbeddedServer
 from service.store.group_commit import GroupCommit
 from service.store.server_checks import Barrier, Durability, choose_barrier
 from tests.store.conftest import OpenGroup, execute
-from tests.store.faulty_proxy import FaultProxy
+from tests.store.single_fault_proxy import SingleFaultProxy
 from tests.store.test_group_commit import REMEMBER
 
 WAITAOF = ("WAITAOF", 1, 0, server_checks.BARRIER_TIMEOUT_MS)
@@ -22,19 +22,19 @@ WAIT = ("WAIT", 1, server_checks.BARRIER_TIMEOUT_MS)
 
 @pytest.fixture
 async def everysec_server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
-    """Start a server that syncs its disk once in a second."""
+    """Start a server that syncs to disk once a second."""
     async with EmbeddedServer(tmp_path / "lazy", appendfsync="everysec") as running:
         yield running
 
 
 async def choose_for(url: str, required: Durability) -> Barrier | None:
-    """Ask a server what makes it keep our writes."""
+    """Return the barrier for a server."""
     async with open_client(url) as client:
         return await choose_barrier(client.execute_command, required)
 
 
 async def count_barriers(client: Redis) -> int:
-    """Count the WAITAOF that a server has answered."""
+    """Return how many WAITAOF a server has answered."""
     stats = await client.info("commandstats")
     return int(stats.get("cmdstat_waitaof", {}).get("calls", 0))
 
@@ -42,7 +42,7 @@ async def count_barriers(client: Redis) -> int:
 def submit_write(
     group_commit: GroupCommit, member: str, *, durable: bool = True
 ) -> asyncio.Future[object]:
-    """Submit one small act."""
+    """Submit one small script."""
     return group_commit.submit(
         REMEMBER, keys=("set",), args=(member,), durable=durable, timeout_s=1.0
     )
@@ -60,21 +60,25 @@ def submit_write(
         ("1", False),
     ],
 )
-def test_a_barrier_is_met_by_enough_copies(reply: object, met: bool) -> None:
-    """WAIT gives a number, WAITAOF two, and anything else is no promise."""
+def test_barrier_by_reply_is_met_by_one_copy(reply: object, met: bool) -> None:
+    """WAIT returns a number, WAITAOF two; any other reply confirms nothing."""
     assert Barrier((WAITAOF,)).is_met_by([reply]) is met
 
 
 @pytest.mark.parametrize(
     ("disk", "replica", "met"), [(1, 1, True), (1, 0, False), (0, 1, False), (0, 0, False)]
 )
-def test_a_barrier_of_disk_and_replica_is_met_by_both(disk: int, replica: int, met: bool) -> None:
-    """Neither stands for the other."""
+def test_barrier_of_disk_and_replica_is_met_only_by_both(
+    disk: int, replica: int, met: bool
+) -> None:
+    """A copy of one kind does not replace the other."""
     assert Barrier((WAITAOF, WAIT)).is_met_by([[disk, 0], replica]) is met
 
 
-async def test_a_server_that_always_syncs_needs_no_barrier(server: EmbeddedServer) -> None:
-    """It answers after the fsync; and who asks for memory only is given that."""
+async def test_choose_barrier_with_appendfsync_always_needs_no_waitaof(
+    server: EmbeddedServer,
+) -> None:
+    """Redis replies after the fsync then; `memory` never needs a barrier."""
     assert await choose_for(server.url, "fsync") is None
     assert await choose_for(server.url, "memory") is None
     assert await choose_for(server.url, "replica") == Barrier((WAIT,))
@@ -82,7 +86,7 @@ async def test_a_server_that_always_syncs_needs_no_barrier(server: EmbeddedServe
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "command",
     [
         ("CONFIG", "SET", "appendfsync", "everysec"),
         ("CONFIG", "SET", "appendfsync", "no"),
@@ -91,94 +95,98 @@ async def test_a_server_that_always_syncs_needs_no_barrier(server: EmbeddedServe
     ],
     ids=" ".join,
 )
-async def test_a_server_that_syncs_later_or_keeps_it_to_itself_needs_one(
-    server: EmbeddedServer, direct_client: Redis, spoil: tuple[str, ...]
+async def test_choose_barrier_without_appendfsync_always_uses_waitaof(
+    server: EmbeddedServer, direct_client: Redis, command: tuple[str, ...]
 ) -> None:
-    """One WAITAOF then closes every group, and one WAIT after it where a replica is wanted."""
-    await execute(direct_client, *spoil)
+    """One WAITAOF ends every batch, followed by one WAIT if a replica is required."""
+    await execute(direct_client, *command)
     assert await choose_for(server.url, "fsync") == Barrier((WAITAOF,))
     assert await choose_for(server.url, "fsync+replica") == Barrier((WAITAOF, WAIT))
 
 
-@pytest.mark.parametrize("hidden", [False, True])
-async def test_a_server_that_writes_to_no_disk_is_refused_with_the_fix(
-    server: EmbeddedServer, direct_client: Redis, open_group: OpenGroup, hidden: bool
+@pytest.mark.parametrize("hides_config", [False, True])
+async def test_connect_to_a_server_without_appendonly_raises_with_the_fix(
+    server: EmbeddedServer, direct_client: Redis, open_group: OpenGroup, hides_config: bool
 ) -> None:
-    """Even one that does not let us see its settings."""
+    """A server that hides its settings is rejected too."""
     await direct_client.config_set("appendonly", "no")
-    if hidden:
+    if hides_config:
         await execute(direct_client, "ACL", "SETUSER", "default", "-config")
-    async with open_group(server.url) as commits:
+    async with open_group(server.url) as group_commit:
         with pytest.raises(
             RedisMisconfigured, match=r"appendfsync always.*ENRICHER_DURABILITY=memory"
         ):
-            await commits.connect()
+            await group_commit.connect()
         with pytest.raises(RedisMisconfigured, match="appendfsync always"):
             await choose_for(server.url, "fsync+replica")
         with pytest.raises(RedisUnavailable, match="RedisMisconfigured"):
-            await submit_write(commits, "x")
+            await submit_write(group_commit, "x")
     assert await direct_client.exists("set") == 0
 
 
-async def test_a_server_without_waitaof_is_refused_with_the_fix(
+async def test_choose_barrier_without_waitaof_raises_with_the_fix(
     everysec_server: EmbeddedServer,
 ) -> None:
-    """An everysec server that cannot tell when it has synced can promise nothing."""
+    """A server with appendfsync everysec cannot confirm a sync without WAITAOF."""
     async with open_client(everysec_server.url) as client:
         await execute(client, "ACL", "SETUSER", "default", "-waitaof")
     with pytest.raises(RedisMisconfigured, match=r"everysec.*appendfsync always.*7\.2"):
         await choose_for(everysec_server.url, "fsync")
 
 
-async def test_a_wrong_password_is_refused(server: EmbeddedServer, open_group: OpenGroup) -> None:
-    """No patience helps against it."""
+async def test_connect_with_a_wrong_password_raises_misconfigured(
+    server: EmbeddedServer, open_group: OpenGroup
+) -> None:
+    """Retrying would not help."""
     async with open_client(server.url) as client:
         await client.config_set("requirepass", "right")
-        async with open_group(f"{server.url}?password=wrong") as commits:
-            with pytest.raises(RedisMisconfigured, match="does not let us in"):
-                await commits.connect()
+        async with open_group(f"{server.url}?password=wrong") as group_commit:
+            with pytest.raises(RedisMisconfigured, match="rejected the login"):
+                await group_commit.connect()
         await client.config_set("requirepass", "")
 
 
-async def test_a_group_of_writes_is_closed_by_one_barrier(
+async def test_submit_of_durable_writes_sends_one_barrier_per_batch(
     everysec_server: EmbeddedServer, open_group: OpenGroup
 ) -> None:
-    """Sent for durable acts only, and once for all that go together."""
+    """The barrier is sent for durable scripts only, once per batch."""
     async with (
         open_client(everysec_server.url) as client,
-        open_group(everysec_server.url) as commits,
+        open_group(everysec_server.url) as group_commit,
     ):
-        await submit_write(commits, "first", durable=False)
-        asked = await count_barriers(client)
-        await submit_write(commits, "second", durable=False)
-        assert await count_barriers(client) == asked
-        await asyncio.gather(*(submit_write(commits, str(number)) for number in range(100)))
-        assert 1 <= await count_barriers(client) - asked <= 3
+        await submit_write(group_commit, "first", durable=False)
+        count_before = await count_barriers(client)
+        await submit_write(group_commit, "second", durable=False)
+        assert await count_barriers(client) == count_before
+        await asyncio.gather(*(submit_write(group_commit, str(number)) for number in range(100)))
+        assert 1 <= await count_barriers(client) - count_before <= 3
 
 
-async def test_a_barrier_that_is_not_met_is_never_a_success(
+async def test_submit_when_the_barrier_is_not_met_raises_unavailable(
     server: EmbeddedServer, open_group: OpenGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Written but not confirmed is Unavailable, however often it is asked again."""
+    """A write without confirmation fails, however often it is repeated."""
     monkeypatch.setattr(server_checks, "BARRIER_TIMEOUT_MS", 30)
-    async with open_group(server.url, durability="replica") as commits:
-        assert await submit_write(commits, "light", durable=False) == b"light"
+    async with open_group(server.url, durability="replica") as group_commit:
+        assert await submit_write(group_commit, "light", durable=False) == b"light"
         with pytest.raises(RedisUnavailable, match="did not confirm"):
-            await submit_write(commits, "heavy")
+            await submit_write(group_commit, "heavy")
 
 
-async def test_a_connection_whose_barrier_is_unknown_is_not_written_to(
+async def test_connect_when_the_check_fails_repeats_it_before_any_write(
     everysec_server: EmbeddedServer, open_group: OpenGroup
 ) -> None:
-    """A first look at the server that failed is taken again before anything is called kept."""
+    """The server is checked again before any write is confirmed."""
     async with (
-        FaultProxy(everysec_server.socket) as proxy,
+        SingleFaultProxy(everysec_server.socket) as proxy,
         open_client(everysec_server.url) as client,
-        open_group(proxy.url) as commits,
+        open_group(proxy.url) as group_commit,
     ):
         proxy.lose_reply(b"CONFIG")
         with pytest.raises(RedisUnavailable):
-            await commits.connect()
-        before = await count_barriers(client)
-        await submit_write(commits, "kept")
-        assert await count_barriers(client) >= before + 2  # one to see whether it can, one for us
+            await group_commit.connect()
+        count_before = await count_barriers(client)
+        await submit_write(group_commit, "kept")
+        assert (
+            await count_barriers(client) >= count_before + 2
+        )  # one for the check, one for the write

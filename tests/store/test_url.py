@@ -1,4 +1,4 @@
-"""Is a Redis URL read as those who know the form from elsewhere expect?"""
+"""Tests of Redis URLs, in the forms that other libraries use."""
 
 import pytest
 from hypothesis import given
@@ -12,13 +12,13 @@ SECRET = "s3cr3t-that-nobody-may-see"
 @pytest.mark.parametrize(
     "url", ["redis://h", "rediss://u:p@h:1/2?ssl_cert_reqs=none", "unix:///run/r.sock?db=1"]
 )
-def test_one_server_is_left_to_the_client(url: str) -> None:
-    """What redis-py reads by itself is handed on as it is."""
+def test_parse_redis_url_of_one_server_keeps_the_url(url: str) -> None:
+    """redis-py parses the URL of one server itself."""
     assert parse_redis_url(url) == RedisUrl(kind="server", server_url=url)
 
 
 @pytest.mark.parametrize(
-    ("url", "places", "service", "plain"),
+    ("url", "seeds", "master_name", "server_url"),
     [
         (
             "redis+sentinel://one,two:1,[::1]:2/mymaster",
@@ -34,25 +34,29 @@ def test_one_server_is_left_to_the_client(url: str) -> None:
         ),
     ],
 )
-def test_sentinels_are_read(
-    url: str, places: tuple[HostPort, ...], service: str, plain: str
+def test_parse_redis_url_of_sentinels_returns_seeds_and_master(
+    url: str, seeds: tuple[HostPort, ...], master_name: str, server_url: str
 ) -> None:
-    """Hosts are Sentinels; login, database, TLS and options are those of the master."""
-    expected = RedisUrl(kind="sentinel", server_url=plain, seeds=places, master_name=service)
+    """The hosts are Sentinels; login, database, TLS and options belong to the master."""
+    expected = RedisUrl(
+        kind="sentinel", server_url=server_url, seeds=seeds, master_name=master_name
+    )
     assert parse_redis_url(url) == expected
 
 
-def test_sentinel_may_have_a_password_of_its_own() -> None:
-    """It is not given to the master, nor the master's to Sentinel."""
-    address = parse_redis_url("redis+sentinel://:a@h/m?sentinel_username=u&sentinel_password=b%20c")
-    assert address.sentinel_login == {"username": "u", "password": "b c"}
-    assert address.server_url == "redis://:a@master/?"
+def test_parse_redis_url_with_a_sentinel_password_keeps_both_logins_apart() -> None:
+    """Neither server receives the password of the other."""
+    redis_url = parse_redis_url(
+        "redis+sentinel://:a@h/m?sentinel_username=u&sentinel_password=b%20c"
+    )
+    assert redis_url.sentinel_login == {"username": "u", "password": "b c"}
+    assert redis_url.server_url == "redis://:a@master/?"
 
 
-def test_nodes_of_a_cluster_are_read() -> None:
-    """A Cluster has but one database."""
-    address = parse_redis_url("redis+cluster://u:p@one:7000,two/0?client_name=x")
-    assert address == RedisUrl(
+def test_parse_redis_url_of_a_cluster_returns_its_nodes() -> None:
+    """A Cluster has only one database."""
+    redis_url = parse_redis_url("redis+cluster://u:p@one:7000,two/0?client_name=x")
+    assert redis_url == RedisUrl(
         kind="cluster",
         server_url="redis://u:p@master/?client_name=x",
         seeds=(HostPort("one", 7000), HostPort("two", 6379)),
@@ -82,9 +86,9 @@ def test_nodes_of_a_cluster_are_read() -> None:
         "sentinel://h/name",
     ],
 )
-def test_what_is_none_is_refused_unseen(url: str) -> None:
-    """It may hold a password: the sentence shows the forms instead."""
-    with pytest.raises(ValueError, match=r"^is no address of a Redis: give ") as caught:
+def test_parse_redis_url_of_an_invalid_url_raises_without_quoting_it(url: str) -> None:
+    """The URL may hold a password, so the error shows the accepted forms instead."""
+    with pytest.raises(ValueError, match=r"^is not a Redis URL: use ") as caught:
         parse_redis_url(url)
     assert URL_FORMS in str(caught.value)
     assert caught.value.__cause__ is None
@@ -95,10 +99,12 @@ def test_what_is_none_is_refused_unseen(url: str) -> None:
     st.sampled_from(["redis", "rediss+sentinel", "redis+sentinel", "redis+cluster", "unix", ""]),
     st.text(),
 )
-def test_whatever_is_written_it_is_an_address_or_refused(scheme: str, rest: str) -> None:
-    """No text ends in another exception, and an address names somebody to ask."""
+def test_parse_redis_url_of_any_text_returns_a_url_or_raises_value_error(
+    scheme: str, rest: str
+) -> None:
+    """No text raises another exception, and a Sentinel or Cluster URL has seeds."""
     try:
-        address = parse_redis_url(f"{scheme}://{rest}")
+        redis_url = parse_redis_url(f"{scheme}://{rest}")
     except ValueError:
         return
-    assert address.kind == "server" or address.seeds
+    assert redis_url.kind == "server" or redis_url.seeds

@@ -1,10 +1,11 @@
-// How is the page kept alive? Parts of it come as events, and only what differs is changed.
+// Live updates of the overview: HTML fragments arrive as server-sent events, and only the elements
+// that differ are changed.
 "use strict";
 
 const KEY = "data-key";
-const OWN = new Set(["open"]); // what the person did to an element is the person's
+const USER_ATTRIBUTES = new Set(["open"]); // the person sets these, so an update keeps them
 
-function isSame(a, b) {
+function isSameElement(a, b) {
   if (a.nodeType !== b.nodeType || a.nodeName !== b.nodeName) return false;
   return a.nodeType !== Node.ELEMENT_NODE || a.getAttribute(KEY) === b.getAttribute(KEY);
 }
@@ -13,90 +14,90 @@ function hasKey(node) {
   return node.nodeType === Node.ELEMENT_NODE && node.hasAttribute(KEY);
 }
 
-function takeOut(node) {
+function removeAndReturnNext(node) {
   const next = node.nextSibling;
   node.remove();
   return next;
 }
 
-function changeAttributes(old, now) {
-  for (const { name } of [...old.attributes]) {
-    if (!now.hasAttribute(name) && !OWN.has(name)) old.removeAttribute(name);
+function updateAttributes(current, wanted) {
+  for (const { name } of [...current.attributes]) {
+    if (!wanted.hasAttribute(name) && !USER_ATTRIBUTES.has(name)) current.removeAttribute(name);
   }
-  for (const { name, value } of now.attributes) {
-    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
-  }
-}
-
-function change(old, now) {
-  if (old.nodeType === Node.ELEMENT_NODE) {
-    changeAttributes(old, now);
-    changeChildren(old, now);
-  } else if (old.data !== now.data) {
-    old.data = now.data;
+  for (const { name, value } of wanted.attributes) {
+    if (current.getAttribute(name) !== value) current.setAttribute(name, value);
   }
 }
 
-// An element with a key stays itself, whatever comes or goes around it: so do focus and open details.
-// What is gone is taken out first, for an element that has to be moved loses its focus.
-function changeChildren(old, now) {
-  const wantedKeys = new Set([...now.children].map((child) => child.getAttribute(KEY)));
-  const keyed = new Map();
-  for (const child of [...old.children]) {
+function updateNode(current, wanted) {
+  if (current.nodeType === Node.ELEMENT_NODE) {
+    updateAttributes(current, wanted);
+    updateChildren(current, wanted);
+  } else if (current.data !== wanted.data) {
+    current.data = wanted.data;
+  }
+}
+
+// An element with a key is kept, with its focus and its open details, whatever is added or removed
+// around it. Elements that are gone are removed first, because moving an element loses its focus.
+function updateChildren(current, wanted) {
+  const wantedKeys = new Set([...wanted.children].map((child) => child.getAttribute(KEY)));
+  const currentByKey = new Map();
+  for (const child of [...current.children]) {
     const key = child.getAttribute(KEY);
     if (key === null) continue;
-    if (wantedKeys.has(key)) keyed.set(key, child);
+    if (wantedKeys.has(key)) currentByKey.set(key, child);
     else child.remove();
   }
-  let place = old.firstChild;
-  for (const wanted of [...now.childNodes]) {
-    const key = wanted.nodeType === Node.ELEMENT_NODE ? wanted.getAttribute(KEY) : null;
-    const known = key === null ? place : keyed.get(key);
-    if (known && isSame(known, wanted)) {
-      while (place !== known && place && !hasKey(place)) place = takeOut(place);
-      if (place === known) place = place.nextSibling;
-      else old.insertBefore(known, place);
-      change(known, wanted);
+  let position = current.firstChild;
+  for (const wantedChild of [...wanted.childNodes]) {
+    const key = hasKey(wantedChild) ? wantedChild.getAttribute(KEY) : null;
+    const currentChild = key === null ? position : currentByKey.get(key);
+    if (currentChild && isSameElement(currentChild, wantedChild)) {
+      while (position !== currentChild && position && !hasKey(position)) position = removeAndReturnNext(position);
+      if (position === currentChild) position = position.nextSibling;
+      else current.insertBefore(currentChild, position);
+      updateNode(currentChild, wantedChild);
     } else {
-      old.insertBefore(wanted, place);
+      current.insertBefore(wantedChild, position);
     }
   }
-  while (place) place = takeOut(place);
+  while (position) position = removeAndReturnNext(position);
 }
 
-function show(parts) {
-  for (const [name, html] of Object.entries(parts)) {
-    const part = document.querySelector(`[data-part="${name}"]`);
-    if (!part) continue;
-    const made = document.createElement("template");
-    made.innerHTML = html;
-    changeChildren(part, made.content);
+function showFragments(fragments) {
+  for (const [name, html] of Object.entries(fragments)) {
+    const element = document.querySelector(`[data-fragment="${name}"]`);
+    if (!element) continue;
+    const template = document.createElement("template");
+    template.innerHTML = html;
+    updateChildren(element, template.content);
   }
 }
 
-function watch(address, state) {
+function connectLive(url, stateElement) {
   let source = null;
-  let again = 0;
-  function tell(word) {
-    state.textContent = word;
-    state.dataset.state = word;
+  let reconnectTimer = 0;
+  function showState(state) {
+    stateElement.textContent = state;
+    stateElement.dataset.state = state;
   }
   function open() {
-    clearTimeout(again);
+    clearTimeout(reconnectTimer);
     if (source || document.hidden) return;
-    source = new EventSource(address);
-    source.onopen = () => tell("live");
-    source.onmessage = (event) => show(JSON.parse(event.data));
+    source = new EventSource(url);
+    source.onopen = () => showState("live");
+    source.onmessage = (event) => showFragments(JSON.parse(event.data));
     source.onerror = () => {
-      tell("waiting for the receiver");
+      showState("reconnecting");
       if (source.readyState !== EventSource.CLOSED) return;
-      close(); // it was refused: too many watch, or the pass has ended
-      again = setTimeout(comeAgain, 5000);
+      close(); // refused: there are too many viewers, or the session has ended
+      reconnectTimer = setTimeout(reconnect, 5000);
     };
   }
-  async function comeAgain() {
+  async function reconnect() {
     const page = await fetch(location.href).catch(() => null);
-    if (page?.status === 401) location.reload(); // numbers that stand still would look alive
+    if (page?.status === 401) location.reload(); // shows the sign-in form instead of stale numbers
     else open();
   }
   function close() {
@@ -110,20 +111,20 @@ function watch(address, state) {
 }
 
 document.addEventListener("keydown", (event) => {
-  const seek = document.getElementById("seek");
+  const search = document.getElementById("search");
   const isTyping = /^(INPUT|TEXTAREA|SELECT)$/.test(document.activeElement?.tagName ?? "");
-  if (event.key === "/" && seek && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey) {
+  if (event.key === "/" && search && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey) {
     event.preventDefault();
-    seek.select();
-    seek.focus();
+    search.select();
+    search.focus();
   }
   if (event.key === "Escape") {
-    for (const details of document.querySelectorAll("details.sure[open]")) {
+    for (const details of document.querySelectorAll("details.drop[open]")) {
       details.open = false;
       details.querySelector("summary").focus();
     }
   }
 });
 
-const live = document.querySelector("[data-live]");
-if (live) watch(live.dataset.live, document.getElementById("state"));
+const live = document.querySelector("[data-live-url]");
+if (live) connectLive(live.dataset.liveUrl, document.getElementById("live-state"));

@@ -1,19 +1,29 @@
--- Acquire one more call for a deployment that is already started. (lib_budget.lua stands before.)
--- KEYS     1 budget  2 calls  3 waiting
--- ARGV     1 job  2 route  3 TTL of a call (ms)  4 share of the rate limit to use
+-- Acquire one call: for a deployment that is already started, or a spare one. (lib_budget.lua stands before.)
+-- KEYS     1 budget  2 calls  3 waiting  4 backlog
+-- ARGV     1 name of the call  2 route  3 TTL of a call (ms)  4 share of the rate limit to use
+--          5 "1" to acquire only a spare call, else "0"
 -- Returns  0 if the call may be made now, else the ms to wait before asking again
 -- Atomic   calls are counted and acquired at once. A refused job is stored as waiting, so that claim.lua
---          leaves the next calls to deployments already started.
+--          leaves the next calls to deployments already started. A refused spare call is not: tickets go first.
+local name, route, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local now = now_ms()
 local budget = open_budget(KEYS[1], KEYS[2], KEYS[3], now, tonumber(ARGV[4]))
-budget.drop_call(ARGV[1]) -- acquired before and only the reply was lost: it must not block itself
-local free, opens = budget.calls_available(ARGV[2], true)
+budget.drop_call(name) -- acquired before and only the reply was lost: it must not block itself
+if ARGV[5] == '1' then
+  local calls, wait = spare_calls(budget, KEYS[4], route, now)
+  if calls < 1 then
+    return math.ceil(wait)
+  end
+  budget.acquire(name, now + ttl)
+  return 0
+end
+local free, opens = budget.calls_available(route, true)
 if free >= 1 then
-  budget.acquire(ARGV[1], now + tonumber(ARGV[3]))
-  redis.call('ZREM', KEYS[3], ARGV[1])
+  budget.acquire(name, now + ttl)
+  redis.call('ZREM', KEYS[3], name)
   return 0
 end
 local wait = math.max(1, math.ceil(opens - now))
-redis.call('ZADD', KEYS[3], now + wait + 2000, ARGV[1])
+redis.call('ZADD', KEYS[3], now + wait + 2000, name)
 redis.call('PEXPIRE', KEYS[3], 86400000)
 return wait

@@ -1,9 +1,10 @@
--- Define open_budget(), which says how many calls are available. Placed before scripts that give out calls.
+-- Define open_budget() and spare_calls(): how many calls are available. Placed before scripts that give out calls.
 -- KEYS     none of its own: open_budget takes the names of budget, calls and waiting
 -- ARGV     none of its own
 -- Returns  nothing; defines open_budget(budget, calls, waiting, now, share) -> table of three functions:
 --          calls_available(route, is_started) -> calls, ms when to ask again, limit;
 --          acquire(call, until_ms); drop_call(call)
+--          and spare_calls(budget, backlog, route, now) -> calls, ms to wait if there are none
 -- Atomic   the available calls are counted and acquired in the one script that includes this.
 -- A window is stored as the text "limit remaining reset kind first responses since": remaining is the
 -- lowest Remaining header seen in it; reset is in ms of LaunchDarkly's clock, which is clock_skew_ms ahead
@@ -16,6 +17,8 @@ local OTHER_CLIENTS_PER_S = 1 -- calls per second from which other clients matte
 local FIRST_PROBE = 4 -- calls that may open an unknown window
 local STALE_AFTER = 60000 -- ms after its reset; later a window counts only if no other is known
 local DAY = 86400000
+local RESERVED_PART = 5 -- one in five calls of the lowest limit is reserved, and never spare
+local MIN_SPARE_WAIT = 1000 -- ms after which to ask for a spare call again while tickets need the calls
 
 local function open_budget(budget, calls, waiting, now, share)
   redis.call('ZREMRANGEBYSCORE', calls, '-inf', now)
@@ -86,4 +89,15 @@ local function open_budget(budget, calls, waiting, now, share)
   end
 
   return { calls_available = calls_available, acquire = acquire, drop_call = drop_call }
+end
+
+-- Spare calls are those left over when no ticket is due. A part of the limit is reserved for tickets that
+-- arrive next. While no window is open there is no limit: then half of the available calls may open one.
+local function spare_calls(budget, backlog, route, now)
+  if redis.call('ZCOUNT', backlog, '-inf', now) > 0 then
+    return 0, MIN_SPARE_WAIT
+  end
+  local free, opens, limit = budget.calls_available(route)
+  local spare = limit and free - math.ceil(limit / RESERVED_PART) or math.ceil(free / 2)
+  return math.max(0, spare), math.max(MIN_SPARE_WAIT, opens - now)
 end

@@ -1,11 +1,13 @@
 -- Measure the whole namespace; every replica gets the same numbers. (enrich/lua/lib_budget.lua stands before.)
 -- KEYS     1 backlog  2 tickets  3 counts  4 stream  5 milestones  6 budget  7 calls  8 waiting
---          9 a key to write, which expires after a second
+--          9 a key to write, which expires after a second  10 failed
 -- ARGV     1 share of the rate limit to use
 -- Returns  {tickets, due, leased, ms the first is overdue, ms since the oldest ticket at the head was queued,
 --           entries, groups, records not delivered to the slowest group, ms since the oldest record
 --           that a group has not read, ms the budget is closed, the reason, calls in flight, calls
---           available for get, for list, then pairs: reason, number failed for it}
+--           available for get, for list, failed tickets, leases that have not ended among the HEAD
+--           tickets due next, ms until a list call is available (0: now), then pairs: reason, number
+--           failed for it}
 -- Atomic   the numbers belong to one moment.
 -- The cost does not grow with the backlog. Redis keeps the sizes (ZCARD, XLEN) and finds positions in
 -- log n (ZCOUNT, ZRANGE, XRANGE). Leases and failures are counted where they change (counts). At most
@@ -34,6 +36,12 @@ for i = 1, #head, 2 do
     local _, _, queued_at = struct.unpack('>I4I2d', stored)
     oldest = math.min(oldest, queued_at)
   end
+end
+
+local running = 0
+local upcoming = redis.call('ZRANGE', KEYS[1], '(' .. now, '+inf', 'BYSCORE', 'LIMIT', 0, HEAD, 'WITHSCORES')
+for i = 2, #upcoming, 2 do
+  running = running + (tonumber(upcoming[i]) % 1 ~= 0 and 1 or 0)
 end
 
 local function count_unread(from) -- the records after an entry
@@ -72,7 +80,9 @@ end
 
 local budget = open_budget(KEYS[6], KEYS[7], KEYS[8], now, tonumber(ARGV[1]))
 local closed = redis.call('HMGET', KEYS[6], 'closed_until', 'closed_reason')
-local get, list = budget.calls_available('get', true), budget.calls_available('list', true)
+local get = budget.calls_available('get', true)
+local list, opens = budget.calls_available('list', true)
+local opens_in = list < 1 and opens > now + RECHECK and math.ceil(opens - now) or 0
 return {
   redis.call('ZCARD', KEYS[1]),
   redis.call('ZCOUNT', KEYS[1], '-inf', now),
@@ -88,5 +98,8 @@ return {
   redis.call('ZCARD', KEYS[7]),
   math.max(0, get),
   math.max(0, list),
+  redis.call('ZCARD', KEYS[10]),
+  running,
+  opens_in,
   unpack(reasons),
 }

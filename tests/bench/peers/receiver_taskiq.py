@@ -1,4 +1,4 @@
-"""How does one take webhooks with FastAPI and taskiq? Verify, SET NX, enqueue."""
+"""A receiver with FastAPI and taskiq: verify, SET NX, enqueue."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +17,7 @@ webhook = Webhook(SECRET)
 
 
 async def _enrich(event: dict[str, Any]) -> None:
-    """Stand for the work, which the worker does."""
+    """Stand in for the task of the worker."""
 
 
 enrich = broker.register_task(_enrich, "enrich")
@@ -25,7 +25,7 @@ enrich = broker.register_task(_enrich, "enrich")
 
 @asynccontextmanager
 async def open_broker(_: FastAPI) -> AsyncIterator[None]:
-    """Open what the receiver needs."""
+    """Open the broker."""
     await broker.startup()
     yield
     await broker.shutdown()
@@ -36,7 +36,7 @@ app = FastAPI(lifespan=open_broker)
 
 
 async def receive(request: Request) -> Response:
-    """Take one webhook."""
+    """Accept one webhook."""
     body = await request.body()
     headers = dict(request.headers)
     try:

@@ -1,4 +1,4 @@
-"""How is the one job done on arq? `python -m tests.bench.peers.with_arq work | fill ...`."""
+"""The task on arq: `python -m tests.bench.peers.with_arq work | fill FIRST COUNT`."""
 
 import asyncio
 import sys
@@ -11,23 +11,23 @@ from arq.worker import Worker
 
 from tests.bench.peer_task import CONCURRENCY, REDIS_URL, PeerTask
 
-POLL_S = 0.02  # at the default of 0.5 s it sleeps between polls, and takes ten times as long
+POLL_S = 0.02  # the default of 0.5 s between polls takes ten times as long
 CHUNK = 1000
 
 
 async def enrich(ctx: dict[str, Any], number: int) -> None:
-    """Do the job of one deployment."""
-    await ctx["job"].do(number)
+    """Process one deployment."""
+    await ctx["task"].process(number)
 
 
-async def open_job(ctx: dict[str, Any]) -> None:
-    """Open what the job needs."""
-    ctx["job"] = PeerTask()
+async def open_task(ctx: dict[str, Any]) -> None:
+    """Open the clients of the task."""
+    ctx["task"] = PeerTask()
     print("ready", flush=True)
 
 
 def work() -> None:
-    """Work until ended."""
+    """Work until the process is killed."""
     asyncio.set_event_loop(uvloop.new_event_loop())
     Worker(
         functions=[func(enrich, name="enrich", keep_result=0)],
@@ -35,13 +35,13 @@ def work() -> None:
         max_jobs=CONCURRENCY,
         poll_delay=POLL_S,
         keep_result=0,
-        on_startup=open_job,
+        on_startup=open_task,
         health_check_interval=3600,
     ).run()
 
 
 async def fill(numbers: range) -> None:
-    """Enqueue so many."""
+    """Enqueue the deployments."""
     pool = await create_pool(RedisSettings.from_dsn(REDIS_URL))
     for start in range(numbers.start, numbers.stop, CHUNK):
         chunk = range(start, min(start + CHUNK, numbers.stop))

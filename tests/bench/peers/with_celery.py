@@ -1,6 +1,6 @@
-"""How is the one job done on Celery? Without asyncio: urllib3 and redis-py as they block.
+"""The task on Celery, without asyncio: blocking urllib3 and redis-py.
 
-The worker is its own command; `python -m tests.bench.peers.with_celery fill FIRST COUNT` here.
+Celery has its own worker command. `python -m tests.bench.peers.with_celery fill FIRST COUNT` fills.
 """
 
 import sys
@@ -27,7 +27,7 @@ app.conf.update(
 
 @cache
 def open_clients() -> tuple[urllib3.PoolManager, redis.Redis]:
-    """Open what the job needs, once in each process."""
+    """Open the clients of the task, once in each process."""
     headers = {"Authorization": "api-token", "LD-API-Version": "beta", "User-Agent": "bench"}
     http = urllib3.PoolManager(maxsize=CONCURRENCY, block=True, headers=headers)
     return http, redis.Redis.from_url(REDIS_URL)
@@ -35,21 +35,21 @@ def open_clients() -> tuple[urllib3.PoolManager, redis.Redis]:
 
 def _enrich(number: int) -> None:
     http, client = open_clients()
-    answer = http.request("GET", deployment_url(number))
-    if answer.status != 200:
-        raise OSError(answer.status)
-    client.xadd(STREAM, build_entry_fields(answer.data))  # type: ignore[arg-type] # invariant
+    response = http.request("GET", deployment_url(number))
+    if response.status != 200:
+        raise OSError(response.status)
+    client.xadd(STREAM, build_entry_fields(response.data))  # type: ignore[arg-type] # the dict type is invariant
 
 
 enrich = app.task(name="enrich")(_enrich)
 
 
-def tell_ready(**_: object) -> None:
-    """Say that it works."""
+def print_ready(**_: object) -> None:
+    """Print that the worker is ready."""
     print("ready", flush=True)
 
 
-worker_ready.connect(tell_ready)
+worker_ready.connect(print_ready)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How is the one job done on docket? `python -m tests.bench.peers.with_docket work | fill ...`."""
+"""The task on docket: `python -m tests.bench.peers.with_docket work | fill FIRST COUNT`."""
 
 import asyncio
 import logging
@@ -10,22 +10,22 @@ from docket import Docket, Worker
 
 from tests.bench.peer_task import CONCURRENCY, REDIS_URL, PeerTask
 
-jobs: list[PeerTask] = []
+tasks: list[PeerTask] = []
 
 
 async def enrich(number: int) -> None:
-    """Do the job of one deployment."""
-    await jobs[0].process(number)
+    """Process one deployment."""
+    await tasks[0].process(number)
 
 
 def open_docket() -> Docket:
-    """Open the queue; nothing is kept of what is done."""
+    """Open the queue; results are not kept."""
     return Docket(name="bench", url=REDIS_URL, execution_ttl=timedelta(0))
 
 
 async def work() -> None:
-    """Work until ended."""
-    jobs.append(PeerTask())
+    """Work until the process is killed."""
+    tasks.append(PeerTask())
     async with open_docket() as docket:
         docket.register(enrich)
         async with Worker(docket, concurrency=CONCURRENCY) as worker:
@@ -34,7 +34,7 @@ async def work() -> None:
 
 
 async def fill(numbers: range) -> None:
-    """Enqueue so many."""
+    """Enqueue the deployments."""
     async with open_docket() as docket:
         docket.register(enrich)
         await docket.add_many(docket.call(enrich)(number) for number in numbers)

@@ -1,4 +1,4 @@
-"""How is the one job done on SAQ? `python -m tests.bench.peers.with_saq work | fill ...`."""
+"""The task on SAQ: `python -m tests.bench.peers.with_saq work | fill FIRST COUNT`."""
 
 import asyncio
 import sys
@@ -15,32 +15,32 @@ NO_RESULT = -1
 
 
 async def enrich(ctx: dict[str, Any], *, number: int) -> None:
-    """Do the job of one deployment."""
-    await ctx["bench"].do(number)
+    """Process one deployment."""
+    await ctx["task"].process(number)
 
 
-async def open_job(ctx: dict[str, Any]) -> None:
-    """Open what the job needs."""
-    ctx["bench"] = PeerTask()
+async def open_task(ctx: dict[str, Any]) -> None:
+    """Open the clients of the task."""
+    ctx["task"] = PeerTask()
     print("ready", flush=True)
 
 
 async def work() -> None:
-    """Work until ended."""
+    """Work until the process is killed."""
     queue = RedisQueue.from_url(REDIS_URL)
     await queue.connect()
     worker = Worker(
         queue,
         functions=[("enrich", enrich)],
         concurrency=CONCURRENCY,
-        startup=open_job,
+        startup=open_task,
         dequeue_timeout=4,
     )
     await worker.start()
 
 
 async def fill(numbers: range) -> None:
-    """Enqueue so many."""
+    """Enqueue the deployments."""
     queue = RedisQueue.from_url(REDIS_URL)
     await queue.connect()
     for start in range(numbers.start, numbers.stop, CHUNK):

@@ -1,4 +1,4 @@
-"""How is the one job done on streaq? `python -m tests.bench.peers.with_streaq work | fill ...`."""
+"""The task on streaq: `python -m tests.bench.peers.with_streaq work | fill FIRST COUNT`."""
 
 import asyncio
 import logging
@@ -11,13 +11,13 @@ from streaq import Worker
 from tests.bench.peer_task import CONCURRENCY, REDIS_URL, PeerTask
 
 CHUNK = 1000
-jobs: list[PeerTask] = []
+tasks: list[PeerTask] = []
 
 
 @asynccontextmanager
-async def open_job() -> AsyncIterator[None]:
-    """Open what the job needs."""
-    jobs.append(PeerTask())
+async def open_task() -> AsyncIterator[None]:
+    """Open the clients of the task."""
+    tasks.append(PeerTask())
     print("ready", flush=True)
     yield None
 
@@ -25,21 +25,21 @@ async def open_job() -> AsyncIterator[None]:
 worker = Worker(
     redis_url=REDIS_URL,
     concurrency=CONCURRENCY,
-    prefetch=1000,  # at its default of twice the concurrency it reads a few at a time
-    lifespan=open_job,
+    prefetch=1000,  # by default it reads only twice the concurrency at a time
+    lifespan=open_task,
     anyio_kwargs={"use_uvloop": True},
 )
 
 
 async def _enrich(number: int) -> None:
-    await jobs[0].process(number)
+    await tasks[0].process(number)
 
 
 enrich = worker.task(ttl=0, silent=True, name="enrich")(_enrich)
 
 
 async def fill(numbers: range) -> None:
-    """Enqueue so many."""
+    """Enqueue the deployments."""
     async with worker:
         for start in range(numbers.start, numbers.stop, CHUNK):
             chunk = range(start, min(start + CHUNK, numbers.stop))

@@ -1,4 +1,4 @@
-"""How is the one job done on taskiq? The worker is its own command; `... fill FIRST COUNT` here."""
+"""The task on taskiq, which has its own worker command; `... fill FIRST COUNT` fills."""
 
 import asyncio
 import sys
@@ -9,29 +9,29 @@ from taskiq_redis import RedisStreamBroker
 from tests.bench.peer_task import REDIS_URL, PeerTask
 
 CHUNK = 1000
-SIDE_BY_SIDE = 50
+MAX_CONNECTIONS = 50
 
-# From the first entry on: by default a worker misses what was enqueued before it came.
-broker = RedisStreamBroker(REDIS_URL, consumer_id="0", max_connection_pool_size=SIDE_BY_SIDE)
-jobs: list[PeerTask] = []
+# "0" reads from the first entry. By default a worker misses what was enqueued before it started.
+broker = RedisStreamBroker(REDIS_URL, consumer_id="0", max_connection_pool_size=MAX_CONNECTIONS)
+tasks: list[PeerTask] = []
 
 
-async def open_job(_: TaskiqState) -> None:
-    """Open what the job needs."""
-    jobs.append(PeerTask())
+async def open_task(_: TaskiqState) -> None:
+    """Open the clients of the task."""
+    tasks.append(PeerTask())
     print("ready", flush=True)
 
 
 async def _enrich(number: int) -> None:
-    await jobs[0].process(number)
+    await tasks[0].process(number)
 
 
-broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, open_job)
+broker.add_event_handler(TaskiqEvents.WORKER_STARTUP, open_task)
 enrich = broker.register_task(_enrich, "enrich")
 
 
 async def fill(numbers: range) -> None:
-    """Enqueue so many."""
+    """Enqueue the deployments."""
     await broker.startup()
     for start in range(numbers.start, numbers.stop, CHUNK):
         chunk = range(start, min(start + CHUNK, numbers.stop))

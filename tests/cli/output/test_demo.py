@@ -13,32 +13,15 @@ import pytest
 
 from service.cli.demo import CallCounts, Demo, DemoInputs
 from service.cli.tail import StreamEntryText
-from service.metrics.http import HealthStats
+from service.metrics.namespace import NamespaceStats
 from service.simulate.pipeline import EventBody, SendRate
 from service.simulate.send import SendResult
 from service.store import RedisUnavailable
+from tests.metrics.sample_stats import make_namespace_stats
 
 Make = Callable[..., StreamEntryText]
-READY = HealthStats(
-    backlog=3,
-    failed=0,
-    records=0,
-    closed_s=0,
-    closed_reason="",
-    in_flight=0,
-    calls_left=12,
-    next_call_in_s=0,
-)
-LIMIT_REACHED = HealthStats(
-    backlog=3,
-    failed=0,
-    records=0,
-    closed_s=0,
-    closed_reason="",
-    in_flight=0,
-    calls_left=0,
-    next_call_in_s=2.3,
-)
+READY = make_namespace_stats(backlog=3, calls_left={"get": 12, "list": 12})
+LIMIT_REACHED = make_namespace_stats(backlog=3, next_call_in_s=2.3)
 
 
 class FakeTerminal(io.StringIO):
@@ -67,7 +50,7 @@ class DemoHarness:
         self.deliveries: list[str] = []
         self.reported: list[EventBody] = []
         self.faults: list[HTTPStatus | Exception] = []
-        self.states: list[HealthStats | Exception] = [READY]
+        self.states: list[NamespaceStats | Exception] = [READY]
         self.columns = 80
 
     async def report(self, event: EventBody) -> None:
@@ -87,7 +70,7 @@ class DemoHarness:
             self.arrived.put_nowait(delivery)
         return SendResult(status=HTTPStatus.ACCEPTED if new else HTTPStatus.OK, body="")
 
-    async def read_state(self) -> HealthStats:
+    async def read_state(self) -> NamespaceStats:
         """Give one standing after the other; the last one stays."""
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         if isinstance(state, Exception):

@@ -1,6 +1,6 @@
-"""Whose clock jumps? That of a Python started with this folder first on PYTHONPATH.
+"""A shifted clock for every Python that has this folder first on PYTHONPATH.
 
-Its ``time.time`` is ahead by the seconds in the file that CLOCK_FILE names.
+``time.time`` is ahead by the seconds in the file that CLOCK_FILE names.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Which single mishap befalls a connection? A lost reply, a cut request, replies held back."""
+"""A proxy with one fault at a chosen moment: a lost reply, a cut request, replies held back."""
 
 import asyncio
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from tests.tcp_proxy import CHUNK_BYTES, Copying, ForwardingProxy, Streams, connect_to_socket
 
 
-class FaultProxy(ForwardingProxy):
-    """Forwards both ways; once told to, loses a reply, cuts a request, or holds replies back."""
+class SingleFaultProxy(ForwardingProxy):
+    """Forwards both ways; on demand it loses a reply, cuts a request, or holds replies back."""
 
     def __init__(self, server: Path) -> None:
         super().__init__(connect_to_socket(server))
@@ -18,19 +18,19 @@ class FaultProxy(ForwardingProxy):
 
     @property
     def url(self) -> str:
-        """The address to give to a Redis client."""
+        """The URL for a Redis client."""
         return f"redis://{self.address}"
 
     def lose_reply(self, request_bytes: bytes) -> None:
-        """Let the server do what the next request with these bytes asks, and lose its answer."""
+        """Forward the next request with these bytes, and drop its reply."""
         self._lose_reply_to = request_bytes
 
     def cut_after(self, count: int) -> None:
-        """Cut the connection when so many more bytes of requests have passed."""
+        """Cut the connection after ``count`` more bytes of requests."""
         self._cut_after = count
 
     def copy_both_ways(self, client: Streams, server: Streams) -> tuple[Copying, Copying]:
-        """Let through what is not to be spoiled."""
+        """Return the two directions of a connection, with the chosen fault."""
         reply_lost = asyncio.Event()
         return self._copy_requests(client[0], server[1], reply_lost), self._copy_replies(
             server[0], client[1], reply_lost
