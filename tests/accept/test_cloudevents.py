@@ -212,9 +212,10 @@ async def test_batch_response_lists_each_event(
     receiver_address: ReceiverAddress, backlog_stub: BacklogStub
 ) -> None:
     """In the order sent: queued, duplicate, ignored and parked; 202 if anything was kept."""
-    odd = {**DEPLOYED, "subject": {"id": "web", "content": {}}}
+    unmappable = {**DEPLOYED, "subject": {"id": "web", "content": {}}}
     events = [
-        cloudevent(data, id=str(index)) for index, data in enumerate([DEPLOYED, REMOVED, odd])
+        cloudevent(data, id=str(index))
+        for index, data in enumerate([DEPLOYED, REMOVED, unmappable])
     ]
     status, answer, _ = await post_batch(receiver_address, events)
     assert (status, answer["status"]) == (202, "batch")

@@ -94,5 +94,5 @@ def test_parsed_time_is_exact_to_the_millisecond(ms: int) -> None:
 @given(written=st.text() | st.integers() | st.floats() | st.none())
 def test_arbitrary_values_parse_to_a_time_in_range_or_none(written: object) -> None:
     """Nothing is raised, and no year is out of range."""
-    found = parse_time(written)
-    assert found is None or 0 <= found <= 253_402_300_799_999
+    time_ms = parse_time(written)
+    assert time_ms is None or 0 <= time_ms <= 253_402_300_799_999

@@ -57,8 +57,8 @@ def test_expression_gives_the_same_value_as_jmespath(text: str, document: object
         expected = jmespath.search(text, document)
     except jmespath.exceptions.JMESPathError:
         expected = None
-    found = compile_expression(text).evaluate(document)
-    assert (repr(found), type(found)) == (repr(expected), type(expected))
+    value = compile_expression(text).evaluate(document)
+    assert (repr(value), type(value)) == (repr(expected), type(expected))
 
 
 @pytest.mark.filterwarnings("ignore:deprecated string literal")  # `x` for `"x"`: jmespath's own

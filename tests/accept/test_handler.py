@@ -345,10 +345,10 @@ BODIES = st.one_of(
     st.binary(),
     JSON_VALUES.map(encode_body),
     st.dictionaries(st.sampled_from(list(FINISHED)), JSON_VALUES).map(
-        lambda odd: encode_body(FINISHED | odd)
+        lambda fields: encode_body(FINISHED | fields)
     ),
     st.fixed_dictionaries({"state": st.just("success"), "environment": JSON_VALUES}).map(
-        lambda odd: encode_body({"deployment_status": odd, "repository": odd})
+        lambda status: encode_body({"deployment_status": status, "repository": status})
     ),
 )
 

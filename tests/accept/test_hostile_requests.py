@@ -156,20 +156,20 @@ async def test_slow_senders_do_not_block_others(
             assert (await post("native", encode_body(FINISHED), native_headers(FINISHED)))[0] == 202
 
 
-@pytest.mark.parametrize("evil", ["%0d%0aX-Evil:%201", "%0aX-Evil:1", "%00", "%E2%80%A8"])
+@pytest.mark.parametrize("escape", ["%0d%0aX-Evil:%201", "%0aX-Evil:1", "%00", "%E2%80%A8"])
 async def test_request_cannot_inject_headers_or_log_lines(
-    post: PostWebhook, backlog_stub: BacklogStub, evil: str
+    post: PostWebhook, backlog_stub: BacklogStub, escape: str
 ) -> None:
     """Neither the name of a source nor of a delivery splits a response or a log line."""
-    status, _, headers = await post(f"nobody{evil}", b"{}", {})
+    status, _, headers = await post(f"nobody{escape}", b"{}", {})
     assert status == 404
     assert "X-Evil" not in headers
-    named = native_headers(FINISHED, delivery=f"msg{evil}")
+    named = native_headers(FINISHED, delivery=f"msg{escape}")
     status, answer, headers = await post("native", encode_body(FINISHED), named)
     assert "X-Evil" not in headers
     assert status in {202, 401}
-    shown = [str(value) for _, facts in backlog_stub.log_events for value in facts.values()]
-    assert not [text for text in shown if any(sign in text for sign in "\r\n\0\u2028")]
+    shown = [str(value) for _, fields in backlog_stub.log_events for value in fields.values()]
+    assert not [text for text in shown if any(character in text for character in "\r\n\0\u2028")]
     assert answer
 
 

@@ -143,21 +143,23 @@ def test_unmappable_event_names_all_wrong_fields(native: Source) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad",
+    "invalid",
     ["../../x", "%2e%2e", "x" * 10_240, "a b", "-a", "a\n", "ä", "a/b", "a\x00", {}, [], True, 1.5],
 )
-def test_invalid_deployment_id_is_unmappable(native: Source, bad: object) -> None:
+def test_invalid_deployment_id_is_unmappable(native: Source, invalid: object) -> None:
     """It becomes part of a URL: letters, digits, '-' and '_' only."""
-    event = map_body(native, FINISHED | {"deploymentId": bad})
+    event = map_body(native, FINISHED | {"deploymentId": invalid})
     assert isinstance(event, Unmappable)
     assert event.missing == ("deploymentId",)
 
 
-@pytest.mark.parametrize("bad", ["x" * 257, "a\nb", "a\x7f", "\x85", {"a": 1}, ["a"], False, 1.5])
+@pytest.mark.parametrize(
+    "invalid", ["x" * 257, "a\nb", "a\x7f", "\x85", {"a": 1}, ["a"], False, 1.5]
+)
 @pytest.mark.parametrize("field", ["projectKey", "environmentKey", "applicationKey", "version"])
-def test_invalid_key_is_unmappable(native: Source, field: str, bad: object) -> None:
+def test_invalid_key_is_unmappable(native: Source, field: str, invalid: object) -> None:
     """Keys are 1 to 256 characters without control characters, even beside an id."""
-    event = map_body(native, FINISHED | {"deploymentId": DEPLOYMENT_ID, field: bad})
+    event = map_body(native, FINISHED | {"deploymentId": DEPLOYMENT_ID, field: invalid})
     assert isinstance(event, Unmappable)
     assert event.missing == (field,)
 
@@ -199,9 +201,9 @@ def test_delivery_id_is_the_senders_or_a_digest(native: Source) -> None:
     assert map_completed(native, body, webhook_id="msg_1").delivery == "msg_1"
     assert map_completed(native, body).delivery == digest
     assert map_completed(native, body, webhook_id="").delivery == digest
-    for odd in ("x" * 129, "a b", "é", "\udcff"):
-        expected = hashlib.sha256(odd.encode("utf-8", "surrogatepass")).hexdigest()
-        assert map_completed(native, body, webhook_id=odd).delivery == expected
+    for key in ("x" * 129, "a b", "é", "\udcff"):
+        expected = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+        assert map_completed(native, body, webhook_id=key).delivery == expected
 
 
 @pytest.mark.parametrize(
@@ -260,7 +262,7 @@ def test_metadata_at_the_nesting_limit_is_no_error(native: Source) -> None:
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "traceparent",
     [
         "",
         "00",
@@ -271,9 +273,9 @@ def test_metadata_at_the_nesting_limit_is_no_error(native: Source) -> None:
         TRACEPARENT[:36] + "0" * 16 + "-01",
     ],
 )
-def test_invalid_traceparent_is_dropped(native: Source, odd: str) -> None:
+def test_invalid_traceparent_is_dropped(native: Source, traceparent: str) -> None:
     """W3C Trace Context: lower-case hex, no all-zero id, version not ff."""
-    assert map_completed(native, FINISHED, traceparent=odd).traceparent is None
+    assert map_completed(native, FINISHED, traceparent=traceparent).traceparent is None
 
 
 def test_github_deployment_status_is_mapped(github: Source) -> None:

@@ -86,8 +86,8 @@ def test_sample_is_mapped_as_expected(sources: dict[str, Source], sample: Sample
     assert summarize(event) == expected
     if isinstance(event, DeploymentCompleted):
         metadata = None if event.metadata is None else json.loads(bytes(event.metadata))
-        found = {key: getattr(event, key) for key in EXTRAS} | {"metadata": metadata}
-        assert found == EXTRAS | {"metadata": metadata} | extra
+        values = {key: getattr(event, key) for key in EXTRAS} | {"metadata": metadata}
+        assert values == EXTRAS | {"metadata": metadata} | extra
         assert not event.time_unreadable
 
 
@@ -199,8 +199,10 @@ def test_cdevents_run_has_its_documented_outcome(
 def test_repeated_delivery_keeps_its_id(sources: dict[str, Source], sample: Sample) -> None:
     """Other headers of the sender may differ from attempt to attempt."""
     headers = sample.headers | {"X-Attempt-Number": "2", "User-Agent": "again"}
-    again = msgspec.structs.replace(sample, headers=headers)
-    first, second = (map_sample(sources, attempt, attempt.body) for attempt in (sample, again))
+    second_attempt = msgspec.structs.replace(sample, headers=headers)
+    first, second = (
+        map_sample(sources, attempt, attempt.body) for attempt in (sample, second_attempt)
+    )
     assert isinstance(first, DeploymentCompleted)
     assert isinstance(second, DeploymentCompleted)
     assert first.delivery == second.delivery
@@ -228,8 +230,8 @@ def test_missing_field_never_changes_the_outcome(
 @every_sample
 def test_field_of_a_wrong_type_never_raises(sources: dict[str, Source], sample: Sample) -> None:
     """Each field in turn, of every wrong type; no invalid key is accepted."""
-    for path, odd in itertools.product(json_paths(sample.body), ODD_VALUES):
-        event = map_sample(sources, sample, with_value(sample.body, path, odd))
+    for path, value in itertools.product(json_paths(sample.body), ODD_VALUES):
+        event = map_sample(sources, sample, with_value(sample.body, path, value))
         if isinstance(event, DeploymentCompleted):
             names = (event.project, event.environment, event.application, event.version)
             assert event.deployment_id or all(names)
@@ -241,14 +243,14 @@ def test_invalid_time_is_reported_and_keeps_the_event(
     sources: dict[str, Source], sample: Sample
 ) -> None:
     """Only the one field that holds the time has this effect."""
-    garbled = [
+    changed_requests = [
         *((sample, with_value(sample.body, path, "soon")) for path in json_paths(sample.body)),
         *(
             (replace(sample, headers=sample.headers | {name: "soon"}), sample.body)
             for name in sample.headers
         ),
     ]
-    events = [map_sample(sources, changed, body) for changed, body in garbled]
+    events = [map_sample(sources, changed, body) for changed, body in changed_requests]
     reported = [
         event
         for event in events

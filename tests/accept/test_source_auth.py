@@ -234,7 +234,7 @@ async def test_dropped_metadata_is_logged_with_the_webhook(
         body = encode_body(FINISHED | {"eventMetadata": metadata})
         headers = native_headers(body, delivery=f"msg_{delivery}")
         assert (await post("native", body, headers))[0] == 202
-    logged = [facts.get("metadata_dropped") for _, facts in backlog_stub.log_events]
+    logged = [fields.get("metadata_dropped") for _, fields in backlog_stub.log_events]
     assert logged == [True, None]
     assert [event.metadata_dropped for event in backlog_stub.events.values()] == [True, False]
 
@@ -248,7 +248,7 @@ async def test_unreadable_time_is_logged_with_the_webhook(
     ):
         headers = native_headers(body, delivery=f"msg_{delivery}")
         assert (await post("native", encode_body(body), headers))[0] == 202
-    assert [facts.get("time_unreadable") for _, facts in backlog_stub.log_events] == [
+    assert [fields.get("time_unreadable") for _, fields in backlog_stub.log_events] == [
         True,
         None,
         None,

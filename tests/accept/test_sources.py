@@ -82,7 +82,7 @@ def test_true_does_not_equal_one(presets: str) -> None:
     source = load_from_text(CUSTOM, presets)["custom"]
     assert source.when[1].is_met({"body": {"dry": False}})
     assert not source.when[1].is_met({"body": {"dry": 0}})
-    assert [source.outcome.decide(found) for found in (0, 0.0, False)] == ["succeeded"] * 2 + [None]
+    assert [source.outcome.decide(value) for value in (0, 0.0, False)] == ["succeeded"] * 2 + [None]
 
 
 def test_source_overrides_its_preset(presets: str) -> None:
