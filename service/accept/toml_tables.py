@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -63,10 +63,10 @@ def refuse_unknown_keys(table: TomlTable, known_keys: Collection[str], *, key: K
 
 def format_suggestion(name: str, known_names: Collection[str]) -> str:
     """Return the end of an error message: the name that was probably meant, or all names."""
-    matches = get_close_matches(name, known_names, n=1)
+    similar_name = find_similar_name(name, known_names)
     return (
-        f"; did you mean {matches[0]!r}?"
-        if matches
+        f"; did you mean {similar_name!r}?"
+        if similar_name is not None
         else f" (there are: {', '.join(sorted(known_names))})"
     )
 
@@ -95,3 +95,13 @@ def _format_key(key: KeyPath) -> str:
         else:
             parts.append(f".{step}" if _BARE_KEY.fullmatch(step) else f'."{step}"')
     return "".join(parts).removeprefix(".")
+
+
+def find_similar_name(name: str, known_names: Iterable[str], *, prefix: str = "") -> str | None:
+    """Return the known name that is closest to ``name``; None if none is close.
+
+    Names are compared without ``prefix``: what all of them share is no likeness.
+    """
+    known_by_suffix = {known.removeprefix(prefix): known for known in known_names}
+    matches = get_close_matches(name.removeprefix(prefix), known_by_suffix, n=1)
+    return known_by_suffix[matches[0]] if matches else None

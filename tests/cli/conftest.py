@@ -1,4 +1,4 @@
-"""What does a command run in? A shell of its own, and a Redis that may be spoiled."""
+"""What commands run in: a runner, and a Redis that a test may break."""
 
 import asyncio
 import signal
@@ -13,7 +13,7 @@ from tests.cli.shell import CommandRunner
 
 @pytest.fixture
 async def command_runner(tmp_path: Path) -> AsyncIterator[CommandRunner]:
-    """Open a shell; whatever was started in it ends with it."""
+    """Build a runner; kill what it started at the end."""
     runner = CommandRunner(tmp_path)
     yield runner
     await asyncio.gather(*(command.stop(signal.SIGKILL) for command in runner.started))
@@ -21,6 +21,6 @@ async def command_runner(tmp_path: Path) -> AsyncIterator[CommandRunner]:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """Start a Redis that a test may spoil."""
+    """Start a Redis that a test may break."""
     with EmbeddedServer(tmp_path / "redis") as started:
         yield started

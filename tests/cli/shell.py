@@ -1,4 +1,4 @@
-"""Where are commands typed? In real processes, with an environment of their own."""
+"""Commands run in real processes, with an environment of their own."""
 
 import asyncio
 import os
@@ -27,15 +27,15 @@ class CommandResult(Struct, frozen=True):
 
     @property
     def error_text(self) -> str:
-        """Give its one sentence of complaint; there must be no traceback, and no secret."""
+        """Return stderr, which holds one error, no traceback and no secret."""
         assert "Traceback" not in self.out + self.err
         assert PASSWORD not in self.out + self.err
-        assert self.err.startswith(("deployment-enricher: ", "usage: deployment-enricher"))
+        assert self.err.startswith(("Error: ", "Usage: deployment-enricher"))
         return self.err
 
 
 class BackgroundCommand:
-    """One command that goes on until it is ended; its lines are kept."""
+    """A command that runs until it is stopped; its lines are kept."""
 
     def __init__(self, child: asyncio.subprocess.Process) -> None:
         self.child = child
@@ -49,7 +49,7 @@ class BackgroundCommand:
             self.lines.append(line.decode().rstrip("\n"))
 
     async def wait_for(self, pattern: str) -> re.Match[str]:
-        """Wait for a line that has a pattern."""
+        """Wait for a line that matches a pattern; return the match."""
         async with asyncio.timeout(30):
             while True:
                 for line in self.lines:
@@ -59,7 +59,7 @@ class BackgroundCommand:
                 await asyncio.sleep(0.02)
 
     async def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal and wait for the end; gives the exit code."""
+        """Send a signal and wait for the end; return the exit code."""
         with suppress(ProcessLookupError):
             self.child.send_signal(signal_number)
         async with asyncio.timeout(45):  # longer than a worker's grace time
@@ -69,7 +69,7 @@ class BackgroundCommand:
 
 
 class CommandRunner:
-    """Where commands are typed: an environment, and what was started in it."""
+    """Runs commands in one environment, and keeps those that it started."""
 
     def __init__(self, home: Path) -> None:
         self.data = home / "data"
@@ -104,7 +104,7 @@ class CommandRunner:
         return CommandResult(child.returncode, out.decode(), err.decode())
 
     async def start(self, command: str, *, ready_pattern: str, **changes: str) -> BackgroundCommand:
-        """Start a command that goes on, and wait until it says that it is there."""
+        """Start a command, and wait for the line that says it is ready."""
         background = BackgroundCommand(await self._spawn(command, changes))
         self.started.append(background)
         await background.wait_for(ready_pattern)
@@ -127,7 +127,7 @@ def processes_using(directory: Path) -> list[int]:
 
 
 async def wait_until_unused(directory: Path) -> None:
-    """Wait until nobody works on a directory any more."""
+    """Wait until no process uses a directory."""
     async with asyncio.timeout(10):
         while processes_using(directory):
             await asyncio.sleep(0.02)

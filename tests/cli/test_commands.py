@@ -1,4 +1,4 @@
-"""Do the commands do together what each of them promises?"""
+"""Tests of the commands together, in processes of their own."""
 
 import asyncio
 import json

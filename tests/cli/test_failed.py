@@ -1,4 +1,4 @@
-"""May a person look at what has failed, take it up again, or drop it? By commands alone."""
+"""Tests of the `failed` commands: list, show, retry and drop."""
 
 import asyncio
 import hmac
@@ -36,7 +36,7 @@ JOB = "find:default/production/shop/1.2.3"
 
 
 class FailedTicketsHarness:
-    """Where failures are made: a backlog of the namespace that the commands look at."""
+    """Makes failed tickets in the namespace of the commands."""
 
     def __init__(self, url: str) -> None:
         self.client = open_client(url)
@@ -61,7 +61,7 @@ class FailedTicketsHarness:
         )
 
     async def add_failed(self, name: str, *, days_ago: float = 0, raw: bytes = b"") -> str:
-        """Let one deployment fail; gives its job."""
+        """Fail the ticket of one deployment; return its job."""
         event = DeploymentCompleted(
             source="native",
             delivery=f"delivery-{name}",
@@ -85,18 +85,18 @@ class FailedTicketsHarness:
         return await self.make_older(lease.job, days_ago)
 
     async def add_parked(self, delivery: str, body: bytes) -> str:
-        """Let one event be set aside; gives its job."""
+        """Park one event; return its job."""
         event = Unmappable("missing: version", ("version",), delivery, body)
         assert await self.backlog.park("native", event)
         return f"unmappable:native/{delivery}"
 
     async def make_older(self, job: str, days: float) -> str:
-        """Let a failure be so old."""
+        """Make a failure older; return its job."""
         await self.client.zincrby(KEYS.failed, -days * DAY_MS, job)
         return job
 
     async def count_tickets(self) -> tuple[int, int]:
-        """Count what waits and what has failed."""
+        """Return the number of tickets in the backlog and of failed tickets."""
         return await self.client.zcard(KEYS.backlog), await self.client.zcard(KEYS.failed)
 
 
@@ -104,7 +104,7 @@ class FailedTicketsHarness:
 async def failed_harness(
     command_runner: CommandRunner, server: EmbeddedServer
 ) -> AsyncIterator[FailedTicketsHarness]:
-    """Give a shell whose commands look at a server on which things can fail."""
+    """Build a harness on the server that the commands use."""
     command_runner.env["ENRICHER_REDIS_URL"] = server.url
     harness = FailedTicketsHarness(server.url)
     yield harness
@@ -156,16 +156,16 @@ async def test_one_is_shown_with_all_that_is_known(
         "application  shop-one",
         "eventTime    2026-11-23T10:00:00+00:00",
         'metadata     {"pipeline":"main"}',
-        "answer       5019 bytes",
+        "response     5019 bytes",
         r'  {"message":"\x1b[2J"}',
-        "  .. cut here: `failed show --json` gives all 5019 characters",
+        "  .. cut here: `failed show --json` prints all 5019 characters",
         f"  deployment-enricher failed retry {job}",
     ):
         assert line in shown.out.splitlines(), line
     whole = json.loads((await command_runner.run(f"failed show --json {job}")).out)
     assert (whole["raw"][-1], len(whole["raw"]), whole["rawCut"]) == ("x", 5019, False)
     stranger = await command_runner.run("failed show id:nobody")
-    assert (stranger.code, stranger.err) == (1, "id:nobody is not among the failed\n")
+    assert (stranger.code, stranger.err) == (1, "id:nobody has not failed\n")
 
 
 async def test_what_failed_is_published_once_it_is_there(command_runner: CommandRunner) -> None:
@@ -199,7 +199,7 @@ async def test_what_failed_is_published_once_it_is_there(command_runner: Command
     assert (again.code, again.out) == (0, f"{JOB}: is due now\n")
     published = json.loads((await run.wait_for(".*deployment_published.*"))[0])
     assert (published["job"], published["attempt"]) == (JOB, 1)
-    assert (await command_runner.run("failed list")).err == "nothing that has failed\n"
+    assert (await command_runner.run("failed list")).err == "no failed tickets\n"
 
 
 class UnmappableSource:
@@ -224,7 +224,7 @@ class UnmappableSource:
         self.file.write_text(self.SOURCE + extra_toml)
 
     async def post(self) -> dict[str, Any]:
-        """Sign and post the event; gives the answer."""
+        """Sign and post the event; return the response body."""
         digest = hmac.digest(PASSWORD.encode(), self.body, "sha256").hex()
         headers = {
             "X-GitHub-Event": "deployment_status",
@@ -243,7 +243,7 @@ class UnmappableSource:
 async def unmappable_source(
     command_runner: CommandRunner, server: EmbeddedServer, tmp_path: Path
 ) -> UnmappableSource:
-    """Give a sender whose event was set aside by a running receiver."""
+    """Run a receiver that has parked an event of a source."""
     source = UnmappableSource(tmp_path / "sources.toml")
     source.write_sources()
     command_runner.env |= {"ENRICHER_SOURCES": str(source.file), "GITHUB": PASSWORD}
@@ -300,7 +300,7 @@ async def test_many_are_settled_as_asked_and_written_down(
     dropped = await command_runner.run("failed drop --all --reason rejected")
     assert await failed_harness.count_tickets() == (2, 0)
     assert (retried.code, dropped.code) == (1, 0)
-    assert "id:nobody is not among the failed\n" in retried.err
+    assert "id:nobody has not failed\n" in retried.err
     who = pwd.getpwuid(os.getuid()).pw_name
     for ended, fact, told in (
         (retried, "failed_retried", jobs[:2]),
@@ -336,8 +336,8 @@ async def test_a_terminal_is_asked_before_all(
     assert child.stderr is not None
     async with asyncio.timeout(30):
         if answer is not None:
-            asked = await child.stderr.readuntil(b"[y/N] ")
-            assert asked.endswith(b"retry 1 of the failed? [y/N] ")
+            asked = await child.stderr.readuntil(b"[y/N]: ")
+            assert asked.endswith(b"retry 1 failed tickets? [y/N]: ")
             os.write(ours, f"{answer}\n".encode())
         await child.communicate()
     os.close(ours)
@@ -348,11 +348,11 @@ async def test_a_terminal_is_asked_before_all(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("failed", "the following arguments are required: WHAT"),
-        ("failed retry", "name the jobs, or say --all"),
-        ("failed drop --all id:x", "name the jobs, or say --all"),
+        ("failed", "Usage: deployment-enricher failed [OPTIONS] COMMAND"),
+        ("failed retry", "name the jobs, or give --all"),
+        ("failed drop --all id:x", "name the jobs, or give --all"),
         ("failed list --older-than soon", "'soon' is no age such as 90s, 30m, 2h or 7d"),
-        ("failed list --limit 0", "--limit: 0 is not from 1 to 1000000"),
+        ("failed list --limit 0", "'--limit': 0 is not in the range 1<=x<=1000000"),
     ],
 )
 async def test_a_mistake_is_told_in_a_sentence(

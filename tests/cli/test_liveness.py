@@ -1,6 +1,6 @@
-"""Does the liveness probe of a worker tell one that is stuck from one that is well?
+"""Tests of the worker's liveness probe in deploy/kubernetes/worker.yaml.
 
-It is read from deploy/kubernetes/worker.yaml, and asked as Kubernetes asks it.
+The tests probe a worker as Kubernetes does: one that is stuck fails, a healthy one passes.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Do several processes tell the same of what they share, and each what it did itself?"""
+"""Tests of metrics of several processes: equal for the namespace, separate for each process."""
 
 import asyncio
 import socket
@@ -12,7 +12,7 @@ CHANGING_SUFFIXES = ("_seconds",)  # ages go on between two scrapes
 
 
 def namespace_samples(page: MetricsPage) -> dict[str, dict[tuple[str, ...], float]]:
-    """Give what is told of the namespace, but for what grows old meanwhile."""
+    """Return the samples of the namespace, without ages, which change between scrapes."""
     prefixes = tuple(f"enricher_{name}" for name in NAMESPACE_METRICS)
     return {
         name: samples

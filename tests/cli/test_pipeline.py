@@ -1,4 +1,4 @@
-"""Does `pipeline` keep a demo alive, and leave the real LaunchDarkly alone?"""
+"""Tests of `pipeline`: it feeds a demo, and refuses the real LaunchDarkly."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Do the pages for senders tell the truth? What they say to paste is pasted, and read."""
+"""Tests of the setup pages: what they say to paste is pasted, and loads."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from service.accept.mapping import DeploymentCompleted, parse_webhook
 from service.accept.signatures import SignedRequest, is_genuine
 from service.accept.source_files import read_presets, read_setup_page
 from service.accept.sources import Source, SourceError, load_sources
-from service.cli.sources import (
+from service.cli.setup_pages import (
     build_example_source,
     fill_setup_page,
     render_setup_page,
@@ -34,7 +34,7 @@ every_page = pytest.mark.parametrize("preset", sorted(PAGES))
 
 
 def fenced_blocks(page: str, language: str) -> list[str]:
-    """Give the fenced blocks of a language."""
+    """Return the fenced blocks of a language."""
     return re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
 
@@ -47,7 +47,7 @@ def source_from_page(page: str, name: str) -> Source:
 
 
 def read_sample(preset: str) -> tuple[dict[str, str], object]:
-    """Give headers and body of a deployment that succeeded, as this sender tells it."""
+    """Return headers and body of a successful deployment, as this sender sends it."""
     sample = json.loads((SAMPLES / preset / "succeeded.json").read_text(encoding="utf-8"))
     return {name.lower(): value for name, value in sample["headers"].items()}, sample["body"]
 
@@ -231,7 +231,7 @@ def test_source_with_own_verify_does_not_fit_the_page_of_its_preset() -> None:
 
 def test_what_only_says_how_bytes_are_signed_has_no_recipe() -> None:
     """The sentence says what is missing."""
-    with pytest.raises(SourceError, match="and a source of your own all else: outcome, fields"):
+    with pytest.raises(SourceError, match="write a source with an outcome and fields"):
         build_example_source("standard-webhooks", presets=read_presets())
 
 

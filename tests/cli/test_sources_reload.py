@@ -1,4 +1,4 @@
-"""May the sources change while webhooks come in? At SIGHUP, and nobody at the receiver notices."""
+"""Tests of reloading the sources at SIGHUP while webhooks arrive."""
 
 import asyncio
 import json
@@ -38,13 +38,13 @@ class ReloadingReceiver:
         self.secret.write_text(f"{secret}\n")
 
     async def reload(self, log_event: str = "sources_reloaded") -> None:
-        """Tell the receiver to read again, and wait until it says what came of it."""
+        """Send SIGHUP to the receiver, and wait for its log event."""
         self.program.lines.clear()
         self.program.child.send_signal(signal.SIGHUP)
         await self.program.wait_for(f'"event":"{log_event}"')
 
     async def post(self, delivery: str, *, secret: str = OLD_SECRET, name: str = "ci") -> int:
-        """Sign and post one event; gives the status."""
+        """Sign and post one event; return the status."""
         url = f"{self.url}/webhooks/{name}"
         async with self.session.post(
             url, data=EVENT, headers=sign_event(delivery, secret)
@@ -53,7 +53,7 @@ class ReloadingReceiver:
             return response.status
 
     async def get_readiness(self) -> tuple[int, Any]:
-        """Ask for readiness; gives status and warnings."""
+        """Get /readyz; return status and warnings."""
         async with self.session.get(f"{self.url}/readyz") as response:
             return response.status, (await response.json()).get("warnings")
 

@@ -1,4 +1,4 @@
-"""Who gets traces, when is OpenTelemetry loaded, and what does a collector that is away cost?"""
+"""Tests of tracing: when OpenTelemetry is loaded, and that a lost collector costs no webhook."""
 
 import asyncio
 import contextlib

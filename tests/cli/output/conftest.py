@@ -1,4 +1,4 @@
-"""What do these tests show? Entries as the stream has them: good, foreign and hostile ones."""
+"""Entries of the output stream as the service writes them."""
 
 from collections.abc import Callable
 from typing import Any

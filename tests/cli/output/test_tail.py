@@ -1,4 +1,4 @@
-"""Is every entry of the stream seen once, in order, whatever happens to Redis?"""
+"""Tests of `tail`: every entry once and in order, whatever happens to Redis."""
 
 import asyncio
 import json
