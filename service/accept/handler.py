@@ -45,6 +45,16 @@ from service.accept.sources import Source
 from service.log import EventLogger
 from service.store import RedisUnavailable
 
+RETRY_AFTER_S = 2
+BODY_TIMEOUT_S = 15.0
+
+Enqueue = Callable[[DeploymentCompleted], Awaitable[EnqueueResult]]
+Park = Callable[[str, Unmappable], Awaitable[bool]]
+
+# https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md, section 4: any origin
+# may send at any rate, since each event is verified.
+_HANDSHAKE_HEADERS = {"Allow": "POST", "WebHook-Allowed-Origin": "*", "WebHook-Allowed-Rate": "*"}
+
 
 class WebhookResult(Struct, frozen=True, omit_defaults=True):
     """The body of a 2xx response."""
@@ -110,17 +120,6 @@ def batch_response(responses: Sequence[Response]) -> Response:
         "about:blank", title, worst.status, "not every event could be kept", events=event_bodies
     )
     return Response(worst.status, body, worst.headers)
-
-
-RETRY_AFTER_S = 2
-BODY_TIMEOUT_S = 15.0
-
-Enqueue = Callable[[DeploymentCompleted], Awaitable[EnqueueResult]]
-Park = Callable[[str, Unmappable], Awaitable[bool]]
-
-# https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md, section 4: any origin
-# may send at any rate, since each event is verified.
-_HANDSHAKE_HEADERS = {"Allow": "POST", "WebHook-Allowed-Origin": "*", "WebHook-Allowed-Rate": "*"}
 
 
 class WebhookHandler:

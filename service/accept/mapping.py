@@ -16,9 +16,30 @@ from service.accept.replay import ReplayContext, replay_context
 from service.accept.signatures import SignedRequest
 from service.accept.sources import Fields, Source, is_valid_key
 
+MAX_METADATA_BYTES = 8192
+
 _DEPLOYMENT_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 _REQUIRED_KEYS = ("project", "environment", "application", "version")
 _INVALID_KEY = "\0"  # stands for a value of a wrong type; is_valid_key refuses it
+
+_DELIVERY_ID = re.compile(r"[!-~]{1,128}")
+# https://www.w3.org/TR/trace-context/#traceparent-header forbids version ff and ids of all zeros.
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+)
+
+# A smaller number is seconds, any other milliseconds: 1e11 is the year 5138 in s, March 1973 in ms.
+_MIN_MS = 100_000_000_000
+_MAX_MS = 253_402_300_799_999  # the end of the year 9999
+
+_NUMBER_TYPES = (int, float)
+_NUMERIC_TIME = re.compile(r"[0-9]{1,15}([.][0-9]{1,9})?")
+_ISO_8601 = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?)"
+    r" ?(?:(Z|UTC)|([+-][0-9]{2}(?::?[0-9]{2})?))"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ONE_MS = timedelta(milliseconds=1)
 
 
 class MappingError(Struct, frozen=True):
@@ -85,20 +106,6 @@ def _resolve_key(
     return _INVALID_KEY if text is None else aliases.get(text, text)
 
 
-# A smaller number is seconds, any other milliseconds: 1e11 is the year 5138 in s, March 1973 in ms.
-_MIN_MS = 100_000_000_000
-_MAX_MS = 253_402_300_799_999  # the end of the year 9999
-
-_NUMBER_TYPES = (int, float)
-_NUMERIC_TIME = re.compile(r"[0-9]{1,15}([.][0-9]{1,9})?")
-_ISO_8601 = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]{1,9})?)?)"
-    r" ?(?:(Z|UTC)|([+-][0-9]{2}(?::?[0-9]{2})?))"
-)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_ONE_MS = timedelta(milliseconds=1)
-
-
 def parse_time(value: object) -> int | None:
     """Return ms since 1970 for s, ms or ISO 8601 with an offset, as number or text; else None.
 
@@ -121,15 +128,6 @@ def _parse_iso(local_time: str, offset: str) -> int | None:
     except (ValueError, OverflowError):  # the shape of a time, but not valid: the 31st of June
         return None
     return ms if 0 < ms <= _MAX_MS else None
-
-
-MAX_METADATA_BYTES = 8192
-
-_DELIVERY_ID = re.compile(r"[!-~]{1,128}")
-# https://www.w3.org/TR/trace-context/#traceparent-header forbids version ff and ids of all zeros.
-_TRACEPARENT = re.compile(
-    r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
-)
 
 
 class DeploymentCompleted(Struct, frozen=True, kw_only=True):

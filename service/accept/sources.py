@@ -50,6 +50,13 @@ from service.accept.toml_tables import (
     refuse_unknown_keys,
 )
 
+__all__ = ["Fields", "Source", "SourceError", "load_sources", "native_source"]
+
+_NATIVE_SECRET_REFERENCE = "env:ENRICHER_WEBHOOK_SECRET"  # noqa: S105 - the name of the secret
+_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MAX_KEY_LENGTH = 256
+_KEY_PATTERN = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+
 RuleValue = str | int | float | bool
 
 
@@ -134,14 +141,6 @@ def _is_one_of(actual: object, values: tuple[RuleValue, ...]) -> bool:
         return actual in values
     is_bool = isinstance(actual, bool)  # true is not 1 in JSON; in Python it is
     return any(actual == value and is_bool is isinstance(value, bool) for value in values)
-
-
-__all__ = ["Fields", "Source", "SourceError", "load_sources", "native_source"]
-
-_NATIVE_SECRET_REFERENCE = "env:ENRICHER_WEBHOOK_SECRET"  # noqa: S105 - the name of the secret
-_SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_MAX_KEY_LENGTH = 256
-_KEY_PATTERN = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 
 class Fields(Struct, frozen=True, kw_only=True):

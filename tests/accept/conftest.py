@@ -1,4 +1,4 @@
-"""What do the tests of the receiver share? The presets that ship, and a source of each kind."""
+"""Fixtures of the receiver's tests: shipped presets, a source of each kind, and a receiver."""
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -30,26 +30,26 @@ applications = { "web-frontend" = "web" }
 
 @pytest.fixture(scope="session")
 def presets() -> str:
-    """Give the text of the presets that ship."""
+    """Return the text of the shipped presets."""
     return read_presets()
 
 
 @pytest.fixture(scope="session")
 def native(presets: str) -> Source:
-    """Give the source that there is without a file."""
+    """Return the source that exists without a file."""
     return native_source([SECRET], presets=presets)
 
 
 @pytest.fixture(scope="session")
 def github(presets: str) -> Source:
-    """Give a source of GitHub's, whose secret is "secret"."""
+    """Return a source of GitHub whose secret is "secret"."""
     sources = load_sources(GITHUB_SOURCE, presets=presets, read_secret=lambda _: "secret\n")
     return sources["github"]
 
 
 @pytest.fixture
 def backlog_stub() -> BacklogStub:
-    """Give a desk with nothing on it."""
+    """Return an empty backlog stub."""
     return BacklogStub()
 
 
@@ -57,14 +57,14 @@ def backlog_stub() -> BacklogStub:
 async def receiver_address(
     backlog_stub: BacklogStub, native: Source, github: Source
 ) -> AsyncIterator[ReceiverAddress]:
-    """Give the address of a receiver with one source of each kind."""
+    """Yield the address of a receiver with one source of each kind."""
     async with serve_receiver(backlog_stub, native, github) as address:
         yield address
 
 
 @pytest.fixture
 async def post(receiver_address: ReceiverAddress) -> AsyncIterator[PostWebhook]:
-    """Post to the receiver; give status, decoded body and headers."""
+    """Yield a function that posts a webhook and returns status, decoded body and headers."""
     async with ClientSession() as session:
 
         async def send_request(

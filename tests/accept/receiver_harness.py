@@ -1,4 +1,4 @@
-"""What stands behind the receiver in its tests, and how does a sender write?"""
+"""A receiver on a port of its own with a stub for the backlog, and headers of senders."""
 
 import asyncio
 import hmac
@@ -39,7 +39,7 @@ ReceiverAddress = tuple[str, int]
 
 
 class BacklogStub:
-    """What stands behind the receiver: it keeps what it is given, or answers as it was told."""
+    """Stands for the backlog and the log: keeps events, or returns or raises ``result``."""
 
     def __init__(self) -> None:
         self.events: dict[tuple[str, str], DeploymentCompleted] = {}
@@ -49,7 +49,7 @@ class BacklogStub:
         self.result: BacklogFull | Exception | None = None
 
     async def enqueue(self, event: DeploymentCompleted) -> EnqueueResult:
-        """Keep an event once."""
+        """Keep an event; a second one of the same delivery is a duplicate."""
         match self.result:
             case Exception() as error:
                 raise error
@@ -60,33 +60,33 @@ class BacklogStub:
                 return Queued("job") if is_new else Duplicate("job")
 
     async def park(self, source: str, event: Unmappable) -> bool:
-        """Keep a body once."""
+        """Keep a parked event; return whether it is new."""
         if isinstance(self.result, RedisUnavailable):
             raise self.result
         value = (event.reason, event.raw)
         return self.parked.setdefault((source, event.delivery), value) is value
 
     def info(self, event: str, **fields: object) -> None:
-        """Remember a fact."""
+        """Record a log event."""
         self.log_events.append((event, fields))
         self.logged.set()
 
     def warning(self, event: str, **fields: object) -> None:
-        """Remember a fact that somebody should look at."""
+        """Record a warning."""
         self.info(event, **fields)
 
     def error(self, event: str, **fields: object) -> None:
-        """Record an error event."""
+        """Record an error."""
         self.info(event, **fields)
 
     def exception(self, event: str, **fields: object) -> None:
-        """Remember that our own code failed."""
+        """Record an exception."""
         self.info(event, **fields)
 
 
 @asynccontextmanager
 async def serve_receiver(backlog: BacklogStub, *sources: Source) -> AsyncIterator[ReceiverAddress]:
-    """Serve the receiver on a port of its own, as the service does."""
+    """Serve the webhook endpoint on a port of its own; yield its address."""
     handler = WebhookHandler(
         {source.name: source for source in sources},
         enqueue=backlog.enqueue,
@@ -106,7 +106,7 @@ async def serve_receiver(backlog: BacklogStub, *sources: Source) -> AsyncIterato
 
 
 async def parse_response(response: ClientResponse) -> dict[str, Any]:
-    """Read an answer: always a JSON object, and a problem when it is an error."""
+    """Return the JSON object of a response; an error must be a problem document."""
     body: dict[str, Any] = json.loads(await response.read())
     if response.status < 400:
         assert response.content_type == "application/json"
@@ -117,21 +117,21 @@ async def parse_response(response: ClientResponse) -> dict[str, Any]:
 
 
 def encode_body(body: object) -> bytes:
-    """Write a body; bytes are one already."""
+    """Return a body as JSON; bytes stay unchanged."""
     return body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
 def native_headers(
     body: object, *, delivery: str = "msg_1", timestamp_s: int = NOW_S
 ) -> dict[str, str]:
-    """Sign a native body."""
+    """Return the headers of Standard Webhooks for a native body."""
     return sign_standard_webhook(
         SECRET, delivery=delivery, timestamp_s=timestamp_s, body=encode_body(body)
     )
 
 
 def github_headers(body: object, event: str = "deployment_status") -> dict[str, str]:
-    """Sign a body as GitHub does."""
+    """Return GitHub's headers for a body."""
     digest = hmac.new(b"secret", encode_body(body), "sha256").hexdigest()
     return {
         "X-Hub-Signature-256": f"sha256={digest}",

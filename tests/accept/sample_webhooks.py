@@ -1,4 +1,4 @@
-"""What do senders send? Payloads that we wrote, each with what it must be read as."""
+"""Sample webhooks of each preset, written by us, with the event that each must be mapped to."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parents[1] / "samples" / "webhooks"
 SECRET = "secret"
 PRESETS = sorted(folder.name for folder in FOLDER.iterdir())
 
-# What a source of these presets has to say itself: their senders do not know it.
+# Fields that a source of these presets must set, because their senders do not send them.
 REQUIRED_FIELDS = {
     "bitbucket": "environment = \"'production'\"",
     "circleci": "environment = \"'production'\"",
@@ -31,7 +31,7 @@ JsonPath = tuple[str | int, ...]
 
 
 class Sample(Struct, frozen=True):
-    """One file of ``tests/samples/webhooks/<preset>``: a request, and what it must be read as."""
+    """One file of ``tests/samples/webhooks/<preset>``: a request, and the expected event."""
 
     preset: str
     name: str
@@ -44,7 +44,7 @@ class Sample(Struct, frozen=True):
 
 
 def read_samples() -> list[Sample]:
-    """Read every payload of ours."""
+    """Return every sample."""
     return [
         Sample(path.parent.name, path.stem, **json.loads(path.read_text(encoding="utf-8")))
         for path in sorted(FOLDER.glob("*/*.json"))
@@ -52,7 +52,7 @@ def read_samples() -> list[Sample]:
 
 
 def make_sources(presets: str, *, verify: str | None = None) -> dict[str, Source]:
-    """Make a source of every preset that says what bytes mean."""
+    """Return a source of every preset that has samples."""
     text = ""
     for name in PRESETS:
         text += f'[[source]]\nname = "{name}"\npreset = "{name}"\nproject = "default"\n'
@@ -62,7 +62,7 @@ def make_sources(presets: str, *, verify: str | None = None) -> dict[str, Source
 
 
 def summarize(event: Event | Batch) -> dict[str, Any]:
-    """Say what an event is read as, in the words of the samples."""
+    """Return an event in the form of ``expected`` in the samples."""
     match event:
         case DeploymentCompleted():
             fields = msgspec.structs.asdict(event)
@@ -79,7 +79,7 @@ def summarize(event: Event | Batch) -> dict[str, Any]:
 
 
 def json_paths(value: Any, prefix: JsonPath = ()) -> Iterator[JsonPath]:
-    """List where everything in a body stands."""
+    """Yield the path of every value in a body."""
     members = value.items() if isinstance(value, dict) else enumerate(value)
     for key, member in members:
         yield (*prefix, key)
@@ -88,14 +88,14 @@ def json_paths(value: Any, prefix: JsonPath = ()) -> Iterator[JsonPath]:
 
 
 def without_path(body: Any, path: JsonPath) -> Any:
-    """Copy a body, with one thing left out."""
+    """Return a copy of a body without the value at ``path``."""
     changed = copy.deepcopy(body)
     del _parent_at(changed, path)[path[-1]]
     return changed
 
 
 def with_value(body: Any, path: JsonPath, value: object) -> Any:
-    """Copy a body, with one thing being another."""
+    """Return a copy of a body with another value at ``path``."""
     changed = copy.deepcopy(body)
     _parent_at(changed, path)[path[-1]] = value
     return changed

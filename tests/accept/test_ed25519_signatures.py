@@ -1,4 +1,4 @@
-"""Is a public key enough to know a sender? For its own signatures, and for nothing else."""
+"""Ed25519 signatures of Standard Webhooks, verified with a public key."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ OTHER = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 
 
 def encode_public_key(private: Ed25519PrivateKey) -> str:
-    """Write the public key as Standard Webhooks does."""
+    """Return the public key in the form of Standard Webhooks."""
     raw = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     return f"whpk_{b64encode(raw).decode()}"
 
@@ -28,7 +28,7 @@ def encode_public_key(private: Ed25519PrivateKey) -> str:
 def sign_v1a(
     private: Ed25519PrivateKey, *, timestamp: int = NOW_S, body: bytes = BODY
 ) -> dict[str, str]:
-    """Sign as Standard Webhooks says, version v1a."""
+    """Return the headers of Standard Webhooks, version v1a."""
     signature = private.sign(f"msg_1.{timestamp}.".encode() + body)
     return {
         "webhook-id": "msg_1",
@@ -40,21 +40,21 @@ def sign_v1a(
 def load_source(
     presets: str, *secrets: str, preset: str = "native", extra_toml: str = ""
 ) -> Source:
-    """Load a source with some secrets."""
+    """Return a source with these secrets."""
     head = f'[[source]]\nname = "s"\npreset = "{preset}"\n'
     text = f"{head}secrets = {json.dumps(secrets)}\n{extra_toml}\n"
     return load_sources(text, presets=presets, read_secret=str)["s"]
 
 
 def accepts(source: Source, headers: dict[str, str], *, body: bytes = BODY) -> bool:
-    """Ask whether a source takes a request for genuine."""
+    """Return whether a request is genuine for a source."""
     request = SignedRequest(headers, {}, body)
     return is_genuine(source.checks, request, now_s=NOW_S)
 
 
 @pytest.mark.parametrize("preset", ["native", "gitlab", "render"])
-def test_whoever_holds_the_private_key_is_known(presets: str, preset: str) -> None:
-    """Wherever Standard Webhooks are; nobody else, nothing else, and not for ever."""
+def test_ed25519_signature_is_genuine_for_its_key_and_bytes(presets: str, preset: str) -> None:
+    """Another key, another body, another id or an old timestamp is not genuine."""
     source = load_source(presets, encode_public_key(PRIVATE), preset=preset)
     assert accepts(source, sign_v1a(PRIVATE))
     assert not accepts(source, sign_v1a(OTHER))
@@ -64,8 +64,8 @@ def test_whoever_holds_the_private_key_is_known(presets: str, preset: str) -> No
     assert not accepts(source, sign_v1a(PRIVATE, timestamp=NOW_S - 301))
 
 
-def test_keys_and_secrets_of_both_kinds_may_be_live_at_once(presets: str) -> None:
-    """A sender goes over from one to the other without a gap."""
+def test_public_keys_and_secrets_work_at_the_same_time(presets: str) -> None:
+    """A sender can change from one to the other without a gap."""
     source = load_source(
         presets, SHARED_SECRET, encode_public_key(OTHER), encode_public_key(PRIVATE)
     )
@@ -79,8 +79,8 @@ def test_keys_and_secrets_of_both_kinds_may_be_live_at_once(presets: str) -> Non
     )
 
 
-def test_a_public_key_is_no_secret(presets: str) -> None:
-    """Whoever knows it can neither sign with it nor show it as a token."""
+def test_public_key_is_not_accepted_as_secret(presets: str) -> None:
+    """Nobody can sign with it, or send it as a token."""
     key = encode_public_key(PRIVATE)
     source = load_source(presets, key)
     forged = [
@@ -92,25 +92,25 @@ def test_a_public_key_is_no_secret(presets: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "claim", ["v1a,", "v1a", "v1a,====", "v1a,\udcff", "v1a,AAAA", f"v1a,{'A' * 86}==", "v1,x"]
+    "signature", ["v1a,", "v1a", "v1a,====", "v1a,\udcff", "v1a,AAAA", f"v1a,{'A' * 86}==", "v1,x"]
 )
-def test_what_is_malformed_is_not_genuine(presets: str, claim: str) -> None:
-    """Never an exception."""
-    headers = sign_v1a(PRIVATE) | {"webhook-signature": claim}
+def test_malformed_ed25519_signature_is_not_genuine(presets: str, signature: str) -> None:
+    """It never raises."""
+    headers = sign_v1a(PRIVATE) | {"webhook-signature": signature}
     assert not accepts(load_source(presets, encode_public_key(PRIVATE)), headers)
 
 
-def test_a_long_header_costs_little(presets: str) -> None:
-    """Verifying is dear, and anybody may ask for it: the ninth claim is not looked at."""
+def test_ninth_ed25519_signature_is_ignored(presets: str) -> None:
+    """Verifying is expensive, and anybody may send a long header."""
     good = sign_v1a(PRIVATE)["webhook-signature"]
     source = load_source(presets, encode_public_key(PRIVATE))
-    for others, known in ((7, True), (8, False)):
+    for others, is_genuine_ in ((7, True), (8, False)):
         header = " ".join([*[sign_v1a(OTHER)["webhook-signature"]] * others, good])
-        assert accepts(source, sign_v1a(PRIVATE) | {"webhook-signature": header}) is known
+        assert accepts(source, sign_v1a(PRIVATE) | {"webhook-signature": header}) is is_genuine_
 
 
 @pytest.mark.parametrize(
-    ("secret", "preset", "more", "fault"),
+    ("secret", "preset", "extra_toml", "problem"),
     [
         ("whpk_AAAA", "native", "", "is not a public key: write whpk_ and the base64 of 32 bytes"),
         ("whpk_", "native", "", "is not a public key"),
@@ -130,20 +130,20 @@ def test_a_long_header_costs_little(presets: str) -> None:
         ("x", "native", 'verify = { ed25519 = "X", algorithm = "sha1" }', "there is no such key"),
     ],
 )
-def test_a_key_that_can_verify_nothing_is_told_at_the_start(
-    presets: str, secret: str, preset: str, more: str, fault: str
+def test_unusable_public_key_is_a_source_error(
+    presets: str, secret: str, preset: str, extra_toml: str, problem: str
 ) -> None:
-    """Before a sender is turned away for it."""
+    """The mistake is reported at start, before a webhook is rejected."""
     with pytest.raises(SourceError) as caught:
-        load_source(presets, secret, preset=preset, extra_toml=more)
-    assert fault in str(caught.value)
+        load_source(presets, secret, preset=preset, extra_toml=extra_toml)
+    assert problem in str(caught.value)
     assert encode_public_key(PRIVATE) not in str(caught.value)
 
 
-def test_without_the_extra_a_key_is_refused_and_a_secret_is_not(
+def test_public_key_without_the_extra_is_a_source_error(
     presets: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The message says what to install; a source that was loaded before turns nobody in."""
+    """The message says what to install; a source loaded before accepts nothing."""
     before = load_source(presets, encode_public_key(PRIVATE))
     for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
         monkeypatch.setitem(sys.modules, name, None)
@@ -157,7 +157,7 @@ def test_without_the_extra_a_key_is_refused_and_a_secret_is_not(
 
 def test_published_vector_of_svix_is_genuine(presets: str) -> None:
     """Svix publishes one vector of version v1a."""
-    (vector,) = [one for one in require_signature_vectors() if one["id"] == "sw-v1a"]
+    (vector,) = [vector for vector in require_signature_vectors() if vector["id"] == "sw-v1a"]
     source = load_source(presets, *vector["secrets"])
     request = SignedRequest(vector["headers"], {}, vector["body"].encode())
     assert is_genuine(source.checks, request, now_s=vector["now"])

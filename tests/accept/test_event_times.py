@@ -1,4 +1,4 @@
-"""When was it? As many senders write it."""
+"""Times of events, in the formats of many senders."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -32,7 +32,7 @@ NOON_MS = 1_746_187_200_000  # 2025-05-02T12:00:00Z
         f"{NOON_MS // 1000}.000",
     ],
 )
-def test_every_way_that_senders_write_noon(written: object) -> None:
+def test_time_is_parsed_in_every_format_of_senders(written: object) -> None:
     """Epoch seconds, epoch milliseconds, digits in a text, ISO 8601 with an offset."""
     assert parse_time(written) == NOON_MS
 
@@ -65,26 +65,26 @@ def test_every_way_that_senders_write_noon(written: object) -> None:
         {"$date": NOON_MS},
     ],
 )
-def test_anything_else_is_no_time(written: object) -> None:
-    """A time without an offset could be any of two dozen: it is none."""
+def test_other_values_are_not_parsed_as_time(written: object) -> None:
+    """A time without an offset is ambiguous, and is not parsed."""
     assert parse_time(written) is None
 
 
-def test_fractions_are_kept_to_the_millisecond() -> None:
+def test_time_fractions_are_cut_to_milliseconds() -> None:
     """Azure writes seven digits."""
     assert parse_time("2025-05-02T12:00:00.1239999Z") == NOON_MS + 123
 
 
 @given(ms=st.integers(100_000_000_000, 253_402_300_799_999))
-def test_milliseconds_stay_what_they_are(ms: int) -> None:
-    """What LaunchDarkly's own senders write is never changed."""
+def test_time_in_milliseconds_is_unchanged(ms: int) -> None:
+    """LaunchDarkly's own senders write milliseconds."""
     assert parse_time(ms) == parse_time(str(ms)) == ms
 
 
 @example(ms=1_746_187_200_001)
 @given(ms=st.integers(1, 253_402_300_799_999))
-def test_a_written_time_is_exact_to_the_millisecond(ms: int) -> None:
-    """Neither ISO 8601 nor seconds with a fraction lose or gain one on the way."""
+def test_parsed_time_is_exact_to_the_millisecond(ms: int) -> None:
+    """ISO 8601 and seconds with a fraction neither lose nor gain a millisecond."""
     moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=ms)
     assert parse_time(moment.isoformat()) == ms
     if ms < 100_000_000_000_000:
@@ -92,7 +92,7 @@ def test_a_written_time_is_exact_to_the_millisecond(ms: int) -> None:
 
 
 @given(written=st.text() | st.integers() | st.floats() | st.none())
-def test_arbitrary_values_are_a_time_of_this_era_or_none(written: object) -> None:
-    """Never an exception, never a year that nothing can hold."""
-    found = parse_time(written)
-    assert found is None or 0 <= found <= 253_402_300_799_999
+def test_arbitrary_values_parse_to_a_time_in_range_or_none(written: object) -> None:
+    """Nothing is raised, and no year is out of range."""
+    time_ms = parse_time(written)
+    assert time_ms is None or 0 <= time_ms <= 253_402_300_799_999

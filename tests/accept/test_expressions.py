@@ -1,4 +1,4 @@
-"""What does this path say in that body? The same as JMESPath says."""
+"""Expressions: the values of JMESPath, our two functions, and errors at load."""
 
 import re
 from typing import Any
@@ -27,7 +27,7 @@ DOCUMENTS = st.recursive(
 
 
 def quote_name(name: str) -> str:
-    """Write a name as JMESPath does: quoted when it is no identifier."""
+    """Return a name as JMESPath writes it: quoted if it is not an identifier."""
     return name if name.isidentifier() else f'"{name}"'
 
 
@@ -43,28 +43,28 @@ EXPRESSIONS = st.recursive(
         st.tuples(inner, inner).map(lambda pair: f"({pair[0]} | {pair[1]})"),
         st.tuples(inner, PATHS).map(lambda pair: f"({pair[0]}).{pair[1]}"),
         st.tuples(PATHS, inner, inner).map(lambda t: f"{t[0]}.{{x: {t[1]}, y: {t[2]}}}"),
-        inner.map(lambda one: f"!({one})"),
-        inner.map(lambda one: f"length({one})"),
+        inner.map(lambda text: f"!({text})"),
+        inner.map(lambda text: f"length({text})"),
     ),
     max_leaves=6,
 )
 
 
 @given(text=EXPRESSIONS, document=DOCUMENTS)
-def test_closures_say_what_jmespath_says(text: str, document: object) -> None:
-    """On any JSON, any mixture of compiled and interpreted parts; a type error is null."""
+def test_expression_gives_the_same_value_as_jmespath(text: str, document: object) -> None:
+    """On any JSON, for plain paths and for any other expression; a type error is null."""
     try:
         expected = jmespath.search(text, document)
     except jmespath.exceptions.JMESPathError:
         expected = None
-    found = compile_expression(text).evaluate(document)
-    assert (repr(found), type(found)) == (repr(expected), type(expected))
+    value = compile_expression(text).evaluate(document)
+    assert (repr(value), type(value)) == (repr(expected), type(expected))
 
 
 @pytest.mark.filterwarnings("ignore:deprecated string literal")  # `x` for `"x"`: jmespath's own
 @given(text=st.text() | st.text("ab.[]{}()|&!'`@*?:,\"-0 "))
-def test_arbitrary_text_is_an_expression_or_an_error_of_ours(text: str) -> None:
-    """Nothing that a person can write ends in another exception."""
+def test_arbitrary_text_compiles_or_raises_expression_error(text: str) -> None:
+    """No text raises another exception."""
     try:
         compile_expression(text).evaluate({"a": [1]})
     except ExpressionError as error:
@@ -95,8 +95,8 @@ def test_arbitrary_text_is_an_expression_or_an_error_of_ours(text: str) -> None:
         ("a < b", {"a": "1", "b": 2}, None),
     ],
 )
-def test_functions(text: str, document: object, expected: object) -> None:
-    """Ours, compiled and inside interpreted parts, and JMESPath's on what they cannot take."""
+def test_functions_give_documented_values(text: str, document: object, expected: object) -> None:
+    """Our functions, also inside filters, and JMESPath's on values of a wrong type."""
     assert compile_expression(text).evaluate(document) == expected
 
 
@@ -117,31 +117,31 @@ def test_functions(text: str, document: object, expected: object) -> None:
         ("json(a, b)", "json() takes 1 arguments, not 2"),
     ],
 )
-def test_a_bad_expression_is_refused_when_it_is_loaded(text: str, problem: str) -> None:
-    """What would be null for ever is said at once."""
+def test_invalid_expression_raises_expression_error(text: str, problem: str) -> None:
+    """It would be null for every webhook."""
     with pytest.raises(ExpressionError, match=re.escape(problem)):
         compile_expression(text)
 
 
-def test_functions_with_any_number_of_arguments_are_left_alone() -> None:
+def test_variadic_function_accepts_any_number_of_arguments() -> None:
     """JMESPath has variadic functions."""
     assert compile_expression("not_null(a, b, c, 'd')").evaluate({}) == "d"
     with pytest.raises(ExpressionError, match="takes 1 arguments, not 0"):
         compile_expression("not_null()")
 
 
-def test_a_long_text_matches_nothing() -> None:
-    """What a sender sends is bounded before a regex sees it."""
+def test_regex_is_not_run_on_long_text() -> None:
+    """The length of a sender's text is limited before a regex runs on it."""
     assert match_text(compile_regex("x"), "x" * MAX_MATCH_LENGTH) == "x"
     assert match_text(compile_regex("x"), "x" * (MAX_MATCH_LENGTH + 1)) is None
 
 
 @given(value=DOCUMENTS)
-def test_what_is_no_text_is_left_as_it_is(value: Any) -> None:
+def test_json_function_leaves_other_values_unchanged(value: Any) -> None:
     """GitHub's payload may be an object already."""
     assert isinstance(value, str) or parse_json_text(value) is value
 
 
-def test_an_expression_shows_its_text() -> None:
+def test_expression_repr_shows_its_text() -> None:
     """A repr is for people."""
     assert repr(compile_expression("a.b")) == "Expression('a.b')"

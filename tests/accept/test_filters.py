@@ -1,4 +1,4 @@
-"""Is what is wanted sent, and nothing else ignored?"""
+"""The filter for wanted deployments."""
 
 import msgspec
 import pytest
@@ -15,14 +15,14 @@ EVENT = make_event(application="payments-api", delivery="d1", outcome="failed")
 
 
 @given(NAMES, NAMES, st.sampled_from(["succeeded", "failed"]))
-def test_nothing_named_wants_everything(application: str, environment: str, outcome: str) -> None:
-    """Where nothing is chosen all is sent."""
-    told = {"application": application, "environment": environment, "outcome": outcome}
-    assert DeploymentFilter().rejection_reason(**told) is None
+def test_empty_filter_rejects_nothing(application: str, environment: str, outcome: str) -> None:
+    """A filter without names accepts every deployment."""
+    names = {"application": application, "environment": environment, "outcome": outcome}
+    assert DeploymentFilter().rejection_reason(**names) is None
 
 
 @pytest.mark.parametrize(
-    ("only", "objection"),
+    ("deployment_filter", "reason"),
     [
         (DeploymentFilter(applications=["payments-*"]), None),
         (DeploymentFilter(applications=["shop", "payments-api"], outcomes=["failed"]), None),
@@ -40,14 +40,16 @@ def test_nothing_named_wants_everything(application: str, environment: str, outc
         ),
     ],
 )
-def test_every_kind_of_name_must_be_wanted(only: DeploymentFilter, objection: str | None) -> None:
-    """Names as they are or as patterns, big and small letters told apart."""
-    expected = EVENT if objection is None else Ignored(objection, "d1")
-    assert only.apply(EVENT) == expected
+def test_filter_requires_a_match_for_each_kind_of_name(
+    deployment_filter: DeploymentFilter, reason: str | None
+) -> None:
+    """Names or patterns match with the case of letters."""
+    expected = EVENT if reason is None else Ignored(reason, "d1")
+    assert deployment_filter.apply(EVENT) == expected
 
 
-def test_a_name_that_is_not_known_yet_is_no_objection() -> None:
-    """An event with an id alone says too little: LaunchDarkly will tell."""
+def test_filter_accepts_unknown_names() -> None:
+    """An event with an id alone has no names; LaunchDarkly will tell them."""
     event = msgspec.structs.replace(EVENT, application=None, environment=None, deployment_id="a")
     assert DeploymentFilter(applications=["shop"], environments=["staging"]).apply(event) is event
 
@@ -56,6 +58,6 @@ def test_a_name_that_is_not_known_yet_is_no_objection() -> None:
     "event",
     [Ignored("a ping", "d1"), Unmappable("odd", (), "d1", b"{}"), InvalidPayload("no JSON")],
 )
-def test_what_tells_of_no_deployment_stays_as_it_is(event: Event) -> None:
-    """Only deployments are chosen among."""
+def test_filter_leaves_other_events_unchanged(event: Event) -> None:
+    """A filter is about completed deployments only."""
     assert DeploymentFilter(outcomes=["succeeded"]).apply(event) is event

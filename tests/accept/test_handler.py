@@ -29,8 +29,10 @@ from tests.accept.receiver_harness import (
 )
 
 
-async def test_an_event_is_queued_once(post: PostWebhook, backlog_stub: BacklogStub) -> None:
-    """202 and the job; the same delivery again is 200, and remembered once."""
+async def test_repeated_delivery_is_queued_once(
+    post: PostWebhook, backlog_stub: BacklogStub
+) -> None:
+    """202 and the job; the same delivery again is 200."""
     body = encode_body(FINISHED)
     queued = {"status": "queued", "job": "job", "delivery": "msg_1"}
     assert (await post("native", body, native_headers(body)))[:2] == (202, queued)
@@ -38,20 +40,20 @@ async def test_an_event_is_queued_once(post: PostWebhook, backlog_stub: BacklogS
         200,
         queued | {"status": "duplicate"},
     )
-    facts = {"source": "native", "delivery": "msg_1", "job": "job"}
-    assert backlog_stub.log_events == [("webhook_queued", facts), ("webhook_duplicate", facts)]
+    fields = {"source": "native", "delivery": "msg_1", "job": "job"}
+    assert backlog_stub.log_events == [("webhook_queued", fields), ("webhook_duplicate", fields)]
     (event,) = backlog_stub.events.values()
     assert event.version == "7fd1a60"
 
 
-async def test_a_bearer_token_is_enough_for_the_native_source(post: PostWebhook) -> None:
+async def test_native_source_accepts_a_bearer_token(post: PostWebhook) -> None:
     """One header, for senders that cannot sign."""
     headers = {"Authorization": f"Bearer {SECRET}"}
     status, answer, _ = await post("native", encode_body(FINISHED), headers)
     assert (status, answer["status"]) == (202, "queued")
 
 
-async def test_what_ends_no_deployment_is_ignored(
+async def test_event_that_ends_no_deployment_is_ignored(
     post: PostWebhook, backlog_stub: BacklogStub
 ) -> None:
     """200, so that no sender disables its webhook."""
@@ -59,12 +61,12 @@ async def test_what_ends_no_deployment_is_ignored(
     status, answer, _ = await post("github", body, github_headers(body, "ping"))
     reason = "headers.x_github_event is not what this source waits for"
     assert (status, answer) == (200, {"status": "ignored", "reason": reason})
-    facts = {"source": "github", "delivery": "guid", "reason": reason}
-    assert backlog_stub.log_events == [("webhook_ignored", facts)]
+    fields = {"source": "github", "delivery": "guid", "reason": reason}
+    assert backlog_stub.log_events == [("webhook_ignored", fields)]
 
 
-async def test_a_native_body_that_lacks_a_field_is_its_senders_to_mend(post: PostWebhook) -> None:
-    """422 says which fields."""
+async def test_native_body_without_a_field_is_422(post: PostWebhook) -> None:
+    """The response names the missing fields."""
     body = encode_body(FINISHED | {"version": None, "projectKey": ""})
     status, answer, _ = await post("native", body, native_headers(body))
     assert (status, answer["title"]) == (422, "Unprocessable Entity")
@@ -72,27 +74,25 @@ async def test_a_native_body_that_lacks_a_field_is_its_senders_to_mend(post: Pos
     assert answer["missing"] == ["projectKey", "version"]
 
 
-async def test_a_presets_event_that_cannot_be_mapped_is_set_aside(
+async def test_unmappable_event_of_a_preset_is_parked(
     post: PostWebhook, backlog_stub: BacklogStub
 ) -> None:
-    """202 and the body is kept for a person; the second time 200."""
+    """202, and the body is kept for a person; the second time 200."""
     body = encode_body({"deployment_status": {"state": "success", "environment": "test"}})
     reason = "missing: repository.name, deployment.sha"
-    heard = await post("github", body, github_headers(body))
-    assert heard[:2] == (202, {"status": "parked", "reason": reason})
+    response = await post("github", body, github_headers(body))
+    assert response[:2] == (202, {"status": "parked", "reason": reason})
     assert backlog_stub.parked == {("github", "guid"): (reason, body)}
-    heard = await post("github", body, github_headers(body))
-    assert heard[:2] == (200, {"status": "duplicate", "delivery": "guid"})
+    response = await post("github", body, github_headers(body))
+    assert response[:2] == (200, {"status": "duplicate", "delivery": "guid"})
     assert [event for event, _ in backlog_stub.log_events] == [
         "webhook_parked",
         "webhook_duplicate",
     ]
 
 
-async def test_a_source_that_is_not_there_is_404(
-    post: PostWebhook, backlog_stub: BacklogStub
-) -> None:
-    """Its name is logged so that nothing in it can do harm."""
+async def test_unknown_source_is_404(post: PostWebhook, backlog_stub: BacklogStub) -> None:
+    """Its name is logged with escapes."""
     status, answer, _ = await post("n%0Aope\u202e", b"", {})
     assert (status, answer["detail"]) == (404, "there is no source of this name")
     assert backlog_stub.log_events[0][1]["source"] == r"'n\nope\u202e'"
@@ -112,10 +112,10 @@ async def test_a_source_that_is_not_there_is_404(
         {"Authorization": "Bearer", "webhook-id": ""},
     ],
 )
-async def test_what_is_not_genuine_is_401(
+async def test_request_that_is_not_genuine_is_401(
     post: PostWebhook, backlog_stub: BacklogStub, change: dict[str, str]
 ) -> None:
-    """A challenge, and not a word about what was wrong with it."""
+    """A challenge, without a word about what was wrong."""
     body = encode_body(FINISHED)
     status, answer, headers = await post("native", body, native_headers(body) | change)
     assert (status, answer["detail"]) == (401, "not signed with a secret of this source")
@@ -123,16 +123,16 @@ async def test_what_is_not_genuine_is_401(
     assert (backlog_stub.events, backlog_stub.log_events[0][0]) == ({}, "webhook_rejected")
 
 
-async def test_each_source_has_secrets_of_its_own(post: PostWebhook) -> None:
-    """One sender's signature opens no other receiver."""
+async def test_secret_of_another_source_is_401(post: PostWebhook) -> None:
+    """A signature is valid for one source only."""
     body = encode_body(FINISHED)
     status, _, headers = await post("github", body, native_headers(body))
     assert (status, headers["WWW-Authenticate"]) == (401, 'Signature realm="webhooks"')
 
 
 @pytest.mark.parametrize("age_s", [-301, 301])
-async def test_a_stale_or_future_signature_is_401(post: PostWebhook, age_s: int) -> None:
-    """A request that somebody recorded is worth nothing after five minutes."""
+async def test_stale_or_future_signature_is_401(post: PostWebhook, age_s: int) -> None:
+    """A recorded request is of no use after five minutes."""
     headers = native_headers(FINISHED, timestamp_s=NOW_S - age_s)
     assert (await post("native", encode_body(FINISHED), headers))[0] == 401
 
@@ -152,25 +152,25 @@ async def test_a_stale_or_future_signature_is_401(post: PostWebhook, age_s: int)
     ],
     ids=["empty", "list", "cut off", "NaN", "not UTF-8", "deep list", "deep object", "form"],
 )
-async def test_a_genuine_body_that_is_no_json_object_is_400(
+async def test_genuine_body_that_is_not_a_json_object_is_400(
     post: PostWebhook, name: str, body: bytes
 ) -> None:
-    """Signed by the right sender, and yet nothing that can be read."""
+    """The right sender signed it, but it cannot be decoded."""
     headers = native_headers(body) if name == "native" else github_headers(body)
     assert (await post(name, body, headers))[0] == 400
 
 
 async def body_in_chunks(size: int) -> AsyncIterator[bytes]:
-    """Give a body without saying its length first."""
+    """Yield a body in chunks, without its length."""
     for _ in range(size // 10_000):
         yield b" " * 10_000
 
 
 @pytest.mark.parametrize("kind", ["long", "chunked", "gzip"])
-async def test_a_body_above_the_cap_is_413(
+async def test_body_above_the_limit_is_413(
     post: PostWebhook, backlog_stub: BacklogStub, kind: str
 ) -> None:
-    """Whether its length is told, not told, or hidden in a few compressed bytes."""
+    """With a length, in chunks, or hidden in a few compressed bytes."""
     headers = {"Content-Encoding": "gzip"} if kind == "gzip" else {}
     plain = b" " * 2_000_000
     body = {
@@ -183,15 +183,15 @@ async def test_a_body_above_the_cap_is_413(
     assert backlog_stub.log_events[0][1]["status"] == 413
 
 
-async def test_a_compressed_body_is_read(post: PostWebhook) -> None:
-    """The signature is over what was compressed."""
+async def test_compressed_body_is_accepted(post: PostWebhook) -> None:
+    """The signature is over the decompressed body."""
     body = encode_body(FINISHED)
     headers = native_headers(body) | {"Content-Encoding": "gzip"}
     assert (await post("native", gzip.compress(body), headers))[0] == 202
 
 
-async def test_a_body_that_belies_its_encoding_is_400(post: PostWebhook) -> None:
-    """Some senders' examples set Content-Encoding where nothing is compressed."""
+async def test_body_with_a_wrong_content_encoding_is_400(post: PostWebhook) -> None:
+    """Examples of some senders set Content-Encoding without compressing."""
     body = encode_body(FINISHED)
     status, answer, _ = await post(
         "native", body, native_headers(body) | {"Content-Encoding": "gzip"}
@@ -199,10 +199,10 @@ async def test_a_body_that_belies_its_encoding_is_400(post: PostWebhook) -> None
     assert (status, answer["detail"]) == (400, "the body is not encoded as its headers say")
 
 
-async def test_when_the_store_is_away_the_sender_is_asked_to_come_again(
+async def test_unavailable_redis_is_503_with_retry_after(
     post: PostWebhook, backlog_stub: BacklogStub
 ) -> None:
-    """503 and Retry-After, never a 2xx, for events and for what would be set aside."""
+    """Never 2xx, for events and for what would be parked."""
     backlog_stub.result = RedisUnavailable("gone")
     body = encode_body(FINISHED)
     status, answer, headers = await post("native", body, native_headers(body))
@@ -213,19 +213,19 @@ async def test_when_the_store_is_away_the_sender_is_asked_to_come_again(
     assert [event for event, _ in backlog_stub.log_events] == ["webhook_unavailable"] * 2
 
 
-async def test_when_the_backlog_is_full_the_sender_hears_for_how_long(
+async def test_full_backlog_is_503_with_its_retry_after(
     post: PostWebhook, backlog_stub: BacklogStub
 ) -> None:
-    """Retry-After is what the backlog says."""
+    """The backlog tells the seconds of Retry-After."""
     backlog_stub.result = BacklogFull(retry_after_s=17)
     status, _, headers = await post("native", encode_body(FINISHED), native_headers(FINISHED))
     assert (status, headers["Retry-After"]) == (503, "17")
 
 
-async def test_a_sender_that_hangs_up_is_one_fact_and_no_traceback(
+async def test_sender_that_disconnects_is_logged_once_without_traceback(
     receiver_address: ReceiverAddress, backlog_stub: BacklogStub, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Half a body, then nothing."""
+    """The connection ends within the body."""
     _, writer = await asyncio.open_connection(*receiver_address)
     writer.write(b"POST /webhooks/native HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
     await writer.drain()
@@ -233,8 +233,8 @@ async def test_a_sender_that_hangs_up_is_one_fact_and_no_traceback(
     await writer.wait_closed()
     async with asyncio.timeout(10):
         await backlog_stub.logged.wait()
-    facts = {"source": "native", "status": 400, "reason": "the sender closed the connection"}
-    assert backlog_stub.log_events == [("webhook_rejected", facts)]
+    fields = {"source": "native", "status": 400, "reason": "the sender closed the connection"}
+    assert backlog_stub.log_events == [("webhook_rejected", fields)]
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
@@ -248,10 +248,10 @@ async def test_a_sender_that_hangs_up_is_one_fact_and_no_traceback(
         (b"ce-x: %ff\xff", b"202"),
     ],
 )
-async def test_headers_are_bytes_and_not_all_are_text(
+async def test_header_that_is_not_utf_8_is_never_a_5xx(
     receiver_address: ReceiverAddress, backlog_stub: BacklogStub, header: bytes, status: bytes
 ) -> None:
-    """What is no UTF-8 on the wire is compared, kept or passed over, and never a 5xx."""
+    """It is compared, kept or ignored."""
     body = encode_body(
         {
             "deployment_status": {"state": "success", "environment": "test"},
@@ -284,21 +284,21 @@ async def test_headers_are_bytes_and_not_all_are_text(
         ("GET", "", 404),
     ],
 )
-async def test_what_is_no_webhook_is_answered_in_json_too(
+async def test_other_methods_and_paths_are_answered_in_json(
     receiver_address: ReceiverAddress, method: str, path: str, status: int
 ) -> None:
-    """Whoever looks at the address with a browser, or writes one sign too many."""
+    """A person opens the URL in a browser, or types a character too many."""
     url = f"http://{receiver_address[0]}:{receiver_address[1]}/webhooks/{path}"
-    async with ClientSession() as session, session.request(method, url) as heard:
-        answer = await parse_response(heard)
-        assert (heard.status, answer["status"]) == (status, status)
-        assert heard.headers.get("Allow") == ("POST, OPTIONS" if status == 405 else None)
+    async with ClientSession() as session, session.request(method, url) as response:
+        answer = await parse_response(response)
+        assert (response.status, answer["status"]) == (status, status)
+        assert response.headers.get("Allow") == ("POST, OPTIONS" if status == 405 else None)
 
 
-async def test_a_body_that_never_ends_is_408(
+async def test_body_that_never_ends_is_408(
     receiver_address: ReceiverAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sender that drips is not waited for without end."""
+    """The receiver waits for a slow body for a limited time."""
     monkeypatch.setattr(handler, "BODY_TIMEOUT_S", 0.05)
     reader, writer = await asyncio.open_connection(*receiver_address)
     writer.write(b"POST /webhooks/native HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
@@ -308,10 +308,10 @@ async def test_a_body_that_never_ends_is_408(
     await writer.wait_closed()
 
 
-async def test_our_own_mistake_is_503_and_one_fact(
+async def test_internal_error_is_503_and_logged_once(
     post: PostWebhook, backlog_stub: BacklogStub
 ) -> None:
-    """The sender comes again; a 500 might make it give up."""
+    """The sender retries; after a 500 it might not."""
     backlog_stub.result = KeyError("bug")
     status, _, headers = await post("native", encode_body(FINISHED), native_headers(FINISHED))
     assert (status, headers["Retry-After"]) == (503, "2")
@@ -321,10 +321,10 @@ async def test_our_own_mistake_is_503_and_one_fact(
     ]
 
 
-async def test_neither_secrets_nor_bodies_are_logged(
+async def test_secrets_and_bodies_are_not_logged(
     post: PostWebhook, backlog_stub: BacklogStub
 ) -> None:
-    """Whatever happens, facts hold names, keys and reasons of ours."""
+    """Log events hold names, keys and reasons of our own."""
     private = FINISHED | {"eventMetadata": {"k": "private"}, "version": "private\n"}
     for body in (private, FINISHED, b"private"):
         await post("native", encode_body(body), native_headers(body))
@@ -345,20 +345,20 @@ BODIES = st.one_of(
     st.binary(),
     JSON_VALUES.map(encode_body),
     st.dictionaries(st.sampled_from(list(FINISHED)), JSON_VALUES).map(
-        lambda odd: encode_body(FINISHED | odd)
+        lambda fields: encode_body(FINISHED | fields)
     ),
     st.fixed_dictionaries({"state": st.just("success"), "environment": JSON_VALUES}).map(
-        lambda odd: encode_body({"deployment_status": odd, "repository": odd})
+        lambda status: encode_body({"deployment_status": status, "repository": status})
     ),
 )
 
 
 @settings(max_examples=25)
 @given(bodies=st.lists(BODIES, max_size=8))
-def test_every_body_gets_a_documented_answer(
+def test_every_genuine_body_has_a_documented_status(
     native: Source, github: Source, bodies: list[bytes]
 ) -> None:
-    """Genuine noise: JSON or none, mapped or not, nothing but the statuses of the table."""
+    """JSON or not, mapped or not: no status but those of the table."""
 
     async def post_all() -> set[int]:
         async with (
@@ -372,9 +372,9 @@ def test_every_body_gets_a_documented_answer(
                     ("github", github_headers(body)),
                 ):
                     url = f"http://{host}:{port}/webhooks/{name}"
-                    async with session.post(url, data=body, headers=headers) as heard:
-                        await parse_response(heard)
-                        statuses.add(heard.status)
+                    async with session.post(url, data=body, headers=headers) as response:
+                        await parse_response(response)
+                        statuses.add(response.status)
             return statuses
 
     assert asyncio.run(post_all()) <= {200, 202, 400, 422}

@@ -29,14 +29,14 @@ SLOW = 200
 async def open_raw_connection(
     address: ReceiverAddress,
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Connect without a client's manners."""
+    """Yield a raw connection."""
     reader, writer = await asyncio.open_connection(*address)
     yield reader, writer
     writer.close()
 
 
 async def send_raw(address: ReceiverAddress, request: bytes) -> bytes:
-    """Send bytes as they are; give all that is answered until the receiver hangs up."""
+    """Send bytes; return all that is received until the receiver closes the connection."""
     async with open_raw_connection(address) as (reader, writer):
         writer.write(request)
         async with asyncio.timeout(10):
@@ -44,7 +44,7 @@ async def send_raw(address: ReceiverAddress, request: bytes) -> bytes:
 
 
 def encode_headers(headers: Mapping[str, str]) -> bytes:
-    """Write headers as they go over the wire."""
+    """Return headers as the bytes of a request."""
     return b"".join(f"{name}: {value}\r\n".encode() for name, value in headers.items())
 
 
@@ -61,10 +61,10 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
     ],
     ids=["empty", "cut off", "no text", "deep list", "deep object", "other", "good"],
 )
-async def test_what_is_not_genuine_is_not_read(
+async def test_body_is_not_parsed_before_it_is_verified(
     post: PostWebhook, backlog_stub: BacklogStub, body: bytes
 ) -> None:
-    """401 whatever it holds: no parser of ours works for a stranger."""
+    """401 for any body: no parser of ours runs for an unknown sender."""
     for headers in ({}, native_headers(b"something else"), {"Authorization": "Bearer guessed"}):
         assert (await post("native", body, headers))[0] == 401
     assert not backlog_stub.events
@@ -72,10 +72,10 @@ async def test_what_is_not_genuine_is_not_read(
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_a_bomb_is_not_unpacked(
+async def test_decompression_bomb_is_413_without_using_memory(
     post: PostWebhook, backlog_stub: BacklogStub, encoding: str
 ) -> None:
-    """A quarter of a gigabyte in some 260 KB is refused at the cap, and never in memory."""
+    """A quarter of a gigabyte in some 260 KB is refused at the limit."""
     pack = zlib.compressobj(9, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
     chunk = bytes(1 << 20)
     bomb = b"".join([*(pack.compress(chunk) for _ in range(BOMB_BYTES >> 20)), pack.flush()])
@@ -90,8 +90,8 @@ async def test_a_bomb_is_not_unpacked(
     assert not backlog_stub.events
 
 
-async def test_a_bomb_in_a_bomb_is_one_bomb(post: PostWebhook) -> None:
-    """What is packed twice is unpacked once, and is no JSON then."""
+async def test_body_compressed_twice_is_decompressed_once(post: PostWebhook) -> None:
+    """What remains is not JSON."""
     body = gzip.compress(gzip.compress(encode_body(FINISHED)))
     headers = {
         **native_headers(gzip.compress(encode_body(FINISHED), mtime=0)),
@@ -113,15 +113,15 @@ async def test_a_bomb_in_a_bomb_is_one_bomb(post: PostWebhook) -> None:
         b"X: a\x00b\r\nContent-Length: 5\r\n",
     ],
 )
-async def test_a_request_of_two_meanings_is_refused(
+async def test_ambiguous_request_framing_is_400(
     receiver_address: ReceiverAddress, backlog_stub: BacklogStub, lines: bytes
 ) -> None:
-    """What a proxy and we could cut differently hides no second webhook in the first."""
+    """A request that a proxy could split differently hides no second webhook."""
     hidden = HEAD + encode_headers(native_headers(FINISHED))
     hidden += b"Content-Length: %d\r\n\r\n" % len(encode_body(FINISHED)) + encode_body(FINISHED)
-    answered = await send_raw(receiver_address, HEAD + lines + b"\r\n0\r\n\r\n" + hidden)
-    assert answered.split(b" ")[1:2] == [b"400"]
-    assert answered.count(b"HTTP/1.") == 1
+    response = await send_raw(receiver_address, HEAD + lines + b"\r\n0\r\n\r\n" + hidden)
+    assert response.split(b" ")[1:2] == [b"400"]
+    assert response.count(b"HTTP/1.") == 1
     assert not backlog_stub.events
 
 
@@ -134,19 +134,19 @@ async def test_a_request_of_two_meanings_is_refused(
     ],
     ids=["long path", "long header", "many headers"],
 )
-async def test_a_head_without_end_is_refused(
+async def test_endless_request_head_is_refused(
     receiver_address: ReceiverAddress, backlog_stub: BacklogStub, request_: bytes
 ) -> None:
-    """Before it is all there; whoever comes next is served."""
-    answered = await send_raw(receiver_address, request_)
-    assert answered.split(b" ")[1:2] in ([b"400"], [b"431"], [b"401"])
+    """It is refused before it is complete."""
+    response = await send_raw(receiver_address, request_)
+    assert response.split(b" ")[1:2] in ([b"400"], [b"431"], [b"401"])
     assert not backlog_stub.events
 
 
-async def test_slow_hands_hold_up_nobody(
+async def test_slow_senders_do_not_block_others(
     receiver_address: ReceiverAddress, post: PostWebhook
 ) -> None:
-    """A hundred never end their headers, a hundred their bodies: the next one is served."""
+    """A hundred never finish their headers, a hundred their bodies; the next one is served."""
     starts = (HEAD, HEAD + b"Content-Length: 99\r\n\r\n{")
     async with AsyncExitStack() as stack:
         for number in range(SLOW):
@@ -156,25 +156,25 @@ async def test_slow_hands_hold_up_nobody(
             assert (await post("native", encode_body(FINISHED), native_headers(FINISHED)))[0] == 202
 
 
-@pytest.mark.parametrize("evil", ["%0d%0aX-Evil:%201", "%0aX-Evil:1", "%00", "%E2%80%A8"])
-async def test_nothing_of_a_request_becomes_a_header(
-    post: PostWebhook, backlog_stub: BacklogStub, evil: str
+@pytest.mark.parametrize("escape", ["%0d%0aX-Evil:%201", "%0aX-Evil:1", "%00", "%E2%80%A8"])
+async def test_request_cannot_inject_headers_or_log_lines(
+    post: PostWebhook, backlog_stub: BacklogStub, escape: str
 ) -> None:
-    """Neither a source's name nor a delivery's splits an answer, or a line of the log."""
-    status, _, headers = await post(f"nobody{evil}", b"{}", {})
+    """Neither the name of a source nor of a delivery splits a response or a log line."""
+    status, _, headers = await post(f"nobody{escape}", b"{}", {})
     assert status == 404
     assert "X-Evil" not in headers
-    named = native_headers(FINISHED, delivery=f"msg{evil}")
+    named = native_headers(FINISHED, delivery=f"msg{escape}")
     status, answer, headers = await post("native", encode_body(FINISHED), named)
     assert "X-Evil" not in headers
     assert status in {202, 401}
-    shown = [str(value) for _, facts in backlog_stub.log_events for value in facts.values()]
-    assert not [text for text in shown if any(sign in text for sign in "\r\n\0\u2028")]
+    shown = [str(value) for _, fields in backlog_stub.log_events for value in fields.values()]
+    assert not [text for text in shown if any(character in text for character in "\r\n\0\u2028")]
     assert answer
 
 
-async def test_a_body_as_large_as_can_be_is_taken(post: PostWebhook) -> None:
-    """The cap is a cap, and not less."""
+async def test_body_just_below_the_limit_is_accepted(post: PostWebhook) -> None:
+    """The limit is not lower than configured."""
     filler = {"eventMetadata": {"a": "x" * (MAX_BODY_BYTES - 300)}}
     body = encode_body(FINISHED | filler)
     assert (await post("native", body, native_headers(body)))[0] == 202

@@ -1,4 +1,4 @@
-"""What do these bytes say?"""
+"""The mapping of native and GitHub bodies to events."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ FINISHED = {
 
 
 def map_body(source: Source, body: object, **headers: str) -> Event:
-    """Read a body, given as JSON or as bytes; headers are given in snake_case."""
+    """Map a body, given as JSON or bytes; headers are given in snake_case."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     event = parse_webhook(source, SignedRequest(names, {}, raw))
@@ -47,14 +47,14 @@ def map_body(source: Source, body: object, **headers: str) -> Event:
 
 
 def map_completed(source: Source, body: object, **headers: str) -> DeploymentCompleted:
-    """Read a body that must tell of a deployment that ended."""
+    """Map a body that must be a completed deployment."""
     event = map_body(source, body, **headers)
     assert isinstance(event, DeploymentCompleted), event
     return event
 
 
 def deployment_status(**changes: Any) -> dict[str, Any]:
-    """Write what GitHub sends when a deployment's state changes."""
+    """Return a deployment_status of GitHub."""
     return {
         "deployment": {"sha": "f95f852b", "environment": "production", "payload": {}},
         "deployment_status": {
@@ -67,17 +67,17 @@ def deployment_status(**changes: Any) -> dict[str, Any]:
 
 
 def deployment_status_with_payload(payload: object) -> dict[str, Any]:
-    """Write a deployment_status whose deployment carries a payload."""
+    """Return a deployment_status whose deployment has this payload."""
     return deployment_status(deployment={"sha": "f95f852b", "payload": payload})
 
 
 def map_github(source: Source, body: object) -> Event:
-    """Read a deployment_status."""
+    """Map a deployment_status."""
     return map_body(source, body, x_github_event="deployment_status", x_github_delivery="guid")
 
 
-def test_a_native_body_is_read_whole(native: Source) -> None:
-    """Each field of LaunchDarkly's deployment-events, and ours beside them."""
+def test_native_body_is_mapped_completely(native: Source) -> None:
+    """Each field of LaunchDarkly's deployment-events, and our own."""
     body = FINISHED | {
         "deploymentId": DEPLOYMENT_ID,
         "eventMetadata": {"build": 17},
@@ -109,22 +109,24 @@ def test_a_native_body_is_read_whole(native: Source) -> None:
         (None, Unmappable),
     ],
 )
-def test_only_finished_and_failed_end_a_native_deployment(
+def test_native_event_type_decides_the_kind_of_event(
     native: Source, event_type: object, kind: type
 ) -> None:
-    """Other types are ignored; a body with none is mended by its sender."""
+    """Other types are ignored; a body without a type is unmappable."""
     assert type(map_body(native, FINISHED | {"eventType": event_type})) is kind
 
 
-def test_a_failure_is_an_outcome(native: Source) -> None:
+def test_native_failed_deployment_is_completed(native: Source) -> None:
     """A failed deployment has ended too."""
     assert map_completed(native, FINISHED | {"eventType": "failed"}).outcome == "failed"
 
 
 @pytest.mark.parametrize("missing", ["projectKey", "environmentKey", "applicationKey", "version"])
 @pytest.mark.parametrize("value", [None, ""])
-def test_without_an_id_every_key_is_needed(native: Source, missing: str, value: object) -> None:
-    """The sender hears its own name of the field; with an id nothing else is needed."""
+def test_native_body_without_id_needs_every_key(
+    native: Source, missing: str, value: object
+) -> None:
+    """The event names the missing field; with an id no other field is needed."""
     event = map_body(native, FINISHED | {missing: value})
     assert isinstance(event, Unmappable)
     assert (event.missing, event.reason) == ((missing,), f"missing: {missing}")
@@ -132,8 +134,8 @@ def test_without_an_id_every_key_is_needed(native: Source, missing: str, value: 
     assert map_completed(native, known).deployment_id == DEPLOYMENT_ID
 
 
-def test_all_that_is_wrong_is_said_at_once(native: Source) -> None:
-    """What cannot be used and what is missing, in one answer."""
+def test_unmappable_event_names_all_wrong_fields(native: Source) -> None:
+    """Invalid and missing fields are in one reason."""
     event = map_body(native, FINISHED | {"version": "a\nb", "projectKey": None})
     assert isinstance(event, Unmappable)
     assert event.reason == "cannot be used: version; missing: projectKey"
@@ -141,27 +143,29 @@ def test_all_that_is_wrong_is_said_at_once(native: Source) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad",
+    "invalid",
     ["../../x", "%2e%2e", "x" * 10_240, "a b", "-a", "a\n", "ä", "a/b", "a\x00", {}, [], True, 1.5],
 )
-def test_an_id_that_is_none_is_refused_by_name(native: Source, bad: object) -> None:
-    """It becomes a part of a URL: nothing but letters, digits, '-' and '_' may."""
-    event = map_body(native, FINISHED | {"deploymentId": bad})
+def test_invalid_deployment_id_is_unmappable(native: Source, invalid: object) -> None:
+    """It becomes part of a URL: letters, digits, '-' and '_' only."""
+    event = map_body(native, FINISHED | {"deploymentId": invalid})
     assert isinstance(event, Unmappable)
     assert event.missing == ("deploymentId",)
 
 
-@pytest.mark.parametrize("bad", ["x" * 257, "a\nb", "a\x7f", "\x85", {"a": 1}, ["a"], False, 1.5])
+@pytest.mark.parametrize(
+    "invalid", ["x" * 257, "a\nb", "a\x7f", "\x85", {"a": 1}, ["a"], False, 1.5]
+)
 @pytest.mark.parametrize("field", ["projectKey", "environmentKey", "applicationKey", "version"])
-def test_a_name_that_is_none_is_refused_by_name(native: Source, field: str, bad: object) -> None:
-    """Names are 1 to 256 characters without control characters, even beside an id."""
-    event = map_body(native, FINISHED | {"deploymentId": DEPLOYMENT_ID, field: bad})
+def test_invalid_key_is_unmappable(native: Source, field: str, invalid: object) -> None:
+    """Keys are 1 to 256 characters without control characters, even beside an id."""
+    event = map_body(native, FINISHED | {"deploymentId": DEPLOYMENT_ID, field: invalid})
     assert isinstance(event, Unmappable)
     assert event.missing == (field,)
 
 
-def test_names_may_be_any_printable_text(native: Source) -> None:
-    """Spaces, slashes, other scripts, whole numbers: names belong to their owners."""
+def test_keys_may_be_any_printable_text(native: Source) -> None:
+    """Spaces, slashes, other scripts and whole numbers are valid."""
     event = map_completed(native, FINISHED | {"version": 17, "applicationKey": "Läden/東 x"})
     assert (event.version, event.application) == ("17", "Läden/東 x")
 
@@ -183,21 +187,23 @@ def test_names_may_be_any_printable_text(native: Source) -> None:
         (b"payload=%7B", "the body is not JSON"),
     ],
 )
-def test_what_is_no_json_object_is_unreadable(native: Source, body: bytes, reason: str) -> None:
-    """Empty, cut off, not UTF-8, no number, a list, too deep, a form cut off."""
+def test_body_that_is_not_a_json_object_is_invalid(
+    native: Source, body: bytes, reason: str
+) -> None:
+    """Empty, truncated, not UTF-8, a bad number, a list, too deep, a truncated form."""
     assert map_body(native, body) == InvalidPayload(reason)
 
 
-def test_a_delivery_is_named_by_its_sender_or_by_its_bytes(native: Source) -> None:
-    """Equal deliveries have equal keys; every key is short and printable."""
+def test_delivery_id_is_the_senders_or_a_digest(native: Source) -> None:
+    """Equal deliveries have equal ids; every id is short and printable."""
     body = json.dumps(FINISHED).encode()
     digest = hashlib.sha256(body).hexdigest()
     assert map_completed(native, body, webhook_id="msg_1").delivery == "msg_1"
     assert map_completed(native, body).delivery == digest
     assert map_completed(native, body, webhook_id="").delivery == digest
-    for odd in ("x" * 129, "a b", "é", "\udcff"):
-        expected = hashlib.sha256(odd.encode("utf-8", "surrogatepass")).hexdigest()
-        assert map_completed(native, body, webhook_id=odd).delivery == expected
+    for key in ("x" * 129, "a b", "é", "\udcff"):
+        expected = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+        assert map_completed(native, body, webhook_id=key).delivery == expected
 
 
 @pytest.mark.parametrize(
@@ -210,10 +216,10 @@ def test_a_delivery_is_named_by_its_sender_or_by_its_bytes(native: Source) -> No
         (None, False, False),
     ],
 )
-def test_large_metadata_is_dropped_and_said_to_be(
+def test_large_metadata_is_dropped_and_reported(
     native: Source, metadata: object, *, kept: bool, dropped: bool
 ) -> None:
-    """A record stays small; the event itself is not lost for it."""
+    """A record stays small; the event itself is kept."""
     event = map_completed(native, FINISHED | {"deploymentMetadata": metadata})
     assert (event.metadata is not None, event.metadata_dropped) == (kept, dropped)
 
@@ -247,8 +253,8 @@ def test_one_url_parameter_may_be_metadata(presets: str) -> None:
     assert bytes(event.metadata) == b'"7"'
 
 
-def test_metadata_as_deep_as_can_be_read_is_no_error(native: Source) -> None:
-    """Just below the depth that cannot be read, writing it again must not fail either."""
+def test_metadata_at_the_nesting_limit_is_no_error(native: Source) -> None:
+    """Metadata that could be decoded may be too deep to encode."""
     for depth in range(700, 1000):
         deep = '{"a":' * depth + "1" + "}" * depth
         body = json.dumps(FINISHED)[:-1] + f', "eventMetadata": {deep}}}'
@@ -256,7 +262,7 @@ def test_metadata_as_deep_as_can_be_read_is_no_error(native: Source) -> None:
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "traceparent",
     [
         "",
         "00",
@@ -267,13 +273,13 @@ def test_metadata_as_deep_as_can_be_read_is_no_error(native: Source) -> None:
         TRACEPARENT[:36] + "0" * 16 + "-01",
     ],
 )
-def test_a_traceparent_that_is_none_is_left_out(native: Source, odd: str) -> None:
+def test_invalid_traceparent_is_dropped(native: Source, traceparent: str) -> None:
     """W3C Trace Context: lower-case hex, no all-zero id, version not ff."""
-    assert map_completed(native, FINISHED, traceparent=odd).traceparent is None
+    assert map_completed(native, FINISHED, traceparent=traceparent).traceparent is None
 
 
-def test_githubs_deployment_status_is_mapped(github: Source) -> None:
-    """Names through the alias tables, the project from the source."""
+def test_github_deployment_status_is_mapped(github: Source) -> None:
+    """Names are mapped by the alias tables; the project comes from the source."""
     event = map_github(github, deployment_status())
     assert event == make_event(
         source="github",
@@ -294,7 +300,7 @@ def test_githubs_deployment_status_is_mapped(github: Source) -> None:
         (state, None) for state in ("pending", "in_progress", "queued", "waiting", "inactive", None)
     ],
 )
-def test_githubs_states(github: Source, state: object, outcome: str | None) -> None:
+def test_github_states_map_to_outcomes(github: Source, state: object, outcome: str | None) -> None:
     """Three of GitHub's states end a deployment; the others are ignored."""
     event = map_github(github, deployment_status(deployment_status={"state": state}))
     if outcome is None:
@@ -302,19 +308,19 @@ def test_githubs_states(github: Source, state: object, outcome: str | None) -> N
     else:
         assert isinstance(event, Unmappable | DeploymentCompleted)
         body = deployment_status(deployment_status={"state": state, "environment": "test"})
-        ended = map_github(github, body)
-        assert isinstance(ended, DeploymentCompleted)
-        assert (ended.outcome, ended.environment) == (outcome, "test")
+        completed = map_github(github, body)
+        assert isinstance(completed, DeploymentCompleted)
+        assert (completed.outcome, completed.environment) == (outcome, "test")
 
 
-def test_githubs_environment_may_be_the_deployments(github: Source) -> None:
-    """An older status has none of its own."""
+def test_github_environment_may_come_from_the_deployment(github: Source) -> None:
+    """An older status has no environment of its own."""
     event = map_github(github, deployment_status(deployment_status={"state": "error"}))
     assert isinstance(event, DeploymentCompleted)
     assert event.environment == "production"
 
 
-def test_githubs_ping_is_ignored(github: Source) -> None:
+def test_github_ping_is_ignored(github: Source) -> None:
     """So are all events other than deployment_status."""
     for name in ("ping", "deployment", "Deployment_Status", ""):
         assert isinstance(map_body(github, deployment_status(), x_github_event=name), Ignored)
@@ -322,8 +328,8 @@ def test_githubs_ping_is_ignored(github: Source) -> None:
 
 
 @pytest.mark.parametrize("as_text", [False, True])
-def test_githubs_payload_may_carry_our_id(github: Source, *, as_text: bool) -> None:
-    """GitHub passes on what the deployment was created with, as an object or as a string."""
+def test_github_payload_may_hold_the_deployment_id(github: Source, *, as_text: bool) -> None:
+    """GitHub passes on the payload of the deployment, as an object or as a string."""
     payload: Any = {"launchdarkly": {"deploymentId": DEPLOYMENT_ID, "projectKey": "mobile"}}
     event = map_github(
         github, deployment_status_with_payload(json.dumps(payload) if as_text else payload)
@@ -335,15 +341,15 @@ def test_githubs_payload_may_carry_our_id(github: Source, *, as_text: bool) -> N
 
 
 @pytest.mark.parametrize("payload", ["", "deploy!", "[" * 5000, None, [], 7, {"launchdarkly": "x"}])
-def test_githubs_payload_may_be_anything(github: Source, payload: object) -> None:
-    """Whatever else a deployment carries, it is mapped by its names."""
+def test_github_payload_of_any_shape_is_accepted(github: Source, payload: object) -> None:
+    """The deployment is mapped by its names."""
     event = map_github(github, deployment_status_with_payload(payload))
     assert isinstance(event, DeploymentCompleted)
     assert event.deployment_id is None
 
 
-def test_what_github_does_not_say_is_unmappable(github: Source) -> None:
-    """The reason has the expressions that found nothing."""
+def test_github_event_without_names_is_unmappable(github: Source) -> None:
+    """The reason names the expressions that found nothing."""
     event = map_github(github, {"deployment_status": {"state": "success", "environment": "x"}})
     assert isinstance(event, Unmappable)
     assert event.missing == ("repository.name", "deployment.sha")
@@ -374,8 +380,8 @@ GITHUB_BODIES = st.fixed_dictionaries(
 
 
 @given(body=NATIVE_BODIES | GITHUB_BODIES | JSON_VALUES)
-def test_arbitrary_json_has_an_answer(native: Source, github: Source, body: object) -> None:
-    """Hostile shapes end in one of four values, never in an exception."""
+def test_arbitrary_json_maps_to_an_event(native: Source, github: Source, body: object) -> None:
+    """JSON of any shape is one of the four kinds of event, and never raises."""
     raw = json.dumps(body).encode()
     for source in (native, github):
         event = map_body(source, raw, x_github_event="deployment_status", webhook_id="m")
@@ -383,13 +389,13 @@ def test_arbitrary_json_has_an_answer(native: Source, github: Source, body: obje
 
 
 @given(body=st.binary() | st.text().map(str.encode))
-def test_arbitrary_bytes_have_an_answer(native: Source, github: Source, body: bytes) -> None:
-    """Noise is unreadable at worst."""
+def test_arbitrary_bytes_map_to_an_event(native: Source, github: Source, body: bytes) -> None:
+    """Noise is an invalid payload."""
     for source in (native, github):
         assert isinstance(map_body(source, body), Event)
 
 
-def test_githubs_own_examples_are_mapped_as_documented(github: Source) -> None:
+def test_github_examples_are_mapped_as_documented(github: Source) -> None:
     """A successful deployment_status is an event; other states, pings and runs are ignored."""
     completed = set()
     for path in require_samples("webhooks/github/*.payload.json"):

@@ -1,4 +1,4 @@
-"""Is every CD system that we know read as a person would? Payloads of ours, whole and broken."""
+"""Every preset over its sample webhooks, complete and broken."""
 
 import asyncio
 import itertools
@@ -45,23 +45,23 @@ ODD_VALUES: list[object] = [
     {},
     {"a": [{}]},
 ]
-# What is in few payloads, and what it is in all others. Metadata is told where it is compared.
+# Fields that few samples expect, and their value in all other samples.
 EXTRAS = {"deployment_id": None, "project": "default", "traceparent": None, "metadata": None}
 KINDS = {"succeeded", "failed", "unfinished", "unrelated"}
 every_sample = pytest.mark.parametrize("sample", SAMPLES, ids=str)
-every_ended = pytest.mark.parametrize(
-    "sample", [one for one in SAMPLES if "outcome" in one.expected], ids=str
+every_completed = pytest.mark.parametrize(
+    "sample", [sample for sample in SAMPLES if "outcome" in sample.expected], ids=str
 )
 
 
 @pytest.fixture(scope="module")
 def sources(presets: str) -> dict[str, Source]:
-    """Give a source of every preset."""
+    """Return a source of every preset."""
     return make_sources(presets)
 
 
 def map_sample(sources: dict[str, Source], sample: Sample, body: Any) -> Event:
-    """Read a body as this sample's sender would have sent it; bytes are one already."""
+    """Map a body, given as JSON or bytes, with the headers of a sample."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {name.lower(): value for name, value in sample.headers.items()}
     event = parse_webhook(sources[sample.preset], SignedRequest(headers, {}, raw))
@@ -69,30 +69,30 @@ def map_sample(sources: dict[str, Source], sample: Sample, body: Any) -> Event:
     return event
 
 
-def test_every_preset_has_payloads_of_every_kind(presets: str) -> None:
-    """Ended well, ended badly, not ended, and not about deployments at all."""
+def test_every_preset_has_samples_of_every_kind(presets: str) -> None:
+    """Succeeded, failed, not ended, and not about deployments."""
     names = tomllib.loads(presets)["preset"].keys()
     assert names - {"standard-webhooks"} == set(PRESETS)
     for name in names - {"standard-webhooks", "launchdarkly"}:
-        assert {one.name for one in SAMPLES if one.preset == name} >= KINDS, name
+        assert {sample.name for sample in SAMPLES if sample.preset == name} >= KINDS, name
 
 
 @every_sample
-def test_a_payload_is_read_as_a_person_would(sources: dict[str, Source], sample: Sample) -> None:
-    """Outcome, names, time and delivery; or ignored; or what is missing."""
+def test_sample_is_mapped_as_expected(sources: dict[str, Source], sample: Sample) -> None:
+    """Outcome, names, time and delivery; or ignored; or the missing fields."""
     event = map_sample(sources, sample, sample.body)
     extra = {key: sample.expected[key] for key in EXTRAS.keys() & sample.expected.keys()}
     expected = {key: value for key, value in sample.expected.items() if key not in EXTRAS}
     assert summarize(event) == expected
     if isinstance(event, DeploymentCompleted):
         metadata = None if event.metadata is None else json.loads(bytes(event.metadata))
-        found = {key: getattr(event, key) for key in EXTRAS} | {"metadata": metadata}
-        assert found == EXTRAS | {"metadata": metadata} | extra
+        values = {key: getattr(event, key) for key in EXTRAS} | {"metadata": metadata}
+        assert values == EXTRAS | {"metadata": metadata} | extra
         assert not event.time_unreadable
 
 
-# What a sender's field may hold: the words that end a deployment, and some that do not.
-WORDS: dict[str, tuple[str, str, str, str]] = {
+# For each preset: the field of the state, and its values that mean succeeded, failed, or neither.
+STATES: dict[str, tuple[str, str, str, str]] = {
     "native": ("eventType", "finished", "failed", "started custom"),
     "github": (
         "deployment_status.state",
@@ -161,24 +161,22 @@ WORDS: dict[str, tuple[str, str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("preset", WORDS)
-def test_every_word_of_a_sender_is_an_outcome_or_none(
-    sources: dict[str, Source], preset: str
-) -> None:
-    """What its vendor documents, and nothing that only looks like it."""
-    path, succeeded, failed, neither = WORDS[preset]
-    sample = next(one for one in SAMPLES if str(one) == f"{preset}/succeeded")
+@pytest.mark.parametrize("preset", STATES)
+def test_documented_states_map_to_outcomes(sources: dict[str, Source], preset: str) -> None:
+    """Each state that the vendor documents, and none that only resembles it."""
+    path, succeeded, failed, neither = STATES[preset]
+    sample = next(sample for sample in SAMPLES if str(sample) == f"{preset}/succeeded")
     outcomes = {"succeeded": succeeded, "failed": failed, None: neither}
-    for outcome, words in outcomes.items():
-        for word in words.split():
-            body = with_value(sample.body, tuple(path.split(".")), word)
-            assert summarize(map_sample(sources, sample, body)).get("outcome") == outcome, word
-            body = with_value(sample.body, tuple(path.split(".")), word.swapcase())
-            assert "outcome" not in summarize(map_sample(sources, sample, body)), word
+    for outcome, states in outcomes.items():
+        for state in states.split():
+            body = with_value(sample.body, tuple(path.split(".")), state)
+            assert summarize(map_sample(sources, sample, body)).get("outcome") == outcome, state
+            body = with_value(sample.body, tuple(path.split(".")), state.swapcase())
+            assert "outcome" not in summarize(map_sample(sources, sample, body)), state
 
 
 @pytest.mark.parametrize(
-    ("kind", "word", "outcome"),
+    ("kind", "state", "outcome"),
     [
         ("pipelinerun.finished", "success", "succeeded"),
         ("pipelinerun.finished", "failure", "failed"),
@@ -187,42 +185,42 @@ def test_every_word_of_a_sender_is_an_outcome_or_none(
         ("testcaserun.finished", "success", None),
     ],
 )
-def test_a_run_of_cdevents_ends_as_it_says(
-    sources: dict[str, Source], kind: str, word: str, outcome: str | None
+def test_cdevents_run_has_its_documented_outcome(
+    sources: dict[str, Source], kind: str, state: str, outcome: str | None
 ) -> None:
-    """Pipelines and tasks that name an environment; their types carry a version of the schema."""
-    sample = next(one for one in SAMPLES if str(one) == "cdevents/failed")
+    """Pipeline and task runs that name an environment; a type ends in a schema version."""
+    sample = next(sample for sample in SAMPLES if str(sample) == "cdevents/failed")
     body = with_value(sample.body, ("context", "type"), f"dev.cdevents.{kind}.9.9.9-draft")
-    body = with_value(body, ("subject", "content", "outcome"), word)
+    body = with_value(body, ("subject", "content", "outcome"), state)
     assert summarize(map_sample(sources, sample, body)).get("outcome") == outcome
 
 
-@every_ended
-def test_a_delivery_that_comes_again_has_the_key_of_before(
-    sources: dict[str, Source], sample: Sample
-) -> None:
-    """Whatever else its sender counts up from try to try."""
+@every_completed
+def test_repeated_delivery_keeps_its_id(sources: dict[str, Source], sample: Sample) -> None:
+    """Other headers of the sender may differ from attempt to attempt."""
     headers = sample.headers | {"X-Attempt-Number": "2", "User-Agent": "again"}
-    again = msgspec.structs.replace(sample, headers=headers)
-    first, second = (map_sample(sources, one, one.body) for one in (sample, again))
+    second_attempt = msgspec.structs.replace(sample, headers=headers)
+    first, second = (
+        map_sample(sources, attempt, attempt.body) for attempt in (sample, second_attempt)
+    )
     assert isinstance(first, DeploymentCompleted)
     assert isinstance(second, DeploymentCompleted)
     assert first.delivery == second.delivery
 
 
 @every_sample
-def test_a_truncated_payload_is_unreadable(sources: dict[str, Source], sample: Sample) -> None:
-    """Wherever the bytes end too soon."""
+def test_truncated_sample_is_invalid(sources: dict[str, Source], sample: Sample) -> None:
+    """The body may end after any byte."""
     raw = json.dumps(sample.body).encode()
     for end in (*range(1, len(raw), 1 + len(raw) // 40), len(raw) - 1):
         assert isinstance(map_sample(sources, sample, raw[:end]), InvalidPayload)
 
 
-@every_ended
-def test_a_missing_field_never_makes_another_outcome(
+@every_completed
+def test_missing_field_never_changes_the_outcome(
     sources: dict[str, Source], sample: Sample
 ) -> None:
-    """Every field in turn: the same deployment, told less well, or none."""
+    """Each field in turn: the same outcome, or no completed deployment."""
     for path in json_paths(sample.body):
         event = map_sample(sources, sample, without_path(sample.body, path))
         if isinstance(event, DeploymentCompleted):
@@ -230,36 +228,36 @@ def test_a_missing_field_never_makes_another_outcome(
 
 
 @every_sample
-def test_a_field_of_another_type_has_an_answer(sources: dict[str, Source], sample: Sample) -> None:
-    """Every field in turn, of every wrong type: no exception, no name that is none."""
-    for path, odd in itertools.product(json_paths(sample.body), ODD_VALUES):
-        event = map_sample(sources, sample, with_value(sample.body, path, odd))
+def test_field_of_a_wrong_type_never_raises(sources: dict[str, Source], sample: Sample) -> None:
+    """Each field in turn, of every wrong type; no invalid key is accepted."""
+    for path, value in itertools.product(json_paths(sample.body), ODD_VALUES):
+        event = map_sample(sources, sample, with_value(sample.body, path, value))
         if isinstance(event, DeploymentCompleted):
             names = (event.project, event.environment, event.application, event.version)
             assert event.deployment_id or all(names)
             assert not any("\x00" in (name or "") or len(name or "") > 256 for name in names)
 
 
-@every_ended
-def test_a_time_that_is_none_costs_the_time_and_not_the_event(
+@every_completed
+def test_invalid_time_is_reported_and_keeps_the_event(
     sources: dict[str, Source], sample: Sample
 ) -> None:
-    """It is said, so that it can be counted; nowhere but in the one place of the time."""
-    garbled = [
+    """Only the one field that holds the time has this effect."""
+    changed_requests = [
         *((sample, with_value(sample.body, path, "soon")) for path in json_paths(sample.body)),
         *(
             (replace(sample, headers=sample.headers | {name: "soon"}), sample.body)
             for name in sample.headers
         ),
     ]
-    events = [map_sample(sources, changed, body) for changed, body in garbled]
-    said = [
+    events = [map_sample(sources, changed, body) for changed, body in changed_requests]
+    reported = [
         event
         for event in events
         if isinstance(event, DeploymentCompleted) and event.time_unreadable
     ]
-    assert all(event.event_time is None for event in said)
-    assert len(said) == (sample.expected["event_time"] is not None)
+    assert all(event.event_time is None for event in reported)
+    assert len(reported) == (sample.expected["event_time"] is not None)
 
 
 JSON_VALUES = st.recursive(
@@ -270,8 +268,8 @@ JSON_VALUES = st.recursive(
 
 
 @given(data=st.data())
-def test_arbitrary_json_has_an_answer(sources: dict[str, Source], data: st.DataObject) -> None:
-    """Noise, and payloads with noise in several places, to every preset."""
+def test_arbitrary_json_maps_to_an_event(sources: dict[str, Source], data: st.DataObject) -> None:
+    """For every preset: noise, and samples with noise in several places."""
     sample = data.draw(st.sampled_from(SAMPLES))
     body = sample.body
     for _ in range(data.draw(st.integers(1, 4))):
@@ -287,9 +285,11 @@ def test_arbitrary_json_has_an_answer(sources: dict[str, Source], data: st.DataO
 
 
 @settings(max_examples=10)
-@given(bodies=st.lists(JSON_VALUES | st.sampled_from([one.body for one in SAMPLES]), max_size=4))
-def test_every_receiver_gives_a_documented_answer(presets: str, bodies: list[Any]) -> None:
-    """Over HTTP: whatever body to whatever receiver, nothing but the statuses of the table."""
+@given(
+    bodies=st.lists(JSON_VALUES | st.sampled_from([sample.body for sample in SAMPLES]), max_size=4)
+)
+def test_every_source_responds_with_a_documented_status(presets: str, bodies: list[Any]) -> None:
+    """Any body to any source over HTTP: no status but those of the table."""
     opened = make_sources(presets, verify='verify = "none"')
 
     async def post_all() -> set[int]:
@@ -301,9 +301,9 @@ def test_every_receiver_gives_a_documented_answer(presets: str, bodies: list[Any
             for name in opened:
                 for body in bodies:
                     url = f"http://{host}:{port}/webhooks/{name}"
-                    async with session.post(url, data=json.dumps(body).encode()) as heard:
-                        await parse_response(heard)
-                        statuses.add(heard.status)
+                    async with session.post(url, data=json.dumps(body).encode()) as response:
+                        await parse_response(response)
+                        statuses.add(response.status)
             return statuses
 
     assert asyncio.run(post_all()) <= {200, 202, 400, 422}

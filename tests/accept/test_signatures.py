@@ -1,4 +1,4 @@
-"""Who sent these bytes? Only somebody who knows a secret."""
+"""Verification of webhooks by HMAC signatures and tokens."""
 
 import hashlib
 import hmac
@@ -43,39 +43,39 @@ BUILDKITE = Hmac(
 def accepts(
     schemes: Sequence[AuthScheme], *, secrets: Sequence[str], request: SignedRequest, now_s: float
 ) -> bool:
-    """Ask whether a request is genuine to some schemes with some secrets."""
+    """Return whether a request is genuine for schemes with these secrets."""
     return is_genuine(build_checks(schemes, secrets), request, now_s=now_s)
 
 
 def build_request(headers: dict[str, str], *, body: bytes = BODY) -> SignedRequest:
-    """Make a request with these headers, given in lower case."""
+    """Return a request with these headers, given in lower case."""
     return SignedRequest(headers, {}, body)
 
 
 def accepts_body(
     scheme: AuthScheme, headers: dict[str, str], *, secrets: tuple[str, ...], now_s: float = NOW_S
 ) -> bool:
-    """Ask whether a request with our body is genuine."""
+    """Return whether a request with BODY is genuine."""
     return accepts([scheme], secrets=secrets, request=build_request(headers), now_s=now_s)
 
 
 def hex_digest(secret: bytes, signed: bytes, algorithm: str = "sha256") -> str:
-    """Sign by hand."""
+    """Return a signature in hex."""
     return hmac.new(secret, signed, algorithm).hexdigest()
 
 
 def github_headers(secret: str) -> dict[str, str]:
-    """Give GitHub's header for our body."""
+    """Return GitHub's header for BODY."""
     return {"x-hub-signature-256": f"sha256={hex_digest(secret.encode(), BODY)}"}
 
 
 def standard_headers(timestamp_s: int = NOW_S) -> dict[str, str]:
-    """Give the headers of Standard Webhooks for our body."""
+    """Return the headers of Standard Webhooks for BODY."""
     return sign_standard_webhook(SECRET, delivery="msg_1", timestamp_s=timestamp_s, body=BODY)
 
 
-def test_a_known_answer_of_github_is_genuine() -> None:
-    """The vector of GitHub's documentation: "Validating webhook deliveries"."""
+def test_documented_github_signature_is_genuine() -> None:
+    """The vector of GitHub's documentation, "Validating webhook deliveries"."""
     digest = "757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
     vector = build_request({"x-hub-signature-256": f"sha256={digest}"}, body=b"Hello, World!")
     secrets = ["It's a Secret to Everybody"]
@@ -86,7 +86,7 @@ def test_a_known_answer_of_github_is_genuine() -> None:
 
 @pytest.mark.parametrize("algorithm", ["sha1", "sha256", "sha512"])
 @pytest.mark.parametrize("encoding", ["hex", "base64"])
-def test_every_algorithm_and_encoding_is_checked(algorithm: Any, encoding: Any) -> None:
+def test_every_algorithm_and_encoding_is_verified(algorithm: Any, encoding: Any) -> None:
     """A bare signature in a header, in each algorithm and encoding."""
     digest = hmac.new(b"s", BODY, algorithm).digest()
     text = digest.hex() if encoding == "hex" else b64encode(digest).decode()
@@ -96,22 +96,22 @@ def test_every_algorithm_and_encoding_is_checked(algorithm: Any, encoding: Any) 
     assert not accepts_body(scheme, {"x-signature": text[:-8]}, secrets=("s",))
 
 
-def test_hex_knows_no_case() -> None:
-    """Some senders write their digests in capitals."""
+def test_hex_signature_may_be_upper_case() -> None:
+    """Some senders write their digests in upper case."""
     headers = {"x-signature": hex_digest(b"s", BODY).upper()}
     assert accepts_body(Hmac(header="X-Signature"), headers, secrets=("s",))
 
 
-def test_any_secret_may_match_and_none_is_not_enough() -> None:
-    """Rotation: the old secret and the new one both count, an unknown one does not."""
+def test_any_configured_secret_may_match() -> None:
+    """For rotation, the old and the new secret are valid; an unknown one is not."""
     assert accepts_body(GITHUB, github_headers("old"), secrets=("new", "old"))
     assert accepts_body(GITHUB, github_headers("new"), secrets=("new", "old"))
     assert not accepts_body(GITHUB, github_headers("other"), secrets=("new", "old"))
     assert not accepts_body(GITHUB, github_headers("old"), secrets=())
 
 
-def test_any_item_may_match() -> None:
-    """A header of several signatures is genuine when one of them is."""
+def test_any_signature_of_the_header_may_match() -> None:
+    """One genuine signature of several is enough."""
     headers = standard_headers()
     good = headers["webhook-signature"]
     headers["webhook-signature"] = f"v1,AAAA v2,{good[3:]} {good} v1"
@@ -120,16 +120,16 @@ def test_any_item_may_match() -> None:
     assert not accepts_body(STANDARD_WEBHOOKS, headers, secrets=(SECRET,))
 
 
-def test_alternatives_are_tried_in_order() -> None:
-    """A source may take a signature or a token."""
+def test_any_scheme_of_a_source_may_match() -> None:
+    """A source may accept a signature or a token."""
     schemes: list[AuthScheme] = [GITHUB, Token(header="X-Token")]
     for headers in (github_headers("s"), {"x-token": "s"}):
         assert accepts(schemes, secrets=["s"], request=build_request(headers), now_s=0)
     assert not accepts(schemes, secrets=["s"], request=build_request({}), now_s=0)
 
 
-def test_fields_of_the_signature_header_can_be_signed() -> None:
-    """Buildkite puts the time into the header of the signature, and signs it as it is written."""
+def test_fields_of_the_signature_header_may_be_signed() -> None:
+    """Buildkite signs the timestamp of its signature header as it is written there."""
     stamp = f"0{NOW_S}"
     digest = hex_digest(b"s", f"{stamp}.".encode() + BODY)
     headers = {"x-buildkite-signature": f"timestamp={stamp}, signature={digest}"}
@@ -139,14 +139,14 @@ def test_fields_of_the_signature_header_can_be_signed() -> None:
     assert not accepts_body(BUILDKITE, other, secrets=("s",))
 
 
-def test_what_is_signed_must_be_there() -> None:
-    """A signature over the body alone is none, when the template asks for more."""
+def test_signature_without_a_signed_header_is_not_genuine() -> None:
+    """The template names a header that the request lacks."""
     scheme = Hmac(header="X-S", signed="{x-id}{body}")
     assert not accepts_body(scheme, {"x-s": hex_digest(b"s", BODY)}, secrets=("s",))
 
 
-def test_a_body_is_never_taken_for_a_template() -> None:
-    """Placeholders that a sender writes into the body stay what they are."""
+def test_placeholders_in_the_body_are_not_filled_in() -> None:
+    """The body is signed byte for byte."""
     body = b"{webhook-id}"
     headers = sign_standard_webhook(SECRET, delivery="m", timestamp_s=NOW_S, body=body)
     expected = hmac.digest(b"twenty-four bytes of key", f"m.{NOW_S}.".encode() + body, "sha256")
@@ -157,16 +157,16 @@ def test_a_body_is_never_taken_for_a_template() -> None:
     ("age_s", "genuine"),
     [(0, True), (300, True), (300.5, False), (301, False), (-300, True), (-301, False)],
 )
-def test_a_signature_is_good_for_five_minutes_both_ways(age_s: float, *, genuine: bool) -> None:
-    """Stale and future requests are refused, the edge itself is not."""
+def test_signature_is_valid_for_five_minutes_both_ways(age_s: float, *, genuine: bool) -> None:
+    """Older and future requests are refused; the limit itself is valid."""
     assert (
         accepts_body(STANDARD_WEBHOOKS, standard_headers(), secrets=(SECRET,), now_s=NOW_S + age_s)
         is genuine
     )
 
 
-def test_tolerances_are_data() -> None:
-    """A source may widen either side."""
+def test_timestamp_tolerance_is_configurable() -> None:
+    """A source may set either side."""
     scheme = Hmac(header="X-S", timestamp="X-T", past_s=10, future_s=0)
     headers = {"x-s": hex_digest(b"s", BODY), "x-t": str(NOW_S)}
     assert accepts_body(scheme, headers, secrets=("s",), now_s=NOW_S + 10)
@@ -176,8 +176,8 @@ def test_tolerances_are_data() -> None:
 @pytest.mark.parametrize(
     "stamp", ["", "now", "-5", "1e9", " 5", "٣", "9" * 5000, "1760000000.0", "\x00", "\udcff"]
 )
-def test_a_malformed_time_is_not_genuine(stamp: str) -> None:
-    """Whatever the signature says, a time that is none is refused."""
+def test_malformed_timestamp_is_not_genuine(stamp: str) -> None:
+    """Even with a valid signature."""
     scheme = Hmac(header="X-S", timestamp="X-T")
     headers = {"x-s": hex_digest(b"s", BODY), "x-t": stamp}
     assert not accepts_body(scheme, headers, secrets=("s",), now_s=5)
@@ -185,8 +185,8 @@ def test_a_malformed_time_is_not_genuine(stamp: str) -> None:
 
 @pytest.mark.parametrize("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
 @pytest.mark.parametrize("empty", [True, False])
-def test_a_missing_or_empty_header_is_not_genuine(missing: str, *, empty: bool) -> None:
-    """All three headers of Standard Webhooks are needed."""
+def test_missing_or_empty_header_is_not_genuine(missing: str, *, empty: bool) -> None:
+    """Standard Webhooks needs all three headers."""
     headers = standard_headers()
     del headers[missing]
     assert not accepts_body(
@@ -208,13 +208,13 @@ def test_a_missing_or_empty_header_is_not_genuine(missing: str, *, empty: bool) 
         "\ud800",
     ],
 )
-def test_a_malformed_signature_is_not_genuine(text: str) -> None:
-    """Malformed never raises and never passes."""
+def test_malformed_signature_is_not_genuine(text: str) -> None:
+    """It never raises and never passes."""
     assert not accepts_body(GITHUB, {"x-hub-signature-256": text}, secrets=("s",))
 
 
-def test_an_undecodable_header_is_signed_as_the_bytes_that_came() -> None:
-    """Headers that are no UTF-8 reach us with surrogates; the bytes of the wire are what counts."""
+def test_header_that_is_not_utf_8_is_verified_by_its_bytes() -> None:
+    """Such a header is decoded with surrogates; the signature is over the bytes."""
     scheme = Hmac(header="X-S", signed="{x-id}{body}")
     headers = {"x-id": b"\xff\xfe".decode("utf-8", "surrogateescape")}
     headers["x-s"] = hex_digest(b"s", b"\xff\xfe" + BODY)
@@ -254,18 +254,18 @@ def test_an_undecodable_header_is_signed_as_the_bytes_that_came() -> None:
         (Unverified(), {}, {}, True),
     ],
 )
-def test_tokens(
+def test_token_must_equal_the_secret(
     scheme: AuthScheme, headers: dict[str, str], query: dict[str, str], *, genuine: bool
 ) -> None:
-    """A token is the secret itself, after a scheme when there is one, and nothing less."""
+    """After the scheme, if there is one."""
     signed = SignedRequest(headers, query, BODY)
     assert accepts([scheme], secrets=["s€cret", ""], request=signed, now_s=0) is genuine
 
 
-def test_every_candidate_is_compared_and_none_ends_the_comparing(
+def test_every_signature_is_compared_with_every_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The time that an answer takes must not tell which claim came close to which secret."""
+    """The time of a response must not reveal which signature nearly matched."""
     compared: list[tuple[bytes, bytes]] = []
 
     def compare(claim: bytes, signature: bytes) -> bool:
@@ -284,8 +284,8 @@ def test_every_candidate_is_compared_and_none_ends_the_comparing(
 
 
 @pytest.mark.parametrize("junk", [" ", "\t", "-", "_", "!", "\x00"])
-def test_junk_in_a_signature_is_not_skipped(junk: str) -> None:
-    """As bytes.fromhex and b64decode would: what was sent is compared, to the letter."""
+def test_junk_in_a_signature_is_not_genuine(junk: str) -> None:
+    """bytes.fromhex and b64decode would skip it."""
     digest = hmac.new(b"s", BODY, "sha256").digest()
     for encoding, text in (("hex", digest.hex()), ("base64", b64encode(digest).decode())):
         scheme = Hmac(header="X-S", field="v1", items=";", encoding=encoding)  # type: ignore[arg-type] # one of both
@@ -293,8 +293,8 @@ def test_junk_in_a_signature_is_not_skipped(junk: str) -> None:
         assert not accepts_body(scheme, {"x-s": f"v1={text[:8]}{junk}{text[8:]}"}, secrets=("s",))
 
 
-def test_an_empty_secret_vouches_for_nobody() -> None:
-    """What anybody can compute is no signature."""
+def test_empty_secret_verifies_nothing() -> None:
+    """Anybody can compute a signature with an empty secret."""
     empty = {"x-hub-signature-256": f"sha256={hex_digest(b'', BODY)}"}
     assert not accepts_body(GITHUB, empty, secrets=("",))
     assert not is_usable_secret(GITHUB, "")
@@ -316,8 +316,8 @@ def test_an_empty_secret_vouches_for_nobody() -> None:
         ("schlüssel", "schlüssel".encode()),
     ],
 )
-def test_a_base64_secret_is_decoded_and_any_other_is_used_as_it_is(secret: str, key: bytes) -> None:
-    """With or without prefix and padding; what is no base64 is its UTF-8 bytes."""
+def test_secret_is_decoded_as_base64_if_it_is_base64(secret: str, key: bytes) -> None:
+    """With or without prefix and padding; any other secret is used as UTF-8."""
     headers = sign_standard_webhook(secret, delivery="m", timestamp_s=NOW_S, body=BODY)
     expected = hmac.new(key, f"m.{NOW_S}.".encode() + BODY, hashlib.sha256).digest()
     assert headers["webhook-signature"] == f"v1,{b64encode(expected).decode()}"
@@ -325,10 +325,10 @@ def test_a_base64_secret_is_decoded_and_any_other_is_used_as_it_is(secret: str, 
 
 
 @given(key=st.binary(min_size=1, max_size=64), body=st.text(), delivery=st.uuids())
-def test_we_sign_and_verify_as_the_standardwebhooks_package_does(
+def test_signature_agrees_with_the_standardwebhooks_package(
     key: bytes, body: str, delivery: object
 ) -> None:
-    """Somebody else's signer agrees with ours, and somebody else's verifier too."""
+    """The package signs as we do, and verifies what we sign."""
     secret = "whsec_" + b64encode(key).decode()
     oracle, now = Webhook(secret), datetime.now(UTC)
     stamp, raw = int(now.timestamp()), body.encode()
@@ -354,10 +354,10 @@ TEXTS = st.text(st.characters(exclude_categories=()), max_size=40)
     secrets=st.lists(TEXTS, max_size=3),
     now_s=st.floats(allow_nan=True, allow_infinity=True),
 )
-def test_arbitrary_headers_are_never_genuine_and_never_raise(
+def test_arbitrary_headers_are_not_genuine_and_do_not_raise(
     values: list[str], secrets: list[str], now_s: float
 ) -> None:
-    """Nothing that a sender can send ends in an exception, surrogates and NULs included."""
+    """Surrogates and NUL characters included."""
     names = ["webhook-id", "webhook-timestamp", "webhook-signature"]
     names += ["x-hub-signature-256", "x-buildkite-signature"]
     noise = SignedRequest(dict(zip(names, values, strict=True)), {"token": values[0]}, BODY)

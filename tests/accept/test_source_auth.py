@@ -1,4 +1,4 @@
-"""Is each sender known by what it signs, or shows? And is a new one a few lines of TOML?"""
+"""Verification by each preset, a source without a preset, forms, and odd content types."""
 
 import hmac
 import json
@@ -34,7 +34,7 @@ Sign = Callable[[str, bytes], tuple[dict[str, str], dict[str, str]]]
 def hmac_signer(
     name: str, template: str = "{}", *, algorithm: str = "sha256", prefix: str = ""
 ) -> Sign:
-    """Sign the body, after a prefix, in hex."""
+    """Return a signer with an HMAC of the body, after a prefix, in hex."""
 
     def sign(secret: str, body: bytes) -> tuple[dict[str, str], dict[str, str]]:
         code = hmac.new(secret.encode(), prefix.encode() + body, algorithm).hexdigest()
@@ -44,22 +44,22 @@ def hmac_signer(
 
 
 def header_signer(name: str, template: str = "{}") -> Sign:
-    """Show the secret in a header."""
+    """Return a signer that sends the secret in a header."""
     return lambda secret, _: ({name: template.format(secret)}, {})
 
 
 def query_signer(name: str) -> Sign:
-    """Show the secret in the URL."""
+    """Return a signer that sends the secret in the URL."""
     return lambda secret, _: ({}, {name: secret})
 
 
 def standard_webhooks_signer(secret: str, body: bytes) -> tuple[dict[str, str], dict[str, str]]:
-    """Sign by Standard Webhooks."""
+    """Return the headers and parameters of Standard Webhooks."""
     return sign_standard_webhook(secret, delivery="m", timestamp_s=NOW_S, body=body), {}
 
 
 def heroku_signer(secret: str, body: bytes) -> tuple[dict[str, str], dict[str, str]]:
-    """Sign as Heroku does."""
+    """Return the headers and parameters of Heroku."""
     code = hmac.new(secret.encode(), body, "sha256").digest()
     return {"heroku-webhook-hmac-sha256": b64encode(code).decode()}, {}
 
@@ -103,7 +103,7 @@ SIGNERS: dict[str, list[Sign]] = {
 
 @pytest.fixture(scope="module")
 def sources(presets: str) -> dict[str, Source]:
-    """Give a source of every preset, whose secret is "secret"."""
+    """Return a source of every preset with the secret "secret"."""
     return make_sources(presets)
 
 
@@ -113,16 +113,16 @@ def accepts(
     *,
     body: bytes = BODY,
 ) -> bool:
-    """Ask whether a source takes a request for genuine."""
+    """Return whether a request is genuine for a source."""
     request = SignedRequest(*headers_and_query, body)
     return is_genuine(source.checks, request, now_s=NOW_S)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_sender_is_known_by_what_its_vendor_documents(
+def test_documented_signature_of_each_sender_is_genuine(
     sources: dict[str, Source], preset: str
 ) -> None:
-    """Each of its ways, with the right secret and no other; with no signature not at all."""
+    """Each documented way, with the right secret only; without a signature never."""
     source = sources[preset]
     shared = [scheme for scheme in source.schemes if not isinstance(scheme, Ed25519)]
     assert len(shared) == len(SIGNERS[preset])
@@ -133,24 +133,22 @@ def test_a_sender_is_known_by_what_its_vendor_documents(
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_signature_is_over_the_bytes_as_they_came(
-    sources: dict[str, Source], preset: str
-) -> None:
-    """The same JSON written otherwise is not what was signed."""
+def test_signature_is_over_the_received_bytes(sources: dict[str, Source], preset: str) -> None:
+    """The same JSON in another layout is not genuine; a token does not depend on the body."""
     rewritten = json.dumps(json.loads(BODY)).encode()
     for sign in SIGNERS[preset]:
-        told = sign("secret", BODY)
-        is_token = told == sign("secret", b"")
-        assert accepts(sources[preset], told, body=rewritten) is is_token
+        signed = sign("secret", BODY)
+        is_token = signed == sign("secret", b"")
+        assert accepts(sources[preset], signed, body=rewritten) is is_token
 
 
-def test_a_method_that_changes_its_name_is_not_followed(sources: dict[str, Source]) -> None:
-    """Bitbucket announces that sha256 may give way to another: until then none is known."""
+def test_unknown_digest_method_is_not_genuine(sources: dict[str, Source]) -> None:
+    """Bitbucket announces that another method may replace sha256; none is known yet."""
     weak = hmac_signer("x-hub-signature", "sha1={}", algorithm="sha1")
     assert not accepts(sources["bitbucket"], weak("secret", BODY))
 
 
-# What a person writes for a sender that we do not know.
+# A source for a sender without a preset.
 WOODPECKER = """
 [[source]]
 name = "woodpecker"
@@ -164,10 +162,10 @@ fields = { environment = "body.deploy_to", application = "body.repo.name", versi
 """
 
 
-async def test_a_sender_that_nobody_knew_is_a_few_lines_of_toml(
+async def test_source_without_preset_needs_nine_lines_of_toml(
     presets: str, backlog_stub: BacklogStub
 ) -> None:
-    """Nine lines, no code: verified, filtered, mapped, and counted once."""
+    """No code: verified, filtered, mapped, and counted once."""
     body = {"event": "deployment", "number": 7, "status": "success", "deploy_to": "production"}
     body |= {"repo": {"name": "web"}, "commit": "5d1c6b0a"}
     sources = load_sources(WOODPECKER, presets=presets, read_secret=str)
@@ -176,13 +174,13 @@ async def test_a_sender_that_nobody_knew_is_a_few_lines_of_toml(
         serve_receiver(backlog_stub, *sources.values()) as (host, port),
         ClientSession() as session,
     ):
-        heard = []
+        responses = []
         for sent, token in [(body, "x"), (body, "s3cret"), (body, "s3cret"), ({}, "s3cret")]:
             url, headers = f"http://{host}:{port}/webhooks/woodpecker", {"X-Token": token}
             async with session.post(url, data=encode_body(sent), headers=headers) as response:
                 answer = await parse_response(response)
-                heard.append((response.status, answer["status"]))
-    assert heard == [(401, 401), (202, "queued"), (200, "duplicate"), (200, "ignored")]
+                responses.append((response.status, answer["status"]))
+    assert responses == [(401, 401), (202, "queued"), (200, "duplicate"), (200, "ignored")]
     ((key, event),) = backlog_stub.events.items()
     assert key == ("woodpecker", "web/7")
     assert (event.environment, event.application, event.version) == (
@@ -192,18 +190,18 @@ async def test_a_sender_that_nobody_knew_is_a_few_lines_of_toml(
     )
 
 
-GITHUB_BODY = next(one.body for one in read_samples() if str(one) == "github/succeeded")
+GITHUB_BODY = next(sample.body for sample in read_samples() if str(sample) == "github/succeeded")
 
 
 def map_form(github: Source, body: bytes) -> Event | Batch:
-    """Read a form as GitHub sends it."""
+    """Map a form as GitHub sends it."""
     headers = {"x-github-event": "deployment_status", "x-github-delivery": "guid"}
     headers |= {"content-type": "application/x-www-form-urlencoded"}
     return parse_webhook(github, SignedRequest(headers, {}, body))
 
 
-def test_a_form_holds_the_same_event(github: Source) -> None:
-    """GitHub's other content type: what is in ``payload`` is the body."""
+def test_form_payload_is_mapped_as_json(github: Source) -> None:
+    """GitHub's other content type has the body in ``payload``."""
     raw = json.dumps(GITHUB_BODY | {"odd": "a+b %41 ü €"}, ensure_ascii=False)
     plain = map_form(github, raw.encode())
     assert isinstance(plain, DeploymentCompleted)
@@ -211,8 +209,8 @@ def test_a_form_holds_the_same_event(github: Source) -> None:
     assert map_form(github, urlencode({"payload": raw, "more": 1}).encode()) == plain
 
 
-async def test_a_form_is_verified_as_it_came(post: PostWebhook) -> None:
-    """The signature is over the form, and never over what it holds."""
+async def test_form_is_verified_by_its_bytes(post: PostWebhook) -> None:
+    """The signature is over the form, not over the JSON in it."""
     raw = json.dumps(GITHUB_BODY)
     form = f"payload={quote_plus(raw)}".encode()
     kind = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -221,7 +219,7 @@ async def test_a_form_is_verified_as_it_came(post: PostWebhook) -> None:
 
 
 @pytest.mark.parametrize("kind", ["", "text/plain; charset=UTF-8", "application/octet-stream", "?"])
-async def test_no_content_type_is_asked_for(post: PostWebhook, kind: str) -> None:
+async def test_content_type_may_be_missing_or_wrong(post: PostWebhook, kind: str) -> None:
     """Argo CD sends none, curl calls JSON a form, SNS calls it plain text."""
     body = encode_body(FINISHED)
     headers = native_headers(body) | ({"Content-Type": kind} if kind else {})
@@ -236,21 +234,21 @@ async def test_dropped_metadata_is_logged_with_the_webhook(
         body = encode_body(FINISHED | {"eventMetadata": metadata})
         headers = native_headers(body, delivery=f"msg_{delivery}")
         assert (await post("native", body, headers))[0] == 202
-    logged = [facts.get("metadata_dropped") for _, facts in backlog_stub.log_events]
+    logged = [fields.get("metadata_dropped") for _, fields in backlog_stub.log_events]
     assert logged == [True, None]
     assert [event.metadata_dropped for event in backlog_stub.events.values()] == [True, False]
 
 
-async def test_a_time_that_cannot_be_read_is_a_fact(
+async def test_unreadable_time_is_logged_with_the_webhook(
     post: PostWebhook, backlog_stub: BacklogStub
 ) -> None:
-    """The event is kept, and the fact can be counted; with a time, or none, there is no such."""
+    """The event is kept; a valid or missing time is not logged."""
     for delivery, body in enumerate(
         [FINISHED | {"eventTime": "yesterday"}, FINISHED | {"eventTime": 1_760_000_000}, FINISHED]
     ):
         headers = native_headers(body, delivery=f"msg_{delivery}")
         assert (await post("native", encode_body(body), headers))[0] == 202
-    assert [facts.get("time_unreadable") for _, facts in backlog_stub.log_events] == [
+    assert [fields.get("time_unreadable") for _, fields in backlog_stub.log_events] == [
         True,
         None,
         None,
@@ -272,10 +270,8 @@ async def test_a_time_that_cannot_be_read_is_a_fact(
     ],
     ids=["duplicate keys", "huge integer", "huge float"],
 )
-def test_odd_json_is_read_or_refused_and_never_raises(
-    native: Source, body: bytes, kept: str
-) -> None:
-    """The last of equal keys counts; a number that is no time costs nothing but the time."""
+def test_odd_json_is_mapped_without_raising(native: Source, body: bytes, kept: str) -> None:
+    """The last of equal keys counts; a number out of range costs only the time."""
     whole = b'{"deploymentId":"d-1",' + body[1:]
     event = parse_webhook(native, SignedRequest({}, {}, whole))
     assert isinstance(event, DeploymentCompleted), kept

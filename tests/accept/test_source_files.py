@@ -1,4 +1,4 @@
-"""Which sources hold now? The last that could be read, whole."""
+"""Reloading of sources."""
 
 import pytest
 
@@ -10,7 +10,7 @@ ONE_SOURCE = '[[source]]\nname = "{}"\npreset = "github"\nsecrets = ["env:{}"]\n
 
 
 class SourceFileStub:
-    """A file of sources, and the secrets that it names."""
+    """Stands for a file of sources and the secrets that it names."""
 
     def __init__(self, presets: str) -> None:
         self.text = ONE_SOURCE.format("web", "A")
@@ -18,7 +18,7 @@ class SourceFileStub:
         self._presets = presets
 
     def load(self) -> dict[str, Source]:
-        """Load what stands there now."""
+        """Load the present text."""
         return load_sources(
             self.text, presets=self._presets, read_secret=self.secrets.__getitem__, origin="f.toml"
         )
@@ -26,57 +26,57 @@ class SourceFileStub:
 
 @pytest.fixture
 def source_file(presets: str) -> SourceFileStub:
-    """Give a shelf with one source on it."""
+    """Return a file with one source."""
     return SourceFileStub(presets)
 
 
-def test_a_new_file_holds_as_a_whole(
+def test_reload_replaces_all_sources(
     source_file: SourceFileStub, backlog_stub: BacklogStub
 ) -> None:
-    """Sources come and go, and the fact names them."""
-    live = ReloadableSources(source_file.load, log=backlog_stub)
-    assert (list(live), len(live)) == (["web"], 1)
+    """The log event names added and removed sources."""
+    sources = ReloadableSources(source_file.load, log=backlog_stub)
+    assert (list(sources), len(sources)) == (["web"], 1)
     source_file.text = ONE_SOURCE.format("api", "B")
-    live.reload()
-    assert list(live) == ["api"]
-    assert live.list_warnings() == []
+    sources.reload()
+    assert list(sources) == ["api"]
+    assert sources.list_warnings() == []
     changes = {"added": ["api"], "removed": ["web"], "secrets_changed": []}
     assert backlog_stub.log_events == [("sources_reloaded", {"sources": ["api"], **changes})]
 
 
-def test_secrets_are_read_again_too(source_file: SourceFileStub, backlog_stub: BacklogStub) -> None:
-    """The file is the same, what it names is not; the fact says whose, and not what."""
-    live = ReloadableSources(source_file.load, log=backlog_stub)
+def test_reload_reads_secrets_again(source_file: SourceFileStub, backlog_stub: BacklogStub) -> None:
+    """The log event names the source with a changed secret, not the secret."""
+    sources = ReloadableSources(source_file.load, log=backlog_stub)
     source_file.secrets["env:A"] = "rotated"
-    live.reload()
-    assert live["web"].secrets == ("rotated",)
+    sources.reload()
+    assert sources["web"].secrets == ("rotated",)
     assert backlog_stub.log_events[0][1]["secrets_changed"] == ["web"]
     assert "rotated" not in str(backlog_stub.log_events)
 
 
-def test_a_mistake_keeps_the_old_sources_and_is_told_until_it_is_mended(
+def test_failed_reload_keeps_the_sources_and_warns_until_fixed(
     source_file: SourceFileStub, backlog_stub: BacklogStub
 ) -> None:
-    """One warning with the line, and none any more when the file is well."""
-    live = ReloadableSources(source_file.load, log=backlog_stub)
-    well, before = source_file.text, live["web"]
-    source_file.text = well + ONE_SOURCE.format("web", "B")
-    live.reload()
-    assert live["web"] is before
-    (warning,) = live.list_warnings()
+    """The warning has the mistake, and ends with the next good reload."""
+    sources = ReloadableSources(source_file.load, log=backlog_stub)
+    valid_text, before = source_file.text, sources["web"]
+    source_file.text = valid_text + ONE_SOURCE.format("web", "B")
+    sources.reload()
+    assert sources["web"] is before
+    (warning,) = sources.list_warnings()
     assert 'f.toml: source "web": name: another source has the same name' in warning
-    ((event, facts),) = backlog_stub.log_events
-    assert (event, facts["sources"]) == ("sources_reload_failed", ["web"])
-    assert str(facts["reason"]) in warning
-    source_file.text = well
-    live.reload()
-    assert live.list_warnings() == []
+    ((event, fields),) = backlog_stub.log_events
+    assert (event, fields["sources"]) == ("sources_reload_failed", ["web"])
+    assert str(fields["reason"]) in warning
+    source_file.text = valid_text
+    sources.reload()
+    assert sources.list_warnings() == []
 
 
-def test_there_must_be_sources_to_begin_with(
+def test_first_load_raises_source_error(
     source_file: SourceFileStub, backlog_stub: BacklogStub
 ) -> None:
-    """A mistake at start-up is no warning."""
+    """A mistake at start is not a warning."""
     source_file.secrets.clear()
     with pytest.raises(SourceError, match="env:A is not set"):
         ReloadableSources(source_file.load, log=backlog_stub)

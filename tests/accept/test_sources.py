@@ -1,4 +1,4 @@
-"""What is a source? What its TOML says, or one sentence about what is wrong with it."""
+"""Sources from TOML: their values, and the error for each mistake."""
 
 import re
 import tomllib
@@ -11,7 +11,7 @@ from service.accept.sources import Source, SourceError, load_sources, native_sou
 
 CUSTOM = """
 [[source]]
-name = "ours"
+name = "custom"
 secrets = ["plain", "env:NEW", "file:/run/secrets/old"]
 verify = [{ hmac = "X-Sig", items = ",", field = "v1", tolerance = 1 }, { query = "token" }]
 when = { "body.kind" = ["deploy", "/^release-/", "/^v(x)?/", "/on/"], "body.dry" = false }
@@ -34,18 +34,18 @@ SECRETS = {"env:NEW": "newer", "env:EMPTY": "", "file:/run/secrets/old": "older\
 
 
 def load_from_text(text: str, presets: str) -> dict[str, Source]:
-    """Load sources whose secrets are in the vault."""
+    """Load sources with the secrets of SECRETS."""
     return load_sources(text, presets=presets, read_secret=SECRETS.__getitem__)
 
 
 def source_toml(extra_toml: str, *, name: str = "s", preset: str = 'preset = "github"') -> str:
-    """Write one source."""
+    """Return the TOML of one source."""
     return f'[[source]]\nname = "{name}"\n{preset}\n{extra_toml}\n'
 
 
-def test_a_source_is_read_whole(presets: str) -> None:
+def test_source_has_every_key_of_its_table(presets: str) -> None:
     """Every key of the format, without a preset."""
-    source = load_from_text(CUSTOM, presets)["ours"]
+    source = load_from_text(CUSTOM, presets)["custom"]
     assert source.schemes == (Hmac(header="X-Sig", items=",", field="v1"), Token(query="token"))
     assert source.secrets == ("plain", "newer", "older")
     assert (source.preset, source.project, source.strict) == (None, "default", False)
@@ -69,23 +69,23 @@ def test_a_source_is_read_whole(presets: str) -> None:
         (["deploy"], False),
     ],
 )
-def test_a_condition_holds_for_its_values_and_regexes(
+def test_condition_holds_for_its_values_and_regexes(
     presets: str, kind: object, *, holds: bool
 ) -> None:
-    """Values are equal, regexes are found, and nothing else will do."""
-    condition = load_from_text(CUSTOM, presets)["ours"].when[0]
+    """A value must be equal, a regex must be found."""
+    condition = load_from_text(CUSTOM, presets)["custom"].when[0]
     assert condition.is_met({"body": {"kind": kind}}) is holds
 
 
-def test_true_is_not_one(presets: str) -> None:
-    """JSON tells booleans from numbers, and so do conditions and outcomes."""
-    source = load_from_text(CUSTOM, presets)["ours"]
+def test_true_does_not_equal_one(presets: str) -> None:
+    """JSON distinguishes booleans from numbers; so do conditions and outcomes."""
+    source = load_from_text(CUSTOM, presets)["custom"]
     assert source.when[1].is_met({"body": {"dry": False}})
     assert not source.when[1].is_met({"body": {"dry": 0}})
-    assert [source.outcome.decide(found) for found in (0, 0.0, False)] == ["succeeded"] * 2 + [None]
+    assert [source.outcome.decide(value) for value in (0, 0.0, False)] == ["succeeded"] * 2 + [None]
 
 
-def test_a_source_goes_before_its_preset(presets: str) -> None:
+def test_source_overrides_its_preset(presets: str) -> None:
     """`when` and `fields` key by key, anything else as a whole."""
     text = source_toml("""
         secrets = ["x"]
@@ -96,7 +96,10 @@ def test_a_source_goes_before_its_preset(presets: str) -> None:
         """)
     source = load_from_text(text, presets)["s"]
     assert source.schemes == (Token(header="X-Token"),)
-    assert [one.expression.text for one in source.when] == ["headers.x_github_event", "body.action"]
+    assert [condition.expression.text for condition in source.when] == [
+        "headers.x_github_event",
+        "body.action",
+    ]
     assert source.dedupe is not None
     assert source.dedupe.text == "body.id"
     assert source.fields.version is not None
@@ -105,15 +108,15 @@ def test_a_source_goes_before_its_preset(presets: str) -> None:
     assert source.outcome.succeeded == ("success",)
 
 
-def test_a_file_may_bring_presets_of_its_own(presets: str) -> None:
-    """A preset is written as a source is."""
-    preset = '[preset.ours]\nverify = "standard-webhooks"\noutcome = { path = "body.x" }\n'
-    text = preset + source_toml('secrets = ["x"]', preset='preset = "ours"')
+def test_file_may_define_presets(presets: str) -> None:
+    """A preset is written like a source."""
+    preset = '[preset.custom]\nverify = "standard-webhooks"\noutcome = { path = "body.x" }\n'
+    text = preset + source_toml('secrets = ["x"]', preset='preset = "custom"')
     assert load_from_text(text, presets)["s"].schemes == (STANDARD_WEBHOOKS, ASYMMETRIC)
 
 
-def test_verify_may_name_presets_but_not_in_circles(presets: str) -> None:
-    """The schemes of any preset can be had by its name."""
+def test_verify_may_name_a_preset_but_not_a_cycle(presets: str) -> None:
+    """The schemes of any preset can be used by its name."""
     source = load_from_text(source_toml('verify = "native"\nsecrets = ["x"]'), presets)["s"]
     bearer = Token(header="Authorization", scheme="Bearer")
     assert source.schemes == (STANDARD_WEBHOOKS, ASYMMETRIC, bearer)
@@ -122,8 +125,8 @@ def test_verify_may_name_presets_but_not_in_circles(presets: str) -> None:
         load_from_text(circle + source_toml('verify = "a"'), presets)
 
 
-def test_the_native_source_takes_a_signature_or_a_token(presets: str) -> None:
-    """The secrets are used as they are, whatever they look like."""
+def test_native_source_accepts_a_signature_or_a_token(presets: str) -> None:
+    """The secrets are used unchanged, even if they look like references."""
     source = native_source(["env:not a reference", "whsec_AAAA"], presets=presets)
     bearer = Token(header="Authorization", scheme="Bearer")
     assert source.schemes == (STANDARD_WEBHOOKS, ASYMMETRIC, bearer)
@@ -134,8 +137,8 @@ def test_the_native_source_takes_a_signature_or_a_token(presets: str) -> None:
             native_source(secrets, presets=presets)
 
 
-def test_every_preset_that_ships_makes_a_source(presets: str) -> None:
-    """All but the one that only says how bytes are signed."""
+def test_every_shipped_preset_makes_a_source(presets: str) -> None:
+    """Except the one that only describes signatures."""
     names = tomllib.loads(presets)["preset"].keys() - {"standard-webhooks"}
     assert names >= {"native", "github"}
     for name in names:
@@ -143,14 +146,14 @@ def test_every_preset_that_ships_makes_a_source(presets: str) -> None:
         assert load_from_text(text, presets)["s"].preset == name
 
 
-def test_verify_none_has_to_be_written_out(presets: str) -> None:
-    """Then, and only then, no secret is needed."""
+def test_verify_none_needs_no_secret(presets: str) -> None:
+    """It must be written out."""
     assert load_from_text(source_toml('verify = "none"'), presets)["s"].schemes == (Unverified(),)
 
 
-def test_secrets_are_never_shown(presets: str) -> None:
-    """Neither a source nor an error about its secrets says them."""
-    shown = repr(load_from_text(CUSTOM, presets)["ours"])
+def test_secrets_are_not_in_repr_or_errors(presets: str) -> None:
+    """Neither a source nor an error about its secrets shows them."""
+    shown = repr(load_from_text(CUSTOM, presets)["custom"])
     assert not any(secret in shown for secret in ("plain", "newer", "older"))
     with pytest.raises(SourceError) as error:
         load_from_text(source_toml('secrets = ["hunter2", 5]'), presets)
@@ -257,9 +260,7 @@ def test_secrets_are_never_shown(presets: str) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place_and_its_fix(
-    presets: str, text: str, problem: str
-) -> None:
+def test_mistake_is_reported_with_its_key_and_fix(presets: str, text: str, problem: str) -> None:
     """One sentence: which source, which key, what to do."""
     with pytest.raises(SourceError, match=re.escape(problem)):
         load_from_text(text, presets)
