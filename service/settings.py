@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta, Struct
 
+from service.accept.toml_tables import find_similar_name
 from service.store.url import parse_redis_url
-from service.suggestions import find_similar_name
 
 VARIABLE_PREFIX = "ENRICHER_"
 TOKEN_VARIABLE = "LAUNCHDARKLY_ACCESS_TOKEN"  # noqa: S105 - a name, not a token

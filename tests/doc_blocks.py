@@ -106,7 +106,7 @@ class PageEnvironment:
         self._folder = folder / "page"
         self._programs = folder / "bin"
         self._state = folder / "state.sh"
-        self._redis_url = redis_url
+        self.redis_url = redis_url
         self._processes: list[subprocess.Popen[bytes]] = []
         self.receiver_url = ""
         for created in (self._folder, self._programs):
@@ -148,7 +148,7 @@ class PageEnvironment:
             "deployment-enricher": f'exec {python} -m service "$@"',
             "python3": f'if [ "$1" = run.py ]; then shift; exec {python} -m service "$@"; fi\n'
             f'exec {python} "$@"',
-            "redis-cli": f'exec {python} -m tests.redis_cli {shlex.quote(self._redis_url)} "$@"',
+            "redis-cli": f'exec {python} -m tests.redis_cli {shlex.quote(self.redis_url)} "$@"',
         }
         for name, text in programs.items():
             program = self._programs / name
@@ -234,7 +234,7 @@ class PageEnvironment:
 
     def _localize(self, text: str) -> str:
         """Return the text with the addresses of this page's Redis and receiver."""
-        text = text.replace("redis://127.0.0.1:6379", self._redis_url)
+        text = text.replace("redis://127.0.0.1:6379", self.redis_url)
         return text.replace("http://127.0.0.1:8080", self.receiver_url)
 
     def _run_and_compare(self, command: Command, directives: Mapping[str, str]) -> None:
@@ -244,7 +244,7 @@ class PageEnvironment:
         output = (
             self.run_command(text, exit_code=exit_code)
             if stop_text is None
-            else self._run_until(text, stop_text)
+            else self.run_until(text, stop_text)
         )
         output += "" if output.endswith("\n") or not output else "\n"
         pattern = output_pattern(command.expected)
@@ -271,7 +271,7 @@ class PageEnvironment:
         assert exit_code in {"any", str(ran.returncode)}, f"$ {text}\n{ran.returncode}\n{output}"
         return output
 
-    def _run_until(self, text: str, stop_text: str) -> str:
+    def run_until(self, text: str, stop_text: str) -> str:
         """Run a command that does not end until it has printed a text; return what it printed."""
         process = subprocess.Popen(
             [_BASH, "-c", f"exec {text}"],
@@ -296,6 +296,10 @@ class PageEnvironment:
             self._interrupt(process)
         timer.cancel()
         return "".join(lines)
+
+    def run_for(self, text: str, *, seconds: float) -> None:
+        """Run a command that does not end and prints nothing, for some seconds."""
+        self.run_command(f"timeout -s INT -k {_TIMEOUT_S} {seconds} {text}", exit_code="124")
 
     @staticmethod
     def _interrupt(process: subprocess.Popen[bytes]) -> None:

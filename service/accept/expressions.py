@@ -19,7 +19,7 @@ from jmespath.functions import Functions
 from jmespath.visitor import TreeInterpreter
 from msgspec import Struct
 
-from service.suggestions import find_similar_name
+from service.accept.toml_tables import find_similar_name
 
 # A regex is not run on a longer text: a sender must not be able to make it slow.
 MAX_MATCH_LENGTH = 4096

@@ -2,12 +2,11 @@
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import msgspec
-
-from service.suggestions import find_similar_name
 
 KeyPath = tuple[str | int, ...]
 """The steps to a key, such as ``("fields", "version")``; a number is an index of an array."""
@@ -96,3 +95,13 @@ def _format_key(key: KeyPath) -> str:
         else:
             parts.append(f".{step}" if _BARE_KEY.fullmatch(step) else f'."{step}"')
     return "".join(parts).removeprefix(".")
+
+
+def find_similar_name(name: str, known_names: Iterable[str], *, prefix: str = "") -> str | None:
+    """Return the known name that is closest to ``name``; None if none is close.
+
+    Names are compared without ``prefix``: what all of them share is no likeness.
+    """
+    known_by_suffix = {known.removeprefix(prefix): known for known in known_names}
+    matches = get_close_matches(name.removeprefix(prefix), known_by_suffix, n=1)
+    return known_by_suffix[matches[0]] if matches else None

@@ -11,7 +11,7 @@ from service.backlog.failed_tickets import RetryResult
 from service.backlog.failures import FailedTicket, parse_parked_job
 from service.backlog.ticket import Ticket
 from service.cli.terminal import COLUMN_GAP, Column, pad_text, truncate_text
-from service.durations import format_age
+from service.console.format import format_age
 from service.log import escape_unprintable
 
 _FAILED_COLUMNS = (
