@@ -41,7 +41,7 @@ async def simulator(
 
 
 @pytest.mark.usefixtures("simulator")
-async def test_what_is_unknown_is_queued_once_and_published(
+async def test_backfill_queues_missed_deployments_once(
     command_runner: CommandRunner, server: EmbeddedServer, eventually: Eventually
 ) -> None:
     """A dry run only counts; then all is queued, and nothing of it a second time."""
@@ -65,7 +65,7 @@ async def test_what_is_unknown_is_queued_once_and_published(
     assert (await command_runner.run(f"{COMMAND} --dry-run")).out.startswith("8 listed, 8 known")
 
 
-async def test_filters_bound_what_is_listed(
+async def test_backfill_filters_by_application_and_end(
     command_runner: CommandRunner, simulator: Simulator
 ) -> None:
     """Only the application that is named, and only until --to."""
@@ -79,7 +79,7 @@ async def test_filters_bound_what_is_listed(
     assert early.out == "3 listed, 0 known, 0 open, 3 to queue\n"
 
 
-async def test_it_goes_on_where_trouble_stopped_it(
+async def test_backfill_stopped_by_an_error_continues_from_there(
     command_runner: CommandRunner, simulator: Simulator
 ) -> None:
     """Exit code 1 and why; the same command lists only what is left."""
@@ -100,7 +100,7 @@ async def test_it_goes_on_where_trouble_stopped_it(
     assert (done, left) == (4, 5)
 
 
-async def test_it_may_be_stopped_at_any_moment(
+async def test_backfill_stopped_by_a_signal_continues_from_there(
     command_runner: CommandRunner, simulator: Simulator
 ) -> None:
     """Ctrl-C ends it with what it came to; the rest follows when it is typed again."""
@@ -115,7 +115,7 @@ async def test_it_may_be_stopped_at_any_moment(
     assert (await command_runner.run(f"{COMMAND} --dry-run")).out.startswith("8 listed, 8 known")
 
 
-async def test_trouble_with_launchdarkly_is_told(
+async def test_backfill_reports_an_error_of_launchdarkly(
     command_runner: CommandRunner, simulator: Simulator
 ) -> None:
     """Nothing is queued, and nothing is forgotten."""
@@ -136,7 +136,9 @@ async def test_trouble_with_launchdarkly_is_told(
         ),
     ],
 )
-async def test_mistakes_are_told(command_runner: CommandRunner, words: str, complaint: str) -> None:
+async def test_backfill_with_wrong_times_is_a_usage_error(
+    command_runner: CommandRunner, words: str, complaint: str
+) -> None:
     """A time that is none, or the wrong way round: exit code 2."""
     ended = await command_runner.run(words)
     assert ended.code == 2

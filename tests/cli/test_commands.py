@@ -15,7 +15,9 @@ from service.store.embedded import EmbeddedServer
 from tests.cli.shell import PASSWORD, CommandRunner, processes_using, wait_until_unused
 
 
-async def test_from_a_webhook_to_a_record_by_commands_alone(command_runner: CommandRunner) -> None:
+async def test_sent_webhook_becomes_a_record_through_commands(
+    command_runner: CommandRunner,
+) -> None:
     """What is sent comes out, and a killed `run` leaves its records and no server."""
     simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_started")
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
@@ -46,7 +48,7 @@ async def test_from_a_webhook_to_a_record_by_commands_alone(command_runner: Comm
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_a_signal_ends_everything_with_0(
+async def test_signal_stops_every_command_with_exit_code_0(
     command_runner: CommandRunner, server: EmbeddedServer, number: signal.Signals
 ) -> None:
     """Whatever goes on ends as asked, leaves no process and no traceback."""
@@ -64,7 +66,7 @@ async def test_a_signal_ends_everything_with_0(
     assert not [line for one in programs for line in one.lines if "Traceback" in line]
 
 
-async def test_the_demo_ends_by_itself_and_shows_what_it_says(
+async def test_demo_prints_records_and_a_working_tail_command(
     command_runner: CommandRunner,
 ) -> None:
     """Records, a count, a sentence; its line for another terminal works; a second is refused."""
@@ -88,7 +90,7 @@ async def test_the_demo_ends_by_itself_and_shows_what_it_says(
     assert processes_using(command_runner.data) == []
 
 
-async def test_a_demo_on_a_redis_of_ones_own_shows_no_password_and_repeats(
+async def test_demo_on_the_users_redis_shows_no_password_and_can_be_repeated(
     command_runner: CommandRunner, server: EmbeddedServer
 ) -> None:
     """A second demo there invents other deployments, and clears away what the first left."""
@@ -112,7 +114,7 @@ async def test_a_demo_on_a_redis_of_ones_own_shows_no_password_and_repeats(
         assert await client.xlen("{deployments-demo}:enriched") < 4
 
 
-async def test_a_reader_that_has_enough_is_no_error(
+async def test_closed_stdout_ends_tail_quietly(
     command_runner: CommandRunner, server: EmbeddedServer
 ) -> None:
     """`tail | head -1` ends without complaint."""
@@ -132,7 +134,7 @@ async def test_a_reader_that_has_enough_is_no_error(
     assert not [line for line in tail.lines if not line.startswith("{")]
 
 
-async def test_no_encoding_of_a_terminal_ends_a_command(
+async def test_ascii_terminal_gets_escaped_text(
     command_runner: CommandRunner, server: EmbeddedServer
 ) -> None:
     """What an ASCII terminal cannot show is escaped."""

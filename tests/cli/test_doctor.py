@@ -26,7 +26,7 @@ def parse_findings(result: CommandResult) -> dict[str, tuple[str, str]]:
     }
 
 
-async def test_all_is_well_beside_a_running_service(command_runner: CommandRunner) -> None:
+async def test_doctor_of_a_running_service_finds_no_error(command_runner: CommandRunner) -> None:
     """Redis, a worker, LaunchDarkly and the receiver are there; exit code 0."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -53,7 +53,7 @@ async def test_all_is_well_beside_a_running_service(command_runner: CommandRunne
     assert page.out.splitlines()[-1].startswith("0 errors, 0 warnings, ")
 
 
-async def test_it_works_when_everybody_is_away(command_runner: CommandRunner) -> None:
+async def test_doctor_reports_everything_that_is_away(command_runner: CommandRunner) -> None:
     """Exit code 1, a fix for each, and no password of a URL."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # and not listening
@@ -75,7 +75,7 @@ async def test_it_works_when_everybody_is_away(command_runner: CommandRunner) ->
     assert all(each["fix"] for each in json.loads(ended.out)["findings"] if each["status"] != "ok")
 
 
-async def test_a_server_of_our_own_that_does_not_run_is_no_failure(
+async def test_stopped_embedded_server_is_a_warning_only(
     command_runner: CommandRunner,
 ) -> None:
     """`run` starts it; without token and sources, though, `run` does not start."""
@@ -87,7 +87,7 @@ async def test_a_server_of_our_own_that_does_not_run_is_no_failure(
     assert (found["token"][0], found["sources"][0]) == ("error", "error")
 
 
-async def test_what_is_wrong_with_work_is_told(
+async def test_doctor_reports_errors_of_token_workers_and_redis(
     command_runner: CommandRunner, server: EmbeddedServer
 ) -> None:
     """A refused token, failures by reason, tickets that nobody takes, a Redis without a disk."""
@@ -114,7 +114,9 @@ async def test_what_is_wrong_with_work_is_told(
     assert found["failed"] == ("warning", "2: 2 not_found")
 
 
-async def test_a_rate_limit_is_kept(command_runner: CommandRunner, server: EmbeddedServer) -> None:
+async def test_doctor_makes_no_call_while_the_rate_limit_is_reached(
+    command_runner: CommandRunner, server: EmbeddedServer
+) -> None:
     """While the budget is closed by a 429, the doctor does not call either."""
     async with open_client(server.url) as client:
         soon = int((time.time() + 60) * 1000)

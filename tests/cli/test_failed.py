@@ -112,7 +112,7 @@ async def failed_harness(
     await harness.client.aclose()
 
 
-async def test_the_list_is_sifted_and_can_be_read_by_programs(
+async def test_failed_list_filters_and_prints_json(
     command_runner: CommandRunner, failed_harness: FailedTicketsHarness
 ) -> None:
     """By reason, source, application, age and number; the newest first, hostile names escaped."""
@@ -141,7 +141,7 @@ async def test_the_list_is_sifted_and_can_be_read_by_programs(
         assert listed.code == 0
 
 
-async def test_one_is_shown_with_all_that_is_known(
+async def test_failed_show_prints_everything_known(
     command_runner: CommandRunner, failed_harness: FailedTicketsHarness
 ) -> None:
     """Why, when, what the webhook said, the answer escaped and cut, and how to retry."""
@@ -168,7 +168,9 @@ async def test_one_is_shown_with_all_that_is_known(
     assert (stranger.code, stranger.err) == (1, "id:nobody has not failed\n")
 
 
-async def test_what_failed_is_published_once_it_is_there(command_runner: CommandRunner) -> None:
+async def test_retried_ticket_is_published_once_the_deployment_exists(
+    command_runner: CommandRunner,
+) -> None:
     """From a webhook over `failed list` and `failed retry` to a record, against a real `run`."""
     simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_started")
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
@@ -254,7 +256,7 @@ async def unmappable_source(
     return source
 
 
-async def test_what_was_set_aside_is_left_with_the_new_reason(
+async def test_parked_event_that_stays_unmappable_gets_the_new_reason(
     command_runner: CommandRunner, unmappable_source: UnmappableSource
 ) -> None:
     """While its source is not mended; a source that is gone says so."""
@@ -270,7 +272,7 @@ async def test_what_was_set_aside_is_left_with_the_new_reason(
     assert PASSWORD not in left.out + shown.out + gone.out + gone.err
 
 
-async def test_what_was_set_aside_is_read_by_the_source_as_it_is_now(
+async def test_parked_event_is_mapped_by_the_current_source(
     command_runner: CommandRunner, unmappable_source: UnmappableSource
 ) -> None:
     """By what was kept of its headers; then its sender's repeats are those of the new job."""
@@ -286,7 +288,7 @@ async def test_what_was_set_aside_is_read_by_the_source_as_it_is_now(
     assert PASSWORD not in planned.out + done.out + done.err
 
 
-async def test_many_are_settled_as_asked_and_written_down(
+async def test_retry_and_drop_of_many_log_user_and_jobs(
     command_runner: CommandRunner, failed_harness: FailedTicketsHarness
 ) -> None:
     """A dry run does nothing; one line tells who did it, how many, and which."""
@@ -315,7 +317,7 @@ async def test_many_are_settled_as_asked_and_written_down(
     ("answer", "words", "left"),
     [("y", "", (1, 0)), ("n", "", (0, 1)), ("", "", (0, 1)), (None, "--yes", (1, 0))],
 )
-async def test_a_terminal_is_asked_before_all(
+async def test_retry_all_asks_for_confirmation_on_a_terminal(
     command_runner: CommandRunner,
     failed_harness: FailedTicketsHarness,
     answer: str | None,
@@ -355,7 +357,7 @@ async def test_a_terminal_is_asked_before_all(
         ("failed list --limit 0", "'--limit': 0 is not in the range 1<=x<=1000000"),
     ],
 )
-async def test_a_mistake_is_told_in_a_sentence(
+async def test_failed_with_a_wrong_argument_is_a_usage_error(
     command_runner: CommandRunner, failed_harness: FailedTicketsHarness, words: str, complaint: str
 ) -> None:
     """And ends with 2."""
@@ -365,7 +367,7 @@ async def test_a_mistake_is_told_in_a_sentence(
     assert await failed_harness.count_tickets() == (0, 0)
 
 
-async def test_without_redis_it_is_told(command_runner: CommandRunner) -> None:
+async def test_failed_list_without_redis_is_reported(command_runner: CommandRunner) -> None:
     """Exit code 1, as everywhere."""
     ended = await command_runner.run("failed list")
     assert ended.code == 1

@@ -56,7 +56,7 @@ async def start_worker(
     )
 
 
-async def test_a_worker_that_hangs_is_restarted(
+async def test_stuck_worker_fails_the_liveness_probe(
     command_runner: CommandRunner, server: EmbeddedServer
 ) -> None:
     """An idle one is well; one that does nothing any more, though its port is open, is not."""
@@ -69,7 +69,7 @@ async def test_a_worker_that_hangs_is_restarted(
     assert await probe_passes(port)
 
 
-async def test_a_worker_is_not_restarted_for_redis(
+async def test_worker_without_redis_passes_the_liveness_probe(
     command_runner: CommandRunner, server: EmbeddedServer
 ) -> None:
     """It waits for it: a restart would mend nothing."""
@@ -80,7 +80,7 @@ async def test_a_worker_is_not_restarted_for_redis(
     assert await probe_passes(port)
 
 
-async def test_a_worker_whose_work_ended_is_restarted(
+async def test_worker_whose_task_ended_fails_the_liveness_probe(
     redis: Redis, redis_url: str, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a mistake of our own: the process is there, answers, and claims nothing any more."""

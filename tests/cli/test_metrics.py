@@ -31,7 +31,7 @@ def free_port() -> int:
         return port
 
 
-async def test_processes_agree_on_what_they_share(
+async def test_processes_report_equal_namespace_metrics(
     command_runner: CommandRunner, server: EmbeddedServer
 ) -> None:
     """Two receivers and a worker: equal namespace gauges, webhooks counted where they came in."""

@@ -5,7 +5,9 @@ import pytest
 from tests.cli.shell import CommandRunner
 
 
-async def test_it_tells_both_of_each_deployment(command_runner: CommandRunner) -> None:
+async def test_pipeline_reports_each_deployment_to_both_sides(
+    command_runner: CommandRunner,
+) -> None:
     """What it makes up is found by those who are told of it, and published."""
     simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_started")
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
@@ -23,7 +25,7 @@ async def test_it_tells_both_of_each_deployment(command_runner: CommandRunner) -
     "url",
     ["https://app.launchdarkly.com", "https://app.eu.launchdarkly.com", "http://x.launchdarkly.us"],
 )
-async def test_the_real_launchdarkly_is_not_told_what_never_was(
+async def test_pipeline_refuses_the_real_launchdarkly(
     command_runner: CommandRunner, url: str
 ) -> None:
     """Exit code 2 before anything is sent."""
@@ -32,7 +34,7 @@ async def test_the_real_launchdarkly_is_not_told_what_never_was(
     assert "a simulator only" in ended.error_text
 
 
-async def test_it_needs_a_secret_to_sign_with(command_runner: CommandRunner) -> None:
+async def test_pipeline_without_a_secret_is_refused(command_runner: CommandRunner) -> None:
     """Exit code 2 and the setting."""
     ended = await command_runner.run("pipeline", ENRICHER_WEBHOOK_SECRET="")
     assert (ended.code, "ENRICHER_WEBHOOK_SECRET" in ended.error_text) == (2, True)

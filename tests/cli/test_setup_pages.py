@@ -52,7 +52,7 @@ def read_sample(preset: str) -> tuple[dict[str, str], object]:
     return {name.lower(): value for name, value in sample["headers"].items()}, sample["body"]
 
 
-def test_the_senders_that_are_used_most_have_a_page() -> None:
+def test_most_used_senders_have_a_page() -> None:
     """A page each, named after its preset."""
     assert PAGES.keys() >= MOST_USED
     folder = ROOT / "service" / "accept" / "presets"
@@ -60,7 +60,7 @@ def test_the_senders_that_are_used_most_have_a_page() -> None:
 
 
 @every_page
-def test_the_source_of_a_page_reads_what_its_sender_sends(preset: str) -> None:
+def test_source_of_a_page_maps_its_senders_webhook(preset: str) -> None:
     """With what the page says of environments, no field is missing."""
     source = source_from_page(PAGES[preset], preset)
     headers, body = read_sample(preset)
@@ -70,7 +70,7 @@ def test_the_source_of_a_page_reads_what_its_sender_sends(preset: str) -> None:
 
 
 @every_page
-def test_a_page_names_the_url_and_the_secret_of_its_source(preset: str) -> None:
+def test_page_names_the_url_and_the_secret_of_its_source(preset: str) -> None:
     """The two things that stand on both sides."""
     page = PAGES[preset]
     assert f"https://hooks.example.com/webhooks/{preset}" in page
@@ -88,9 +88,7 @@ def render_go_template(template: str, variables: dict[str, object]) -> str:
 
 
 @pytest.mark.parametrize(("preset", "variable"), [("argocd", "app"), ("argo-rollouts", "rollout")])
-def test_the_template_for_argo_renders_to_a_body_that_is_accepted(
-    preset: str, variable: str
-) -> None:
+def test_argo_template_renders_an_accepted_body(preset: str, variable: str) -> None:
     """The body is the whole object, the header is the secret."""
     page = PAGES[preset]
     (template,) = re.findall(r"^ +body: '(.*)'$", page, re.MULTILINE)
@@ -103,7 +101,7 @@ def test_the_template_for_argo_renders_to_a_body_that_is_accepted(
 
 
 @pytest.mark.parametrize("preset", ["native", "cdevents"])
-def test_the_curl_step_sends_a_body_that_is_accepted(preset: str) -> None:
+def test_curl_step_of_a_page_sends_an_accepted_body(preset: str) -> None:
     """The shell fills the variables in, as it would; the headers are those of the page."""
     page = PAGES[preset]
     step = next(block for block in fenced_blocks(page, "bash") if "<<BODY" in block)
@@ -137,7 +135,7 @@ def assert_accepted(source: Source, headers: dict[str, str], body: bytes) -> Dep
     return event
 
 
-def test_the_label_and_the_annotation_of_a_page_are_what_its_preset_reads() -> None:
+def test_labels_of_a_page_are_those_its_preset_reads() -> None:
     """Flux, Buildkite and Argo are told the environment under a name that the page says."""
     assert "meta-data set environment production" in PAGES["buildkite"]
     assert "body.build.meta_data.environment" in PRESETS["buildkite"]["fields"]["environment"]
@@ -148,13 +146,13 @@ def test_the_label_and_the_annotation_of_a_page_are_what_its_preset_reads() -> N
         assert "metadata.labels.environment" in PRESETS[preset]["fields"]["environment"]
 
 
-def test_links_between_pages_lead_somewhere() -> None:
+def test_links_between_pages_exist() -> None:
     """A page may send its reader to another."""
     for page in PAGES.values():
         assert set(re.findall(r"\]\(([\w-]+)\.md\)", page)) <= PAGES.keys()
 
 
-def test_the_pages_are_packed_where_an_installed_program_looks() -> None:
+def test_pages_are_packaged_with_the_service() -> None:
     """The wheel, the source distribution and the image carry the package that holds the pages."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     targets = project["tool"]["hatch"]["build"]["targets"]
@@ -164,7 +162,7 @@ def test_the_pages_are_packed_where_an_installed_program_looks() -> None:
 
 
 @every_page
-def test_a_filled_page_is_about_ones_own_source(preset: str) -> None:
+def test_filled_page_names_the_users_source_and_url(preset: str) -> None:
     """Its name and address stand wherever those of the example stood, and it still loads."""
     filled = fill_setup_page(
         PAGES[preset], preset=preset, source_name="ours", base_url="https://cd.acme.example/"
@@ -175,7 +173,7 @@ def test_a_filled_page_is_about_ones_own_source(preset: str) -> None:
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS.keys() - PAGES.keys() - {"standard-webhooks"}))
-def test_a_preset_without_a_page_tells_what_it_knows_itself(preset: str) -> None:
+def test_preset_without_a_page_renders_one_from_its_fields(preset: str) -> None:
     """Address, proof, and a source that has every field."""
     source = build_example_source(preset, presets=read_presets())
     page = render_setup_page(source)
@@ -196,7 +194,7 @@ def test_a_preset_without_a_page_tells_what_it_knows_itself(preset: str) -> None
         ("google-cloud-deploy", 'attributes.ResourceType = "Rollout"'),
     ],
 )
-def test_what_a_sender_without_a_page_has_to_be_told_is_told(preset: str, told: str) -> None:
+def test_rendered_page_includes_the_about_of_its_preset(preset: str, told: str) -> None:
     """What the file of its preset says, without the signs of a comment."""
     source = build_example_source(preset, presets=read_presets())
     page = render_setup_page(source)
@@ -204,13 +202,13 @@ def test_what_a_sender_without_a_page_has_to_be_told_is_told(preset: str, told: 
     assert "\n# " not in page
 
 
-def test_every_preset_says_where_its_vendor_documents_it() -> None:
+def test_every_preset_links_to_its_vendor() -> None:
     """Nobody has to guess what a preset was written from."""
     for preset in PRESETS.keys() - {"native"}:
         assert "https://" in PRESETS[preset]["about"], preset
 
 
-def test_a_source_that_is_there_needs_no_lines_of_toml() -> None:
+def test_page_of_a_configured_source_has_no_toml() -> None:
     """They stand in its file already, and may say more than we would."""
     text = '[[source]]\nname = "ours"\nverify = { token = "X-Ours" }\nsecrets = ["x"]\n'
     text += 'outcome = { path = "body.x", succeeded = ["ok"] }\n'
@@ -229,18 +227,18 @@ def test_source_with_own_verify_does_not_fit_the_page_of_its_preset() -> None:
         assert source.has_own_verify is has_own_verify
 
 
-def test_what_only_says_how_bytes_are_signed_has_no_recipe() -> None:
+def test_preset_that_only_verifies_has_no_page() -> None:
     """The sentence says what is missing."""
     with pytest.raises(SourceError, match="write a source with an outcome and fields"):
         build_example_source("standard-webhooks", presets=read_presets())
 
 
-def test_a_rollback_of_argo_cd_is_told_too() -> None:
+def test_argocd_page_notifies_once_per_sync() -> None:
     """Once per sync: its own catalog says once per revision, and an earlier one had its turn."""
     assert PAGES["argocd"].count("oncePer: app.status.operationState?.finishedAt\n") == 2
 
 
-def test_a_source_is_asked_for_by_a_name_that_there_is() -> None:
+def test_unknown_preset_is_refused_with_a_suggestion() -> None:
     """What was meant is said."""
     with pytest.raises(SourceError, match="no preset 'gitlub'; did you mean 'gitlab'"):
         build_example_source("gitlub", presets=read_presets())

@@ -39,7 +39,7 @@ def sources_runner(command_runner: CommandRunner, tmp_path: Path) -> CommandRunn
     return command_runner
 
 
-async def test_the_list_tells_which_secrets_are_set(sources_runner: CommandRunner) -> None:
+async def test_sources_list_reports_missing_secrets(sources_runner: CommandRunner) -> None:
     """One that is missing is told, and is a failure; none is shown."""
     well, ill = await run_concurrently(
         sources_runner.run("sources list --url https://cd.example"),
@@ -53,7 +53,7 @@ async def test_the_list_tells_which_secrets_are_set(sources_runner: CommandRunne
     assert SECRET not in well.out + ill.out
 
 
-async def test_a_source_that_takes_only_a_public_key_is_listed_without_it(
+async def test_source_without_its_public_key_is_listed(
     sources_runner: CommandRunner, tmp_path: Path
 ) -> None:
     """What is missing is the key, whatever kind of key would do."""
@@ -67,7 +67,7 @@ async def test_a_source_that_takes_only_a_public_key_is_listed_without_it(
     assert (ended.code, "env:GITHUB_SECRET is empty\n" in ended.out) == (1, True)
 
 
-async def test_a_home_that_there_is_not_is_a_mistake_like_any_other(
+async def test_sources_path_with_an_unknown_home_is_a_usage_error(
     sources_runner: CommandRunner,
 ) -> None:
     """No traceback for a ~ that leads nowhere."""
@@ -78,7 +78,7 @@ async def test_a_home_that_there_is_not_is_a_mistake_like_any_other(
     assert "ENRICHER_SOURCES cannot be read: " in ended.error_text
 
 
-async def test_a_webhook_is_tried_with_its_headers(
+async def test_sources_try_verifies_the_headers(
     sources_runner: CommandRunner, tmp_path: Path
 ) -> None:
     """Signed it would be queued, unsigned it would not, and the exit code says which."""
@@ -99,7 +99,7 @@ async def test_a_webhook_is_tried_with_its_headers(
     assert not list(sources_runner.data.glob("*"))
 
 
-async def test_a_query_and_standard_input_may_be_tried(
+async def test_sources_try_takes_query_parameters_and_standard_input(
     sources_runner: CommandRunner, tmp_path: Path
 ) -> None:
     """For senders that carry the secret in the URL."""
@@ -115,7 +115,7 @@ async def test_a_query_and_standard_input_may_be_tried(
     assert "the body is not JSON" in empty.out
 
 
-async def test_a_recipe_is_about_the_source_or_else_the_preset(
+async def test_sources_setup_describes_the_source_or_else_the_preset(
     sources_runner: CommandRunner,
 ) -> None:
     """A page with one's own address, also before anything is configured."""
@@ -132,7 +132,7 @@ async def test_a_recipe_is_about_the_source_or_else_the_preset(
     assert "events deployment.succeeded, deployment.error, deployment.canceled." in told.out
 
 
-async def test_a_recipe_tells_of_the_source_as_it_is(
+async def test_sources_setup_of_a_source_with_own_verify_ignores_the_page(
     sources_runner: CommandRunner, tmp_path: Path
 ) -> None:
     """One that is verified in its own way is no business of the page."""
@@ -159,7 +159,7 @@ async def test_a_recipe_tells_of_the_source_as_it_is(
         ("sources list --url ftp://x", "does not begin with http:// or https://"),
     ],
 )
-async def test_a_mistake_is_told_in_a_sentence(
+async def test_sources_with_a_wrong_argument_is_a_usage_error(
     sources_runner: CommandRunner, words: str, complaint: str
 ) -> None:
     """And ends with 2."""
@@ -168,7 +168,7 @@ async def test_a_mistake_is_told_in_a_sentence(
     assert complaint in ended.error_text
 
 
-async def test_a_file_with_a_mistake_ends_every_command_that_needs_it(
+async def test_invalid_sources_file_ends_every_command_that_reads_it(
     sources_runner: CommandRunner, tmp_path: Path
 ) -> None:
     """With file, key and fix, before anything is opened."""

@@ -83,7 +83,7 @@ async def receiver(
         yield receiver
 
 
-async def test_no_webhook_is_dropped_while_the_sources_are_read_anew(
+async def test_reload_drops_no_webhook(
     receiver: ReloadingReceiver,
 ) -> None:
     """Eight senders never pause, the file is swapped twelve times, and every answer is a yes."""
@@ -106,7 +106,7 @@ async def test_no_webhook_is_dropped_while_the_sources_are_read_anew(
     assert answers.keys() <= {200, 202}
 
 
-async def test_a_webhook_that_had_begun_is_judged_by_the_source_that_it_found(
+async def test_webhook_in_progress_keeps_the_source_it_started_with(
     receiver: ReloadingReceiver,
 ) -> None:
     """Half of it came, its source went, the other half came: it is taken, the next one is not."""
@@ -130,7 +130,7 @@ async def test_a_webhook_that_had_begun_is_judged_by_the_source_that_it_found(
     assert (await receiver.post("next"), await receiver.post("next", name="other")) == (404, 202)
 
 
-async def test_a_secret_is_rotated_by_its_file(receiver: ReloadingReceiver) -> None:
+async def test_reload_replaces_a_secret_from_its_file(receiver: ReloadingReceiver) -> None:
     """The new one counts from then on, and the old one no more."""
     assert (await receiver.post("1"), await receiver.post("2", secret=NEW_SECRET)) == (202, 401)
     receiver.write_sources("ci", secret=NEW_SECRET)
@@ -139,7 +139,7 @@ async def test_a_secret_is_rotated_by_its_file(receiver: ReloadingReceiver) -> N
     assert not [line for line in receiver.program.lines if OLD_SECRET in line or NEW_SECRET in line]
 
 
-async def test_a_bad_file_keeps_the_old_one_and_says_so_where_people_look(
+async def test_reload_of_an_invalid_file_keeps_the_sources_and_warns_in_readyz(
     receiver: ReloadingReceiver,
 ) -> None:
     """The receiver is ready and warns, with the line, until the file is mended."""
@@ -162,7 +162,7 @@ async def test_a_bad_file_keeps_the_old_one_and_says_so_where_people_look(
     assert await receiver.get_readiness() == (200, None)
 
 
-async def test_the_only_secret_of_a_receiver_without_a_file_is_read_again_too(
+async def test_reload_reads_the_webhook_secret_file_again(
     command_runner: CommandRunner, server: EmbeddedServer, tmp_path: Path
 ) -> None:
     """Where ENRICHER_WEBHOOK_SECRET_FILE names it."""

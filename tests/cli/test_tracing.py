@@ -108,13 +108,13 @@ async def run_one_webhook(shell: CommandRunner, **changes: str) -> BackgroundCom
         ({ENDPOINT: "http://collector:4318", "OTEL_TRACES_EXPORTER": "console, otlp"}, True),
     ],
 )
-def test_the_standard_variables_decide(environ: dict[str, str], wanted: bool) -> None:
+def test_standard_variables_enable_tracing(environ: dict[str, str], wanted: bool) -> None:
     """An endpoint turns it on; what turns OpenTelemetry off turns it off here."""
     assert is_tracing_enabled(environ) is wanted
 
 
 @pytest.mark.parametrize("extra", ["absent", "installed"])
-async def test_without_tracing_nothing_of_it_is_loaded(
+async def test_disabled_tracing_loads_no_opentelemetry(
     command_runner: CommandRunner, tmp_path: Path, extra: str
 ) -> None:
     """Receiver and worker load nothing without the extra, else only what redis-py loads."""
@@ -137,7 +137,7 @@ async def test_without_tracing_nothing_of_it_is_loaded(
     assert await server.stop() == 0
 
 
-async def test_what_was_traced_is_sent_at_the_end(
+async def test_spans_are_flushed_at_the_end(
     command_runner: CommandRunner, span_collector: SpanCollector
 ) -> None:
     """SIGTERM sends the spans that no batch has taken yet, under our name."""
@@ -152,7 +152,7 @@ async def test_what_was_traced_is_sent_at_the_end(
     }
 
 
-async def test_a_collector_that_is_away_costs_no_webhook(command_runner: CommandRunner) -> None:
+async def test_unreachable_collector_costs_no_webhook(command_runner: CommandRunner) -> None:
     """Its absence is a line in the log, without the secret for it, and the end is in time."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound and not listening: whoever connects is refused
@@ -191,7 +191,7 @@ async def silent_collector() -> AsyncIterator[SilentCollector]:
     server.close()
 
 
-async def test_a_collector_that_never_answers_holds_nothing_up(
+async def test_silent_collector_delays_nothing(
     command_runner: CommandRunner, silent_collector: SilentCollector
 ) -> None:
     """Webhooks, records and the end wait for it no longer than is told."""
@@ -215,7 +215,7 @@ async def test_a_collector_that_never_answers_holds_nothing_up(
         assert await program.stop() == 0
 
 
-async def test_an_endpoint_without_the_extra_stops_nothing(
+async def test_endpoint_without_the_extra_disables_tracing_only(
     command_runner: CommandRunner, tmp_path: Path
 ) -> None:
     """It is told once what is missing, and the work goes on without traces."""
@@ -226,7 +226,9 @@ async def test_an_endpoint_without_the_extra_stops_nothing(
     assert await program.stop() == 0
 
 
-async def test_what_tracing_cannot_read_stops_nothing(command_runner: CommandRunner) -> None:
+async def test_unreadable_tracing_variable_disables_tracing_only(
+    command_runner: CommandRunner,
+) -> None:
     """A variable that is no number is told, and the work goes on without traces."""
     odd = {ENDPOINT: "http://127.0.0.1:9", "OTEL_BSP_MAX_QUEUE_SIZE": "many"}
     program = await run_one_webhook(command_runner, **odd)

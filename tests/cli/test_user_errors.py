@@ -49,7 +49,7 @@ def run_command(
     return run
 
 
-def test_help_says_what_there_is(run_command: RunCommand) -> None:
+def test_help_names_every_command_and_the_exit_codes(run_command: RunCommand) -> None:
     """The help of the program names every command and the exit codes."""
     ended = run_command("--help")
     assert (ended.code, ended.err) == (0, "")
@@ -58,7 +58,7 @@ def test_help_says_what_there_is(run_command: RunCommand) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_that_fits(run_command: RunCommand, command: str) -> None:
+def test_help_of_every_command_fits_80_columns(run_command: RunCommand, command: str) -> None:
     """On 80 columns."""
     ended = run_command(f"{command} --help")
     assert (ended.code, ended.err) == (0, "")
@@ -67,9 +67,7 @@ def test_every_command_has_help_that_fits(run_command: RunCommand, command: str)
 
 
 @pytest.mark.parametrize("what", ["list", "try", "setup"])
-def test_all_that_can_be_typed_after_sources_is_explained(
-    run_command: RunCommand, what: str
-) -> None:
+def test_every_option_of_sources_has_help(run_command: RunCommand, what: str) -> None:
     """What it does, and what each argument is."""
     ended = run_command(f"sources {what} --help")
     assert (ended.code, ended.err) == (0, "")
@@ -79,7 +77,7 @@ def test_all_that_can_be_typed_after_sources_is_explained(
     assert "Exit codes: 0 " in ended.out
 
 
-async def test_the_version_is_printed_alone(command_runner: CommandRunner) -> None:
+async def test_version_is_printed_alone(command_runner: CommandRunner) -> None:
     """So that a script can read it."""
     assert await command_runner.run("--version") == CommandResult(0, f"{__version__}\n", "")
 
@@ -99,7 +97,7 @@ async def test_the_version_is_printed_alone(command_runner: CommandRunner) -> No
         ("send --url 127.0.0.1:8080", "'127.0.0.1:8080' does not begin with http:// or https://"),
     ],
 )
-def test_what_is_typed_wrong_is_told(run_command: RunCommand, words: str, told: str) -> None:
+def test_wrong_argument_is_a_usage_error(run_command: RunCommand, words: str, told: str) -> None:
     """Exit code 2, and a sentence that names the word."""
     ended = run_command(words)
     assert ended.code == 2
@@ -123,7 +121,7 @@ def test_what_is_typed_wrong_is_told(run_command: RunCommand, words: str, told: 
         ("pipeline", {"ENRICHER_WEBHOOK_SECRET": " \n"}, "an event cannot be signed"),
     ],
 )
-def test_what_is_set_wrong_is_told(
+def test_wrong_setting_is_a_usage_error(
     run_command: RunCommand, words: str, changes: dict[str, str], told: str
 ) -> None:
     """Exit code 2, and a sentence that names the variable and the fix."""
@@ -132,7 +130,7 @@ def test_what_is_set_wrong_is_told(
     assert told in ended.error_text
 
 
-def test_settings_are_listed_also_when_one_is_wrong(run_command: RunCommand) -> None:
+def test_settings_are_listed_even_if_one_is_wrong(run_command: RunCommand) -> None:
     """The complaint of every other command leads here; what is set is not shown."""
     ended = run_command("settings", ENRICHER_PORT="x", ENRICHER_WEBHOOK_SECRET=PASSWORD)
     assert (ended.code, ended.err) == (0, "")
@@ -140,7 +138,7 @@ def test_settings_are_listed_also_when_one_is_wrong(run_command: RunCommand) -> 
     assert PASSWORD not in ended.out
 
 
-async def test_a_bad_file_of_sources_is_told_with_the_place(
+async def test_invalid_sources_file_is_reported_with_the_mistake(
     command_runner: CommandRunner, tmp_path: Path
 ) -> None:
     """Exit code 2; not TOML, a name that does not exist, a secret that is not there."""
@@ -158,7 +156,7 @@ async def test_a_bad_file_of_sources_is_told_with_the_place(
         assert told in ended.error_text
 
 
-async def test_what_is_away_is_told(command_runner: CommandRunner) -> None:
+async def test_unreachable_server_is_reported(command_runner: CommandRunner) -> None:
     """Exit code 1: nobody at the receiver, no Redis for what cannot wait for it."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))  # and not listening
@@ -175,7 +173,7 @@ async def test_what_is_away_is_told(command_runner: CommandRunner) -> None:
     assert all("Redis is away" in ended.error_text for ended in (own, other, demo))
 
 
-async def test_a_port_in_use_is_told(command_runner: CommandRunner) -> None:
+async def test_occupied_port_is_reported_with_the_setting(command_runner: CommandRunner) -> None:
     """Exit code 1 and which setting to change; the server that was started for it is gone."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -193,7 +191,7 @@ async def test_a_port_in_use_is_told(command_runner: CommandRunner) -> None:
     assert processes_using(command_runner.data) == []
 
 
-async def test_a_data_directory_that_cannot_be_is_told(
+async def test_unusable_data_directory_is_reported_with_the_setting(
     command_runner: CommandRunner, tmp_path: Path
 ) -> None:
     """Exit code 1, with the path and the setting."""
@@ -210,7 +208,7 @@ async def test_a_data_directory_that_cannot_be_is_told(
         assert "ENRICHER_DATA_DIR" in ended.error_text
 
 
-async def test_a_redis_that_cannot_keep_promises_is_refused(
+async def test_unfit_redis_is_refused_with_the_fix(
     command_runner: CommandRunner, server: EmbeddedServer
 ) -> None:
     """Exit code 1: without a disk with the fix, with a wrong password without showing it."""
@@ -238,7 +236,7 @@ async def test_a_redis_that_cannot_keep_promises_is_refused(
     assert all("invalid username-password pair" in ended.error_text for ended in ends)
 
 
-async def test_two_on_one_data_directory_are_one_too_many(command_runner: CommandRunner) -> None:
+async def test_second_process_on_a_data_directory_is_refused(command_runner: CommandRunner) -> None:
     """The second is refused at once, and the first does not notice."""
     first = await command_runner.start("run", ready_pattern="receiver_started")
     second = await command_runner.run("run")

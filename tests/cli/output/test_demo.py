@@ -108,7 +108,7 @@ def demo_harness(make_entry: Make) -> DemoHarness:
     return DemoHarness(make_entry(), terminal=True)
 
 
-async def test_it_ends_after_so_many_records(demo_harness: DemoHarness) -> None:
+async def test_demo_ends_after_the_requested_records(demo_harness: DemoHarness) -> None:
     """Each deployment is told to both sides; a repeat is no deployment."""
     lines = await demo_harness.run(events=40)
     assert len([line for line in lines if line.startswith("a0eebc99  billing-service")]) == 40
@@ -117,7 +117,7 @@ async def test_it_ends_after_so_many_records(demo_harness: DemoHarness) -> None:
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("demo-")]
 
 
-async def test_the_count_at_the_end_is_what_happened(demo_harness: DemoHarness) -> None:
+async def test_demo_summary_counts_what_happened(demo_harness: DemoHarness) -> None:
     """Received are all answers, queued those that were new; one sentence says what was seen."""
     lines = await demo_harness.run(events=40)
     received, repeated = len(demo_harness.deliveries), len(demo_harness.deliveries) - 40
@@ -129,13 +129,13 @@ async def test_the_count_at_the_end_is_what_happened(demo_harness: DemoHarness) 
     assert "40 deployments were published" in told
 
 
-async def test_columns_have_titles(demo_harness: DemoHarness) -> None:
+async def test_demo_prints_the_titles_first(demo_harness: DemoHarness) -> None:
     """The header comes before all records."""
     lines = await demo_harness.run(events=1)
     assert lines[0].startswith("id        application ")
 
 
-async def test_the_met_quota_is_said_once_and_then_shown(demo_harness: DemoHarness) -> None:
+async def test_demo_announces_a_reached_rate_limit_once(demo_harness: DemoHarness) -> None:
     """Each time that it is met, with how long it lasts; not while it goes on."""
     demo_harness.states = [READY, LIMIT_REACHED, LIMIT_REACHED, READY, LIMIT_REACHED, READY]
     lines = await demo_harness.run(events=1)
@@ -148,14 +148,14 @@ async def test_the_met_quota_is_said_once_and_then_shown(demo_harness: DemoHarne
     assert "failed 0  calls left 12" in demo_harness.screen.getvalue()
 
 
-async def test_redis_away_is_shown_and_outlived(demo_harness: DemoHarness) -> None:
+async def test_demo_survives_a_redis_that_is_away(demo_harness: DemoHarness) -> None:
     """No number is made up."""
     demo_harness.states = [RedisUnavailable("gone"), READY]
     await demo_harness.run(events=1)
     assert "waiting ?  failed ?  Redis is away" in demo_harness.screen.getvalue()
 
 
-async def test_senders_try_again_as_real_ones_do(demo_harness: DemoHarness) -> None:
+async def test_pipeline_of_the_demo_retries_failed_posts(demo_harness: DemoHarness) -> None:
     """After a 503, and after no answer at all."""
     demo_harness.faults = [HTTPStatus.SERVICE_UNAVAILABLE, aiohttp.ClientError(), TimeoutError()]
     lines = await demo_harness.run(events=2)
@@ -163,7 +163,7 @@ async def test_senders_try_again_as_real_ones_do(demo_harness: DemoHarness) -> N
     assert [line for line in lines if "queued 2  published 2" in line]
 
 
-async def test_the_count_never_wraps(demo_harness: DemoHarness) -> None:
+async def test_demo_status_line_never_wraps(demo_harness: DemoHarness) -> None:
     """A line that wraps cannot be written over: it would fill the screen."""
     demo_harness.columns = 50
     demo_harness.states = [LIMIT_REACHED, READY]
@@ -173,7 +173,7 @@ async def test_the_count_never_wraps(demo_harness: DemoHarness) -> None:
     assert max(map(len, counts)) < 50
 
 
-async def test_an_entry_that_is_no_record_does_not_end_it(demo_harness: DemoHarness) -> None:
+async def test_foreign_entry_does_not_end_the_demo(demo_harness: DemoHarness) -> None:
     """Somebody else may write to the stream."""
     demo_harness.entry = StreamEntryText("17-0", {"hello": "\x1b[2J"})
     lines = await demo_harness.run(events=3)
@@ -181,7 +181,7 @@ async def test_an_entry_that_is_no_record_does_not_end_it(demo_harness: DemoHarn
     assert len(told) == 3
 
 
-async def test_a_file_gets_lines_without_codes(make_entry: Make) -> None:
+async def test_demo_output_to_a_file_has_no_control_codes(make_entry: Make) -> None:
     """What is no terminal gets the count now and then, on lines of its own."""
     table = DemoHarness(make_entry(), terminal=False)
     table.states = list(itertools.repeat(READY, 15))
@@ -192,7 +192,7 @@ async def test_a_file_gets_lines_without_codes(make_entry: Make) -> None:
     assert 1 <= written.count("-- received") <= 3
 
 
-async def test_ended_from_outside_it_still_says_what_was_seen(demo_harness: DemoHarness) -> None:
+async def test_cancelled_demo_prints_its_summary(demo_harness: DemoHarness) -> None:
     """Ctrl-C is the usual end."""
     demo_harness.states = [READY, LIMIT_REACHED, READY]
     playing = asyncio.create_task(demo_harness.run(events=0))

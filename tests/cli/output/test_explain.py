@@ -60,7 +60,7 @@ def explain_native(body: object, headers: Mapping[str, str] = BEARER) -> Explana
     return explain_webhook(load_source(NATIVE), SignedRequest(headers, {}, raw), now_s=0)
 
 
-def test_a_deployment_is_told_field_by_field() -> None:
+def test_explanation_of_a_deployment_lists_every_field() -> None:
     """What each comes to, from what, and by which expression."""
     trial = explain_github(BODY)
     assert trial.accepted
@@ -82,7 +82,7 @@ def test_a_deployment_is_told_field_by_field() -> None:
     ]
 
 
-def test_what_is_not_genuine_is_told_all_the_same() -> None:
+def test_explanation_covers_the_mapping_of_a_forged_request() -> None:
     """A body that was copied out of a log has no signature, and its mapping is wanted."""
     trial = explain_github(BODY, signed=False)
     assert not trial.accepted
@@ -90,14 +90,14 @@ def test_what_is_not_genuine_is_told_all_the_same() -> None:
     assert "rejected (401); if genuine: queued as find:default/prod-eu/web/" in trial.report
 
 
-def test_a_wrong_or_old_signature_is_another_fault_than_none() -> None:
+def test_explanation_tells_a_wrong_signature_from_a_missing_one() -> None:
     """Of several ways to be verified each is told."""
     report = explain_native(EVENT, {"webhook-signature": "v1,x", "webhook-id": "1"}).report
     assert "no: HMAC-SHA256 in webhook-signature, at most 300 s old: no secret matches" in report
     assert "nor: the secret in Authorization, after Bearer: it is missing" in report
 
 
-def test_a_secret_that_came_in_the_query_is_looked_for_there() -> None:
+def test_explanation_checks_the_secret_in_the_query() -> None:
     """Senders that can set no header."""
     source = load_source(NATIVE + 'verify = { query = "token" }\n')
     raw = json.dumps(EVENT).encode()
@@ -139,13 +139,15 @@ def test_a_secret_that_came_in_the_query_is_looked_for_there() -> None:
     ],
     ids=lambda value: "" if isinstance(value, Explanation) else str(value)[:40],
 )
-def test_every_fate_is_told(trial: Explanation, line: str, *, welcome: bool) -> None:
+def test_explanation_names_the_answer_and_its_reason(
+    trial: Explanation, line: str, *, welcome: bool
+) -> None:
     """The answer, its status, and the line that explains it."""
     assert line in trial.report.splitlines()
     assert trial.accepted is welcome
 
 
-def test_each_event_of_a_batch_is_told() -> None:
+def test_explanation_covers_each_event_of_a_batch() -> None:
     """One after the other."""
     batch = [
         {"specversion": "1.0", "id": str(n), "source": "/cd", "type": "t", "data": EVENT}
@@ -157,7 +159,7 @@ def test_each_event_of_a_batch_is_told() -> None:
     assert trial.report.count("answer       queued as id:a0eebc99 (202), delivery ") == 2
 
 
-def test_nothing_in_a_body_moves_the_cursor_of_a_terminal() -> None:
+def test_explanation_escapes_control_characters() -> None:
     """Names come from outside."""
     trial = explain_native(EVENT | {"deploymentId": "\x1b[2J", "version": "\u202e"})
     assert not set("\x1b\u202e") & set(trial.report)

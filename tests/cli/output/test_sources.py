@@ -31,7 +31,7 @@ def sources() -> dict[str, Source]:
     return load_sources(TEXT, presets=read_presets(), read_secret=lambda _: "hunter3")
 
 
-def test_the_list_has_address_proof_and_secrets(sources: dict[str, Source]) -> None:
+def test_list_of_sources_has_url_verification_and_secrets(sources: dict[str, Source]) -> None:
     """A person reads there what to paste, and which secret is away."""
     troubles = {"file:/run/gone": "cannot be read: No such file"}
     assert render_sources(sources, base_url="https://cd.example/", secret_problems=troubles) == (
@@ -53,13 +53,13 @@ def test_the_list_has_address_proof_and_secrets(sources: dict[str, Source]) -> N
     )
 
 
-def test_no_secret_is_listed(sources: dict[str, Source]) -> None:
+def test_list_of_sources_shows_no_secret(sources: dict[str, Source]) -> None:
     """Neither one that is written in the file nor one that is not."""
     listed = render_sources(sources, base_url="https://cd.example", secret_problems={})
     assert "hunter" not in listed
 
 
-def test_a_secret_belongs_into_the_url_only_where_nothing_else_is_read() -> None:
+def test_webhook_url_holds_the_secret_only_if_no_header_can() -> None:
     """CDEvents may come with a header; then the URL stays clean."""
     text = '[[source]]\nname = "ce"\npreset = "cdevents"\nsecrets = ["x"]\n'
     source = load_sources(text, presets=read_presets(), read_secret=str)["ce"]
@@ -75,7 +75,7 @@ def test_a_secret_belongs_into_the_url_only_where_nothing_else_is_read() -> None
         ("vercel", "HMAC-SHA1 in x-vercel-signature"),
     ],
 )
-def test_a_scheme_is_told_by_what_a_sender_has_to_send(preset: str, words: str) -> None:
+def test_scheme_is_described_by_what_a_sender_must_send(preset: str, words: str) -> None:
     """Header, method, and how long it counts."""
     text = f'[[source]]\nname = "s"\npreset = "{preset}"\nsecrets = ["x"]\n'
     source = load_sources(text, presets=read_presets(), read_secret=str)["s"]

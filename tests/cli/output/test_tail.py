@@ -46,7 +46,7 @@ async def wait_for_connections(path: Path, *, times: int) -> None:
             await attempts.acquire()
 
 
-async def test_from_the_start_all_is_seen_in_order(redis: Redis, keys: Keys) -> None:
+async def test_tail_from_the_start_yields_every_entry_in_order(redis: Redis, keys: Keys) -> None:
     """What was there, then what comes."""
     for number in range(250):
         await redis.xadd(keys.enriched, {"n": str(number)})
@@ -56,7 +56,7 @@ async def test_from_the_start_all_is_seen_in_order(redis: Redis, keys: Keys) -> 
     assert await take_entries(entries, 1) == [{"n": "new"}]
 
 
-async def test_from_the_end_only_what_is_new_is_seen(redis: Redis, keys: Keys) -> None:
+async def test_tail_from_the_end_yields_new_entries_only(redis: Redis, keys: Keys) -> None:
     """Of a stream that has entries, and of one that does not exist yet."""
     for stream in (keys.enriched, keys.enriched):
         entries = follow_stream(redis, stream, since="$")
@@ -69,14 +69,14 @@ async def test_from_the_end_only_what_is_new_is_seen(redis: Redis, keys: Keys) -
         await entries.aclose()
 
 
-async def test_bytes_that_are_no_text_are_shown_all_the_same(redis: Redis, keys: Keys) -> None:
+async def test_bytes_that_are_no_text_are_shown(redis: Redis, keys: Keys) -> None:
     """Somebody else's entry must not end it."""
     await redis.xadd(keys.enriched, {b"\xff": b"\xfe", b"ok": b"1"})
     entries = follow_stream(redis, keys.enriched, since="0")
     assert await take_entries(entries, 1) == [{"\ufffd": "\ufffd", "ok": "1"}]
 
 
-async def test_a_restart_of_redis_costs_no_entry(server: EmbeddedServer) -> None:
+async def test_restart_of_redis_loses_no_entry(server: EmbeddedServer) -> None:
     """It waits, says so once, and goes on behind the last entry it gave."""
     told: list[str] = []
     async with open_client(server.url) as writer, open_client(server.url) as reader:
@@ -96,7 +96,7 @@ async def test_a_restart_of_redis_costs_no_entry(server: EmbeddedServer) -> None
     assert told[0].startswith("Redis is away, waiting for it: ")
 
 
-async def test_what_no_patience_mends_is_raised(server: EmbeddedServer, redis: Redis) -> None:
+async def test_permanent_redis_error_is_raised(server: EmbeddedServer, redis: Redis) -> None:
     """A wrong password, a key of another type."""
     await redis.set("no-stream", "1", px=20_000)
     with pytest.raises(ResponseError, match="WRONGTYPE"):
@@ -109,7 +109,7 @@ async def test_what_no_patience_mends_is_raised(server: EmbeddedServer, redis: R
             await take_entries(follow_stream(client, "s", since="$"), 1)
 
 
-def test_a_record_is_one_line_of_json(make_entry: MakeEntry) -> None:
+def test_record_is_one_line_of_json(make_entry: MakeEntry) -> None:
     """With its data as JSON, and where it stands in the stream."""
     entry = make_entry()
     pretty = json.dumps(json.loads(entry.fields["data"]), indent=2)
@@ -121,7 +121,7 @@ def test_a_record_is_one_line_of_json(make_entry: MakeEntry) -> None:
     assert read["data"] == json.loads(entry.fields["data"])
 
 
-def test_numbers_are_handed_on_as_they_were_written(make_entry: MakeEntry) -> None:
+def test_numbers_are_printed_as_they_were_written(make_entry: MakeEntry) -> None:
     """No reader's precision gets in between."""
     line = render_entry_json(make_entry(data='{"n": 12345678901234567890.10, "m": 1e999}'))
     assert '"data":{"n":12345678901234567890.10,"m":1e999}' in line
@@ -130,7 +130,7 @@ def test_numbers_are_handed_on_as_they_were_written(make_entry: MakeEntry) -> No
 @pytest.mark.parametrize(
     "fields", [{}, {"a": "\n\x1b"}, {"data": "{"}, {"data": "[" * 100_000}], ids=repr
 )
-def test_an_entry_that_is_no_record_is_a_line_of_json_too(fields: dict[str, str]) -> None:
+def test_foreign_entry_is_one_line_of_json(fields: dict[str, str]) -> None:
     """It says that it could not be read, and shows what is there."""
     line = render_entry_json(StreamEntryText("17-0", fields))
     assert line.isprintable()

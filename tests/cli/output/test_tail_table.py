@@ -28,7 +28,7 @@ FOREIGN: list[dict[str, str]] = [
 ]
 
 
-def test_columns_stand_below_their_titles(make_entry: MakeEntry) -> None:
+def test_columns_are_aligned_with_their_titles(make_entry: MakeEntry) -> None:
     """At 80 columns, with the short id."""
     assert render_record_header(columns=80) == (
         "id        application      environment  rev  PRs  lead time  flags touched"
@@ -38,7 +38,7 @@ def test_columns_stand_below_their_titles(make_entry: MakeEntry) -> None:
     )
 
 
-def test_a_wide_terminal_has_room_for_the_whole_id(make_entry: MakeEntry) -> None:
+def test_wide_terminal_shows_the_whole_id(make_entry: MakeEntry) -> None:
     """So that it can be copied."""
     header, row = render_record_header(columns=120), render_record_row(make_entry(), columns=120)
     assert header.startswith("deployment ")
@@ -46,7 +46,7 @@ def test_a_wide_terminal_has_room_for_the_whole_id(make_entry: MakeEntry) -> Non
     assert header.index("flags") == row.index("dark-mode")
 
 
-def test_flags_without_room_are_counted(make_entry: MakeEntry) -> None:
+def test_flags_that_do_not_fit_are_counted(make_entry: MakeEntry) -> None:
     """As many as fit are named."""
     three = make_entry(flags=("one", "two", "three"))
     assert render_record_row(three, columns=160).endswith("  one, two, three")
@@ -56,7 +56,7 @@ def test_flags_without_room_are_counted(make_entry: MakeEntry) -> None:
     assert render_record_row(make_entry(flags=()), columns=80).endswith("  none")
 
 
-def test_an_incomplete_record_says_so(make_entry: MakeEntry) -> None:
+def test_incomplete_record_is_marked(make_entry: MakeEntry) -> None:
     """Before anything else in the last column."""
     entry = make_entry()
     data = entry.fields["data"].replace('"complete":true', '"complete":false')
@@ -68,13 +68,13 @@ def test_an_incomplete_record_says_so(make_entry: MakeEntry) -> None:
 
 
 @pytest.mark.parametrize("fields", FOREIGN, ids=repr)
-def test_an_entry_that_is_no_record_is_told_as_such(fields: dict[str, str]) -> None:
+def test_foreign_entry_is_shown_as_a_notice(fields: dict[str, str]) -> None:
     """Its position tells where to look."""
     row = render_record_row(StreamEntryText("17-0", fields), columns=80)
     assert row == "17-0  is no enriched deployment: foreign or damaged"
 
 
-def test_a_record_without_routing_fields_is_still_told(make_entry: MakeEntry) -> None:
+def test_record_without_routing_fields_is_shown(make_entry: MakeEntry) -> None:
     """Data is what counts."""
     entry = make_entry()
     row = render_record_row(StreamEntryText("17-0", {"data": entry.fields["data"]}), columns=80)
@@ -83,7 +83,7 @@ def test_a_record_without_routing_fields_is_still_told(make_entry: MakeEntry) ->
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(), st.lists(st.text(), max_size=4), st.integers(40, 200))
-def test_nothing_from_outside_moves_the_cursor_or_wraps(
+def test_hostile_text_neither_moves_the_cursor_nor_wraps(
     make_entry: MakeEntry, text: str, flags: list[str], columns: int
 ) -> None:
     """Keys come from outside: escaped, and cut to what the terminal has."""
@@ -95,12 +95,12 @@ def test_nothing_from_outside_moves_the_cursor_or_wraps(
         assert measure_text_width(row) <= columns
 
 
-def test_a_hostile_key_is_shown_escaped(make_entry: MakeEntry) -> None:
+def test_hostile_key_is_escaped(make_entry: MakeEntry) -> None:
     """One sees what was tried."""
     row = render_record_row(make_entry(applicationkey="\x1b[2Jx\n"), columns=80)
     assert "\\x1b[2Jx\\n" in row
 
 
-def test_what_is_no_terminal_has_columns_enough() -> None:
+def test_output_to_a_pipe_is_wide() -> None:
     """A file or a pipe is not cut to somebody's window."""
     assert measure_terminal_width(io.StringIO()) >= 120
