@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -43,7 +44,7 @@ def test_an_example_is_short_and_in_the_table(path: Path) -> None:
     assert f"[{path.name}]({path.name})" in (EXAMPLES / "README.md").read_text(encoding="utf-8")
 
 
-async def append(environment: PageEnvironment, *numbers: int, **changes: object) -> list[str]:
+async def append(environment: PageEnvironment, *numbers: int, **changes: Any) -> list[str]:
     """Append records of the application "shop" to the stream of the environment."""
     client: Redis = open_client(environment.redis_url)
     try:
