@@ -1,4 +1,4 @@
-"""``python -m service``: the command line."""
+"""The command line, started as ``python -m service``."""
 
 from service.cli.main import main
 

@@ -5,7 +5,6 @@ are refused, so that a misspelled one is noticed.
 """
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from service.store.url import parse_redis_url
+from service.suggestions import find_similar_name
 
 VARIABLE_PREFIX = "ENRICHER_"
 TOKEN_VARIABLE = "LAUNCHDARKLY_ACCESS_TOKEN"  # noqa: S105 - a name, not a token
@@ -279,10 +279,10 @@ def _read_secret(name: str, path: str) -> str:
 
 
 def _format_unknown_setting(name: str, known: list[str]) -> str:
-    matches = get_close_matches(name, known, n=1, cutoff=0.8)
+    similar_name = find_similar_name(name, known, prefix=VARIABLE_PREFIX)
     hint = (
-        f"; did you mean {matches[0]}?"
-        if matches
+        f"; did you mean {similar_name}?"
+        if similar_name
         else "; `deployment-enricher settings` lists them"
     )
     return f"there is no setting {name}{hint}"

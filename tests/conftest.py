@@ -66,6 +66,13 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
+def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """Start a Redis server for one test, which may kill or restart it."""
+    with EmbeddedServer(tmp_path / "redis") as embedded_server:
+        yield embedded_server
+
+
+@pytest.fixture
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
     """Return a plain client to observe Redis and to break it."""
     client = open_client(redis_url)

@@ -74,6 +74,7 @@ def test_every_kind_of_value_is_read() -> None:
     [
         ("ENRICHER_PROT", "ENRICHER_PORT"),
         ("ENRICHER_REDIS_URI", "ENRICHER_REDIS_URL"),
+        ("ENRICHER_REDIS_ULR", "ENRICHER_REDIS_URL"),
         ("ENRICHER_WEBHOOK_SECRETS", "ENRICHER_WEBHOOK_SECRET"),
         ("ENRICHER_WEBHOOK_SECRET_FILES", "ENRICHER_WEBHOOK_SECRET_FILE"),
         ("ENRICHER_PORT_FILE", "ENRICHER_PORT"),
@@ -86,9 +87,12 @@ def test_an_unknown_name_is_refused_with_what_was_meant(name: str, meant: str) -
     assert settings_error({name: SECRET}) == f"there is no setting {name}; did you mean {meant}?"
 
 
-def test_a_name_like_no_other_is_refused_with_where_to_look() -> None:
-    """Where nothing is near, the list is named."""
-    assert "`deployment-enricher settings` lists them" in settings_error({"ENRICHER_XYZZY": "1"})
+@pytest.mark.parametrize("name", ["ENRICHER_XYZZY", "ENRICHER_FOO", "ENRICHER_"])
+def test_a_name_like_no_other_is_refused_with_where_to_look(name: str) -> None:
+    """The shared prefix is no likeness: `settings` is named instead of another setting."""
+    assert settings_error({name: "1"}) == (
+        f"there is no setting {name}; `deployment-enricher settings` lists them"
+    )
 
 
 def test_neighbours_that_are_not_ours_are_left_alone() -> None:

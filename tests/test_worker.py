@@ -26,10 +26,10 @@ from service.publish.stream import OutputStream, RetentionConfig
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.worker import Worker, WorkerConfig, WorkerDependencies
+from tests.conftest import Eventually
 from tests.factories import deployment_id, make_event
 
 Enrich = Callable[[Lease], Awaitable[Verdict]]
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
 async def find_deployment(lease: Lease) -> Verdict:

@@ -9,7 +9,6 @@ most fields of a source are, take a shorter way with the same result. Two functi
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -19,6 +18,8 @@ from jmespath.exceptions import JMESPathError
 from jmespath.functions import Functions
 from jmespath.visitor import TreeInterpreter
 from msgspec import Struct
+
+from service.suggestions import find_similar_name
 
 # A regex is not run on a longer text: a sender must not be able to make it slow.
 MAX_MATCH_LENGTH = 4096
@@ -129,8 +130,8 @@ def _check_call(name: str, arguments: list[Node]) -> None:
     """Raise ExpressionError for a call that would give null for every webhook."""
     known_names = [*Functions.FUNCTION_TABLE, *_OUR_PARAMETER_COUNTS]
     if name not in known_names:
-        suggestions = get_close_matches(name, known_names, n=1)
-        hint = f"; did you mean {suggestions[0]}()?" if suggestions else ""
+        similar_name = find_similar_name(name, known_names)
+        hint = f"; did you mean {similar_name}()?" if similar_name else ""
         raise ExpressionError(f"there is no function {name}(){hint}")
     expected, is_variadic = _parameter_count(name)
     if len(arguments) < expected or (len(arguments) > expected and not is_variadic):

@@ -3,10 +3,11 @@
 import re
 import tomllib
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import msgspec
+
+from service.suggestions import find_similar_name
 
 KeyPath = tuple[str | int, ...]
 """The steps to a key, such as ``("fields", "version")``; a number is an index of an array."""
@@ -63,10 +64,10 @@ def refuse_unknown_keys(table: TomlTable, known_keys: Collection[str], *, key: K
 
 def format_suggestion(name: str, known_names: Collection[str]) -> str:
     """Return the end of an error message: the name that was probably meant, or all names."""
-    matches = get_close_matches(name, known_names, n=1)
+    similar_name = find_similar_name(name, known_names)
     return (
-        f"; did you mean {matches[0]!r}?"
-        if matches
+        f"; did you mean {similar_name!r}?"
+        if similar_name is not None
         else f" (there are: {', '.join(sorted(known_names))})"
     )
 

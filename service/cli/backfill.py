@@ -1,163 +1,181 @@
-"""What does `backfill` do? Queues the deployments of a past time that were never published."""
+"""The command `backfill`: queue the deployments of a past time that were never published."""
 
-import argparse
 import asyncio
+import os
 import shutil
 import sys
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from msgspec import Struct
+import click
 from msgspec.structs import replace
 
 from service.app import open_runtime, open_scanner
-from service.cli.preconditions import require_access_token
-from service.cli.run import resolve_redis_url
-from service.cli.terminal import truncate_text
+from service.cli.addresses import resolve_redis_url
+from service.cli.parameters import parse_time_ms
+from service.cli.preconditions import configure_log, require_access_token
+from service.cli.signals import run_async
+from service.cli.terminal import EXIT_CODES, EXIT_FAILURE, truncate_text
 from service.log import Log, escape_unprintable
 from service.reconcile.checkpoint import LeaseLost, Run, Runs
 from service.reconcile.missed import Scope, TimeRange, split_by_day
 from service.reconcile.reconciler import Scanner, ScanResult
-from service.settings import Secret, Settings, SettingsError
+from service.settings import Secret, Settings, read_settings
 
-_BAR_WIDTH = 24
-
-
-class TextOutput(Protocol):
-    """Where it is shown."""
-
-    def write(self, text: str, /) -> object:
-        """Write text."""
-
-    def flush(self) -> object:
-        """Show it now."""
-
-
-class Progress:
-    """One thing that goes on, shown on a stream; ``columns`` is how wide a terminal is."""
-
-    def __init__(self, stream: TextOutput, *, is_terminal: bool, columns: int = 80) -> None:
-        self._stream = stream
-        self._is_terminal = is_terminal
-        self._columns = columns
-
-    def show(self, fraction: float, text: str) -> None:
-        """Show which part of it is done, from 0 to 1, and what there is to say."""
-        if self._is_terminal:
-            filled = round(_BAR_WIDTH * fraction)
-            line = f"[{'#' * filled}{'.' * (_BAR_WIDTH - filled)}] {fraction:4.0%}  {text}"
-            self._stream.write(f"\r\x1b[K{truncate_text(line, self._columns - 1)}")
-        else:
-            self._stream.write(f"{fraction:4.0%}  {text}\n")
-        self._stream.flush()
-
-    def end(self) -> None:
-        """Leave what was shown last, and go to the next line."""
-        if self._is_terminal:
-            self._stream.write("\n")
-            self._stream.flush()
-
-
-_EXIT_FAILURE = 1
+_BAR_WIDTH = 16
 _GRACE_S = 120.0
 _MAX_WAIT_S = 5.0
 
-
-class _Backfill(Struct, kw_only=True):
-    """One backfill as it goes on: what is wanted, the hands for it, and what it came to."""
-
-    scope: Scope
-    dry_run: bool
-    scanner: Scanner
-    runs: Runs
-    progress: Progress
-    total: ScanResult
+ShowProgress = Callable[[float, str], None]
+"""Show which part is done, from 0 to 1, and a text beside it."""
 
 
-async def run_backfill(arguments: argparse.Namespace, settings: Settings, log: Log) -> int:
-    """Do what was typed after `backfill`; raises redis's errors when Redis is away."""
+@click.command("backfill", epilog=EXIT_CODES)
+@click.option("--project", metavar="KEY", required=True, help="LaunchDarkly's project key.")
+@click.option("--environment", metavar="KEY", required=True, help="LaunchDarkly's environment key.")
+@click.option(
+    "--application", "applications", metavar="KEY", multiple=True, help="Only this; repeatable."
+)
+@click.option(
+    "--from",
+    "start_ms",
+    type=parse_time_ms,
+    metavar="TIME",
+    required=True,
+    help="2026-11-01 or 2026-11-01T12:00+01:00; UTC if no offset.",
+)
+@click.option("--to", "end_ms", type=parse_time_ms, metavar="TIME", help="As --from; default: now.")
+@click.option("--dry-run", is_flag=True, help="Only count what would be queued.")
+@run_async
+async def backfill_command(
+    *,
+    project: str,
+    environment: str,
+    applications: tuple[str, ...],
+    start_ms: int,
+    end_ms: int | None,
+    dry_run: bool,
+) -> int:
+    """Queue deployments of a past time that were never published."""
+    settings = read_settings(os.environ)
+    log = configure_log(settings)
     require_access_token(settings)
-    start_ms, end_ms = arguments.since, arguments.until
     if end_ms is not None and start_ms >= end_ms:
-        raise SettingsError("--from must be before --to")
-    scope = Scope(
-        arguments.project, arguments.environment, "backfill", tuple(sorted(arguments.application))
+        raise click.UsageError("--from must be before --to")
+    scope = Scope(project, environment, "backfill", tuple(sorted(applications)))
+    return await run_backfill(
+        settings, log, scope=scope, start_ms=start_ms, end_ms=end_ms, dry_run=dry_run
     )
-    # Never a server of our own: what nobody works on would fill up for nobody.
+
+
+async def run_backfill(
+    settings: Settings, log: Log, *, scope: Scope, start_ms: int, end_ms: int | None, dry_run: bool
+) -> int:
+    """Run a backfill, print its result and return the exit code.
+
+    Raises redis's errors when Redis is away.
+    """
+    # An embedded server started here would be filled, and no worker would read it.
     shared_settings = replace(settings, redis_url=Secret(resolve_redis_url(settings)))
     async with open_runtime(shared_settings, log) as runtime:
         await runtime.group_commit.connect()
         async with open_scanner(runtime, grace_s=_GRACE_S) as (scanner, runs):
-            task = _Backfill(
-                scope=scope,
-                dry_run=arguments.dry_run,
-                scanner=scanner,
-                runs=runs,
-                progress=Progress(
-                    sys.stderr,
-                    is_terminal=sys.stderr.isatty(),
-                    columns=shutil.get_terminal_size().columns,
-                ),
-                total=ScanResult(),
-            )
+            backfill = Backfill(scanner, runs, scope=scope, dry_run=dry_run)
             try:
-                await _scan_when_free(task, start_ms, end_ms)
+                with _open_progress_bar() as show_progress:
+                    await backfill.run(start_ms, end_ms, show_progress)
             except LeaseLost:
-                task.total.error = "another process went on with it"
+                backfill.result.error = "another process took it over"
             finally:
-                task.progress.end()
-                sys.stdout.write(f"{_format_total(task.total, dry_run=task.dry_run)}\n")
-    if task.total.error:
-        reason = escape_unprintable(task.total.error)
-        sys.stderr.write(f"not to the end: {reason}; the same command goes on from there\n")
-    return _EXIT_FAILURE if task.total.error else 0
+                click.echo(backfill.format_result())
+    if backfill.result.error:
+        reason = escape_unprintable(backfill.result.error)
+        click.echo(f"stopped early: {reason}; the same command continues from there", err=True)
+    return EXIT_FAILURE if backfill.result.error else 0
 
 
-async def _scan_when_free(task: _Backfill, start_ms: int, end_ms: int | None) -> None:
-    """Wait until nobody else is at the same, then go through it."""
-    run_name = f"{'dry-run' if task.dry_run else 'backfill'}/{task.scope.name}/{start_ms}"
-    while True:
-        async with task.runs.hold(run_name, interval_ms=0) as run_or_wait_s:
-            if isinstance(run_or_wait_s, Run):
-                time_range = TimeRange(
-                    start_ms,
-                    run_or_wait_s.now_ms if end_ms is None else min(end_ms, run_or_wait_s.now_ms),
-                )
-                await _scan_days(task, run_or_wait_s, time_range)
-                return
-        task.progress.show(0.0, "another process is at it, or has just died: waiting")
-        await asyncio.sleep(min(run_or_wait_s, _MAX_WAIT_S))
+class Backfill:
+    """One backfill: a scope whose days are listed one after the other, and what they held."""
 
+    def __init__(self, scanner: Scanner, runs: Runs, *, scope: Scope, dry_run: bool) -> None:
+        self._scanner = scanner
+        self._runs = runs
+        self._scope = scope
+        self._dry_run = dry_run
+        self.result = ScanResult()
 
-async def _scan_days(task: _Backfill, run: Run, time_range: TimeRange) -> None:
-    """List day after day, and remember after each how far it came."""
-    start_ms = time_range.start_ms if run.checkpoint is None or task.dry_run else run.checkpoint
-    if start_ms > time_range.start_ms:
-        task.progress.show(_completed_fraction(start_ms, time_range), "goes on where it was left")
-    for day in split_by_day(TimeRange(start_ms, time_range.end_ms)):
-        day_result = await task.scanner.scan(run, task.scope, day, dry_run=task.dry_run)
-        task.total.add(day_result)
-        if day_result.error:
-            return
-        if not task.dry_run:
-            await task.runs.end(run, day.end_ms, "continue")
-        task.progress.show(
-            _completed_fraction(day.end_ms, time_range),
-            _format_total(task.total, dry_run=task.dry_run),
+    async def run(self, start_ms: int, end_ms: int | None, show_progress: ShowProgress) -> None:
+        """Wait until no other process runs the same backfill, then list its days.
+
+        Raises LeaseLost when another process takes it over.
+        """
+        run_name = f"{'dry-run' if self._dry_run else 'backfill'}/{self._scope.name}/{start_ms}"
+        while True:
+            async with self._runs.hold(run_name, interval_ms=0) as run_or_wait_s:
+                if isinstance(run_or_wait_s, Run):
+                    now_ms = run_or_wait_s.now_ms
+                    time_range = TimeRange(
+                        start_ms, now_ms if end_ms is None else min(end_ms, now_ms)
+                    )
+                    await self._scan_days(run_or_wait_s, time_range, show_progress)
+                    return
+            show_progress(0.0, "waiting: another process runs this backfill or just died")
+            await asyncio.sleep(min(run_or_wait_s, _MAX_WAIT_S))
+
+    async def _scan_days(
+        self, run: Run, time_range: TimeRange, show_progress: ShowProgress
+    ) -> None:
+        """List day after day, and store after each how far the run has come."""
+        start_ms = (
+            time_range.start_ms if run.checkpoint is None or self._dry_run else run.checkpoint
         )
-    await task.runs.end(run, time_range.start_ms)  # the same command begins anew
+        if start_ms > time_range.start_ms:
+            show_progress(_completed_fraction(start_ms, time_range), "continuing where it stopped")
+        for day in split_by_day(TimeRange(start_ms, time_range.end_ms)):
+            day_result = await self._scanner.scan(run, self._scope, day, dry_run=self._dry_run)
+            self.result.add(day_result)
+            if day_result.error:
+                return
+            if not self._dry_run:
+                await self._runs.end(run, day.end_ms, "continue")
+            show_progress(_completed_fraction(day.end_ms, time_range), self.format_result())
+        await self._runs.end(run, time_range.start_ms)  # the same command starts over
+
+    def format_result(self) -> str:
+        """Return what the days until now held."""
+        queued_label = "to queue" if self._dry_run else "queued"
+        text = (
+            f"{self.result.listed} listed, {self.result.known} known,"
+            f" {self.result.still_open} open, {self.result.missed} {queued_label}"
+        )
+        unreadable = self.result.unreadable
+        return f"{text}, {unreadable} unreadable" if unreadable else text
+
+
+@contextmanager
+def _open_progress_bar() -> Iterator[ShowProgress]:
+    """Show progress on stderr: a bar on a terminal, else a line for each change."""
+    is_terminal = sys.stderr.isatty()
+    with click.progressbar(
+        length=100,
+        label="  0%  listing",
+        show_eta=False,
+        show_percent=False,
+        bar_template="[%(bar)s] %(label)s",
+        width=_BAR_WIDTH,
+        file=sys.stderr,
+    ) as bar:
+
+        def show_progress(fraction: float, text: str) -> None:
+            max_columns = shutil.get_terminal_size().columns - _BAR_WIDTH - len("[] ") - 1
+            label = f"{fraction:4.0%}  {text}"
+            bar.label = truncate_text(label, max_columns) if is_terminal else label
+            bar.update(round(fraction * 100) - bar.pos)
+            bar.render_progress()
+
+        yield show_progress
 
 
 def _completed_fraction(time_ms: int, time_range: TimeRange) -> float:
-    return max(
-        0.0,
-        min(1.0, (time_ms - time_range.start_ms) / max(1, time_range.end_ms - time_range.start_ms)),
-    )
-
-
-def _format_total(total: ScanResult, *, dry_run: bool) -> str:
-    queued_label = "to queue" if dry_run else "queued"
-    text = (
-        f"{total.listed} listed, {total.known} known, {total.still_open} open,"
-        f" {total.missed} {queued_label}"
-    )
-    return f"{text}, {total.unreadable} unreadable" if total.unreadable else text
+    duration_ms = max(1, time_range.end_ms - time_range.start_ms)
+    return max(0.0, min(1.0, (time_ms - time_range.start_ms) / duration_ms))

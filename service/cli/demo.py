@@ -1,4 +1,4 @@
-"""How is the demo put together? A pipeline, LaunchDarkly and ourselves, on one table."""
+"""The commands `demo` and `pipeline`: the whole service against a simulated LaunchDarkly."""
 
 import asyncio
 import os
@@ -16,6 +16,7 @@ from typing import TextIO
 from urllib.parse import urlsplit
 
 import aiohttp
+import click
 from msgspec import Struct
 from msgspec.structs import replace
 from redis.asyncio import Redis
@@ -29,6 +30,15 @@ from service.app import (
     open_runtime,
     open_worker,
 )
+from service.cli.parameters import DEFAULT_WEBHOOK_URL, MAX_NUMBER, parse_url
+from service.cli.preconditions import (
+    configure_log,
+    read_sources,
+    require_access_token,
+    require_simulator,
+    require_webhook_secret,
+)
+from service.cli.signals import run_async
 from service.cli.tail import (
     StreamEntryText,
     follow_stream,
@@ -36,10 +46,11 @@ from service.cli.tail import (
     render_record_header,
     render_record_row,
 )
-from service.log import Log
+from service.cli.terminal import EXIT_CODES
+from service.log import Log, build_log
 from service.metrics.http import serve_app
 from service.metrics.namespace import NamespaceReader, NamespaceStats
-from service.settings import Secret, Settings, data_directory
+from service.settings import Secret, Settings, data_directory, read_settings
 from service.simulate.options import Options, Shape
 from service.simulate.pipeline import EventBody, Pipeline, SendRate, report_event
 from service.simulate.quota import Limits
@@ -50,18 +61,87 @@ from service.store import RedisUnavailable
 from service.store.connect import open_client
 
 _STATUS_INTERVAL_S = 0.25
-_READS_PER_STATUS_LINE = 12  # where no terminal can show the count in place
+_READS_PER_STATUS_LINE = 12  # where no terminal can update the counts in place
+_MAX_SEED = 1_000_000
+
+_EVENTS_OPTION = click.option(
+    "--events",
+    type=click.IntRange(0, MAX_NUMBER),
+    metavar="N",
+    default=0,
+    help="End after this many deployments; 0: never.",
+)
+_PER_SECOND_OPTION = click.option(
+    "--per-second",
+    type=click.FloatRange(0.1, MAX_NUMBER),
+    metavar="N",
+    default=2.0,
+    help="Deployments a second.",
+)
+
+
+@click.command("demo", epilog=EXIT_CODES)
+@_EVENTS_OPTION
+@_PER_SECOND_OPTION
+@click.option(
+    "--quota",
+    type=click.IntRange(10, MAX_NUMBER),
+    metavar="N",
+    default=60,
+    help="Calls that LaunchDarkly allows in 5 s.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, MAX_NUMBER),
+    metavar="N",
+    help="Generate the same deployments for the same number.",
+)
+@run_async
+async def demo_command(*, events: int, per_second: float, quota: int, seed: int | None) -> None:
+    """Show the service at work, with everything else simulated."""
+    settings = read_settings(os.environ)
+    # A Redis of the user's own may know the deployments of an earlier demo.
+    default_seed = random.randrange(_MAX_SEED) if settings.redis_url else 1
+    await run_demo(
+        replace(settings, port=0, sources=""),
+        build_simulator_options(
+            seed=default_seed if seed is None else seed, calls_per_window=quota
+        ),
+        rate=SendRate(per_second=per_second, max_events=events),
+        log=build_log(level="error"),
+        build_sources=lambda secret: read_sources(
+            replace(settings, sources="", webhook_secret=Secret(secret)), os.environ
+        ),
+    )
+
+
+@click.command("pipeline", epilog=EXIT_CODES)
+@click.option(
+    "--url", type=parse_url, metavar="URL", default=DEFAULT_WEBHOOK_URL, help="Webhook endpoint."
+)
+@_EVENTS_OPTION
+@_PER_SECOND_OPTION
+@run_async
+async def pipeline_command(*, url: str, events: int, per_second: float) -> None:
+    """Simulate a CD pipeline that deploys until it is stopped."""
+    settings = read_settings(os.environ)
+    secret = require_webhook_secret(settings)
+    require_access_token(settings)
+    require_simulator(settings)
+    rate = SendRate(per_second=per_second, max_events=events)
+    log = configure_log(settings)
+    await run_pipeline(settings, webhook_url=url, secret=secret, rate=rate, log=log)
 
 
 class CallCounts(Struct, frozen=True):
-    """What the upstream counted: calls, and those it answered with 429."""
+    """What the simulated LaunchDarkly counted: calls, and those it answered with 429."""
 
     calls: int
     rate_limited: int
 
 
 class DemoInputs(Struct, frozen=True, kw_only=True):
-    """What the demo plays on: verbs that are handed in, and where it writes."""
+    """What the demo is given: the other sides as functions, and the stream it writes to."""
 
     report: Callable[[EventBody], Awaitable[None]]
     post: Callable[[EventBody, str], Awaitable[SendResult]]
@@ -73,7 +153,7 @@ class DemoInputs(Struct, frozen=True, kw_only=True):
 
 
 class Demo:
-    """Sends deployments as a pipeline would and shows what becomes of them."""
+    """Sends deployments as a pipeline does, and shows the records and the counts."""
 
     def __init__(self, inputs: DemoInputs, *, rate: SendRate, rng: Random) -> None:
         self._inputs = inputs
@@ -86,9 +166,9 @@ class Demo:
         self._is_terminal = inputs.out.isatty()
 
     async def run(self) -> None:
-        """Play until cancelled, or until as many records as were asked for were published."""
+        """Run until cancelled, or until the requested number of records is published."""
         send_task = asyncio.create_task(self._pipeline.deploy(), name="demo-send")
-        status_task = asyncio.create_task(self._update_status(), name="demo-watch")
+        status_task = asyncio.create_task(self._update_status(), name="demo-status")
         self._print_above_status(render_record_header(columns=self._inputs.columns()))
         try:
             async for entry in self._inputs.records:
@@ -104,7 +184,7 @@ class Demo:
             self._print_summary()
 
     async def _update_status(self) -> None:
-        """Keep the count up to date, and say so when the quota is met."""
+        """Update the counts, and print a line when the rate limit is reached."""
         read_count = 0
         while True:
             previous_stats = self._stats
@@ -125,8 +205,8 @@ class Demo:
         if self._stats is not None and self._stats.backlog:
             self._limit_reached_count += 1
             self._print_above_status(
-                f"-- quota met: no call for {self._stats.next_call_in_s:.1f} s; "
-                f"{self._stats.backlog} deployments wait, webhooks are still taken"
+                f"-- rate limit reached: no call for {self._stats.next_call_in_s:.1f} s; "
+                f"{self._stats.backlog} deployments wait, webhooks are still accepted"
             )
 
     def _format_counts(self) -> str:
@@ -142,7 +222,7 @@ class Demo:
         if stats is None:
             return f"{line}  Redis is away"
         if _is_limit_reached(stats):
-            return f"{line}  quota met {stats.next_call_in_s:.1f} s"
+            return f"{line}  rate limit {stats.next_call_in_s:.1f} s"
         return f"{line}  calls left {stats.calls_left['list']}"
 
     def _print_summary(self) -> None:
@@ -152,21 +232,21 @@ class Demo:
         )
         self._status_line, counts_line = "", self._format_counts().rpartition("  ")[0]
         summary = (
-            f"What you saw: {self._pipeline.received} signed webhooks came in, of which "
-            f"{self._pipeline.repeated} were repeats and known as such; LaunchDarkly "
-            f"(simulated) took {call_counts.calls} calls and refused {call_counts.rate_limited}, "
-            f"the quota was met {limit_reached_times}, and {self._published} deployments came out, "
-            "each as one enriched record on a Redis stream."
+            f"What you saw: the receiver accepted {self._pipeline.received} signed webhooks and "
+            f"recognized {self._pipeline.repeated} of them as repeats. The simulated LaunchDarkly "
+            f"answered {call_counts.calls} calls and refused {call_counts.rate_limited}; the rate "
+            f"limit was reached {limit_reached_times}. {self._published} deployments were "
+            "published, each as one enriched record on a Redis stream."
         )
         width = max(40, min(self._inputs.columns(), 100))
         self._print_above_status("\n".join(("", counts_line, *textwrap.wrap(summary, width))))
 
     def _print_above_status(self, text: str) -> None:
-        """Write what stays; on a terminal the count stays below it."""
+        """Write text that stays; on a terminal the counts stay below it."""
         self._write(f"\r\x1b[K{text}\n{self._status_line}" if self._is_terminal else f"{text}\n")
 
     def _show_status(self, *, in_place_only: bool) -> None:
-        """Show the count, in one line that does not wrap: else it could not be written over."""
+        """Show the counts in one line, cut so that it does not wrap and can be overwritten."""
         line = self._format_counts()[: self._inputs.columns() - 1]
         if self._is_terminal:
             self._status_line = line
@@ -184,16 +264,16 @@ def _is_limit_reached(stats: NamespaceStats | None) -> bool:
 
 
 _WINDOW_MS = 5_000
-_RATE_LIMIT_SHARE = 0.8  # the pipeline's own posts live on the same quota
+_RATE_LIMIT_SHARE = 0.8  # the pipeline's own posts use the rest of the limit
 _MAX_SHUTDOWN_S = 1.0
 _SCAN_COUNT = 1000
 
 BuildSources = Callable[[str], dict[str, Source]]
-"""Give the sources of webhooks that are signed with a secret."""
+"""Returns the sources of webhooks that are signed with a secret."""
 
 
 def build_simulator_options(*, seed: int, calls_per_window: int) -> Options:
-    """Give a LaunchDarkly with a small quota, some latency, faults now and then, and pages."""
+    """Return a LaunchDarkly with a low rate limit, some latency, a few faults, and pages."""
     return Options(
         seed=seed,
         visible_after_ms=800,
@@ -208,7 +288,7 @@ def build_simulator_options(*, seed: int, calls_per_window: int) -> Options:
 async def run_demo(
     settings: Settings, options: Options, *, rate: SendRate, log: Log, build_sources: BuildSources
 ) -> None:
-    """Play a pipeline, LaunchDarkly and ourselves, and show the records, until cancelled.
+    """Run pipeline, LaunchDarkly and service, and show the records until cancelled.
 
     Raises redis's errors when the user's own Redis is away.
     """
@@ -249,7 +329,7 @@ async def run_demo(
 async def run_pipeline(
     settings: Settings, *, webhook_url: str, secret: str, rate: SendRate, log: Log
 ) -> None:
-    """Play a pipeline alone: tell a simulated LaunchDarkly and a receiver, until cancelled."""
+    """Run a pipeline that reports to a simulated LaunchDarkly and a receiver until cancelled."""
     rng = random.Random()
     async with aiohttp.ClientSession() as session:
         event_sender = _EventSender(
@@ -268,13 +348,13 @@ async def run_pipeline(
 
 
 def _demo_settings(settings: Settings) -> Settings:
-    """Keep the demo's data apart."""
+    """Return settings whose data is apart from the user's own."""
     data_dir = data_directory(settings) / "demo"
     return replace(settings, data_dir=str(data_dir), namespace=f"{settings.namespace}-demo")
 
 
 async def _delete_previous_demo(client: Redis, runtime: Runtime) -> None:
-    """Take away all that an earlier demo left: its LaunchDarkly, and what waits for it, is gone."""
+    """Delete the keys of an earlier demo, whose simulated LaunchDarkly no longer exists."""
     key_pattern = f"{{{runtime.keys.namespace}}}:*"
     leftover_keys = [key async for key in client.scan_iter(match=key_pattern, count=_SCAN_COUNT)]
     if leftover_keys:
@@ -282,7 +362,7 @@ async def _delete_previous_demo(client: Redis, runtime: Runtime) -> None:
 
 
 class _EventSender:
-    """Tells LaunchDarkly and our receiver of the same deployment: one body, two posts."""
+    """Posts the same body to LaunchDarkly and to the receiver."""
 
     def __init__(
         self,
@@ -300,11 +380,11 @@ class _EventSender:
         self._token = token
 
     async def report(self, event: EventBody) -> None:
-        """Tell LaunchDarkly."""
+        """Post a deployment event to LaunchDarkly."""
         await report_event(self._session, self._upstream, event, token=self._token)
 
     async def post(self, event: EventBody, delivery: str) -> SendResult:
-        """Tell our receiver."""
+        """Post a signed webhook to the receiver."""
         return await send_event(
             self._session,
             self._webhook_url,
@@ -338,30 +418,29 @@ def _demo_inputs(
 def _print_introduction(
     runtime: Runtime, *, receiver_url: str, upstream: str, options: Options
 ) -> None:
-    """Say what is where, and how to look at the stream oneself."""
+    """Print the addresses of everything, and commands that read the stream."""
     quota, window_s = options.quota.global_limit, options.quota.window_ms / 1000
     redis_label = f"on {runtime.settings.data_dir}" if not runtime.settings.redis_url else "yours"
     lines = (
-        "A pipeline deploys, signs a webhook for each deployment and posts it here; we ask",
-        "LaunchDarkly for the rest and append one enriched record to a Redis stream.",
+        "A pipeline deploys, signs a webhook for each deployment and posts it here. The service",
+        "fetches the rest from LaunchDarkly and appends one enriched record to a Redis stream.",
         "",
         f"webhooks      {receiver_url}/webhooks/native",
         *([f"console       {receiver_url}/"] if is_console_enabled(runtime.settings) else []),
         f"LaunchDarkly  {upstream}  simulated, {quota} calls in {window_s:g} s,",
-        f"              of which {_RATE_LIMIT_SHARE:.0%} are ours and the rest the pipeline's",
+        f"              {_RATE_LIMIT_SHARE:.0%} for the service, the rest for the pipeline",
         f"Redis         {redis_label}",
         "",
-        "See for yourself, in another terminal:",
+        "To read the stream, in another terminal:",
         *(f"  {command}" for command in _example_commands(runtime)),
         "",
-        "Ctrl-C ends everything.",
+        "Ctrl-C stops everything.",
     )
-    sys.stdout.write("\n".join(lines) + "\n\n")
-    sys.stdout.flush()
+    click.echo("\n".join(lines) + "\n")
 
 
 def _example_commands(runtime: Runtime) -> list[str]:
-    """Write what can be pasted to look at the stream; no secret of a Redis URL is shown."""
+    """Return commands to paste that read the stream; they show no secret of a Redis URL."""
     address = urlsplit(runtime.redis_url)
     is_public = not (address.query or address.netloc)
     connection_option, url_text = '-u "$ENRICHER_REDIS_URL"', '"$ENRICHER_REDIS_URL"'
@@ -370,7 +449,7 @@ def _example_commands(runtime: Runtime) -> list[str]:
         url_text = shlex.quote(runtime.redis_url) if is_public else url_text
     variables = f"ENRICHER_REDIS_URL={url_text} ENRICHER_NAMESPACE={runtime.keys.namespace}"
     tail_command = f"{variables} {_program_command()} tail --from-start"
-    if "+" in address.scheme:  # no URL tells redis-cli of Sentinel or of a Cluster
+    if "+" in address.scheme:  # redis-cli has no URL for Sentinel or a Cluster
         return [tail_command]
     return [
         tail_command,
@@ -379,8 +458,8 @@ def _example_commands(runtime: Runtime) -> list[str]:
 
 
 def _program_command() -> str:
-    """Say how we are started: from a checkout, or installed."""
-    checkout = Path(__file__).resolve().parent.parent / "run.py"
+    """Return how the program is started: from a checkout, or installed."""
+    checkout = Path(__file__).resolve().parents[2] / "run.py"
     if checkout.is_file():
         return f"python3 {shlex.quote(os.path.relpath(checkout))}"
     return "deployment-enricher"

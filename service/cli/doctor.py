@@ -1,20 +1,21 @@
-"""What does `doctor` do? Asks whom the settings name, has the answers judged, tells them."""
+"""The command `doctor`: check settings, Redis, backlog, LaunchDarkly and the receiver."""
 
-import argparse
 import os
 import sys
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 
+import click
 from msgspec.structs import replace
 
 from service.accept.signatures import Unverified
 from service.accept.sources import Source, SourceError
-from service.cli.preconditions import inspect_sources
-from service.cli.run import resolve_redis_url
-from service.cli.sources import local_receiver_url
+from service.cli.addresses import local_receiver_url, resolve_redis_url
+from service.cli.preconditions import configure_log, inspect_sources
+from service.cli.signals import run_async
 from service.cli.tail import measure_terminal_width
+from service.cli.terminal import EXIT_FAILURE
 from service.doctor.checks import (
     BacklogFacts,
     Finding,
@@ -41,17 +42,32 @@ from service.doctor.report import format_findings, format_findings_json, has_no_
 from service.log import Log
 from service.metrics.namespace import NamespaceReader
 from service.reconcile.missed import Scope
-from service.settings import Settings, SettingsError, list_settings, parse_scopes
+from service.settings import (
+    Settings,
+    SettingsError,
+    list_settings,
+    parse_scopes,
+    read_settings,
+)
 from service.store.connect import open_client
 from service.store.embedded import find_server
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 
-_EXIT_FAILURE = 1
+_EXIT_CODES = "Exit codes: 0 no error found, 1 at least one error, 2 a wrong argument or setting."
 
 
-async def run_doctor(arguments: argparse.Namespace, settings: Settings, log: Log) -> int:
-    """Look at everything, whoever is away, and tell what must be mended: 1 when anything must."""
+@click.command("doctor", epilog=_EXIT_CODES)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@run_async
+async def doctor_command(*, as_json: bool) -> int:
+    """Check everything and print what is wrong with its fix."""
+    settings = read_settings(os.environ)
+    return await run_doctor(settings, configure_log(settings), as_json=as_json)
+
+
+async def run_doctor(settings: Settings, log: Log, *, as_json: bool = False) -> int:
+    """Run every check, whatever is away, print the findings, and return 1 if one is a failure."""
     sources, findings = _check_configured_sources(settings)
     findings = [check_settings(_list_set_variables()), *findings]
     redis_facts, backlog_facts = await _probe_redis_and_backlog(settings, log)
@@ -59,7 +75,7 @@ async def run_doctor(arguments: argparse.Namespace, settings: Settings, log: Log
     if isinstance(backlog_facts, BacklogFacts):
         findings += [*check_work(backlog_facts)]
     elif not redis_facts.connection_error:
-        findings.append(warn("backlog", f"cannot be looked at: {backlog_facts}", ""))
+        findings.append(warn("backlog", f"cannot be read: {backlog_facts}", ""))
     findings += [*check_upstream(await _probe_launchdarkly(settings, sources, backlog_facts))]
     receiver_facts = await probe_receiver(
         local_receiver_url(settings), host=settings.host, port=settings.port
@@ -67,15 +83,15 @@ async def run_doctor(arguments: argparse.Namespace, settings: Settings, log: Log
     findings.append(check_receiver(receiver_facts))
     report = (
         format_findings_json(findings)
-        if arguments.json
+        if as_json
         else format_findings(findings, terminal_width=measure_terminal_width(sys.stdout))
     )
-    sys.stdout.write(report)
-    return 0 if has_no_error(findings) else _EXIT_FAILURE
+    click.echo(report, nl=False)
+    return 0 if has_no_error(findings) else EXIT_FAILURE
 
 
 def _list_set_variables() -> list[str]:
-    """List the variables that are set, never what they are set to."""
+    """Return the names of the variables that are set, never their values."""
     names = [variable for variable, _, _ in list_settings()]
     return [
         name for setting in names for name in (setting, f"{setting}_FILE") if os.environ.get(name)
@@ -83,7 +99,7 @@ def _list_set_variables() -> list[str]:
 
 
 def _check_configured_sources(settings: Settings) -> tuple[Mapping[str, Source], list[Finding]]:
-    # `serve` and `work` on a shared Redis: this machine may be the one that needs no sources.
+    # With a shared Redis this may be a machine that only runs `work`, which needs no sources.
     is_needed = not settings.redis_url or bool(settings.sources)
     try:
         sources, secret_problems = inspect_sources(settings, os.environ)
@@ -141,7 +157,7 @@ async def _probe_redis_and_backlog(
 async def _probe_launchdarkly(
     settings: Settings, sources: Mapping[str, Source], backlog_facts: BacklogFacts | str
 ) -> UpstreamFacts:
-    """Make one call, unless others wait for just that."""
+    """Make one call to LaunchDarkly, unless the budget has none to spare."""
     project_environment = _find_project_environment([*sources.values()])
     facts = UpstreamFacts(
         origin=settings.launchdarkly_url,
@@ -150,7 +166,7 @@ async def _probe_launchdarkly(
         project=project_environment[0] if project_environment else "",
     )
     if isinstance(backlog_facts, BacklogFacts) and not backlog_facts.can_call:
-        return replace(facts, skipped_reason="the quota is met, and others wait for it")
+        return replace(facts, skipped_reason="the rate limit is reached, and tickets wait for it")
     if not facts.has_token:
         return facts
     path = upstream_path(project_environment, unknown_id=str(uuid.uuid4()))
@@ -159,7 +175,7 @@ async def _probe_launchdarkly(
 
 
 def _find_project_environment(sources: Sequence[Source]) -> tuple[str, str] | None:
-    """Find a project and an environment of it that the sources name."""
+    """Return a project and one of its environments that the sources name."""
     for source in sources:
         for environment in source.environments.values():
             if source.project:

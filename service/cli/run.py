@@ -1,16 +1,17 @@
-"""What does each command do? From settings to a running thing, until it is cancelled."""
+"""The commands that run the service or one end of it: run, serve, work, simulate and send."""
 
 import asyncio
 import gc
 import os
 import random
-import sys
 import time
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 
 import aiohttp
+import click
 
 from service.accept.source_files import ReloadableSources
 from service.app import (
@@ -21,30 +22,137 @@ from service.app import (
     open_runtime,
     open_worker,
 )
-from service.cli.tail import (
-    follow_stream,
-    measure_terminal_width,
-    render_entry_json,
-    render_record_header,
-    render_record_row,
+from service.cli.healthcheck import SIMULATOR_PORT, WORKER_HEALTH_PORT
+from service.cli.parameters import DEFAULT_WEBHOOK_URL, parse_url
+from service.cli.preconditions import (
+    configure_log,
+    open_sources_with_sighup,
+    require_access_token,
+    require_redis,
+    require_webhook_secret,
 )
+from service.cli.signals import run_async
+from service.cli.terminal import EXIT_CODES, EXIT_FAILURE
 from service.log import Log, escape_unprintable
-from service.metrics.http import serve_app
-from service.settings import Settings, data_directory
-from service.simulate.options import Options
+from service.metrics.http import serve_app, serve_exposition
+from service.settings import Settings, SettingsError, read_settings
+from service.simulate.options import Options, apply_changes
 from service.simulate.send import SendResult, send_event
 from service.simulate.server import Simulator
-from service.store.connect import open_client
-from service.store.embedded import socket_path
 from service.store.keys import Keys
 from service.tracing.setup import open_tracing
 
-_GC_THRESHOLDS = (10_000, 50, 50)  # objects, then rounds: few of ours form circles
+_GC_THRESHOLDS = (10_000, 50, 50)  # objects, then collections: few of our objects form cycles
 _SPAN_FLUSH_TIMEOUT_S = 2.0
+_FIRST_HTTP_REDIRECT = 300
+_LOOPBACK = "127.0.0.1"
+
+
+@click.command("run", epilog=EXIT_CODES)
+@run_async
+async def run_command() -> None:
+    """Receive webhooks and work on them, in one process."""
+    settings = read_settings(os.environ)
+    require_access_token(settings)
+    log = configure_log(settings)
+    await run(settings, open_sources_with_sighup(log), log)
+
+
+@click.command("serve", epilog=EXIT_CODES)
+@run_async
+async def serve_command() -> None:
+    """Receive webhooks only (needs ENRICHER_REDIS_URL)."""
+    settings = read_settings(os.environ)
+    require_redis(settings, "serve")
+    log = configure_log(settings)
+    await serve(settings, open_sources_with_sighup(log), log)
+
+
+@click.command("work", epilog=EXIT_CODES)
+@run_async
+async def work_command() -> None:
+    """Work on the backlog only (needs ENRICHER_REDIS_URL)."""
+    settings = read_settings(os.environ)
+    require_redis(settings, "work")
+    require_access_token(settings)
+    await work(settings, configure_log(settings))
+
+
+@click.command("simulate", epilog=EXIT_CODES)
+@click.option("--host", default=_LOOPBACK, metavar="ADDRESS", help="Address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    metavar="N",
+    default=SIMULATOR_PORT,
+    help="Port to listen on; 0: any free one.",
+)
+@click.option(
+    "--options",
+    default="{}",
+    metavar="JSON",
+    help='Changed options: \'{"quota":{"global_limit":20}}\'.',
+)
+@run_async
+async def simulate_command(*, host: str, port: int, options: str) -> None:
+    """Run a simulated LaunchDarkly, for tests and CI."""
+    simulator_options = apply_changes(Options(), os.fsencode(options))
+    if isinstance(simulator_options, str):
+        raise SettingsError(f"--options: {simulator_options}")
+    log = configure_log(read_settings(os.environ))
+    await simulate(simulator_options, host=host, port=port, log=log)
+
+
+@click.command("send", epilog=EXIT_CODES)
+@click.option(
+    "--url", type=parse_url, metavar="URL", default=DEFAULT_WEBHOOK_URL, help="Webhook endpoint."
+)
+@click.option("--delivery", metavar="ID", help="Idempotency key; default: a new one.")
+@click.option("--id", "deployment_id", metavar="ID", help="LaunchDarkly's deployment id, if known.")
+@click.option("--project", metavar="KEY", help="LaunchDarkly's project key.")
+@click.option("--environment", metavar="KEY", help="LaunchDarkly's environment key.")
+@click.option("--application", metavar="KEY", help="LaunchDarkly's application key.")
+@click.option("--version", metavar="TEXT", help="Version that was deployed, such as a SHA.")
+@click.option(
+    "--event-type",
+    type=click.Choice(["finished", "failed"]),
+    default="finished",
+    help="How the deployment ended.",
+)
+@run_async
+async def send_command(
+    *,
+    url: str,
+    delivery: str | None,
+    deployment_id: str | None,
+    project: str | None,
+    environment: str | None,
+    application: str | None,
+    version: str | None,
+    event_type: str,
+) -> int:
+    """Sign one event and post it; exit with 1 if it is refused."""
+    secret = require_webhook_secret(read_settings(os.environ))
+    fields = {
+        "deploymentId": deployment_id,
+        "projectKey": project,
+        "environmentKey": environment,
+        "applicationKey": application,
+        "version": version,
+    }
+    event = {key: value for key, value in fields.items() if value is not None}
+    result = await send(
+        {**event, "eventType": event_type},
+        url=url,
+        secret=secret,
+        delivery=delivery or str(uuid.uuid4()),
+    )
+    click.echo(f"{result.status} {escape_unprintable(result.body)}")
+    return 0 if result.status < _FIRST_HTTP_REDIRECT else EXIT_FAILURE
 
 
 async def serve(settings: Settings, sources: ReloadableSources, log: Log) -> None:
-    """Take webhooks."""
+    """Receive webhooks until cancelled."""
     async with (
         _open_traced_runtime(settings, log) as runtime,
         _open_receiver_with_console(runtime, sources),
@@ -53,9 +161,10 @@ async def serve(settings: Settings, sources: ReloadableSources, log: Log) -> Non
 
 
 async def work(settings: Settings, log: Log) -> None:
-    """Work on the backlog."""
+    """Work on the backlog until cancelled."""
     async with (
         _open_traced_runtime(settings, log) as runtime,
+        serve_worker_health(runtime),
         open_worker(runtime),
         open_reconciler(runtime),
     ):
@@ -63,7 +172,7 @@ async def work(settings: Settings, log: Log) -> None:
 
 
 async def run(settings: Settings, sources: ReloadableSources, log: Log) -> None:
-    """Take webhooks and work on them, in one process."""
+    """Receive webhooks and work on them, in one process, until cancelled."""
     async with _open_traced_runtime(settings, log) as runtime, AsyncExitStack() as stack:
         await stack.enter_async_context(open_worker(runtime))
         await stack.enter_async_context(open_reconciler(runtime))
@@ -72,25 +181,11 @@ async def run(settings: Settings, sources: ReloadableSources, log: Log) -> None:
 
 
 async def simulate(options: Options, *, host: str, port: int, log: Log) -> None:
-    """Play LaunchDarkly."""
+    """Serve a simulated LaunchDarkly until cancelled."""
     simulator = Simulator(options, clock=time.time, rng=random.Random(options.seed))
     async with serve_app(simulator.app(), host=host, port=port) as url:
         log.info("simulator_started", url=url, token=options.token)
         await _wait_until_cancelled()
-
-
-async def tail(settings: Settings, *, since: str, as_json: bool) -> None:
-    """Print every record as it is appended; raises redis's errors when there is no server."""
-    stream, url = Keys(settings.namespace).enriched, resolve_redis_url(settings)
-    async with open_client(url, namespace=settings.namespace, reply_timeout_s=10) as client:
-        await client.ping()
-        if not as_json:
-            _print_line(render_record_header(columns=measure_terminal_width(sys.stdout)))
-        async for entry in follow_stream(client, stream, since=since, on_unavailable=_print_notice):
-            columns = measure_terminal_width(sys.stdout)
-            _print_line(
-                render_entry_json(entry) if as_json else render_record_row(entry, columns=columns)
-            )
 
 
 async def send(event: Mapping[str, object], *, url: str, secret: str, delivery: str) -> SendResult:
@@ -101,19 +196,30 @@ async def send(event: Mapping[str, object], *, url: str, secret: str, delivery: 
         )
 
 
-def resolve_redis_url(settings: Settings) -> str:
-    """Give the address of the Redis named, or of our own server where none is."""
-    embedded_url = f"unix://{socket_path(data_directory(settings))}"
-    return settings.redis_url.reveal() or embedded_url
+@asynccontextmanager
+async def serve_worker_health(
+    runtime: Runtime, *, port: int = WORKER_HEALTH_PORT
+) -> AsyncIterator[None]:
+    """Answer ``/healthz`` of a worker on a loopback port, for the image's health check.
+
+    A worker in a container has the loopback to itself. Where another worker of the machine has the
+    port already, this one works without the endpoint.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(
+                serve_exposition(runtime.exposition, host=_LOOPBACK, port=port)
+            )
+        except OSError as error:
+            runtime.log.info("worker_health_skipped", port=port, reason=str(error))
+        yield
 
 
 @asynccontextmanager
 async def _open_traced_runtime(settings: Settings, log: Log) -> AsyncIterator[Runtime]:
-    """Open the house, traced if the environment says so."""
-    keys, flush_timeout_s = (
-        Keys(settings.namespace),
-        min(_SPAN_FLUSH_TIMEOUT_S, settings.shutdown_timeout),
-    )
+    """Open the runtime, traced if the environment asks for it."""
+    keys = Keys(settings.namespace)
+    flush_timeout_s = min(_SPAN_FLUSH_TIMEOUT_S, settings.shutdown_timeout)
     async with (
         open_tracing(os.environ, keys=keys, flush_timeout_s=flush_timeout_s, log=log) as tracing,
         open_runtime(settings, log, tracing=tracing) as runtime,
@@ -124,7 +230,7 @@ async def _open_traced_runtime(settings: Settings, log: Log) -> AsyncIterator[Ru
 def _open_receiver_with_console(
     runtime: Runtime, sources: ReloadableSources
 ) -> AbstractAsyncContextManager[str]:
-    """Open the receiver with the console, if there is to be one."""
+    """Open the receiver, with the console unless the settings turn it off."""
     return open_receiver(
         runtime,
         sources,
@@ -133,17 +239,8 @@ def _open_receiver_with_console(
     )
 
 
-def _print_line(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-def _print_notice(text: str) -> None:
-    sys.stderr.write(f"{escape_unprintable(text)}\n")
-
-
 async def _wait_until_cancelled() -> None:
-    """Go on. What was made until now stays: looking it over again and again costs a tenth."""
+    """Wait, with what exists now exempt from garbage collection: scanning it costs a tenth."""
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     await asyncio.Event().wait()

@@ -1,22 +1,67 @@
-"""What comes out? The entries of the output stream as they are appended, whoever restarts."""
+"""The command `tail`: follow the output stream through restarts of Redis, as table or JSON."""
 
+import os
 import shutil
+import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from typing import TextIO
 
+import click
 import msgspec
 from msgspec import Raw, Struct
 from redis.asyncio import Redis
 
-from service.cli.terminal import COLUMN_GAP, Column, measure_text_width, pad_text, truncate_text
+from service.cli.addresses import resolve_redis_url
+from service.cli.signals import run_async
+from service.cli.terminal import (
+    COLUMN_GAP,
+    EXIT_CODES,
+    Column,
+    measure_text_width,
+    pad_text,
+    truncate_text,
+)
 from service.client.entry import format_fields
 from service.client.fetcher import read_entries
 from service.client.group import ReaderOptions
 from service.log import escape_unprintable
 from service.publish.record import EnrichedDeployment, TouchedFlag
-from service.store.connect import describe_error
+from service.settings import Settings, read_settings
+from service.store.connect import describe_error, open_client
 from service.store.exchange import decode_text
+from service.store.keys import Keys
+
+_REPLY_TIMEOUT_S = 10
+
+
+@click.command("tail", epilog=EXIT_CODES)
+@click.option("--from-start", is_flag=True, help="Begin with the oldest record.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+@run_async
+async def tail_command(*, from_start: bool, as_json: bool) -> None:
+    """Follow the output stream: one line for each record."""
+    await tail(read_settings(os.environ), since="0" if from_start else "$", as_json=as_json)
+
+
+async def tail(settings: Settings, *, since: str, as_json: bool) -> None:
+    """Print every record that is appended; raises redis's errors when Redis is away at first."""
+    stream, url = Keys(settings.namespace).enriched, resolve_redis_url(settings)
+    async with open_client(
+        url, namespace=settings.namespace, reply_timeout_s=_REPLY_TIMEOUT_S
+    ) as client:
+        await client.ping()
+        if not as_json:
+            click.echo(render_record_header(columns=measure_terminal_width(sys.stdout)))
+        async for entry in follow_stream(client, stream, since=since, on_unavailable=_print_notice):
+            columns = measure_terminal_width(sys.stdout)
+            click.echo(
+                render_entry_json(entry) if as_json else render_record_row(entry, columns=columns)
+            )
+
+
+def _print_notice(text: str) -> None:
+    click.echo(escape_unprintable(text), err=True)
 
 
 class StreamEntryText(Struct, frozen=True):
@@ -33,10 +78,10 @@ async def follow_stream(
     since: str,
     on_unavailable: Callable[[str], None] = lambda _: None,
 ) -> AsyncGenerator[StreamEntryText, None]:
-    """Give entries as they come, from ``since`` (``0`` or ``$`` or a position) on, for ever.
+    """Yield every entry after ``since`` (``0``, ``$`` or a position) as it is appended.
 
-    A server that is away is waited for, and ``tell`` hears of it once; an error that no patience
-    mends (a wrong password, a key of another type) is raised as redis raises it.
+    While Redis is away, the reader retries and calls ``on_unavailable`` once. An error that waiting
+    does not cure (a wrong password, a key of another type) is raised as redis raises it.
     """
     options = ReaderOptions(
         on_unavailable=lambda error: on_unavailable(
@@ -49,7 +94,7 @@ async def follow_stream(
 
 
 def render_entry_json(entry: StreamEntryText) -> str:
-    """Give an entry as one line of JSON; ``data`` as the JSON that it is, else as text."""
+    """Return an entry as one line of JSON; ``data`` that is not JSON stays text."""
     fields: dict[str, object] = {**entry.fields}
     try:
         fields["data"] = Raw(msgspec.json.format(entry.fields["data"].encode(), indent=-1))
@@ -58,7 +103,7 @@ def render_entry_json(entry: StreamEntryText) -> str:
     return msgspec.json.encode({"position": entry.position, **fields}).decode()
 
 
-_WIDE_TERMINAL_COLUMNS = 110  # columns; from here on there is room for whole deployment ids
+_WIDE_TERMINAL_COLUMNS = 110  # a terminal as wide as this shows whole deployment ids
 _SHORT_ID_WIDTH, _FULL_ID_WIDTH = 8, 36
 
 
@@ -70,24 +115,24 @@ _MIDDLE_COLUMNS = (
     Column("lead time", 9, align_right=True),
 )
 _FLAGS_TITLE = "flags touched"
-_DEFAULT_COLUMNS = 160  # of a file or a pipe
+_DEFAULT_COLUMNS = 160  # width for a file or a pipe
 
 
 def measure_terminal_width(out: TextIO) -> int:
-    """Say how many columns there are; more than enough where it is no terminal."""
+    """Return the columns of a terminal; a large default for anything else."""
     return shutil.get_terminal_size().columns if out.isatty() else _DEFAULT_COLUMNS
 
 
 def render_record_header(*, columns: int) -> str:
-    """Give the titles, for a terminal of so many columns."""
+    """Return the line of titles for a terminal of this width."""
     return _render_row([column.title for column in _select_columns(columns)], _FLAGS_TITLE, columns)
 
 
 def render_record_row(entry: StreamEntryText, *, columns: int) -> str:
-    """Tell one record in one line that does not wrap; an entry that is none is told as such."""
+    """Return one record as one line that does not wrap; a foreign entry as a notice."""
     record = decode_record(entry)
     if record is None:
-        reason = "is no enriched deployment: not written by us, or damaged"
+        reason = "is no enriched deployment: foreign or damaged"
         return truncate_text(f"{escape_unprintable(entry.position)}  {reason}", columns)
     fields, summary = entry.fields, record.summary
     cells = (
@@ -111,7 +156,7 @@ def render_record_row(entry: StreamEntryText, *, columns: int) -> str:
 
 
 def decode_record(entry: StreamEntryText) -> EnrichedDeployment | None:
-    """Read the record of an entry; None when the entry holds none."""
+    """Return the record of an entry; None if the entry holds none."""
     try:
         return msgspec.json.decode(entry.fields.get("data", ""), type=EnrichedDeployment)
     except (msgspec.MsgspecError, RecursionError):
@@ -134,7 +179,7 @@ def _render_row(cells: Sequence[str], last_cell: str, columns: int) -> str:
 
 
 def _render_flags(flags: Sequence[TouchedFlag], max_width: int) -> str:
-    """Name as many flags as there is room for, and count the rest."""
+    """Return as many flag names as fit, and the number of the others."""
     names = [escape_unprintable(flag.key) for flag in flags]
     for shown in range(len(names), 0, -1):
         hidden = len(names) - shown

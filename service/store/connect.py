@@ -128,7 +128,7 @@ def describe_error(error: Exception) -> str:
     """Return the text of a Redis error, with the fix where redis-py does not name it."""
     message = f"{type(error).__name__}: {error}"
     if isinstance(error, MovedError):
-        return f"{message} (a Cluster: use redis+cluster:// in ENRICHER_REDIS_URL)"
+        return f"{message} (a Cluster: use a redis+cluster:// URL)"
     return message
 
 

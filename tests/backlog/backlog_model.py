@@ -298,7 +298,7 @@ class BacklogModel(RuleBasedStateMachine):
 
     @invariant()
     def tickets_match_the_model(self) -> None:
-        """Every ticket waits, has failed or is gone, as in the model, and never two of these."""
+        """Check that every ticket waits, has failed or is gone, as in the model."""
         waiting, tickets, failed = self.run(self.read_jobs())
         assert waiting == tickets == set(self.tickets)
         assert failed == set(self.failed)
@@ -310,7 +310,7 @@ class BacklogModel(RuleBasedStateMachine):
 
     @invariant()
     def counts_match_the_model(self) -> None:
-        """The counts of leases and failures equal what the keys hold, with leases of the dead."""
+        """Check the counts of leases and failures against the keys, with leases of the dead."""
         counts, scores = self.run(self.read_counts())
         assert counts.pop("appended", 0) == sum(last for last, _ in self.published.values())
         assert counts.pop("leased", 0) == sum(score % 1 != 0 for score in scores)

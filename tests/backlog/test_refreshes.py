@@ -1,6 +1,5 @@
 """Tests of refreshes: published deployments are fetched again, with spare calls only."""
 
-from collections.abc import Awaitable, Callable
 from typing import cast
 
 import pytest
@@ -18,9 +17,8 @@ from service.publish.entry import Entry
 from service.publish.stream import OutputStream, PublishResult, RetentionConfig
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+from tests.conftest import Eventually
 from tests.factories import deployment_id, make_event
-
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 SCHEDULE = (1, 50_000)
 

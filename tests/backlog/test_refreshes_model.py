@@ -153,7 +153,7 @@ class RefreshModel(RetryModel):
 
     @invariant()
     def refreshes_match_the_plan(self) -> None:
-        """Every planned refresh is scheduled with its ticket, and no other is."""
+        """Check that every planned refresh is scheduled with its ticket, and no other is."""
         names, tickets = self.run(self.list_planned())
         assert names == tickets == set(self.planned)
 

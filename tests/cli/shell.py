@@ -30,7 +30,7 @@ class CommandResult(Struct, frozen=True):
         """Give its one sentence of complaint; there must be no traceback, and no secret."""
         assert "Traceback" not in self.out + self.err
         assert PASSWORD not in self.out + self.err
-        assert self.err.startswith(("deployment-enricher: ", "usage: deployment-enricher"))
+        assert self.err.startswith(("Error: ", "Usage: deployment-enricher"))
         return self.err
 
 

@@ -91,11 +91,11 @@ async def test_it_goes_on_where_trouble_stopped_it(
     )
     stopped = await command_runner.run(COMMAND)
     assert stopped.code == 1
-    assert "not to the end: too_large; the same command goes on" in stopped.err
+    assert "stopped early: too_large; the same command continues" in stopped.err
     command_runner.env["ENRICHER_MAX_ANSWER_BYTES"] = "70000"
     rest = await command_runner.run(COMMAND)
     assert rest.code == 0
-    assert "goes on where it was left" in rest.err
+    assert "continuing where it stopped" in rest.err
     done, left = (int(ended.out.split()[0]) for ended in (stopped, rest))
     assert (done, left) == (4, 5)
 
@@ -111,7 +111,7 @@ async def test_it_may_be_stopped_at_any_moment(
     simulator.options = Options()
     rest = await command_runner.run(COMMAND)
     assert rest.code == 0
-    assert "goes on where it was left" in rest.err
+    assert "continuing where it stopped" in rest.err
     assert (await command_runner.run(f"{COMMAND} --dry-run")).out.startswith("8 listed, 8 known")
 
 

@@ -130,6 +130,6 @@ async def test_a_rate_limit_is_kept(command_runner: CommandRunner, server: Embed
     found = parse_findings(ended)
     assert found["launchdarkly"] == (
         "ok",
-        "no call was made: the quota is met, and others wait for it",
+        "no call was made: the rate limit is reached, and tickets wait for it",
     )
     assert found["budget"][0] == "warning"

@@ -156,16 +156,16 @@ async def test_one_is_shown_with_all_that_is_known(
         "application  shop-one",
         "eventTime    2026-11-23T10:00:00+00:00",
         'metadata     {"pipeline":"main"}',
-        "answer       5019 bytes",
+        "response     5019 bytes",
         r'  {"message":"\x1b[2J"}',
-        "  .. cut here: `failed show --json` gives all 5019 characters",
+        "  .. cut here: `failed show --json` prints all 5019 characters",
         f"  deployment-enricher failed retry {job}",
     ):
         assert line in shown.out.splitlines(), line
     whole = json.loads((await command_runner.run(f"failed show --json {job}")).out)
     assert (whole["raw"][-1], len(whole["raw"]), whole["rawCut"]) == ("x", 5019, False)
     stranger = await command_runner.run("failed show id:nobody")
-    assert (stranger.code, stranger.err) == (1, "id:nobody is not among the failed\n")
+    assert (stranger.code, stranger.err) == (1, "id:nobody has not failed\n")
 
 
 async def test_what_failed_is_published_once_it_is_there(command_runner: CommandRunner) -> None:
@@ -199,7 +199,7 @@ async def test_what_failed_is_published_once_it_is_there(command_runner: Command
     assert (again.code, again.out) == (0, f"{JOB}: is due now\n")
     published = json.loads((await run.wait_for(".*deployment_published.*"))[0])
     assert (published["job"], published["attempt"]) == (JOB, 1)
-    assert (await command_runner.run("failed list")).err == "nothing that has failed\n"
+    assert (await command_runner.run("failed list")).err == "no failed tickets\n"
 
 
 class UnmappableSource:
@@ -300,7 +300,7 @@ async def test_many_are_settled_as_asked_and_written_down(
     dropped = await command_runner.run("failed drop --all --reason rejected")
     assert await failed_harness.count_tickets() == (2, 0)
     assert (retried.code, dropped.code) == (1, 0)
-    assert "id:nobody is not among the failed\n" in retried.err
+    assert "id:nobody has not failed\n" in retried.err
     who = pwd.getpwuid(os.getuid()).pw_name
     for ended, fact, told in (
         (retried, "failed_retried", jobs[:2]),
@@ -336,8 +336,8 @@ async def test_a_terminal_is_asked_before_all(
     assert child.stderr is not None
     async with asyncio.timeout(30):
         if answer is not None:
-            asked = await child.stderr.readuntil(b"[y/N] ")
-            assert asked.endswith(b"retry 1 of the failed? [y/N] ")
+            asked = await child.stderr.readuntil(b"[y/N]: ")
+            assert asked.endswith(b"retry 1 failed tickets? [y/N]: ")
             os.write(ours, f"{answer}\n".encode())
         await child.communicate()
     os.close(ours)
@@ -348,11 +348,11 @@ async def test_a_terminal_is_asked_before_all(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("failed", "the following arguments are required: WHAT"),
-        ("failed retry", "name the jobs, or say --all"),
-        ("failed drop --all id:x", "name the jobs, or say --all"),
+        ("failed", "Usage: deployment-enricher failed [OPTIONS] COMMAND"),
+        ("failed retry", "name the jobs, or give --all"),
+        ("failed drop --all id:x", "name the jobs, or give --all"),
         ("failed list --older-than soon", "'soon' is no age such as 90s, 30m, 2h or 7d"),
-        ("failed list --limit 0", "--limit: 0 is not from 1 to 1000000"),
+        ("failed list --limit 0", "'--limit': 0 is not in the range 1<=x<=1000000"),
     ],
 )
 async def test_a_mistake_is_told_in_a_sentence(

@@ -1,54 +1,56 @@
-"""Does the image's health check ask what fits the command that the container runs?"""
+"""The image's health check: the URL of each command, and what counts as an answer."""
 
+import asyncio
 import socket
 import threading
 
 import pytest
+from redis.asyncio import Redis
 
-from service.cli.healthcheck import command_port, has_remote_connection, is_page_served
-
-HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid"
-REDIS = "   0: 030014AC:B1C6 020014AC:18EB 01 00000000:00000000 00:00000000 00000000 10001"
-LISTENING = "   1: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 10001"
-CLOSING = "   2: 030014AC:B1C7 020014AC:18EB 06 00000000:00000000 03:00001000 00000000 10001"
-OURSELVES = "   3: 0100007F:1F90 0100007F:A001 01 00000000:00000000 00:00000000 00000000 10001"
+from service.cli.healthcheck import WORKER_HEALTH_PORT, HealthUrl, health_url, is_healthy
+from service.cli.run import serve_worker_health
+from service.settings import Secret
+from service.store.embedded import EmbeddedServer
+from service.store.keys import Keys
+from tests.cli.shell import CommandRunner
+from tests.cli.test_metrics import free_port
+from tests.end_to_end.harness import open_harness
 
 
 @pytest.mark.parametrize(
-    ("words", "environ", "port"),
+    ("command", "environ", "url"),
     [
-        ("deployment-enricher serve", {}, 8080),
-        ("/sbin/docker-init -- deployment-enricher serve", {"ENRICHER_PORT": "81"}, 81),
-        ("deployment-enricher run", {"ENRICHER_PORT": ""}, 8080),
-        ("deployment-enricher simulate --host 0.0.0.0 --port 9191", {}, 9191),
-        ("deployment-enricher simulate", {}, 9090),
-        ("deployment-enricher work", {"ENRICHER_PORT": "81"}, 0),
-        ("deployment-enricher work", {"ENRICHER_METRICS_PORT": "9100"}, 9100),
-        ("deployment-enricher tail --json", {}, 0),
+        ("deployment-enricher serve", {}, HealthUrl(8080)),
+        (
+            "/sbin/docker-init -- deployment-enricher serve",
+            {"ENRICHER_HOST": "::", "ENRICHER_PORT": "81"},
+            HealthUrl(81, host="::"),
+        ),
+        ("deployment-enricher run", {"ENRICHER_PORT": ""}, HealthUrl(8080)),
+        (
+            "deployment-enricher simulate --host 0.0.0.0 --port 9191",
+            {},
+            HealthUrl(9191, path="/"),
+        ),
+        ("deployment-enricher simulate", {}, HealthUrl(9090, path="/")),
+        ("deployment-enricher work", {"ENRICHER_PORT": "81"}, HealthUrl(WORKER_HEALTH_PORT)),
+        (
+            "deployment-enricher work",
+            {"ENRICHER_METRICS_PORT": "9100"},
+            HealthUrl(WORKER_HEALTH_PORT),
+        ),
+        ("deployment-enricher tail --json", {}, None),
     ],
 )
-def test_the_port_is_that_of_the_command(words: str, environ: dict[str, str], port: int) -> None:
-    """Behind an init or not; who serves nothing has none."""
-    assert command_port(words.split(), environ) == port
+def test_health_url_of_each_command_is_what_it_answers(
+    command: str, environ: dict[str, str], url: HealthUrl | None
+) -> None:
+    """An init above the command changes nothing; a command without a server has no URL."""
+    assert health_url(command.split(), environ) == url
 
 
 @pytest.mark.parametrize(
-    ("lines", "is_well"),
-    [
-        ([HEAD, LISTENING, REDIS], True),
-        ([HEAD, LISTENING], False),
-        ([HEAD, CLOSING, OURSELVES], False),
-        ([HEAD, "", "   0: 030014AC"], False),
-        ([], False),
-    ],
-)
-def test_a_worker_is_well_while_it_is_in_touch(lines: list[str], *, is_well: bool) -> None:
-    """A connection to another machine that stands; not one to ourselves, nor one that ends."""
-    assert has_remote_connection(lines) is is_well
-
-
-@pytest.mark.parametrize(
-    ("answer", "is_well"),
+    ("answer", "expected"),
     [
         (b"HTTP/1.0 200 OK\r\n\r\n", True),
         (b"HTTP/1.0 503 Service Unavailable\r\n\r\n", False),
@@ -56,8 +58,8 @@ def test_a_worker_is_well_while_it_is_in_touch(lines: list[str], *, is_well: boo
         (b"garbage", False),
     ],
 )
-def test_only_a_200_is_an_answer(answer: bytes, *, is_well: bool) -> None:
-    """Whatever else comes back, or nothing."""
+def test_process_is_healthy_only_after_a_200(answer: bytes, *, expected: bool) -> None:
+    """Another status, another protocol or no answer is unhealthy."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer_once() -> None:
@@ -66,14 +68,45 @@ def test_only_a_200_is_an_answer(answer: bytes, *, is_well: bool) -> None:
                 connection.recv(1000)
                 connection.sendall(answer)
 
-        answering = threading.Thread(target=answer_once)
-        answering.start()
-        assert is_page_served(server.getsockname()[1], "/healthz") is is_well
-        answering.join()
+        thread = threading.Thread(target=answer_once)
+        thread.start()
+        assert is_healthy(HealthUrl(server.getsockname()[1])) is expected
+        thread.join()
 
 
-def test_nobody_there_is_no_answer() -> None:
-    """A port on which nobody listens."""
+def test_process_without_a_listener_is_unhealthy() -> None:
+    """The port is bound, and nobody listens on it."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
-        assert not is_page_served(silent.getsockname()[1], "/healthz")
+        assert not is_healthy(HealthUrl(silent.getsockname()[1]))
+
+
+async def test_second_worker_of_a_machine_works_without_a_health_port(
+    redis: Redis, redis_url: str, keys: Keys
+) -> None:
+    """The first worker answers; the second logs that the port is taken."""
+    port = free_port()
+    async with open_harness(redis, keys.namespace, redis_url=Secret(redis_url)) as harness:
+        await harness.open(workers=1)
+        assert harness.runtime is not None
+        async with (
+            serve_worker_health(harness.runtime, port=port),
+            serve_worker_health(harness.runtime, port=port),
+        ):
+            assert await asyncio.to_thread(is_healthy, HealthUrl(port))
+        assert not await asyncio.to_thread(is_healthy, HealthUrl(port))
+
+
+async def test_worker_answers_on_the_default_port_also_while_redis_is_away(
+    command_runner: CommandRunner, server: EmbeddedServer
+) -> None:
+    """Where another worker of this machine has the port, the log names it."""
+    worker = await command_runner.start(
+        "work", ready_pattern="worker_started", ENRICHER_REDIS_URL=server.url
+    )
+    if any("worker_health_skipped" in line for line in worker.lines):
+        return
+    assert await asyncio.to_thread(is_healthy, HealthUrl(WORKER_HEALTH_PORT))
+    server.stop()
+    await worker.wait_for("redis_disconnected|claim_failed")
+    assert await asyncio.to_thread(is_healthy, HealthUrl(WORKER_HEALTH_PORT))

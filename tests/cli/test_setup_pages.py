@@ -12,7 +12,7 @@ from service.accept.mapping import DeploymentCompleted, parse_webhook
 from service.accept.signatures import SignedRequest, is_genuine
 from service.accept.source_files import read_presets, read_setup_page
 from service.accept.sources import Source, SourceError, load_sources
-from service.cli.sources import (
+from service.cli.setup_pages import (
     build_example_source,
     fill_setup_page,
     render_setup_page,
@@ -231,7 +231,7 @@ def test_source_with_own_verify_does_not_fit_the_page_of_its_preset() -> None:
 
 def test_what_only_says_how_bytes_are_signed_has_no_recipe() -> None:
     """The sentence says what is missing."""
-    with pytest.raises(SourceError, match="and a source of your own all else: outcome, fields"):
+    with pytest.raises(SourceError, match="write a source with an outcome and fields"):
         build_example_source("standard-webhooks", presets=read_presets())
 
 

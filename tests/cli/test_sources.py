@@ -49,7 +49,7 @@ async def test_the_list_tells_which_secrets_are_set(sources_runner: CommandRunne
     assert "POST         https://cd.example/webhooks/web\n" in well.out
     assert "env:GITHUB_SECRET is set\n" in well.out
     assert "env:GITHUB_SECRET is empty\n" in ill.out
-    assert "--url says how it is reached" in ill.err
+    assert "pass the public URL with --url" in ill.err
     assert SECRET not in well.out + ill.out
 
 
@@ -94,8 +94,8 @@ async def test_a_webhook_is_tried_with_its_headers(
     )
     assert (signed.code, unsigned.code, without.code) == (0, 1, 1)
     assert "queued as find:default/production/web/7fd1a60 (202)" in signed.out
-    assert "rejected (401); were it genuine: queued as find:" in unsigned.out
-    assert "env:GITHUB_SECRET is empty: what it signs cannot be verified here\n" in without.out
+    assert "rejected (401); if genuine: queued as find:" in unsigned.out
+    assert "env:GITHUB_SECRET is empty: its signatures cannot be verified here\n" in without.out
     assert not list(sources_runner.data.glob("*"))
 
 
@@ -120,9 +120,9 @@ async def test_a_recipe_is_about_the_source_or_else_the_preset(
 ) -> None:
     """A page with one's own address, also before anything is configured."""
     own, page, told = await run_concurrently(
-        sources_runner.run("sources recipe web --url https://cd.example"),
-        sources_runner.run("sources recipe argocd", ENRICHER_SOURCES=""),
-        sources_runner.run("sources recipe vercel"),
+        sources_runner.run("sources setup web --url https://cd.example"),
+        sources_runner.run("sources setup argocd", ENRICHER_SOURCES=""),
+        sources_runner.run("sources setup vercel"),
     )
     assert (own.code, page.code, told.code) == (0, 0, 0)
     assert own.out.startswith("# GitHub: deployment statuses\n")
@@ -138,21 +138,24 @@ async def test_a_recipe_tells_of_the_source_as_it_is(
     """One that is verified in its own way is no business of the page."""
     with (tmp_path / "sources.toml").open("a") as file:
         file.write('verify = { token = "X-Ours" }\n')
-    own = await sources_runner.run("sources recipe web --url https://cd.example")
+    own = await sources_runner.run("sources setup web --url https://cd.example")
     assert own.code == 0
-    assert "Let it post JSON to https://cd.example/webhooks/web,\nverified by the secret" in own.out
+    assert (
+        "Configure it to post JSON to https://cd.example/webhooks/web,\nverified by the secret"
+        in own.out
+    )
     assert "X-Hub-Signature-256" not in own.out
 
 
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("sources", "the following arguments are required: WHAT"),
+        ("sources", "Usage: deployment-enricher sources [OPTIONS] COMMAND"),
         ("sources try wob body.json", "there is no source 'wob' (there are: web)"),
         ("sources try web /nowhere", "/nowhere cannot be read: No such file or directory"),
         ("sources try web - --header nonsense", "'nonsense' has no ':' between name and value"),
         ("sources try web - --query =x", "'=x' has no '=' between name and value"),
-        ("sources recipe gitlub", "no source and no preset 'gitlub'; did you mean 'gitlab'?"),
+        ("sources setup gitlub", "no source and no preset 'gitlub'; did you mean 'gitlab'?"),
         ("sources list --url ftp://x", "does not begin with http:// or https://"),
     ],
 )

@@ -4,9 +4,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +19,9 @@ from service.client.stream import EnrichedStream, InvalidEntryError
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from service.store.keys import Keys
+from tests.conftest import Eventually
 from tests.publish.sample_records import append_records
 
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 OpenStream = Callable[..., EnrichedStream]
 
 READER_GROUP = "readers"
@@ -42,13 +41,6 @@ async def open_stream(redis_url: str, keys: Keys) -> AsyncIterator[OpenStream]:
     yield open_reader
     for stream in streams:
         await stream.aclose()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """Start a Redis that a test may kill."""
-    with EmbeddedServer(tmp_path) as started:
-        yield started
 
 
 async def take_records(stream: EnrichedStream, count: int) -> list[Record]:

@@ -36,6 +36,8 @@ CONTAINER_COMMANDS = {
 CONTAINER_COMMANDS |= {"XGROUP", "XINFO"}
 # Commands that redis-py sends when it opens a connection.
 CLIENT_LIBRARY_COMMANDS = {"CLIENT|SETINFO", "SELECT"}
+# Commands with which the client library of this project reads the stream for ``tail``.
+TAIL_COMMANDS = {"XREAD", "XREVRANGE"}
 # Commands to Sentinel, which has its own users.
 SENTINEL_COMMANDS = {"SENTINEL"}
 # Client methods without a command of the same name.
@@ -60,9 +62,11 @@ READER_COMMANDS = [
 def list_commands() -> list[str]:
     """Return every Redis command that the service sends or runs in a script."""
     scripts = (path.read_text() for path in sorted((ROOT / "service").rglob("*.lua")))
-    commands = {
-        name for text in scripts for name in _commands_in_lua(text)
-    } | CLIENT_LIBRARY_COMMANDS
+    commands = (
+        {name for text in scripts for name in _commands_in_lua(text)}
+        | CLIENT_LIBRARY_COMMANDS
+        | TAIL_COMMANDS
+    )
     for path in sorted((ROOT / "service").rglob("*.py")):
         tree = ast.parse(path.read_text())
         if path.name not in EXCLUDED_FILES and "simulate" not in path.parts:

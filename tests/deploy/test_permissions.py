@@ -12,8 +12,8 @@ from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoPermissionError
 
-from service.cli import doctor, failed, run
-from service.cli.main import _build_parser
+from service.cli import doctor, failed, tail
+from service.cli.failed import FailedFilter, Selection
 from service.settings import Secret
 from service.simulate.options import Options
 from service.store.connect import open_client
@@ -99,66 +99,66 @@ async def acl_users(redis: Redis, redis_url: str, keys: Keys) -> AsyncIterator[A
     await acl_users.delete()
 
 
-async def run_every_feature(story: ServiceHarness, eventually: Eventually) -> None:
+async def run_every_feature(service: ServiceHarness, eventually: Eventually) -> None:
     """Run every feature of receivers, workers and commands."""
-    await story.open(workers=1, not_found_timeout=0.2)
-    assert (await _get(story, "/readyz"))[0] == 200
-    await _send_all_kinds(story)
-    await eventually(lambda: _has_counts(story, records=2, failures=1))
-    await story.redis.xgroup_create(story.keys.enriched, "readers", id="0")
-    await story.redis.xreadgroup("readers", "reader", {story.keys.enriched: ">"}, count=1)
-    await story.add_worker()  # a worker trims the stream when it starts
-    await _run_failed(story, "failed", "list", "--json")
-    await _run_failed(story, "failed", "show", f"id:{UNKNOWN_ID}")
-    await _run_failed(story, "failed", "retry", "--all", "--yes")
-    await eventually(lambda: _has_counts(story, records=2, failures=1))
-    await _run_failed(story, "failed", "drop", f"id:{UNKNOWN_ID}")
-    assert not await story.failed_jobs()
-    arguments = _build_parser().parse_args(["doctor"])
-    await doctor.run_doctor(arguments, story.settings, story.log)
+    await service.open(workers=1, not_found_timeout=0.2)
+    assert (await _get(service, "/readyz"))[0] == 200
+    await _send_all_kinds(service)
+    await eventually(lambda: _has_counts(service, records=2, failures=1))
+    await service.redis.xgroup_create(service.keys.enriched, "readers", id="0")
+    await service.redis.xreadgroup("readers", "reader", {service.keys.enriched: ">"}, count=1)
+    await service.add_worker()  # a worker trims the stream when it starts
+    job = f"id:{UNKNOWN_ID}"
+    async with failed.open_failed_command(service.settings, service.log) as command:
+        await command.list_tickets(FailedFilter(), limit=None, as_json=True)
+        assert await command.show_ticket(job, as_json=False) == 0
+        everything = Selection(select_all=True)
+        assert not await command.retry_or_drop("retry", everything, dry_run=False, confirmed=True)
+    await eventually(lambda: _has_counts(service, records=2, failures=1))
+    async with failed.open_failed_command(service.settings, service.log) as command:
+        assert not await command.retry_or_drop(
+            "drop", Selection(jobs=(job,)), dry_run=False, confirmed=True
+        )
+    assert not await service.failed_jobs()
+    await doctor.run_doctor(service.settings, service.log)
     for since in ("0", "$"):
-        tail_task = asyncio.create_task(run.tail(story.settings, since=since, as_json=True))
+        tail_task = asyncio.create_task(tail.tail(service.settings, since=since, as_json=True))
         await asyncio.wait([tail_task], timeout=0.3)
         assert not tail_task.done() or tail_task.exception() is None
         tail_task.cancel()
         await asyncio.gather(tail_task, return_exceptions=True)
 
 
-async def _get(story: ServiceHarness, path: str) -> tuple[int, str]:
-    async with story.session.get(story.receiver_url + path) as response:
+async def _get(service: ServiceHarness, path: str) -> tuple[int, str]:
+    async with service.session.get(service.receiver_url + path) as response:
         return response.status, await response.text()
 
 
-async def _send_all_kinds(story: ServiceHarness) -> None:
+async def _send_all_kinds(service: ServiceHarness) -> None:
     """Post webhooks with an id, without an id, repeated, and for an unknown deployment."""
     by_id = {"deploymentId": deployment_id(1), "eventType": "finished"}
     for delivery in ("one", "one", "two"):
-        await story.post(by_id, delivery=delivery)
+        await service.post(by_id, delivery=delivery)
     event = {"projectKey": "default", "environmentKey": "production", "version": "v1"}
     event |= {"applicationKey": "web", "eventType": "finished"}
-    url = f"{story.settings.launchdarkly_url}/api/v2/engineering-insights/deployment-events"
+    url = f"{service.settings.launchdarkly_url}/api/v2/engineering-insights/deployment-events"
     headers = {"Authorization": Options().token}
-    async with story.session.post(url, json=event, headers=headers) as response:
+    async with service.session.post(url, json=event, headers=headers) as response:
         assert response.status == 201
-    await story.post(event)
-    await story.post({"deploymentId": UNKNOWN_ID, "eventType": "finished"})
+    await service.post(event)
+    await service.post({"deploymentId": UNKNOWN_ID, "eventType": "finished"})
 
 
-async def _has_counts(story: ServiceHarness, *, records: int, failures: int) -> bool:
-    record_count = len({record["subject"] for record in await story.records()})
-    return (record_count, len(await story.failed_jobs())) == (
+async def _has_counts(service: ServiceHarness, *, records: int, failures: int) -> bool:
+    record_count = len({record["subject"] for record in await service.records()})
+    return (record_count, len(await service.failed_jobs())) == (
         records,
         failures,
-    ) and await story.is_done()
-
-
-async def _run_failed(story: ServiceHarness, *command: str) -> None:
-    arguments = _build_parser().parse_args(command)
-    assert await failed.run_failed(arguments, story.settings, story.log) == 0
+    ) and await service.is_done()
 
 
 @pytest.fixture
-async def story(redis: Redis, keys: Keys) -> AsyncIterator[ServiceHarness]:
+async def service(redis: Redis, keys: Keys) -> AsyncIterator[ServiceHarness]:
     """Build the service; each test chooses its Redis user."""
     async with open_harness(
         redis, keys.namespace, shutdown_timeout=1.0, log_format="json"
@@ -166,23 +166,23 @@ async def story(redis: Redis, keys: Keys) -> AsyncIterator[ServiceHarness]:
         yield harness
 
 
-async def run_as_user(story: ServiceHarness, url: str, eventually: Eventually) -> None:
+async def run_as_user(service: ServiceHarness, url: str, eventually: Eventually) -> None:
     """Run every feature as the user of a URL."""
-    story.settings = replace(story.settings, redis_url=Secret(url))
-    await run_every_feature(story, eventually)
+    service.settings = replace(service.settings, redis_url=Secret(url))
+    await run_every_feature(service, eventually)
 
 
 async def test_service_user_may_do_everything_it_needs(
-    story: ServiceHarness, acl_users: AclUsers, eventually: Eventually
+    service: ServiceHarness, acl_users: AclUsers, eventually: Eventually
 ) -> None:
     """Receiver, worker, trimming, failed, doctor and tail never get a NOPERM."""
-    await run_as_user(story, await acl_users.add("enricher"), eventually)
+    await run_as_user(service, await acl_users.add("enricher"), eventually)
     assert await acl_users.list_refusals() == []
 
 
 @pytest.mark.parametrize("command", ["zadd", "xtrim", "client|list", "xrevrange", "zmscore"])
 async def test_missing_permission_is_noticed(
-    story: ServiceHarness,
+    service: ServiceHarness,
     acl_users: AclUsers,
     eventually: Eventually,
     open_connections: WeakSet[AbstractConnection],
@@ -190,7 +190,7 @@ async def test_missing_permission_is_noticed(
 ) -> None:
     """The test above would notice a command that the ACL lacks."""
     url = await acl_users.add("enricher", without_command=command)
-    run_task = asyncio.create_task(run_as_user(story, url, eventually))
+    run_task = asyncio.create_task(run_as_user(service, url, eventually))
 
     async def is_refused() -> bool:
         return bool(await acl_users.list_refusals())
@@ -199,15 +199,15 @@ async def test_missing_permission_is_noticed(
     run_task.cancel()
     await asyncio.gather(run_task, return_exceptions=True)
     assert await acl_users.list_refusals() == [f"command {command}"]
-    await story.close()
+    await service.close()
     # A cancelled command may have left its connection open.
     for connection in [item for item in open_connections if item.is_connected]:
         await connection.disconnect(nowait=True)
     # A script that is denied in the middle leaves keys behind.
     leftover_keys = [
-        key async for key in story.redis.scan_iter(match=f"{{{acl_users.keys.namespace}}}:*")
+        key async for key in service.redis.scan_iter(match=f"{{{acl_users.keys.namespace}}}:*")
     ]
-    await story.redis.unlink(*leftover_keys)
+    await service.redis.unlink(*leftover_keys)
 
 
 async def test_service_user_cannot_access_other_keys(acl_users: AclUsers) -> None:

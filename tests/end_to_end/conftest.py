@@ -11,7 +11,7 @@ from tests.end_to_end.harness import ServiceHarness, open_harness, remaining_tas
 
 
 @pytest.fixture
-async def story(redis_url: str, redis: Redis, keys: Keys) -> AsyncIterator[ServiceHarness]:
+async def service(redis_url: str, redis: Redis, keys: Keys) -> AsyncIterator[ServiceHarness]:
     """Build the service; each test opens it with its own settings."""
     async with open_harness(redis, keys.namespace, redis_url=Secret(redis_url)) as harness:
         yield harness

@@ -19,10 +19,10 @@ TOKEN = "a-token-of-the-operators"
 
 
 @asynccontextmanager
-async def open_console(story: ServiceHarness, **changes: object) -> AsyncIterator[str]:
+async def open_console(service: ServiceHarness, **changes: object) -> AsyncIterator[str]:
     """Open another receiver, with a console; yields its URL."""
-    assert story.runtime is not None
-    runtime = replace(story.runtime, settings=replace(story.settings, **changes))
+    assert service.runtime is not None
+    runtime = replace(service.runtime, settings=replace(service.settings, **changes))
     sources = read_sources(runtime.settings, {})
     async with open_receiver(
         runtime, sources, add_routes=partial(add_console, runtime, sources)
@@ -31,7 +31,7 @@ async def open_console(story: ServiceHarness, **changes: object) -> AsyncIterato
 
 
 async def add_failed_ticket(
-    story: ServiceHarness,
+    service: ServiceHarness,
     *,
     version: str = "a90a8a2",
     raw: bytes = b'{"code":"not_found"}',
@@ -47,15 +47,15 @@ async def add_failed_ticket(
     )
     job = f"find:default/production/billing-service/{version}"
     failure = FailureRecord(reason="not_found", detail=detail, raw=raw, ticket=ticket)
-    seconds, _ = await story.redis.time()
-    await story.redis.hset(story.keys.failed_data, job, encode_failure(failure))
-    await story.redis.zadd(story.keys.failed, {job: seconds * 1000 + offset_ms})
+    seconds, _ = await service.redis.time()
+    await service.redis.hset(service.keys.failed_data, job, encode_failure(failure))
+    await service.redis.zadd(service.keys.failed, {job: seconds * 1000 + offset_ms})
     return job
 
 
-async def failure_digest(story: ServiceHarness, job: str) -> str:
+async def failure_digest(service: ServiceHarness, job: str) -> str:
     """Return the digest of a failed ticket, as the pages have it."""
-    failure: Any = await story.redis.hget(story.keys.failed_data, job)
+    failure: Any = await service.redis.hget(service.keys.failed_data, job)
     return sha1(failure, usedforsecurity=False).hexdigest()
 
 

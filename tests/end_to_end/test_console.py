@@ -23,22 +23,22 @@ from tests.factories import deployment_id
 
 
 @pytest.fixture
-async def local_client(story: ServiceHarness) -> AsyncIterator[ConsoleClient]:
+async def local_client(service: ServiceHarness) -> AsyncIterator[ConsoleClient]:
     """Return a client of a console without a token."""
-    await story.open(workers=0)
-    async with open_console(story) as url:
+    await service.open(workers=0)
+    async with open_console(service) as url:
         client = ConsoleClient(url)
         yield client
         await client.session.close()
-    if story.runtime:
-        await story.redis.delete(story.keys.backlog, story.keys.tickets, story.keys.counts)
+    if service.runtime:
+        await service.redis.delete(service.keys.backlog, service.keys.tickets, service.keys.counts)
 
 
 @pytest.fixture
-async def token_client(story: ServiceHarness) -> AsyncIterator[ConsoleClient]:
+async def token_client(service: ServiceHarness) -> AsyncIterator[ConsoleClient]:
     """Return a client, not signed in, of a console with a token."""
-    await story.open(workers=0)
-    async with open_console(story, console_token=Secret(TOKEN)) as url:
+    await service.open(workers=0)
+    async with open_console(service, console_token=Secret(TOKEN)) as url:
         client = ConsoleClient(url)
         yield client
         await client.session.close()
@@ -83,11 +83,11 @@ async def test_console_without_a_token_refuses_other_hosts_and_proxies(
 
 
 async def test_retry_and_drop_without_a_valid_form_are_refused(
-    local_client: ConsoleClient, story: ServiceHarness
+    local_client: ConsoleClient, service: ServiceHarness
 ) -> None:
     """No session, no CSRF token, a foreign token, or another origin: nothing changes."""
-    job = await add_failed_ticket(story)
-    job_field = f"{await failure_digest(story, job)}:{job}"
+    job = await add_failed_ticket(service)
+    job_field = f"{await failure_digest(service, job)}:{job}"
     assert await local_client.post("/console/failed/retry", job=job_field) == 403  # no session yet
     csrf_token = await local_client.csrf_token()
     assert await local_client.post("/console/failed/retry", job=job_field) == 403
@@ -102,24 +102,24 @@ async def test_retry_and_drop_without_a_valid_form_are_refused(
     other = ConsoleClient(local_client.url)
     assert await other.post("/console/failed/drop", job=job_field, csrf_token=csrf_token) == 403
     await other.session.close()
-    assert await story.failed_jobs() == [job]
-    assert not story.log_events("failed_dropped")
+    assert await service.failed_jobs() == [job]
+    assert not service.log_events("failed_dropped")
 
 
 async def test_retry_makes_the_shown_ticket_due(
-    local_client: ConsoleClient, story: ServiceHarness
+    local_client: ConsoleClient, service: ServiceHarness
 ) -> None:
     """The ticket waits, due at once, and the log says who retried it."""
-    job = await add_failed_ticket(story)
+    job = await add_failed_ticket(service)
     csrf_token = await local_client.csrf_token()
-    job_field = f"{await failure_digest(story, job)}:{job}"
+    job_field = f"{await failure_digest(service, job)}:{job}"
     assert (
         await local_client.post("/console/failed/retry", job=job_field, csrf_token=csrf_token)
         == 303
     )
-    assert await story.failed_jobs() == []
-    assert await story.redis.zscore(story.keys.backlog, job) is not None
-    (event,) = story.log_events("failed_retried")
+    assert await service.failed_jobs() == []
+    assert await service.redis.zscore(service.keys.backlog, job) is not None
+    (event,) = service.log_events("failed_retried")
     assert (event["user"], event["jobs"]) == ("console at 127.0.0.1", [job])
     status, text = await local_client.get(f"/console/search?q={job}&result=queued")
     assert status == 200
@@ -127,32 +127,32 @@ async def test_retry_makes_the_shown_ticket_due(
 
 
 async def test_drop_deletes_only_the_shown_failure(
-    local_client: ConsoleClient, story: ServiceHarness
+    local_client: ConsoleClient, service: ServiceHarness
 ) -> None:
     """A ticket that has failed again since is kept: the person did not see that failure."""
-    job = await add_failed_ticket(story)
+    job = await add_failed_ticket(service)
     csrf_token = await local_client.csrf_token()
-    old_field = f"{await failure_digest(story, job)}:{job}"
-    await add_failed_ticket(story, detail="another time")
+    old_field = f"{await failure_digest(service, job)}:{job}"
+    await add_failed_ticket(service, detail="another time")
     assert (
         await local_client.post("/console/failed/drop", job=old_field, csrf_token=csrf_token) == 303
     )
-    assert await story.failed_jobs() == [job]
-    new_field = f"{await failure_digest(story, job)}:{job}"
+    assert await service.failed_jobs() == [job]
+    new_field = f"{await failure_digest(service, job)}:{job}"
     assert (
         await local_client.post("/console/failed/drop", job=new_field, csrf_token=csrf_token) == 303
     )
-    assert await story.failed_jobs() == []
-    (event,) = story.log_events("failed_dropped")
+    assert await service.failed_jobs() == []
+    (event,) = service.log_events("failed_dropped")
     assert event["jobs"] == [job]
 
 
 async def test_failed_list_pages_show_every_ticket_once(
-    local_client: ConsoleClient, story: ServiceHarness
+    local_client: ConsoleClient, service: ServiceHarness
 ) -> None:
     """The link ``next`` leads to the tickets that do not fit on a page."""
     for number in range(45):
-        await add_failed_ticket(story, version=f"1.{number}.0", offset_ms=number)
+        await add_failed_ticket(service, version=f"1.{number}.0", offset_ms=number)
     path, shown, pages = "/console/failed", list[str](), 0
     while path:
         _, text = await local_client.get(path)
@@ -207,11 +207,11 @@ async def test_session_cookie_is_hidden_from_scripts_and_other_sites(
     [{"console": "off"}, {"host": "0.0.0.0"}],  # noqa: S104 - the test is about this
 )
 async def test_console_that_is_off_or_unprotected_is_not_found(
-    story: ServiceHarness, changes: dict[str, str]
+    service: ServiceHarness, changes: dict[str, str]
 ) -> None:
     """Switched off, or open to other machines without a token: 404, and the receiver works."""
-    await story.open(workers=0)
-    async with open_console(story, **changes) as url:
+    await service.open(workers=0)
+    async with open_console(service, **changes) as url:
         client = ConsoleClient(url.replace("0.0.0.0", "127.0.0.1"))  # noqa: S104 - as above
         assert (await client.get("/"))[0] == 404
         assert (await client.get("/console/live"))[0] == 404
@@ -220,12 +220,12 @@ async def test_console_that_is_off_or_unprotected_is_not_found(
 
 
 async def test_search_finds_waiting_and_failed_tickets(
-    local_client: ConsoleClient, story: ServiceHarness
+    local_client: ConsoleClient, service: ServiceHarness
 ) -> None:
     """By version, application and id; the result says that nothing was found."""
-    await add_failed_ticket(story, version="1.2.3")
+    await add_failed_ticket(service, version="1.2.3")
     name = deployment_id()
-    await story.post({"deploymentId": name, "eventType": "finished"})
+    await service.post({"deploymentId": name, "eventType": "finished"})
     assert "was not found" in (await local_client.get("/console/search?q=no-such-thing"))[1]
     _, text = await local_client.get("/console/search?q=1.2.3")
     assert "LaunchDarkly does not know this deployment" in text
@@ -236,18 +236,18 @@ async def test_search_finds_waiting_and_failed_tickets(
 
 
 async def test_search_lists_waiting_tickets_then_the_newest(
-    local_client: ConsoleClient, story: ServiceHarness
+    local_client: ConsoleClient, service: ServiceHarness
 ) -> None:
     """Old failures do not hide newer entries, and the page says that there may be more."""
     for number in range(30):
-        await add_failed_ticket(story, version=f"1.{number}.0", offset_ms=-60_000 - number)
+        await add_failed_ticket(service, version=f"1.{number}.0", offset_ms=-60_000 - number)
     fields: Any = {"subject": "x", "applicationkey": "billing-service", "revision": "7"}
-    await story.redis.xadd(story.keys.enriched, fields)
+    await service.redis.xadd(service.keys.enriched, fields)
     for _ in range(100):  # puts the record on the second page of the scan
-        await story.redis.xadd(story.keys.enriched, {"subject": "y"})
+        await service.redis.xadd(service.keys.enriched, {"subject": "y"})
     native = {"eventType": "finished", "environmentKey": "production", "version": "2.0.0"}
     keys = {"projectKey": "default", "applicationKey": "billing-service"}
-    await story.post(native | keys)
+    await service.post(native | keys)
     _, text = await local_client.get("/console/search?q=billing")
     statuses = re.findall(r'class="status ([a-z-]+)"', text)
     assert statuses[:3] == ["waiting", "published", "failed"]
@@ -255,29 +255,29 @@ async def test_search_lists_waiting_tickets_then_the_newest(
 
 
 async def test_search_finds_a_published_deployment_with_its_revision(
-    story: ServiceHarness, eventually: Eventually
+    service: ServiceHarness, eventually: Eventually
 ) -> None:
     """The revision is known also when the record was trimmed."""
-    await story.open()
+    await service.open()
     name = deployment_id()
-    async with open_console(story) as url:
+    async with open_console(service) as url:
         client = ConsoleClient(url)
-        await story.post({"deploymentId": name, "eventType": "finished"})
-        await eventually(story.is_done)
+        await service.post({"deploymentId": name, "eventType": "finished"})
+        await eventually(service.is_done)
         _, text = await client.get(f"/console/search?q={name}")
         assert "Published at revision 1" in text
-        await story.redis.delete(story.keys.enriched)
+        await service.redis.delete(service.keys.enriched)
         _, text = await client.get(f"/console/search?q={name}")
         assert "last at revision 1" in text
         await client.session.close()
 
 
 async def test_html_in_values_is_escaped(
-    local_client: ConsoleClient, story: ServiceHarness
+    local_client: ConsoleClient, service: ServiceHarness
 ) -> None:
     """In the search, in details, in raw responses, and in live fragments."""
     evil = "<img src=x onerror=alert(1)>\"'</pre><script>alert(1)</script>"
-    job = await add_failed_ticket(story, version="<b>1</b>", raw=evil.encode(), detail=evil)
+    job = await add_failed_ticket(service, version="<b>1</b>", raw=evil.encode(), detail=evil)
     for path in (
         "/",
         "/console/failed",
@@ -291,14 +291,14 @@ async def test_html_in_values_is_escaped(
 
 
 async def test_live_stream_sends_changed_fragments(
-    local_client: ConsoleClient, story: ServiceHarness
+    local_client: ConsoleClient, service: ServiceHarness
 ) -> None:
     """All fragments first, then those that changed."""
     async with local_client.session.get(f"{local_client.url}/console/live") as response:
         assert response.headers["Content-Type"] == "text/event-stream"
         fragments = await read_fragments(response.content)
         assert fragments.keys() == {"error", "flow", "budget", "events", "failed"}
-        await add_failed_ticket(story, version="9.9.9")
+        await add_failed_ticket(service, version="9.9.9")
         while "failed" not in fragments or "9.9.9" not in fragments["failed"]:
             fragments = await read_fragments(response.content)
         assert "budget" not in fragments
@@ -314,12 +314,12 @@ async def read_fragments(stream: aiohttp.StreamReader) -> dict[str, str]:
 
 
 async def test_page_while_redis_is_away_is_503(
-    local_client: ConsoleClient, story: ServiceHarness
+    local_client: ConsoleClient, service: ServiceHarness
 ) -> None:
     """A page that has to be read from Redis says that Redis is away."""
-    assert story.runtime is not None
+    assert service.runtime is not None
     await local_client.get()
-    pool = story.runtime.client.connection_pool
+    pool = service.runtime.client.connection_pool
     pool.connection_kwargs["path"] = "/nowhere/redis.sock"
     await pool.disconnect()
     status, text = await local_client.get("/console/failed")
@@ -339,10 +339,10 @@ async def test_live_stream_with_too_many_viewers_is_503(local_client: ConsoleCli
         response.close()
 
 
-async def test_receiver_with_a_viewer_stops_at_once(story: ServiceHarness) -> None:
+async def test_receiver_with_a_viewer_stops_at_once(service: ServiceHarness) -> None:
     """The live stream ends when the receiver stops, not after its 15 minutes."""
-    await story.open(workers=0)
-    async with open_console(story) as url:
+    await service.open(workers=0)
+    async with open_console(service) as url:
         client = ConsoleClient(url)
         response = await client.session.get(f"{url}/console/live")
         await response.content.readline()

@@ -57,21 +57,23 @@ class BrowserPage:
 
 
 @pytest.fixture
-async def browser_page(story: ServiceHarness, browser: Browser) -> AsyncIterator[BrowserPage]:
+async def browser_page(service: ServiceHarness, browser: Browser) -> AsyncIterator[BrowserPage]:
     """Return a page of a console without a token; fails if the browser reports an error."""
     async with AsyncExitStack() as stack:
-        await story.open()
-        url = await stack.enter_async_context(open_console(story))
+        await service.open()
+        url = await stack.enter_async_context(open_console(service))
         page = await browser.new_page(viewport=DESKTOP_VIEWPORT)  # type: ignore[arg-type] # a TypedDict
         browser_page = BrowserPage(page, url)
         yield browser_page
         assert browser_page.errors == []
         await page.close()
-        await story.redis.delete(story.keys.backlog, story.keys.tickets)  # a retried ticket waits
+        await service.redis.delete(
+            service.keys.backlog, service.keys.tickets
+        )  # a retried ticket waits
 
 
 async def test_overview_updates_without_a_reload(
-    browser_page: BrowserPage, story: ServiceHarness
+    browser_page: BrowserPage, service: ServiceHarness
 ) -> None:
     """Numbers, deployments and failed tickets appear by themselves."""
     await browser_page.page.goto(browser_page.url)
@@ -79,24 +81,24 @@ async def test_overview_updates_without_a_reload(
     await browser_page.page.evaluate("window.isSamePage = true")
     stream_note = browser_page.page.locator(".flow.wide [data-stage=stream] .stage-note")
     await expect(stream_note).to_contain_text("0 kept")
-    await story.post({"deploymentId": deployment_id(), "eventType": "finished"})
+    await service.post({"deploymentId": deployment_id(), "eventType": "finished"})
     await expect(stream_note).to_contain_text("1 kept")
     await expect(browser_page.page.locator(".events .status.published")).to_have_count(1)
     await expect(browser_page.page.locator(".gauge, [data-fragment=budget] .empty")).to_have_count(
         1
     )
-    await add_failed_ticket(story, version="7.7.7")
+    await add_failed_ticket(service, version="7.7.7")
     await expect(browser_page.page.locator("[data-fragment=failed]")).to_contain_text("7.7.7")
     assert await browser_page.page.evaluate("window.isSamePage") is True
 
 
 async def test_failed_ticket_is_shown_dropped_and_retried_by_keyboard(
-    browser_page: BrowserPage, story: ServiceHarness
+    browser_page: BrowserPage, service: ServiceHarness
 ) -> None:
     """Enter opens the ticket with its raw response; Drop asks first, and Escape cancels it."""
     page = browser_page.page
     await add_failed_ticket(
-        story, version="1.0.0", raw=b'{"code": "not_found", "message": "nowhere"}'
+        service, version="1.0.0", raw=b'{"code": "not_found", "message": "nowhere"}'
     )
     await page.goto(f"{browser_page.url}/console/failed")
     await page.locator(".failures .failure-link").focus()
@@ -111,38 +113,38 @@ async def test_failed_ticket_is_shown_dropped_and_retried_by_keyboard(
     await page.keyboard.press("Tab")
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("status")).to_have_text("The ticket was dropped.")
-    assert await story.failed_jobs() == []
+    assert await service.failed_jobs() == []
 
-    await add_failed_ticket(story, version="2.0.0")
+    await add_failed_ticket(service, version="2.0.0")
     await page.goto(browser_page.url)
     await page.get_by_role("button", name="Retry").focus()
     await page.keyboard.press("Enter")
     await expect(page.get_by_text("The ticket is due now.")).to_be_visible()
-    assert story.log_events("failed_retried")
+    assert service.log_events("failed_retried")
 
 
 async def test_focus_and_open_details_survive_live_updates(
-    browser_page: BrowserPage, story: ServiceHarness
+    browser_page: BrowserPage, service: ServiceHarness
 ) -> None:
     """A button keeps its focus when tickets above it appear or disappear."""
     page = browser_page.page
-    await add_failed_ticket(story, version="1.0.0")
+    await add_failed_ticket(service, version="1.0.0")
     await page.goto(browser_page.url)
     await page.get_by_text("Drop", exact=True).click()
     await page.get_by_role("button", name="Drop it").focus()
-    newer = await add_failed_ticket(story, version="2.0.0", offset_ms=1)
+    newer = await add_failed_ticket(service, version="2.0.0", offset_ms=1)
     await expect(page.locator(".failures li")).to_have_count(2)
-    await story.redis.zrem(story.keys.failed, newer)
+    await service.redis.zrem(service.keys.failed, newer)
     await expect(page.locator(".failures li")).to_have_count(1)
     focused = page.locator(":focus")
     await expect(focused).to_have_text("Drop it")
     assert "1.0.0" in (await focused.get_attribute("value") or "")
 
 
-async def test_search_works_by_keyboard(browser_page: BrowserPage, story: ServiceHarness) -> None:
+async def test_search_works_by_keyboard(browser_page: BrowserPage, service: ServiceHarness) -> None:
     """A slash moves to the field; the result has the revision of the record."""
     name = deployment_id()
-    await story.post({"deploymentId": name, "eventType": "finished"})
+    await service.post({"deploymentId": name, "eventType": "finished"})
     await browser_page.page.goto(browser_page.url)
     await expect(browser_page.page.locator(".events .status.published")).to_have_count(1)
     await browser_page.page.keyboard.press("/")
@@ -155,14 +157,14 @@ async def test_search_works_by_keyboard(browser_page: BrowserPage, story: Servic
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_pages_on_a_phone_do_not_scroll_sideways(
-    browser_page: BrowserPage, story: ServiceHarness, scheme: str
+    browser_page: BrowserPage, service: ServiceHarness, scheme: str
 ) -> None:
     """No page is wider than a phone, even with long values; dark mode has a dark background."""
     page = browser_page.page
     await page.set_viewport_size(PHONE_VIEWPORT)  # type: ignore[arg-type] # a TypedDict
     await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type] # a Literal
-    job = await add_failed_ticket(story, version="v" * 180, raw=b"x" * 900, detail="y" * 300)
-    await story.post({"deploymentId": deployment_id(), "eventType": "finished"})
+    job = await add_failed_ticket(service, version="v" * 180, raw=b"x" * 900, detail="y" * 300)
+    await service.post({"deploymentId": deployment_id(), "eventType": "finished"})
     paths = ("/", "/console/failed", f"/console/failed/show?job={job}", "/console/search?q=vvv")
     for path in paths:
         await page.goto(browser_page.url + path)
@@ -172,11 +174,11 @@ async def test_pages_on_a_phone_do_not_scroll_sideways(
 
 
 async def test_scripts_in_values_do_not_run(
-    browser_page: BrowserPage, story: ServiceHarness
+    browser_page: BrowserPage, service: ServiceHarness
 ) -> None:
     """Versions, reasons, responses and titles stay text, and the browser reports no violation."""
     evil = '"><img src=x onerror=alert(1)><script>alert(2)</script><svg onload=alert(3)>'
-    await add_failed_ticket(story, version="<b>bold</b>", raw=evil.encode(), detail=evil)
+    await add_failed_ticket(service, version="<b>bold</b>", raw=evil.encode(), detail=evil)
     fields = {
         "subject": evil,
         "applicationkey": evil,
@@ -185,7 +187,7 @@ async def test_scripts_in_values_do_not_run(
         "revision": "1",
         "data": EVIL_RECORD,
     }
-    await story.redis.xadd(story.keys.enriched, fields)  # type: ignore[arg-type] # stub
+    await service.redis.xadd(service.keys.enriched, fields)  # type: ignore[arg-type] # stub
     for path in ("/", "/console/failed", "/console/search?q=evil", "/console/search?q=bold"):
         await browser_page.page.goto(browser_page.url + path)
         assert await browser_page.page.locator("main img, main script, main b").count() == 0
@@ -198,7 +200,7 @@ async def test_scripts_in_values_do_not_run(
     )  # a javascript: URL is not a link
     await browser_page.page.goto(browser_page.url)
     await expect(browser_page.page.locator("#live-state")).to_have_text("live")
-    await add_failed_ticket(story, version="<i>later</i>")
+    await add_failed_ticket(service, version="<i>later</i>")
     await expect(browser_page.page.locator("[data-fragment=failed]")).to_contain_text(
         "<i>later</i>"
     )
@@ -215,10 +217,10 @@ EVIL_RECORD = """{"schemaVersion":1,"revision":1,"enrichedAt":1,"attempts":1,
 "eventTime":null,"metadata":null}}"""
 
 
-async def test_sign_in_and_sign_out(story: ServiceHarness, browser: Browser) -> None:
+async def test_sign_in_and_sign_out(service: ServiceHarness, browser: Browser) -> None:
     """The form takes the token, the page is live, and signing out shows the form again."""
-    await story.open(workers=0)
-    async with open_console(story, console_token=Secret(TOKEN)) as url:
+    await service.open(workers=0)
+    async with open_console(service, console_token=Secret(TOKEN)) as url:
         page = await browser.new_page()
         await page.goto(url)
         await page.get_by_label("Token").fill("wrong")
@@ -233,11 +235,11 @@ async def test_sign_in_and_sign_out(story: ServiceHarness, browser: Browser) -> 
 
 
 async def test_page_after_the_session_ended_shows_the_sign_in_form(
-    story: ServiceHarness, browser: Browser
+    service: ServiceHarness, browser: Browser
 ) -> None:
     """The page does not keep showing stale numbers."""
-    await story.open(workers=0)
-    async with open_console(story, console_token=Secret(TOKEN)) as url:
+    await service.open(workers=0)
+    async with open_console(service, console_token=Secret(TOKEN)) as url:
         page = await browser.new_page()
         await page.goto(url)
         await page.get_by_label("Token").fill(TOKEN)

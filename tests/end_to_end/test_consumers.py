@@ -30,16 +30,16 @@ needs_node = pytest.mark.skipif(
 
 @pytest.fixture
 async def published_service(
-    story: ServiceHarness, event: dict[str, object], eventually: Eventually
+    service: ServiceHarness, event: dict[str, object], eventually: Eventually
 ) -> ServiceHarness:
     """Publish records of several deployments."""
-    story.simulator.options = Options(shape=Shape(pull_requests=(0, 40)))  # none, or pages
-    await story.open()
+    service.simulator.options = Options(shape=Shape(pull_requests=(0, 40)))  # none, or pages
+    await service.open()
     for number in range(COUNT):
-        await story.post({**event, "deploymentId": deployment_id(number)})
-    await eventually(story.is_done)
-    assert len(await story.records()) == COUNT
-    return story
+        await service.post({**event, "deploymentId": deployment_id(number)})
+    await eventually(service.is_done)
+    assert len(await service.records()) == COUNT
+    return service
 
 
 async def run_program(*command: str, cwd: Path | None = None) -> str:

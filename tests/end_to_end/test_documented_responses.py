@@ -40,25 +40,25 @@ def for_samples_of_kind(kind: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("path", chosen, ids=lambda path: path.stem)
 
 
-async def enrich_and_read(story: ServiceHarness, eventually: Eventually, **event: object) -> Any:
+async def enrich_and_read(service: ServiceHarness, eventually: Eventually, **event: object) -> Any:
     """Let the service enrich one deployment; return the deployment of its record."""
-    await story.open()
-    await story.post({"projectKey": "default", "eventType": "finished", **event})
-    await eventually(story.is_done)
-    assert await story.failed_jobs() == []
-    [fields] = await read_stream(story.redis, story.keys.enriched)
+    await service.open()
+    await service.post({"projectKey": "default", "eventType": "finished", **event})
+    await eventually(service.is_done)
+    assert await service.failed_jobs() == []
+    [fields] = await read_stream(service.redis, service.keys.enriched)
     return json.loads(fields["data"])
 
 
 @for_samples_of_kind("deployment")
 async def test_documented_deployment_is_published_unchanged(
-    story: ServiceHarness, eventually: Eventually, path: Path
+    service: ServiceHarness, eventually: Eventually, path: Path
 ) -> None:
     """Equal as JSON, with null, digit strings, unknown fields, and a total of 25 for one item."""
     body = read_sample(path)
     expected = json.loads(body)
-    story.simulator.set_response(expected["id"], Canned(status=200, body=body))
-    data = await enrich_and_read(story, eventually, deploymentId=expected["id"])
+    service.simulator.set_response(expected["id"], Canned(status=200, body=body))
+    data = await enrich_and_read(service, eventually, deploymentId=expected["id"])
     assert data["deployment"] == expected
     pulls = (expected.get("pullRequests") or {}).get("items") or []
     present = [item for item in pulls if item]
@@ -70,20 +70,20 @@ async def test_documented_deployment_is_published_unchanged(
 
 @for_samples_of_kind("deployments")
 async def test_deployment_is_found_in_a_documented_page(
-    story: ServiceHarness, eventually: Eventually, path: Path
+    service: ServiceHarness, eventually: Eventually, path: Path
 ) -> None:
     """A documented page gives the id, null items and all; the deployment is then fetched.
 
     Some samples ended in 1970, long before the event, so they match only at the deadline.
     """
-    story.settings = replace(story.settings, not_found_timeout=0.5)
+    service.settings = replace(service.settings, not_found_timeout=0.5)
     page = json.loads(read_sample(path))
     expected = [item for item in page["items"] if item][-1]
     body = json.dumps(page | {"_links": {}}).encode()
-    story.simulator.set_response("engineering-insights/deployments", Canned(body=body))
-    story.simulator.set_response(expected["id"], Canned(body=json.dumps(expected).encode()))
+    service.simulator.set_response("engineering-insights/deployments", Canned(body=body))
+    service.simulator.set_response(expected["id"], Canned(body=json.dumps(expected).encode()))
     data = await enrich_and_read(
-        story,
+        service,
         eventually,
         environmentKey=expected["environmentKey"],
         applicationKey=expected["applicationKey"],
@@ -96,7 +96,7 @@ async def test_deployment_is_found_in_a_documented_page(
 
 @for_samples_of_kind("pull requests")
 async def test_documented_page_of_pull_requests_is_merged(
-    story: ServiceHarness, eventually: Eventually, path: Path
+    service: ServiceHarness, eventually: Eventually, path: Path
 ) -> None:
     """The items of the next page follow the first ones, each once and with all its fields."""
     page = json.loads(read_sample(path))
@@ -105,11 +105,11 @@ async def test_documented_page_of_pull_requests_is_merged(
     href = "/api/v2/engineering-insights/pull-requests?after=first"
     pulls = {"totalCount": 25, "items": [first], "_links": {"next": {"href": href}}, "novel": True}
     body = json.dumps({"id": name, "novel": None, "pullRequests": pulls}).encode()
-    story.simulator.set_response(name, Canned(body=body))
-    story.simulator.set_response(
+    service.simulator.set_response(name, Canned(body=body))
+    service.simulator.set_response(
         "engineering-insights/pull-requests", Canned(body=json.dumps(page).encode())
     )
-    data = await enrich_and_read(story, eventually, deploymentId=name)
+    data = await enrich_and_read(service, eventually, deploymentId=name)
     unique = list({item["id"]: item for item in reversed(page["items"])}.values())[::-1]
     merged = data["deployment"]["pullRequests"]
     assert [item["id"] for item in merged["items"]] == ["first", *(item["id"] for item in unique)]

@@ -15,11 +15,11 @@ Json = dict[str, Any]
 
 
 def add_deployment(
-    story: ServiceHarness, application: str, *, started_at: int | None = None
+    service: ServiceHarness, application: str, *, started_at: int | None = None
 ) -> str:
     """Add a deployment of an application."""
     new = NewDeployment(application=application, version="1.0", started_at=started_at)
-    return story.simulator.add_deployment(new)
+    return service.simulator.add_deployment(new)
 
 
 def filter_message(application: str) -> str:
@@ -28,70 +28,70 @@ def filter_message(application: str) -> str:
 
 
 async def test_unwanted_deployment_costs_no_call_when_the_webhook_names_it(
-    story: ServiceHarness, event: Json, eventually: Eventually
+    service: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
     """The receiver filters by the application of the webhook; otherwise the worker filters."""
-    await story.open(include_applications="payments-*", include_outcomes="succeeded")
-    wanted, other = add_deployment(story, "payments-api"), add_deployment(story, "shop")
-    status, reply = await story.post({**event, "applicationKey": "shop"}, delivery="d1")
+    await service.open(include_applications="payments-*", include_outcomes="succeeded")
+    wanted, other = add_deployment(service, "payments-api"), add_deployment(service, "shop")
+    status, reply = await service.post({**event, "applicationKey": "shop"}, delivery="d1")
     assert (status, reply["status"]) == (200, "ignored")
     assert reply["reason"] == filter_message("shop")
-    assert await story.redis.exists(story.keys.backlog) == 0
+    assert await service.redis.exists(service.keys.backlog) == 0
     for number, name in enumerate((wanted, other)):
         webhook = {"deploymentId": name, "eventType": "finished"}
-        assert (await story.post(webhook, delivery=f"w{number}"))[0] == 202
-    await eventually(story.is_done)
-    assert [record["subject"] for record in await story.records()] == [wanted]
-    [line] = story.log_events("deployment_filtered")
+        assert (await service.post(webhook, delivery=f"w{number}"))[0] == 202
+    await eventually(service.is_done)
+    assert [record["subject"] for record in await service.records()] == [wanted]
+    [line] = service.log_events("deployment_filtered")
     assert (line["deployment_id"], line["reason"]) == (other, filter_message("shop"))
-    assert await story.failed_jobs() == []
-    assert await story.redis.exists(story.keys.refreshes) == 1  # for the wanted deployment
+    assert await service.failed_jobs() == []
+    assert await service.redis.exists(service.keys.refreshes) == 1  # for the wanted deployment
 
 
 async def test_unwanted_deployment_is_not_missed(
-    story: ServiceHarness, eventually: Eventually
+    service: ServiceHarness, eventually: Eventually
 ) -> None:
     """Reconciliation queues no unwanted deployment and makes no call for it."""
     started_at = int(time.time() * 1000) - 50 * 60_000
     wanted, _ = (
-        add_deployment(story, name, started_at=started_at) for name in ("payments-api", "shop")
+        add_deployment(service, name, started_at=started_at) for name in ("payments-api", "shop")
     )
-    await story.open(
+    await service.open(
         include_applications="payments-api",
         reconcile_scopes="default/production",
         reconcile_interval=0.05,
         refresh_after="never",
     )
-    await story.add_reconciler()
+    await service.add_reconciler()
 
     async def is_reconciled() -> bool:
-        runs = story.log_events("deployments_reconciled")
-        return len(runs) > 1 and len(await story.records()) == 1
+        runs = service.log_events("deployments_reconciled")
+        return len(runs) > 1 and len(await service.records()) == 1
 
     await eventually(is_reconciled)
-    first = story.log_events("deployments_reconciled")[0]
+    first = service.log_events("deployments_reconciled")[0]
     assert (first["listed"], first["missed"]) == (2, 1)
-    assert [record["subject"] for record in await story.records()] == [wanted]
-    assert story.log_events("deployment_filtered") == []
+    assert [record["subject"] for record in await service.records()] == [wanted]
+    assert service.log_events("deployment_filtered") == []
 
 
 async def test_record_is_equal_in_client_tail_and_console(
-    story: ServiceHarness, event: Json, eventually: Eventually
+    service: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
     """The client, the command `tail` and the console show the same data."""
-    name = add_deployment(story, "shop")
-    await story.open()
-    await story.post({**event, "deploymentId": name})
-    await eventually(story.is_done)
+    name = add_deployment(service, "shop")
+    await service.open()
+    await service.post({**event, "deploymentId": name})
+    await eventually(service.is_done)
     stream = EnrichedStream(
-        str(story.settings.redis_url.reveal()), namespace=story.keys.namespace, group="readers"
+        str(service.settings.redis_url.reveal()), namespace=service.keys.namespace, group="readers"
     )
     record = await anext(stream)
     await stream.aclose()
     assert record.deployment.application_key == "shop"
     assert record.raw["deployment"]["id"] == name
 
-    entry = await anext(follow_stream(story.redis, story.keys.enriched, since="0"))
+    entry = await anext(follow_stream(service.redis, service.keys.enriched, since="0"))
     assert json.loads(render_entry_json(entry))["data"] == record.raw
     assert "is no enriched deployment" not in render_record_row(entry, columns=200)
     view = view_from_record(record.position, record.fields)

@@ -44,11 +44,11 @@ class HostileServer:
 
 
 @pytest.fixture
-async def hostile_upstream(story: ServiceHarness) -> AsyncIterator[HostileServer]:
+async def hostile_upstream(service: ServiceHarness) -> AsyncIterator[HostileServer]:
     """Put a hostile upstream in front of the service."""
     server = HostileServer()
     async with serve_app(server.app(), host="127.0.0.1", port=0) as url:
-        story.settings = replace(story.settings, launchdarkly_url=url, outage_timeout=0.2)
+        service.settings = replace(service.settings, launchdarkly_url=url, outage_timeout=0.2)
         yield server
 
 
@@ -60,22 +60,22 @@ async def lure_server() -> AsyncIterator[tuple[str, HostileServer]]:
         yield url, server
 
 
-async def fail_webhook(story: ServiceHarness, eventually: Eventually) -> None:
+async def fail_webhook(service: ServiceHarness, eventually: Eventually) -> None:
     """Post a webhook and wait until its ticket has failed."""
-    assert (await story.post(BY_ID))[0] == 202
+    assert (await service.post(BY_ID))[0] == 202
 
     async def is_failed() -> bool:
-        return await story.failed_jobs() == [f"id:{ID}"]
+        return await service.failed_jobs() == [f"id:{ID}"]
 
     await eventually(is_failed)
-    assert await story.is_done()
-    assert await story.records() == []
-    assert not story.log_events("attempt_error")
+    assert await service.is_done()
+    assert await service.records() == []
+    assert not service.log_events("attempt_error")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
 async def test_compressed_bomb_stops_at_the_byte_limit(
-    story: ServiceHarness, hostile_upstream: HostileServer, eventually: Eventually, encoding: str
+    service: ServiceHarness, hostile_upstream: HostileServer, eventually: Eventually, encoding: str
 ) -> None:
     """256 MB in about 260 KB stop at the limit and never fill the memory."""
     compressor = zlib.compressobj(9, zlib.DEFLATED, 31 if encoding == "gzip" else 15)
@@ -84,10 +84,10 @@ async def test_compressed_bomb_stops_at_the_byte_limit(
         [*(compressor.compress(chunk) for _ in range(BOMB_BYTES >> 20)), compressor.flush()]
     )
     hostile_upstream.headers = {"Content-Encoding": encoding}
-    await story.open(max_answer_bytes=MAX_RESPONSE_BYTES)
+    await service.open(max_answer_bytes=MAX_RESPONSE_BYTES)
     tracemalloc.start()
     try:
-        await fail_webhook(story, eventually)
+        await fail_webhook(service, eventually)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -105,27 +105,27 @@ async def test_compressed_bomb_stops_at_the_byte_limit(
     ids=["deep list", "deep field", "deep items", "long number"],
 )
 async def test_deeply_nested_json_does_not_stop_the_worker(
-    story: ServiceHarness, hostile_upstream: HostileServer, eventually: Eventually, body: bytes
+    service: ServiceHarness, hostile_upstream: HostileServer, eventually: Eventually, body: bytes
 ) -> None:
     """JSON deeper or longer than a parser's stack is decoded or fails; the worker continues."""
     hostile_upstream.body = body
-    await story.open()
+    await service.open()
     for webhook in (BY_ID, {**BY_ID, "deploymentId": deployment_id(8)}):
-        assert (await story.post(webhook))[0] == 202
+        assert (await service.post(webhook))[0] == 202
 
     async def are_tried() -> bool:
-        lines = [line for line in story.log_events() if line["event"] in OUTCOME_EVENTS]
+        lines = [line for line in service.log_events() if line["event"] in OUTCOME_EVENTS]
         return len({line["job"] for line in lines}) == 2
 
     await eventually(are_tried)
-    assert not story.log_events("attempt_error")
-    await story.close()
-    await story.redis.unlink(story.keys.backlog, story.keys.tickets)  # they wait for a retry
+    assert not service.log_events("attempt_error")
+    await service.close()
+    await service.redis.unlink(service.keys.backlog, service.keys.tickets)  # they wait for a retry
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirect_is_not_followed(
-    story: ServiceHarness,
+    service: ServiceHarness,
     hostile_upstream: HostileServer,
     lure_server: tuple[str, HostileServer],
     eventually: Eventually,
@@ -137,14 +137,14 @@ async def test_redirect_is_not_followed(
         status,
         {"Location": f"{lure_url}/api/v2/deployments/{ID}"},
     )
-    await story.open()
-    await fail_webhook(story, eventually)
+    await service.open()
+    await fail_webhook(service, eventually)
     assert hostile_upstream.calls
     assert lure.calls == []
 
 
 async def test_proxy_environment_gets_no_token(
-    story: ServiceHarness,
+    service: ServiceHarness,
     hostile_upstream: HostileServer,
     lure_server: tuple[str, HostileServer],
     eventually: Eventually,
@@ -155,39 +155,39 @@ async def test_proxy_environment_gets_no_token(
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, lure_url)
     hostile_upstream.status = 418
-    await story.open()
-    await fail_webhook(story, eventually)
-    token = story.settings.access_token.reveal()
+    await service.open()
+    await fail_webhook(service, eventually)
+    token = service.settings.access_token.reveal()
     assert {call["Authorization"] for call in hostile_upstream.calls} == {token}
     assert lure.calls == []
 
 
 async def test_cookie_is_not_kept(
-    story: ServiceHarness, hostile_upstream: HostileServer, eventually: Eventually
+    service: ServiceHarness, hostile_upstream: HostileServer, eventually: Eventually
 ) -> None:
     """A cookie of one response is not sent with the next call."""
     hostile_upstream.status, hostile_upstream.headers = 503, {"Set-Cookie": "session=1; Path=/"}
-    await story.open()
-    await fail_webhook(story, eventually)
+    await service.open()
+    await fail_webhook(service, eventually)
     assert hostile_upstream.calls
     assert not [call for call in hostile_upstream.calls if "Cookie" in call]
 
 
 async def test_replayed_webhook_makes_no_second_record(
-    story: ServiceHarness, eventually: Eventually
+    service: ServiceHarness, eventually: Eventually
 ) -> None:
     """It is a duplicate; after its delivery mark has expired, its content is unchanged."""
-    await story.open()
-    assert (await story.post(BY_ID, delivery="recorded"))[0] == 202
-    await eventually(story.is_done)
-    status, reply = await story.post(BY_ID, delivery="recorded")
+    await service.open()
+    assert (await service.post(BY_ID, delivery="recorded"))[0] == 202
+    await eventually(service.is_done)
+    status, reply = await service.post(BY_ID, delivery="recorded")
     assert (status, reply["status"]) == (200, "duplicate")
-    marks = [key async for key in story.redis.scan_iter(match=story.keys.delivery("*", "*"))]
-    await story.redis.unlink(*marks)
-    assert (await story.post(BY_ID, delivery="recorded"))[0] == 202
+    marks = [key async for key in service.redis.scan_iter(match=service.keys.delivery("*", "*"))]
+    await service.redis.unlink(*marks)
+    assert (await service.post(BY_ID, delivery="recorded"))[0] == 202
 
     async def is_unchanged() -> bool:
-        return bool(story.log_events("deployment_unchanged"))
+        return bool(service.log_events("deployment_unchanged"))
 
     await eventually(is_unchanged)
-    assert len(await story.records()) == 1
+    assert len(await service.records()) == 1

@@ -134,7 +134,7 @@ def write_openapi(path: Path, **sources: dict[str, Any]) -> None:
     path.write_text(json.dumps(document))
 
 
-async def run_schemathesis(story: ServiceHarness, home: Path, *arguments: str) -> tuple[int, str]:
+async def run_schemathesis(service: ServiceHarness, home: Path, *arguments: str) -> tuple[int, str]:
     """Let schemathesis call the receiver as the document allows; return exit code and report."""
     child = await asyncio.create_subprocess_exec(
         *(
@@ -142,7 +142,7 @@ async def run_schemathesis(story: ServiceHarness, home: Path, *arguments: str) -
             "run",
             *arguments,
             "--url",
-            story.receiver_url,
+            service.receiver_url,
             "--generation-deterministic",
         ),
         *("--no-color", "--continue-on-failure", "--header", f"Authorization: Bearer {SECRET}"),
@@ -156,7 +156,7 @@ async def run_schemathesis(story: ServiceHarness, home: Path, *arguments: str) -
 
 
 @pytest.fixture
-async def story(
+async def service(
     redis: Redis, redis_url: str, keys: Keys, tmp_path: Path
 ) -> AsyncIterator[ServiceHarness]:
     """Open a receiver with several sources and no worker."""
@@ -172,24 +172,24 @@ async def story(
         await redis.unlink(*remaining_keys)
 
 
-def webhook_outcomes(story: ServiceHarness) -> set[str]:
+def webhook_outcomes(service: ServiceHarness) -> set[str]:
     """Return the log events of all webhooks: their outcomes."""
-    return {line["event"] for line in story.log_events() if line["event"].startswith("webhook_")}
+    return {line["event"] for line in service.log_events() if line["event"].startswith("webhook_")}
 
 
 @few_and_many
 async def test_receiver_matches_its_document(
-    story: ServiceHarness, tmp_path: Path, examples: int
+    service: ServiceHarness, tmp_path: Path, examples: int
 ) -> None:
     """The requests come from the document alone, as the receiver itself serves it."""
     arguments = (
-        f"{story.receiver_url}/openapi.json",
+        f"{service.receiver_url}/openapi.json",
         "--checks",
         "all",
         "--max-examples",
         f"{examples}",
     )
-    code, report = await run_schemathesis(story, tmp_path, *arguments)
+    code, report = await run_schemathesis(service, tmp_path, *arguments)
     assert code == 0, report
     assert "Selected: 6/6" in report
 
@@ -206,18 +206,20 @@ async def test_receiver_without_redis_matches_its_document(
     arguments += ["--exclude-checks", "not_a_server_error,positive_data_acceptance"]
     async with (
         FaultyProxy(connect_to_socket(Path(redis_url.removeprefix("unix://")))) as proxy,
-        open_harness(redis, keys.namespace, redis_url=Secret(f"redis://{proxy.address}")) as story,
+        open_harness(
+            redis, keys.namespace, redis_url=Secret(f"redis://{proxy.address}")
+        ) as service,
     ):
-        await story.open(workers=0)
+        await service.open(workers=0)
         proxy.set_fault("refusing")
-        code, report = await run_schemathesis(story, tmp_path, *arguments)
+        code, report = await run_schemathesis(service, tmp_path, *arguments)
         assert code == 0, report
-        assert "webhook_unavailable" in webhook_outcomes(story)
+        assert "webhook_unavailable" in webhook_outcomes(service)
 
 
 @few_and_many
 async def test_known_sources_match_the_document(
-    story: ServiceHarness, tmp_path: Path, examples: int
+    service: ServiceHarness, tmp_path: Path, examples: int
 ) -> None:
     """Signed webhooks of several kinds reach every possible outcome."""
     native, cdevents = body_schemas(NATIVE), body_schemas(CDEVENT)
@@ -225,15 +227,15 @@ async def test_known_sources_match_the_document(
     write_openapi(path, native=native, lenient=native, cdevents=cdevents)
     semantic = "negative_data_rejection,positive_data_acceptance"  # the request bodies are narrowed
     arguments = ("narrowed.json", "--exclude-checks", semantic, "--max-examples", f"{examples}")
-    code, report = await run_schemathesis(story, tmp_path, *arguments)
+    code, report = await run_schemathesis(service, tmp_path, *arguments)
     assert code == 0, report
-    assert webhook_outcomes(story) == {
+    assert webhook_outcomes(service) == {
         f"webhook_{outcome}" for outcome in ("queued", "duplicate", "ignored", "rejected", "parked")
     }
 
 
 async def test_wrong_response_is_found(
-    story: ServiceHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: ServiceHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The check itself works: it finds a wrong status, type or body, and a server error."""
     invalid_responses = itertools.cycle(INVALID_RESPONSES)
@@ -246,13 +248,13 @@ async def test_wrong_response_is_found(
 
     monkeypatch.setattr(handler, "_build_http_response", respond)
     arguments = (
-        f"{story.receiver_url}/openapi.json",
+        f"{service.receiver_url}/openapi.json",
         "--include-method",
         "POST",
         "--max-examples",
         "9",
     )
-    code, report = await run_schemathesis(story, tmp_path, *arguments)
+    code, report = await run_schemathesis(service, tmp_path, *arguments)
     assert code == 1
     expected = [invalid.report_text for invalid in INVALID_RESPONSES]
     assert [text for text in expected if text not in report] == [], report

@@ -9,8 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -103,13 +102,6 @@ class ProcessGroup:
         return [
             line for process in self.processes for line in process.lines if line["event"] == event
         ]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """Start a Redis that the test may kill."""
-    with EmbeddedServer(tmp_path / "redis") as running:
-        yield running
 
 
 @pytest.fixture

@@ -26,10 +26,12 @@ HANG_AT = 5
 MINUTE_MS = 60_000
 
 
-async def fetch_deployment(story: ServiceHarness, identifier: str) -> Json:
+async def fetch_deployment(service: ServiceHarness, identifier: str) -> Json:
     """Fetch a deployment directly from the simulator."""
     headers = {"Authorization": Options().token, "LD-API-Version": "beta"}
-    url = f"{story.settings.launchdarkly_url}/api/v2/engineering-insights/deployments/{identifier}"
+    url = (
+        f"{service.settings.launchdarkly_url}/api/v2/engineering-insights/deployments/{identifier}"
+    )
     expand = {"expand": "pullRequests,flagReferences"}
     async with (
         aiohttp.ClientSession() as session,
@@ -39,19 +41,19 @@ async def fetch_deployment(story: ServiceHarness, identifier: str) -> Json:
         return body
 
 
-async def latest_records(story: ServiceHarness) -> dict[str, Json]:
+async def latest_records(service: ServiceHarness) -> dict[str, Json]:
     """Return the last record of each deployment, and assert that no revision appears twice."""
-    records = await story.records()
+    records = await service.records()
     counts = Counter(record["id"] for record in records)
     assert set(counts.values()) <= {1}, counts
     return {record["subject"]: record["data"] for record in records}
 
 
 def add_deployment(
-    story: ServiceHarness, number: int, *, started_ms_ago: int = 50 * MINUTE_MS
+    service: ServiceHarness, number: int, *, started_ms_ago: int = 50 * MINUTE_MS
 ) -> str:
     """Add a deployment that ended recently."""
-    return story.simulator.add_deployment(
+    return service.simulator.add_deployment(
         NewDeployment(version=f"1.0.{number}", started_at=int(time.time() * 1000) - started_ms_ago)
     )
 
@@ -62,8 +64,8 @@ class ConsumerProcess:
     ``runs`` holds the record ids that the process printed, for each of its runs.
     """
 
-    def __init__(self, story: ServiceHarness, group: str) -> None:
-        url, namespace = story.settings.redis_url.reveal(), story.keys.namespace
+    def __init__(self, service: ServiceHarness, group: str) -> None:
+        url, namespace = service.settings.redis_url.reveal(), service.keys.namespace
         self._command = ("-m", "tests.client.killable_consumer", url, namespace, group)
         self.runs: list[list[str]] = []
 
@@ -97,69 +99,69 @@ class ConsumerProcess:
 
 
 async def deploy_and_lose_webhooks(
-    story: ServiceHarness, event: Json
+    service: ServiceHarness, event: Json
 ) -> tuple[list[str], set[str]]:
     """Add deployments and drop a fifth of the webhooks; return all ids and the dropped ones."""
     rng = random.Random(7)
     lost: set[str] = set()
     names: list[str] = []
     for number in range(DEPLOYMENTS):
-        names.append(add_deployment(story, number))
+        names.append(add_deployment(service, number))
         if rng.random() < LOST_SHARE:
             lost.add(names[-1])
             continue
         identification = {"deploymentId": names[-1]} if number % 2 else {"version": f"1.0.{number}"}
-        ended_at = (await fetch_deployment(story, names[-1]))["endedAt"]
-        assert (await story.post({**event, **identification, "eventTime": ended_at}))[0] == 202
+        ended_at = (await fetch_deployment(service, names[-1]))["endedAt"]
+        assert (await service.post({**event, **identification, "eventTime": ended_at}))[0] == 202
     assert lost
     return names, lost
 
 
 async def test_every_deployment_is_published_in_its_final_form(
-    story: ServiceHarness, event: Json, eventually: Eventually
+    service: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
     """A fifth of the webhooks is lost and pull requests join late, yet every record is final.
 
     Two consumer groups read all of it, although one was killed in the middle of a record.
     """
-    story.simulator.options = Options(
+    service.simulator.options = Options(
         grow_every_ms=300, visible_after_ms=50, shape=Shape(pull_requests=(1, 4)), list_links="bare"
     )
-    await story.open(
+    await service.open(
         workers=2,
         refresh_after="0.4 0.9 1.8 3",
         reconcile_scopes="default/production",
         reconcile_interval=0.3,
     )
     for _ in range(2):
-        await story.add_reconciler()
-    steady, killed = ConsumerProcess(story, "steady"), ConsumerProcess(story, "killed")
+        await service.add_reconciler()
+    steady, killed = ConsumerProcess(service, "steady"), ConsumerProcess(service, "killed")
     async with steady.running():
         async with killed.running(hang_at=HANG_AT):
-            names, lost = await deploy_and_lose_webhooks(story, event)
+            names, lost = await deploy_and_lose_webhooks(service, event)
             await eventually(killed.is_hanging)
         async with killed.running():
-            await eventually(lambda: is_final(story, names))
-            ids = {record["id"] for record in await story.records()}
+            await eventually(lambda: is_final(service, names))
+            ids = {record["id"] for record in await service.records()}
             await eventually(lambda: all_have_read(ids, steady, killed))
-    last = await latest_records(story)
+    last = await latest_records(service)
     for name in names:
-        assert last[name]["deployment"] == await fetch_deployment(story, name)
+        assert last[name]["deployment"] == await fetch_deployment(service, name)
     sources = {name: last[name]["event"]["source"] for name in names}
     assert {sources[name] for name in lost} == {"reconcile"}
     assert "native" in sources.values()  # reconciliation may list a deployment before its webhook
     assert any(data["revision"] > 1 for data in last.values())
-    assert await story.failed_jobs() == []
+    assert await service.failed_jobs() == []
     assert all(len(run) == len(set(run)) for run in (*steady.runs, *killed.runs))
     before, after = killed.runs
     # Only the record in which the reader hung is read twice.
     assert set(before) & set(after) <= set(before[-1:])
 
 
-async def is_final(story: ServiceHarness, names: Sequence[str]) -> bool:
+async def is_final(service: ServiceHarness, names: Sequence[str]) -> bool:
     """Return whether every deployment is published and no refresh will follow."""
-    waits = await story.redis.exists(story.keys.refreshes, story.keys.backlog)
-    return not waits and set(await latest_records(story)) == set(names)
+    waits = await service.redis.exists(service.keys.refreshes, service.keys.backlog)
+    return not waits and set(await latest_records(service)) == set(names)
 
 
 async def all_have_read(ids: set[str], *readers: ConsumerProcess) -> bool:
@@ -168,27 +170,27 @@ async def all_have_read(ids: set[str], *readers: ConsumerProcess) -> bool:
 
 
 async def test_record_says_whether_refreshes_will_follow(
-    story: ServiceHarness, event: Json, eventually: Eventually
+    service: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
     """The first record says until when; the last one says that no refresh follows."""
-    story.simulator.options = Options(grow_every_ms=1, shape=Shape(pull_requests=(5, 5)))
-    name = add_deployment(story, 1)
-    await story.open(refresh_after="0.1 0.5 1 2 4 8")
-    story.simulator.set_response(
+    service.simulator.options = Options(grow_every_ms=1, shape=Shape(pull_requests=(5, 5)))
+    name = add_deployment(service, 1)
+    await service.open(refresh_after="0.1 0.5 1 2 4 8")
+    service.simulator.set_response(
         f"{name}?expand=pullRequests,flagReferences", canned_deployment(name, 1)
     )
-    await story.post({**event, "deploymentId": name})
-    await eventually(lambda: has_records(story, 1))
-    story.simulator.set_response(
+    await service.post({**event, "deploymentId": name})
+    await eventually(lambda: has_records(service, 1))
+    service.simulator.set_response(
         f"{name}?expand=pullRequests,flagReferences", canned_deployment(name, 2)
     )
-    await eventually(lambda: has_records(story, 2))
+    await eventually(lambda: has_records(service, 2))
 
     async def is_over() -> bool:
-        return not await story.redis.exists(story.keys.refreshes, story.keys.backlog)
+        return not await service.redis.exists(service.keys.refreshes, service.keys.backlog)
 
     await eventually(is_over)
-    first, second = [record["data"] for record in await story.records()]
+    first, second = [record["data"] for record in await service.records()]
     assert first["refreshes"]["done"] == 0
     assert first["refreshes"]["until"] > first["enrichedAt"]
     assert second["refreshes"]["until"] in {first["refreshes"]["until"], None}
@@ -201,78 +203,82 @@ def canned_deployment(name: str, number: int) -> Canned:
     return Canned(status=200, body=json.dumps(fields).encode())
 
 
-async def has_records(story: ServiceHarness, count: int) -> bool:
+async def has_records(service: ServiceHarness, count: int) -> bool:
     """Return whether at least this many records exist."""
-    return len(await story.records()) >= count
+    return len(await service.records()) >= count
 
 
 async def test_refresh_of_deleted_deployment_is_dropped(
-    story: ServiceHarness, event: Json, eventually: Eventually
+    service: ServiceHarness, event: Json, eventually: Eventually
 ) -> None:
     """A deployment that LaunchDarkly no longer knows is not refreshed and does not fail."""
-    name = add_deployment(story, 1)
-    await story.open(refresh_after="0.1 0.5 1 2 4 8 3000")
-    await story.post({**event, "deploymentId": name})
-    await eventually(lambda: has_records(story, 1))
-    story.simulator.set_response(
+    name = add_deployment(service, 1)
+    await service.open(refresh_after="0.1 0.5 1 2 4 8 3000")
+    await service.post({**event, "deploymentId": name})
+    await eventually(lambda: has_records(service, 1))
+    service.simulator.set_response(
         f"{name}?expand=pullRequests,flagReferences", Canned(status=404, body=b"{}")
     )
 
     async def is_dropped() -> bool:
-        waits = await story.redis.exists(story.keys.refreshes, story.keys.backlog)
-        return not waits and bool(story.log_events("refresh_skipped"))
+        waits = await service.redis.exists(service.keys.refreshes, service.keys.backlog)
+        return not waits and bool(service.log_events("refresh_skipped"))
 
     await eventually(is_dropped)
-    assert [line["reason"] for line in story.log_events("refresh_skipped")] == ["not_found"]
-    assert await story.failed_jobs() == []
-    assert len(await story.records()) == 1
+    assert [line["reason"] for line in service.log_events("refresh_skipped")] == ["not_found"]
+    assert await service.failed_jobs() == []
+    assert len(await service.records()) == 1
 
 
 async def test_deployment_in_progress_is_queued_after_its_end(
-    story: ServiceHarness, eventually: Eventually
+    service: ServiceHarness, eventually: Eventually
 ) -> None:
     """Without a webhook, reconciliation lists it until it has ended and then queues it."""
     started_at = int(time.time() * 1000) - 60 * MINUTE_MS
     new = NewDeployment(started_at=started_at, status="started", version="2.0")
-    name = story.simulator.add_deployment(new)
-    await story.open(
+    name = service.simulator.add_deployment(new)
+    await service.open(
         refresh_after="never", reconcile_scopes="default/production", reconcile_interval=0.05
     )
-    await story.add_reconciler()
-    await eventually(lambda: has_reconciled(story, 2))
-    assert await story.records() == []
+    await service.add_reconciler()
+    await eventually(lambda: has_reconciled(service, 2))
+    assert await service.records() == []
     ended = NewDeployment(started_at=started_at + 60_000, version="2.0")
-    story.simulator._world.end(ended, {}, int(time.time() * 1000))
-    await eventually(lambda: has_records(story, 1))
-    assert (await story.records())[0]["subject"] == name
+    service.simulator._world.end(ended, {}, int(time.time() * 1000))
+    await eventually(lambda: has_records(service, 1))
+    assert (await service.records())[0]["subject"] == name
 
 
-async def has_reconciled(story: ServiceHarness, times: int) -> bool:
+async def has_reconciled(service: ServiceHarness, times: int) -> bool:
     """Return whether reconciliation has run this often."""
-    return len(story.log_events("deployments_reconciled")) >= times
+    return len(service.log_events("deployments_reconciled")) >= times
 
 
 async def test_reconciliation_reads_every_page_and_keeps_its_checkpoint(
-    story: ServiceHarness, eventually: Eventually
+    service: ServiceHarness, eventually: Eventually
 ) -> None:
     """More than one page is queued, and another process continues after the checkpoint."""
-    names = {add_deployment(story, number, started_ms_ago=120 * MINUTE_MS) for number in range(120)}
-    await story.open(
+    names = {
+        add_deployment(service, number, started_ms_ago=120 * MINUTE_MS) for number in range(120)
+    }
+    await service.open(
         refresh_after="never", reconcile_scopes="default/production", reconcile_interval=1000.0
     )
-    await story.add_reconciler()
+    await service.add_reconciler()
 
     async def are_all_out() -> bool:
-        return set(await latest_records(story)) == names
+        return set(await latest_records(service)) == names
 
     await eventually(are_all_out)
-    await eventually(lambda: has_reconciled(story, 1))
-    await story.redis.hdel(story.keys.reconcile("default/production"), "ran")  # the next run is due
-    await story.add_reconciler()
-    await eventually(lambda: has_reconciled(story, 2))
-    lines = story.log_events("deployments_reconciled")
+    await eventually(lambda: has_reconciled(service, 1))
+    await service.redis.hdel(
+        service.keys.reconcile("default/production"), "ran"
+    )  # the next run is due
+    await service.add_reconciler()
+    await eventually(lambda: has_reconciled(service, 2))
+    lines = service.log_events("deployments_reconciled")
     assert [line["listed"] for line in lines[:2]] == [120, 0]
-    assert story.runtime is not None
-    get_sample = story.runtime.metrics.registry.get_sample_value
+    assert service.runtime is not None
+    get_sample = service.runtime.metrics.registry.get_sample_value
     assert get_sample("enricher_reconcile_missed_deployments_total") == 120
     assert get_sample("enricher_reconcile_runs_total", {"outcome": "ended"}) == len(lines)

@@ -18,15 +18,15 @@ Event = dict[str, object]
 
 
 async def test_webhook_with_id_becomes_one_record(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """A signed event becomes a record with the whole deployment; no other key is left."""
-    await story.open()
-    status, reply = await story.post({**event, "deploymentId": deployment_id()}, delivery="d1")
+    await service.open()
+    status, reply = await service.post({**event, "deploymentId": deployment_id()}, delivery="d1")
     assert status == 202
     assert reply == {"status": "queued", "job": f"id:{deployment_id()}", "delivery": "d1"}
-    await eventually(story.is_done)
-    [record] = await story.records()
+    await eventually(service.is_done)
+    [record] = await service.records()
     assert (record["specversion"], record["type"]) == ("1.0", "deployment.enriched.v1")
     assert (record["id"], record["subject"]) == (f"{deployment_id()}:1", deployment_id())
     assert (record["projectkey"], record["revision"]) == ("default", "1")
@@ -38,7 +38,7 @@ async def test_webhook_with_id_becomes_one_record(
     assert data["summary"]["authors"]
     assert data["completeness"]["complete"] is True
     assert (data["event"]["source"], data["event"]["delivery"]) == ("native", "d1")
-    [line] = story.log_events("deployment_published")
+    [line] = service.log_events("deployment_published")
     assert (line["deployment_id"], line["attempt"], line["delivery"]) == (
         deployment_id(),
         1,
@@ -47,167 +47,167 @@ async def test_webhook_with_id_becomes_one_record(
 
 
 async def test_webhook_without_id_is_matched(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """Project, environment, application and a short SHA are enough to find the deployment."""
-    found = story.simulator.add_deployment(
+    found = service.simulator.add_deployment(
         NewDeployment(environment="production", version=str(event["version"])[:7])
     )
-    await story.open()
-    status, reply = await story.post(event)
+    await service.open()
+    status, reply = await service.post(event)
     assert (status, reply["job"][:5]) == (202, "find:")
-    await eventually(story.is_done)
-    [record] = await story.records()
+    await eventually(service.is_done)
+    [record] = await service.records()
     assert record["subject"] == found
 
 
 async def test_repeated_webhook_makes_one_record(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """A repeated delivery is a duplicate; another delivery of the deployment changes nothing."""
-    await story.open()
+    await service.open()
     webhook = {**event, "deploymentId": deployment_id()}
-    replies = await asyncio.gather(*(story.post(webhook, delivery="same") for _ in range(10)))
+    replies = await asyncio.gather(*(service.post(webhook, delivery="same") for _ in range(10)))
     assert sorted(status for status, _ in replies) == [200] * 9 + [202]
-    await eventually(story.is_done)
-    assert (await story.post(webhook, delivery="another"))[0] == 202
-    await eventually(story.is_done)
-    assert len(await story.records()) == 1
-    assert [line["revision"] for line in story.log_events("deployment_unchanged")] == [1]
+    await eventually(service.is_done)
+    assert (await service.post(webhook, delivery="another"))[0] == 202
+    await eventually(service.is_done)
+    assert len(await service.records()) == 1
+    assert [line["revision"] for line in service.log_events("deployment_unchanged")] == [1]
 
 
 async def test_changed_content_makes_the_next_revision(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """When LaunchDarkly knows more, a new webhook publishes revision 2."""
-    await story.open()
+    await service.open()
     for revision, lines in ((1, 5), (2, 6)):
         body = json.dumps({"id": deployment_id(), "linesAdded": lines}).encode()
-        story.simulator.set_response(deployment_id(), Canned(status=200, body=body))
-        await story.post({**event, "deploymentId": deployment_id()})
-        await eventually(story.is_done)
-        assert (await story.records())[-1]["data"]["revision"] == revision
-    assert [record["id"][-2:] for record in await story.records()] == [":1", ":2"]
+        service.simulator.set_response(deployment_id(), Canned(status=200, body=body))
+        await service.post({**event, "deploymentId": deployment_id()})
+        await eventually(service.is_done)
+        assert (await service.records())[-1]["data"]["revision"] == revision
+    assert [record["id"][-2:] for record in await service.records()] == [":1", ":2"]
 
 
 async def test_deployment_not_found_yet_is_retried(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """A 404 or an empty list directly after the event is no failure."""
-    story.simulator.options = Options(visible_after_ms=400)
-    await story.open()
-    await story.post({**event, "deploymentId": deployment_id()})
-    await eventually(story.is_done)
-    assert len(await story.records()) == 1
-    assert {line["reason"] for line in story.log_events("deployment_postponed")} == {
+    service.simulator.options = Options(visible_after_ms=400)
+    await service.open()
+    await service.post({**event, "deploymentId": deployment_id()})
+    await eventually(service.is_done)
+    assert len(await service.records()) == 1
+    assert {line["reason"] for line in service.log_events("deployment_postponed")} == {
         "not_found_yet"
     }
 
 
 async def test_deployment_never_found_fails(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """After the deadline the ticket fails as not found, for a person."""
-    await story.open(not_found_timeout=0.3)
-    await story.post({**event, "deploymentId": "04040404-9c0b-4ef8-bb6d-000000000001"})
-    await story.post(event)
-    await eventually(story.is_done)
-    assert {job[:3] for job in await story.failed_jobs()} == {"id:", "fin"}
-    assert {line["reason"] for line in story.log_events("deployment_failed")} == {"not_found"}
-    assert await story.records() == []
+    await service.open(not_found_timeout=0.3)
+    await service.post({**event, "deploymentId": "04040404-9c0b-4ef8-bb6d-000000000001"})
+    await service.post(event)
+    await eventually(service.is_done)
+    assert {job[:3] for job in await service.failed_jobs()} == {"id:", "fin"}
+    assert {line["reason"] for line in service.log_events("deployment_failed")} == {"not_found"}
+    assert await service.records() == []
 
 
 async def test_rate_limit_pauses_all_workers_and_costs_no_attempt(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """With a small quota everything succeeds, with few refusals and no attempt counted."""
-    story.simulator.options = Options(quota=Limits(global_limit=10, window_ms=500))
-    await story.open(workers=2)
+    service.simulator.options = Options(quota=Limits(global_limit=10, window_ms=500))
+    await service.open(workers=2)
     replies = await asyncio.gather(
-        *(story.post({**event, "deploymentId": deployment_id(n)}) for n in range(40))
+        *(service.post({**event, "deploymentId": deployment_id(n)}) for n in range(40))
     )
     assert {status for status, _ in replies} == {202}
-    await eventually(story.is_done)
-    records = await story.records()
+    await eventually(service.is_done)
+    records = await service.records()
     assert len({record["subject"] for record in records}) == len(records) == 40
     assert {record["data"]["attempts"] for record in records} == {1}
-    assert story.simulator.stats.rate_limited <= 1
-    assert story.simulator.stats.rate_limited_while_closed == 0
+    assert service.simulator.stats.rate_limited <= 1
+    assert service.simulator.stats.rate_limited_while_closed == 0
 
 
 async def test_upstream_error_is_retried(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """A 503 and an aborted response are retried with backoff."""
-    await story.open()
-    story.simulator.set_response(deployment_id(), Canned(status=503, body=b"<html>busy"))
-    await story.post({**event, "deploymentId": deployment_id()})
+    await service.open()
+    service.simulator.set_response(deployment_id(), Canned(status=503, body=b"<html>busy"))
+    await service.post({**event, "deploymentId": deployment_id()})
 
     async def is_postponed() -> bool:
-        return bool(story.log_events("deployment_postponed"))
+        return bool(service.log_events("deployment_postponed"))
 
     await eventually(is_postponed)
-    story.simulator.set_response(
+    service.simulator.set_response(
         deployment_id(), Canned(status=200, body=b'{"id":"' + deployment_id().encode() + b'"}')
     )
-    await eventually(story.is_done)
-    [record] = await story.records()
+    await eventually(service.is_done)
+    [record] = await service.records()
     assert record["data"]["attempts"] == 2
-    assert story.log_events("deployment_postponed")[0]["reason"] == "HTTP 503"
+    assert service.log_events("deployment_postponed")[0]["reason"] == "HTTP 503"
 
 
 async def test_invalid_token_pauses_calls_and_fails_no_ticket(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """After a 401 all tickets wait, none fails, and readiness names the reason."""
-    story.simulator.options = Options(token="api-another")
-    await story.open()
-    await story.post({**event, "deploymentId": deployment_id()})
+    service.simulator.options = Options(token="api-another")
+    await service.open()
+    await service.post({**event, "deploymentId": deployment_id()})
 
     async def is_paused() -> bool:
-        return await story.redis.hget(story.keys.budget, "closed_reason") == b"token refused"
+        return await service.redis.hget(service.keys.budget, "closed_reason") == b"token refused"
 
     await eventually(is_paused)
-    async with story.session.get(f"{story.receiver_url}/readyz") as response:
+    async with service.session.get(f"{service.receiver_url}/readyz") as response:
         assert response.status == 503
         assert "token" in (await response.json())["reasons"][0]
-    assert await story.redis.zcard(story.keys.backlog) == 1
-    assert await story.failed_jobs() == []
-    await story.redis.delete(story.keys.backlog, story.keys.tickets)
+    assert await service.redis.zcard(service.keys.backlog) == 1
+    assert await service.failed_jobs() == []
+    await service.redis.delete(service.keys.backlog, service.keys.tickets)
 
 
 async def test_undecodable_response_fails_with_its_body(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """JSON of another shape is kept raw for a person."""
-    await story.open()
-    story.simulator.set_response(
+    await service.open()
+    service.simulator.set_response(
         deployment_id(), Canned(status=200, body=b'{"id": 7, "pullRequests": "none"}')
     )
-    await story.post({**event, "deploymentId": deployment_id()})
-    await eventually(story.is_done)
-    assert await story.failed_jobs() == [f"id:{deployment_id()}"]
-    stored = await story.redis.hget(story.keys.failed_data, f"id:{deployment_id()}")
+    await service.post({**event, "deploymentId": deployment_id()})
+    await eventually(service.is_done)
+    assert await service.failed_jobs() == [f"id:{deployment_id()}"]
+    stored = await service.redis.hget(service.keys.failed_data, f"id:{deployment_id()}")
     assert b"pullRequests" in stored  # type: ignore[operator] # bytes, as this client does not decode
 
 
 async def test_every_page_is_fetched_and_merged(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """Nested pages are followed within the budget; the record says that it is complete."""
-    story.simulator.options = Options(
+    service.simulator.options = Options(
         nested_page_size=5, quota=Limits(global_limit=20, window_ms=400)
     )
-    found = story.simulator.add_deployment(NewDeployment(version="7.0", pull_requests=230))
-    await story.open()
-    await story.post({**event, "deploymentId": found})
-    await eventually(story.is_done)
-    [record] = await story.records()
+    found = service.simulator.add_deployment(NewDeployment(version="7.0", pull_requests=230))
+    await service.open()
+    await service.post({**event, "deploymentId": found})
+    await eventually(service.is_done)
+    [record] = await service.records()
     pulls = record["data"]["deployment"]["pullRequests"]
     assert len({item["id"] for item in pulls["items"]}) == len(pulls["items"]) == 230
     assert record["data"]["completeness"]["pullRequests"] == {"expected": 230, "present": 230}
     assert record["complete"] == "true"
-    assert story.simulator.stats.rate_limited <= 1
+    assert service.simulator.stats.rate_limited <= 1
 
 
 @pytest.mark.parametrize(
@@ -215,15 +215,15 @@ async def test_every_page_is_fetched_and_merged(
     ["foreign_link", "schemeless_link", "file_link", "loop_link", "repeated_items", "false_total"],
 )
 async def test_hostile_page_link_is_not_followed_and_reported(
-    story: ServiceHarness, event: Event, eventually: Eventually, fault: str
+    service: ServiceHarness, event: Event, eventually: Eventually, fault: str
 ) -> None:
     """The record has what could be fetched safely, and says that it is incomplete."""
-    story.simulator.options = Options(nested_page_size=2, faults=Rates(**{fault: 1.0}))
-    found = story.simulator.add_deployment(NewDeployment(version="7.0", pull_requests=5))
-    await story.open()
-    await story.post({**event, "deploymentId": found})
-    await eventually(story.is_done)
-    [record] = await story.records()
+    service.simulator.options = Options(nested_page_size=2, faults=Rates(**{fault: 1.0}))
+    found = service.simulator.add_deployment(NewDeployment(version="7.0", pull_requests=5))
+    await service.open()
+    await service.post({**event, "deploymentId": found})
+    await eventually(service.is_done)
+    [record] = await service.records()
     assert record["subject"] == found
     if fault.endswith("_link"):
         assert record["complete"] == "false"
@@ -242,122 +242,126 @@ async def test_hostile_page_link_is_not_followed_and_reported(
     ],
 )
 async def test_unreadable_response_is_retried(
-    story: ServiceHarness, event: Event, eventually: Eventually, fault: str, reason: str
+    service: ServiceHarness, event: Event, eventually: Eventually, fault: str, reason: str
 ) -> None:
     """A temporary fault is retried until the record is published."""
-    story.simulator.options = Options(faults=Rates(**{fault: 1.0}))
-    await story.open()
-    await story.post({**event, "deploymentId": deployment_id()})
+    service.simulator.options = Options(faults=Rates(**{fault: 1.0}))
+    await service.open()
+    await service.post({**event, "deploymentId": deployment_id()})
 
     async def is_postponed() -> bool:
-        return bool(story.log_events("deployment_postponed"))
+        return bool(service.log_events("deployment_postponed"))
 
     await eventually(is_postponed)
-    assert story.log_events("deployment_postponed")[0]["reason"].startswith(reason)
-    story.simulator.options = Options()
-    await eventually(story.is_done)
-    assert len(await story.records()) == 1
-    assert not [line for line in story.log_events() if "exception" in line]
+    assert service.log_events("deployment_postponed")[0]["reason"].startswith(reason)
+    service.simulator.options = Options()
+    await eventually(service.is_done)
+    assert len(await service.records()) == 1
+    assert not [line for line in service.log_events() if "exception" in line]
 
 
 async def test_oversized_response_fails(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """No more than the byte limit is read."""
-    story.simulator.options = Options(faults=Rates(oversized=1.0), oversized_bytes=3_000_000)
-    await story.open(max_answer_bytes=1_000_000)
-    await story.post({**event, "deploymentId": deployment_id()})
-    await eventually(story.is_done)
-    assert [line["reason"] for line in story.log_events("deployment_failed")] == ["too_large"]
+    service.simulator.options = Options(faults=Rates(oversized=1.0), oversized_bytes=3_000_000)
+    await service.open(max_answer_bytes=1_000_000)
+    await service.post({**event, "deploymentId": deployment_id()})
+    await eventually(service.is_done)
+    assert [line["reason"] for line in service.log_events("deployment_failed")] == ["too_large"]
 
 
 @pytest.mark.parametrize(
     "identifier", ["../../x", "%2e%2e", "x" * 10_000, ".", "a/b", "a?b", "a b", "\u0000", "ä"]
 )
-async def test_hostile_id_is_refused(story: ServiceHarness, event: Event, identifier: str) -> None:
+async def test_hostile_id_is_refused(
+    service: ServiceHarness, event: Event, identifier: str
+) -> None:
     """An id that could change the path of a call never becomes a ticket."""
-    await story.open(workers=0)
-    status, reply = await story.post({**event, "deploymentId": identifier})
+    await service.open(workers=0)
+    status, reply = await service.post({**event, "deploymentId": identifier})
     assert status == 422
     assert "deploymentId" in json.dumps(reply)
-    assert await story.is_done()
+    assert await service.is_done()
 
 
-async def test_full_backlog_responds_503(story: ServiceHarness, event: Event) -> None:
+async def test_full_backlog_responds_503(service: ServiceHarness, event: Event) -> None:
     """Over the limit the sender gets Retry-After, and the delivery is not marked as seen."""
-    await story.open(workers=0, backlog_limit=3)
+    await service.open(workers=0, backlog_limit=3)
     for number in range(3):
-        assert (await story.post({**event, "deploymentId": deployment_id(number)}))[0] == 202
-    url = f"{story.receiver_url}/readyz"
-    async with story.session.get(url) as response:
+        assert (await service.post({**event, "deploymentId": deployment_id(number)}))[0] == 202
+    url = f"{service.receiver_url}/readyz"
+    async with service.session.get(url) as response:
         assert response.status == 503
-    status, _ = await story.post({**event, "deploymentId": deployment_id(9)}, delivery="late")
+    status, _ = await service.post({**event, "deploymentId": deployment_id(9)}, delivery="late")
     assert status == 503
-    await story.redis.delete(story.keys.backlog, story.keys.tickets)
-    assert (await story.post({**event, "deploymentId": deployment_id(9)}, delivery="late"))[
+    await service.redis.delete(service.keys.backlog, service.keys.tickets)
+    assert (await service.post({**event, "deploymentId": deployment_id(9)}, delivery="late"))[
         0
     ] == 202
-    await story.redis.delete(story.keys.backlog, story.keys.tickets)
+    await service.redis.delete(service.keys.backlog, service.keys.tickets)
 
 
 async def test_shutdown_releases_unfinished_tickets(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """After the grace time a ticket is due again, with no attempt or crash counted."""
-    story.simulator.options = Options(latency_ms=(2_000, 2_000))
-    await story.open(shutdown_timeout=0.1, lease=60.0)
-    await story.post({**event, "deploymentId": deployment_id()})
+    service.simulator.options = Options(latency_ms=(2_000, 2_000))
+    await service.open(shutdown_timeout=0.1, lease=60.0)
+    await service.post({**event, "deploymentId": deployment_id()})
 
     async def has_called() -> bool:
-        return story.simulator.stats.max_concurrent == 1
+        return service.simulator.stats.max_concurrent == 1
 
     await eventually(has_called)
-    await story.close()
-    assert story.log_events("deployment_released")
-    score = await story.redis.zscore(story.keys.backlog, f"id:{deployment_id()}")
+    await service.close()
+    assert service.log_events("deployment_released")
+    score = await service.redis.zscore(service.keys.backlog, f"id:{deployment_id()}")
     assert score is not None
     assert score % 1 == 0
-    assert await story.redis.zcard(story.keys.budget_calls) == 0
-    await story.redis.delete(story.keys.backlog, story.keys.tickets)
+    assert await service.redis.zcard(service.keys.budget_calls) == 0
+    await service.redis.delete(service.keys.backlog, service.keys.tickets)
 
 
 async def test_secrets_appear_nowhere(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """Logs, records, failed tickets and the repr of the settings hold no secret."""
-    await story.open(not_found_timeout=0.1)
-    await story.post({**event, "deploymentId": deployment_id()})
-    await story.post({**event, "deploymentId": "04040404-9c0b-4ef8-bb6d-000000000001"})
-    await eventually(story.is_done)
-    text = story.log_output.getvalue() + repr(story.settings) + json.dumps(await story.records())
-    for value in (await story.redis.hgetall(story.keys.failed_data)).values():
+    await service.open(not_found_timeout=0.1)
+    await service.post({**event, "deploymentId": deployment_id()})
+    await service.post({**event, "deploymentId": "04040404-9c0b-4ef8-bb6d-000000000001"})
+    await eventually(service.is_done)
+    text = (
+        service.log_output.getvalue() + repr(service.settings) + json.dumps(await service.records())
+    )
+    for value in (await service.redis.hgetall(service.keys.failed_data)).values():
         text += repr(value)
     for secret in (Options().token, "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"):
         assert secret not in text
 
 
 async def test_unknown_fields_are_kept(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """The record has all fields of LaunchDarkly, byte for byte."""
     body = json.dumps({"id": deployment_id(), "novel": {"deep": [1.50, None, "\u00e9"]}}).encode()
-    story.simulator.set_response(deployment_id(), Canned(status=200, body=body))
-    await story.open()
-    await story.post({**event, "deploymentId": deployment_id()})
-    await eventually(story.is_done)
-    [fields] = await read_stream(story.redis, story.keys.enriched)
+    service.simulator.set_response(deployment_id(), Canned(status=200, body=body))
+    await service.open()
+    await service.post({**event, "deploymentId": deployment_id()})
+    await eventually(service.is_done)
+    [fields] = await read_stream(service.redis, service.keys.enriched)
     assert body.decode() in fields["data"]
 
 
 async def test_too_large_record_fails_instead_of_being_truncated(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """The ticket is kept for a person, with the size of the record."""
-    await story.open(max_record_bytes=100)
+    await service.open(max_record_bytes=100)
     webhook = {**event, "deploymentId": deployment_id()}
-    await story.post(webhook, delivery="d1")
-    await eventually(story.is_done)
-    assert (await story.records(), len(await story.failed_jobs())) == ([], 1)
-    [line] = story.log_events("deployment_failed")
+    await service.post(webhook, delivery="d1")
+    await eventually(service.is_done)
+    assert (await service.records(), len(await service.failed_jobs())) == ([], 1)
+    [line] = service.log_events("deployment_failed")
     assert line["reason"] == "record_too_large"
     assert line["detail"].endswith(" bytes, the limit is 100")

@@ -42,117 +42,117 @@ def sources(tmp_path: Path) -> str:
 
 
 async def post_test_event(
-    story: ServiceHarness, name: str, preset: str
+    service: ServiceHarness, name: str, preset: str
 ) -> tuple[int, dict[str, Any]]:
     """Post what the test button of a sender sends: a deployment that does not exist."""
     sample = json.loads((SAMPLES / preset / "succeeded.json").read_text(encoding="utf-8"))
     headers = sample["headers"] | dict([CREDENTIALS[name]])
-    url = f"{story.receiver_url}/webhooks/{name}"
-    async with story.session.post(url, json=sample["body"], headers=headers) as response:
+    url = f"{service.receiver_url}/webhooks/{name}"
+    async with service.session.post(url, json=sample["body"], headers=headers) as response:
         return response.status, await response.json(content_type=None)
 
 
 @pytest.mark.parametrize(("name", "preset"), [("azure", "azure-devops"), ("gitlab", "gitlab")])
 async def test_test_button_is_accepted_and_fails_quietly(
-    story: ServiceHarness, eventually: Eventually, sources: str, name: str, preset: str
+    service: ServiceHarness, eventually: Eventually, sources: str, name: str, preset: str
 ) -> None:
     """The response is 202 and the ticket fails as `not_found`, with no warning and no traceback."""
-    await story.open(sources=sources, not_found_timeout=0.5)
-    status, reply = await post_test_event(story, name, preset)
+    await service.open(sources=sources, not_found_timeout=0.5)
+    status, reply = await post_test_event(service, name, preset)
     assert (status, reply["status"]) == (202, "queued")
-    await eventually(story.is_done)
-    [failed] = await story.failed_jobs()
+    await eventually(service.is_done)
+    [failed] = await service.failed_jobs()
     assert failed == reply["job"]
-    assert await story.records() == []
-    assert {line["level"] for line in story.log_events()} == {"info"}
-    assert {line["reason"] for line in story.log_events("deployment_failed")} == {"not_found"}
+    assert await service.records() == []
+    assert {line["level"] for line in service.log_events()} == {"info"}
+    assert {line["reason"] for line in service.log_events("deployment_failed")} == {"not_found"}
 
 
 async def test_manual_redelivery_retries_a_failed_ticket(
-    story: ServiceHarness, eventually: Eventually, sources: str
+    service: ServiceHarness, eventually: Eventually, sources: str
 ) -> None:
     """The same delivery is a duplicate while it waits, and accepted once it has failed."""
-    await story.open(sources=sources, not_found_timeout=0.5)
-    first = await post_test_event(story, "azure", "azure-devops")
-    again = await post_test_event(story, "azure", "azure-devops")
+    await service.open(sources=sources, not_found_timeout=0.5)
+    first = await post_test_event(service, "azure", "azure-devops")
+    again = await post_test_event(service, "azure", "azure-devops")
     assert [status for status, _ in (first, again)] == [202, 200]
-    await eventually(story.is_done)
-    assert await story.failed_jobs()
-    deployment = story.simulator.add_deployment(
+    await eventually(service.is_done)
+    assert await service.failed_jobs()
+    deployment = service.simulator.add_deployment(
         NewDeployment(application="web", version="Release-7", started_at=1_795_521_600_000)
     )
-    assert (await post_test_event(story, "azure", "azure-devops"))[0] == 202
-    await eventually(story.is_done)
-    [record] = await story.records()
-    assert (record["subject"], await story.failed_jobs()) == (deployment, [])
+    assert (await post_test_event(service, "azure", "azure-devops"))[0] == 202
+    await eventually(service.is_done)
+    [record] = await service.records()
+    assert (record["subject"], await service.failed_jobs()) == (deployment, [])
 
 
 async def test_redeployed_version_waits_for_the_new_deployment(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """LaunchDarkly learns of the end later; the record is not of the previous deployment."""
     now = int(time.time() * 1000)
     fields = {"environment": "production", "version": event["version"]}
-    story.simulator.add_deployment(NewDeployment(**fields, started_at=now - 10_800_000))  # type: ignore[arg-type] # fields by name
-    expected_id = story.simulator.add_deployment(
+    service.simulator.add_deployment(NewDeployment(**fields, started_at=now - 10_800_000))  # type: ignore[arg-type] # fields by name
+    expected_id = service.simulator.add_deployment(
         NewDeployment(**fields, started_at=now - 60_000, status="started")  # type: ignore[arg-type] # fields by name
     )
-    await story.open()
-    assert (await story.post({**event, "eventTime": now}))[0] == 202
+    await service.open()
+    assert (await service.post({**event, "eventTime": now}))[0] == 202
 
     async def is_waiting() -> bool:
         return any(
             line["reason"] == "not_finished_yet"
-            for line in story.log_events("deployment_postponed")
+            for line in service.log_events("deployment_postponed")
         )
 
     await eventually(is_waiting)
-    url = f"{story.settings.launchdarkly_url}/api/v2/engineering-insights/deployment-events"
+    url = f"{service.settings.launchdarkly_url}/api/v2/engineering-insights/deployment-events"
     headers = {"Authorization": Options().token, "LD-API-Version": "beta"}
-    async with story.session.post(url, json=event, headers=headers) as response:
+    async with service.session.post(url, json=event, headers=headers) as response:
         assert response.status == 201
-    await eventually(story.is_done)
-    [record] = await story.records()
+    await eventually(service.is_done)
+    [record] = await service.records()
     assert record["subject"] == expected_id
     assert record["data"]["deployment"]["status"] == "finished"
 
 
 async def test_old_deployment_is_not_taken_for_an_unlisted_one(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """The version was deployed before, and the new deployment is not listed yet."""
     now = int(time.time() * 1000)
     fields = {"environment": "production", "version": event["version"]}
-    story.simulator.add_deployment(NewDeployment(**fields, started_at=now - 10_800_000))  # type: ignore[arg-type] # fields by name
-    await story.open()
-    assert (await story.post({**event, "eventTime": now}))[0] == 202
+    service.simulator.add_deployment(NewDeployment(**fields, started_at=now - 10_800_000))  # type: ignore[arg-type] # fields by name
+    await service.open()
+    assert (await service.post({**event, "eventTime": now}))[0] == 202
 
     async def is_waiting() -> bool:
         return any(
-            line["reason"] == "not_found_yet" for line in story.log_events("deployment_postponed")
+            line["reason"] == "not_found_yet" for line in service.log_events("deployment_postponed")
         )
 
     await eventually(is_waiting)
-    expected_id = story.simulator.add_deployment(NewDeployment(**fields, started_at=now - 60_000))  # type: ignore[arg-type] # fields by name
-    await eventually(story.is_done)
-    [record] = await story.records()
+    expected_id = service.simulator.add_deployment(NewDeployment(**fields, started_at=now - 60_000))  # type: ignore[arg-type] # fields by name
+    await eventually(service.is_done)
+    [record] = await service.records()
     assert record["subject"] == expected_id
 
 
 async def test_old_deployment_is_taken_at_the_deadline(
-    story: ServiceHarness, event: Event, eventually: Eventually
+    service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:
     """The clock of a sender may be hours off: at the deadline the best match counts."""
     now = int(time.time() * 1000)
-    deployment = story.simulator.add_deployment(
+    deployment = service.simulator.add_deployment(
         NewDeployment(
             environment="production",
             version=str(event["version"]),
             started_at=now - 10_800_000,
         )
     )
-    await story.open(not_found_timeout=0.5)
-    assert (await story.post({**event, "eventTime": now}))[0] == 202
-    await eventually(story.is_done)
-    [record] = await story.records()
-    assert (record["subject"], await story.failed_jobs()) == (deployment, [])
+    await service.open(not_found_timeout=0.5)
+    assert (await service.post({**event, "eventTime": now}))[0] == 202
+    await eventually(service.is_done)
+    [record] = await service.records()
+    assert (record["subject"], await service.failed_jobs()) == (deployment, [])

@@ -15,14 +15,14 @@ Event = dict[str, object]
 
 @pytest.mark.parametrize("known", [False, True])
 async def test_burst_of_webhooks_costs_few_calls(
-    story: ServiceHarness, event: Event, eventually: Eventually, *, known: bool
+    service: ServiceHarness, event: Event, eventually: Eventually, *, known: bool
 ) -> None:
     """Sixty deployments of five applications, under a quota of a minute for single calls."""
-    story.simulator.options = Options(
+    service.simulator.options = Options(
         auto_create=False, quota=Limits(global_limit=2, window_ms=2000)
     )
     ids = [
-        story.simulator.add_deployment(
+        service.simulator.add_deployment(
             NewDeployment(application=f"application-{n % 5}", version=f"1.{n}")
         )
         for n in range(60)
@@ -32,13 +32,13 @@ async def test_burst_of_webhooks_costs_few_calls(
         | ({"deploymentId": ids[n]} if known else {})
         for n in range(60)
     ]
-    await story.open(workers=0)
-    replies = await asyncio.gather(*map(story.post, events))
+    await service.open(workers=0)
+    replies = await asyncio.gather(*map(service.post, events))
     assert {status for status, _ in replies} == {202}
-    await story.add_worker()
-    await eventually(story.is_done)
-    records = await story.records()
+    await service.add_worker()
+    await eventually(service.is_done)
+    records = await service.records()
     assert sorted(record["subject"] for record in records) == sorted(ids)
-    assert sum(story.simulator.stats.calls.values()) <= 3
-    calls = [line["calls"] for line in story.log_events("deployment_published")]
-    assert sum(calls) == sum(story.simulator.stats.calls.values())
+    assert sum(service.simulator.stats.calls.values()) <= 3
+    calls = [line["calls"] for line in service.log_events("deployment_published")]
+    assert sum(calls) == sum(service.simulator.stats.calls.values())

@@ -49,23 +49,23 @@ async def connect(url: str) -> None:
 
 
 async def test_webhook_over_tls_becomes_a_record(
-    story: ServiceHarness,
+    service: ServiceHarness,
     tls_front: ForwardingProxy,
     certificate_authority: CertificateAuthority,
     eventually: Eventually,
 ) -> None:
     """The URL names the authority, and receiver, worker and wakeup use it."""
     url = f"rediss://{tls_front.address}/0?ssl_ca_certs={quote(str(certificate_authority.file))}"
-    story.settings = replace(story.settings, redis_url=Secret(url))
-    await story.open()
-    status, _ = await story.post({"deploymentId": deployment_id(), "eventType": "finished"})
+    service.settings = replace(service.settings, redis_url=Secret(url))
+    await service.open()
+    status, _ = await service.post({"deploymentId": deployment_id(), "eventType": "finished"})
     assert status == 202
 
     async def is_published() -> bool:
-        return len(await story.records()) == 1
+        return len(await service.records()) == 1
 
     await eventually(is_published)
-    assert not story.log_events("redis_disconnected")
+    assert not service.log_events("redis_disconnected")
 
 
 async def test_unknown_authority_is_refused(

@@ -46,18 +46,20 @@ class CollectedSpans:
 
 
 @pytest.fixture
-def collected_spans(story: ServiceHarness) -> CollectedSpans:
+def collected_spans(service: ServiceHarness) -> CollectedSpans:
     """Collect the spans of the service before a test opens it."""
     collected = CollectedSpans()
-    story.tracing = build_tracing(collected.provider, story.keys)
+    service.tracing = build_tracing(collected.provider, service.keys)
     return collected
 
 
 @pytest.fixture
-def upstream_trace_headers(story: ServiceHarness, monkeypatch: pytest.MonkeyPatch) -> list[Context]:
+def upstream_trace_headers(
+    service: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+) -> list[Context]:
     """Collect the trace headers of each call to LaunchDarkly."""
     contexts: list[Context] = []
-    original_respond = story.simulator._respond
+    original_respond = service.simulator._respond
 
     async def record_context(request: web.Request, route: object) -> web.StreamResponse:
         contexts.append(
@@ -65,7 +67,7 @@ def upstream_trace_headers(story: ServiceHarness, monkeypatch: pytest.MonkeyPatc
         )
         return await original_respond(request, route)  # type: ignore[arg-type] # passed through unchanged
 
-    monkeypatch.setattr(story.simulator, "_respond", record_context)
+    monkeypatch.setattr(service.simulator, "_respond", record_context)
     return contexts
 
 
@@ -92,17 +94,17 @@ def span_attributes(span: ReadableSpan) -> dict[str, object]:
 
 
 async def test_trace_connects_sender_call_and_entry(
-    story: ServiceHarness,
+    service: ServiceHarness,
     event: Event,
     collected_spans: CollectedSpans,
     upstream_trace_headers: list[Context],
     eventually: Eventually,
 ) -> None:
     """Each span is the child of the previous one; the call and the entry name their spans."""
-    await story.open()
+    await service.open()
     webhook = {**event, "deploymentId": deployment_id()}
-    assert (await story.post(webhook, extra_headers=TRACE_HEADERS))[0] == 202
-    await eventually(story.is_done)
+    assert (await service.post(webhook, extra_headers=TRACE_HEADERS))[0] == 202
+    await eventually(service.is_done)
     await eventually(lambda: has_ended_span(collected_spans, SpanKind.CONSUMER))
     server, consumer = (
         collected_spans.only_of_kind(SpanKind.SERVER),
@@ -116,20 +118,20 @@ async def test_trace_connects_sender_call_and_entry(
     assert parent_traceparent(consumer) == span_traceparent(server)
     assert parent_traceparent(client) == parent_traceparent(producer) == span_traceparent(consumer)
     assert upstream_trace_headers == [{"traceparent": span_traceparent(client)}]
-    assert [record["traceparent"] for record in await story.records()] == [
+    assert [record["traceparent"] for record in await service.records()] == [
         span_traceparent(producer)
     ]
 
 
 async def test_spans_follow_conventions_and_hold_no_secrets(
-    story: ServiceHarness, event: Event, collected_spans: CollectedSpans, eventually: Eventually
+    service: ServiceHarness, event: Event, collected_spans: CollectedSpans, eventually: Eventually
 ) -> None:
     """Names and attributes are OpenTelemetry's. Spans hold no secret, token or query."""
-    await story.open()
-    await story.post({**event, "deploymentId": deployment_id()}, delivery="delivery-1")
-    async with story.session.post(f"{story.receiver_url}/webhooks/hush?token=hush", data=b"{}"):
+    await service.open()
+    await service.post({**event, "deploymentId": deployment_id()}, delivery="delivery-1")
+    async with service.session.post(f"{service.receiver_url}/webhooks/hush?token=hush", data=b"{}"):
         pass
-    async with story.session.get(f"{story.receiver_url}/healthz"):
+    async with service.session.get(f"{service.receiver_url}/healthz"):
         pass
     await eventually(lambda: has_ended_span(collected_spans, SpanKind.CONSUMER))
     server, refused = collected_spans.of_kind(SpanKind.SERVER)
@@ -146,14 +148,14 @@ async def test_spans_follow_conventions_and_hold_no_secrets(
         collected_spans.only_of_kind(SpanKind.CLIENT).name == client["http.request.method"] == "GET"
     )
     assert client["http.response.status_code"] == 200
-    assert str(client["url.full"]).startswith(story.settings.launchdarkly_url)
+    assert str(client["url.full"]).startswith(service.settings.launchdarkly_url)
     consumer, producer = (
         collected_spans.only_of_kind(SpanKind.CONSUMER),
         collected_spans.only_of_kind(SpanKind.PRODUCER),
     )
     assert (consumer.name, producer.name) == (
-        f"process {story.keys.backlog}",
-        f"append {story.keys.enriched}",
+        f"process {service.keys.backlog}",
+        f"append {service.keys.enriched}",
     )
     assert span_attributes(consumer)["messaging.message.id"] == "delivery-1"
     assert span_attributes(producer)["enricher.outcome"] == "published"
@@ -163,12 +165,12 @@ async def test_spans_follow_conventions_and_hold_no_secrets(
 
 
 async def test_every_attempt_is_a_child_of_the_webhook(
-    story: ServiceHarness, event: Event, collected_spans: CollectedSpans, eventually: Eventually
+    service: ServiceHarness, event: Event, collected_spans: CollectedSpans, eventually: Eventually
 ) -> None:
     """A failed attempt and its call name the error; the next attempt is a sibling."""
-    await story.open()
-    story.simulator.set_response(deployment_id(), Canned(status=400, body=b"{}"))
-    await story.post({**event, "deploymentId": deployment_id()}, extra_headers=TRACE_HEADERS)
+    await service.open()
+    service.simulator.set_response(deployment_id(), Canned(status=400, body=b"{}"))
+    await service.post({**event, "deploymentId": deployment_id()}, extra_headers=TRACE_HEADERS)
     await eventually(lambda: has_ended_span(collected_spans, SpanKind.CONSUMER))
     (first,) = collected_spans.of_kind(SpanKind.CONSUMER)
     call = collected_spans.of_kind(SpanKind.CLIENT)[0]
@@ -185,33 +187,33 @@ async def test_every_attempt_is_a_child_of_the_webhook(
     "odd", ["", "00", f"ff-{TRACE}-{SENDER}-01", f"00-{'0' * 32}-{SENDER}-01", "ü" * 55, "a" * 4000]
 )
 async def test_malformed_traceparent_starts_a_new_trace(
-    story: ServiceHarness,
+    service: ServiceHarness,
     event: Event,
     collected_spans: CollectedSpans,
     odd: str,
     eventually: Eventually,
 ) -> None:
     """The webhook is accepted and starts a trace of its own."""
-    await story.open()
+    await service.open()
     webhook = {**event, "deploymentId": deployment_id()}
-    assert (await story.post(webhook, extra_headers={"traceparent": odd}))[0] == 202
+    assert (await service.post(webhook, extra_headers={"traceparent": odd}))[0] == 202
     await eventually(lambda: has_ended_span(collected_spans, SpanKind.CONSUMER))
     assert collected_spans.only_of_kind(SpanKind.SERVER).parent is None
-    (record,) = await story.records()
+    (record,) = await service.records()
     assert record["traceparent"] == span_traceparent(
         collected_spans.only_of_kind(SpanKind.PRODUCER)
     )
     assert parent_traceparent(collected_spans.only_of_kind(SpanKind.CONSUMER)) == span_traceparent(
         collected_spans.only_of_kind(SpanKind.SERVER)
     )
-    assert len(odd) < len(TRACE) or odd not in story.log_output.getvalue()
+    assert len(odd) < len(TRACE) or odd not in service.log_output.getvalue()
 
 
 @pytest.mark.parametrize(
     "state", ["vendor=hush", "hush", "=hush,,=", "hush=" + "x" * 600, ",".join(["hush=1"] * 40)]
 )
 async def test_tracestate_and_baggage_are_dropped(
-    story: ServiceHarness,
+    service: ServiceHarness,
     event: Event,
     collected_spans: CollectedSpans,
     upstream_trace_headers: list[Context],
@@ -219,10 +221,10 @@ async def test_tracestate_and_baggage_are_dropped(
     eventually: Eventually,
 ) -> None:
     """No call, record, span or log line contains the tracestate or the baggage of a sender."""
-    await story.open()
+    await service.open()
     webhook = {**event, "deploymentId": deployment_id()}
     headers = TRACE_HEADERS | {"tracestate": state, "baggage": state}
-    assert (await story.post(webhook, extra_headers=headers))[0] == 202
+    assert (await service.post(webhook, extra_headers=headers))[0] == 202
     await eventually(lambda: has_ended_span(collected_spans, SpanKind.CONSUMER))
     assert (
         parent_traceparent(collected_spans.only_of_kind(SpanKind.SERVER))
@@ -232,11 +234,11 @@ async def test_tracestate_and_baggage_are_dropped(
         {"traceparent": span_traceparent(collected_spans.only_of_kind(SpanKind.CLIENT))}
     ]
     spans = "".join(span.to_json() for span in collected_spans.exporter.get_finished_spans())
-    assert "hush" not in spans + story.log_output.getvalue() + str(await story.records())
+    assert "hush" not in spans + service.log_output.getvalue() + str(await service.records())
 
 
 async def test_event_trace_is_linked_when_request_has_another(
-    story: ServiceHarness, collected_spans: CollectedSpans
+    service: ServiceHarness, collected_spans: CollectedSpans
 ) -> None:
     """A CloudEvent may name its sender and its request an intermediary: a link connects them."""
     traceparents: list[str | None] = []
@@ -246,7 +248,7 @@ async def test_event_trace_is_linked_when_request_has_another(
         return Queued(job="id:1")
 
     tracer = collected_spans.provider.get_tracer("request")
-    enqueue = story.tracing.wrap_enqueue(record_traceparent)
+    enqueue = service.tracing.wrap_enqueue(record_traceparent)
     for traceparent in (TRACE_HEADERS["traceparent"], None):
         with tracer.start_as_current_span("request", kind=SpanKind.SERVER):
             await enqueue(make_event(traceparent=traceparent))
@@ -259,16 +261,16 @@ async def test_event_trace_is_linked_when_request_has_another(
 
 
 async def test_disabled_tracing_keeps_the_sender_traceparent(
-    story: ServiceHarness,
+    service: ServiceHarness,
     event: Event,
     upstream_trace_headers: list[Context],
     eventually: Eventually,
 ) -> None:
     """Calls get no header, and the entry has the traceparent of the sender."""
-    await story.open()
-    await story.post({**event, "deploymentId": deployment_id()}, extra_headers=TRACE_HEADERS)
-    await eventually(story.is_done)
-    assert [record["traceparent"] for record in await story.records()] == [
+    await service.open()
+    await service.post({**event, "deploymentId": deployment_id()}, extra_headers=TRACE_HEADERS)
+    await eventually(service.is_done)
+    assert [record["traceparent"] for record in await service.records()] == [
         TRACE_HEADERS["traceparent"]
     ]
     assert upstream_trace_headers == [{}]

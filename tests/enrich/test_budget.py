@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
 from typing import cast
 
 import msgspec
@@ -15,9 +14,8 @@ from service.backlog.ticket import Lease
 from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+from tests.conftest import Eventually
 from tests.enrich.budget_harness import BudgetHarness
-
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 HOUR = 3_600_000
 

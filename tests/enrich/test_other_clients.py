@@ -1,13 +1,10 @@
 """Tests of a quota shared with other clients: they are detected, spared and forgotten."""
 
-from collections.abc import Awaitable, Callable
-
 import msgspec
 
 from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow
+from tests.conftest import Eventually
 from tests.enrich.budget_harness import BudgetHarness
-
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 
 async def read_other_clients_rate(harness: BudgetHarness) -> float:

@@ -4,9 +4,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,13 +21,6 @@ from tests.faults.in_process_senders import InProcessSenders, open_service, prin
 from tests.tcp_proxy import connect_to_address, connect_to_socket
 
 _WEBHOOKS_PER_PHASE = 20  # webhooks accepted before and after the fault
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """Start a Redis that the test may kill."""
-    with EmbeddedServer(tmp_path / "redis") as redis_server:
-        yield redis_server
 
 
 @pytest.fixture

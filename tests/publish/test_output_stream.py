@@ -1,7 +1,7 @@
 """Tests of the output stream: each revision is appended once and kept until it is read."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import cast
 
 import msgspec
@@ -19,9 +19,8 @@ from service.publish.entry import Entry, EntryBuilder
 from service.publish.stream import OutputStream, PublishResult, RetentionConfig
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+from tests.conftest import Eventually
 from tests.factories import make_event
-
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 
 Entries = list[tuple[bytes, dict[bytes, bytes]]]
 

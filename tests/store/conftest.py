@@ -4,9 +4,8 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
@@ -37,13 +36,6 @@ class RecordingLog:
 async def execute(client: Redis, *arguments: str) -> None:
     """Send one command of any kind."""
     await client.execute_command(*arguments)  # type: ignore[no-untyped-call] # redis-py
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """Start a server of this test's own, which it may break."""
-    with EmbeddedServer(tmp_path / "data") as running:
-        yield running
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from hashlib import sha1
 from pathlib import Path
 from typing import cast
@@ -27,7 +27,6 @@ from tests.factories import make_event
 from tests.store.conftest import OpenGroup, RecordingLog, execute
 from tests.store.single_fault_proxy import SingleFaultProxy
 
-Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]
 NewToken = Callable[[], str]
 
 KEYS = Keys("store")

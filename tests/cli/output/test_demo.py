@@ -124,9 +124,9 @@ async def test_the_count_at_the_end_is_what_happened(demo_harness: DemoHarness) 
     assert repeated > 0
     assert f"received {received}  queued 40  published 40  waiting 3  failed 0" in lines
     told = " ".join(lines[lines.index("") :])
-    assert f"{received} signed webhooks came in, of which {repeated} were repeats" in told
-    assert "took 31 calls and refused 0" in told
-    assert "40 deployments came out" in told
+    assert f"accepted {received} signed webhooks and recognized {repeated} of them as" in told
+    assert "answered 31 calls and refused 0" in told
+    assert "40 deployments were published" in told
 
 
 async def test_columns_have_titles(demo_harness: DemoHarness) -> None:
@@ -139,10 +139,12 @@ async def test_the_met_quota_is_said_once_and_then_shown(demo_harness: DemoHarne
     """Each time that it is met, with how long it lasts; not while it goes on."""
     demo_harness.states = [READY, LIMIT_REACHED, LIMIT_REACHED, READY, LIMIT_REACHED, READY]
     lines = await demo_harness.run(events=1)
-    said = [line for line in lines if line.startswith("-- quota met: no call for 2.3 s; 3 ")]
+    said = [
+        line for line in lines if line.startswith("-- rate limit reached: no call for 2.3 s; 3 ")
+    ]
     assert len(said) == 2
-    assert "the quota was met 2 times" in " ".join(lines)
-    assert "failed 0  quota met 2.3 s" in demo_harness.screen.getvalue()
+    assert "the rate limit was reached 2 times" in " ".join(lines)
+    assert "failed 0  rate limit 2.3 s" in demo_harness.screen.getvalue()
     assert "failed 0  calls left 12" in demo_harness.screen.getvalue()
 
 

@@ -10,7 +10,7 @@ from service.accept.mapping import DeploymentCompleted
 from service.accept.signatures import SignedRequest
 from service.accept.source_files import read_presets
 from service.accept.sources import Source, load_sources
-from service.cli.sources import Explanation, explain_webhook
+from service.cli.explain import Explanation, explain_webhook
 
 GITHUB = """
 [[source]]
@@ -69,10 +69,10 @@ def test_a_deployment_is_told_field_by_field() -> None:
         "source       web, preset github",
         "verified     yes",
         "",
-        'when         "deployment_status" <- headers.x_github_event, as wanted',
+        'when         "deployment_status" <- headers.x_github_event, as required',
         'outcome      succeeded, as "success" <- body.deployment_status.state',
         "id           nothing <- json(body.deployment.payload).launchdarkly.deploymentId",
-        'project      "default", as the source says',
+        'project      "default", set by the source',
         f'environment  "prod-eu", for "Production (EU)" <- {WHERE}',
         'application  "web" <- body.repository.name',
         'version      "7fd1a60" <- body.deployment.sha',
@@ -86,22 +86,22 @@ def test_what_is_not_genuine_is_told_all_the_same() -> None:
     """A body that was copied out of a log has no signature, and its mapping is wanted."""
     trial = explain_github(BODY, signed=False)
     assert not trial.accepted
-    assert "no: HMAC-SHA256 in X-Hub-Signature-256: it is not there\n" in trial.report
-    assert "rejected (401); were it genuine: queued as find:default/prod-eu/web/" in trial.report
+    assert "no: HMAC-SHA256 in X-Hub-Signature-256: it is missing\n" in trial.report
+    assert "rejected (401); if genuine: queued as find:default/prod-eu/web/" in trial.report
 
 
 def test_a_wrong_or_old_signature_is_another_fault_than_none() -> None:
     """Of several ways to be verified each is told."""
     report = explain_native(EVENT, {"webhook-signature": "v1,x", "webhook-id": "1"}).report
-    assert "no: HMAC-SHA256 in webhook-signature, at most 300 s old: none of the secrets" in report
-    assert "nor: the secret in Authorization, after Bearer: it is not there" in report
+    assert "no: HMAC-SHA256 in webhook-signature, at most 300 s old: no secret matches" in report
+    assert "nor: the secret in Authorization, after Bearer: it is missing" in report
 
 
 def test_a_secret_that_came_in_the_query_is_looked_for_there() -> None:
     """Senders that can set no header."""
     source = load_source(NATIVE + 'verify = { query = "token" }\n')
     raw = json.dumps(EVENT).encode()
-    for query, fault in (({"token": "x"}, "none of the secrets"), ({}, "it is not there")):
+    for query, fault in (({"token": "x"}, "no secret matches"), ({}, "it is missing")):
         trial = explain_webhook(source, SignedRequest({}, query, raw), now_s=0)
         assert f"no: the secret in the URL, as ?token=: {fault}" in trial.report
     assert explain_webhook(source, SignedRequest({}, {"token": "secret"}, raw), now_s=0).accepted
@@ -112,7 +112,7 @@ def test_a_secret_that_came_in_the_query_is_looked_for_there() -> None:
     [
         (
             explain_github(BODY, event="push"),
-            'when         "push" <- headers.x_github_event, wanted: "deployment_status"',
+            'when         "push" <- headers.x_github_event, required: "deployment_status"',
             True,
         ),
         (
@@ -122,7 +122,7 @@ def test_a_secret_that_came_in_the_query_is_looked_for_there() -> None:
         ),
         (
             explain_github(BODY | {"repository": {}}),
-            "answer       set aside for a person (202): missing: repository.name",
+            "answer       parked (202): missing: repository.name",
             False,
         ),
         (
@@ -133,7 +133,7 @@ def test_a_secret_that_came_in_the_query_is_looked_for_there() -> None:
         (explain_native(b"{"), "answer       rejected (400): the body is not JSON", False),
         (
             explain_native(EVENT | {"eventTime": "soon"}),
-            'finished_at  "soon" <- body.eventTime, which is no time: that of its arrival will do',
+            'finished_at  "soon" <- body.eventTime, which is no time: the arrival is taken instead',
             True,
         ),
     ],

@@ -4,7 +4,7 @@ import pytest
 
 from service.accept.source_files import read_presets
 from service.accept.sources import Source, load_sources
-from service.cli.sources import describe_scheme, render_sources, webhook_url
+from service.cli.source_text import describe_scheme, render_sources, webhook_url
 
 TEXT = """
 [[source]]
@@ -49,7 +49,7 @@ def test_the_list_has_address_proof_and_secrets(sources: dict[str, Source]) -> N
         "\n"
         "open  (preset native)\n"
         "  POST         https://cd.example/webhooks/open\n"
-        "  verified by  nothing: whoever reaches the receiver is believed\n"
+        "  verified by  nothing: anyone who reaches the receiver is accepted\n"
     )
 
 

@@ -71,7 +71,7 @@ def test_an_incomplete_record_says_so(make_entry: MakeEntry) -> None:
 def test_an_entry_that_is_no_record_is_told_as_such(fields: dict[str, str]) -> None:
     """Its position tells where to look."""
     row = render_record_row(StreamEntryText("17-0", fields), columns=80)
-    assert row == "17-0  is no enriched deployment: not written by us, or damaged"
+    assert row == "17-0  is no enriched deployment: foreign or damaged"
 
 
 def test_a_record_without_routing_fields_is_still_told(make_entry: MakeEntry) -> None:
