@@ -29,7 +29,7 @@ EVENTS_PATH = "/api/v2/engineering-insights/deployment-events"
 DIRECTIVES = "not run|stop after|exits with|file"
 LANGUAGES_THAT_RUN = {"console", "python", "toml", "json"}
 _BASH = "/bin/bash"
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 60.0
 _INTERRUPT_INTERVAL_S = 3.0
 
 

@@ -37,6 +37,7 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=page_name)
     [page for page in PAGES if any(block.is_run for block in read_blocks(page))],
     ids=page_name,
 )
+@pytest.mark.timeout(240)  # many programs, one after the other
 def test_blocks_of_a_page_run_and_print_what_the_page_shows(page: Path, tmp_path: Path) -> None:
     """Run the blocks of a page in order, in one folder, beside a running service."""
     with open_environment(tmp_path, with_service=True) as environment:

@@ -1,9 +1,9 @@
-// Is the AsyncAPI document one, by the reading of AsyncAPI's own parser?
+// Validates the AsyncAPI document with the official parser.
 import { readFileSync } from 'node:fs'
 import { Parser } from '@asyncapi/parser'
 
 const file = new URL('../../contracts/asyncapi.json', import.meta.url)
-const found = await new Parser().validate(readFileSync(file, 'utf8'))
-const errors = found.filter(({ severity }) => severity === 0)
+const findings = await new Parser().validate(readFileSync(file, 'utf8'))
+const errors = findings.filter(({ severity }) => severity === 0)
 for (const { message, path } of errors) console.error(path.join('.'), message)
 process.exit(errors.length ? 1 : 0)

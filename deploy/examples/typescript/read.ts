@@ -1,4 +1,4 @@
-// Reads enriched deployments from the stream as a member of a group, typed by the schema.
+// Reads enriched deployments from the stream as a consumer of a group, with types from the schema.
 //
 //     npm ci && npm run read -- redis://127.0.0.1:6379 '{deployments}:enriched' 10
 //
