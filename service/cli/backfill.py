@@ -11,9 +11,8 @@ import click
 from msgspec.structs import replace
 
 from service.app import open_runtime, open_scanner
-from service.cli.addresses import resolve_redis_url
 from service.cli.parameters import parse_time_ms
-from service.cli.preconditions import configure_log, require_access_token
+from service.cli.preconditions import configure_log, require_access_token, resolve_redis_url
 from service.cli.signals import run_async
 from service.cli.terminal import EXIT_CODES, EXIT_FAILURE, truncate_text
 from service.log import Log, escape_unprintable

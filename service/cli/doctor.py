@@ -11,8 +11,12 @@ from msgspec.structs import replace
 
 from service.accept.signatures import Unverified
 from service.accept.sources import Source, SourceError
-from service.cli.addresses import local_receiver_url, resolve_redis_url
-from service.cli.preconditions import configure_log, inspect_sources
+from service.cli.preconditions import (
+    configure_log,
+    inspect_sources,
+    local_receiver_url,
+    resolve_redis_url,
+)
 from service.cli.signals import run_async
 from service.cli.tail import measure_terminal_width
 from service.cli.terminal import EXIT_FAILURE

@@ -16,7 +16,6 @@ from service.accept.sources import Source, SourceError
 from service.app import build_token_factory
 from service.backlog.failed_tickets import MAX_BATCH, FailedTickets, RetryResult
 from service.backlog.failures import FailedTicket, Requeue, parse_parked_job, plan_retry
-from service.cli.addresses import resolve_redis_url
 from service.cli.failed_text import (
     render_failed_details,
     render_failed_header,
@@ -25,7 +24,7 @@ from service.cli.failed_text import (
     render_retry_result,
 )
 from service.cli.parameters import MAX_NUMBER, parse_duration
-from service.cli.preconditions import configure_log, inspect_sources
+from service.cli.preconditions import configure_log, inspect_sources, resolve_redis_url
 from service.cli.signals import run_async, signals_cancel_at_once
 from service.cli.terminal import EXIT_CODES, EXIT_FAILURE
 from service.log import Log, escape_unprintable

@@ -1,4 +1,4 @@
-"""What a command needs before it starts: the sources, the log, and settings that must be set."""
+"""What a command needs before it starts: sources, log, URLs, and settings that must be set."""
 
 import asyncio
 import os
@@ -13,7 +13,8 @@ from service.accept.source_files import (
 )
 from service.accept.sources import Source, SourceError
 from service.log import Log, build_log
-from service.settings import TOKEN_VARIABLE, Settings, SettingsError, read_settings
+from service.settings import TOKEN_VARIABLE, Settings, SettingsError, data_directory, read_settings
+from service.store.embedded import socket_path
 
 
 def open_reloadable_sources(environ: Mapping[str, str], log: Log) -> ReloadableSources:
@@ -91,3 +92,15 @@ def require_redis(settings: Settings, command: str) -> None:
             f"ENRICHER_REDIS_URL is not set: `{command}` shares a Redis with others; "
             "`run` brings its own"
         )
+
+
+def resolve_redis_url(settings: Settings) -> str:
+    """Return the configured Redis URL, or that of the embedded server if none is set."""
+    embedded_url = f"unix://{socket_path(data_directory(settings))}"
+    return settings.redis_url.reveal() or embedded_url
+
+
+def local_receiver_url(settings: Settings) -> str:
+    """Return the URL on which the receiver of this machine listens."""
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{settings.port}"

@@ -11,10 +11,9 @@ from service.accept.signatures import SignedRequest
 from service.accept.source_files import read_presets, read_setup_page
 from service.accept.sources import Source
 from service.app import build_filter
-from service.cli.addresses import local_receiver_url
 from service.cli.explain import explain_webhook
 from service.cli.parameters import pair_parser, parse_url
-from service.cli.preconditions import inspect_sources
+from service.cli.preconditions import inspect_sources, local_receiver_url
 from service.cli.setup_pages import (
     build_example_source,
     fill_setup_page,

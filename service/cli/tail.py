@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 from redis.asyncio import Redis
 
-from service.cli.addresses import resolve_redis_url
+from service.cli.preconditions import resolve_redis_url
 from service.cli.signals import run_async
 from service.cli.terminal import (
     COLUMN_GAP,
