@@ -44,7 +44,9 @@ async def test_sent_webhook_becomes_a_record_through_commands(
     ends = [await program.stop() for program in (following, reading, run, simulate)]
     assert ends == [0, 0, 0, 0]
     assert [line for line in following.lines if line.startswith("Redis is away")]
-    assert not [line for one in command_runner.started for line in one.lines if "Traceback" in line]
+    assert not [
+        line for program in command_runner.started for line in program.lines if "Traceback" in line
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -63,7 +65,7 @@ async def test_signal_stops_every_command_with_exit_code_0(
     )
     assert await asyncio.gather(*(program.stop(number) for program in programs)) == [0] * 6
     assert processes_using(command_runner.data) == []
-    assert not [line for one in programs for line in one.lines if "Traceback" in line]
+    assert not [line for program in programs for line in program.lines if "Traceback" in line]
 
 
 async def test_demo_prints_records_and_a_working_tail_command(
@@ -72,9 +74,9 @@ async def test_demo_prints_records_and_a_working_tail_command(
     """Records, a count, a sentence; its line for another terminal works; a second is refused."""
     demo = await command_runner.start("demo --events 40 --per-second 5", ready_pattern="^Ctrl-C")
     pasted = (await demo.wait_for(r"^  (ENRICHER_REDIS_URL=.*) tail --from-start$"))[1]
-    words = dict(word.split("=", 1) for word in pasted.split() if word.startswith("ENRICHER_"))
+    variables = dict(word.split("=", 1) for word in pasted.split() if word.startswith("ENRICHER_"))
     following = await command_runner.start(
-        "tail --from-start", ready_pattern="flags touched", **words
+        "tail --from-start", ready_pattern="flags touched", **variables
     )
     address = (await demo.wait_for(r"^console +(http://127\.0\.0\.1:\d+/)$"))[1]
     async with aiohttp.ClientSession() as session, session.get(address) as page:

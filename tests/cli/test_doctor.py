@@ -72,7 +72,9 @@ async def test_doctor_reports_everything_that_is_away(command_runner: CommandRun
     assert f"127.0.0.1:{port} is away: " in found["redis"][1]
     assert found["launchdarkly"][0] == "error"
     assert found["receiver"] == ("error", f"cannot listen on {away}: Address already in use")
-    assert all(each["fix"] for each in json.loads(ended.out)["findings"] if each["status"] != "ok")
+    assert all(
+        finding["fix"] for finding in json.loads(ended.out)["findings"] if finding["status"] != "ok"
+    )
 
 
 async def test_stopped_embedded_server_is_a_warning_only(

@@ -127,7 +127,7 @@ async def test_failed_list_filters_and_prints_json(
     assert header == " failed  reason            tries  source        application      job"
     assert [row.split()[-1] for row in rows] == [aside, new, old, r"id:\x1b[2J"]
     assert rows[2] == f"    3 d  rejected              5  native        shop-one         {old}"
-    for words, jobs in (
+    for arguments, jobs in (
         ("--reason rejected", [new, old]),
         ("--source native --limit 1", [aside]),
         ("--application shop-one", [old]),
@@ -135,9 +135,9 @@ async def test_failed_list_filters_and_prints_json(
         ("--newer-than 120m --reason rejected", [new]),
         ("--source nobody", []),
     ):
-        listed = await command_runner.run(f"failed list --json {words}")
-        told = [json.loads(line) for line in listed.out.splitlines()]
-        assert [one["job"] for one in told] == jobs, words
+        listed = await command_runner.run(f"failed list --json {arguments}")
+        tickets = [json.loads(line) for line in listed.out.splitlines()]
+        assert [ticket["job"] for ticket in tickets] == jobs, arguments
         assert listed.code == 0
 
 
@@ -304,13 +304,13 @@ async def test_retry_and_drop_of_many_log_user_and_jobs(
     assert (retried.code, dropped.code) == (1, 0)
     assert "id:nobody has not failed\n" in retried.err
     who = pwd.getpwuid(os.getuid()).pw_name
-    for ended, fact, told in (
+    for ended, fact, expected in (
         (retried, "failed_retried", jobs[:2]),
         (dropped, "failed_dropped", jobs[2:]),
     ):
         (line,) = [json.loads(line) for line in ended.err.splitlines() if line.startswith("{")]
-        assert (line["event"], line["who"], line["count"]) == (fact, who, len(told))
-        assert line["jobs"] == told
+        assert (line["event"], line["who"], line["count"]) == (fact, who, len(expected))
+        assert line["jobs"] == expected
 
 
 @pytest.mark.parametrize(

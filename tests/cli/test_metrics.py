@@ -41,14 +41,16 @@ async def test_processes_report_equal_namespace_metrics(
         "ENRICHER_REDIS_URL": server.url,
         "ENRICHER_LAUNCHDARKLY_URL": (await upstream.wait_for(r"http://[\d.:]+"))[0],
     }
-    one, two, _ = await asyncio.gather(
+    first_receiver, second_receiver, _ = await asyncio.gather(
         command_runner.start("serve", ready_pattern="receiver_started", **shared),
         command_runner.start("serve", ready_pattern="receiver_started", **shared),
         command_runner.start(
             "work", ready_pattern="worker_started", ENRICHER_METRICS_PORT=str(port), **shared
         ),
     )
-    receivers = [(await receiver.wait_for(r"http://[\d.:]+"))[0] for receiver in (one, two)]
+    receivers = [
+        (await receiver.wait_for(r"http://[\d.:]+"))[0] for receiver in (first_receiver, second_receiver)
+    ]
     addresses = [*receivers, f"http://127.0.0.1:{port}"]
     for number in range(3):
         sent = f"send --url {receivers[0]}/webhooks/native --id a0eebc99-9c0b-4ef8-bb6d-00000000000"
@@ -62,8 +64,8 @@ async def test_processes_report_equal_namespace_metrics(
     assert first.value("stream_records") == 3
     assert namespace_samples(first) == namespace_samples(second) == namespace_samples(worker)
     queued = [
-        told.samples.get("enricher_webhooks_total", {}).get(("queued", "native"), 0)
-        for told in (first, second, worker)
+        page.samples.get("enricher_webhooks_total", {}).get(("queued", "native"), 0)
+        for page in (first, second, worker)
     ]
     assert queued == [3, 0, 0]
     assert first.value("records_published_total") == 0

@@ -14,8 +14,8 @@ async def test_pipeline_reports_each_deployment_to_both_sides(
     command_runner.env["ENRICHER_LAUNCHDARKLY_URL"] = upstream
     run = await command_runner.start("run", ready_pattern="receiver_started")
     receiver = (await run.wait_for(r"http://[\d.:]+"))[0]
-    words = f"pipeline --url {receiver}/webhooks/native --events 12 --per-second 50"
-    ended = await command_runner.run(words)
+    command = f"pipeline --url {receiver}/webhooks/native --events 12 --per-second 50"
+    ended = await command_runner.run(command)
     assert ended.code == 0
     assert '"queued":12' in ended.err
     await run.wait_for("deployment_published")

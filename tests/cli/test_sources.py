@@ -84,12 +84,12 @@ async def test_sources_try_verifies_the_headers(
     """Signed it would be queued, unsigned it would not, and the exit code says which."""
     body = tmp_path / "body.json"
     digest = hmac.new(SECRET.encode(), body.read_bytes(), "sha256").hexdigest()
-    words = f"sources try web {body} --header X-GitHub-Event:deployment_status"
+    command = f"sources try web {body} --header X-GitHub-Event:deployment_status"
     signed, unsigned, without = await run_concurrently(
-        sources_runner.run(f"{words} --header X-Hub-Signature-256:sha256={digest}"),
-        sources_runner.run(words),
+        sources_runner.run(f"{command} --header X-Hub-Signature-256:sha256={digest}"),
+        sources_runner.run(command),
         sources_runner.run(
-            words, ENRICHER_SOURCES=str(tmp_path / "sources.toml"), GITHUB_SECRET=""
+            command, ENRICHER_SOURCES=str(tmp_path / "sources.toml"), GITHUB_SECRET=""
         ),
     )
     assert (signed.code, unsigned.code, without.code) == (0, 1, 1)
@@ -105,9 +105,9 @@ async def test_sources_try_takes_query_parameters_and_standard_input(
     """For senders that carry the secret in the URL."""
     with (tmp_path / "sources.toml").open("a") as file:
         file.write('verify = { query = "token" }\n')
-    words = f"sources try web {tmp_path / 'body.json'} --header x-github-event:deployment_status"
+    command = f"sources try web {tmp_path / 'body.json'} --header x-github-event:deployment_status"
     known, empty = await run_concurrently(
-        sources_runner.run(f"{words} --query token={SECRET}"),
+        sources_runner.run(f"{command} --query token={SECRET}"),
         sources_runner.run("sources try web -"),
     )
     assert (known.code, empty.code) == (0, 1)
@@ -119,17 +119,17 @@ async def test_sources_setup_describes_the_source_or_else_the_preset(
     sources_runner: CommandRunner,
 ) -> None:
     """A page with one's own address, also before anything is configured."""
-    own, page, told = await run_concurrently(
+    own, page, message = await run_concurrently(
         sources_runner.run("sources setup web --url https://cd.example"),
         sources_runner.run("sources setup argocd", ENRICHER_SOURCES=""),
         sources_runner.run("sources setup vercel"),
     )
-    assert (own.code, page.code, told.code) == (0, 0, 0)
+    assert (own.code, page.code, message.code) == (0, 0, 0)
     assert own.out.startswith("# GitHub: deployment statuses\n")
     assert "https://cd.example/webhooks/web" in own.out
     assert "url: http://127.0.0.1:0/webhooks/argocd\n" in page.out
-    assert "verified by HMAC-SHA1 in x-vercel-signature." in told.out
-    assert "events deployment.succeeded, deployment.error, deployment.canceled." in told.out
+    assert "verified by HMAC-SHA1 in x-vercel-signature." in message.out
+    assert "events deployment.succeeded, deployment.error, deployment.canceled." in message.out
 
 
 async def test_sources_setup_of_a_source_with_own_verify_ignores_the_page(

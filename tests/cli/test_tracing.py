@@ -132,8 +132,8 @@ async def test_disabled_tracing_loads_no_opentelemetry(
     worker = await command_runner.start("work", ready_pattern="worker_started", **watched)
     for program in (receiver, worker):
         assert await program.stop() == 0
-        told = (await program.wait_for("^loaded:(.*)"))[1]
-        assert set(told.split()) == by_redis
+        loaded = (await program.wait_for("^loaded:(.*)"))[1]
+        assert set(loaded.split()) == by_redis
     assert await server.stop() == 0
 
 
@@ -155,7 +155,7 @@ async def test_spans_are_flushed_at_the_end(
 async def test_unreachable_collector_costs_no_webhook(command_runner: CommandRunner) -> None:
     """Its absence is a line in the log, without the secret for it, and the end is in time."""
     with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # bound and not listening: whoever connects is refused
+        held.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         away = f"http://127.0.0.1:{held.getsockname()[1]}"
         quick = {"OTEL_BSP_SCHEDULE_DELAY": "50", HEADER: "authorization=hush,hush hush"}
         program = await run_one_webhook(command_runner, **{ENDPOINT: away, **quick})
@@ -197,7 +197,7 @@ async def test_silent_collector_delays_nothing(
     """Webhooks, records and the end wait for it no longer than is told."""
     changes = {
         ENDPOINT: silent_collector.url,
-        "OTEL_EXPORTER_OTLP_TIMEOUT": "600",  # s: whoever waited for an answer would for minutes
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "600",  # s: waiting for a response would take minutes
         "OTEL_BSP_SCHEDULE_DELAY": "20",
         "OTEL_BSP_MAX_QUEUE_SIZE": "1",  # and what finds no room must not wait for it either
         "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1",

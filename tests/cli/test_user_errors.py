@@ -152,8 +152,8 @@ async def test_invalid_sources_file_is_reported_with_the_mistake(
         *(command_runner.run("run", ENRICHER_SOURCES=str(path)) for path in paths)
     )
     assert [ended.code for ended in ends] == [2, 2, 2]
-    for ended, told in zip(ends, ("not TOML", "did you mean 'github'", "env:GONE"), strict=True):
-        assert told in ended.error_text
+    for ended, message in zip(ends, ("not TOML", "did you mean 'github'", "env:GONE"), strict=True):
+        assert message in ended.error_text
 
 
 async def test_unreachable_server_is_reported(command_runner: CommandRunner) -> None:
@@ -185,8 +185,8 @@ async def test_occupied_port_is_reported_with_the_setting(command_runner: Comman
         )
     assert (run.code, simulate.code) == (1, 1)
     assert "address already in use" in simulate.error_text
-    (told,) = [line for line in run.err.splitlines() if line.startswith("Error: ")]
-    assert "ENRICHER_PORT" in told
+    (message,) = [line for line in run.err.splitlines() if line.startswith("Error: ")]
+    assert "ENRICHER_PORT" in message
     assert "Traceback" not in run.err
     assert processes_using(command_runner.data) == []
 

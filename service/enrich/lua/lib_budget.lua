@@ -91,8 +91,9 @@ local function open_budget(budget, calls, waiting, now, share)
   return { calls_available = calls_available, acquire = acquire, drop_call = drop_call }
 end
 
--- Spare calls are those left over when no ticket is due. A part of the limit is reserved for tickets that
--- arrive next. While no window is open there is no limit: then half of the available calls may open one.
+-- Spare calls are the calls that no ticket needs: there are none while a ticket is due. A part of the
+-- limit is reserved for tickets that arrive next. While no window is open there is no limit: then half of
+-- the available calls may open one.
 local function spare_calls(budget, backlog, route, now)
   if redis.call('ZCOUNT', backlog, '-inf', now) > 0 then
     return 0, MIN_SPARE_WAIT

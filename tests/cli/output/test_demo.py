@@ -25,23 +25,23 @@ LIMIT_REACHED = make_namespace_stats(backlog=3, next_call_in_s=2.3)
 
 
 class FakeTerminal(io.StringIO):
-    """A terminal: what is written over is gone."""
+    """A terminal on which an overwritten line is gone."""
 
     def __init__(self, *, terminal: bool) -> None:
         super().__init__()
         self._terminal = terminal
 
     def isatty(self) -> bool:
-        """Say whether it is one."""
+        """Return whether it is a terminal."""
         return self._terminal
 
     def lines(self) -> list[str]:
-        """List the lines as they can be seen."""
+        """Return the lines as a person sees them."""
         return [line.rpartition("\x1b[K")[2] for line in self.getvalue().split("\n")]
 
 
 class DemoHarness:
-    """The other side of a demo: what it posts arrives here, and a record comes for each."""
+    """The other side of a demo: it takes the webhooks and appends a record for each."""
 
     def __init__(self, entry: StreamEntryText, *, terminal: bool) -> None:
         self.screen = FakeTerminal(terminal=terminal)
@@ -54,11 +54,11 @@ class DemoHarness:
         self.columns = 80
 
     async def report(self, event: EventBody) -> None:
-        """Hear of a deployment as LaunchDarkly would."""
+        """Take an event as LaunchDarkly does."""
         self.reported.append(event)
 
     async def post(self, _: EventBody, delivery: str) -> SendResult:
-        """Hear of a deployment as our receiver would."""
+        """Take a webhook as the receiver does."""
         if self.faults:
             fault = self.faults.pop()
             if isinstance(fault, Exception):
@@ -71,14 +71,14 @@ class DemoHarness:
         return SendResult(status=HTTPStatus.ACCEPTED if new else HTTPStatus.OK, body="")
 
     async def read_state(self) -> NamespaceStats:
-        """Give one standing after the other; the last one stays."""
+        """Return the next state; the last one stays."""
         state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         if isinstance(state, Exception):
             raise state
         return state
 
     async def records(self) -> AsyncIterator[StreamEntryText]:
-        """Give a record for each deployment that arrived, once all standings were looked at."""
+        """Yield a record for each deployment, once all states but the last were read."""
         while True:
             await self.arrived.get()
             while len(self.states) > 1:
@@ -123,10 +123,10 @@ async def test_demo_summary_counts_what_happened(demo_harness: DemoHarness) -> N
     received, repeated = len(demo_harness.deliveries), len(demo_harness.deliveries) - 40
     assert repeated > 0
     assert f"received {received}  queued 40  published 40  waiting 3  failed 0" in lines
-    told = " ".join(lines[lines.index("") :])
-    assert f"accepted {received} signed webhooks and recognized {repeated} of them as" in told
-    assert "answered 31 calls and refused 0" in told
-    assert "40 deployments were published" in told
+    summary = " ".join(lines[lines.index("") :])
+    assert f"accepted {received} signed webhooks and recognized {repeated} of them as" in summary
+    assert "answered 31 calls and refused 0" in summary
+    assert "40 deployments were published" in summary
 
 
 async def test_demo_prints_the_titles_first(demo_harness: DemoHarness) -> None:
@@ -177,8 +177,8 @@ async def test_foreign_entry_does_not_end_the_demo(demo_harness: DemoHarness) ->
     """Somebody else may write to the stream."""
     demo_harness.entry = StreamEntryText("17-0", {"hello": "\x1b[2J"})
     lines = await demo_harness.run(events=3)
-    told = [line for line in lines if line.startswith("17-0  is no enriched deployment")]
-    assert len(told) == 3
+    messages = [line for line in lines if line.startswith("17-0  is no enriched deployment")]
+    assert len(messages) == 3
 
 
 async def test_demo_output_to_a_file_has_no_control_codes(make_entry: Make) -> None:

@@ -62,7 +62,7 @@ async def test_tail_from_the_end_yields_new_entries_only(redis: Redis, keys: Key
         entries = follow_stream(redis, stream, since="$")
         waiting = asyncio.create_task(take_entries(entries, 1))
         async with asyncio.timeout(10):
-            while not [one for one in await redis.client_list() if one["cmd"] == "xread"]:
+            while not [client for client in await redis.client_list() if client["cmd"] == "xread"]:
                 await asyncio.sleep(0.01)
         await redis.xadd(stream, {"n": "new"})
         assert await waiting == [{"n": "new"}]
@@ -78,10 +78,10 @@ async def test_bytes_that_are_no_text_are_shown(redis: Redis, keys: Keys) -> Non
 
 async def test_restart_of_redis_loses_no_entry(server: EmbeddedServer) -> None:
     """It waits, says so once, and goes on behind the last entry it gave."""
-    told: list[str] = []
+    messages: list[str] = []
     async with open_client(server.url) as writer, open_client(server.url) as reader:
         await writer.xadd("s", {"n": "1"})
-        entries = follow_stream(reader, "s", since="0", on_unavailable=told.append)
+        entries = follow_stream(reader, "s", since="0", on_unavailable=messages.append)
         assert await take_entries(entries, 1) == [{"n": "1"}]
         waiting = asyncio.create_task(take_entries(entries, 2))
         assert server.pid is not None
@@ -92,8 +92,8 @@ async def test_restart_of_redis_loses_no_entry(server: EmbeddedServer) -> None:
         await writer.xadd("s", {"n": "2"})
         await writer.xadd("s", {"n": "3"})
         assert await waiting == [{"n": "2"}, {"n": "3"}]
-    assert len(told) == 1
-    assert told[0].startswith("Redis is away, waiting for it: ")
+    assert len(messages) == 1
+    assert messages[0].startswith("Redis is away, waiting for it: ")
 
 
 async def test_permanent_redis_error_is_raised(server: EmbeddedServer, redis: Redis) -> None:
