@@ -103,7 +103,8 @@ def render_files() -> str:
             folders.setdefault("/".join(package).removesuffix("/lua"), []).append(path)
     parts = []
     for folder, paths in folders.items():
-        parts += [f"\n### {folder}/\n\n", "| file | what it holds |\n|---|---|\n"]
+        title = read_first_line(ROOT / folder / "__init__.py")
+        parts += [f"\n### {folder}/\n\n{title}\n\n", "| file | what it holds |\n|---|---|\n"]
         parts += [
             f"| `{path.relative_to(ROOT / folder)}` | {read_first_line(path)} |\n" for path in paths
         ]

@@ -1,1 +1,1 @@
-"""Ticket in, Verdict out: LaunchDarkly asked, within everybody's budget."""
+"""Ticket in, Verdict out: fetches deployments from LaunchDarkly within the shared budget."""

@@ -1,1 +1,1 @@
-"""metrics."""
+"""Metrics: counters, gauges of the namespace, /metrics, /healthz and /readyz."""
