@@ -229,7 +229,7 @@ async def open_worker(runtime: Runtime) -> AsyncIterator[Worker]:
         launchdarkly = LaunchDarkly(
             session,
             origin=settings.launchdarkly_url,
-            max_bytes=settings.max_answer_bytes,
+            max_bytes=settings.max_response_bytes,
             clock=time.time,
             record_call=runtime.metrics.record_call,
         )
@@ -364,7 +364,7 @@ async def open_scanner(runtime: Runtime, *, grace_s: float) -> AsyncIterator[tup
         launchdarkly = LaunchDarkly(
             session,
             origin=settings.launchdarkly_url,
-            max_bytes=settings.max_answer_bytes,
+            max_bytes=settings.max_response_bytes,
             clock=time.time,
         )
         budget = Budget(

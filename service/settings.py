@@ -106,7 +106,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_body_bytes: Annotated[
         Positive, _describe("Largest webhook body in bytes; a larger one gets 413")
     ] = 1_048_576
-    max_answer_bytes: Annotated[
+    max_response_bytes: Annotated[
         Positive, _describe("Largest LaunchDarkly response in bytes; beyond, it fails")
     ] = 33_554_432
     max_record_bytes: Annotated[

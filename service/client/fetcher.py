@@ -1,4 +1,4 @@
-"""Fetching entries from a source while Redis fails, restarts or fails over."""
+"""Fetching entries while Redis fails, restarts or fails over."""
 
 import asyncio
 from collections.abc import AsyncGenerator

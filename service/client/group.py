@@ -1,4 +1,4 @@
-"""The sources of a reader's entries: the whole stream, or this consumer's part of a group."""
+"""Reader options, and where a reader's entries come from: the whole stream or a group."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence

@@ -15,7 +15,7 @@ REASON_TEXTS: Mapping[str, str] = {
     "poison": "several workers died while they held it",
     "record_too_large": "the record is larger than ENRICHER_MAX_RECORD_BYTES",
     "rejected": "LaunchDarkly rejects the request",
-    "too_large": "the response is larger than ENRICHER_MAX_ANSWER_BYTES",
+    "too_large": "the response is larger than ENRICHER_MAX_RESPONSE_BYTES",
     "undecodable": "the response is not a deployment that this version can read",
     "unmappable": "the webhook does not say which deployment finished",
     "upstream_failing": "LaunchDarkly kept failing until the timeout",

@@ -83,7 +83,7 @@ async def test_backfill_stopped_by_an_error_continues_from_there(
     command_runner: CommandRunner, simulator: Simulator
 ) -> None:
     """Exit code 1 and why; the same command lists only what is left."""
-    command_runner.env["ENRICHER_MAX_ANSWER_BYTES"] = (
+    command_runner.env["ENRICHER_MAX_RESPONSE_BYTES"] = (
         "700"  # one deployment fits, and the next does not
     )
     simulator.add_deployment(
@@ -92,7 +92,7 @@ async def test_backfill_stopped_by_an_error_continues_from_there(
     stopped = await command_runner.run(COMMAND)
     assert stopped.code == 1
     assert "stopped early: too_large; the same command continues" in stopped.err
-    command_runner.env["ENRICHER_MAX_ANSWER_BYTES"] = "70000"
+    command_runner.env["ENRICHER_MAX_RESPONSE_BYTES"] = "70000"
     rest = await command_runner.run(COMMAND)
     assert rest.code == 0
     assert "continuing where it stopped" in rest.err

@@ -49,7 +49,8 @@ async def test_processes_report_equal_namespace_metrics(
         ),
     )
     receivers = [
-        (await receiver.wait_for(r"http://[\d.:]+"))[0] for receiver in (first_receiver, second_receiver)
+        (await receiver.wait_for(r"http://[\d.:]+"))[0]
+        for receiver in (first_receiver, second_receiver)
     ]
     addresses = [*receivers, f"http://127.0.0.1:{port}"]
     for number in range(3):

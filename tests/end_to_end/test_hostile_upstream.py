@@ -84,7 +84,7 @@ async def test_compressed_bomb_stops_at_the_byte_limit(
         [*(compressor.compress(chunk) for _ in range(BOMB_BYTES >> 20)), compressor.flush()]
     )
     hostile_upstream.headers = {"Content-Encoding": encoding}
-    await service.open(max_answer_bytes=MAX_RESPONSE_BYTES)
+    await service.open(max_response_bytes=MAX_RESPONSE_BYTES)
     tracemalloc.start()
     try:
         await fail_webhook(service, eventually)

@@ -265,7 +265,7 @@ async def test_oversized_response_fails(
 ) -> None:
     """No more than the byte limit is read."""
     service.simulator.options = Options(faults=Rates(oversized=1.0), oversized_bytes=3_000_000)
-    await service.open(max_answer_bytes=1_000_000)
+    await service.open(max_response_bytes=1_000_000)
     await service.post({**event, "deploymentId": deployment_id()})
     await eventually(service.is_done)
     assert [line["reason"] for line in service.log_events("deployment_failed")] == ["too_large"]

@@ -97,7 +97,7 @@ async def send_all_webhooks(service: ServiceHarness) -> list[SentDelivery]:
 
 async def run_to_end(service: ServiceHarness) -> tuple[OracleReport, LeftoverState]:
     """Send everything, wait until no work is left, and return the report and the leftover state."""
-    await service.open(workers=3, max_answer_bytes=200_000, not_found_timeout=2.0)
+    await service.open(workers=3, max_response_bytes=200_000, not_found_timeout=2.0)
     async with making_due(service.redis, service.keys):
         deliveries = await send_all_webhooks(service)
         async with asyncio.timeout(100):

@@ -1,4 +1,4 @@
--- Record one delivery and queue its ticket. (lib_failures.lua and lib_tickets.lua stand before.)
+-- Record one delivery and queue its ticket. (Loaded after lib_failures.lua and lib_tickets.lua.)
 -- KEYS     1 delivery mark  2 backlog  3 tickets  4 failed  5 failed data  6 wakeup  7 budget
 --          8 counts
 -- ARGV     1 token of this call  2 job  3 ticket (msgpack)  4 TTL of the mark (ms)  5 maximum tickets

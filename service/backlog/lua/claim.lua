@@ -1,4 +1,4 @@
--- Lease the tickets that are due, as many as calls are available. (enrich/lua/lib_budget.lua stands before.)
+-- Lease the tickets that are due, as many as calls are available. (Loaded after enrich/lua/lib_budget.lua.)
 -- KEYS     1 backlog  2 tickets  3 budget  4 calls  5 waiting  6 wakeup  7 reply of this call
 --          8 counts
 -- ARGV     1 maximum tickets with a call of their own  2 lease (ms)  3 TTL of a call (ms)

@@ -1,4 +1,4 @@
--- Delete failed tickets and parked events that a person has chosen. (lib_failures.lua stands before.)
+-- Delete failed tickets and parked events that a person has chosen. (Loaded after lib_failures.lua.)
 -- KEYS     1 failed  2 failed data  3 reply of this call  4 counts
 -- ARGV     pairs: job, SHA-1 of its failure record as it was read ("" if there was none)
 -- Returns  one element per pair: "dropped" | "gone" (deleted or failed again since it was read)

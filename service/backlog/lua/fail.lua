@@ -1,4 +1,4 @@
--- Move a leased ticket to the failed ones, for a person. (lib_failures.lua and lib_tickets.lua stand before.)
+-- Move a leased ticket to the failed ones, for a person. (Loaded after lib_failures.lua and lib_tickets.lua.)
 -- KEYS     1 backlog  2 tickets  3 failed  4 failed data  5 calls  6 waiting  7 wakeup
 --          8 counts
 -- ARGV     1 job  2 fence  3 generation  4 failure record (msgpack)  5 TTL of failure records (ms)

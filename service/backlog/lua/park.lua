@@ -1,4 +1,4 @@
--- Keep a genuine event that could not be mapped, for a person. (lib_failures.lua stands before.)
+-- Keep a genuine event that could not be mapped, for a person. (Loaded after lib_failures.lua.)
 -- KEYS     1 delivery mark  2 failed  3 failed data  4 counts
 -- ARGV     1 token of this call  2 job  3 failure record (msgpack)  4 TTL of the mark (ms)
 --          5 TTL of failure records (ms)

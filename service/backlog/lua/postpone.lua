@@ -1,4 +1,4 @@
--- Put a leased ticket back into the backlog with its new state. (lib_tickets.lua stands before.)
+-- Put a leased ticket back into the backlog with its new state. (Loaded after lib_tickets.lua.)
 -- KEYS     1 backlog  2 tickets  3 calls  4 waiting  5 wakeup  6 counts
 -- ARGV     1 job  2 fence  3 generation  4 delay (ms)  5 ticket (msgpack)
 -- Returns  "postponed" | "superseded" (a newer event arrived meanwhile: it is due now) | "lease_lost"

@@ -1,4 +1,4 @@
--- Queue failed tickets and parked events that a person has chosen. (lib_failures.lua and lib_tickets.lua stand before.)
+-- Queue failed tickets and parked events that a person has chosen. (Loaded after lib_failures.lua and lib_tickets.lua.)
 -- KEYS     1 backlog  2 tickets  3 failed  4 failed data  5 wakeup  6 reply of this call  7 counts
 --          then one per failed job: its delivery mark
 -- ARGV     fours, one per failed job: the failed job, SHA-1 of its failure record as it was read,

@@ -1,4 +1,4 @@
--- End a refresh that failed and schedule the next one. (lib_tickets.lua and lib_refreshes.lua stand before.)
+-- End a refresh that failed and schedule the next one. (Loaded after lib_tickets.lua and lib_refreshes.lua.)
 -- KEYS     1 backlog  2 tickets  3 calls  4 waiting  5 wakeup  6 published  7 refreshes
 --          8 tickets of refreshes  9 counts
 -- ARGV     1 job  2 fence  3 generation  4 deployment id  5 time from which refreshes are planned (ms)

@@ -1,4 +1,4 @@
--- Acquire one call: for a deployment that is already started, or a spare one. (lib_budget.lua stands before.)
+-- Acquire one call: for a deployment that is already started, or a spare one. (Loaded after lib_budget.lua.)
 -- KEYS     1 budget  2 calls  3 waiting  4 backlog
 -- ARGV     1 name of the call  2 route  3 TTL of a call (ms)  4 share of the rate limit to use
 --          5 "1" to acquire only a spare call, else "0"

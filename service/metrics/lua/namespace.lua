@@ -1,4 +1,4 @@
--- Measure the whole namespace; every replica gets the same numbers. (enrich/lua/lib_budget.lua stands before.)
+-- Measure the whole namespace; every replica gets the same numbers. (Loaded after enrich/lua/lib_budget.lua.)
 -- KEYS     1 backlog  2 tickets  3 counts  4 stream  5 milestones  6 budget  7 calls  8 waiting
 --          9 a key to write, which expires after a second  10 failed
 -- ARGV     1 share of the rate limit to use

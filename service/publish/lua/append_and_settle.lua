@@ -1,5 +1,5 @@
 -- Append one record, unless it is filtered or unchanged, and settle its ticket.
--- (backlog/lua/lib_tickets.lua and lib_refreshes.lua stand before.)
+-- (Loaded after backlog/lua/lib_tickets.lua and lib_refreshes.lua.)
 -- KEYS     1 backlog  2 tickets  3 stream  4 published  5 calls  6 budget  7 wakeup
 --          8 counts  9 milestones  10 refreshes  11 tickets of refreshes
 -- ARGV     1 job  2 fence  3 generation  4 deployment id  5 digest  6 TTL of published (ms)
