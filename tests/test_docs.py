@@ -163,4 +163,4 @@ def test_settings_that_a_page_names_exist(page: Path) -> None:
     """Every ``ENRICHER_*`` on the page is a setting, its ``_FILE``, or one of Compose's."""
     named = set(re.findall(r"`?(ENRICHER_[A-Z_]*[A-Z])\b(?!…)", page.read_text(encoding="utf-8")))
     known = {name for name, _, _ in list_settings()}
-    assert {name.removesuffix("_FILE") for name in named} - COMPOSE_VARIABLES <= known
+    assert {name.removesuffix("_FILE") for name in named - COMPOSE_VARIABLES} <= known
