@@ -71,7 +71,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Secret,
         _describe(
             "`redis[s]://`, `redis[s]+sentinel://`, `redis[s]+cluster://` or `unix://`; "
-            "unset: an embedded server is started"
+            "unset: `run` and `demo` start a server, `serve` and `work` refuse to start"
         ),
     ] = Secret("")
     namespace: Annotated[
@@ -107,11 +107,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Positive, _describe("Largest webhook body in bytes; a larger one gets 413")
     ] = 1_048_576
     max_response_bytes: Annotated[
-        Positive, _describe("Largest LaunchDarkly response in bytes; beyond, it fails")
+        Positive,
+        _describe(
+            "Largest LaunchDarkly response in bytes; "
+            "a larger one fails its ticket, a larger further page is left out"
+        ),
     ] = 33_554_432
     max_record_bytes: Annotated[
         Annotated[int, Meta(ge=1, le=500_000_000)],
-        _describe("Largest record in bytes; beyond, it fails `record_too_large`"),
+        _describe("Largest record in bytes; a larger one fails its ticket (`record_too_large`)"),
     ] = 67_108_864
     max_calls_per_deployment: Annotated[
         Positive, _describe("Most calls per deployment; beyond, its record is incomplete")
@@ -178,7 +182,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Seconds, _describe("Time after which trimming ignores an idle reader group")
     ] = 604_800.0
     failed_retention: Annotated[
-        Seconds, _describe("Time for which failed and parked tickets are kept")
+        Seconds, _describe("Time for which failed tickets and parked events are kept")
     ] = 7_776_000.0
     log_format: Annotated[
         Literal["auto", "json", "pretty"],
@@ -220,14 +224,22 @@ def variable_name(field: str) -> str:
 
 
 def list_settings() -> list[tuple[str, str, str]]:
-    """Return every setting: its variable, its default as text, its meaning."""
+    """Return every setting: its variable, its default as text, its meaning with any choices."""
     hints = get_type_hints(Settings, include_extras=True)
     rows = []
     for field in msgspec.structs.fields(Settings):
         metas = [meta for meta in hints[field.name].__metadata__ if isinstance(meta, Meta)]
         meaning = next(meta.description for meta in reversed(metas) if meta.description)
+        if choices := _list_choices(hints[field.name]):
+            meaning += f"; one of {', '.join(f'`{choice}`' for choice in choices)}"
         rows.append((variable_name(field.name), _format_default(field.default), meaning))
     return rows
+
+
+def _list_choices(annotation: Any) -> tuple[str, ...]:
+    """Return the values that a setting may have; empty if it is not a choice."""
+    base = get_args(annotation)[0]
+    return get_args(base) if get_origin(base) is Literal else ()
 
 
 def _format_default(value: object) -> str:
@@ -307,8 +319,8 @@ def _build_settings(values: Mapping[str, str]) -> Settings:
 def _format_expected(field: str) -> str:
     annotation: Any = get_type_hints(Settings, include_extras=True)[field]
     base = get_args(annotation)[0]
-    if get_origin(base) is Literal:
-        return f"give one of {', '.join(get_args(base))}"
+    if choices := _list_choices(annotation):
+        return f"give one of {', '.join(choices)}"
     if base is str:
         return "give 1 to 64 letters, digits, '.', '_' or '-'"
     limits = next(meta for meta in annotation.__metadata__ if meta.ge is not None)

@@ -1,4 +1,4 @@
-"""Sources: how webhooks of a sender are verified, which of them count, and where each value is in the body.
+"""Sources: how a sender's webhooks are verified, which count, and where the body has each value.
 
 A source is a TOML table. A preset is the same table under ``[preset.<name>]``. A source, or another
 preset, that names a preset overrides it: ``when`` and ``fields`` key by key, all else as a whole::

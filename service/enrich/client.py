@@ -1,4 +1,4 @@
-"""The client of the Engineering Insights API: one GET at a time, each counted against the budget."""
+"""The LaunchDarkly client: one GET at a time, each counted against the budget."""
 
 import asyncio
 from collections.abc import Callable, Sequence

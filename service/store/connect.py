@@ -1,4 +1,4 @@
-"""Redis clients: opened by URL, and set up so that they never repeat a command."""
+"""Redis connections: opened by URL, and set up so that they never repeat a command."""
 
 from typing import Any
 

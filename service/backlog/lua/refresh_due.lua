@@ -1,4 +1,4 @@
--- Queue the refreshes that are due. (Loaded after lib_budget.lua of service/enrich.)
+-- Queue the refreshes that are due. (Loaded after enrich/lua/lib_budget.lua.)
 -- KEYS     1 refreshes  2 tickets of refreshes  3 backlog  4 tickets  5 failed  6 budget  7 calls
 --          8 waiting
 -- ARGV     1 maximum to queue  2 share of the rate limit to use
