@@ -261,9 +261,9 @@ async def test_parked_event_that_stays_unmappable_gets_the_new_reason(
 ) -> None:
     """While its source is not mended; a source that is gone says so."""
     unmappable_source.write_sources('when = { "body.x" = "y" }\n')
-    left = await command_runner.run("failed retry unmappable:web/d1")
+    skipped = await command_runner.run("failed retry unmappable:web/d1")
     reason = "it no longer is an event: body.x is not what this source waits for"
-    assert (left.code, left.out) == (1, f"unmappable:web/d1: left: {reason}\n")
+    assert (skipped.code, skipped.out) == (1, f"unmappable:web/d1: skipped: {reason}\n")
     shown = await command_runner.run("failed show unmappable:web/d1")
     assert f"detail       {reason}\n" in shown.out
     assert "  deployment-enricher failed retry unmappable:web/d1\n" in shown.out
@@ -303,13 +303,13 @@ async def test_retry_and_drop_of_many_log_user_and_jobs(
     assert await failed_harness.count_tickets() == (2, 0)
     assert (retried.code, dropped.code) == (1, 0)
     assert "id:nobody has not failed\n" in retried.err
-    who = pwd.getpwuid(os.getuid()).pw_name
-    for ended, fact, expected in (
+    user = pwd.getpwuid(os.getuid()).pw_name
+    for ended, event, expected in (
         (retried, "failed_retried", jobs[:2]),
         (dropped, "failed_dropped", jobs[2:]),
     ):
         (line,) = [json.loads(line) for line in ended.err.splitlines() if line.startswith("{")]
-        assert (line["event"], line["who"], line["count"]) == (fact, who, len(expected))
+        assert (line["event"], line["user"], line["count"]) == (event, user, len(expected))
         assert line["jobs"] == expected
 
 

@@ -142,13 +142,13 @@ async def test_reload_replaces_a_secret_from_its_file(receiver: ReloadingReceive
 async def test_reload_of_an_invalid_file_keeps_the_sources_and_warns_in_readyz(
     receiver: ReloadingReceiver,
 ) -> None:
-    """The receiver is ready and warns, with the line, until the file is mended."""
+    """The receiver is ready and warns, with the key, until the file is corrected."""
     assert await receiver.get_readiness() == (200, None)
     receiver.file.write_text(receiver.file.read_text() + "secret = 1\n")
     await receiver.reload("sources_reload_failed")
-    complaint = f'{receiver.file}:5: source "ci": secret: there is no such key'
+    problem = f'{receiver.file}: source "ci": secret: there is no such key'
     status, (warning,) = await receiver.get_readiness()
-    assert (status, complaint in warning) == (200, True)
+    assert (status, problem in warning) == (200, True), warning
     assert [line for line in receiver.program.lines if json.loads(line)["reason"] in warning]
     assert await receiver.post("1") == 202
 

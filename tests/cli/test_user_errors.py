@@ -115,7 +115,11 @@ def test_wrong_argument_is_a_usage_error(run_command: RunCommand, words: str, to
         ("run", {"ENRICHER_LAUNCHDARKLY_URL": "launchdarkly"}, "LAUNCHDARKLY_URL is 'launchdarkl"),
         ("serve", {}, "ENRICHER_REDIS_URL is not set: `serve` shares a Redis"),
         ("work", {}, "ENRICHER_REDIS_URL is not set: `work` shares a Redis"),
-        ("work", {"ENRICHER_REDIS_URL": f"http://:{PASSWORD}@host"}, "no address of a Redis"),
+        (
+            "work",
+            {"ENRICHER_REDIS_URL": f"http://:{PASSWORD}@host"},
+            "is not a Redis URL: use redis://",
+        ),
         ("send", {"ENRICHER_WEBHOOK_SECRET": ""}, "an event cannot be signed"),
         ("send", {"ENRICHER_WEBHOOK_SECRET": " \n"}, "an event cannot be signed"),
         ("pipeline", {"ENRICHER_WEBHOOK_SECRET": " \n"}, "an event cannot be signed"),

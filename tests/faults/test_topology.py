@@ -190,7 +190,7 @@ async def test_demo_and_tail_work_on_a_cluster(cluster: ClusterSet, shell: Comma
     shell.env["ENRICHER_REDIS_URL"] = cluster.url
     result = await shell.run("demo --events 2 --per-second 20")
     assert (result.code, result.err) == (0, "")
-    assert "2 deployments came out" in result.out
+    assert "2 deployments were published" in " ".join(result.out.split())
     assert " tail --from-start" in result.out
     assert "redis-cli" not in result.out
     shell.env["ENRICHER_NAMESPACE"] = "deployments-demo"
