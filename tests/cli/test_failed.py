@@ -268,8 +268,8 @@ async def test_parked_event_that_stays_unmappable_gets_the_new_reason(
     assert f"detail       {reason}\n" in shown.out
     assert "  deployment-enricher failed retry unmappable:web/d1\n" in shown.out
     gone = await command_runner.run("failed retry --all", ENRICHER_SOURCES="")
-    assert gone.out == "unmappable:web/d1: left: there is no source 'web' here\n"
-    assert PASSWORD not in left.out + shown.out + gone.out + gone.err
+    assert gone.out == "unmappable:web/d1: skipped: there is no source 'web' here\n"
+    assert PASSWORD not in skipped.out + shown.out + gone.out + gone.err
 
 
 async def test_parked_event_is_mapped_by_the_current_source(
