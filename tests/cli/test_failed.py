@@ -18,7 +18,7 @@ import msgspec
 import pytest
 import structlog
 
-from service.accept.mapping import DeploymentCompleted, Unmappable
+from service.accept.mapping import Unmappable
 from service.backlog.backlog import Backlog, BacklogConfig
 from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
@@ -28,6 +28,7 @@ from service.store.embedded import EmbeddedServer
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from tests.cli.shell import PASSWORD, BackgroundCommand, CommandRunner
+from tests.factories import make_event
 
 KEYS = Keys("deployments")
 DAY_MS = 86_400_000
@@ -62,19 +63,13 @@ class FailedTicketsHarness:
 
     async def add_failed(self, name: str, *, days_ago: float = 0, raw: bytes = b"") -> str:
         """Fail the ticket of one deployment; return its job."""
-        event = DeploymentCompleted(
-            source="native",
+        event = make_event(
             delivery=f"delivery-{name}",
-            project="default",
-            environment="production",
             application=f"shop-{name}",
             version="1",
             deployment_id=name,
-            outcome="succeeded",
             event_time=1_795_428_000_000,
             metadata=msgspec.Raw(b'{"pipeline":"main"}'),
-            metadata_dropped=False,
-            traceparent=None,
         )
         await self.backlog.add(event)
         (lease,) = (await self.backlog.claim(1)).leases
