@@ -27,6 +27,7 @@ from .fetcher import EntryFetcher
 from .group import EntrySource, GroupConsumer, GroupMissing, PlainConsumer, ReaderOptions
 
 _CLOSE_TIMEOUT_S = 2.0
+_CANCEL_INTERVAL_S = 0.1
 
 
 class RecentIds:
@@ -178,16 +179,22 @@ class EnrichedStream:
 
     async def _fetch(self) -> list[StreamEntry]:
         """Return the next entries, fetched in a task that ``aclose`` can cancel."""
-        self._fetch_task = asyncio.ensure_future(self._fetcher.fetch())
+        task = self._fetch_task = asyncio.ensure_future(self._fetcher.fetch())
         try:
-            entries = await self._fetch_task
+            await asyncio.wait((task,))
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if self._fetcher.is_closed and not (task and task.cancelling()):
-                return []
+            while not task.done():  # redis-py may swallow a cancellation before Python 3.12
+                task.cancel()
+                await asyncio.wait((task,), timeout=_CANCEL_INTERVAL_S)
+            if not task.cancelled():
+                task.exception()  # an exception that nobody retrieves would be logged
+            self._source.on_disconnect()  # what was fetched meanwhile is fetched again
             raise
         finally:
             self._fetch_task = None
+        if task.cancelled() and self._fetcher.is_closed:
+            return []
+        entries = task.result()
         self._schedule_renewal()
         return entries
 
