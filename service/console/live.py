@@ -19,6 +19,7 @@ from service.log import EventLogger
 from service.metrics.namespace import NamespaceStats
 from service.store import RedisUnavailable
 from service.store.connect import UNAVAILABLE_ERRORS, describe_error
+from service.store.exchange import decode_text
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script
@@ -155,11 +156,6 @@ class OverviewReader:
             cache_key: available[cache_key] for cache_key in listed if cache_key in available
         }
         return list(self._failed_cache.values())
-
-
-def decode_text(value: object) -> str:
-    """Return a value of a reply as text; invalid UTF-8 is replaced."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def decode_fields(values: Sequence[object]) -> Mapping[str, str]:

@@ -10,13 +10,14 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from service.backlog.failures import decode_failed_ticket
-from service.console.live import MAX_RECORD_BYTES, decode_text, pair_fields, split_rows
+from service.console.live import MAX_RECORD_BYTES, pair_fields, split_rows
 from service.console.timeline import (
     DeploymentView,
     view_from_failed,
     view_from_record,
     view_from_ticket,
 )
+from service.store.exchange import decode_text
 from service.store.group_commit import GroupCommit, ScriptArgument
 from service.store.keys import Keys
 from service.store.script import Script, load_script

@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from service.accept.mapping import DeploymentCompleted, Duplicate, Queued
-from service.backlog.backlog import Backlog, BacklogConfig
+from service.backlog.backlog import Backlog, BacklogConfig, PostponeStatus
 from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
 from service.enrich.budget import load_budget_prelude
@@ -250,15 +250,19 @@ class BacklogModel(RuleBasedStateMachine):
         lease = self.take_lease(index)
         attempted = replace(lease.ticket, attempts=next(self.tokens))
         result = self.run(self.backlog.postpone(lease, attempted, delay_s=delay_s))
+        self.check_postponed(lease, result, delay_s=delay_s)
+        if twice and result == "postponed":
+            repeated = self.run(self.backlog.postpone(lease, attempted, delay_s=delay_s))
+            assert repeated == "postponed"
+
+    def check_postponed(self, lease: Lease, result: PostponeStatus, *, delay_s: float) -> None:
+        """Check the result of a postponement and postpone the ticket of the model."""
         ticket = self.held_ticket(lease)
         if ticket is None:
             assert result == "lease_lost"
         else:
             newer = ticket.generation != lease.generation
             assert result == ("superseded" if newer else "postponed")
-            if twice and not newer:
-                repeated = self.run(self.backlog.postpone(lease, attempted, delay_s=delay_s))
-                assert repeated == "postponed"
             ticket.fence, ticket.is_due = None, newer or delay_s == 0
 
     @precondition(lambda self: self.leases)

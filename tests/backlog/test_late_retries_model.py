@@ -135,13 +135,7 @@ class LostReplyModel(BacklogModel):
         lease = self.take_lease(index)
         attempted = replace(lease.ticket, attempts=next(self.tokens))
         result = self.run(self.backlog.postpone(lease, attempted, delay_s=delay_s))
-        ticket = self.held_ticket(lease)
-        if ticket is None:
-            assert result == "lease_lost"
-        else:
-            newer = ticket.generation != lease.generation
-            assert result == ("superseded" if newer else "postponed")
-            ticket.fence, ticket.is_due = None, newer or delay_s == 0
+        self.check_postponed(lease, result, delay_s=delay_s)
 
         def repeat() -> None:
             repeated = self.run(self.backlog.postpone(lease, attempted, delay_s=delay_s))
