@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from service.client.entry import InvalidEntry, Record
+from service.client.entry import InvalidEntry, Record, StreamEntry
 from service.client.group import ReaderOptions
 from service.client.stream import EnrichedStream, InvalidEntryError
 from service.store.connect import open_client
@@ -223,6 +223,33 @@ async def test_close_ends_a_waiting_loop(
     await stream.aclose()
     assert len(seen) == 1
     assert not await redis.xinfo_consumers(keys.enriched, READER_GROUP)
+
+
+async def test_read_whose_fetch_swallows_the_cancellation_ends_and_loses_no_record(
+    redis: Redis, keys: Keys, open_stream: OpenStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What such a fetch took from the group is delivered by the next read."""
+    stream = open_stream()
+    fetch = stream._fetcher.fetch
+    started = asyncio.Event()
+
+    async def fetch_after_cancellation() -> list[StreamEntry]:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return await fetch() or await fetch()  # its own pending entries, then new ones
+        raise AssertionError
+
+    ids = await append_records(redis, keys.enriched, 1, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(stream._fetcher, "fetch", fetch_after_cancellation)
+        read = asyncio.create_task(take_ids(stream, 1))
+        await started.wait()
+        read.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await read
+    assert await take_ids(stream, 2) == ids
 
 
 async def test_renewal_keeps_prefetched_records_during_a_slow_body(
