@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from service.backlog.backlog import BacklogConfig
 from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
+from service.enrich.budget import Budget
 from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
@@ -405,3 +406,27 @@ async def test_claim_from_a_deep_backlog_recovers_the_calls_of_dead_workers(
         call.encode() for call in dead_calls
     }
     await redis.delete(keys.backlog, keys.tickets)
+
+
+async def test_spare_call_is_acquired_only_while_no_ticket_is_due(
+    budget_harness: BudgetHarness,
+) -> None:
+    """A deployment already begun gets the same call; a refused spare call waits for nothing."""
+    begun, spare = (
+        budget_harness.budget,
+        Budget(
+            budget_harness.backlog._group_commit,
+            keys=budget_harness.keys,
+            share=1.0,
+            rng=lambda: 0.5,
+            spare_only=True,
+        ),
+    )
+    await budget_harness.add_tickets(1)
+    budget_harness.budget = spare
+    assert await budget_harness.acquire("spare") > 0
+    budget_harness.budget = begun
+    assert await budget_harness.acquire("begun") == 0
+    assert len(await budget_harness.claim_jobs()) == 1  # the ticket is leased: it is not due now
+    budget_harness.budget = spare
+    assert await budget_harness.acquire("spare") == 0
