@@ -25,7 +25,8 @@ SETTINGS_SECTIONS = {
         "access_token launchdarkly_url rate_limit_share max_calls_per_deployment max_response_bytes"
     ),
     "Redis": "redis_url namespace durability data_dir",
-    "Receiver": "host port sources webhook_secret max_body_bytes backlog_limit delivery_retention",
+    "Receiver": "host port sources webhook_secret max_body_bytes enqueue_timeout"
+    " backlog_limit delivery_retention",
     "Console": "console console_token",
     "Worker": "concurrency lease shutdown_timeout metrics_port",
     "Finding a deployment": "lookback not_found_timeout outage_timeout",

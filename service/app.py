@@ -70,6 +70,8 @@ from service.tracing.tracing import NO_TRACING, Tracing
 from service.worker import Worker, WorkerConfig, WorkerDependencies
 
 _MAX_GRACE_S = 120.0
+_RESPONSE_TIME_S = 2.0
+"""How long a receiver that stops may need to respond to a webhook, beside its wait for Redis."""
 
 
 class Runtime(Struct, frozen=True, kw_only=True):
@@ -152,6 +154,7 @@ def _build_backlog(settings: Settings, group_commit: GroupCommit, keys: Keys) ->
         call_ttl_ms=CALL_TTL_MS,
         max_tickets=settings.backlog_limit,
         rate_limit_share=settings.rate_limit_share,
+        enqueue_timeout_s=settings.enqueue_timeout,
     )
     return Backlog(
         group_commit,
@@ -207,7 +210,12 @@ async def open_receiver(
     runtime.exposition.add_metrics_route(app)
     add_contract_routes(app)
     add_routes(app)
-    async with serve_app(app, host=settings.host, port=settings.port) as url:
+    async with serve_app(
+        app,
+        host=settings.host,
+        port=settings.port,
+        shutdown_timeout_s=settings.enqueue_timeout + _RESPONSE_TIME_S,
+    ) as url:
         runtime.log.info("receiver_started", url=url, sources=sorted(sources))
         yield url
     runtime.log.info("receiver_stopped")

@@ -103,6 +103,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     webhook_secret: Annotated[
         Secret, _describe("Secrets of the source `native`, separated by spaces")
     ] = Secret("")
+    enqueue_timeout: Annotated[
+        Seconds, _describe("Time for which a webhook waits for Redis; beyond it gets 503")
+    ] = 8.0
     max_body_bytes: Annotated[
         Positive, _describe("Largest webhook body in bytes; a larger one gets 413")
     ] = 1_048_576

@@ -113,8 +113,8 @@ def test_every_guarantee_names_tests_that_exist(row: list[str]) -> None:
 
 
 def test_the_guarantees_cover_every_situation() -> None:
-    """The table has its 24 rows."""
-    assert len(guarantee_rows()) == 24
+    """The table has at least its first 24 rows."""
+    assert len(guarantee_rows()) >= 24
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "architecture.md"], ids=page_name)

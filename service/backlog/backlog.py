@@ -34,7 +34,10 @@ FailStatus = Literal["failed", "superseded", "lease_lost"]
 
 
 class BacklogConfig(Struct, frozen=True, kw_only=True):
-    """Settings of the backlog: lifetimes (ms), maximum tickets, rate-limit share (0 to 1)."""
+    """Settings of the backlog: lifetimes (ms), maximum tickets, rate-limit share (0 to 1).
+
+    ``enqueue_timeout_s`` is how long ``add`` and ``park`` wait for Redis.
+    """
 
     lease_ms: int
     delivery_ttl_ms: int
@@ -42,7 +45,7 @@ class BacklogConfig(Struct, frozen=True, kw_only=True):
     call_ttl_ms: int
     max_tickets: int
     rate_limit_share: float
-    enqueue_timeout_s: float = 2.0
+    enqueue_timeout_s: float = 8.0
 
 
 class Claimed(Struct, frozen=True):

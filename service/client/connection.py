@@ -43,4 +43,5 @@ class Connection:
         if self._connection is None:
             pool = self._client.connection_pool
             self._connection = await pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
+        await self._connection.check_health()  # opens a dead connection again
         return self._connection

@@ -19,17 +19,22 @@ from service.store import RedisUnavailable
 
 ReadStats = Callable[[], Awaitable[NamespaceStats]]
 
-_SHUTDOWN_TIMEOUT_S = 5.0
+SHUTDOWN_TIMEOUT_S = 5.0
 
 
 @asynccontextmanager
-async def serve_app(app: web.Application, *, host: str, port: int) -> AsyncIterator[str]:
-    """Serve an application while the context lasts; yields its URL."""
+async def serve_app(
+    app: web.Application, *, host: str, port: int, shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S
+) -> AsyncIterator[str]:
+    """Serve an application while the context lasts; yields its URL.
+
+    On exit, requests that are in progress have ``shutdown_timeout_s`` to end.
+    """
     # aiohttp's own logger quotes malformed requests, and with them parts of secrets.
     silent_logger = logging.Logger("silent")  # noqa: LOG001 - outside the tree: no handler inherits it
     silent_logger.addHandler(logging.NullHandler())
     runner = web.AppRunner(
-        app, access_log=None, logger=silent_logger, shutdown_timeout=_SHUTDOWN_TIMEOUT_S
+        app, access_log=None, logger=silent_logger, shutdown_timeout=shutdown_timeout_s
     )
     await runner.setup()
     try:

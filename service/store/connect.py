@@ -5,9 +5,9 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.connection import (
     AbstractConnection,
-    Connection,
     ConnectionPool,
     SSLConnection,
+    UnixDomainSocketConnection,
     parse_url,
 )
 from redis.asyncio.retry import Retry
@@ -34,6 +34,7 @@ from .discovery import (
     node_query,
     sentinel_discovery,
 )
+from .idle_check import IDLE_CHECK_S, TcpConnection, TlsConnection, keepalive_options
 from .keys import Keys
 from .server_checks import Barrier, Durability, check_server, choose_barrier
 from .url import RedisUrl, parse_redis_url
@@ -55,13 +56,18 @@ _RETRYABLE_CODES = ("MISCONF", "NOREPLICAS", "BUSY ", "READONLY", "OOM", "LOADIN
 
 
 def open_client(
-    url: str, *, namespace: str = "", reply_timeout_s: float = REPLY_TIMEOUT_S
+    url: str,
+    *,
+    namespace: str = "",
+    reply_timeout_s: float = REPLY_TIMEOUT_S,
+    idle_check_s: float = IDLE_CHECK_S,
 ) -> Redis:
     """Open a client for any URL that :func:`parse_redis_url` accepts, without sending anything.
 
     The client never retries, although redis-py retries ten times by default: a lost reply and a
     silent retry would run a command twice. GroupCommit repeats its idempotent scripts instead.
     In a Cluster, the client connects only to the master that holds the keys of ``namespace``.
+    A TCP connection that was idle for ``idle_check_s`` is checked before it is used.
     """
     redis_url = parse_redis_url(url)
     options: dict[str, Any] = {
@@ -71,6 +77,16 @@ def open_client(
         "socket_timeout": reply_timeout_s,
         "legacy_responses": False,
     }
+    connection_class = options.pop("connection_class", TcpConnection)
+    if connection_class is not UnixDomainSocketConnection:
+        connection_class = TlsConnection if connection_class is SSLConnection else TcpConnection
+        options = {
+            "health_check_interval": idle_check_s,
+            "socket_keepalive": True,
+            "socket_keepalive_options": keepalive_options(),
+            **options,
+        }
+    options["connection_class"] = connection_class
     if redis_url.kind != "server":
         options = _add_master_discovery(redis_url, options, namespace=namespace)
     return Redis.from_pool(ConnectionPool(**options))
@@ -80,7 +96,7 @@ def _add_master_discovery(
     redis_url: RedisUrl, options: dict[str, Any], *, namespace: str
 ) -> dict[str, Any]:
     """Return options with which each connection is opened to the current master."""
-    connection_class = options.pop("connection_class", Connection)
+    connection_class = options.pop("connection_class")
     query_options = {name: value for name, value in options.items() if name != "host"}
     if redis_url.kind == "sentinel":
         for master_option in ("db", "username", "password"):
@@ -97,7 +113,7 @@ def _add_master_discovery(
         )
     return options | {
         "connection_class": MasterTlsConnection
-        if connection_class is SSLConnection
+        if connection_class is TlsConnection
         else MasterConnection,
         "find_master": find_master,
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),  # we find masters

@@ -13,10 +13,11 @@ from contextlib import suppress
 from typing import Any
 
 from msgspec import Struct
-from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.connection import Connection
 from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from .idle_check import TcpConnection, TlsConnection
 from .url import HostPort
 
 _QUERY_TIMEOUT_S = 1.0
@@ -128,7 +129,7 @@ def node_query(connection_class: type[Connection], **options: Any) -> QueryNode:
     return query
 
 
-class MasterConnection(Connection):
+class MasterConnection(TcpConnection):
     """A connection to the server that is the master when it is opened.
 
     Every ``check_interval_s`` the master is looked up again, and the connection is closed if it
@@ -147,7 +148,7 @@ class MasterConnection(Connection):
     async def _connect(self) -> None:
         master = await self._find_master()
         self.host, self.port = master.host, master.port
-        await super()._connect()  # type: ignore[no-untyped-call] # redis-py
+        await super()._connect()
         if self._check_interval_s < math.inf and self._writer is not None:
             watch = self._disconnect_when_moved(master, self._writer)
             self._watch_task = asyncio.create_task(watch, name="watch-master")
@@ -168,5 +169,5 @@ class MasterConnection(Connection):
         await super().disconnect(*args, **options)
 
 
-class MasterTlsConnection(MasterConnection, SSLConnection):
+class MasterTlsConnection(MasterConnection, TlsConnection):
     """A connection over TLS to the server that is the master when it is opened."""

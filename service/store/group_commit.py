@@ -21,11 +21,13 @@ from service.store.connect import (
     UNAVAILABLE_ERRORS,
     close_connection,
     describe_error,
+    drop_idle_connections,
     is_bad_password,
     is_retryable,
     open_connection,
 )
 from service.store.exchange import Command, exchange
+from service.store.idle_check import is_alive
 from service.store.script import Script
 from service.store.server_checks import Barrier, Durability
 
@@ -226,6 +228,10 @@ class GroupCommit:
         return retries
 
     async def _get_connection(self) -> AbstractConnection:
+        if self._connection is not None and not await is_alive(self._connection):
+            self._log.info("redis_connection_replaced", reason="no answer after an idle time")
+            await self._disconnect()
+            await drop_idle_connections(self._client)
         if self._connection is None:
             opened = await open_connection(self._client, self._durability)
             self._connection, self._barrier, warnings = opened

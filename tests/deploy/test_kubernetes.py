@@ -96,8 +96,9 @@ def test_environment_contains_only_settings(name: str) -> None:
 def test_termination_grace_period_exceeds_shutdown_timeout(name: str) -> None:
     """Kubernetes waits longer than the service needs to stop. The image has this version."""
     pod = find_object("Deployment", name)["spec"]["template"]["spec"]
-    # A receiver needs 5 s until it gets no new connections, and 5 s for open requests.
-    needs = Settings().shutdown_timeout if name.endswith("worker") else 5 + 5
+    # A receiver needs 5 s until it gets no new connections, then time for open requests.
+    settings = Settings()
+    needs = settings.shutdown_timeout if name.endswith("worker") else 5 + settings.enqueue_timeout
     assert pod["terminationGracePeriodSeconds"] >= needs + MARGIN_S
     assert pod["containers"][0]["image"] == f"deployment-enricher:{__version__}"
 

@@ -90,4 +90,6 @@ def test_stop_timeout_exceeds_shutdown_timeout() -> None:
     """Systemd waits long enough, and does not restart after a configuration error."""
     unit_settings = parse_unit(FOLDER / "deployment-enricher-worker.service")
     assert int(unit_settings["TimeoutStopSec"][0]) >= Settings().shutdown_timeout + 10
+    receiver_settings = parse_unit(FOLDER / "deployment-enricher-receiver.service")
+    assert int(receiver_settings["TimeoutStopSec"][0]) >= Settings().enqueue_timeout + 10
     assert unit_settings["RestartPreventExitStatus"] == ["2"]

@@ -136,6 +136,7 @@ async def open_harness(
             rate_limit_share=1.0,
             lease=2.0,
             shutdown_timeout=2.0,
+            enqueue_timeout=2.0,
         )
         harness = ServiceHarness(replace(settings, **changes), simulator, redis)
         try:

@@ -83,6 +83,7 @@ class ProcessGroup:
             "ENRICHER_WEBHOOK_SECRET": SECRET,
             "ENRICHER_PORT": "0",
             "ENRICHER_LEASE": "2",
+            "ENRICHER_ENQUEUE_TIMEOUT": "2",
             "ENRICHER_RATE_LIMIT_SHARE": "1",
             "LAUNCHDARKLY_ACCESS_TOKEN": Options().token,
             "ENRICHER_LAUNCHDARKLY_URL": self._launchdarkly_url,

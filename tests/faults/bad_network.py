@@ -27,6 +27,14 @@ class FaultyProxy(ForwardingProxy):
     def __init__(self, connect: Connect) -> None:
         super().__init__(connect)
         self._fault: NetworkFault = "clear"
+        self._last_dropped = 0
+
+    def drop_open_connections(self) -> None:
+        """Forward nothing more on the connections of now, without closing them.
+
+        So a load balancer drops an idle connection: neither side hears of it.
+        """
+        self._last_dropped = self.connection_count
 
     def set_fault(self, fault: NetworkFault) -> None:
         """Set the network fault, for open connections too."""
@@ -52,15 +60,18 @@ class FaultyProxy(ForwardingProxy):
 
     def copy_both_ways(self, client: Streams, server: Streams) -> tuple[Copying, Copying]:
         """Forward both ways as the current fault allows."""
+        number = self.connection_count
         return (
-            self._forward_request(client[0], server[1]),
+            self._forward_request(client[0], server[1], number=number),
             self._forward_response(server[0], client[1]),
         )
 
     async def _forward_request(
-        self, client: asyncio.StreamReader, upstream: asyncio.StreamWriter
+        self, client: asyncio.StreamReader, upstream: asyncio.StreamWriter, *, number: int
     ) -> None:
         while chunk := await client.read(CHUNK_BYTES):
+            if number <= self._last_dropped:
+                continue
             match self._fault:
                 case "cut":
                     return

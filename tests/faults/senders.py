@@ -16,7 +16,7 @@ from service.simulate.world import NewDeployment
 from tests.faults.oracle import SentDelivery
 from tests.faults.traffic import Webhook
 
-_REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=8.0)
+_REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=12.0)  # longer than the receiver waits for Redis
 _ACCEPTED_STATUSES = {HTTPStatus.OK, HTTPStatus.ACCEPTED}
 
 

@@ -13,14 +13,18 @@ import pytest
 from service import app
 from service.enrich import client
 from service.enrich.verdict import Backoff, RetryPolicy
+from service.settings import Secret
 from service.store import group_commit
+from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
-from tests.end_to_end.harness import ServiceHarness, open_simulator
+from tests.end_to_end.harness import ServiceHarness, open_harness, open_simulator
+from tests.factories import deployment_id
 from tests.faults.bad_network import NETWORK_FAULTS, FaultyProxy, NetworkFault
 from tests.faults.in_process_senders import InProcessSenders, open_service, print_duration
 from tests.tcp_proxy import connect_to_address, connect_to_socket
 
 _WEBHOOKS_PER_PHASE = 20  # webhooks accepted before and after the fault
+_IDLE_S = 0.1
 
 
 @pytest.fixture
@@ -106,6 +110,27 @@ async def test_changing_launchdarkly_network_faults_lose_and_duplicate_nothing(
         assert call_count > len(senders.accepted), "no call was repeated"
         assert not senders.refused
         assert all(record["complete"] == "true" for record in await service.records())
+
+
+async def test_webhook_after_a_load_balancer_dropped_the_idle_connection_is_accepted(
+    faulty_proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receiver notices that its connection is dead, and sends the webhook on another one."""
+    monkeypatch.setattr(app, "open_client", partial(open_client, idle_check_s=_IDLE_S))
+    async with (
+        open_client(f"redis://{faulty_proxy.address}") as viewer,
+        open_harness(
+            viewer, "faults", redis_url=Secret(f"redis://{faulty_proxy.address}")
+        ) as service,
+    ):
+        await service.open(workers=0)
+        event = {"deploymentId": deployment_id(1), "eventType": "finished"}
+        assert (await service.post(event, delivery="before"))[0] == 202
+        faulty_proxy.drop_open_connections()
+        await asyncio.sleep(2 * _IDLE_S)
+        assert (await service.post(event, delivery="after"))[0] == 202
+        assert not service.log_events("redis_disconnected")
+        assert service.log_events("redis_connection_replaced")
 
 
 @pytest.mark.parametrize("times", [1, pytest.param(15, marks=pytest.mark.long)])
