@@ -16,7 +16,7 @@ def parse_duration(text: str) -> float:
     """Return a number and its unit (s, m, h, d or w) as seconds; a bare number is seconds."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in _SECONDS_BY_UNIT else (text, "s")
     if not number.isascii() or not number.isdecimal() or len(number) > _MAX_DURATION_DIGITS:
-        raise click.BadParameter(f"{text!r} is no age such as 90s, 30m, 2h or 7d")
+        raise click.BadParameter(f"{text!r} is not an age such as 90s, 30m, 2h or 7d")
     return float(int(number) * _SECONDS_BY_UNIT[unit])
 
 
@@ -25,7 +25,7 @@ def parse_time_ms(text: str) -> int:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no time such as 2026-11-01") from None
+        raise click.BadParameter(f"{text!r} is not a time such as 2026-11-01") from None
     aware_moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return max(1, (aware_moment - _EPOCH) // timedelta(milliseconds=1))
 

@@ -348,7 +348,7 @@ async def test_retry_all_asks_for_confirmation_on_a_terminal(
         ("failed", "Usage: deployment-enricher failed [OPTIONS] COMMAND"),
         ("failed retry", "name the jobs, or give --all"),
         ("failed drop --all id:x", "name the jobs, or give --all"),
-        ("failed list --older-than soon", "'soon' is no age such as 90s, 30m, 2h or 7d"),
+        ("failed list --older-than soon", "'soon' is not an age such as 90s, 30m, 2h or 7d"),
         ("failed list --limit 0", "'--limit': 0 is not in the range 1<=x<=1000000"),
     ],
 )
