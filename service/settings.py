@@ -284,7 +284,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
 def _read_secret(name: str, path: str) -> str:
     """Return the secret in a file. The path is not printed: it may be the secret by mistake."""
     try:
-        secret = Path(path).read_text(encoding="utf-8").strip()
+        secret = Path(path).read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise SettingsError(f"{name} names a file that cannot be read: {problem}") from None

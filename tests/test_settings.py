@@ -166,10 +166,10 @@ def test_token_unfit_for_a_header_is_refused_without_showing_it(token: str) -> N
 
 @pytest.mark.parametrize("variable", SECRETS)
 def test_secret_is_read_from_a_file(variable: str, tmp_path: Path) -> None:
-    """A newline at the end of the file is not part of the secret."""
+    """A newline at its end and a byte order mark at its start are not part of the secret."""
     value = "redis://host" if variable.endswith("URL") else SECRET
     path = tmp_path / "secret"
-    path.write_text(f"{value}\n")
+    path.write_text(f"{value}\n", encoding="utf-8-sig")
     from_file = read_settings({f"{variable}_FILE": str(path)})
     assert from_file == read_settings({variable: value})
     assert from_file != Settings()

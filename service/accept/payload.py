@@ -4,8 +4,12 @@ CloudEvents follow the HTTP binding 1.0: structured and batched by content type,
 headers. Any other content type is ignored: many senders set none, or a wrong one.
 """
 
+import json
+import re
 from base64 import b64decode
 from collections.abc import Mapping
+from math import isfinite
+from typing import NoReturn
 from urllib.parse import parse_qs, unquote_to_bytes
 
 import msgspec
@@ -17,6 +21,7 @@ MAX_BATCH_EVENTS = 1000
 
 _CLOUDEVENTS_TYPE = "application/cloudevents"
 _TOO_DEEP_REASON = "the body is nested too deeply"
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # the decoder has joined the pairs
 
 
 class Payload(Struct, frozen=True):
@@ -75,9 +80,53 @@ def _parse_json(text: bytes | str) -> object:
         value: object = msgspec.json.decode(text)
     except RecursionError:
         return InvalidPayload(_TOO_DEEP_REASON)
-    except ValueError:  # malformed, not UTF-8, or a number out of range
-        return InvalidPayload("the body is not JSON")
+    except ValueError:
+        return _parse_nearly_json(text)
     return value
+
+
+def _parse_nearly_json(text: bytes | str) -> object:
+    """Parse JSON that senders really write although msgspec refuses it; else InvalidPayload.
+
+    A byte order mark is ignored (RFC 8259, 8.1), and UTF-16 is read: PowerShell writes both. Half
+    a surrogate pair, as a truncated emoji leaves it, becomes U+FFFD. A number that is too large
+    for a float stays the text that it is.
+    """
+    try:
+        value: object = json.loads(
+            text.removeprefix("\ufeff") if isinstance(text, str) else text,
+            parse_float=_parse_float,
+            parse_constant=_refuse_constant,
+        )
+        return _replace_lone_surrogates(value)
+    except RecursionError:
+        return InvalidPayload(_TOO_DEEP_REASON)
+    except ValueError:  # malformed, in no encoding of Unicode, or an integer of 5,000 digits
+        return InvalidPayload("the body is not JSON")
+
+
+def _parse_float(digits: str) -> float | str:
+    number = float(digits)
+    return number if isfinite(number) else digits
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _replace_lone_surrogates(value: object) -> object:
+    match value:
+        case str():
+            return _LONE_SURROGATE.sub("\ufffd", value)
+        case list():
+            return [_replace_lone_surrogates(item) for item in value]
+        case dict():
+            return {
+                _LONE_SURROGATE.sub("\ufffd", name): _replace_lone_surrogates(item)
+                for name, item in value.items()
+            }
+        case _:
+            return value
 
 
 def _parse_json_object(text: bytes | str) -> dict[str, object] | InvalidPayload:
@@ -96,13 +145,23 @@ def _parse_form_payload(form: bytes) -> str:
     return fields.get("payload", [""])[0]
 
 
-def _decode_batch(body: bytes) -> tuple[Payload, ...] | InvalidPayload:
+def _split_array(body: bytes) -> list[msgspec.Raw] | InvalidPayload:
+    """Return the JSON of each item; items of a body that msgspec refuses are written again."""
     try:
-        raw_events = msgspec.json.decode(body, type=list[msgspec.Raw])
+        return msgspec.json.decode(body, type=list[msgspec.Raw])
     except RecursionError:
         return InvalidPayload(_TOO_DEEP_REASON)
     except ValueError:
+        items = _parse_nearly_json(body)
+    if not isinstance(items, list):
         return InvalidPayload("the body is not a JSON array")
+    return [msgspec.Raw(msgspec.json.encode(item)) for item in items]
+
+
+def _decode_batch(body: bytes) -> tuple[Payload, ...] | InvalidPayload:
+    raw_events = _split_array(body)
+    if isinstance(raw_events, InvalidPayload):
+        return raw_events
     if len(raw_events) > MAX_BATCH_EVENTS:
         return InvalidPayload(f"a batch may hold {MAX_BATCH_EVENTS} events")
     payloads: list[Payload] = []

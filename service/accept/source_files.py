@@ -135,7 +135,7 @@ def _read_sources(
 
 def _read_sources_file(path: str) -> str:
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        return Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, ValueError, RuntimeError) as error:  # ~nobody has no home: a RuntimeError
         raise SourceError(f"ENRICHER_SOURCES cannot be read: {error}") from None
 
@@ -145,4 +145,4 @@ def _read_secret(reference: str, environ: Mapping[str, str]) -> str:
     kind, _, location = reference.partition(":")
     if kind == "env":
         return environ[location]
-    return Path(location).expanduser().read_text(encoding="utf-8").strip()
+    return Path(location).expanduser().read_text(encoding="utf-8-sig").strip()

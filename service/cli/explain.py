@@ -130,7 +130,7 @@ def _format_field(
     if isinstance(value, str) and key and key != value:
         return f"{_format_value(key)}, for {text}"
     if field == "finished_at" and value is not None and parse_time(value) is None:
-        return f"{text}, which is not a time: the arrival is taken instead"
+        return f"{text}, which is not a time: the arrival is used"
     return text
 
 

@@ -65,6 +65,14 @@ def test_structured_event_has_its_data_as_body() -> None:
     assert message.ce_attributes == ATTRIBUTES | {"traceparent": "00-x"}
 
 
+def test_batch_with_a_byte_order_mark_and_half_a_pair_is_decoded() -> None:
+    """What one event of a batch holds does not lose the others."""
+    half_pair = json.dumps([cloudevent({"a": "A"}), cloudevent()]).replace('"A"', r'"\ud83d"')
+    payloads = decode_body(b"\xef\xbb\xbf" + half_pair.encode(), content_type=BATCHED)
+    assert isinstance(payloads, tuple)
+    assert [payload.body for payload in payloads] == [{"a": "\ufffd"}, None]
+
+
 @pytest.mark.parametrize("kind", [{}, {"datacontenttype": "application/vnd.x+json; v=1"}])
 def test_base64_data_is_decoded(kind: dict[str, str]) -> None:
     """Base64 of JSON is the body; base64 of other data gives no body and no error."""

@@ -1,8 +1,10 @@
 """Reloading of sources."""
 
+from pathlib import Path
+
 import pytest
 
-from service.accept.source_files import ReloadableSources
+from service.accept.source_files import ReloadableSources, read_configured_sources
 from service.accept.sources import Source, SourceError, load_sources
 from tests.accept.receiver_harness import BacklogStub
 
@@ -71,6 +73,16 @@ def test_failed_reload_keeps_the_sources_and_warns_until_fixed(
     source_file.text = valid_text
     sources.reload()
     assert sources.list_warnings() == []
+
+
+def test_byte_order_marks_of_the_file_and_of_a_secret_are_ignored(tmp_path: Path) -> None:
+    """Editors on Windows write one (RFC 8259, 8.1, says the same of JSON)."""
+    secret, sources = tmp_path / "secret", tmp_path / "sources.toml"
+    secret.write_text("a-long-secret\n", encoding="utf-8-sig")
+    text = ONE_SOURCE.format("web", "A").replace("env:A", f"file:{secret}")
+    sources.write_text(text, encoding="utf-8-sig")
+    loaded = read_configured_sources(str(sources), native_secrets=(), environ={})
+    assert loaded["web"].secrets == ("a-long-secret",)
 
 
 def test_first_load_raises_source_error(

@@ -133,7 +133,7 @@ def test_explanation_checks_the_secret_in_the_query() -> None:
         (explain_native(b"{"), "answer       rejected (400): the body is not JSON", False),
         (
             explain_native(EVENT | {"eventTime": "soon"}),
-            'finished_at  "soon" <- body.eventTime, which is not a time: the arrival is taken instead',
+            'finished_at  "soon" <- body.eventTime, which is not a time: the arrival is used',
             True,
         ),
     ],
