@@ -128,6 +128,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel("Budget closed", "s", {"{{reason}}": gauge("budget_closed_seconds", "reason")}),
         Panel("Token refused", "bool", {"refused": gauge("token_refused")}),
+        Panel("Forbidden projects", "short", {"forbidden": gauge("forbidden_projects")}),
     ),
     "Records and failed tickets": (
         Panel(

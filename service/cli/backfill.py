@@ -15,6 +15,8 @@ from service.cli.parameters import parse_time_ms
 from service.cli.preconditions import configure_log, require_access_token, resolve_redis_url
 from service.cli.signals import run_async
 from service.cli.terminal import EXIT_CODES, EXIT_FAILURE, truncate_text
+from service.console.format import explain_reason
+from service.enrich.verdict import FORBIDDEN
 from service.log import Log, escape_unprintable
 from service.reconcile.checkpoint import LeaseLost, Run, Runs
 from service.reconcile.missed import Scope, TimeRange, split_by_day
@@ -88,9 +90,13 @@ async def run_backfill(
             finally:
                 click.echo(backfill.format_result())
     if backfill.result.error:
-        reason = escape_unprintable(backfill.result.error)
+        reason = escape_unprintable(_describe_error(backfill.result.error))
         click.echo(f"stopped early: {reason}; the same command continues from there", err=True)
     return EXIT_FAILURE if backfill.result.error else 0
+
+
+def _describe_error(error: str) -> str:
+    return explain_reason(error) if error == FORBIDDEN else error
 
 
 class Backfill:

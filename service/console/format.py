@@ -9,6 +9,7 @@ _ONE_DECIMAL_BELOW = 10
 
 REASON_TEXTS: Mapping[str, str] = {
     "corrupt_ticket": "the stored ticket cannot be read",
+    "forbidden": "LaunchDarkly's token may not read this project and environment",
     "internal_error": "an error in this service's own code, at every attempt",
     "not_found": "LaunchDarkly does not know this deployment",
     "other": "a reason that this version does not know",

@@ -331,6 +331,9 @@ def _check_access(facts: UpstreamFacts) -> Iterator[Finding]:
     elif facts.status == _FORBIDDEN and "beta" in facts.message.lower():
         fix = "check whether a proxy on the way removes the header LD-API-Version"
         yield fail("beta header", f"does not reach LaunchDarkly: {facts.message}", fix)
+    elif facts.status == _FORBIDDEN and facts.project:
+        fix = "allow its custom role to view the project (`viewProject`)"
+        yield fail("token", f"may not read project {facts.project!r} (403): {facts.message}", fix)
     elif facts.status == _FORBIDDEN:
         fix = "give its role access to Engineering Insights (Reader has it)"
         yield fail("token", f"may not read deployments (403): {facts.message}", fix)
@@ -370,7 +373,8 @@ class BacklogFacts(Struct, frozen=True, kw_only=True):
     next ticket was due. ``leased`` is 0 when every lease has ended. ``idle_workers`` counts clients
     blocked on a list, as idle workers are; None when Redis does not say. ``failed`` counts by
     reason. ``group_idle_s`` is for how long each reader group has not read, and
-    ``idle_group_timeout_s`` is when that counts as idle. ``scope_age_s`` is how long ago each
+    ``idle_group_timeout_s`` is when that counts as idle. ``forbidden`` names the projects and
+    environments that the access token may not read. ``scope_age_s`` is how long ago each
     reconcile scope was listed to its end; None for never.
     """
 
@@ -385,6 +389,7 @@ class BacklogFacts(Struct, frozen=True, kw_only=True):
     failed: Mapping[str, int] = {}
     closed_s: float = 0.0
     closed_reason: str = ""
+    forbidden: str = ""
     calls_available: int = 0
     opens_in_s: float = 0.0
     group_idle_s: Mapping[str, float] = {}
@@ -405,6 +410,7 @@ def check_work(facts: BacklogFacts) -> Iterator[Finding]:
     yield _check_backlog(facts)
     yield _check_workers(facts)
     yield _check_budget(facts)
+    yield _check_projects(facts)
     yield _check_reader_groups(facts)
     if facts.scope_age_s:
         yield _check_reconcile(facts)
@@ -477,6 +483,16 @@ def _check_workers(facts: BacklogFacts) -> Finding:
     if facts.idle_workers is None:
         return ok("workers", "unknown: no ticket is leased, and Redis does not list its clients")
     return warn("workers", "none", fix)
+
+
+def _check_projects(facts: BacklogFacts) -> Finding:
+    if not facts.forbidden:
+        return ok("projects", "the token may read all that were asked for")
+    fix = (
+        "allow the token's custom role to view them (`viewProject`), then run "
+        "`failed retry --reason forbidden`"
+    )
+    return warn("projects", f"the token may not read {facts.forbidden}", fix)
 
 
 def _check_budget(facts: BacklogFacts) -> Finding:

@@ -15,7 +15,7 @@ from service.doctor.checks import BacklogFacts, ReceiverFacts, RedisFacts, Upstr
 from service.enrich.client import LaunchDarkly, open_session
 from service.enrich.pagination import API_ROOT
 from service.enrich.verdict import ApiResponse, NoResponse
-from service.metrics.namespace import NamespaceStats
+from service.metrics.namespace import NamespaceStats, format_forbidden
 from service.store import RedisMisconfigured, RedisUnavailable
 from service.store.connect import (
     UNAVAILABLE_ERRORS,
@@ -111,6 +111,7 @@ async def probe_backlog(
                 failed={reason: count for reason, count in stats.failed.items() if count},
                 closed_s=stats.closed_s,
                 closed_reason=stats.closed_reason,
+                forbidden=format_forbidden(stats),
                 calls_available=stats.calls_left["list"],
                 opens_in_s=stats.next_call_in_s,
                 group_idle_s=await _read_group_idle_times(client, keys),

@@ -16,6 +16,21 @@ CALL_TTL_MS = 40_000
 _MAX_SLEEP_S = 5.0
 
 
+_MAX_SCOPE_CHARS = 200
+
+
+def format_access_scope(
+    project: str | None, environment: str | None, *, deployment_id: str | None = None
+) -> str:
+    """Return what a call reads, as ``/readyz`` names it when LaunchDarkly refuses access.
+
+    ``deployment_id`` names it when the project is unknown. Empty when nothing is known.
+    """
+    if project:
+        return "/".join(part for part in (project, environment) if part)[:_MAX_SCOPE_CHARS]
+    return f"deployment {deployment_id}"[:_MAX_SCOPE_CHARS] if deployment_id else ""
+
+
 def load_budget_prelude() -> str:
     """Return the Lua text that counts free calls; scripts that hand out calls start with it."""
     return read_lua(__package__, "lib_budget")
@@ -64,11 +79,12 @@ class Budget:
             await asyncio.sleep(min(wait_ms / 1000, _MAX_SLEEP_S))
 
     def record(
-        self, call_id: str, result: CallResult, rate_limits: RateLimitHeaders
+        self, call_id: str, result: CallResult, rate_limits: RateLimitHeaders, *, scope: str = ""
     ) -> asyncio.Future[ScriptReply]:
         """Return a call to the budget, with its result and the rate limits of its response.
 
-        The future holds the milliseconds for which the budget is closed (0: open).
+        With a ``scope``, record that LaunchDarkly refuses access to it ("forbidden") or grants it
+        ("ok"). The future holds the milliseconds for which the budget is closed (0: open).
         """
         keys = self._keys
         window_args = [
@@ -83,7 +99,7 @@ class Budget:
         ]
         return self._group.submit(
             self._record,
-            keys=(keys.budget, keys.budget_calls, keys.wakeup),
+            keys=(keys.budget, keys.budget_calls, keys.wakeup, keys.forbidden),
             args=(
                 call_id,
                 result,
@@ -91,6 +107,7 @@ class Budget:
                 _encode_optional(rate_limits.retry_after_ms),
                 _encode_optional(rate_limits.resume_at_ms),
                 self._rng(),
+                scope,
                 *window_args,
             ),
         )

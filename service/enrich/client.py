@@ -131,13 +131,17 @@ class BudgetedCalls:
     """The calls of one job, each acquired from the budget under ``call_id`` before it is made.
 
     If ``reserved_by`` names a job, the claim of that job's lease acquired the first call already.
+    ``scope`` names what the calls read: see :func:`service.enrich.budget.format_access_scope`.
     """
 
-    __slots__ = ("_call_id", "_reserved_by", "_upstream", "count")
+    __slots__ = ("_call_id", "_reserved_by", "_scope", "_upstream", "count")
 
-    def __init__(self, upstream: Upstream, call_id: str, *, reserved_by: str | None = None) -> None:
+    def __init__(
+        self, upstream: Upstream, call_id: str, *, scope: str, reserved_by: str | None = None
+    ) -> None:
         self._upstream = upstream
         self._call_id = call_id
+        self._scope = scope
         self._reserved_by = reserved_by
         self.count = 0
 
@@ -173,4 +177,6 @@ class BudgetedCalls:
 
     def _record(self, call_id: str, response: ApiResponse | NoResponse) -> asyncio.Future[object]:
         rate_limits = response.rate_limits if isinstance(response, ApiResponse) else _NO_RATE_LIMITS
-        return self._upstream.budget.record(call_id, classify_response(response), rate_limits)
+        result = classify_response(response)
+        scope = self._scope if has_body(response) or result == "forbidden" else ""
+        return self._upstream.budget.record(call_id, result, rate_limits, scope=scope)

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from service.backlog.ticket import Lease
-from service.enrich.budget import Budget
+from service.backlog.ticket import Lease, Ticket
+from service.enrich.budget import Budget, format_access_scope
 from service.enrich.client import BudgetedCalls, LaunchDarkly, Upstream
 from service.enrich.matching import Match, NoMatch
 from service.enrich.models import Deployment, Drift, Malformed, parse_deployment
@@ -126,7 +126,12 @@ class Enricher:
         leader = next((lease for lease in batch if lease.leader is None), batch[0])
         return SharedList(
             batch,
-            BudgetedCalls(self._upstream, f"list for {leader.job}", reserved_by=leader.job),
+            BudgetedCalls(
+                self._upstream,
+                f"list for {leader.job}",
+                scope=_access_scope(leader.ticket),
+                reserved_by=leader.job,
+            ),
             page_sizer=self._page_sizer,
             limits=self._list_limits,
         )
@@ -134,7 +139,12 @@ class Enricher:
     def _start_attempt(self, lease: Lease, *, reserved_by: str | None = None) -> "_Attempt":
         return _Attempt(
             lease,
-            BudgetedCalls(self._upstream, lease.job, reserved_by=reserved_by),
+            BudgetedCalls(
+                self._upstream,
+                lease.job,
+                scope=_access_scope(lease.ticket),
+                reserved_by=reserved_by,
+            ),
             jitter=self._rng(),
         )
 
@@ -258,6 +268,12 @@ class Enricher:
                 case bytes() as body:
                     collection.add_page(body)
         return None
+
+
+def _access_scope(ticket: Ticket) -> str:
+    return format_access_scope(
+        ticket.project, ticket.environment, deployment_id=ticket.deployment_id
+    )
 
 
 class _Attempt:

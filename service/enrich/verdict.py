@@ -10,7 +10,9 @@ response                        meaning
 200 over the byte cap           ``Fail("too_large")``: a later call would return as much
 404, first call                 ``Retry`` until ``not_found_timeout_s`` (``decide_not_found``)
 404, a further page             ``Fail("rejected")`` (``check_page_response``)
-401, 403                        ``Retry``, no attempt counted; the budget is closed for 30 s
+401, 403 "API is in beta"       ``Retry``, no attempt counted; the budget is closed for 30 s
+any other 403                   ``Retry`` until ``not_found_timeout_s`` (``decide_forbidden``)
+403 with an HTML page           as a 503: a proxy answered, not LaunchDarkly
 429                             ``Retry``, no attempt counted; the budget is closed
 408, 409, 425                   ``Retry`` as for an outage
 any other 4xx                   ``Fail("rejected")``: the same request would fail again
@@ -26,6 +28,9 @@ Vendor sources:
 
 - Statuses 400, 401, 403, 404 and 429 are documented for the deployment routes, 5xx are not:
   https://launchdarkly.com/docs/api/insights-deployments-beta
+- "This API is in beta. To use it, your request must include the header `LD-API-Version: beta`."
+  is the message of a 403 without that header (launchdarkly/api-client-go#21). It concerns every
+  call. Any other 403 concerns the project: a custom role may be limited to some projects.
 - "Conflict. Optimistic lock error. Try again later." is LaunchDarkly's message of a 409
   (``StatusConflictErrorRep`` of its OpenAPI document). It is not documented for these routes.
 - After a 429, a client waits as the rate-limit headers of the response say, see
@@ -113,7 +118,7 @@ class Fail(Struct, frozen=True):
 
 
 Verdict = Found | Retry | Fail
-CallResult = Literal["ok", "rate_limited", "server_error", "unauthorized"]
+CallResult = Literal["ok", "forbidden", "rate_limited", "server_error", "unauthorized"]
 
 
 class AttemptHistory(Struct, frozen=True):
@@ -139,7 +144,11 @@ class RetryPolicy(Struct, frozen=True):
     not_found_backoff: Backoff = Backoff(base_s=2.0, cap_s=60.0)
 
 
-_UNAUTHORIZED_STATUSES = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+FORBIDDEN = "forbidden"
+"""The reason of a verdict while LaunchDarkly refuses the token access to the project."""
+
+_BETA_MARKS = (b"ld-api-version", b"api is in beta")
+_MESSAGE_BYTES = 4096
 _CLIENT_ERROR_STATUSES = range(400, 500)
 _TRANSIENT_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY}
 
@@ -157,13 +166,27 @@ def classify_response(response: ApiResponse | NoResponse) -> CallResult:
     """Return what a response means for the shared budget.
 
     Any 4xx but 401, 403 and 429 is "ok": the API works. Every 5xx and every missing response
-    counts towards the circuit breaker of the budget (``record_response.lua``).
+    counts towards the circuit breaker of the budget (``record_response.lua``). "unauthorized"
+    concerns the token, and "forbidden" only the project.
     """
     if isinstance(response, NoResponse) or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return "server_error"
-    if response.status == HTTPStatus.TOO_MANY_REQUESTS:
-        return "rate_limited"
-    return "unauthorized" if response.status in _UNAUTHORIZED_STATUSES else "ok"
+    match response.status:
+        case HTTPStatus.TOO_MANY_REQUESTS:
+            return "rate_limited"
+        case HTTPStatus.UNAUTHORIZED:
+            return "unauthorized"
+        case HTTPStatus.FORBIDDEN:
+            return _classify_forbidden(response.body[:_MESSAGE_BYTES].lower())
+        case _:
+            return "ok"
+
+
+def _classify_forbidden(message: bytes) -> CallResult:
+    """Return what a 403 means: LaunchDarkly's body is JSON, and a proxy's is an HTML page."""
+    if any(mark in message for mark in _BETA_MARKS):
+        return "unauthorized"
+    return "server_error" if message.lstrip().startswith(b"<") else "forbidden"
 
 
 def check_response(
@@ -191,13 +214,21 @@ def _decide_error_status(
     A rate limit and a refused token say nothing about the ticket, so they cost no attempt. The
     budget is closed for all workers meanwhile.
     """
-    if response.status == HTTPStatus.TOO_MANY_REQUESTS:
-        return Retry(reason="rate_limited", counts_as_attempt=False)
-    if response.status in _UNAUTHORIZED_STATUSES:
-        return Retry(reason=f"token_refused_{response.status}", counts_as_attempt=False)
-    if response.status in _CLIENT_ERROR_STATUSES and response.status not in _TRANSIENT_STATUSES:
-        return Fail(reason="rejected", detail=f"HTTP {response.status}", raw=response.body)
-    return _decide_outage(f"HTTP {response.status}", response.body, history, policy)
+    match classify_response(response):
+        case "rate_limited":
+            return Retry(reason="rate_limited", counts_as_attempt=False)
+        case "unauthorized":
+            return Retry(reason=f"token_refused_{response.status}", counts_as_attempt=False)
+        case "forbidden":
+            return decide_forbidden(history, policy, raw=response.body)
+        case "ok" if _is_rejection(response.status):
+            return Fail(reason="rejected", detail=f"HTTP {response.status}", raw=response.body)
+        case _:
+            return _decide_outage(f"HTTP {response.status}", response.body, history, policy)
+
+
+def _is_rejection(status: int) -> bool:
+    return status in _CLIENT_ERROR_STATUSES and status not in _TRANSIENT_STATUSES
 
 
 def check_page_response(
@@ -222,6 +253,17 @@ def decide_not_found(
     if history.is_refresh or history.age_s >= policy.not_found_timeout_s:
         return Fail(reason="not_found", detail=f"not there after {history.age_s:.0f} s", raw=raw)
     return Retry(reason="not_found_yet", wait_s=_not_found_wait(history, policy))
+
+
+def decide_forbidden(history: AttemptHistory, policy: RetryPolicy, *, raw: bytes) -> Retry | Fail:
+    """Return the verdict while LaunchDarkly refuses the token access to the ticket's project.
+
+    A person may widen the token's role meanwhile. A refresh fails at once: it is skipped.
+    """
+    if history.is_refresh or history.age_s >= policy.not_found_timeout_s:
+        detail = "HTTP 403: the access token may not read this project and environment"
+        return Fail(reason=FORBIDDEN, detail=detail, raw=raw)
+    return Retry(reason=FORBIDDEN, wait_s=_not_found_wait(history, policy))
 
 
 def decide_earlier_deployment(history: AttemptHistory, policy: RetryPolicy) -> Retry | Fail | None:
@@ -282,7 +324,7 @@ def decide_internal_error(
 
 
 def _not_found_wait(history: AttemptHistory, policy: RetryPolicy) -> float:
-    """Return the seconds to wait for a deployment to appear or end.
+    """Return the seconds to wait for a deployment to appear or end, or for access to it.
 
     The last wait ends just after the timeout, so that the last attempt is made then.
     """

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from service import __version__
-from service.enrich.verdict import ApiResponse, NoResponse
+from service.enrich.verdict import ApiResponse, CallResult, NoResponse, classify_response
 
 WebhookOutcome = Literal["queued", "duplicate", "ignored", "rejected", "parked", "unavailable"]
 ClosedReason = Literal["rate_limited", "token_refused", "upstream_failing", "other"]
@@ -17,6 +17,7 @@ CallOutcome = Literal[
     "not_found",
     "rate_limited",
     "refused",
+    "forbidden",
     "client_error",
     "server_error",
     "too_large",
@@ -27,6 +28,7 @@ CallOutcome = Literal[
 CALL_ROUTES = ("get", "list", "pull-requests")
 RECONCILE_OUTCOMES = ("ended", "failed", "lease_lost")
 FAILURE_REASONS = (
+    "forbidden",
     "internal_error",
     "not_found",
     "poison",
@@ -40,6 +42,7 @@ FAILURE_REASONS = (
     "other",
 )
 POSTPONE_REASONS = (
+    "forbidden",
     "garbled",
     "http_error",
     "internal_error",
@@ -55,8 +58,10 @@ _OUTCOME_BY_STATUS: dict[int, CallOutcome] = {
     HTTPStatus.OK: "ok",
     HTTPStatus.NOT_FOUND: "not_found",
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limited",
-    HTTPStatus.UNAUTHORIZED: "refused",
-    HTTPStatus.FORBIDDEN: "refused",
+}
+_OUTCOME_BY_RESULT: dict[CallResult, CallOutcome] = {
+    "unauthorized": "refused",
+    "forbidden": "forbidden",
 }
 _REASON_PREFIXES = (
     ("HTTP ", "http_error"),
@@ -89,7 +94,9 @@ def call_outcome_label(response: ApiResponse | NoResponse) -> CallOutcome:
         return "silent"
     if response.oversized:
         return "too_large"
-    outcome = _OUTCOME_BY_STATUS.get(response.status)
+    outcome = _OUTCOME_BY_STATUS.get(response.status) or _OUTCOME_BY_RESULT.get(
+        classify_response(response)
+    )
     if outcome is not None:
         return outcome
     if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:

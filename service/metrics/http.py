@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
-from service.metrics.namespace import NamespaceStats, collect_gauges
+from service.metrics.namespace import NamespaceStats, collect_gauges, format_forbidden
 from service.store import RedisUnavailable
 
 ReadStats = Callable[[], Awaitable[NamespaceStats]]
@@ -156,7 +156,10 @@ class HealthRoutes:
         if reasons:
             return _build_json_response(503, {"status": "unready", "reasons": reasons})
         body: dict[str, object] = {"status": "ready", "backlog": stats.backlog}
-        if warnings := self._list_warnings():
+        warnings = list(self._list_warnings())
+        if forbidden := format_forbidden(stats):
+            warnings.append(f"forbidden: the access token may not read {forbidden}")
+        if warnings:
             body["warnings"] = warnings
         return _build_json_response(200, body)
 

@@ -14,12 +14,14 @@ from service.metrics.counters import (
     closed_reason_label,
     failure_label,
 )
+from service.store.exchange import decode_text
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script
 
 _READ_TIMEOUT_S = 2.0
-_NUMBER_COUNT = 17  # the script returns these before the pairs of reason and count
+_NUMBER_COUNT = 18  # the script returns these, a list of names, then pairs of reason and count
+_PAIRS_INDEX = _NUMBER_COUNT + 1
 _CLOSED_REASON_INDEX = 10
 
 
@@ -33,7 +35,8 @@ class NamespaceStats(Struct, frozen=True, kw_only=True):
 
     ``closed_s`` is for how long LaunchDarkly allows no call, and ``closed_reason`` is why.
     ``calls_left`` is by route. ``next_call_in_s`` is 0 while a list call may be made. ``failed`` is
-    by reason.
+    by reason. ``forbidden_total`` counts the projects and environments that the access token may
+    not read, and ``forbidden`` names the last ten.
     """
 
     backlog: int
@@ -53,6 +56,8 @@ class NamespaceStats(Struct, frozen=True, kw_only=True):
     next_call_in_s: float
     failed_total: int
     failed: dict[str, int]
+    forbidden_total: int = 0
+    forbidden: tuple[str, ...] = ()
 
 
 class NamespaceReader:
@@ -66,6 +71,7 @@ class NamespaceReader:
         self._keys = (
             *(keys.backlog, keys.tickets, keys.counts, keys.enriched, keys.milestones),
             *(keys.budget, keys.budget_calls, keys.budget_waiting, keys.write_probe, keys.failed),
+            keys.forbidden,
         )
         self._share = share
         self._script: Script = load_script(__package__, "namespace", prelude=load_budget_prelude())
@@ -78,15 +84,13 @@ class NamespaceReader:
         reply = await self._group_commit.submit(
             self._script, keys=self._keys, args=(self._share,), timeout_s=_READ_TIMEOUT_S
         )
-        return _parse_stats(cast("list[int | bytes]", reply))
+        return _parse_stats(cast("list[object]", reply))
 
 
-def _parse_stats(reply: list[int | bytes]) -> NamespaceStats:
-    closed_reason = cast("bytes", reply[_CLOSED_REASON_INDEX]).decode("utf-8", "replace")
+def _parse_stats(reply: list[object]) -> NamespaceStats:
     failed = dict.fromkeys(FAILURE_REASONS, 0)
-    for reason, count in zip(reply[_NUMBER_COUNT::2], reply[_NUMBER_COUNT + 1 :: 2], strict=True):
-        label = failure_label(cast("bytes", reason).decode("utf-8", "replace"))
-        failed[label] += cast("int", count)
+    for reason, count in zip(reply[_PAIRS_INDEX::2], reply[_PAIRS_INDEX + 1 :: 2], strict=True):
+        failed[failure_label(decode_text(reason))] += cast("int", count)
     (
         backlog,
         due,
@@ -104,6 +108,7 @@ def _parse_stats(reply: list[int | bytes]) -> NamespaceStats:
         failed_total,
         running_leases,
         next_call_in_ms,
+        forbidden_total,
     ) = [value for value in reply[:_NUMBER_COUNT] if isinstance(value, int)]
     return NamespaceStats(
         backlog=backlog,
@@ -117,12 +122,14 @@ def _parse_stats(reply: list[int | bytes]) -> NamespaceStats:
         lag_records=lag_records,
         lag_s=lag_ms / 1000,
         closed_s=closed_ms / 1000,
-        closed_reason=closed_reason,
+        closed_reason=decode_text(reply[_CLOSED_REASON_INDEX]),
         in_flight=in_flight,
         calls_left={"get": get_calls_left, "list": list_calls_left},
         next_call_in_s=next_call_in_ms / 1000,
         failed_total=failed_total,
         failed=failed,
+        forbidden_total=forbidden_total,
+        forbidden=tuple(map(decode_text, cast("list[bytes]", reply[_NUMBER_COUNT]))),
     )
 
 
@@ -181,6 +188,11 @@ _GAUGES = (
         "1 when LaunchDarkly refused the access token last time",
         lambda stats: closed_reason_label(stats.closed_reason) == "token_refused",
     ),
+    _NamespaceGauge(
+        "forbidden_projects",
+        "Projects and environments that the access token may not read",
+        lambda stats: stats.forbidden_total,
+    ),
     _NamespaceGauge("stream_records", "Records in the output stream", lambda stats: stats.records),
     _NamespaceGauge(
         "reader_groups", "Reader groups of the output stream", lambda stats: stats.reader_groups
@@ -196,6 +208,12 @@ _GAUGES = (
         lambda stats: stats.lag_s,
     ),
 )
+
+
+def format_forbidden(stats: NamespaceStats) -> str:
+    """Return the names of the forbidden projects and environments; empty if there are none."""
+    unnamed = stats.forbidden_total - len(stats.forbidden)
+    return ", ".join(stats.forbidden) + (f" and {unnamed} more" if unnamed > 0 else "")
 
 
 def collect_gauges(stats: NamespaceStats | None) -> Iterator[Metric]:

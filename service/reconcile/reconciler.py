@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from msgspec import Raw, Struct
 
 from service.accept.filters import DeploymentFilter
+from service.enrich.budget import format_access_scope
 from service.enrich.client import BudgetedCalls, Upstream
 from service.enrich.models import DeploymentPage, parse_deployment_page
 from service.enrich.pagination import (
@@ -16,7 +17,7 @@ from service.enrich.pagination import (
     resolve_next_link,
 )
 from service.enrich.shared_list import build_list_request
-from service.enrich.verdict import AttemptHistory, RetryPolicy, check_response
+from service.enrich.verdict import FORBIDDEN, AttemptHistory, RetryPolicy, check_response
 from service.log import EventLogger
 from service.reconcile.checkpoint import LeaseLost, Run, Runs
 from service.reconcile.missed import Scope, TimeRange, build_missed, classify_page, next_checkpoint
@@ -76,7 +77,11 @@ class Scanner:
         """Scan a range to its end, or until the list cannot be read. Raise LeaseLost."""
         result = ScanResult()
         # A backfill and a run of one scope make calls at once, so the name holds the run's token.
-        calls = BudgetedCalls(self._upstream, f"run {run.token}")
+        calls = BudgetedCalls(
+            self._upstream,
+            f"run {run.token}",
+            scope=format_access_scope(scope.project, scope.environment),
+        )
         async for page in self._read_pages(calls, scope, time_range):
             if isinstance(page, str):
                 result.error = page
@@ -195,7 +200,10 @@ class Reconciler:
             result = await self._scanner.scan(run, scope, TimeRange(start_ms, now_ms))
             if result.error:
                 self._log.warning("reconcile_failed", scope=scope.name, reason=result.error)
-                return min(_RETRY_DELAY_S, interval_ms / 1000)
+                is_forbidden = result.error == FORBIDDEN  # it stays so until a person acts
+                return (
+                    interval_ms / 1000 if is_forbidden else min(_RETRY_DELAY_S, interval_ms / 1000)
+                )
             checkpoint = next_checkpoint(now_ms, result.oldest_open_ms, lookback_ms=lookback_ms)
             await self._runs.end(run, checkpoint)
             self._log.info(

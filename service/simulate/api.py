@@ -4,7 +4,7 @@ The routes, parameters, defaults and errors are those of LaunchDarkly's OpenAPI 
 "Insights deployments (beta)" and "Insights pull requests (beta)").
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import StrEnum
 from typing import assert_never
 from urllib.parse import unquote
@@ -12,13 +12,15 @@ from urllib.parse import unquote
 import msgspec
 
 from service.simulate.events import apply_event
-from service.simulate.listing import list_deployments, list_pull_requests, parse_list
+from service.simulate.listing import ListPage, list_deployments, list_pull_requests, parse_list
 from service.simulate.options import SimulatedDeployment
 from service.simulate.pages import BASE, DEPLOYMENTS, PULL_REQUESTS, PageRenderer
 from service.simulate.responses import (
     Call,
+    FieldError,
     SimulatedResponse,
     beta_header_missing,
+    forbidden,
     invalid_request,
     json_response,
     method_not_allowed,
@@ -26,6 +28,11 @@ from service.simulate.responses import (
     unauthorized,
 )
 from service.simulate.world import World
+
+ListItems = Callable[
+    [World, PageRenderer, Mapping[str, str], int], ListPage | tuple[FieldError, ...]
+]
+"""Lists deployments or pull requests by the parameters of a call, at a time (epoch ms)."""
 
 EVENTS = f"{BASE}/deployment-events"
 _MAX_CACHED_RESPONSES = 4_096
@@ -89,8 +96,16 @@ class CachedResponse(msgspec.Struct, frozen=True, kw_only=True):
 class Api:
     """The routes, served from one `World`."""
 
-    def __init__(self, world: World, pages: PageRenderer, *, full_links: bool) -> None:
+    def __init__(
+        self,
+        world: World,
+        pages: PageRenderer,
+        *,
+        full_links: bool,
+        forbidden_projects: Collection[str] = (),
+    ) -> None:
         self._world = world
+        self._forbidden_projects = forbidden_projects
         self._pages = pages
         self._full_links = full_links
         self._cache: dict[tuple[str, str], CachedResponse] = {}
@@ -102,9 +117,9 @@ class Api:
             case Route.GET_DEPLOYMENT:
                 return self._get_deployment(call, now)
             case Route.LIST_DEPLOYMENTS:
-                listing = list_deployments(self._world, self._pages, call.query, now)
+                return self._list(list_deployments, call, now)
             case Route.LIST_PULL_REQUESTS:
-                listing = list_pull_requests(self._world, self._pages, call.query, now)
+                return self._list(list_pull_requests, call, now)
             case Route.POST_EVENT:
                 return apply_event(self._world, call.body, now)
             case Route.UNKNOWN:
@@ -113,15 +128,29 @@ class Api:
                 return method_not_allowed()
             case _:
                 assert_never(route)
+
+    def _list(self, list_items: ListItems, call: Call, now: int) -> SimulatedResponse:
+        project, environment = (
+            call.query.get(name, "") for name in ("projectKey", "environmentKey")
+        )
+        if self._is_forbidden(project, environment):
+            return forbidden()
+        listing = list_items(self._world, self._pages, call.query, now)
         if isinstance(listing, tuple):
             return invalid_request(listing)
         return json_response(listing.render(call, self._pages, full_links=self._full_links))
+
+    def _is_forbidden(self, project: str, environment: str) -> bool:
+        forbidden_projects = self._forbidden_projects
+        return project in forbidden_projects or f"{project}/{environment}" in forbidden_projects
 
     def _get_deployment(self, call: Call, now: int) -> SimulatedResponse:
         identifier = parse_deployment_id(call.path)
         deployment = self._world.get(identifier, now)
         if deployment is None:
             return not_found()
+        if self._is_forbidden(deployment.project, deployment.environment):
+            return forbidden()
         key = (identifier, call.query.get("expand", ""))
         cached = self._cache.get(key)
         if cached is not None and cached.deployment == deployment:

@@ -59,6 +59,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The access token that callers send as `Authorization`, without `Bearer`."""
     seed: int = 1
     """Decides everything that is generated. The same seed gives the same deployments."""
+    forbidden_projects: tuple[str, ...] = ()
+    """Projects that the token may not read, as `project` or `project/environment`. Their
+    deployments and pull requests answer 403. Events for them are still accepted."""
     auto_create: bool = True
     """Every UUID requested by id exists, except those that begin with 04040404."""
     visible_after_ms: Milliseconds = 0

@@ -79,6 +79,12 @@ def beta_header_missing() -> SimulatedResponse:
     return json_response({"message": message}, status=403)
 
 
+def forbidden() -> SimulatedResponse:
+    """Return 403 for a project that the role of the token does not include."""
+    message = "Forbidden. Access to the requested resource was denied."
+    return _error_response(403, "forbidden", message)
+
+
 def not_found() -> SimulatedResponse:
     """Return 404 for an id or a path that does not exist or is not visible yet."""
     return _error_response(404, "not_found", "Invalid resource identifier")

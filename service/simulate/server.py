@@ -118,7 +118,12 @@ class Simulator:
         return int(self._clock() * 1000)
 
     def _build_api(self) -> Api:
-        return Api(self._world, self._pages, full_links=self._options.list_links == "full")
+        return Api(
+            self._world,
+            self._pages,
+            full_links=self._options.list_links == "full",
+            forbidden_projects=frozenset(self._options.forbidden_projects),
+        )
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         route = match_route(request.method, request.path)

@@ -45,6 +45,11 @@ class Keys(Struct, frozen=True):
         return self._key("budget:waiting")
 
     @property
+    def forbidden(self) -> str:
+        """Sorted set: project and environment that the token may not read -> until when (ms)."""
+        return self._key("forbidden")
+
+    @property
     def refreshes(self) -> str:
         """Sorted set: deployment id -> when its refresh is due, if spare calls remain (ms)."""
         return self._key("refreshes")

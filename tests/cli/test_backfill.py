@@ -125,6 +125,16 @@ async def test_backfill_reports_an_error_of_launchdarkly(
     assert "HTTP 500" in ended.err
 
 
+async def test_backfill_of_a_forbidden_project_says_so(
+    command_runner: CommandRunner, simulator: Simulator
+) -> None:
+    """It ends at once, with a sentence about the token."""
+    simulator.options = Options(forbidden_projects=("default/production",))
+    ended = await command_runner.run(COMMAND)
+    assert ended.code == 1
+    assert "stopped early: LaunchDarkly's token may not read this project" in ended.err
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

@@ -267,8 +267,13 @@ async def test_oversized_response_fails(
     service.simulator.options = Options(faults=Rates(oversized=1.0), oversized_bytes=3_000_000)
     await service.open(max_response_bytes=1_000_000)
     await service.post({**event, "deploymentId": deployment_id()})
-    await eventually(service.is_done)
+
+    async def has_failed() -> bool:
+        return bool(service.log_events("deployment_failed"))
+
+    await eventually(has_failed)
     assert [line["reason"] for line in service.log_events("deployment_failed")] == ["too_large"]
+    assert await service.is_done()
 
 
 @pytest.mark.parametrize(

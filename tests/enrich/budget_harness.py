@@ -73,9 +73,13 @@ class BudgetHarness:
         job: str,
         result: CallResult = "ok",
         rate_limits: RateLimitHeaders | None = None,
+        *,
+        scope: str = "",
     ) -> int:
         """Record the result of a call; return for how many ms the budget is closed."""
-        closed_ms = await self.budget.record(job, result, rate_limits or RateLimitHeaders())
+        closed_ms = await self.budget.record(
+            job, result, rate_limits or RateLimitHeaders(), scope=scope
+        )
         assert isinstance(closed_ms, int)
         return closed_ms
 

@@ -139,7 +139,7 @@ async def test_record_with_an_absurd_date_corrects_nothing(budget_harness: Budge
 
 
 async def test_record_of_a_refused_token_closes_the_budget(budget_harness: BudgetHarness) -> None:
-    """After a 401 or 403 no worker claims for a while, and the reason is kept."""
+    """After a 401 no worker claims for a while, and the reason is kept."""
     await budget_harness.add_tickets(3)
     closed_ms = await budget_harness.record("id:a", "unauthorized")
     assert 25_000 < closed_ms <= 30_000
@@ -151,6 +151,26 @@ async def test_record_of_a_refused_token_closes_the_budget(budget_harness: Budge
     await budget_harness.reopen()
     await budget_harness.record("id:a")
     assert await budget_harness.redis.hget(budget_harness.keys.budget, "closed_reason") is None
+
+
+async def test_record_of_a_forbidden_project_names_it_and_closes_nothing(
+    budget_harness: BudgetHarness,
+) -> None:
+    """It is no failure of LaunchDarkly; a good response of the project ends the record."""
+    harness = budget_harness
+    for number in range(120):
+        assert await harness.record(f"id:{number}", "forbidden", scope=f"p{number}/e") == 0
+        await harness.record("id:a", "server_error") if number % 2 else None
+    names = await harness.redis.zrange(harness.keys.forbidden, 0, -1)
+    assert sorted(names) == sorted(f"p{number}/e".encode() for number in range(20, 120))
+    await harness.record("id:a", "ok", scope="p119/e")
+    await harness.record("id:a", "server_error", scope="p118/e")
+    await harness.record("id:a", "forbidden")
+    assert await harness.redis.zcard(harness.keys.forbidden) == 99
+    assert await harness.redis.zscore(harness.keys.forbidden, "p119/e") is None
+    assert 0 < await harness.redis.pttl(harness.keys.forbidden) <= HOUR
+    assert await harness.redis.hget(harness.keys.budget, "closed_reason") is None
+    await harness.redis.delete(harness.keys.forbidden)
 
 
 async def test_breaker_when_most_calls_fail_opens_longer_each_time(

@@ -22,6 +22,13 @@ from service.enrich.verdict import (
 )
 
 RETRY_POLICY = RetryPolicy()
+FORBIDDEN_BODY = (
+    b'{"code":"forbidden","message":"Forbidden. Access to the requested resource was denied."}'
+)
+BETA_BODY = (
+    b'{"message":"This API is in beta. To use it, your request must include the header '
+    b'`LD-API-Version: beta`."}'
+)
 RECENT = AttemptHistory(attempts=0, age_s=1.0, jitter=0.5)
 OLD = AttemptHistory(attempts=50, age_s=100_000.0, jitter=0.5)
 
@@ -31,7 +38,7 @@ OLD = AttemptHistory(attempts=50, age_s=100_000.0, jitter=0.5)
     [
         (400, "rejected", "rejected"),
         (401, "token_refused_401", "token_refused_401"),
-        (403, "token_refused_403", "token_refused_403"),
+        (403, "forbidden", "forbidden"),
         (404, "not_found_yet", "not_found"),
         (408, "HTTP 408", "upstream_failing"),
         (409, "HTTP 409", "upstream_failing"),
@@ -55,7 +62,30 @@ def test_check_response_by_status_and_history_returns_the_verdict(
         if isinstance(verdict, Fail):
             assert verdict.raw == b"raw"
         else:
-            assert verdict.counts_as_attempt is (status not in {401, 403, 429})
+            assert verdict.counts_as_attempt is (status not in {401, 429})
+
+
+def test_check_response_of_403_decides_by_whom_it_concerns() -> None:
+    """A project is retried until the deadline, the token without end, a proxy as an outage."""
+    forbidden, beta, page = (
+        ApiResponse(status=403, body=body) for body in (FORBIDDEN_BODY, BETA_BODY, b"<html>no")
+    )
+    retry = check_response(forbidden, RECENT, RETRY_POLICY)
+    assert isinstance(retry, Retry)
+    assert (retry.reason, retry.counts_as_attempt) == ("forbidden", True)
+    assert 0 < retry.wait_s <= RETRY_POLICY.not_found_backoff.cap_s
+    failure = check_response(forbidden, OLD, RETRY_POLICY)
+    assert isinstance(failure, Fail)
+    assert (failure.reason, failure.raw) == ("forbidden", FORBIDDEN_BODY)
+    refresh = AttemptHistory(attempts=0, age_s=1.0, jitter=0.5, is_refresh=True)
+    assert isinstance(check_response(forbidden, refresh, RETRY_POLICY), Fail)
+    assert isinstance(check_page_response(forbidden, RECENT, RETRY_POLICY), Retry)
+    assert check_response(beta, OLD, RETRY_POLICY) == Retry(
+        reason="token_refused_403", counts_as_attempt=False
+    )
+    blocked = check_response(page, RECENT, RETRY_POLICY)
+    assert isinstance(blocked, Retry)
+    assert blocked.reason == "HTTP 403"
 
 
 def test_check_response_of_200_returns_the_body_under_the_cap() -> None:
@@ -80,7 +110,7 @@ def test_check_response_of_any_status_bounds_the_wait(
     )
     if isinstance(verdict, Retry):
         assert 0 <= verdict.wait_s <= RETRY_POLICY.backoff.cap_s
-        assert verdict.counts_as_attempt is (status not in {401, 403, 429})
+        assert verdict.counts_as_attempt is (status not in {401, 429})
         assert verdict.counts_as_attempt is False or age_s < RETRY_POLICY.outage_timeout_s
 
 
@@ -146,7 +176,11 @@ def test_decide_internal_error_fails_after_the_last_attempt() -> None:
         (ApiResponse(status=404, body=b""), "ok"),
         (ApiResponse(status=429, body=b""), "rate_limited"),
         (ApiResponse(status=401, body=b""), "unauthorized"),
-        (ApiResponse(status=403, body=b""), "unauthorized"),
+        (ApiResponse(status=403, body=FORBIDDEN_BODY), "forbidden"),
+        (ApiResponse(status=403, body=b""), "forbidden"),
+        (ApiResponse(status=403, body=BETA_BODY), "unauthorized"),
+        (ApiResponse(status=403, body=b'{"code":"forbidden",' + BETA_BODY[1:]), "unauthorized"),
+        (ApiResponse(status=403, body=b" <!DOCTYPE html><h1>Blocked"), "server_error"),
         (ApiResponse(status=502, body=b""), "server_error"),
         (NoResponse("cut"), "server_error"),
     ],
@@ -154,7 +188,7 @@ def test_decide_internal_error_fails_after_the_last_attempt() -> None:
 def test_classify_response_returns_what_the_budget_records(
     response: ApiResponse | NoResponse, result: str
 ) -> None:
-    """The result is one of four."""
+    """The result is one of five; a 403 may concern the token, one project, or a proxy."""
     assert classify_response(response) == result
 
 

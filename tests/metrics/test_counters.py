@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.backlog.failures import UNMAPPABLE
+from service.enrich.verdict import FORBIDDEN
 from service.metrics.counters import FAILURE_REASONS, failure_label
 
 SERVICE = Path(__file__).resolve().parents[2] / "service"
-CONSTANTS = {"UNMAPPABLE": UNMAPPABLE}
+CONSTANTS = {"FORBIDDEN": FORBIDDEN, "UNMAPPABLE": UNMAPPABLE}
 FORWARDED_NAMES = {"reason"}  # passes on a reason that was written elsewhere
 
 

@@ -63,6 +63,21 @@ async def test_readyz_with_a_refused_token_is_unready(
     await redis.delete(keys.budget)
 
 
+async def test_readyz_with_a_forbidden_project_is_ready_and_names_it(
+    health_url: str, redis: Redis, keys: Keys
+) -> None:
+    """The receiver keeps its traffic; an expired name is left out, the eleventh is counted."""
+    seconds, _ = await redis.time()
+    later = (seconds + 60) * 1000
+    names = {f"p{number:02}/production": later + number for number in range(11)}
+    await redis.zadd(keys.forbidden, {"expired/production": later - 120_000, **names})
+    status, body = await get_json(f"{health_url}/readyz")
+    assert (status, body["status"]) == (200, "ready")
+    named = ", ".join(f"p{number:02}/production" for number in range(10, 0, -1))
+    assert body["warnings"] == [f"forbidden: the access token may not read {named} and 1 more"]
+    await redis.delete(keys.forbidden)
+
+
 async def test_health_without_redis_is_alive_and_unready(keys: Keys) -> None:
     """A restart does not bring Redis back, so ``/healthz`` does not ask for one."""
     client = open_client("unix:///nowhere/redis.sock")

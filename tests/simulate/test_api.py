@@ -46,6 +46,23 @@ async def test_call_without_beta_header_is_forbidden(
     assert "`LD-API-Version: beta`" in reply.json["message"]
 
 
+async def test_call_of_a_forbidden_project_is_forbidden(start_simulator: StartSimulator) -> None:
+    """A list or a deployment of it gets 403 with a code; other projects answer."""
+    api = await start_simulator(Options(forbidden_projects=("locked", "half/production")))
+    message = "Forbidden. Access to the requested resource was denied."
+    deployment = api.simulator.add_deployment(NewDeployment(project="locked"))
+    for reply in (
+        await api.get(f"/deployments/{deployment}"),
+        await api.get("/deployments", projectKey="locked", environmentKey="staging"),
+        await api.get("/deployments", projectKey="half", environmentKey="production"),
+        await api.get("/pull-requests", projectKey="locked"),
+    ):
+        assert (reply.status, reply.json) == (403, {"code": "forbidden", "message": message})
+    for project, environment in (("half", "staging"), ("default", "production")):
+        reply = await api.get("/deployments", projectKey=project, environmentKey=environment)
+        assert reply.status == 200
+
+
 async def test_event_without_beta_header_is_accepted(simulated_api: SimulatedApi) -> None:
     """Posting events needs no beta header: 201 without a body."""
     event = {

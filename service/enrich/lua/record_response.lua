@@ -1,7 +1,8 @@
 -- Release one call that has ended, and record what its response says about the budget.
--- KEYS     1 budget  2 calls  3 wakeup
--- ARGV     1 job  2 ok | rate_limited | server_error | unauthorized  3 Date header (ms) or ""
+-- KEYS     1 budget  2 calls  3 wakeup  4 forbidden
+-- ARGV     1 job  2 ok | forbidden | rate_limited | server_error | unauthorized  3 Date header (ms) or ""
 --          4 Retry-After (ms) or ""  5 time to resume (ms of LaunchDarkly) or ""  6 random number in [0, 1)
+--          7 project and environment whose access the response decides, or ""
 --          then fours, one per window: family, limit or "", remaining, reset (ms of LaunchDarkly) or ""
 -- Returns  ms for which the budget is closed now (0: open)
 -- Atomic   many responses of one window arrive at once; the lowest Remaining must win.
@@ -19,11 +20,25 @@ local OTHER_CLIENTS_PER_S = 1 -- calls per second that other clients are assumed
 local MIN_RATE_SPAN = 200 -- ms: the shortest time over which the rate of other clients is computed
 local CALLS_PER_PROBE_STEP = 32 -- ok responses per probe before one call more than the last 429 allowed
 local UNAUTHORIZED_PAUSE = 30000 -- ms without calls after LaunchDarkly refuses the token
+local FORBIDDEN_TTL = 3600000 -- ms for which a refused access is reported after its last refusal
+local MAX_FORBIDDEN = 100 -- projects and environments reported: the last ones refused
 local MIN_FAILURES = 5 -- failures before the breaker compares them with successes
 
-local result, random = ARGV[2], tonumber(ARGV[6])
+-- A forbidden project is a good response to the budget: the API works, and other projects are not concerned.
+local is_forbidden = ARGV[2] == 'forbidden'
+local result, random, scope = is_forbidden and 'ok' or ARGV[2], tonumber(ARGV[6]), ARGV[7]
 local now = now_ms()
 redis.call('ZREM', KEYS[2], ARGV[1])
+if scope ~= '' and is_forbidden then
+  redis.call('ZADD', KEYS[4], now + FORBIDDEN_TTL, scope)
+  redis.call('PEXPIRE', KEYS[4], FORBIDDEN_TTL)
+  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
+  for _, oldest in ipairs(redis.call('ZRANGE', KEYS[4], 0, -MAX_FORBIDDEN - 1)) do
+    redis.call('ZREM', KEYS[4], oldest)
+  end
+elseif scope ~= '' and result == 'ok' then
+  redis.call('ZREM', KEYS[4], scope)
+end
 
 local state, changes, pairs_list = {}, {}, redis.call('HGETALL', KEYS[1])
 for i = 1, #pairs_list, 2 do
@@ -101,7 +116,7 @@ local function record_window(family, limit, remaining, reset)
     narrow_window(family, old, limit, remaining)
   end -- else a late response of a window that has ended: it says nothing about this one
 end
-for i = 7, #ARGV, 4 do
+for i = 8, #ARGV, 4 do
   has_windows = true
   record_window(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]))
 end

@@ -1,13 +1,14 @@
 -- Measure the whole namespace; every replica gets the same numbers. (Loaded after enrich/lua/lib_budget.lua.)
 -- KEYS     1 backlog  2 tickets  3 counts  4 stream  5 milestones  6 budget  7 calls  8 waiting
---          9 a key to write, which expires after a second  10 failed
+--          9 a key to write, which expires after a second  10 failed  11 forbidden
 -- ARGV     1 share of the rate limit to use
 -- Returns  {tickets, due, leased, ms the first is overdue, ms since the oldest ticket at the head was queued,
 --           entries, groups, records not delivered to the slowest group, ms since the oldest record
 --           that a group has not read, ms the budget is closed, the reason, calls in flight, calls
 --           available for get, for list, failed tickets, leases that have not ended among the HEAD
---           tickets due next, ms until a list call is available (0: now), then pairs: reason, number
---           failed for it}
+--           tickets due next, ms until a list call is available (0: now), number of projects and
+--           environments that the token may not read, a list with the NAMED last of them, then pairs:
+--           reason, number failed for it}
 -- Atomic   the numbers belong to one moment.
 -- The cost does not grow with the backlog. Redis keeps the sizes (ZCARD, XLEN) and finds positions in
 -- log n (ZCOUNT, ZRANGE, XRANGE). Leases and failures are counted where they change (counts). At most
@@ -15,6 +16,7 @@
 -- appended up to it. The cost grows only with the reader groups and their consumers.
 local HEAD = 64
 local MILESTONE = 64
+local NAMED = 10
 local now = now_ms()
 redis.call('SET', KEYS[9], '1', 'PX', 1000)
 
@@ -101,5 +103,7 @@ return {
   redis.call('ZCARD', KEYS[10]),
   running,
   opens_in,
+  redis.call('ZCOUNT', KEYS[11], '(' .. now, '+inf'),
+  redis.call('ZREVRANGEBYSCORE', KEYS[11], '+inf', '(' .. now, 'LIMIT', 0, NAMED),
   unpack(reasons),
 }
