@@ -38,7 +38,7 @@ from service.enrich.budget import (
 from service.enrich.client import LaunchDarkly, Upstream, open_session
 from service.enrich.enricher import Enricher, EnrichLimits
 from service.enrich.verdict import RetryPolicy
-from service.log import Log, count_events, log_unhandled_error
+from service.log import Log, count_events, count_lost_lines, log_unhandled_error
 from service.metrics.counters import Metrics
 from service.metrics.from_log import (
     attempt_counters,
@@ -111,6 +111,7 @@ async def open_runtime(
         )
         stack.push_async_callback(client.aclose)
         metrics = Metrics(CollectorRegistry())
+        metrics.add_log(partial(count_lost_lines, log))
         group_commit = _build_group_commit(client, settings, metrics, log)
         stack.push_async_callback(group_commit.aclose)
         try:

@@ -3,13 +3,21 @@
 import asyncio
 import io
 import json
+import logging
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.log import Log, build_log, escape_unprintable
+from service.log import (
+    LibraryLogHandler,
+    Log,
+    build_log,
+    count_lost_lines,
+    escape_unprintable,
+    log_unhandled_error,
+)
 from service.settings import Secret
 
 ESCAPES = "\x1b[2J\x9b1A\r\b\x07\u202e\u2028"
@@ -164,3 +172,89 @@ async def test_lines_of_one_loop_turn_are_written_in_one_call() -> None:
     log.info("thing_happened")
     await asyncio.sleep(0)
     assert len(writes) == 2
+
+
+def read_lines(out: io.StringIO) -> list[dict[str, Any]]:
+    """Return the JSON lines without their time and level."""
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    return [
+        {name: line[name] for name in line if name not in {"timestamp", "level"}} for line in lines
+    ]
+
+
+def test_repeated_warning_is_logged_at_growing_intervals_with_its_count() -> None:
+    """Other trouble, one line per attempt and warnings about single tickets are all logged."""
+    out, now_s = io.StringIO(), [0.0]
+    log = build_log(stream=out, clock=lambda: now_s[0])
+    for tenths in range(40):
+        now_s[0] = tenths / 10
+        log.warning("redis_disconnected", reason="refused")
+    assert [line.get("repeated") for line in read_lines(out)] == [None, 10, 20]
+    out.truncate(0)
+    out.seek(0)
+    log.warning("redis_disconnected", reason="timed out")
+    for number in range(3):
+        log.info("deployment_postponed", reason="garbled")
+        log.warning("lease_lost", job=f"id:{number}")
+        log.warning("sources_reload_failed", reason="no such file")
+    assert len(read_lines(out)) == 10
+
+
+async def test_repetitions_of_trouble_that_has_ended_are_logged_without_traceback() -> None:
+    """The first line has the traceback; the last one the number of what no line counted."""
+    out, now_s = io.StringIO(), [0.0]
+    log = build_log(stream=out, clock=lambda: now_s[0])
+    for _ in range(5):
+        fail_and_log(log, ValueError("x"), job="id:1")
+    now_s[0] = 1.0
+    async with asyncio.timeout(20):
+        while len(out.getvalue().splitlines()) < 2:
+            await asyncio.sleep(0.01)
+    first, last = read_lines(out)
+    assert first["exception"].startswith("Traceback")
+    assert last == {
+        "event": "attempt_error",
+        "error": "ValueError",
+        "job": "id:1",
+        "repeated": 4,
+    }
+
+
+def test_flood_of_the_event_loop_is_one_line() -> None:
+    """At a low limit of open files, asyncio reports each failed accept() on its own."""
+    out = io.StringIO()
+    log = build_log(stream=out, clock=lambda: 0.0)
+    context = {"message": "socket.accept() out of system resource", "exception": OSError(24, "x")}
+    for _ in range(1000):
+        log_unhandled_error(log, None, context)
+    assert [line["error"] for line in read_lines(out)] == ["OSError"]
+
+
+def test_library_warning_is_an_event_without_its_values() -> None:
+    """A value may be a secret; what follows the first line of a message, too."""
+    out = io.StringIO()
+    handler = LibraryLogHandler(build_log(stream=out))
+    handler.emit(
+        logging.makeLogRecord({"name": "asyncio", "msg": "%s failed\nsecret", "args": ("secret",)})
+    )
+    assert read_lines(out) == [
+        {"event": "library_warning", "logger": "asyncio", "reason": "%s failed"}
+    ]
+
+
+async def test_stream_that_fails_loses_lines_and_is_not_reported_to_itself() -> None:
+    """A report of the failure would fail too, and so on for ever."""
+
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    log = build_log(stream=Full())
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: log_unhandled_error(log, None, context)
+    )
+    log.info("thing_happened")
+    log.info("thing_happened")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert count_lost_lines(log) == 2

@@ -87,6 +87,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 "schema mismatches": rate("launchdarkly_schema_mismatches_total"),
                 "leases lost": rate("leases_lost_total"),
                 "leases released": rate("leases_released_total"),
+                "log lines lost": rate("log_lines_lost_total"),
             },
         ),
     ),

@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from typing import TextIO
 
 import click
 
@@ -122,8 +123,27 @@ for command in (
     commands.add_command(command)
 
 
+def _open_missing_streams() -> None:
+    """Open the standard streams that were closed; else a socket gets the number of one of them.
+
+    What a library prints to stderr would then go into that socket.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is fd
+    sys.stdout = sys.stdout or _open_null_stream(1)
+    sys.stderr = sys.stderr or _open_null_stream(2)
+
+
+def _open_null_stream(fd: int) -> TextIO:
+    return os.fdopen(fd, "w", encoding="utf-8", closefd=False)
+
+
 def main() -> None:
     """Run the command that was typed."""
+    _open_missing_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # no encoding may end a command

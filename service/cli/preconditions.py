@@ -1,6 +1,7 @@
 """What a command needs before it starts: sources, log, URLs, and settings that must be set."""
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from service.accept.source_files import (
     read_configured_sources,
 )
 from service.accept.sources import Source, SourceError
-from service.log import Log, build_log
+from service.log import LibraryLogHandler, Log, build_log
 from service.settings import TOKEN_VARIABLE, Settings, SettingsError, data_directory, read_settings
 from service.store.embedded import socket_path
 
@@ -56,9 +57,12 @@ def inspect_sources(
 
 
 def configure_log(settings: Settings) -> Log:
-    """Open the log in the format of the settings."""
+    """Open the log in the format of the settings; warnings of libraries go there too."""
     pretty = {"auto": None, "pretty": True, "json": False}[settings.log_format]
-    return build_log(pretty=pretty)
+    log = build_log(pretty=pretty)
+    logging.getLogger().addHandler(LibraryLogHandler(log))
+    logging.captureWarnings(capture=True)
+    return log
 
 
 def require_access_token(settings: Settings) -> None:

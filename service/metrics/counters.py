@@ -1,11 +1,13 @@
 """The counters and histograms of one process, and the closed sets of their labels."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
 from itertools import product
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.metrics_core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from service import __version__
 from service.enrich.verdict import ApiResponse, CallResult, NoResponse, classify_response
@@ -146,6 +148,7 @@ class Metrics:
         self._define_reconcile_metrics()
         self._define_launchdarkly_metrics()
         self._define_redis_metrics()
+        self._define_log_metrics()
         ProcessCollector(registry=registry)
         build_info = Info("enricher_build", "The running version", registry=registry)
         build_info.info({"version": __version__})
@@ -231,6 +234,10 @@ class Metrics:
             "redis_batch_size", "Script calls that shared a round trip", _BATCH_SIZE_BUCKETS
         )
 
+    def _define_log_metrics(self) -> None:
+        self._lost_lines = _LostLinesCollector()
+        self.registry.register(self._lost_lines)
+
     def _build_counter(self, name: str, description: str, labels: str = "") -> Counter:
         return Counter(f"enricher_{name}", description, labels.split(), registry=self.registry)
 
@@ -260,6 +267,10 @@ class Metrics:
         counter.inc()
         self.webhooks_received += 1
 
+    def add_log(self, count_lost_lines: Callable[[], int]) -> None:
+        """Expose how many lines of the log of this process were lost."""
+        self._lost_lines.count = count_lost_lines
+
     def add_worker(self, count_in_progress: Callable[[], int]) -> None:
         """Expose how many tickets this process works on; only workers have this gauge."""
         if not self._in_progress_counts:
@@ -283,3 +294,16 @@ class Metrics:
         """Count one round trip to Redis."""
         self._batch_sizes.observe(batch_size)
         self._round_trip_seconds.observe(took_s)
+
+
+class _LostLinesCollector(Collector):
+    """The counter of lost log lines; the log keeps the count."""
+
+    def __init__(self) -> None:
+        self.count: Callable[[], int] = lambda: 0
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counter."""
+        yield CounterMetricFamily(
+            "enricher_log_lines_lost", "Log lines lost: nothing took them", value=self.count()
+        )
