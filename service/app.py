@@ -30,6 +30,7 @@ from service.console.pages import ConsolePages
 from service.console.routes import Console, ConsoleDependencies
 from service.console.search import Searcher
 from service.contracts import add_contract_routes
+from service.enrich.access_token import AccessToken
 from service.enrich.budget import (
     CALL_TTL_MS,
     Budget,
@@ -87,6 +88,7 @@ class Runtime(Struct, frozen=True, kw_only=True):
     metrics: Metrics
     exposition: Exposition
     tracing: Tracing
+    access_token: AccessToken
     log: Log
 
 
@@ -131,6 +133,7 @@ async def open_runtime(
             metrics=metrics,
             exposition=_build_exposition(settings, metrics, namespace_reader),
             tracing=tracing,
+            access_token=AccessToken(settings.access_token.reveal()),
             log=log,
         )
 
@@ -226,7 +229,7 @@ async def open_receiver(
 async def open_worker(runtime: Runtime) -> AsyncIterator[Worker]:
     """Work on the backlog in the background; on exit, finish the leased tickets."""
     settings = runtime.settings
-    token = settings.access_token.reveal()
+    token = runtime.access_token.reveal()
     if not token:
         raise SettingsError("LAUNCHDARKLY_ACCESS_TOKEN is not set: a worker needs it")
     async with (
@@ -235,6 +238,7 @@ async def open_worker(runtime: Runtime) -> AsyncIterator[Worker]:
         ) as session,
         serve_exposition(runtime.exposition, host=settings.host, port=settings.metrics_port) as url,
     ):
+        runtime.access_token.authorize(session)
         launchdarkly = LaunchDarkly(
             session,
             origin=settings.launchdarkly_url,
@@ -369,7 +373,8 @@ async def open_scanner(runtime: Runtime, *, grace_s: float) -> AsyncIterator[tup
     A deployment that ended less than ``grace_s`` ago is left to its webhook.
     """
     settings, keys = runtime.settings, runtime.keys
-    async with open_session(settings.access_token.reveal(), max_connections=1) as session:
+    async with open_session(runtime.access_token.reveal(), max_connections=1) as session:
+        runtime.access_token.authorize(session)
         launchdarkly = LaunchDarkly(
             session,
             origin=settings.launchdarkly_url,

@@ -1,9 +1,6 @@
 """What a command needs before it starts: sources, log, URLs, and settings that must be set."""
 
-import asyncio
 import logging
-import os
-import signal
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -28,13 +25,6 @@ def open_reloadable_sources(environ: Mapping[str, str], log: Log) -> ReloadableS
             raise SourceError(str(error)) from None
 
     return ReloadableSources(load, log=log)
-
-
-def open_sources_with_sighup(log: Log) -> ReloadableSources:
-    """Load the sources now, and again at every SIGHUP; raises SourceError."""
-    sources = open_reloadable_sources(os.environ, log)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, sources.reload)
-    return sources
 
 
 def read_sources(settings: Settings, environ: Mapping[str, str]) -> dict[str, Source]:

@@ -26,11 +26,11 @@ from service.cli.healthcheck import SIMULATOR_PORT, WORKER_HEALTH_PORT
 from service.cli.parameters import DEFAULT_WEBHOOK_URL, parse_url
 from service.cli.preconditions import (
     configure_log,
-    open_sources_with_sighup,
     require_access_token,
     require_redis,
     require_webhook_secret,
 )
+from service.cli.reload import Reloads, handle_sighup, open_sources, reload_token
 from service.cli.signals import run_async
 from service.cli.terminal import EXIT_CODES, EXIT_FAILURE
 from service.log import Log, escape_unprintable
@@ -54,8 +54,8 @@ async def run_command() -> None:
     """Receive webhooks and work on them, in one process."""
     settings = read_settings(os.environ)
     require_access_token(settings)
-    log = configure_log(settings)
-    await run(settings, open_sources_with_sighup(log), log)
+    log, reloads = configure_log(settings), handle_sighup()
+    await run(settings, open_sources(reloads, log), log, reloads)
 
 
 @click.command("serve", epilog=EXIT_CODES)
@@ -65,7 +65,7 @@ async def serve_command() -> None:
     settings = read_settings(os.environ)
     require_redis(settings, "serve")
     log = configure_log(settings)
-    await serve(settings, open_sources_with_sighup(log), log)
+    await serve(settings, open_sources(handle_sighup(), log), log)
 
 
 @click.command("work", epilog=EXIT_CODES)
@@ -75,7 +75,7 @@ async def work_command() -> None:
     settings = read_settings(os.environ)
     require_redis(settings, "work")
     require_access_token(settings)
-    await work(settings, configure_log(settings))
+    await work(settings, configure_log(settings), handle_sighup())
 
 
 @click.command("simulate", epilog=EXIT_CODES)
@@ -160,7 +160,7 @@ async def serve(settings: Settings, sources: ReloadableSources, log: Log) -> Non
         await _wait_until_cancelled()
 
 
-async def work(settings: Settings, log: Log) -> None:
+async def work(settings: Settings, log: Log, reloads: Reloads) -> None:
     """Work on the backlog until cancelled."""
     async with (
         _open_traced_runtime(settings, log) as runtime,
@@ -168,15 +168,17 @@ async def work(settings: Settings, log: Log) -> None:
         open_worker(runtime),
         open_reconciler(runtime),
     ):
+        reloads.add(partial(reload_token, runtime.access_token, log))
         await _wait_until_cancelled()
 
 
-async def run(settings: Settings, sources: ReloadableSources, log: Log) -> None:
+async def run(settings: Settings, sources: ReloadableSources, log: Log, reloads: Reloads) -> None:
     """Receive webhooks and work on them, in one process, until cancelled."""
     async with _open_traced_runtime(settings, log) as runtime, AsyncExitStack() as stack:
         await stack.enter_async_context(open_worker(runtime))
         await stack.enter_async_context(open_reconciler(runtime))
         await stack.enter_async_context(_open_receiver_with_console(runtime, sources))
+        reloads.add(partial(reload_token, runtime.access_token, log))
         await _wait_until_cancelled()
 
 
