@@ -30,6 +30,7 @@ if not stored and redis.call('ZCARD', keys.backlog) >= tonumber(ARGV[5]) then
   return { 'full', math.ceil(redis.call('ZCARD', keys.backlog) / math.max(per_s, 0.1)) }
 end
 
+-- The failures follow the ticket, and the mark follows both: a command that fails loses nothing.
 put_ticket(keys, job, stored, ticket, (now_ms()))
 drop_failure(keys, job)
 if failed_job then

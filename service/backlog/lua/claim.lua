@@ -118,6 +118,7 @@ local function find_batch(job, crashes)
 end
 
 local leader_by_batch, claimed, scores, calls_acquired, sleep = {}, {}, {}, 0, nil
+local crashed_tickets = {} -- job, its ticket with one crash more
 local leased_change = 0 -- change of the count "leased"; the lease of a dead worker is counted already
 for i = 1, #due, 2 do
   local job, has_crashed = due[i], tonumber(due[i + 1]) % 1 ~= 0
@@ -169,7 +170,7 @@ for i = 1, #due, 2 do
   end
   if is_claimed then
     if has_crashed then
-      redis.call('HSET', KEYS[2], job, stored)
+      crashed_tickets[#crashed_tickets + 1], crashed_tickets[#crashed_tickets + 2] = job, stored
     else
       leased_change = leased_change + 1
     end
@@ -179,16 +180,20 @@ for i = 1, #due, 2 do
   end
 end
 
+if sleep == 0 then
+  wake(KEYS[6]) -- more is due than one worker may take: another worker continues
+end
 if leased_change ~= 0 then
   redis.call('HINCRBY', KEYS[8], 'leased', leased_change)
 end
+-- The leases are the last write: a lease whose claim fails would end as that of a dead worker.
 if calls_acquired > 0 then
-  redis.call('ZADD', KEYS[1], unpack(scores))
   claimed[#claimed + 1] = string.format('%.10f', fence)
   redis.call('SET', KEYS[7], cmsgpack.pack(claimed), 'PX', lease_ms)
-end
-if sleep == 0 then
-  wake(KEYS[6]) -- more is due than one worker may take: another worker continues
+  if crashed_tickets[1] then
+    redis.call('HSET', KEYS[2], unpack(crashed_tickets))
+  end
+  redis.call('ZADD', KEYS[1], unpack(scores))
 end
 if not sleep then
   local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')

@@ -16,10 +16,13 @@ if not score and redis.call('HGET', keys.failed_data, job) == failure then
 elseif tonumber(score or '0') ~= tonumber(ARGV[2]) then
   return 'lease_lost'
 end
+local stored = redis.call('HGET', keys.tickets, job)
+if not is_superseded(stored, ARGV[3]) then
+  store_failure(keys, job, failure, now)
+end
 release_calls(keys, job)
-if not end_ticket(keys, job, ARGV[3], now) then
+if not end_ticket(keys, job, stored, ARGV[3], now) then
   return 'superseded'
 end
-store_failure(keys, job, failure, now)
 drop_old_failures(keys, now - tonumber(ARGV[5]))
 return 'failed'

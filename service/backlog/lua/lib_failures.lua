@@ -21,17 +21,18 @@ local function count_failure(counts, failure, by)
 end
 
 local function drop_failure(keys, job)
-  if redis.call('ZREM', keys.failed, job) == 1 then
+  if redis.call('ZSCORE', keys.failed, job) then
     count_failure(keys.counts, redis.call('HGET', keys.failed_data, job) or '', -1)
     redis.call('HDEL', keys.failed_data, job)
+    redis.call('ZREM', keys.failed, job)
   end
 end
 
 local function store_failure(keys, job, failure, now)
   drop_failure(keys, job)
-  redis.call('ZADD', keys.failed, now, job)
   redis.call('HSET', keys.failed_data, job, failure)
   count_failure(keys.counts, failure, 1)
+  redis.call('ZADD', keys.failed, now, job)
 end
 
 local function drop_old_failures(keys, before)

@@ -12,7 +12,6 @@ if score ~= tonumber(ARGV[2]) then
   local is_done = score % 1 == 0 and stored and string.sub(stored, 15) == ARGV[5]
   return is_done and 'postponed' or 'lease_lost' -- is_done: only the reply was lost
 end
-release_calls(keys, job)
 local status = 'postponed'
 local due = now + math.max(0, math.floor(tonumber(ARGV[4])))
 if stored and struct.unpack('>I4', stored) ~= generation then
@@ -20,6 +19,7 @@ if stored and struct.unpack('>I4', stored) ~= generation then
 elseif stored then
   redis.call('HSET', keys.tickets, job, string.sub(stored, 1, 14) .. ARGV[5])
 end
+release_calls(keys, job)
 redis.call('ZADD', keys.backlog, due, job)
 -- A worker may sleep until the ticket that was first so far: it must learn that this one is first now.
 if due <= now or redis.call('ZRANK', keys.backlog, job) == 0 then

@@ -23,8 +23,6 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0
   if ticket and redis.call('HEXISTS', KEYS[4], job) == 1 then
     redis.call('ZADD', KEYS[1], now + 60000, id) -- the queued ticket fetches the deployment anyway
   else
-    redis.call('ZREM', KEYS[1], id)
-    redis.call('HDEL', KEYS[2], id)
     -- A failed job waits for a person. A retry schedules the refreshes again.
     if ticket and not redis.call('ZSCORE', KEYS[5], job) then
       local _, _, queued_at = struct.unpack('>I4I2d', ticket)
@@ -35,6 +33,8 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0
       redis.call('ZADD', KEYS[3], now, job)
       queued = queued + 1
     end
+    redis.call('HDEL', KEYS[2], id) -- after the ticket: a command that fails loses no refresh
+    redis.call('ZREM', KEYS[1], id)
   end
 end
 return { queued, 0 }

@@ -40,14 +40,14 @@ local function retry(nth)
     store_failure(keys, failed_job, value, failed_at)
     return 'skipped'
   end
-  local status = queue(job, value, tonumber(failed_at))
-  drop_failure(keys, failed_job)
-  drop_failure(keys, job) -- the job of a parked event may have failed too
   local mark = redis.call('GET', KEYS[7 + nth])
+  local status = queue(job, value, tonumber(failed_at))
+  drop_failure(keys, job) -- the job of a parked event may have failed too
   if mark and job ~= failed_job and string.sub(mark, -#failed_job - 1) == ' ' .. failed_job then
     -- Redeliveries of the parked event become duplicates of the job that it is now.
     redis.call('SET', KEYS[7 + nth], string.sub(mark, 1, #mark - #failed_job) .. job, 'KEEPTTL')
   end
+  drop_failure(keys, failed_job)
   return status
 end
 

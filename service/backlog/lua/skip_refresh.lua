@@ -15,11 +15,11 @@ if tonumber(redis.call('ZSCORE', keys.backlog, job) or '0') ~= tonumber(ARGV[2])
   local last = redis.call('HGET', keys.published, 'settled:' .. job)
   return last == settlement and 'skipped' or 'lease_lost' -- skipped: only the reply was lost
 end
-release_calls(keys, job)
-if not end_ticket(keys, job, ARGV[3], now) then
-  return 'superseded'
+local stored = redis.call('HGET', keys.tickets, job)
+if not is_superseded(stored, ARGV[3]) then
+  schedule_refresh(keys, ARGV[4], { since = ARGV[5], due = ARGV[6], ticket = ARGV[7], ttl = ARGV[8] }, now)
+  redis.call('HSET', keys.published, 'settled:' .. job, settlement)
+  redis.call('PEXPIRE', keys.published, ARGV[8])
 end
-schedule_refresh(keys, ARGV[4], { since = ARGV[5], due = ARGV[6], ticket = ARGV[7], ttl = ARGV[8] }, now)
-redis.call('HSET', keys.published, 'settled:' .. job, settlement)
-redis.call('PEXPIRE', keys.published, ARGV[8])
-return 'skipped'
+release_calls(keys, job)
+return end_ticket(keys, job, stored, ARGV[3], now) and 'skipped' or 'superseded'

@@ -9,6 +9,10 @@
 -- Returns  {"published" | "unchanged" | "filtered", revision} | {"lease_lost", 0}
 -- Atomic   a record without its settlement would be appended again. A settlement without its record
 --          would lose the record and the next refresh. Only the holder of the lease may do any of it.
+-- Redis rolls nothing back when a command fails (a key of a wrong type, a command that the ACL denies).
+-- A failure before XADD leaves no record. XADD is followed at once by the mark of this lease, with an HSET
+-- that cannot fail: the key was read and HSET was used before. A failure after it is made good by the next
+-- call with the same fence, which finds the mark and appends nothing.
 local MILESTONE = 64 -- records between two milestones: counting unread records reads at most this many
 local keys = {
   backlog = KEYS[1], tickets = KEYS[2], published = KEYS[4], calls = KEYS[5], wakeup = KEYS[7],
@@ -17,18 +21,39 @@ local keys = {
 local job, fence, id, digest, ttl = ARGV[1], ARGV[2], ARGV[4], ARGV[5], ARGV[6]
 local now = now_ms()
 local last = redis.call('HMGET', keys.published, 'revision', 'digest', 'settled:' .. job)
-local revision = tonumber(last[1] or '0')
+local last_fence, last_status, last_revision = string.match(last[3] or '', '^(%S+) (%S+) (%d+)$')
+local is_leased = tonumber(redis.call('ZSCORE', keys.backlog, job) or '0') == tonumber(fence)
+local stored = redis.call('HGET', keys.tickets, job)
 
-if tonumber(redis.call('ZSCORE', keys.backlog, job) or '0') ~= tonumber(fence) then
-  local last_fence, last_status, last_revision = string.match(last[3] or '', '^(%S+) (%S+) (%d+)$')
-  if last_fence == fence then -- this call was executed before and only its reply was lost
-    redis.call('PEXPIRE', keys.published, ttl) -- a write, so that the group commit makes the first one durable
-    return { last_status, tonumber(last_revision) }
+local function settle(position)
+  release_calls(keys, job)
+  local appended = position and redis.call('HINCRBY', keys.counts, 'appended', 1)
+  end_ticket(keys, job, stored, ARGV[3], now)
+  if appended and appended % MILESTONE == 0 then
+    redis.call('ZADD', KEYS[9], appended, position)
   end
+end
+
+if last_fence == fence then -- this call was executed before: its reply was lost, or it failed after the mark
+  if is_leased then
+    local newest = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
+    settle(last_status == 'published' and newest and newest[1])
+  end
+  redis.call('PEXPIRE', keys.published, ttl) -- a write, so that the group commit makes the first one durable
+  return { last_status, tonumber(last_revision) }
+elseif not is_leased then
   return { 'lease_lost', 0 }
 end
 
-local status = 'unchanged'
+-- Tickets settled per second, weighted over the last half minute. add.lua computes Retry-After from it.
+local rate = redis.call('HMGET', KEYS[6], 'settled_per_s', 'settled_at')
+local elapsed = math.max(0, now - tonumber(rate[2] or '0'))
+local per_s = tonumber(rate[1] or '0') * math.exp(-elapsed / 30000) + 1 / 30
+redis.call('HSET', KEYS[6], 'settled_per_s', string.format('%.4f', per_s), 'settled_at', string.format('%.0f', now))
+redis.call('PEXPIRE', KEYS[6], 86400000)
+schedule_refresh(keys, id, { since = ARGV[9], due = ARGV[10], ticket = ARGV[11], ttl = ttl }, now)
+
+local revision, status, position = tonumber(last[1] or '0'), 'unchanged', nil
 if ARGV[12] == '' then
   status, digest = 'filtered', last[2] or '' -- if a filter includes it later, its content counts as new
 elseif last[2] ~= digest then
@@ -41,24 +66,10 @@ elseif last[2] ~= digest then
   end
   fields[#fields + 1] = 'data'
   fields[#fields + 1] = ARGV[7] .. number .. ARGV[8]
-  local position = redis.call('XADD', KEYS[3], '*', unpack(fields))
-  local appended = redis.call('HINCRBY', keys.counts, 'appended', 1)
-  if appended % MILESTONE == 0 then
-    redis.call('ZADD', KEYS[9], appended, position)
-  end
+  position = redis.call('XADD', KEYS[3], '*', unpack(fields))
 end
 local settlement = table.concat({ fence, status, string.format('%d', revision) }, ' ')
 redis.call('HSET', keys.published, 'revision', revision, 'digest', digest, 'settled:' .. job, settlement)
-schedule_refresh(keys, id, { since = ARGV[9], due = ARGV[10], ticket = ARGV[11], ttl = ttl }, now)
 redis.call('PEXPIRE', keys.published, ttl)
-
-end_ticket(keys, job, ARGV[3], now)
-release_calls(keys, job)
-
--- Tickets settled per second, weighted over the last half minute. add.lua computes Retry-After from it.
-local rate = redis.call('HMGET', KEYS[6], 'settled_per_s', 'settled_at')
-local elapsed = math.max(0, now - tonumber(rate[2] or '0'))
-local per_s = tonumber(rate[1] or '0') * math.exp(-elapsed / 30000) + 1 / 30
-redis.call('HSET', KEYS[6], 'settled_per_s', string.format('%.4f', per_s), 'settled_at', string.format('%.0f', now))
-redis.call('PEXPIRE', KEYS[6], 86400000)
+settle(position)
 return { status, revision }
