@@ -221,12 +221,31 @@ def build_component_schemas(ref_template: str) -> dict[str, dict[str, Any]]:
                 for field_name, field_schema in schema["properties"].items()
             }
     record_schema = schemas[EnrichedDeployment.__name__]
-    record_schema["properties"]["deployment"] = {"$ref": ref_template.format(name="Deployment")}
+    _add_deployment(record_schema, {"$ref": ref_template.format(name="Deployment")})
     record_schema["properties"]["revision"] = {"type": "integer", "minimum": 1}
     # Every record has both: the version is fixed, and the script that appends inserts the revision.
     record_schema["properties"]["schemaVersion"].pop("default", None)
     record_schema["required"] = ["schemaVersion", "revision", *record_schema["required"]]
     return schemas
+
+
+def _add_deployment(record_schema: dict[str, Any], reference: dict[str, str]) -> None:
+    """Describe ``deployment``: typed, unless ``completeness`` names fields of another type."""
+    record_schema["properties"]["deployment"] = {
+        "anyOf": [
+            reference,
+            {
+                "title": "PartialDeployment",
+                "description": "A deployment of which `completeness.unreadableFields` names the "
+                "fields of another type",
+                "type": "object",
+                "properties": {"id": {"type": "string"}},
+                "required": ["id"],
+            },
+        ]
+    }
+    record_schema["if"] = {"properties": {"completeness": {"required": ["unreadableFields"]}}}
+    record_schema["else"] = {"properties": {"deployment": reference}}
 
 
 def _allow_digit_string(schema: dict[str, Any]) -> dict[str, Any]:

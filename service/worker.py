@@ -240,6 +240,8 @@ class Worker:
         if entry.filtered_because:
             return LOG_EVENTS[result.status], fields | {"reason": entry.filtered_because}
         fields |= {"revision": result.revision, "complete": entry.complete}
+        if entry.unreadable_fields:
+            fields["unreadable_fields"] = entry.unreadable_fields
         return LOG_EVENTS[result.status], fields
 
     async def _postpone(self, retry: Retry, lease: Lease) -> Settlement:

@@ -85,6 +85,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 "time unreadable": rate("webhooks_time_unreadable_total"),
                 "{{where}} error": rate("internal_errors_total", "where"),
                 "schema mismatches": rate("launchdarkly_schema_mismatches_total"),
+                "partly unreadable": rate("records_partly_unreadable_total"),
                 "leases lost": rate("leases_lost_total"),
                 "leases released": rate("leases_released_total"),
                 "log lines lost": rate("log_lines_lost_total"),

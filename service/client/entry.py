@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from ..enrich.models import Deployment
+from ..enrich.models import Deployment, Drift, Malformed, parse_deployment
 from ..publish.record import EnrichedDeployment
 
 _DECODE_JSON = msgspec.json.Decoder(EnrichedDeployment).decode
@@ -53,8 +53,14 @@ class Record(Struct, frozen=True, kw_only=True, dict=True):
 
     @cached_property
     def deployment(self) -> Deployment:
-        """LaunchDarkly's deployment, typed, decoded on first access."""
-        return msgspec.json.decode(self.data.deployment, type=Deployment, strict=False)
+        """LaunchDarkly's deployment, typed, decoded on first access.
+
+        A field of another type than documented is None; ``unreadable_fields`` names it.
+        """
+        deployment = parse_deployment(bytes(self.data.deployment))
+        if isinstance(deployment, Drift | Malformed):
+            raise msgspec.ValidationError(deployment.reason)
+        return deployment
 
 
 class InvalidEntry(Struct, frozen=True):

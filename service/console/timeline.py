@@ -11,7 +11,7 @@ from msgspec import UNSET, Struct
 from service.backlog.failures import FailedTicket, FailureRecord, parse_parked_job
 from service.backlog.ticket import Lease, Ticket, decode_lease
 from service.client.entry import format_fields
-from service.enrich.models import DeploymentHead
+from service.enrich.models import DeploymentHead, parse_head
 from service.publish.record import EnrichedDeployment, PullRequestSummary, TouchedFlag
 
 DeploymentStatus = Literal["waiting", "leased", "published", "failed", "parked"]
@@ -197,9 +197,10 @@ def _with_ticket(
 def _decode_record(data: str) -> tuple[EnrichedDeployment, DeploymentHead] | None:
     try:
         record = msgspec.json.decode(data, type=EnrichedDeployment)
-        return record, msgspec.json.decode(record.deployment, type=DeploymentHead)
     except (msgspec.MsgspecError, RecursionError):
         return None
+    head = parse_head(record.deployment)
+    return (record, head) if isinstance(head, DeploymentHead) else None
 
 
 def _with_record(

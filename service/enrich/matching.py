@@ -17,6 +17,7 @@ _MIN_SHA_LENGTH = 7
 _MAX_SHA_LENGTH = 64
 # LaunchDarkly may receive the end of a deployment minutes after us, where a runner waits.
 _MAX_END_DELAY_MS = 900_000
+_QUERY_FIELDS = frozenset({"applicationKey", "applicationVersion", "environmentKey"})
 _CLOCK_SKEW_MS = 60_000  # of the sender's clock, and of times rounded to minutes
 
 
@@ -118,7 +119,7 @@ class Match(Struct, frozen=True):
 
 
 class NoMatch(Struct, frozen=True):
-    """No page held the deployment. ``unreadable``, the first unparsable item, may be it."""
+    """No page held the deployment. ``unreadable``, the first unparsable JSON, may hold it."""
 
     unreadable: tuple[Drift, bytes] | None = None
 
@@ -170,11 +171,17 @@ class ListMatcher:
         for item in items:
             match parse_list_item(item) if keep_bodies else parse_head(item):
                 case Drift() as drift:
-                    self._unreadable = self._unreadable or (drift, bytes(item))
+                    self.keep_unreadable(drift, item)
                 case DeploymentHead() as head:
+                    if not _QUERY_FIELDS.isdisjoint(head.unreadable_fields):
+                        self.keep_unreadable(Drift(reason="a key of another type"), item)
                     yield from self._match_item(head, item if keep_bodies else None)
                 case None:
                     pass
+
+    def keep_unreadable(self, drift: Drift, json: bytes | Raw) -> None:
+        """Keep the first JSON that may be, or lead to, the deployment of a job without a match."""
+        self._unreadable = self._unreadable or (drift, bytes(json))
 
     def finish(self) -> Iterator[tuple[str, Match | NoMatch]]:
         """Yield the best candidate of each job that is left, or ``NoMatch``."""

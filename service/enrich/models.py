@@ -5,6 +5,9 @@ https://launchdarkly.com/docs/api/insights-deployments-beta), parsed liberally. 
 required. Optional fields may be missing or null: the vendor admits nulls that its document does
 not declare. Milliseconds may be digit strings, and items may be null. Unknown fields are ignored
 here; the record keeps LaunchDarkly's JSON, so they reach the reader unchanged.
+
+The API is a beta. So a field of another type than documented counts as absent, and
+``unreadable_fields`` names it. Only a deployment whose ``id`` cannot be read is a ``Drift``.
 """
 
 from typing import Annotated, TypeVar
@@ -12,7 +15,9 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-Shape = TypeVar("Shape")
+from .lenient_decoder import LenientDecoder
+
+Shape = TypeVar("Shape", bound=Struct)
 
 # The declared range. A larger integer would break readers, and Python's own int-to-text limit.
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -50,12 +55,27 @@ class LeadTimeStages(Struct, frozen=True, rename="camel"):
     total_lead_time_ms: Int64 | None = None
 
 
+_NEXT_LINK_PATHS = frozenset({"_links", "_links.next", "_links.next.href"})
+
+
 class NestedDeployments(Struct, frozen=True, rename="camel"):
     """The deployments that contained a pull request; the items stay raw JSON."""
 
     total_count: Int64 | None = None
     items: list[msgspec.Raw] | None = None
     links: dict[str, Link | None] | None = msgspec.field(name="_links", default=None)
+
+    @property
+    def unreadable_fields(self) -> tuple[str, ...]:
+        """The sorted paths of the fields whose JSON has another type; they are None here."""
+        return ()
+
+    @property
+    def hides_next_link(self) -> bool:
+        """Whether a further page may exist whose link cannot be read."""
+        if _NEXT_LINK_PATHS.isdisjoint(self.unreadable_fields):
+            return False
+        return self.total_count is None or lacks_items(self.total_count, len(self.items or ()))
 
 
 class PullRequest(Struct, frozen=True, rename="camel"):
@@ -84,6 +104,10 @@ class PullRequests(Struct, frozen=True, rename="camel"):
     links: dict[str, Link | None] | None = msgspec.field(name="_links", default=None)
 
 
+UNREADABLE_PART = "a part could not be read"
+"""The reason of a record that may lack items, because a collection has another type."""
+
+
 def lacks_items(total_count: int | None, present: int) -> bool:
     """Return whether fewer items are present than LaunchDarkly counts; an unknown count is met."""
     return total_count is not None and present < total_count
@@ -99,6 +123,11 @@ class DeploymentHead(Struct, frozen=True, rename="camel"):
     status: str | None = None
     started_at: Int64 | None = None
     ended_at: Int64 | None = None
+
+    @property
+    def unreadable_fields(self) -> tuple[str, ...]:
+        """The sorted paths of the fields whose JSON has another type; they are None here."""
+        return ()
 
     @property
     def is_unfinished(self) -> bool:
@@ -131,6 +160,24 @@ DeploymentPage = NestedDeployments
 """One page of the list of deployments: the same shape, with raw items."""
 
 
+class PartialPage(DeploymentPage, frozen=True):
+    """A page that has fields of another type."""
+
+    unreadable_fields: tuple[str, ...] = ()
+
+
+class PartialHead(DeploymentHead, frozen=True):
+    """A head that has fields of another type."""
+
+    unreadable_fields: tuple[str, ...] = ()
+
+
+class PartialDeployment(Deployment, frozen=True):
+    """A deployment that has fields of another type."""
+
+    unreadable_fields: tuple[str, ...] = ()
+
+
 class Drift(Struct, frozen=True):
     """A body that is JSON of another shape; ``reason`` says where and how it differs."""
 
@@ -143,40 +190,73 @@ class Malformed(Struct, frozen=True):
     reason: str
 
 
+_DEPLOYMENT_DECODER = LenientDecoder(Deployment)
+_HEAD_DECODER = LenientDecoder(DeploymentHead)
+_PAGE_DECODER = LenientDecoder(DeploymentPage)
+_NULL = memoryview(b"null")
+_NO_ITEMS = Drift(reason="Expected `array` - at `$.items`")
+
+
 def parse_deployment(body: bytes) -> Deployment | Drift | Malformed:
     """Parse one deployment; a digit string counts as a number."""
-    return _parse(body, Deployment)
+    return _parse_body(body, _DEPLOYMENT_DECODER, PartialDeployment)
 
 
-def parse_list_item(item: msgspec.Raw) -> Deployment | DeploymentHead | Drift | None:
-    """Parse an item of a page that is valid UTF-8; return None for a null.
-
-    If only the head of an item can be parsed, return the head: it is fetched by its id later.
-    """
-    try:
-        return msgspec.json.decode(item, type=Deployment | None, strict=False)
-    except msgspec.MsgspecError:
-        return parse_head(item)
+def parse_list_item(item: msgspec.Raw) -> Deployment | Drift | None:
+    """Parse an item of a page that is valid UTF-8 JSON; return None for a null."""
+    return _parse_item(item, _DEPLOYMENT_DECODER, PartialDeployment)
 
 
 def parse_head(item: msgspec.Raw) -> DeploymentHead | Drift | None:
     """Parse only the head of an item of a page; return None for a null."""
-    try:
-        return msgspec.json.decode(item, type=DeploymentHead | None, strict=False)
-    except msgspec.MsgspecError as error:
-        return Drift(reason=str(error))
+    return _parse_item(item, _HEAD_DECODER, PartialHead)
 
 
 def parse_deployment_page(body: bytes) -> DeploymentPage | Drift | Malformed:
-    """Parse one page of the list of deployments."""
-    return _parse(body, DeploymentPage)
+    """Parse one page of any list, with raw items. Without a list of items it is a ``Drift``."""
+    page = _parse_body(body, _PAGE_DECODER, PartialPage)
+    return _NO_ITEMS if _has_no_items(page) else page
 
 
-def _parse(body: bytes, shape: type[Shape]) -> Shape | Drift | Malformed:
+def parse_collection(raw: msgspec.Raw) -> DeploymentPage | Drift | None:
+    """Parse a page that is nested in valid UTF-8 JSON; return None for a null."""
+    page = _parse_item(raw, _PAGE_DECODER, PartialPage)
+    return _NO_ITEMS if _has_no_items(page) else page
+
+
+def _has_no_items(page: object) -> bool:
+    return isinstance(page, PartialPage) and "items" in page.unreadable_fields
+
+
+def _parse_body(
+    body: bytes, decoder: LenientDecoder[Shape], partial_type: type[Shape]
+) -> Shape | Drift | Malformed:
     try:
         body.decode()  # skipped fields reach the record too: they must be valid UTF-8
-        return msgspec.json.decode(body, type=shape, strict=False)
-    except msgspec.ValidationError as error:
-        return Drift(reason=str(error))
+        return _parse(body, decoder, partial_type)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Malformed(reason=str(error)[:200])
+
+
+def _parse_item(
+    item: msgspec.Raw, decoder: LenientDecoder[Shape], partial_type: type[Shape]
+) -> Shape | Drift | None:
+    if memoryview(item) == _NULL:
+        return None
+    try:
+        return _parse(item, decoder, partial_type)
+    except RecursionError as error:
+        return Drift(reason=str(error))
+
+
+def _parse(
+    raw: bytes | msgspec.Raw, decoder: LenientDecoder[Shape], partial_type: type[Shape]
+) -> Shape | Drift:
+    """Parse JSON. A value with fields of another type is returned as ``partial_type``."""
+    try:
+        value, unreadable_fields = decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        return Drift(reason=str(error))
+    if not unreadable_fields:
+        return value
+    return partial_type(**msgspec.structs.asdict(value), unreadable_fields=unreadable_fields)

@@ -13,12 +13,18 @@ import msgspec
 from msgspec import Raw, Struct
 
 from service.enrich.models import (
+    UNREADABLE_PART,
     Deployment,
+    DeploymentPage,
+    Drift,
     FlagReferences,
     Link,
+    Malformed,
     NestedDeployments,
     PullRequests,
     lacks_items,
+    parse_collection,
+    parse_deployment_page,
 )
 
 API_ROOT = "/api/v2/engineering-insights/"
@@ -131,7 +137,6 @@ def next_link(links: Mapping[str, Link | None] | None) -> str | None:
 
 _NULL = b"null"
 _RawFields = dict[str, Raw]
-_PageType = type[PullRequests] | type[NestedDeployments]
 
 
 class _ItemWithId(Struct, frozen=True):
@@ -141,13 +146,11 @@ class _ItemWithId(Struct, frozen=True):
 class PagedCollection:
     """One collection while its pages are fetched; each item is kept once.
 
-    Every page must have the shape ``page_type``. ``stop_reason`` says why fetching ended early.
-    Raises msgspec.MsgspecError or RecursionError when ``raw`` is not a collection.
+    ``raw`` is its JSON, and ``first_page`` the same, parsed. Items of any type are kept.
+    ``stop_reason`` says why fetching ended early.
     """
 
-    def __init__(self, raw: Raw, page_type: _PageType) -> None:
-        first_page = msgspec.json.decode(raw, type=NestedDeployments, strict=False)
-        self._page_type = page_type
+    def __init__(self, raw: Raw, first_page: DeploymentPage) -> None:
         self._fields = msgspec.json.decode(raw, type=_RawFields)
         self._total = first_page.total_count
         self._href = next_link(first_page.links)
@@ -171,11 +174,8 @@ class PagedCollection:
 
     def add_page(self, body: bytes) -> None:
         """Add the new items of one more page, up to the total, and keep its ``next`` link."""
-        try:
-            body.decode()
-            msgspec.json.decode(body, type=self._page_type, strict=False)
-            page = msgspec.json.decode(body, type=NestedDeployments, strict=False)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        page = parse_deployment_page(body)
+        if isinstance(page, Drift | Malformed):
             self.stop_reason = "a page could not be read"
             return
         count_before = len(self.items)
@@ -186,6 +186,8 @@ class PagedCollection:
             return
         self.changed = True
         self._href = next_link(page.links)
+        if page.hides_next_link and not self._is_full():
+            self.stop_reason = "a page could not be read"
 
     def encode(self) -> Raw:
         """Return the collection as JSON with the items of every page."""
@@ -211,7 +213,7 @@ class MergedDeployment:
         self._body = body
         self._parse_error: str | None = None
         self._fields = self._parse_fields(Raw(body))
-        self.pull_requests = self._parse_collection(self._fields, "pullRequests", PullRequests)
+        self.pull_requests = self._parse_collection(self._fields, "pullRequests")
         self._nested: dict[int, tuple[_RawFields, PagedCollection]] = {}
 
     def nested_collections(self) -> list[PagedCollection]:
@@ -220,7 +222,7 @@ class MergedDeployment:
         for index, item in enumerate(items):
             if index not in self._nested and bytes(item) != _NULL:
                 fields = self._parse_fields(item)
-                nested = self._parse_collection(fields, "deployments", NestedDeployments)
+                nested = self._parse_collection(fields, "deployments")
                 if nested is not None:
                     self._nested[index] = (fields, nested)
         return [nested for _, nested in self._nested.values()]
@@ -253,20 +255,17 @@ class MergedDeployment:
         try:
             return msgspec.json.decode(raw, type=_RawFields)
         except (msgspec.MsgspecError, RecursionError):
-            self._parse_error = "a part could not be read"
+            self._parse_error = UNREADABLE_PART
             return {}
 
-    def _parse_collection(
-        self, fields: _RawFields, name: str, page_type: _PageType
-    ) -> PagedCollection | None:
+    def _parse_collection(self, fields: _RawFields, name: str) -> PagedCollection | None:
         raw = fields.get(name)
-        if raw is None or bytes(raw) == _NULL:
+        first_page = None if raw is None else parse_collection(raw)
+        if isinstance(first_page, Drift):
+            self._parse_error = UNREADABLE_PART
+        if raw is None or first_page is None or isinstance(first_page, Drift):
             return None
-        try:
-            return PagedCollection(raw, page_type)
-        except (msgspec.MsgspecError, RecursionError):
-            self._parse_error = "a part could not be read"
-            return None
+        return PagedCollection(raw, first_page)
 
 
 def _item_id(item: Raw) -> str | bytes:

@@ -216,6 +216,8 @@ class SharedList:
                 return ListUnreadable(list_page, body)
             items = list_page.items or []
             item_count += len(items)
+            if list_page.hides_next_link:
+                self._matcher.keep_unreadable(Drift(reason="a next link of another type"), body)
             if not self._match_items(items, body_bytes=len(body)) and self._matcher.has_only_ids:
                 break  # further pages would match few tickets: the others fetch theirs by id
             request = self._next_request(list_page, item_count)

@@ -168,6 +168,10 @@ class Metrics:
         self.incomplete = build_counter(
             "records_incomplete", "Records appended that are not complete"
         )
+        self.partly_unreadable = build_counter(
+            "records_partly_unreadable",
+            "Records appended with a field of another type than documented",
+        )
         self.unchanged = build_counter(
             "deployments_unchanged", "Deployments fetched whose record had not changed"
         )

@@ -43,16 +43,6 @@ def webhook_counters(metrics: Metrics, sources: Container[str]) -> dict[str, Eve
 def attempt_counters(metrics: Metrics) -> dict[str, EventCounter]:
     """Return the counters of a worker's events."""
 
-    def count_published(fields: LogFields) -> None:
-        metrics.published.inc()
-        if fields["revision"] > 1:
-            metrics.revised.inc()
-        if not fields["complete"]:
-            metrics.incomplete.inc()
-        if "since_webhook_ms" in fields:  # a refresh has none: it runs on a schedule
-            metrics.webhook_to_record_seconds.observe(fields["since_webhook_ms"] / 1000)
-        _observe_attempt(metrics, fields)
-
     def count_finished(counter: Counter, fields: LogFields) -> None:
         counter.inc()
         _observe_attempt(metrics, fields)
@@ -66,7 +56,7 @@ def attempt_counters(metrics: Metrics) -> dict[str, EventCounter]:
         _observe_attempt(metrics, fields)
 
     return {
-        "deployment_published": count_published,
+        "deployment_published": partial(_count_published, metrics),
         "deployment_unchanged": partial(count_finished, metrics.unchanged),
         "deployment_filtered": partial(count_finished, metrics.filtered),
         "deployment_postponed": count_postponed,
@@ -79,6 +69,19 @@ def attempt_counters(metrics: Metrics) -> dict[str, EventCounter]:
         "attempt_error": lambda _: metrics.internal_errors["attempt"].inc(),
         "settle_failed": lambda _: metrics.internal_errors["settle"].inc(),
     }
+
+
+def _count_published(metrics: Metrics, fields: LogFields) -> None:
+    metrics.published.inc()
+    if fields["revision"] > 1:
+        metrics.revised.inc()
+    if not fields["complete"]:
+        metrics.incomplete.inc()
+    if "unreadable_fields" in fields:
+        metrics.partly_unreadable.inc()
+    if "since_webhook_ms" in fields:  # a refresh has none: it runs on a schedule
+        metrics.webhook_to_record_seconds.observe(fields["since_webhook_ms"] / 1000)
+    _observe_attempt(metrics, fields)
 
 
 def _observe_attempt(metrics: Metrics, fields: LogFields) -> None:

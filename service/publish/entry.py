@@ -41,6 +41,7 @@ class Entry(Struct, frozen=True):
     fields: tuple[str, ...] = ()
     data_after_revision: bytes = b""
     complete: bool = True
+    unreadable_fields: tuple[str, ...] = ()
     plan: RefreshPlan = RefreshPlan()
     filtered_because: str = ""
 
@@ -87,6 +88,7 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             fields=_build_fields(deployment, lease, complete=complete),
             data_after_revision=data_after,
             complete=complete,
+            unreadable_fields=deployment.unreadable_fields,
             plan=plan,
         )
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from ..enrich.models import (
+    UNREADABLE_PART,
     Deployment,
     FlagReferences,
     NestedDeployments,
@@ -133,6 +134,17 @@ class Completeness(Struct, frozen=True, rename="camel"):
     flag_references: Count
     nested: Count
     reason: str | UnsetType = UNSET
+    unreadable_fields: (
+        Annotated[
+            tuple[str, ...],
+            Meta(
+                description="Fields of `deployment` of another type than documented, as paths like "
+                "`pullRequests.items[].externalId`; `deployment` has them as sent, and "
+                "`summary` lacks them"
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
 
 
 class RefreshProgress(Struct, frozen=True):
@@ -198,8 +210,25 @@ class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.rep
     trace_parent: Annotated[str, Meta(description="W3C trace context of the last span")] = ""
 
 
+# The fields without which nobody knows how many items LaunchDarkly has.
+_COUNTING_FIELDS = frozenset(
+    {"pullRequests", "flagReferences", "deployments", "totalCount", "items", "items[]"}
+)
+
+
+def _may_hide_items(unreadable_field: str) -> bool:
+    *parents, name = unreadable_field.split(".")
+    return name in _COUNTING_FIELDS or "_links" in {*parents, name}
+
+
 def measure_completeness(deployment: Deployment, *, stop_reason: str | None) -> Completeness:
-    """Compare the items in the deployment with LaunchDarkly's counts, at both levels."""
+    """Compare the items in the deployment with LaunchDarkly's counts, at both levels.
+
+    A collection that cannot be read counts as incomplete.
+    """
+    unreadable_fields = deployment.unreadable_fields
+    if stop_reason is None and any(map(_may_hide_items, unreadable_fields)):
+        stop_reason = UNREADABLE_PART
     pull_requests, flag_references = deployment.pull_requests, deployment.flag_references
     items = [
         item for item in (pull_requests.items if pull_requests else None) or () if item is not None
@@ -215,7 +244,13 @@ def measure_completeness(deployment: Deployment, *, stop_reason: str | None) -> 
         expected=sum([count.expected or 0 for count in nested]),
         present=sum([count.present for count in nested]),
     )
-    return Completeness(complete, *top_level, total, UNSET if stop_reason is None else stop_reason)
+    return Completeness(
+        complete,
+        *top_level,
+        total,
+        reason=UNSET if stop_reason is None else stop_reason,
+        unreadable_fields=unreadable_fields or UNSET,
+    )
 
 
 def _count_items(collection: PullRequests | FlagReferences | NestedDeployments | None) -> Count:

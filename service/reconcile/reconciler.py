@@ -131,6 +131,9 @@ class Scanner:
                 yield list_page.reason
                 return
             yield list_page.items or []
+            if list_page.hides_next_link:
+                yield "the next link has another type"
+                return
             href = next_link(list_page.links) if list_page.items else None
             origin = self._upstream.launchdarkly.origin
             request = (

@@ -70,7 +70,7 @@ async def test_worker_counts_records_by_kind(
 ) -> None:
     """Published, revised, incomplete and unchanged records, and the calls made for them."""
     await service.open()
-    incomplete = {"pullRequests": {"totalCount": 3, "items": []}}
+    incomplete = {"pullRequests": {"totalCount": 3, "items": []}, "leadTime": "long"}
     for number, lines_added, fields in ((1, 5, {}), (1, 6, {}), (1, 6, {}), (2, 7, incomplete)):
         await set_deployment_response(
             service, number, {"id": deployment_id(number), "linesAdded": lines_added} | fields
@@ -82,6 +82,8 @@ async def test_worker_counts_records_by_kind(
     assert page.value("records_revised_total") == 1
     assert page.value("deployments_unchanged_total") == 1
     assert page.value("records_incomplete_total") == 1
+    assert page.value("records_partly_unreadable_total") == 1
+    assert service.log_events("deployment_published")[-1]["unreadable_fields"] == ["leadTime"]
     assert page.value("webhook_to_record_seconds_count") == 3
     assert page.value("attempt_seconds_count") == 4
     calls = page.value("launchdarkly_calls_total", "ok", "get")

@@ -191,6 +191,45 @@ async def test_undecodable_response_fails_with_its_body(
     assert b"pullRequests" in stored  # type: ignore[operator] # bytes, as this client does not decode
 
 
+async def test_fields_of_another_type_are_published_and_named(
+    service: ServiceHarness, event: Event, eventually: Eventually
+) -> None:
+    """By its id, from the list and on a further page, a deployment is published all the same."""
+    pull, more = {"id": "p0", "externalId": 1234}, {"id": "p1", "createTime": "2026-01-01"}
+    links = {"next": {"href": "/api/v2/engineering-insights/pull-requests?after=p0"}}
+    deployment = {
+        "applicationKey": event["applicationKey"],
+        "applicationVersion": event["version"],
+        "startedAt": "2026-01-01T00:00:00Z",
+        "flagReferences": {"totalCount": 0, "items": []},
+        "pullRequests": {"totalCount": 2, "items": [pull], "_links": links},
+    }
+    by_id, listed = ({"id": deployment_id(number), **deployment} for number in (1, 2))
+    canned = {
+        deployment_id(1): by_id,
+        "engineering-insights/deployments": {"items": [listed]},
+        "pull-requests": {"items": [more]},
+    }
+    for path, body in canned.items():
+        service.simulator.set_response(path, Canned(status=200, body=json.dumps(body).encode()))
+    await service.open()
+    await service.post({**event, "deploymentId": deployment_id(1)})
+    await service.post(event)
+    await eventually(service.is_done)
+    assert await service.failed_jobs() == []
+    records = await service.records()
+    assert {record["subject"] for record in records} == {deployment_id(1), deployment_id(2)}
+    for record in records:
+        assert record["data"]["deployment"]["startedAt"] == "2026-01-01T00:00:00Z"
+        assert record["data"]["deployment"]["pullRequests"]["items"] == [pull, more]
+        assert record["data"]["completeness"]["unreadableFields"] == [
+            "pullRequests.items[].createTime",
+            "pullRequests.items[].externalId",
+            "startedAt",
+        ]
+        assert record["complete"] == "true"
+
+
 async def test_every_page_is_fetched_and_merged(
     service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:

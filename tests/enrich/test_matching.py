@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -99,13 +100,25 @@ def test_match_page_beyond_the_buffer_keeps_only_the_head() -> None:
     assert not isinstance(result.head, Deployment)
 
 
-def test_match_page_with_a_readable_head_only_matches_it() -> None:
-    """The ticket fetches the deployment by its id then."""
-    unreadable = make_item(id="a", applicationVersion=SHA, endedAt=1000, leadTime="long")
-    result = match_pages([[unreadable]], query=make_query())
+@pytest.mark.parametrize("fields", [{"leadTime": "long"}, {"endedAt": "soon"}, {"startedAt": []}])
+def test_match_page_with_a_field_of_another_type_matches_the_item(fields: dict[str, Any]) -> None:
+    """The list holds the whole deployment: no further call is needed."""
+    item = make_item(**{"id": "a", "applicationVersion": SHA, "endedAt": 1000, **fields})
+    result = match_pages([[item]], query=make_query())
     assert isinstance(result, Match)
-    assert result.head.id == "a"
-    assert not isinstance(result.head, Deployment)
+    assert isinstance(result.head, Deployment)
+    assert (result.head.unreadable_fields, result.body) == (tuple(fields), item)
+
+
+def test_match_page_with_a_key_of_another_type_keeps_the_item_for_no_match() -> None:
+    """It may be the deployment, so a person sees it; a ticket with its id gets it."""
+    item = make_item(id="a", applicationVersion=7, endedAt=1)
+    result = match_pages([[item]], query=make_query())
+    assert isinstance(result, NoMatch)
+    assert result.unreadable == (Drift(reason="a key of another type"), bytes(item))
+    matcher = ListMatcher(deployment_ids={"job": "A"}, queries={}, max_buffered_bytes=9)
+    [(job, match_found)] = matcher.match_page([item], body_bytes=9)
+    assert (job, match_found.head.id) == ("job", "a")
 
 
 def test_match_page_with_an_unreadable_item_keeps_it_for_no_match() -> None:

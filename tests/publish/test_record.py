@@ -134,6 +134,7 @@ def test_format_time_of_any_integer_returns_rfc_3339(moment_ms: int) -> None:
         ({"pullRequests": {"items": [{"deployments": {"totalCount": 1, "items": []}}]}}, False),
         ({"pullRequests": {"items": [{"deployments": {"totalCount": 1, "items": [None]}}]}}, False),
         ({"pullRequests": {"items": [{"flagReferences": {"totalCount": 2, "items": []}}]}}, False),
+        ({"leadTime": "long", "pullRequests": {"items": [{"externalId": 7}]}}, True),
     ],
 )
 def test_measure_completeness_compares_items_with_counts(
@@ -143,6 +144,62 @@ def test_measure_completeness_compares_items_with_counts(
     deployment = deployment_of({"id": "a", **fields})
     assert measure_completeness(deployment, stop_reason=None).complete is complete
     assert measure_completeness(deployment, stop_reason="a page was refused").complete is False
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"pullRequests": []}, "pullRequests"),
+        ({"pullRequests": {"totalCount": "many"}}, "pullRequests.totalCount"),
+        ({"pullRequests": {"items": {}}}, "pullRequests.items"),
+        ({"pullRequests": {"items": [7]}}, "pullRequests.items[]"),
+        ({"pullRequests": {"_links": []}}, "pullRequests._links"),
+        ({"pullRequests": {"_links": {"next": {"href": 7}}}}, "pullRequests._links.next.href"),
+        ({"pullRequests": {"items": [{"deployments": 7}]}}, "pullRequests.items[].deployments"),
+        ({"flagReferences": {"items": ["f"]}}, "flagReferences.items[]"),
+    ],
+)
+def test_collection_of_another_type_makes_the_record_incomplete(
+    fields: dict[str, Any], named: str
+) -> None:
+    """Nobody knows how many items it should hold. The record has it as LaunchDarkly sent it."""
+    entry = build_entry({"id": "a", **fields})
+    data = decode_data(entry)
+    assert data["deployment"] == {"id": "a", **fields}
+    completeness = data["completeness"]
+    assert (completeness["complete"], entry.complete) == (False, False)
+    assert completeness["reason"] == "a part could not be read"
+    assert completeness["unreadableFields"] == [named] == [*entry.unreadable_fields]
+
+
+def test_fields_of_another_type_are_left_out_of_the_summary_and_named() -> None:
+    """Values beside them stay in the summary; the attributes come from the ticket."""
+    pull = {"externalId": 1234, "title": "Pay", "author": ["jo"], "url": "u"}
+    fields = {
+        "id": "a",
+        "applicationKey": 7,
+        "endedAt": "2026-01-01T00:00:00Z",
+        "leadTimeStages": {"codingDurationMs": 5, "reviewDurationMs": "long"},
+        "pullRequests": {"totalCount": 1, "items": [pull]},
+    }
+    entry = build_entry(fields)
+    data = decode_data(entry)
+    assert data["deployment"] == fields
+    assert data["completeness"]["complete"] is True
+    assert data["completeness"]["unreadableFields"] == [
+        "applicationKey",
+        "endedAt",
+        "leadTimeStages.reviewDurationMs",
+        "pullRequests.items[].author",
+        "pullRequests.items[].externalId",
+    ]
+    assert data["summary"]["pullRequests"] == [
+        {"number": None, "title": "Pay", "author": None, "url": "u"}
+    ]
+    assert data["summary"]["stages"] == [{"name": "coding", "durationMs": 5}]
+    attributes = dict(zip(entry.fields[::2], entry.fields[1::2], strict=True))
+    assert attributes["time"] == format_time(QUEUED_AT, fallback_ms=0)
+    assert "unreadableFields" not in decode_data(build_entry({"id": "a"}))["completeness"]
 
 
 def test_summarize_sums_authors_flags_and_stages() -> None:
