@@ -14,7 +14,7 @@ CHART_SPAN_S = 180.0
 _RATE_SPAN_MS, _RATE_SAMPLES = 10_000, 12
 _MAX_SAMPLES = 400
 _WINDOW_PATTERN = re.compile(r"(\d{1,15}) (-?\d{1,15}) (\d{1,15}) (\w+)")
-_FAMILY_ORDER = ("global", "token", "route:list", "route:get")
+_FAMILY_ORDER = ("global", "token", "policy", "route:list", "route:get")
 _FAMILY_PATTERN = re.compile(r"[a-z]+(?::[a-z]+)?")
 
 

@@ -3,19 +3,30 @@
 LaunchDarkly enforces limits in families; "a response can include one, several, or none of these
 headers" (https://launchdarkly.com/docs/api#rate-limiting). Both Reset headers are epoch
 milliseconds. Any header may be missing, in the past or malformed.
+
+A gateway in front may announce a limit with the IETF's fields instead
+(draft-ietf-httpapi-ratelimit-headers). They are the family ``policy``, in each form that the draft
+has had: ``RateLimit: "default";r=50;t=30`` with ``RateLimit-Policy: "default";q=100;w=60``,
+``RateLimit: limit=100, remaining=50, reset=30``, and ``RateLimit-Limit``, ``-Remaining`` and
+``-Reset``. Their times are seconds from the response.
+
+A number of seconds from 1e9 on is an epoch, from 1e12 on in milliseconds: some servers send one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 
 from msgspec import Struct
 
+from service.enrich.structured_fields import BareItem, parse_dictionary, parse_list
+
 HeaderValues = Callable[[str], Sequence[str]]
 """Returns every value of one header, none when it is absent."""
 
 _MAX_DIGITS = 15
+_MIN_EPOCH_S, _MIN_EPOCH_MS = 10**9, 10**12
 
 
 class RateLimitWindow(Struct, frozen=True):
@@ -41,18 +52,24 @@ def parse_rate_limits(header_values: HeaderValues, *, route: str, now_ms: int) -
 
     ``now_ms`` (epoch) stands in for a missing Date header when Retry-After is a date.
     """
-    reset_ms = _largest(header_values("X-Ratelimit-Reset"))
-    token_reset_ms = _largest(header_values("X-Ratelimit-Auth-Token-Reset"))
+    date_ms = _parse_first_date(header_values("Date"))
+    reset_ms = _to_epoch_ms(_largest(header_values("X-Ratelimit-Reset")))
+    token_reset_ms = _to_epoch_ms(_largest(header_values("X-Ratelimit-Auth-Token-Reset")))
+    policy = _parse_policy(header_values, date_ms or now_ms)
     windows = (
         _parse_window("global", header_values, "X-Ratelimit-Global", reset_ms),
         _parse_window(f"route:{route}", header_values, "X-Ratelimit-Route", reset_ms),
         _parse_window("token", header_values, "X-Ratelimit-Auth-Token", token_reset_ms),
+        None if policy is None else _policy_window(policy, date_ms or now_ms),
     )
-    date_ms = _parse_first_date(header_values("Date"))
+    waits_ms = (
+        _parse_retry_after(header_values("Retry-After"), date_ms or now_ms),
+        policy.wait_ms if policy is not None and policy.remaining == 0 else None,
+    )
     return RateLimitHeaders(
         windows=tuple(window for window in windows if window is not None),
-        retry_after_ms=_parse_retry_after(header_values("Retry-After"), date_ms or now_ms),
-        resume_at_ms=_resume_time(*windows, reset_ms=reset_ms, token_reset_ms=token_reset_ms),
+        retry_after_ms=max((wait for wait in waits_ms if wait is not None), default=None),
+        resume_at_ms=_resume_time(*windows[:3], reset_ms=reset_ms, token_reset_ms=token_reset_ms),
         date_ms=date_ms,
     )
 
@@ -67,6 +84,74 @@ def _parse_window(
     return RateLimitWindow(
         family=family, limit=limit or None, remaining=remaining, reset_ms=reset_ms
     )
+
+
+class _Policy(Struct, frozen=True):
+    """One limit in the IETF's fields: calls left, the limit, and ms until its window ends."""
+
+    remaining: int
+    limit: int | None
+    wait_ms: int | None
+
+
+def _policy_window(policy: _Policy, now_ms: int) -> RateLimitWindow:
+    """Return the window of a policy. It ends a second late: Date and seconds are rounded."""
+    reset_ms = None if policy.wait_ms is None else now_ms + policy.wait_ms + 1000
+    return RateLimitWindow(
+        family="policy", limit=policy.limit, remaining=policy.remaining, reset_ms=reset_ms
+    )
+
+
+def _parse_policy(header_values: HeaderValues, now_ms: int) -> _Policy | None:
+    """Return the limit with the fewest calls left, in the newest form that the response has."""
+    text = ", ".join(header_values("RateLimit"))
+    if text:
+        policies = list(_parse_policy_items(text, header_values, now_ms))
+        members = {} if policies else parse_dictionary(text)
+        values = [
+            members[name].value if name in members else None
+            for name in ("remaining", "limit", "reset")
+        ]
+    else:
+        policies = []
+        values = [
+            _smallest(header_values("RateLimit-Remaining")),
+            _largest(header_values("RateLimit-Limit")),
+            _largest(header_values("RateLimit-Reset")),
+        ]
+    policies += _build_policy(*values, now_ms=now_ms)
+    return min(
+        policies, key=lambda policy: (policy.remaining, -(policy.wait_ms or 0)), default=None
+    )
+
+
+def _parse_policy_items(text: str, header_values: HeaderValues, now_ms: int) -> Iterator[_Policy]:
+    """Yield the limits of the newest form; a limit on bytes or on concurrency is left out."""
+    policies = {
+        item.value: item.parameters
+        for item in parse_list(", ".join(header_values("RateLimit-Policy")))
+    }
+    for item in parse_list(text):
+        policy = policies.get(item.value, {})
+        if policy.get("qu", "requests") == "requests":
+            remaining, wait = (item.parameters.get(name) for name in ("r", "t"))
+            yield from _build_policy(remaining, policy.get("q"), wait, now_ms=now_ms)
+
+
+def _build_policy(
+    remaining: BareItem | None, limit: BareItem | None, wait: BareItem | None, *, now_ms: int
+) -> Iterator[_Policy]:
+    """Yield the limit, unless the calls left are unknown."""
+    count, seconds = _to_count(remaining), _to_count(wait)
+    if count is not None:
+        wait_ms = None if seconds is None else max(0, _to_wait_ms(seconds, now_ms))
+        yield _Policy(count, _to_count(limit) or None, wait_ms)
+
+
+def _to_count(value: BareItem | None) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        return None
+    return value
 
 
 def _resume_time(
@@ -97,11 +182,24 @@ def _parse_retry_after(values: Sequence[str], now_ms: int) -> int | None:
     for value in values:
         seconds = _parse_number(value)
         date_ms = _parse_first_date([value]) if seconds is None else None
-        if seconds is not None:
-            waits_ms.append(seconds * 1000)
+        if seconds is not None and (wait_ms := _to_wait_ms(seconds, now_ms)) >= 0:
+            waits_ms.append(wait_ms)
         elif date_ms is not None and date_ms > now_ms:
             waits_ms.append(date_ms - now_ms)
     return max(waits_ms, default=None)
+
+
+def _to_wait_ms(seconds: int, now_ms: int) -> int:
+    """Return ms from now (negative: in the past) for a number of seconds or an epoch."""
+    epoch_ms = _to_epoch_ms(seconds) if seconds >= _MIN_EPOCH_S else None
+    return seconds * 1000 if epoch_ms is None else epoch_ms - now_ms
+
+
+def _to_epoch_ms(epoch: int | None) -> int | None:
+    """Return an epoch in ms; a value that can only be seconds is converted."""
+    if epoch is not None and _MIN_EPOCH_S <= epoch < _MIN_EPOCH_MS:
+        return epoch * 1000
+    return epoch
 
 
 def _parse_first_date(values: Sequence[str]) -> int | None:

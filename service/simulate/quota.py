@@ -5,7 +5,7 @@ URL pattern and verb), access token, and source address. Every family must allow
 follow the API overview, section "Rate limiting"; both Reset headers are epoch milliseconds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from typing import Annotated, Literal, TypeAlias, assert_never
 
@@ -42,6 +42,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     reset: Literal["normal", "past", "far", "malformed", "absent"] = "normal"
     """Content of the -Reset headers: the correct time, a past time, one day ahead, no number, or
     no header."""
+    ietf_fields: bool = False
+    """Send `RateLimit` and `RateLimit-Policy` of the IETF draft instead of the X-Ratelimit headers.
+    `send_limit`, `send_remaining` and `reset` do not apply."""
     retry_after: Literal["absent", "seconds", "date"] = "absent"
     """Whether each 429 has Retry-After, and in which form."""
 
@@ -101,8 +104,11 @@ def decide_call(
 def rate_limit_headers(decision: QuotaDecision, limits: Limits, now: int) -> dict[str, str]:
     """Return the rate-limit headers, and Retry-After for a refused call."""
     headers: dict[str, str] = {}
-    for usage in decision.usages:
-        headers |= _family_headers(usage, limits, now)
+    if limits.ietf_fields:
+        headers |= _ietf_fields(decision.usages, limits, now)
+    else:
+        for usage in decision.usages:
+            headers |= _family_headers(usage, limits, now)
     if decision.exhausted:
         window_end = max(usage.window.opened_at for usage in decision.exhausted) + limits.window_ms
         address_exhausted = any(usage.family == "address" for usage in decision.exhausted)
@@ -156,6 +162,19 @@ def _add_competing_calls(usage: FamilyUsage, limits: Limits, now: int) -> Family
 def _record_call(usage: FamilyUsage) -> FamilyUsage:
     window = msgspec.structs.replace(usage.window, used=usage.window.used + 1)
     return msgspec.structs.replace(usage, window=window)
+
+
+def _ietf_fields(usages: Sequence[FamilyUsage], limits: Limits, now: int) -> dict[str, str]:
+    """Return the fields of draft-ietf-httpapi-ratelimit-headers, with one item for each family."""
+    window_s = -(-limits.window_ms // 1000)
+    policies, quotas = [], []
+    for usage in usages:
+        wait_s = -(-(usage.window.opened_at + limits.window_ms - now) // 1000)
+        policies.append(f'"{usage.family}";q={usage.limit};w={window_s}')
+        quotas.append(f'"{usage.family}";r={usage.remaining};t={wait_s}')
+    if not quotas:
+        return {}
+    return {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(quotas)}
 
 
 def _family_headers(usage: FamilyUsage, limits: Limits, now: int) -> dict[str, str]:

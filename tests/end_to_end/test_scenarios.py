@@ -135,6 +135,21 @@ async def test_rate_limit_pauses_all_workers_and_costs_no_attempt(
     assert service.simulator.stats.rate_limited_while_closed == 0
 
 
+async def test_limit_announced_by_ietf_fields_is_kept(
+    service: ServiceHarness, event: Event, eventually: Eventually
+) -> None:
+    """A gateway's `RateLimit` field bounds the calls: after the first probe none is refused."""
+    service.simulator.options = Options(
+        quota=Limits(global_limit=5, window_ms=1000, ietf_fields=True)
+    )
+    await service.open()
+    for number in range(8):
+        await service.post({**event, "deploymentId": deployment_id(number)})
+    await eventually(service.is_done)
+    assert len(await service.records()) == 8
+    assert service.simulator.stats.rate_limited == 0
+
+
 async def test_upstream_error_is_retried(
     service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:

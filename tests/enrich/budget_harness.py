@@ -1,6 +1,7 @@
 """A harness for the budget of one namespace: waiting tickets, and responses set by the test."""
 
 import itertools
+from typing import cast
 
 from redis.asyncio import Redis
 
@@ -89,6 +90,22 @@ class BudgetHarness:
         """Record a good response that reports one window, which ends at ``reset_ms``."""
         window = RateLimitWindow(family=family, limit=limit, remaining=remaining, reset_ms=reset_ms)
         await self.record(ANSWERED_JOB, rate_limits=RateLimitHeaders(windows=(window,)))
+
+    async def pass_time(self, elapsed_ms: int) -> None:
+        """Let time pass: move every moment in the budget into the past."""
+        keys = self.keys
+        state = cast("dict[bytes, bytes]", await self.redis.hgetall(keys.budget))
+        for name, value in state.items():
+            fields = value.split()
+            if name in {b"closed_until", b"breaker_window_ends"}:
+                await self.redis.hincrby(keys.budget, name.decode(), -elapsed_ms)
+            elif len(fields) == 7:
+                for moment in (2, 6):
+                    fields[moment] = str(int(fields[moment]) - elapsed_ms).encode()
+                await self.redis.hset(keys.budget, name.decode(), b" ".join(fields))
+        for key in (keys.budget_calls, keys.budget_waiting):
+            for member in cast("list[bytes]", await self.redis.zrange(key, 0, -1)):
+                await self.redis.zincrby(key, -elapsed_ms, member)
 
     async def reopen(self) -> None:
         """End the time for which the budget is closed."""

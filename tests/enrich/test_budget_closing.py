@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow
+from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow, parse_rate_limits
 from tests.enrich.budget_harness import BudgetHarness
 
 HOUR = 3_600_000
@@ -61,14 +61,47 @@ async def test_record_of_a_429_without_headers_halves_the_calls_in_flight(
     assert len(await budget_harness.claim_jobs()) == 20
 
 
-async def test_record_of_a_long_retry_after_closes_for_at_most_an_hour(
+@pytest.mark.parametrize("announced", ["retry_after", "resume_at", "policy"])
+async def test_record_of_a_long_wait_lets_one_call_through_after_two_minutes(
+    budget_harness: BudgetHarness, announced: str
+) -> None:
+    """Servers also send milliseconds, so a long wait is probed; a refusal closes as long again."""
+    await budget_harness.add_tickets(9)
+    now = await budget_harness.now()
+    headers = {
+        "retry_after": {"Retry-After": "30000"},
+        "resume_at": {
+            "X-Ratelimit-Global-Remaining": "0",
+            "X-Ratelimit-Reset": f"{now + HOUR // 2}",
+        },
+        "policy": {"RateLimit": '"hourly";r=0;t=1800'},
+    }[announced]
+    rate_limits = parse_rate_limits(
+        lambda name: [headers[name]] if name in headers else [], route="get", now_ms=now
+    )
+    for _ in range(2):
+        closed_ms = await budget_harness.record("id:a", "rate_limited", rate_limits)
+        assert 115_000 < closed_ms <= 121_000
+        await budget_harness.pass_time(closed_ms + 1)
+        (job,) = await budget_harness.claim_jobs()
+        assert await budget_harness.claim_jobs() == []
+        await budget_harness.redis.zrem(budget_harness.keys.budget_calls, job)
+
+
+async def test_windows_of_the_ietf_fields_bind_although_their_reset_is_rounded(
     budget_harness: BudgetHarness,
 ) -> None:
-    """A Retry-After of a day would stop the service for a day."""
-    closed_ms = await budget_harness.record(
-        "id:a", "rate_limited", RateLimitHeaders(retry_after_ms=24 * HOUR)
-    )
-    assert HOUR - 5000 < closed_ms <= HOUR + 1000
+    """Resets that differ by a second name one window, in which the lowest count binds."""
+    await budget_harness.add_tickets(12)
+    now = await budget_harness.now()
+    for remaining, late_ms in ((5, 0), (4, 1000), (3, 0)):
+        await budget_harness.report_window(
+            remaining, limit=10, reset_ms=now + 5000 + late_ms, family="policy"
+        )
+    await budget_harness.report_window(5, limit=10, reset_ms=now + 6000, family="policy")
+    assert len(await budget_harness.claim_jobs()) == 3
+    await budget_harness.report_window(6, limit=10, reset_ms=now + 9000, family="policy")
+    assert len(await budget_harness.claim_jobs()) == 3  # three of the six are in flight
 
 
 @pytest.mark.parametrize("resume_ms", [None, -5000, 10 * HOUR])

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import time
-from typing import cast
 
 import pytest
 import structlog
@@ -211,7 +210,7 @@ class BudgetModel(RuleBasedStateMachine):
     @rule(elapsed_ms=st.sampled_from([40, 400, 3000, WINDOW]))
     def pass_time(self, elapsed_ms: int) -> None:
         """Let time pass; calls without an answer time out in the end."""
-        self.run(self.move_to_past(elapsed_ms))
+        self.run(self.harness.pass_time(elapsed_ms))
         self.server.window_end -= elapsed_ms
         self.closed_until -= elapsed_ms
         self.last_reported = (self.last_reported[0] - elapsed_ms, self.last_reported[1])
@@ -219,22 +218,6 @@ class BudgetModel(RuleBasedStateMachine):
             call.window_end -= elapsed_ms
             call.age += elapsed_ms
         self.calls = [call for call in self.calls if call.age < TIMEOUT]
-
-    async def move_to_past(self, elapsed_ms: int) -> None:
-        """Move every moment in the budget into the past."""
-        keys = self.harness.keys
-        state = cast("dict[bytes, bytes]", await self.client.hgetall(keys.budget))
-        for name, value in state.items():
-            fields = value.split()
-            if name in {b"closed_until", b"breaker_window_ends"}:
-                await self.client.hincrby(keys.budget, name.decode(), -elapsed_ms)
-            elif len(fields) == 7:
-                for moment in (2, 6):
-                    fields[moment] = str(int(fields[moment]) - elapsed_ms).encode()
-                await self.client.hset(keys.budget, name.decode(), b" ".join(fields))
-        for key in (keys.budget_calls, keys.budget_waiting):
-            for member in cast("list[bytes]", await self.client.zrange(key, 0, -1)):
-                await self.client.zincrby(key, -elapsed_ms, member)
 
     def teardown(self) -> None:
         """Check that all work is finished once the other clients stop."""

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from service.enrich.rate_limits import (
     HeaderValues,
@@ -95,12 +96,20 @@ def test_parse_rate_limits_of_repeated_headers_takes_the_most_careful() -> None:
         ({"Retry-After": "Mon, 23 Nov 2026 10:00:30 GMT"}, 30_000),
         ({"Retry-After": "Mon, 23 Nov 2026 09:00:00 GMT", "Date": DATE}, None),
         ({"Retry-After": "Mon, 99 Foo 2026"}, None),
+        ({"Retry-After": "0"}, 0),
+        ({"Retry-After": "999999999"}, 999_999_999_000),
+        ({"Retry-After": "1795428030", "Date": DATE}, 30_000),
+        ({"Retry-After": "1795428030"}, 30_000),
+        ({"Retry-After": "1795428030500"}, 30_500),
+        ({"Retry-After": "1795427970"}, None),
+        ({"Retry-After": "1795427970000", "Date": DATE}, None),
+        ({"Retry-After": ["1795428030", "7"]}, 30_000),
     ],
 )
-def test_parse_rate_limits_accepts_retry_after_as_seconds_or_date(
+def test_parse_rate_limits_accepts_retry_after_as_seconds_epoch_or_date(
     headers: dict[str, str], wait_ms: int | None
 ) -> None:
-    """A date is measured from the Date header; a date in the past is ignored."""
+    """A date or epoch is measured from the Date header; one in the past is ignored."""
     assert parse_headers({**headers}).retry_after_ms == wait_ms
 
 
@@ -122,12 +131,78 @@ def test_resume_at_is_the_latest_reset_of_used_up_windows(
     assert parse_headers({**headers}).resume_at_ms == resume_at_ms
 
 
+@pytest.mark.parametrize("reset", ["1795428010", "1795428010000"])
+def test_parse_rate_limits_takes_a_reset_in_seconds_for_what_it_is(reset: str) -> None:
+    """As ms it would be a day of January 1970."""
+    rate_limits = parse_headers(
+        {"X-Ratelimit-Global-Remaining": "0", "X-Ratelimit-Reset": reset, "Date": DATE}
+    )
+    assert rate_limits.windows[0].reset_ms == rate_limits.resume_at_ms == NOW_MS + 10_000
+
+
+POLICY = RateLimitWindow(family="policy", limit=100, remaining=50, reset_ms=NOW_MS + 31_000)
+
+
+@pytest.mark.parametrize(
+    ("headers", "window", "wait_ms"),
+    [
+        (
+            {"RateLimit": '"a";r=50;t=30', "RateLimit-Policy": '"a";q=100;w=60'},
+            POLICY,
+            None,
+        ),
+        ({"RateLimit": "limit=100, remaining=50, reset=30"}, POLICY, None),
+        (
+            {
+                "RateLimit-Limit": "100, 100;w=60",
+                "RateLimit-Remaining": "50",
+                "RateLimit-Reset": "30",
+            },
+            POLICY,
+            None,
+        ),
+        ({"RateLimit": '"a";r=50'}, replace(POLICY, limit=None, reset_ms=None), None),
+        ({"RateLimit": '"a";r=0;t=30'}, replace(POLICY, limit=None, remaining=0), 30_000),
+        ({"RateLimit": '"a";r=0;t=1795428030'}, replace(POLICY, limit=None, remaining=0), 30_000),
+        ({"RateLimit": '"a";r=0;t=3', "Retry-After": "30"}, None, 30_000),
+        (
+            {
+                "RateLimit": ['"hour";r=900;t=30', '"minute";r=50;t=30, "bytes";r=0;t=9'],
+                "RateLimit-Policy": '"minute";q=100;w=60, "bytes";q=9;w=9;qu="content-bytes"',
+            },
+            POLICY,
+            None,
+        ),
+        ({"RateLimit": '"a";r=50;t=30, "b"('}, (), None),
+        ({"RateLimit": '"a";r=-1;t=30', "RateLimit-Remaining": "50"}, (), None),
+        ({"RateLimit": '"a";r=?1;t=30'}, (), None),
+        ({"RateLimit": "50"}, (), None),
+    ],
+)
+def test_parse_rate_limits_reads_the_fields_of_the_ietf(
+    headers: dict[str, str | list[str]], window: object, wait_ms: int | None
+) -> None:
+    """Each form of the draft is one window more; malformed fields and limits on bytes are none."""
+    rate_limits = parse_headers({**headers, "Date": DATE})
+    if window is not None:
+        assert rate_limits.windows == ((window,) if window else ())
+    assert (rate_limits.retry_after_ms, rate_limits.resume_at_ms) == (wait_ms, None)
+
+
 @given(
     st.dictionaries(
         st.sampled_from(
-            ["Retry-After", "Date", "X-Ratelimit-Reset", "X-Ratelimit-Global-Remaining"]
+            [
+                *("Retry-After", "Date", "X-Ratelimit-Reset", "X-Ratelimit-Global-Remaining"),
+                *("RateLimit", "RateLimit-Policy", "RateLimit-Remaining", "RateLimit-Reset"),
+            ]
         ),
-        st.lists(st.text() | st.integers().map(str), max_size=3),
+        st.lists(
+            st.text()
+            | st.integers().map(str)
+            | st.builds('"{}";r={};t={};q={}'.format, *[st.integers() | st.text(max_size=2)] * 4),
+            max_size=3,
+        ),
     )
 )
 def test_parse_rate_limits_of_any_headers_returns_sane_values(

@@ -170,6 +170,17 @@ def test_refusal_has_the_configured_retry_after() -> None:
     assert "Retry-After" not in rate_limit_headers(refused, Limits(global_limit=0), now)
 
 
+def test_headers_can_be_the_ietf_fields() -> None:
+    """Each family is one item; the seconds until the window ends are rounded up."""
+    limits = Limits(global_limit=2, route_limit=5, ietf_fields=True)
+    (decision,) = decide_calls(limits, [NOW + 1])
+    assert rate_limit_headers(decision, limits, NOW + 1) == {
+        "RateLimit-Policy": '"global";q=2;w=10, "route";q=5;w=10',
+        "RateLimit": '"global";r=1;t=7, "route";r=4;t=7',
+    }
+    assert rate_limit_headers(decide_calls(Limits(), [NOW])[0], Limits(ietf_fields=True), NOW) == {}
+
+
 def test_address_limit_sends_only_retry_after() -> None:
     """The address family has no headers of its own, and its 429 always has Retry-After."""
     limits = Limits(address_limit=1)

@@ -51,7 +51,7 @@ local function open_budget(budget, calls, waiting, now, share)
       return 0, closed_until
     end
     local free, opens, unopened, stale, lowest = nil, nil, nil, nil, nil
-    for _, family in ipairs({ 'global', 'token', 'route:' .. route }) do
+    for _, family in ipairs({ 'global', 'token', 'policy', 'route:' .. route }) do
       local limit, remaining, reset = string.match(state[family] or '', '^(%d+) (-?%d+) (%d+) %a+')
       if limit then
         local reserved = math.max(0, math.min(math.ceil(limit * (1 - share) - 1e-9), limit - 1))

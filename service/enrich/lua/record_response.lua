@@ -10,11 +10,13 @@
 -- names the same window alike.
 local DATE_ERROR = 1000 -- ms by which a response may seem older than it is: Date has whole seconds
 local WINDOW = 10000 -- ms of LaunchDarkly's documented windows, used where no reset is reported
-local MAX_AHEAD = 120000 -- ms: a reset further ahead is not trusted
+local MAX_AHEAD = 120000 -- ms: the end of a window further ahead is not trusted
+local MAX_WAIT = 120000 -- ms: after a longer wait, however it is announced, one call probes
+local MAX_RESUME_AHEAD = 3600000 -- ms: a 429 whose reset is further ahead counts as one without a reset
 local MAX_BEHIND = 30000 -- ms: a reset further in the past is not trusted, because no response takes so long
 local SAME_RESET = 250 -- ms within which two resets name one window
+local SAME_POLICY_RESET = 1500 -- the same for the family "policy", whose resets are whole seconds from the response
 local DAY = 86400000
-local MAX_RETRY_AFTER = 3600000 -- ms: an explicit Retry-After is obeyed up to an hour
 local FIRST_PROBE, MAX_PROBE = 4, 64 -- the largest is how many calls an unannounced limit can refuse
 local OTHER_CLIENTS_PER_S = 1 -- calls per second that other clients are assumed to make until known
 local MIN_RATE_SPAN = 200 -- ms: the shortest time over which the rate of other clients is computed
@@ -100,7 +102,7 @@ local function narrow_window(family, window, limit, remaining)
   other_clients_per_s = math.max(other_clients_per_s, theirs * 1000 / math.max(now - window.since, MIN_RATE_SPAN))
 end
 local function record_window(family, limit, remaining, reset)
-  local old = read_window(family)
+  local old, same_reset = read_window(family), family == 'policy' and SAME_POLICY_RESET or SAME_RESET
   limit = limit or math.max(old.limit, remaining + 1)
   if reset and (reset > server_now + MAX_AHEAD or reset < server_now - MAX_BEHIND) then
     reset = nil
@@ -109,9 +111,9 @@ local function record_window(family, limit, remaining, reset)
     narrow_window(family, old, limit, remaining)
   elseif not reset then
     open_window(family, limit, remaining, server_now + WINDOW, 'assumed')
-  elseif reset > server_now and reset > old.reset + SAME_RESET then
+  elseif reset > server_now and reset > old.reset + same_reset then
     open_window(family, limit, remaining, reset, 'reported')
-  elseif reset > server_now and (reset >= old.reset - SAME_RESET or old.kind == 'assumed') then
+  elseif reset > server_now and (reset >= old.reset - same_reset or old.kind == 'assumed') then
     old.reset, old.kind = old.kind == 'assumed' and reset or old.reset, 'reported'
     narrow_window(family, old, limit, remaining)
   end -- else a late response of a window that has ended: it says nothing about this one
@@ -121,7 +123,7 @@ for i = 8, #ARGV, 4 do
   record_window(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]))
 end
 if result == 'server_error' and not has_windows then -- no response: LaunchDarkly may have counted the call
-  for _, family in ipairs({ 'global', 'token', 'route:get', 'route:list' }) do
+  for _, family in ipairs({ 'global', 'token', 'policy', 'route:get', 'route:list' }) do
     local window = read_window(family)
     if window.reset > server_now and window.remaining > 0 then
       narrow_window(family, window, window.limit, window.remaining - 1)
@@ -140,10 +142,11 @@ local was_closed = closed_until > now
 if result == 'rate_limited' then
   local hint = 0
   if ARGV[4] ~= '' then
-    hint = now + math.min(tonumber(ARGV[4]), MAX_RETRY_AFTER)
+    hint = now + math.min(tonumber(ARGV[4]), MAX_WAIT)
   end
-  if ARGV[5] ~= '' and ARGV[5] - clock_skew <= now + MAX_AHEAD then
-    hint = math.max(hint, ARGV[5] - clock_skew)
+  local resume = ARGV[5] ~= '' and ARGV[5] - clock_skew or 0
+  if resume <= now + MAX_RESUME_AHEAD then
+    hint = math.max(hint, math.min(resume, now + MAX_WAIT))
   end
   if hint <= now and not was_closed then
     local backoff_step = math.min(tonumber(state.backoff_step or '0') + 1, 6)
