@@ -20,7 +20,7 @@ from service.enrich.verdict import FORBIDDEN
 from service.log import Log, escape_unprintable
 from service.reconcile.checkpoint import LeaseLost, Run, Runs
 from service.reconcile.missed import Scope, TimeRange, split_by_day
-from service.reconcile.reconciler import Scanner, ScanResult
+from service.reconcile.reconciler import NEVER_LISTED, UNKNOWN_SCOPE, Scanner, ScanResult
 from service.settings import Secret, Settings, read_settings
 
 _BAR_WIDTH = 16
@@ -89,6 +89,8 @@ async def run_backfill(
                 backfill.result.error = "another process took it over"
             finally:
                 click.echo(backfill.format_result())
+    if backfill.is_never_listed:
+        click.echo(f"{escape_unprintable(scope.name)}: {NEVER_LISTED}", err=True)
     if backfill.result.error:
         reason = escape_unprintable(_describe_error(backfill.result.error))
         click.echo(f"stopped early: {reason}; the same command continues from there", err=True)
@@ -96,6 +98,8 @@ async def run_backfill(
 
 
 def _describe_error(error: str) -> str:
+    if error == UNKNOWN_SCOPE:
+        return "LaunchDarkly does not know the project or the environment; check the spelling"
     return explain_reason(error) if error == FORBIDDEN else error
 
 
@@ -108,6 +112,7 @@ class Backfill:
         self._scope = scope
         self._dry_run = dry_run
         self.result = ScanResult()
+        self.is_never_listed = False
 
     async def run(self, start_ms: int, end_ms: int | None, show_progress: ShowProgress) -> None:
         """Wait until no other process runs the same backfill, then list its days.
@@ -145,6 +150,8 @@ class Backfill:
                 await self._runs.end(run, day.end_ms, "continue")
             show_progress(_completed_fraction(day.end_ms, time_range), self.format_result())
         await self._runs.end(run, time_range.start_ms)  # the same command starts over
+        if not self.result.listed:
+            self.is_never_listed = await self._scanner.is_never_listed(run, self._scope)
 
     def format_result(self) -> str:
         """Return what the days until now held."""

@@ -24,10 +24,12 @@ from service.doctor.checks import (
     BacklogFacts,
     Finding,
     RedisFacts,
+    ScopeFacts,
     SourceFacts,
     UpstreamFacts,
     check_receiver,
     check_redis,
+    check_scopes,
     check_settings,
     check_sources,
     check_upstream,
@@ -38,6 +40,7 @@ from service.doctor.probes import (
     probe_backlog,
     probe_receiver,
     probe_redis,
+    probe_scopes,
     probe_upstream,
     redis_location,
     upstream_path,
@@ -80,7 +83,10 @@ async def run_doctor(settings: Settings, log: Log, *, as_json: bool = False) -> 
         findings += [*check_work(backlog_facts)]
     elif not redis_facts.connection_error:
         findings.append(warn("backlog", f"cannot be read: {backlog_facts}", ""))
-    findings += [*check_upstream(await _probe_launchdarkly(settings, sources, backlog_facts))]
+    upstream_facts = await _probe_launchdarkly(settings, sources, backlog_facts)
+    findings += [*check_upstream(upstream_facts)]
+    if upstream_facts.status:
+        findings += [*check_scopes(await _probe_scopes(settings))]
     receiver_facts = await probe_receiver(
         local_receiver_url(settings), host=settings.host, port=settings.port
     )
@@ -176,6 +182,15 @@ async def _probe_launchdarkly(
     path = upstream_path(project_environment, unknown_id=str(uuid.uuid4()))
     token = settings.access_token.reveal()
     return await probe_upstream(facts, token=token, path=path, clock=time.time)
+
+
+async def _probe_scopes(settings: Settings) -> list[ScopeFacts]:
+    return await probe_scopes(
+        parse_scopes(settings.reconcile_scopes),
+        origin=settings.launchdarkly_url,
+        token=settings.access_token.reveal(),
+        clock=time.time,
+    )
 
 
 def _find_project_environment(sources: Sequence[Source]) -> tuple[str, str] | None:

@@ -257,7 +257,8 @@ def _format_size(size: int) -> str:
 
 
 _LAUNCHDARKLY_CLOCK_TOLERANCE_S = 3.0  # Date has whole seconds, and the response took time
-_OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY_REQUESTS = 200, 401, 403, 404, 429
+_OK, _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN = 200, 400, 401, 403
+_NOT_FOUND, _TOO_MANY_REQUESTS = 404, 429
 _LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -343,6 +344,25 @@ def _check_access(facts: UpstreamFacts) -> Iterator[Finding]:
         if facts.project and facts.status == _NOT_FOUND:
             found = f"{facts.project!r} does not exist, or the token may not read it"
             yield warn("project", found, "correct `project` in the sources file")
+
+
+class ScopeFacts(Struct, frozen=True):
+    """What LaunchDarkly lists for a reconcile scope; ``is_empty``: no deployment of any time."""
+
+    name: str
+    status: int
+    is_empty: bool
+
+
+def check_scopes(scopes: Sequence[ScopeFacts]) -> Iterator[Finding]:
+    """Check whether LaunchDarkly knows the reconcile scopes."""
+    fix = "check the spelling in ENRICHER_RECONCILE_SCOPES"
+    for scope in scopes:
+        check_name = f"scope {scope.name}"
+        if scope.status in {_BAD_REQUEST, _NOT_FOUND}:
+            yield warn(check_name, f"is unknown to LaunchDarkly ({scope.status})", fix)
+        elif scope.is_empty:
+            yield warn(check_name, "LaunchDarkly has never listed a deployment of it", fix)
 
 
 def _check_quota(windows: Sequence[RateLimitWindow]) -> Finding:

@@ -1,8 +1,10 @@
 """Probes of Redis, LaunchDarkly and the receiver's address; each returns facts within seconds."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
@@ -11,8 +13,15 @@ import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from service.doctor.checks import BacklogFacts, ReceiverFacts, RedisFacts, UpstreamFacts
+from service.doctor.checks import (
+    BacklogFacts,
+    ReceiverFacts,
+    RedisFacts,
+    ScopeFacts,
+    UpstreamFacts,
+)
 from service.enrich.client import LaunchDarkly, open_session
+from service.enrich.models import DeploymentPage, parse_deployment_page
 from service.enrich.pagination import API_ROOT
 from service.enrich.verdict import ApiResponse, NoResponse
 from service.metrics.namespace import NamespaceStats, format_forbidden
@@ -189,6 +198,32 @@ def upstream_path(scope: tuple[str, str] | None, *, unknown_id: str) -> str:
         return f"{API_ROOT}deployments/{unknown_id}"
     query = {"projectKey": scope[0], "environmentKey": scope[1], "limit": "1"}
     return f"{API_ROOT}deployments?{urlencode(query)}"
+
+
+async def probe_scopes(
+    scopes: Sequence[tuple[str, str]], *, origin: str, token: str, clock: Clock
+) -> list[ScopeFacts]:
+    """Ask for one deployment of any time of each scope, until a call is not answered in time."""
+    facts: list[ScopeFacts] = []
+    async with open_session(token, max_connections=1) as session:
+        upstream = LaunchDarkly(session, origin=origin, max_bytes=_MAX_RESPONSE_BYTES, clock=clock)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_UPSTREAM_TIMEOUT_S):
+                for scope in scopes:
+                    path = f"{upstream_path(scope, unknown_id='')}&from=1"
+                    match await upstream.get(path, route="list"):
+                        case ApiResponse(status=status, body=body):
+                            facts.append(
+                                ScopeFacts("/".join(scope), status, _is_empty_list(status, body))
+                            )
+    return facts
+
+
+def _is_empty_list(status: int, body: bytes) -> bool:
+    if status != HTTPStatus.OK:
+        return False
+    page = parse_deployment_page(body)
+    return isinstance(page, DeploymentPage) and not page.items
 
 
 def _parse_message(body: bytes) -> tuple[bool, str]:

@@ -1,7 +1,9 @@
 """The reconciler: compares LaunchDarkly's list with Redis and queues deployments it misses."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from http import HTTPStatus
 
 from msgspec import Raw, Struct
 
@@ -17,10 +19,23 @@ from service.enrich.pagination import (
     resolve_next_link,
 )
 from service.enrich.shared_list import build_list_request
-from service.enrich.verdict import FORBIDDEN, AttemptHistory, RetryPolicy, check_response
+from service.enrich.verdict import (
+    FORBIDDEN,
+    ApiResponse,
+    AttemptHistory,
+    RetryPolicy,
+    check_response,
+)
 from service.log import EventLogger
 from service.reconcile.checkpoint import LeaseLost, Run, Runs
 from service.reconcile.missed import Scope, TimeRange, build_missed, classify_page, next_checkpoint
+
+UNKNOWN_SCOPE = "unknown_scope"
+"""Why a list could not be read: LaunchDarkly knows no such project or environment."""
+
+NEVER_LISTED = "nothing was ever listed for this scope; check the spelling"
+
+_UNKNOWN_STATUSES = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND})
 
 
 class ScanResult(Struct):
@@ -76,13 +91,7 @@ class Scanner:
     ) -> ScanResult:
         """Scan a range to its end, or until the list cannot be read. Raise LeaseLost."""
         result = ScanResult()
-        # A backfill and a run of one scope make calls at once, so the name holds the run's token.
-        calls = BudgetedCalls(
-            self._upstream,
-            f"run {run.token}",
-            scope=format_access_scope(scope.project, scope.environment),
-        )
-        async for page in self._read_pages(calls, scope, time_range):
+        async for page in self._read_pages(self._open_calls(run, scope), scope, time_range):
             if isinstance(page, str):
                 result.error = page
                 break
@@ -104,25 +113,44 @@ class Scanner:
             )
         return result
 
+    async def is_never_listed(self, run: Run, scope: Scope) -> bool:
+        """Return whether LaunchDarkly lists no deployment of any time; False if it does not say.
+
+        It answers an unknown project or environment with an empty list, as an unused one.
+        """
+        time_range = TimeRange(1, run.now_ms)
+        pages = self._read_pages(self._open_calls(run, scope), scope, time_range, page_size="1")
+        async with aclosing(pages):
+            return await anext(pages, "") == []
+
+    def _open_calls(self, run: Run, scope: Scope) -> BudgetedCalls:
+        # A backfill and a run of one scope make calls at once, so the name holds the run's token.
+        return BudgetedCalls(
+            self._upstream,
+            f"run {run.token}",
+            scope=format_access_scope(scope.project, scope.environment),
+        )
+
     async def _read_pages(
-        self, calls: BudgetedCalls, scope: Scope, time_range: TimeRange
-    ) -> AsyncIterator[list[Raw] | str]:
+        self,
+        calls: BudgetedCalls,
+        scope: Scope,
+        time_range: TimeRange,
+        *,
+        page_size: str = PAGE_SIZE,
+    ) -> AsyncGenerator[list[Raw] | str]:
         """Yield the items of each page; yield a text if a page cannot be read, and stop."""
-        query = {
-            "projectKey": scope.project,
-            "environmentKey": scope.environment,
-            "from": str(max(1, time_range.start_ms)),
-            "to": str(time_range.end_ms),
-            "limit": PAGE_SIZE,
-        }
-        if scope.applications:
-            query["applicationKey"] = ",".join(scope.applications)
+        query = _build_query(scope, time_range, page_size)
         request: ApiRequest | UnsafeLink | None = build_list_request(query)
         visited: set[str] = set()
         while isinstance(request, ApiRequest) and request.path not in visited:
             visited.add(request.path)
+            response = await calls.fetch(request)
+            if isinstance(response, ApiResponse) and response.status in _UNKNOWN_STATUSES:
+                yield UNKNOWN_SCOPE
+                return
             history = AttemptHistory(attempts=0, age_s=0.0, jitter=self._rng())
-            body = check_response(await calls.fetch(request), history, RetryPolicy())
+            body = check_response(response, history, RetryPolicy())
             if not isinstance(body, bytes):
                 yield body.reason
                 return
@@ -143,6 +171,19 @@ class Scanner:
             yield (
                 request.reason if isinstance(request, UnsafeLink) else "the pages link in a circle"
             )
+
+
+def _build_query(scope: Scope, time_range: TimeRange, page_size: str) -> dict[str, str]:
+    query = {
+        "projectKey": scope.project,
+        "environmentKey": scope.environment,
+        "from": str(max(1, time_range.start_ms)),
+        "to": str(time_range.end_ms),
+        "limit": page_size,
+    }
+    if scope.applications:
+        query["applicationKey"] = ",".join(scope.applications)
+    return query
 
 
 _OVERLAP_MS = 3_600_000  # LaunchDarkly may list a deployment some time after it ended
@@ -174,6 +215,7 @@ class Reconciler:
         self._runs = runs
         self._config = config
         self._log = log
+        self._checked_scopes: set[Scope] = set()
 
     async def run(self) -> None:
         """Reconcile until cancelled; retry after an error."""
@@ -203,10 +245,8 @@ class Reconciler:
             result = await self._scanner.scan(run, scope, TimeRange(start_ms, now_ms))
             if result.error:
                 self._log.warning("reconcile_failed", scope=scope.name, reason=result.error)
-                is_forbidden = result.error == FORBIDDEN  # it stays so until a person acts
-                return (
-                    interval_ms / 1000 if is_forbidden else min(_RETRY_DELAY_S, interval_ms / 1000)
-                )
+                stays_so = result.error in {FORBIDDEN, UNKNOWN_SCOPE}  # until a person acts
+                return interval_ms / 1000 if stays_so else min(_RETRY_DELAY_S, interval_ms / 1000)
             checkpoint = next_checkpoint(now_ms, result.oldest_open_ms, lookback_ms=lookback_ms)
             await self._runs.end(run, checkpoint)
             self._log.info(
@@ -217,4 +257,13 @@ class Reconciler:
                 missed=result.missed,
                 unreadable=result.unreadable,
             )
+            await self._check_spelling(run, scope, listed=result.listed)
             return interval_ms / 1000
+
+    async def _check_spelling(self, run: Run, scope: Scope, *, listed: int) -> None:
+        """Warn once of a scope that was empty at its first run and at any time before."""
+        if scope in self._checked_scopes:
+            return
+        self._checked_scopes.add(scope)
+        if not listed and await self._scanner.is_never_listed(run, scope):
+            self._log.warning("reconcile_scope_empty", scope=scope.name, reason=NEVER_LISTED)

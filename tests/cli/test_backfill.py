@@ -138,7 +138,10 @@ async def test_backfill_of_a_forbidden_project_says_so(
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("backfill --project a --environment b --from yesterday", "no time such as 2026-11-01"),
+        (
+            "backfill --project a --environment b --from yesterday",
+            "is not a time such as 2026-11-01",
+        ),
         ("backfill --project a --environment b", "--from"),
         (
             "backfill --project a --environment b --from 2026-11-02 --to 2026-11-01",
@@ -153,3 +156,19 @@ async def test_backfill_with_wrong_times_is_a_usage_error(
     ended = await command_runner.run(words)
     assert ended.code == 2
     assert complaint in ended.error_text
+
+
+async def test_backfill_of_a_misspelt_scope_says_so(
+    command_runner: CommandRunner, simulator: Simulator
+) -> None:
+    """An empty list and a 404 both name the spelling; a time without deployments does not."""
+    misspelt = await command_runner.run(COMMAND.replace("default", "defualt"))
+    assert "defualt/production: nothing was ever listed for this scope" in misspelt.err
+    an_hour_ago = time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime(time.time() - 3600))
+    unused = await command_runner.run(f"{COMMAND.replace(SINCE, an_hour_ago)} --dry-run")
+    assert "0 listed" in unused.out
+    assert "spelling" not in unused.err
+    simulator.set_response("", Canned(status=404, body=b"{}"))
+    unknown = await command_runner.run(COMMAND)
+    assert unknown.code == 1
+    assert "does not know the project or the environment; check the spelling" in unknown.err

@@ -5,6 +5,10 @@ import socket
 import time
 from typing import Any
 
+import aiohttp
+
+from service.simulate.options import Options
+from service.simulate.pipeline import EventBody, report_event
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from service.store.keys import Keys
@@ -36,6 +40,10 @@ async def test_doctor_of_a_running_service_finds_no_error(command_runner: Comman
         f"simulate --port 0 --options {options}", ready_pattern="simulator_started"
     )
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
+    deployed = {"projectKey": "default", "environmentKey": "production", "version": "1"}
+    event: EventBody = {**deployed, "applicationKey": "shop", "eventType": "finished"}
+    async with aiohttp.ClientSession() as session:
+        await report_event(session, upstream, event, token=Options().token)
     command_runner.env["ENRICHER_LAUNCHDARKLY_URL"] = upstream
     command_runner.env["ENRICHER_RECONCILE_SCOPES"] = "default/production"
     serving = await command_runner.start("run", ready_pattern="receiver_started")

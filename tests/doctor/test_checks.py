@@ -11,10 +11,12 @@ from service.doctor.checks import (
     Finding,
     ReceiverFacts,
     RedisFacts,
+    ScopeFacts,
     SourceFacts,
     UpstreamFacts,
     check_receiver,
     check_redis,
+    check_scopes,
     check_sources,
     check_upstream,
     check_work,
@@ -235,3 +237,19 @@ def test_format_findings_json_says_whether_there_is_an_error() -> None:
     assert format_findings_json([Finding(check="a", status="error", found="x")]).startswith(
         '{"ok":false'
     )
+
+
+def test_check_scopes_reports_misspelt_scopes() -> None:
+    """LaunchDarkly refuses one, or answers with an empty list as for an unused one."""
+    scopes = [
+        ScopeFacts("default/production", 200, is_empty=False),
+        ScopeFacts("defualt/production", 200, is_empty=True),
+        ScopeFacts("default/prodution", 404, is_empty=False),
+        ScopeFacts("locked/production", 403, is_empty=False),
+    ]
+    findings = [*check_scopes(scopes)]
+    assert [(finding.check, finding.status) for finding in findings] == [
+        ("scope defualt/production", "warning"),
+        ("scope default/prodution", "warning"),
+    ]
+    assert all("spelling" in finding.fix for finding in findings)
