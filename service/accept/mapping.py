@@ -254,7 +254,7 @@ def _classify_payload(
     outcome = source.outcome.decide(outcome_value)
     if outcome is not None:
         return _map_completed(source, inputs, outcome, delivery=delivery, raw=payload.raw)
-    if outcome_value is None and source.strict:
+    if outcome_value is None:
         label = field_label(source.outcome.expression, "outcome")
         return Unmappable(f"missing: {label}", (label,), delivery, payload.raw)
     return Ignored(f"{source.outcome.expression.text} says neither succeeded nor failed", delivery)

@@ -79,7 +79,8 @@ async def test_unmappable_event_of_a_preset_is_parked(
 ) -> None:
     """202, and the body is kept for a person; the second time 200."""
     body = encode_body({"deployment_status": {"state": "success", "environment": "test"}})
-    reason = "missing: repository.name, deployment.sha"
+    application = "match('^deploy:(.+)$', body.deployment.task) || body.repository.name"
+    reason = f"missing: {application}, deployment.sha"
     response = await post("github", body, github_headers(body))
     assert response[:2] == (202, {"status": "parked", "reason": reason})
     assert backlog_stub.parked == {("github", "guid"): (reason, body)}

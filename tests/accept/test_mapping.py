@@ -326,9 +326,7 @@ def test_github_deployment_status_is_mapped(github: Source) -> None:
 @pytest.mark.parametrize(
     ("state", "outcome"),
     [("success", "succeeded"), ("failure", "failed"), ("error", "failed")]
-    + [
-        (state, None) for state in ("pending", "in_progress", "queued", "waiting", "inactive", None)
-    ],
+    + [(state, None) for state in ("pending", "in_progress", "queued", "waiting", "inactive")],
 )
 def test_github_states_map_to_outcomes(github: Source, state: object, outcome: str | None) -> None:
     """Three of GitHub's states end a deployment; the others are ignored."""
@@ -378,11 +376,23 @@ def test_github_payload_of_any_shape_is_accepted(github: Source, payload: object
     assert event.deployment_id is None
 
 
+@pytest.mark.parametrize("state", [{"state": None}, {}])
+def test_event_that_is_waited_for_but_names_no_outcome_is_unmappable(
+    github: Source, state: dict[str, object]
+) -> None:
+    """It may be a deployment that ended, so a person looks at it; another word is an answer."""
+    body = deployment_status() | {"deployment_status": {"environment": "test"} | state}
+    event = map_github(github, body)
+    assert isinstance(event, Unmappable)
+    assert event.missing == ("deployment_status.state",)
+
+
 def test_github_event_without_names_is_unmappable(github: Source) -> None:
     """The reason names the expressions that found nothing."""
     event = map_github(github, {"deployment_status": {"state": "success", "environment": "x"}})
     assert isinstance(event, Unmappable)
-    assert event.missing == ("repository.name", "deployment.sha")
+    application = "match('^deploy:(.+)$', body.deployment.task) || body.repository.name"
+    assert event.missing == (application, "deployment.sha")
     assert event.delivery == "guid"
 
 

@@ -108,7 +108,7 @@ STATES: dict[str, tuple[str, str, str, str]] = {
     ),
     "gitlab": ("status", "success", "failed canceled", "created running blocked approved rejected"),
     "argocd": ("status.operationState.phase", "Succeeded", "Failed Error", "Running Terminating"),
-    "argo-rollouts": ("status.phase", "Healthy", "Degraded", "Progressing Paused"),
+    "argo-rollouts": ("outcome", "succeeded", "failed", "started"),
     "flux": ("severity", "info", "error", "trace"),
     "circleci": ("workflow.status", "success", "failed error canceled", "on_hold running"),
     "buildkite": (
@@ -181,7 +181,7 @@ def test_documented_states_map_to_outcomes(sources: dict[str, Source], preset: s
         ("pipelinerun.finished", "success", "succeeded"),
         ("pipelinerun.finished", "failure", "failed"),
         ("taskrun.finished", "error", "failed"),
-        ("taskrun.finished", "cancel", None),
+        ("taskrun.finished", "cancel", "failed"),
         ("testcaserun.finished", "success", None),
     ],
 )

@@ -58,6 +58,12 @@ def standard_webhooks_signer(secret: str, body: bytes) -> tuple[dict[str, str], 
     return sign_standard_webhook(secret, delivery="m", timestamp_s=NOW_S, body=body), {}
 
 
+def svix_signer(secret: str, body: bytes) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the same headers under the names that Svix uses by default."""
+    headers, parameters = standard_webhooks_signer(secret, body)
+    return {name.replace("webhook-", "svix-"): value for name, value in headers.items()}, parameters
+
+
 def heroku_signer(secret: str, body: bytes) -> tuple[dict[str, str], dict[str, str]]:
     """Return the headers and parameters of Heroku."""
     code = hmac.new(secret.encode(), body, "sha256").digest()
@@ -70,10 +76,10 @@ BEARER, BASIC = (
 )
 GITHUB = hmac_signer("x-hub-signature-256", "sha256={}")
 SIGNERS: dict[str, list[Sign]] = {
-    "native": [standard_webhooks_signer, BEARER],
+    "native": [standard_webhooks_signer, svix_signer, BEARER],
     "github": [GITHUB],
     "github-workflow-run": [GITHUB],
-    "gitlab": [standard_webhooks_signer, header_signer("x-gitlab-token")],
+    "gitlab": [standard_webhooks_signer, svix_signer, header_signer("x-gitlab-token")],
     "argocd": [BEARER, BASIC],
     "argo-rollouts": [BEARER, BASIC],
     "flux": [hmac_signer("x-signature", "sha256={}"), BEARER],
@@ -91,7 +97,7 @@ SIGNERS: dict[str, list[Sign]] = {
     "spinnaker": [BEARER, BASIC],
     "vercel": [hmac_signer("x-vercel-signature", algorithm="sha1")],
     "heroku": [heroku_signer],
-    "render": [standard_webhooks_signer],
+    "render": [standard_webhooks_signer, svix_signer],
     "google-cloud-deploy": [query_signer("token")],
     "eventbridge-codedeploy": [header_signer("x-api-key"), BASIC],
     "tekton": [query_signer("token")],

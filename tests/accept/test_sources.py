@@ -3,6 +3,7 @@
 import re
 import tomllib
 
+import msgspec
 import pytest
 
 from service.accept.expressions import Expression
@@ -29,6 +30,20 @@ ASYMMETRIC = Ed25519(
     field="v1a",
     signed="{webhook-id}.{webhook-timestamp}.{body}",
     timestamp="webhook-timestamp",
+)
+# Standard Webhooks, and the same headers under Svix's names.
+BOTH_NAMES = (
+    STANDARD_WEBHOOKS,
+    ASYMMETRIC,
+    *(
+        msgspec.structs.replace(
+            scheme,
+            header="svix-signature",
+            signed="{svix-id}.{svix-timestamp}.{body}",
+            timestamp="svix-timestamp",
+        )
+        for scheme in (STANDARD_WEBHOOKS, ASYMMETRIC)
+    ),
 )
 SECRETS = {"env:NEW": "newer", "env:EMPTY": "", "file:/run/secrets/old": "older\r\n"}
 
@@ -112,14 +127,14 @@ def test_file_may_define_presets(presets: str) -> None:
     """A preset is written like a source."""
     preset = '[preset.custom]\nverify = "standard-webhooks"\noutcome = { path = "body.x" }\n'
     text = preset + source_toml('secrets = ["x"]', preset='preset = "custom"')
-    assert load_from_text(text, presets)["s"].schemes == (STANDARD_WEBHOOKS, ASYMMETRIC)
+    assert load_from_text(text, presets)["s"].schemes == BOTH_NAMES
 
 
 def test_verify_may_name_a_preset_but_not_a_cycle(presets: str) -> None:
     """The schemes of any preset can be used by its name."""
     source = load_from_text(source_toml('verify = "native"\nsecrets = ["x"]'), presets)["s"]
     bearer = Token(header="Authorization", scheme="Bearer")
-    assert source.schemes == (STANDARD_WEBHOOKS, ASYMMETRIC, bearer)
+    assert source.schemes == (*BOTH_NAMES, bearer)
     circle = '[preset.a]\nverify = "b"\n[preset.b]\nverify = "a"\n'
     with pytest.raises(SourceError, match="verify: there is no preset"):
         load_from_text(circle + source_toml('verify = "a"'), presets)
@@ -129,7 +144,7 @@ def test_native_source_accepts_a_signature_or_a_token(presets: str) -> None:
     """The secrets are used unchanged, even if they look like references."""
     source = native_source(["env:not a reference", "whsec_AAAA"], presets=presets)
     bearer = Token(header="Authorization", scheme="Bearer")
-    assert source.schemes == (STANDARD_WEBHOOKS, ASYMMETRIC, bearer)
+    assert source.schemes == (*BOTH_NAMES, bearer)
     assert source.secrets == ("env:not a reference", "whsec_AAAA")
     assert (source.name, source.strict) == ("native", True)
     for secrets, problem in (([], "secrets: there are none"), (["whsec_"], "_SECRET is empty")):

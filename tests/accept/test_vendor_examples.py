@@ -109,7 +109,6 @@ EXAMPLES: dict[tuple[str, str], tuple[Mapping[str, str], dict[str, tuple[str, ..
             "service_deployed": ("succeeded", "test123", "mySubject123", "0b31b1c0"),
             "service_upgraded": ("succeeded", "test123", "mySubject123", "0b31b1c0"),
             "service_rolledback": ("succeeded", "test123", "mySubject123", "0b31b1c0"),
-            "service_published": ("missing", "customData.version"),
         },
     ),
     ("cdevents", "harness/cdevents.*.json"): ({}, {}),

@@ -39,11 +39,9 @@ def fenced_blocks(page: str, language: str) -> list[str]:
 
 
 def source_from_page(page: str, name: str) -> Source:
-    """Load the one source of a page."""
-    (block,) = fenced_blocks(page, "toml")
-    sources = load_sources(block, presets=read_presets(), read_secret=lambda _: SECRET)
-    assert list(sources) == [name]
-    return sources[name]
+    """Load the sources of a page; return the one that is named."""
+    text = "".join(fenced_blocks(page, "toml"))
+    return load_sources(text, presets=read_presets(), read_secret=lambda _: SECRET)[name]
 
 
 def read_sample(preset: str) -> tuple[dict[str, str], object]:
@@ -91,13 +89,18 @@ def render_go_template(template: str, variables: dict[str, object]) -> str:
 def test_argo_template_renders_an_accepted_body(preset: str, variable: str) -> None:
     """The body is the whole object, the header is the secret."""
     page = PAGES[preset]
-    (template,) = re.findall(r"^ +body: '(.*)'$", page, re.MULTILINE)
+    templates = re.findall(r"^ +body: '(.*)'$", page, re.MULTILINE)
     (prefix,) = re.findall(
         r"name: Authorization\n +value: (.*) \$enricher-token$", page, re.MULTILINE
     )
-    _, thing = read_sample(preset)
-    body = render_go_template(template, {variable: thing}).encode()
-    assert_accepted(source_from_page(page, preset), {"authorization": f"{prefix} {SECRET}"}, body)
+    _, sample = read_sample(preset)
+    assert isinstance(sample, dict)
+    headers = {"authorization": f"{prefix} {SECRET}"}
+    outcomes = []
+    for template in templates:
+        body = render_go_template(template, {variable: sample.get(variable, sample)}).encode()
+        outcomes.append(assert_accepted(source_from_page(page, preset), headers, body).outcome)
+    assert outcomes == ["succeeded", "failed"][: len(outcomes)]
 
 
 @pytest.mark.parametrize("preset", ["native", "cdevents"])
@@ -126,12 +129,11 @@ def test_curl_step_of_a_page_sends_an_accepted_body(preset: str) -> None:
 
 
 def assert_accepted(source: Source, headers: dict[str, str], body: bytes) -> DeploymentCompleted:
-    """Judge a request as the receiver does; it must be a deployment that succeeded."""
+    """Judge a request as the receiver does; it must be a deployment that ended."""
     request = SignedRequest(headers, {}, body)
     assert is_genuine(source.checks, request, now_s=0)
     event = parse_webhook(source, request)
     assert isinstance(event, DeploymentCompleted), event
-    assert event.outcome == "succeeded"
     return event
 
 

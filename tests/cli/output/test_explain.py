@@ -60,6 +60,9 @@ def explain_native(body: object, headers: Mapping[str, str] = BEARER) -> Explana
     return explain_webhook(load_source(NATIVE), SignedRequest(headers, {}, raw), now_s=0)
 
 
+APPLICATION = "match('^deploy:(.+)$', body.deployment.task) || body.repository.name"
+
+
 def test_explanation_of_a_deployment_lists_every_field() -> None:
     """What each comes to, from what, and by which expression."""
     trial = explain_github(BODY)
@@ -74,7 +77,7 @@ def test_explanation_of_a_deployment_lists_every_field() -> None:
         "id           nothing <- json(body.deployment.payload).launchdarkly.deploymentId",
         'project      "default", set by the source',
         f'environment  "prod-eu", for "Production (EU)" <- {WHERE}',
-        'application  "web" <- body.repository.name',
+        f'application  "web" <- {APPLICATION}',
         'version      "7fd1a60" <- body.deployment.sha',
         'finished_at  "2026-11-24T12:00:00Z" <- body.deployment_status.updated_at',
         "metadata     {} <- json(body.deployment.payload)",
@@ -122,7 +125,7 @@ def test_explanation_checks_the_secret_in_the_query() -> None:
         ),
         (
             explain_github(BODY | {"repository": {}}),
-            "answer       parked (202): missing: repository.name",
+            f"answer       parked (202): missing: {APPLICATION}",
             False,
         ),
         (
