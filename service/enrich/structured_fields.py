@@ -37,7 +37,7 @@ def parse_list(text: str) -> list[Item]:
     """Parse a list field; several header lines are joined with commas. Malformed: empty."""
     items: list[Item] = []
     try:
-        reader = _Reader(text)
+        reader = _FieldReader(text)
         while reader.next_member():
             items.append(reader.read_item())
     except _Malformed:
@@ -49,7 +49,7 @@ def parse_dictionary(text: str) -> dict[str, Item]:
     """Parse a dictionary field; the last value of a repeated key counts. Malformed: empty."""
     members: dict[str, Item] = {}
     try:
-        reader = _Reader(text)
+        reader = _FieldReader(text)
         while reader.next_member():
             key = reader.read_key()
             members[key] = reader.read_item() if reader.skip("=") else reader.read_flag()
@@ -62,7 +62,7 @@ class _Malformed(Exception):
     """The field breaks a rule of RFC 9651."""
 
 
-class _Reader:
+class _FieldReader:
     """Reads one field from left to right."""
 
     __slots__ = ("_has_members", "_position", "_text")
