@@ -16,7 +16,7 @@ from msgspec import Raw, Struct
 
 from service.client.entry import Record, parse_entry
 from service.contracts import build_record_schema
-from service.enrich.lenient_decoder import LenientDecoder, _Reader
+from service.enrich.lenient_decoder import LenientDecoder, _ValueReader
 from service.enrich.models import Deployment, parse_deployment
 from service.enrich.pagination import MergedDeployment
 from service.enrich.verdict import Found
@@ -188,7 +188,9 @@ def test_decode_reads_each_part_once() -> None:
     counts = []
     for pulls in (10, 20, 40):
         body = json.dumps({"id": "a", "pullRequests": {"items": [pull] * pulls}}).encode()
-        with patch.object(_Reader, "read", autospec=True, side_effect=_Reader.read) as read:
+        with patch.object(
+            _ValueReader, "read", autospec=True, side_effect=_ValueReader.read
+        ) as read:
             parse_deployment(body)
         counts.append(read.call_count)
     assert counts[2] - counts[1] == 2 * (counts[1] - counts[0]) > 0
