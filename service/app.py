@@ -147,6 +147,7 @@ def _build_group_commit(
         clock=time.monotonic,
         log=count_events(log, redis_counters(metrics)),
         record_round_trip=metrics.record_round_trip,
+        probe_key=Keys(settings.namespace).write_probe,
     )
 
 

@@ -79,8 +79,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _describe("Prefix of all Redis keys; one per LaunchDarkly account"),
     ] = "deployments"
     durability: Annotated[
-        Literal["fsync", "replica", "fsync+replica", "memory"],
-        _describe("What a 202 waits for: the disk, a replica, both or nothing"),
+        Literal["fsync", "replica", "fsync+replica", "server", "memory"],
+        _describe("What a 202 waits for: the disk, a replica, both, a durable service or nothing"),
     ] = "fsync"
     data_dir: Annotated[str, _describe("Data folder of the embedded server")] = (
         "~/.local/state/deployment-enricher"

@@ -116,7 +116,7 @@ def test_variables_of_other_programs_are_ignored() -> None:
         ("ENRICHER_LEASE", "soon", "a number from 0.001 to 1000000000"),
         ("ENRICHER_LEASE", "0", "a number from 0.001 to 1000000000"),
         ("ENRICHER_SHUTDOWN_TIMEOUT", "inf", "a number from 0.001 to 1000000000"),
-        ("ENRICHER_DURABILITY", "disk", "one of fsync, replica, fsync+replica, memory"),
+        ("ENRICHER_DURABILITY", "disk", "one of fsync, replica, fsync+replica, server, memory"),
         ("ENRICHER_LOG_FORMAT", "JSON", "one of auto, json, pretty"),
         ("ENRICHER_NAMESPACE", "a b", "1 to 64 letters, digits, '.', '_' or '-'"),
         ("ENRICHER_NAMESPACE", "a}", "1 to 64 letters, digits, '.', '_' or '-'"),

@@ -141,7 +141,7 @@ async def _probe_redis_and_backlog(
         durability=settings.durability,
     )
     async with open_client(url, namespace=settings.namespace) as client:
-        facts = await probe_redis(client, facts, clock=time.time)
+        facts = await probe_redis(client, facts, keys=keys, url=url, clock=time.time)
         if facts.connection_error:
             return facts, facts.connection_error
         group_commit = GroupCommit(client, durability="memory", clock=time.monotonic, log=log)

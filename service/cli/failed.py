@@ -320,7 +320,13 @@ async def open_failed_command(settings: Settings, log: Log) -> AsyncIterator[Fai
     """Connect to the failed tickets of the settings' namespace; raises redis's errors."""
     keys = Keys(settings.namespace)
     async with open_client(resolve_redis_url(settings), namespace=settings.namespace) as client:
-        group_commit = GroupCommit(client, durability=settings.durability, clock=monotonic, log=log)
+        group_commit = GroupCommit(
+            client,
+            durability=settings.durability,
+            clock=monotonic,
+            log=log,
+            probe_key=keys.write_probe,
+        )
         failed_tickets = FailedTickets(
             client, group_commit, keys=keys, new_token=build_token_factory()
         )

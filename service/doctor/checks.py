@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from service.console.format import format_age
 from service.enrich.rate_limits import RateLimitWindow
+from service.store.services import ManagedService
 
 FindingStatus = Literal["ok", "warning", "error"]
 
@@ -147,7 +148,7 @@ class RedisFacts(Struct, frozen=True, kw_only=True):
     ``connection_error`` is set when Redis is away, with ``bad_password`` when it refuses the login.
     ``startup_error`` and ``warnings`` are what the service reports at start. ``is_embedded`` means
     that no Redis is configured, so `run` starts one if ``can_start``. ``guarantee`` says how writes
-    become durable.
+    become durable. ``service`` is the managed service, if it is recognised.
     """
 
     location: str
@@ -159,6 +160,7 @@ class RedisFacts(Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
     guarantee: str = ""
     durability: str = "fsync"
+    service: ManagedService | None = None
     info: Mapping[str, str] = {}
     clock_ahead_s: float | None = None
 
@@ -169,6 +171,8 @@ def check_redis(facts: RedisFacts) -> Iterator[Finding]:
         yield _check_unreachable_redis(facts)
         return
     yield ok("redis", f"answers at {facts.location}, {_format_version(facts.info)}")
+    if facts.service is not None:
+        yield _check_service(facts.service, facts.durability)
     if facts.startup_error:
         found, fix = split_fix(facts.startup_error)
         yield fail("redis durability", found, fix)
@@ -176,7 +180,7 @@ def check_redis(facts: RedisFacts) -> Iterator[Finding]:
         yield warn(
             "redis durability",
             "memory: a crash of Redis loses accepted webhooks",
-            "set ENRICHER_DURABILITY=fsync",
+            facts.service.advice if facts.service else "set ENRICHER_DURABILITY=fsync",
         )
     else:
         yield ok("redis durability", f"{facts.durability}: {facts.guarantee}")
@@ -191,6 +195,13 @@ def check_redis(facts: RedisFacts) -> Iterator[Finding]:
         clock_name="Redis's clock",
         tolerance_s=_REDIS_CLOCK_TOLERANCE_S,
     )
+
+
+def _check_service(service: ManagedService, durability: str) -> Finding:
+    found = f"{service.name}: {service.promise}"
+    if durability in service.fits:
+        return ok("redis service", found)
+    return warn("redis service", found, service.advice)
 
 
 def _check_unreachable_redis(facts: RedisFacts) -> Finding:

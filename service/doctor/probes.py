@@ -30,10 +30,11 @@ from service.store.connect import (
     UNAVAILABLE_ERRORS,
     close_connection,
     is_bad_password,
-    open_connection,
 )
+from service.store.durability import Barrier
 from service.store.keys import Keys
-from service.store.server_checks import Barrier, Durability
+from service.store.script_check import open_script_connection
+from service.store.services import Durability, find_service
 from service.store.url import parse_redis_url
 
 _REDIS_TIMEOUT_S, _UPSTREAM_TIMEOUT_S, _RECEIVER_TIMEOUT_S = 4.0, 4.0, 1.5
@@ -52,37 +53,52 @@ def redis_location(url: str) -> str:
     return parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
 
 
-async def probe_redis(client: Redis, facts: RedisFacts, *, clock: Clock) -> RedisFacts:
+def redis_hosts(url: str) -> list[str]:
+    """Return the host names in a Redis URL."""
+    address = parse_redis_url(url)
+    hosts = [seed.host for seed in address.seeds] or [urlsplit(address.server_url).hostname or ""]
+    return [host for host in hosts if host]
+
+
+async def probe_redis(
+    client: Redis, facts: RedisFacts, *, keys: Keys, url: str, clock: Clock
+) -> RedisFacts:
     """Return the facts about Redis: server, durability, clock; ``clock`` returns epoch seconds."""
     replace = msgspec.structs.replace
     try:
         async with asyncio.timeout(_REDIS_TIMEOUT_S):
-            facts = await _probe_durability(client, facts)
+            facts = await _probe_durability(client, facts, keys)
             before = clock()
             seconds, micros = await client.time()
             ahead_s = int(seconds) + int(micros) / 1_000_000 - (before + clock()) / 2
-            return replace(facts, info=await _read_info(client), clock_ahead_s=ahead_s)
-    except (*UNAVAILABLE_ERRORS, RedisError) as error:
+            info = await _read_info(client)
+            service = find_service(redis_hosts(url), info)
+            return replace(facts, info=info, service=service, clock_ahead_s=ahead_s)
+    except (RedisUnavailable, *UNAVAILABLE_ERRORS, RedisError) as error:
         connection_error = str(error) or "no answer in time"
         return replace(
             facts, connection_error=connection_error, bad_password=is_bad_password(error)
         )
 
 
-async def _probe_durability(client: Redis, facts: RedisFacts) -> RedisFacts:
+async def _probe_durability(client: Redis, facts: RedisFacts, keys: Keys) -> RedisFacts:
     """Open a connection as the service does, and keep its errors and warnings."""
     durability = cast("Durability", facts.durability)
     try:
-        connection, barrier, warnings = await open_connection(client, durability)
+        connection, barrier, warnings = await open_script_connection(
+            client, durability, probe_key=keys.write_probe
+        )
     except RedisMisconfigured as refusal:
         return msgspec.structs.replace(facts, startup_error=str(refusal))
     await close_connection(client, connection)
     return msgspec.structs.replace(
-        facts, warnings=tuple(warnings), guarantee=_describe_barrier(barrier)
+        facts, warnings=tuple(warnings), guarantee=_describe_barrier(durability, barrier)
     )
 
 
-def _describe_barrier(barrier: Barrier | None) -> str:
+def _describe_barrier(durability: Durability, barrier: Barrier | None) -> str:
+    if durability == "server":
+        return "the service itself must make each write durable before it answers"
     if barrier is None:
         return "each write is on disk before it is answered"
     return f"each batch ends with {' and '.join(str(command[0]) for command in barrier.commands)}"

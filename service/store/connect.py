@@ -27,6 +27,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from . import RedisMisconfigured, RedisUnavailable
 from .discovery import (
     MasterConnection,
     MasterTlsConnection,
@@ -34,9 +35,11 @@ from .discovery import (
     node_query,
     sentinel_discovery,
 )
-from .idle_check import IDLE_CHECK_S, TcpConnection, TlsConnection, keepalive_options
+from .durability import Barrier, SendCommand, choose_barrier
 from .keys import Keys
-from .server_checks import Barrier, Durability, check_server, choose_barrier
+from .server_checks import check_server, read_info
+from .services import Durability, check_service, find_service
+from .tcp_connection import IDLE_CHECK_S, TcpConnection, TlsConnection, keepalive_options
 from .url import RedisUrl, parse_redis_url
 
 CONNECT_TIMEOUT_S = 2.0
@@ -52,6 +55,7 @@ _RETRYABLE_ERRORS = (
     *(ReadOnlyError, OutOfMemoryError),
     *(MovedError, AskError, TryAgainError, ClusterDownError),  # MASTERDOWN is a ClusterDownError
 )
+_REPLICA_ERROR = "with replica instances"  # WAIT and WAITAOF on a server that is no master
 _RETRYABLE_CODES = ("MISCONF", "NOREPLICAS", "BUSY ", "READONLY", "OOM", "LOADING", "UNBLOCKED")
 
 
@@ -116,6 +120,7 @@ def _add_master_discovery(
         if connection_class is TlsConnection
         else MasterConnection,
         "find_master": find_master,
+        "seed_hosts": tuple(seed.host for seed in redis_url.seeds),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),  # we find masters
     }
 
@@ -154,21 +159,57 @@ async def open_connection(
     """Return a connection, the barrier that makes its writes durable, and warnings.
 
     Each connection is checked, because after a failover the server is another one with other
-    settings. Raises RedisMisconfigured or the errors of redis-py: an unchecked server must not be
-    written to.
+    settings. Raises RedisMisconfigured, RedisUnavailable or the errors of redis-py: an unchecked
+    server must not be written to.
     """
-    connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
-
-    async def send_command(*command: str | int) -> object:
-        await connection.send_command(*command)
-        return await connection.read_response()
-
+    connection = await _get_connection(client)
+    send_command = command_sender(connection)
     try:
-        warnings = await check_server(send_command, durability)
-        return connection, await choose_barrier(send_command, durability), warnings
+        info = await read_info(send_command)
+        service = find_service(list_hosts(connection), info)
+        warnings = await check_server(send_command, durability, info)
+        barrier = await choose_barrier(send_command, durability, service)
     except BaseException:
         await close_connection(client, connection)
         raise
+    if service_warning := check_service(service, durability):
+        warnings.append(service_warning)
+    return connection, barrier, warnings
+
+
+async def _get_connection(client: Redis) -> AbstractConnection:
+    """Return a pooled connection. redis-py wraps the errors of discovery; unwrap our own."""
+    try:
+        connection: AbstractConnection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
+    except RedisConnectionError as error:
+        if isinstance(error.__cause__, RedisMisconfigured):
+            raise error.__cause__ from None
+        raise
+    return connection
+
+
+def command_sender(connection: AbstractConnection) -> SendCommand:
+    """Return a function that sends one command on a connection and returns its reply.
+
+    It raises RedisUnavailable for an error reply that will pass, ResponseError for any other.
+    """
+
+    async def send_command(*command: str | int | bytes) -> object:
+        await connection.send_command(*command)
+        try:
+            return await connection.read_response()
+        except ResponseError as error:
+            if is_retryable(error) or _REPLICA_ERROR in str(error):
+                raise RedisUnavailable(describe_error(error)) from None
+            raise
+
+    return send_command
+
+
+def list_hosts(connection: AbstractConnection) -> list[str]:
+    """Return the names of a server: its own, and those in the URL that led to it."""
+    hosts = (getattr(connection, "host", ""), *getattr(connection, "seed_hosts", ()))
+    return [str(host) for host in hosts if host]
 
 
 async def close_connection(client: Redis, connection: AbstractConnection) -> None:

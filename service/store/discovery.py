@@ -14,10 +14,12 @@ from typing import Any
 
 from msgspec import Struct
 from redis.asyncio.connection import Connection
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from .idle_check import TcpConnection, TlsConnection
+from . import RedisMisconfigured
+from .error_replies import format_error, is_denied
+from .tcp_connection import TcpConnection, TlsConnection
 from .url import HostPort
 
 _QUERY_TIMEOUT_S = 1.0
@@ -59,8 +61,12 @@ class MasterDiscovery:
         self._parse = parse
 
     async def find_master(self) -> HostPort:
-        """Return the master. Raises ConnectionError with the reason of each node that failed."""
+        """Return the master. Raises ConnectionError with the reason of each node that failed.
+
+        Raises RedisMisconfigured if every node denies the command.
+        """
         reasons = []
+        denials: list[ResponseError] = []
         first = self._next_node % len(self._known_nodes)
         self._next_node += 1
         for node in (*self._known_nodes[first:], *self._known_nodes[:first]):
@@ -69,12 +75,20 @@ class MasterDiscovery:
             except AuthenticationError:
                 raise
             except (RedisError, OSError) as error:
+                if isinstance(error, ResponseError) and is_denied(error):
+                    denials.append(error)
                 reasons.append(str(error) or f"no answer from {node.host}:{node.port}")
                 continue
             if discovered.master is not None:
                 self._known_nodes = tuple(dict.fromkeys((*self._seeds, *discovered.other_nodes)))
                 return discovered.master
             reasons.append(f"{node.host}:{node.port} knows no master for our keys")
+        if len(denials) == len(self._known_nodes):
+            raise RedisMisconfigured(
+                f"Redis does not say where the master is: {' '.join(self._command[:2])} fails "
+                f"({format_error(denials[0])}). Allow it to this user, or use redis:// or "
+                "rediss:// with the one address of the server."
+            )
         raise RedisConnectionError(f"no node knows the master: {'; '.join(reasons)}")
 
 
@@ -138,9 +152,15 @@ class MasterConnection(TcpConnection):
     """
 
     def __init__(
-        self, *, find_master: FindMaster, check_interval_s: float = math.inf, **options: Any
+        self,
+        *,
+        find_master: FindMaster,
+        seed_hosts: Sequence[str] = (),
+        check_interval_s: float = math.inf,
+        **options: Any,
     ) -> None:
         super().__init__(**options)
+        self.seed_hosts = seed_hosts
         self._find_master = find_master
         self._check_interval_s = check_interval_s
         self._watch_task: asyncio.Task[None] | None = None
@@ -156,7 +176,7 @@ class MasterConnection(TcpConnection):
     async def _disconnect_when_moved(self, master: HostPort, writer: asyncio.StreamWriter) -> None:
         while not writer.is_closing():
             await asyncio.sleep(self._check_interval_s)
-            with suppress(RedisError, OSError):
+            with suppress(RedisError, OSError, RedisMisconfigured):
                 # Two nodes must agree, since one may be outdated.
                 if await self._find_master() != master and await self._find_master() != master:
                     writer.transport.abort()  # pending reads fail with a connection error

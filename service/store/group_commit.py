@@ -24,12 +24,13 @@ from service.store.connect import (
     drop_idle_connections,
     is_bad_password,
     is_retryable,
-    open_connection,
 )
+from service.store.durability import Barrier
 from service.store.exchange import Command, exchange
-from service.store.idle_check import is_alive
 from service.store.script import Script
-from service.store.server_checks import Barrier, Durability
+from service.store.script_check import open_script_connection
+from service.store.services import Durability
+from service.store.tcp_connection import is_alive
 
 
 def encode_command(command: Command) -> bytes:
@@ -78,6 +79,7 @@ class GroupCommit:
 
     ``clock`` returns monotonic seconds. ``durability`` says what a *durable* call waits for.
     ``record_round_trip`` receives the number of calls in a round trip and its duration (s).
+    With ``probe_key``, a key of the namespace, each new connection is tried with a small script.
     """
 
     def __init__(
@@ -88,12 +90,14 @@ class GroupCommit:
         clock: Callable[[], float],
         log: EventLogger,
         record_round_trip: RecordRoundTrip | None = None,
+        probe_key: str = "",
     ) -> None:
         self._client = client
         self._durability = durability
         self._clock = clock
         self._log = log
         self._record_round_trip = record_round_trip
+        self._probe_key = probe_key
         self._queued: list[_ScriptCall] = []
         self._in_flight: list[_ScriptCall] = []
         self._connection: AbstractConnection | None = None
@@ -233,7 +237,9 @@ class GroupCommit:
             await self._disconnect()
             await drop_idle_connections(self._client)
         if self._connection is None:
-            opened = await open_connection(self._client, self._durability)
+            opened = await open_script_connection(
+                self._client, self._durability, probe_key=self._probe_key
+            )
             self._connection, self._barrier, warnings = opened
             for warning in sorted({*warnings} - self._logged_warnings):
                 self._log.warning("redis_misconfigured", reason=warning)

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from service.store.group_commit import GroupCommit
-from service.store.server_checks import Durability
+from service.store.services import Durability
 from tests.store.single_fault_proxy import SingleFaultProxy
 
 OpenGroup = Callable[..., AbstractAsyncContextManager[GroupCommit]]

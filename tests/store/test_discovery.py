@@ -72,6 +72,14 @@ async def test_find_master_when_every_node_fails_names_each_reason() -> None:
     )
 
 
+async def test_find_master_when_every_node_denies_the_command_refuses_with_the_fix() -> None:
+    """Some managed services deny CLUSTER, because one address serves all nodes."""
+    denial = ResponseError("User default has no permissions to run the 'cluster|slots' command")
+    nodes = RecordedReplies({A: denial, B: ResponseError("unknown command 'CLUSTER'")})
+    with pytest.raises(RedisMisconfigured, match=r"CLUSTER SLOTS fails .* use redis:// or rediss"):
+        await cluster_discovery([A, B], slot=0, query=nodes)()
+
+
 async def test_find_master_with_a_wrong_password_raises_at_once() -> None:
     """The other nodes would reject the same password."""
     nodes = RecordedReplies({A: AuthenticationError("WRONGPASS"), B: [b"x", b"1"]})

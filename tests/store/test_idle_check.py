@@ -11,11 +11,11 @@ from redis.asyncio import Redis
 from service.client import stream
 from service.client.group import ReaderOptions
 from service.client.stream import EnrichedStream
-from service.store import idle_check
+from service.store import tcp_connection
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
-from service.store.idle_check import keepalive_options
 from service.store.keys import Keys
+from service.store.tcp_connection import keepalive_options
 from tests.faults.bad_network import FaultyProxy
 from tests.publish.sample_records import append_records
 from tests.tcp_proxy import connect_to_socket
@@ -80,7 +80,7 @@ async def test_reader_on_a_dropped_idle_connection_reads_on_another(
     proxy: FaultyProxy, client: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A consumer that works on one record for minutes does not wait for the reply timeout."""
-    monkeypatch.setattr(idle_check, "PING_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(tcp_connection, "PING_TIMEOUT_S", 0.1)
     monkeypatch.setattr(stream, "open_client", partial(open_client, idle_check_s=IDLE_S))
     failures: list[Exception] = []
     await append_records(client, Keys("deployments").enriched, 1, 2)

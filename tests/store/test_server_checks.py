@@ -10,7 +10,8 @@ from redis.asyncio import Redis
 from service.store import RedisMisconfigured
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
-from service.store.server_checks import Durability, check_server, check_server_info
+from service.store.server_checks import check_server, check_server_info, read_info
+from service.store.services import Durability
 from tests.faults.topology import RedisNode, wait_until_replicated
 from tests.store.conftest import OpenGroup, RecordingLog, execute
 
@@ -23,12 +24,12 @@ async def check_url(url: str, durability: Durability = "fsync") -> list[str]:
     async with open_client(url) as client:
         connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
 
-        async def send_command(*command: str) -> object:
+        async def send_command(*command: str | int) -> object:
             await connection.send_command(*command)
             return await connection.read_response()
 
         try:
-            return await check_server(send_command, durability)
+            return await check_server(send_command, durability, await read_info(send_command))
         finally:
             await client.connection_pool.release(connection)
 

@@ -7,17 +7,18 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from service.store import RedisMisconfigured, RedisUnavailable, server_checks
+from service.store import RedisMisconfigured, RedisUnavailable, durability
 from service.store.connect import open_client
+from service.store.durability import Barrier, choose_barrier
 from service.store.embedded import EmbeddedServer
 from service.store.group_commit import GroupCommit
-from service.store.server_checks import Barrier, Durability, choose_barrier
+from service.store.services import Durability
 from tests.store.conftest import OpenGroup, execute
 from tests.store.single_fault_proxy import SingleFaultProxy
 from tests.store.test_group_commit import REMEMBER
 
-WAITAOF = ("WAITAOF", 1, 0, server_checks.BARRIER_TIMEOUT_MS)
-WAIT = ("WAIT", 1, server_checks.BARRIER_TIMEOUT_MS)
+WAITAOF = ("WAITAOF", 1, 0, durability.BARRIER_TIMEOUT_MS)
+WAIT = ("WAIT", 1, durability.BARRIER_TIMEOUT_MS)
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ async def test_submit_when_the_barrier_is_not_met_raises_unavailable(
     server: EmbeddedServer, open_group: OpenGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write without confirmation fails, however often it is repeated."""
-    monkeypatch.setattr(server_checks, "BARRIER_TIMEOUT_MS", 30)
+    monkeypatch.setattr(durability, "BARRIER_TIMEOUT_MS", 30)
     async with open_group(server.url, durability="replica") as group_commit:
         assert await submit_write(group_commit, "light", durable=False) == b"light"
         with pytest.raises(RedisUnavailable, match="did not confirm"):
