@@ -395,13 +395,17 @@ async def open_scanner(runtime: Runtime, *, grace_s: float) -> AsyncIterator[tup
             new_token=build_token_factory(),
             ttl_ms=round(settings.published_retention * 1000),
         )
-        upstream = Upstream(launchdarkly, budget, asyncio.Semaphore(1))
+        upstream = Upstream(
+            launchdarkly=launchdarkly,
+            budget=budget,
+            limiter=asyncio.Semaphore(1),
+            rng=random.random,
+        )
         yield (
             Scanner(
                 upstream,
                 runs,
                 deployment_filter=build_filter(settings),
-                rng=random.random,
                 grace_ms=round(grace_s * 1000),
             ),
             runs,

@@ -2,22 +2,44 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar, cast
 
 import aiohttp
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, TraceConfig
 from msgspec import Struct
+from msgspec.structs import replace
 from yarl import URL
 
 from service.enrich.budget import Budget
+from service.enrich.models import Drift, Malformed
 from service.enrich.pagination import ApiRequest
 from service.enrich.rate_limits import RateLimitHeaders, parse_rate_limits
-from service.enrich.verdict import ApiResponse, NoResponse, classify_response, has_body
+from service.enrich.verdict import (
+    ApiResponse,
+    CallFailure,
+    NoResponse,
+    RepeatPolicy,
+    classify_response,
+    has_body,
+    repeat_wait,
+)
 
 REQUEST_TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 5.0
 _CHUNK_BYTES = 1 << 16
 
+T = TypeVar("T")
 RecordCall = Callable[[str, ApiResponse | NoResponse, float], None]
+Parse = Callable[[bytes], T | Drift | Malformed]
+"""Parses a body: the value, JSON of another shape, or no JSON at all."""
+
+
+class Parsed(Struct, Generic[T], frozen=True):
+    """A good response: the body, and the value that was parsed from it."""
+
+    value: T | Drift
+    body: bytes
+    rate_limits: RateLimitHeaders
 
 
 class LaunchDarkly:
@@ -42,16 +64,30 @@ class LaunchDarkly:
         self._clock = clock
         self._record_call = record_call
 
-    async def get(self, path: str, *, route: str) -> ApiResponse | NoResponse:
-        """Return the response for a path with its query. A network error is a ``NoResponse``."""
+    async def get_parsed(
+        self, path: str, *, route: str, parse: Parse[T]
+    ) -> Parsed[T] | ApiResponse | NoResponse:
+        """Return the response for a path, with the value of its body.
+
+        A body that is not JSON is an ``ApiResponse`` that says so in ``malformed``.
+        """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        response = await self._get(path, route)
+        response = await self.get(path, route=route)
+        took_s = loop.time() - started
+        parsed: Parsed[T] | None = None
+        if has_body(response):
+            value = parse(response.body)
+            if isinstance(value, Malformed):
+                response = replace(response, malformed=value.reason)
+            else:
+                parsed = Parsed(value, response.body, response.rate_limits)
         if self._record_call is not None:
-            self._record_call(route, response, loop.time() - started)
-        return response
+            self._record_call(route, response, took_s)
+        return response if parsed is None else parsed
 
-    async def _get(self, path: str, route: str) -> ApiResponse | NoResponse:
+    async def get(self, path: str, *, route: str) -> ApiResponse | NoResponse:
+        """Return the response for a path with its query. A network error is a ``NoResponse``."""
         try:
             url = URL(self.origin + path, encoded=True)
             async with self._session.get(url, allow_redirects=False) as response:
@@ -112,19 +148,21 @@ def open_session(
     )
 
 
-_MAX_TRIES = 5
 _NO_RATE_LIMITS = RateLimitHeaders()
 
 
-class Upstream(Struct, frozen=True):
-    """LaunchDarkly, the budget, and a limiter in front of the budget.
+class Upstream(Struct, frozen=True, kw_only=True):
+    """LaunchDarkly, the budget, a limiter in front of the budget, and how calls are repeated.
 
-    The limiter bounds how many tickets of one worker poll the budget at the same time.
+    The limiter bounds how many tickets of one worker poll the budget at the same time. ``rng``
+    returns numbers in [0, 1).
     """
 
     launchdarkly: LaunchDarkly
     budget: Budget
     limiter: asyncio.Semaphore
+    rng: Callable[[], float]
+    repeats: RepeatPolicy = RepeatPolicy()
 
 
 class BudgetedCalls:
@@ -132,9 +170,18 @@ class BudgetedCalls:
 
     If ``reserved_by`` names a job, the claim of that job's lease acquired the first call already.
     ``scope`` names what the calls read: see :func:`service.enrich.budget.format_access_scope`.
+    ``count`` is how many calls were made, ``answered`` is how many of them returned JSON.
     """
 
-    __slots__ = ("_call_id", "_reserved_by", "_scope", "_upstream", "count")
+    __slots__ = (
+        "_call_id",
+        "_has_progress",
+        "_reserved_by",
+        "_scope",
+        "_upstream",
+        "answered",
+        "count",
+    )
 
     def __init__(
         self, upstream: Upstream, call_id: str, *, scope: str, reserved_by: str | None = None
@@ -143,28 +190,54 @@ class BudgetedCalls:
         self._call_id = call_id
         self._scope = scope
         self._reserved_by = reserved_by
+        self._has_progress = reserved_by is None
         self.count = 0
+        self.answered = 0
 
-    async def fetch(self, request: ApiRequest) -> ApiResponse | NoResponse:
-        """Return the response to one call, recorded in the budget.
+    async def fetch(self, request: ApiRequest, parse: Parse[T]) -> Parsed[T] | CallFailure:
+        """Return the parsed response to one call, recorded in the budget.
 
-        A call that is rate limited is repeated up to four times, because the responses before it
-        would be lost with the attempt. A reserved call is not repeated: nothing is lost yet.
+        A call that fails for a passing reason is repeated as ``repeat_wait`` says, because the
+        responses before it would be lost with the attempt. Each try is acquired from the budget.
         """
-        tries_left = _MAX_TRIES
+        tries = 0
         while True:
-            is_reserved = self._reserved_by is not None
-            call_id = await self._acquire(request)
-            response = await self._upstream.launchdarkly.get(request.path, route=request.route)
-            self.count += 1
-            recorded = self._record(call_id, response)
-            if has_body(response):
-                return response
-            await recorded  # the budget must be closed before any worker can claim again
-            tries_left -= 1
-            is_rate_limited = classify_response(response) == "rate_limited"
-            if is_reserved or not is_rate_limited or not tries_left:
-                return response
+            result = await self._try(request, parse)
+            tries += 1
+            if isinstance(result, Parsed):
+                self.answered += 1
+                self._has_progress = True
+                return result
+            wait_s = repeat_wait(
+                result,
+                tries=tries,
+                has_progress=self._has_progress,
+                jitter=self._upstream.rng(),
+                policy=self._upstream.repeats,
+            )
+            if wait_s is None:
+                return result
+            await asyncio.sleep(wait_s)
+
+    async def _try(self, request: ApiRequest, parse: Parse[T]) -> Parsed[T] | CallFailure:
+        """Make one call; after a failure, wait until the budget knows of it.
+
+        So the budget is closed before any worker can claim again.
+        """
+        call_id = await self._acquire(request)
+        response = await self._upstream.launchdarkly.get_parsed(
+            request.path, route=request.route, parse=parse
+        )
+        self.count += 1
+        record = self._upstream.budget.record
+        if isinstance(response, Parsed):
+            record(call_id, "ok", response.rate_limits, scope=self._scope)
+            return response
+        rate_limits = response.rate_limits if isinstance(response, ApiResponse) else _NO_RATE_LIMITS
+        result = classify_response(response)
+        scope = self._scope if result == "forbidden" else ""
+        closed_ms = await record(call_id, result, rate_limits, scope=scope)
+        return CallFailure(response, closed_s=cast("int", closed_ms) / 1000)
 
     async def _acquire(self, request: ApiRequest) -> str:
         """Return the id of the call that may be made now: the reserved one, else a new one."""
@@ -174,9 +247,3 @@ class BudgetedCalls:
         async with self._upstream.limiter:
             await self._upstream.budget.acquire(self._call_id, request.route)
         return self._call_id
-
-    def _record(self, call_id: str, response: ApiResponse | NoResponse) -> asyncio.Future[object]:
-        rate_limits = response.rate_limits if isinstance(response, ApiResponse) else _NO_RATE_LIMITS
-        result = classify_response(response)
-        scope = self._scope if has_body(response) or result == "forbidden" else ""
-        return self._upstream.budget.record(call_id, result, rate_limits, scope=scope)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import assert_never
 from urllib.parse import quote
 
@@ -12,7 +13,14 @@ from service.backlog.ticket import Lease, Ticket
 from service.enrich.budget import Budget, format_access_scope
 from service.enrich.client import BudgetedCalls, LaunchDarkly, Upstream
 from service.enrich.matching import Match, NoMatch
-from service.enrich.models import Deployment, Drift, Malformed, parse_deployment
+from service.enrich.models import (
+    Deployment,
+    Drift,
+    Malformed,
+    parse_deployment,
+    parse_deployment_of_id,
+    parse_deployment_page,
+)
 from service.enrich.pagination import (
     API_ROOT,
     ApiRequest,
@@ -34,18 +42,20 @@ from service.enrich.shared_list import (
 )
 from service.enrich.verdict import (
     AttemptHistory,
+    CallFailure,
     Fail,
     Found,
     Retry,
     RetryPolicy,
     Verdict,
-    check_page_response,
-    check_response,
+    decide_call_failure,
+    decide_drift,
     decide_earlier_deployment,
     decide_internal_error,
-    decide_malformed,
     decide_not_found,
+    decide_page_failure,
     decide_unfinished,
+    ends_refresh,
 )
 
 _DAY_MS = 86_400_000
@@ -80,7 +90,13 @@ class Enricher:
         rng: Callable[[], float],
         record_drift: Callable[[], None] | None = None,
     ) -> None:
-        self._upstream = Upstream(launchdarkly, budget, asyncio.Semaphore(_MAX_CONCURRENT_ACQUIRES))
+        self._upstream = Upstream(
+            launchdarkly=launchdarkly,
+            budget=budget,
+            limiter=asyncio.Semaphore(_MAX_CONCURRENT_ACQUIRES),
+            rng=rng,
+            repeats=retry_policy.repeats,
+        )
         self._retry_policy = retry_policy
         self._limits = limits
         self._rng = rng
@@ -173,40 +189,34 @@ class Enricher:
     ) -> Retry | Fail:
         history, policy = attempt.history, self._retry_policy
         match result:
-            case ListUnavailable(response):
-                verdict = check_response(response, history, policy)
-                assert not isinstance(verdict, bytes)  # noqa: S101 - no list response had a body
-                return verdict
+            case ListUnavailable(failure):
+                return decide_call_failure(failure, history, policy)
             case ListUnreadable(problem, body):
-                return self._decide_malformed(problem, body, history)
+                return self._decide_drift(problem, body)
             case NoMatch(unreadable):
                 verdict = decide_not_found(history, policy)
                 if isinstance(verdict, Fail) and unreadable is not None:
-                    return self._decide_malformed(*unreadable, history)
+                    return self._decide_drift(*unreadable)
                 return verdict
             case unreachable:
                 assert_never(unreachable)
 
-    def _decide_malformed(
-        self, problem: Drift | Malformed, body: bytes, history: AttemptHistory
-    ) -> Retry | Fail:
-        if isinstance(problem, Drift) and self._record_drift is not None:
+    def _decide_drift(self, problem: Drift, body: bytes) -> Fail:
+        if self._record_drift is not None:
             self._record_drift()
-        return decide_malformed(problem, body, history, self._retry_policy)
+        return decide_drift(problem, body)
 
     async def _fetch_by_id(self, attempt: "_Attempt", deployment_id: str) -> Verdict:
         """Fetch one deployment by its id and return the verdict."""
         path = f"{API_ROOT}deployments/{quote(deployment_id, safe='')}?expand={EXPAND}"
-        response = await attempt.calls.fetch(ApiRequest(route="get", path=path))
-        body = check_response(response, attempt.history, self._retry_policy)
-        if not isinstance(body, bytes):
-            return body
-        deployment = parse_deployment(body)
-        if isinstance(deployment, Deployment) and deployment.id.lower() != deployment_id.lower():
-            deployment = Malformed(reason="the answer is another deployment")
-        if not isinstance(deployment, Deployment):
-            return self._decide_malformed(deployment, body, attempt.history)
-        return await self._complete_deployment(attempt, deployment, body)
+        fetched = await attempt.calls.fetch(
+            ApiRequest(route="get", path=path), partial(parse_deployment_of_id, deployment_id)
+        )
+        if isinstance(fetched, CallFailure):
+            return decide_call_failure(fetched, attempt.history, self._retry_policy)
+        if isinstance(fetched.value, Drift):
+            return self._decide_drift(fetched.value, fetched.body)
+        return await self._complete_deployment(attempt, fetched.value, fetched.body)
 
     async def _complete_deployment(
         self, attempt: "_Attempt", deployment: Deployment, body: bytes
@@ -230,13 +240,13 @@ class Enricher:
                 if known_collections is None
                 else known_collections
             ):
-                retry = await self._fetch_collection(attempt, collection)
-                if retry is not None:
-                    return retry
+                verdict = await self._fetch_collection(attempt, collection)
+                if verdict is not None:
+                    return verdict
         merged_body = merged_deployment.encode()
         deployment = parse_deployment(merged_body)
         if isinstance(deployment, Drift | Malformed):
-            return self._decide_malformed(deployment, merged_body, attempt.history)
+            return self._decide_drift(Drift(deployment.reason), merged_body)
         return Found(
             deployment=deployment,
             body=merged_body,
@@ -246,27 +256,30 @@ class Enricher:
 
     async def _fetch_collection(
         self, attempt: "_Attempt", collection: PagedCollection
-    ) -> Retry | None:
-        """Fetch one collection to its end; a ``stop_reason`` is set where it ends early."""
+    ) -> Retry | Fail | None:
+        """Fetch one collection to its end; a ``stop_reason`` is set where it ends early.
+
+        Return a verdict if the ticket should be tried again, or if a refresh should be skipped.
+        """
         ticket = attempt.lease.ticket
         defaults = link_defaults(project=ticket.project, environment=ticket.environment)
         origin = self._list_limits.origin
         while (href := collection.next_href()) is not None:
-            if attempt.calls.count >= self._limits.max_calls:
+            if attempt.calls.answered >= self._limits.max_calls:
                 collection.stop_reason = "page cap reached"
                 return None
             request = resolve_next_link(href, origin=origin, defaults=defaults)
             if isinstance(request, UnsafeLink):
                 collection.stop_reason = request.reason
                 return None
-            response = await attempt.calls.fetch(request)
-            match check_page_response(response, attempt.history, self._retry_policy):
-                case Retry() as retry:
-                    return retry
-                case Fail() as failure:
-                    collection.stop_reason = f"a page was refused: {failure.reason}"
-                case bytes() as body:
-                    collection.add_page(body)
+            fetched = await attempt.calls.fetch(request, parse_deployment_page)
+            if not isinstance(fetched, CallFailure):
+                collection.add_page(fetched.value)
+                continue
+            verdict = decide_page_failure(fetched, attempt.history, self._retry_policy)
+            if isinstance(verdict, Retry) or ends_refresh(verdict, attempt.history):
+                return verdict
+            collection.stop_reason = f"a page was refused: {verdict.reason}"
         return None
 
 

@@ -185,7 +185,7 @@ class Drift(Struct, frozen=True):
 
 
 class Malformed(Struct, frozen=True):
-    """A body that is not JSON in UTF-8: the page of a proxy, or a body cut short."""
+    """Not what LaunchDarkly sent: the page of a proxy, a cut body, another deployment."""
 
     reason: str
 
@@ -200,6 +200,14 @@ _NO_ITEMS = Drift(reason="Expected `array` - at `$.items`")
 def parse_deployment(body: bytes) -> Deployment | Drift | Malformed:
     """Parse one deployment; a digit string counts as a number."""
     return _parse_body(body, _DEPLOYMENT_DECODER, PartialDeployment)
+
+
+def parse_deployment_of_id(deployment_id: str, body: bytes) -> Deployment | Drift | Malformed:
+    """Parse the deployment of this id; another deployment comes from a proxy or a cache."""
+    deployment = parse_deployment(body)
+    if isinstance(deployment, Deployment) and deployment.id.lower() != deployment_id.lower():
+        return Malformed(reason="it is another deployment")
+    return deployment
 
 
 def parse_list_item(item: msgspec.Raw) -> Deployment | Drift | None:
@@ -234,7 +242,9 @@ def _parse_body(
     try:
         body.decode()  # skipped fields reach the record too: they must be valid UTF-8
         return _parse(body, decoder, partial_type)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError as error:  # nested too deeply: it would be so next time too
+        return Drift(reason=str(error))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return Malformed(reason=str(error)[:200])
 
 

@@ -19,12 +19,10 @@ from service.enrich.models import (
     Drift,
     FlagReferences,
     Link,
-    Malformed,
     NestedDeployments,
     PullRequests,
     lacks_items,
     parse_collection,
-    parse_deployment_page,
 )
 
 API_ROOT = "/api/v2/engineering-insights/"
@@ -172,10 +170,9 @@ class PagedCollection:
         self._visited.add(self._href)
         return self._href
 
-    def add_page(self, body: bytes) -> None:
+    def add_page(self, page: DeploymentPage | Drift) -> None:
         """Add the new items of one more page, up to the total, and keep its ``next`` link."""
-        page = parse_deployment_page(body)
-        if isinstance(page, Drift | Malformed):
+        if isinstance(page, Drift):
             self.stop_reason = "a page could not be read"
             return
         count_before = len(self.items)

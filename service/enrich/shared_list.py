@@ -8,11 +8,11 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from service.backlog.ticket import Lease
-from service.enrich.client import BudgetedCalls
+from service.enrich.client import BudgetedCalls, Parsed
 from service.enrich.matching import DeploymentQuery, ListMatcher, Match, NoMatch
-from service.enrich.models import DeploymentPage, Drift, Malformed, parse_deployment_page
+from service.enrich.models import DeploymentPage, Drift, parse_deployment_page
 from service.enrich.pagination import API_ROOT, PAGE_SIZE, ApiRequest, next_link, resolve_next_link
-from service.enrich.verdict import ApiResponse, NoResponse, has_body
+from service.enrich.verdict import ApiResponse, CallFailure
 
 EXPAND = "pullRequests,flagReferences"
 
@@ -110,13 +110,13 @@ def with_parameters(request: ApiRequest, **changes: str | None) -> ApiRequest:
 class ListUnavailable(Struct, frozen=True):
     """The list could not be fetched. Each ticket gets a verdict by its own history."""
 
-    response: ApiResponse | NoResponse
+    failure: CallFailure
 
 
 class ListUnreadable(Struct, frozen=True):
-    """A page of the list could not be parsed."""
+    """A page of the list is JSON of another shape."""
 
-    problem: Drift | Malformed
+    problem: Drift
     body: bytes
 
 
@@ -205,14 +205,14 @@ class SharedList:
         visited: set[str] = set()
         item_count = 0
         while request is not None and request.path not in visited and not self._matcher.is_done:
-            if self.calls.count >= self._limits.max_calls:
+            if self.calls.answered >= self._limits.max_calls:
                 break
             visited.add(request.path)
-            body = await self._fetch_page(request)
-            if not isinstance(body, bytes):
-                return ListUnavailable(body)
-            list_page = parse_deployment_page(body)
-            if not isinstance(list_page, DeploymentPage):
+            fetched = await self._fetch_page(request)
+            if isinstance(fetched, CallFailure):
+                return ListUnavailable(fetched)
+            list_page, body = fetched.value, fetched.body
+            if isinstance(list_page, Drift):
                 return ListUnreadable(list_page, body)
             items = list_page.items or []
             item_count += len(items)
@@ -234,17 +234,18 @@ class SharedList:
             self._query["limit"] = str(self._page_sizer.page_size)
         return matched
 
-    async def _fetch_page(self, request: ApiRequest) -> bytes | ApiResponse | NoResponse:
-        """Return the body of one page; request fewer items when it is over the byte cap."""
+    async def _fetch_page(self, request: ApiRequest) -> Parsed[DeploymentPage] | CallFailure:
+        """Return one page; request fewer items when it is over the byte cap."""
         while True:
-            response = await self.calls.fetch(request)
-            if has_body(response):
-                return response.body
+            fetched = await self.calls.fetch(request, parse_deployment_page)
+            if isinstance(fetched, Parsed):
+                return fetched
+            response = fetched.response
             if (
                 not (isinstance(response, ApiResponse) and response.oversized)
                 or "expand" not in self._query
             ):
-                return response
+                return fetched
             if self._page_sizer.shrink():
                 self._query["limit"] = str(self._page_sizer.page_size)
             else:  # one deployment alone is too large: each ticket fetches its own by id

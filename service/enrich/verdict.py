@@ -6,23 +6,27 @@ not interpret a status. All functions are pure: time and chance are arguments.
 ==============================  ==========================================================
 response                        meaning
 ==============================  ==========================================================
-200                             the body is parsed (``check_response``)
+200                             the body is parsed (``LaunchDarkly.get_parsed``)
+200, not JSON                   as any other status: a proxy sent it, or it was cut short
+200, JSON of another shape      ``Fail("undecodable")`` (``decide_drift``)
 200 over the byte cap           ``Fail("too_large")``: a later call would return as much
 404, first call                 ``Retry`` until ``not_found_timeout_s`` (``decide_not_found``)
-404, a further page             ``Fail("rejected")`` (``check_page_response``)
+404, a further page             ``Fail("rejected")`` (``decide_page_failure``)
 401, 403 "API is in beta"       ``Retry``, no attempt counted; the budget is closed for 30 s
 any other 403                   ``Retry`` until ``not_found_timeout_s`` (``decide_forbidden``)
 403 with an HTML page           as a 503: a proxy answered, not LaunchDarkly
 429                             ``Retry``, no attempt counted; the budget is closed
-408, 409, 425                   ``Retry`` as for an outage
+408, 409, 425                   as any other status
 any other 4xx                   ``Fail("rejected")``: the same request would fail again
-any other status, no response   ``Retry`` until ``outage_timeout_s``
-200, JSON of another shape      ``Fail("undecodable")`` (``decide_malformed``)
-200, not JSON                   ``Retry`` until ``max_attempts`` (``decide_malformed``)
+any other status, no response   the call is repeated (``repeat_wait``), then ``Retry`` until
+                                ``outage_timeout_s`` (``decide_call_failure``)
 200, deployment not ended       ``Retry`` until ``not_found_timeout_s`` (``decide_unfinished``)
 200, list without the version   as a 404 of a first call (``decide_not_found``)
 200, list with an earlier one   the same (``decide_earlier_deployment``)
 ==============================  ==========================================================
+
+A page whose verdict is ``Fail`` leaves the record incomplete. A page whose verdict is ``Retry``
+ends the attempt, and the next attempt starts with the first call.
 
 Vendor sources:
 
@@ -46,7 +50,7 @@ from typing import Literal, TypeGuard
 
 from msgspec import Struct
 
-from service.enrich.models import Deployment, Drift, Malformed
+from service.enrich.models import Deployment, Drift
 from service.enrich.rate_limits import RateLimitHeaders
 
 
@@ -70,23 +74,37 @@ class Backoff(Struct, frozen=True):
 
         The wait is at least a tenth of the maximum, so that no retry follows at once.
         """
-        max_delay = self.max_delay(attempt)
-        return max_delay / 10 + jitter * max_delay * 9 / 10
+        return _spread(self.max_delay(attempt), jitter)
 
 
 class ApiResponse(Struct, frozen=True):
-    """One HTTP response of LaunchDarkly. The body of an ``oversized`` one was not kept."""
+    """One HTTP response of LaunchDarkly. The body of an ``oversized`` one was not kept.
+
+    ``malformed`` says why a body is not JSON; None if it is, or if nobody parsed it.
+    """
 
     status: int
     body: bytes
     rate_limits: RateLimitHeaders = RateLimitHeaders()
     oversized: bool = False
+    malformed: str | None = None
 
 
 class NoResponse(Struct, frozen=True):
     """A call without a usable response: refused, disconnected or timed out."""
 
     reason: str
+
+
+class CallFailure(Struct, frozen=True):
+    """A call without a usable body, after its last try.
+
+    ``closed_s`` is for how many seconds the shared budget is closed now (0: it is open). It is
+    closed after a failure if most calls of all workers fail.
+    """
+
+    response: ApiResponse | NoResponse
+    closed_s: float = 0.0
 
 
 class Found(Struct, frozen=True):
@@ -134,14 +152,31 @@ class AttemptHistory(Struct, frozen=True):
     is_refresh: bool = False
 
 
+class RepeatPolicy(Struct, frozen=True):
+    """How often a call is tried in one attempt, and the wait before it is repeated (seconds).
+
+    The first call of a ticket gets fewer tries (``max_first_tries``), because nothing is lost if
+    its attempt ends.
+    """
+
+    max_tries: int = 10
+    max_first_tries: int = 4
+    min_wait_s: float = 0.2
+    max_wait_s: float = 2.0
+
+
 class RetryPolicy(Struct, frozen=True):
-    """How long a ticket is retried, in seconds and attempts, and the waits in between."""
+    """How long a ticket is retried, in seconds and attempts, and the waits in between.
+
+    ``repeats`` is for the calls inside one attempt.
+    """
 
     not_found_timeout_s: float = 900.0
     outage_timeout_s: float = 86_400.0
     max_attempts: int = 8
     backoff: Backoff = Backoff()
     not_found_backoff: Backoff = Backoff(base_s=2.0, cap_s=60.0)
+    repeats: RepeatPolicy = RepeatPolicy()
 
 
 FORBIDDEN = "forbidden"
@@ -159,17 +194,18 @@ def has_body(response: ApiResponse | NoResponse) -> TypeGuard[ApiResponse]:
         isinstance(response, ApiResponse)
         and response.status == HTTPStatus.OK
         and not response.oversized
+        and response.malformed is None
     )
 
 
 def classify_response(response: ApiResponse | NoResponse) -> CallResult:
     """Return what a response means for the shared budget.
 
-    Any 4xx but 401, 403 and 429 is "ok": the API works. Every 5xx and every missing response
-    counts towards the circuit breaker of the budget (``record_response.lua``). "unauthorized"
-    concerns the token, and "forbidden" only the project.
+    Any 4xx but 401, 403 and 429 is "ok": the API works. Every other status but 200, every body
+    that is not JSON and every missing response counts towards the circuit breaker of the budget
+    (``record_response.lua``). "unauthorized" concerns the token, and "forbidden" only the project.
     """
-    if isinstance(response, NoResponse) or response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if isinstance(response, NoResponse) or response.malformed is not None:
         return "server_error"
     match response.status:
         case HTTPStatus.TOO_MANY_REQUESTS:
@@ -178,8 +214,10 @@ def classify_response(response: ApiResponse | NoResponse) -> CallResult:
             return "unauthorized"
         case HTTPStatus.FORBIDDEN:
             return _classify_forbidden(response.body[:_MESSAGE_BYTES].lower())
-        case _:
+        case status if status == HTTPStatus.OK or status in _CLIENT_ERROR_STATUSES:
             return "ok"
+        case _:
+            return "server_error"
 
 
 def _classify_forbidden(message: bytes) -> CallResult:
@@ -189,31 +227,45 @@ def _classify_forbidden(message: bytes) -> CallResult:
     return "server_error" if message.lstrip().startswith(b"<") else "forbidden"
 
 
-def check_response(
-    response: ApiResponse | NoResponse, history: AttemptHistory, policy: RetryPolicy
-) -> bytes | Retry | Fail:
-    """Return the body of a good response, else the verdict on the ticket."""
-    match response:
-        case NoResponse():
-            return _decide_outage(f"no answer: {response.reason}", b"", history, policy)
-        case ApiResponse(status=HTTPStatus.OK, oversized=True):
-            return Fail(reason="too_large", detail="the response is over the byte cap")
-        case ApiResponse(status=HTTPStatus.OK):
-            return response.body
-        case ApiResponse(status=HTTPStatus.NOT_FOUND):
-            return decide_not_found(history, policy, raw=response.body)
-        case ApiResponse():
-            return _decide_error_status(response, history, policy)
+def is_passing_fault(response: ApiResponse | NoResponse) -> bool:
+    """Return whether the same call may succeed soon: LaunchDarkly or the network fails."""
+    return classify_response(response) == "server_error" or (
+        isinstance(response, ApiResponse) and response.status in _TRANSIENT_STATUSES
+    )
 
 
-def _decide_error_status(
-    response: ApiResponse, history: AttemptHistory, policy: RetryPolicy
+def repeat_wait(
+    failure: CallFailure, *, tries: int, has_progress: bool, jitter: float, policy: RepeatPolicy
+) -> float | None:
+    """Return the seconds to wait before a call is tried again; None if its attempt should end.
+
+    ``tries`` counts the tries of this call. ``has_progress`` says that responses would be lost
+    with the attempt. Without progress, nothing is repeated while the budget is closed. A rate
+    limited call is repeated as soon as the budget allows. ``jitter`` is in [0, 1).
+    """
+    if tries >= (policy.max_tries if has_progress else policy.max_first_tries):
+        return None
+    if failure.closed_s and not has_progress:
+        return None
+    if classify_response(failure.response) == "rate_limited":
+        return 0.0 if has_progress else None
+    if not is_passing_fault(failure.response):
+        return None
+    return policy.min_wait_s + jitter * (policy.max_wait_s - policy.min_wait_s)
+
+
+def decide_call_failure(
+    failure: CallFailure, history: AttemptHistory, policy: RetryPolicy
 ) -> Retry | Fail:
-    """Return the verdict on a status that is neither 200 nor 404.
+    """Return the verdict on a ticket whose call failed.
 
     A rate limit and a refused token say nothing about the ticket, so they cost no attempt. The
     budget is closed for all workers meanwhile.
     """
+    response = failure.response
+    if is_passing_fault(response):
+        return _decide_outage(failure, history, policy)
+    assert isinstance(response, ApiResponse)  # noqa: S101 - a missing response is a passing fault
     match classify_response(response):
         case "rate_limited":
             return Retry(reason="rate_limited", counts_as_attempt=False)
@@ -221,26 +273,39 @@ def _decide_error_status(
             return Retry(reason=f"token_refused_{response.status}", counts_as_attempt=False)
         case "forbidden":
             return decide_forbidden(history, policy, raw=response.body)
-        case "ok" if _is_rejection(response.status):
-            return Fail(reason="rejected", detail=f"HTTP {response.status}", raw=response.body)
         case _:
-            return _decide_outage(f"HTTP {response.status}", response.body, history, policy)
+            return _decide_final_answer(response, history, policy)
 
 
-def _is_rejection(status: int) -> bool:
-    return status in _CLIENT_ERROR_STATUSES and status not in _TRANSIENT_STATUSES
+def _decide_final_answer(
+    response: ApiResponse, history: AttemptHistory, policy: RetryPolicy
+) -> Retry | Fail:
+    """Return the verdict on an answer that the same call would get again."""
+    match response.status:
+        case HTTPStatus.OK:
+            return Fail(reason="too_large", detail="the response is over the byte cap")
+        case HTTPStatus.NOT_FOUND:
+            return decide_not_found(history, policy, raw=response.body)
+        case status:
+            return Fail(reason="rejected", detail=f"HTTP {status}", raw=response.body)
 
 
-def check_page_response(
-    response: ApiResponse | NoResponse, history: AttemptHistory, policy: RetryPolicy
-) -> bytes | Retry | Fail:
-    """Return the body of a further page, else the verdict.
+def decide_page_failure(
+    failure: CallFailure, history: AttemptHistory, policy: RetryPolicy
+) -> Retry | Fail:
+    """Return the verdict on a ticket of which a further page failed.
 
     A 404 is final here: LaunchDarkly itself sent the link, so waiting would not help.
     """
+    response = failure.response
     if isinstance(response, ApiResponse) and response.status == HTTPStatus.NOT_FOUND:
         return Fail(reason="rejected", detail="HTTP 404", raw=response.body)
-    return check_response(response, history, policy)
+    return decide_call_failure(failure, history, policy)
+
+
+def ends_refresh(failure: Fail, history: AttemptHistory) -> bool:
+    """Return whether a page that failed ends a refresh, so that no complete record gets worse."""
+    return history.is_refresh and failure.reason == "upstream_failing"
 
 
 def decide_not_found(
@@ -277,22 +342,9 @@ def decide_earlier_deployment(history: AttemptHistory, policy: RetryPolicy) -> R
     return decide_not_found(history, policy)
 
 
-def decide_malformed(
-    problem: Drift | Malformed, raw: bytes, history: AttemptHistory, policy: RetryPolicy
-) -> Retry | Fail:
-    """Return the verdict on a body that cannot be parsed.
-
-    JSON of another shape (``Drift``) will have that shape next time too: the ticket fails. A body
-    that is not JSON may come from a proxy or be cut short: the ticket is retried.
-    """
-    match problem:
-        case Drift():
-            return Fail(reason="undecodable", detail=problem.reason, raw=raw)
-        case Malformed() if history.attempts + 1 >= policy.max_attempts:
-            return Fail(reason="undecodable", detail=problem.reason, raw=raw)
-        case Malformed():
-            wait_s = policy.backoff.delay(history.attempts + 1, history.jitter)
-            return Retry(reason="garbled", wait_s=wait_s)
+def decide_drift(problem: Drift, raw: bytes) -> Fail:
+    """Return the verdict on JSON of another shape: it will have that shape next time too."""
+    return Fail(reason="undecodable", detail=problem.reason, raw=raw)
 
 
 def decide_unfinished(
@@ -333,14 +385,47 @@ def _not_found_wait(history: AttemptHistory, policy: RetryPolicy) -> float:
 
 
 def _decide_outage(
-    reason: str, raw: bytes, history: AttemptHistory, policy: RetryPolicy
+    failure: CallFailure, history: AttemptHistory, policy: RetryPolicy
 ) -> Retry | Fail:
     """Return the verdict while LaunchDarkly or the network fails.
 
     A first fetch is retried until ``outage_timeout_s``, however many attempts that takes. A
     refresh is queued long after the webhook and may be skipped: its attempts are limited instead.
     """
+    reason, detail, raw = _describe_fault(failure.response)
     attempts_used_up = history.attempts + 1 >= policy.max_attempts
     if attempts_used_up if history.is_refresh else history.age_s >= policy.outage_timeout_s:
-        return Fail(reason="upstream_failing", detail=reason, raw=raw)
-    return Retry(reason=reason, wait_s=policy.backoff.delay(history.attempts + 1, history.jitter))
+        return Fail(reason="upstream_failing", detail=detail, raw=raw)
+    return Retry(reason=reason, wait_s=outage_wait(history, policy, closed_s=failure.closed_s))
+
+
+def _describe_fault(response: ApiResponse | NoResponse) -> tuple[str, str, bytes]:
+    """Return the reason of a retry, the detail of a failed ticket, and the raw body."""
+    match response:
+        case NoResponse(reason):
+            return f"no answer: {reason}", f"no answer: {reason}", b""
+        case ApiResponse(malformed=str(problem), body=body):
+            return "garbled", f"not JSON: {problem}", body
+        case ApiResponse(status=status, body=body):
+            return f"HTTP {status}", f"HTTP {status}", body
+
+
+def outage_wait(history: AttemptHistory, policy: RetryPolicy, *, closed_s: float) -> float:
+    """Return the seconds until the next attempt after a failed call.
+
+    While most calls of all workers fail, the budget is closed, longer each time. Every ticket
+    waits until it opens (``closed_s``) and up to two seconds more, however often it was tried.
+    While other calls succeed, the maximum doubles with each attempt, up to a tenth of the age of
+    the ticket. So a passing fault costs seconds, and a deployment that always fails costs few
+    calls. A refresh may be skipped: its maximum always doubles.
+    """
+    longest_s = policy.backoff.max_delay(history.attempts + 1)
+    if not history.is_refresh:
+        tolerable_s = 0.0 if closed_s else history.age_s / 10
+        longest_s = min(longest_s, max(policy.backoff.base_s, tolerable_s))
+    return closed_s + _spread(longest_s, history.jitter)
+
+
+def _spread(longest_s: float, jitter: float) -> float:
+    """Return a wait between a tenth of the longest one and all of it; ``jitter`` is in [0, 1)."""
+    return longest_s / 10 + jitter * longest_s * 9 / 10

@@ -23,6 +23,7 @@ CallOutcome = Literal[
     "client_error",
     "server_error",
     "too_large",
+    "garbled",
     "silent",
     "other",
 ]
@@ -96,6 +97,8 @@ def call_outcome_label(response: ApiResponse | NoResponse) -> CallOutcome:
         return "silent"
     if response.oversized:
         return "too_large"
+    if response.malformed is not None:
+        return "garbled"
     outcome = _OUTCOME_BY_STATUS.get(response.status) or _OUTCOME_BY_RESULT.get(
         classify_response(response)
     )

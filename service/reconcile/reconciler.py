@@ -1,7 +1,7 @@
 """The reconciler: compares LaunchDarkly's list with Redis and queues deployments it misses."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from http import HTTPStatus
 
@@ -10,7 +10,7 @@ from msgspec import Raw, Struct
 from service.accept.filters import DeploymentFilter
 from service.enrich.budget import format_access_scope
 from service.enrich.client import BudgetedCalls, Upstream
-from service.enrich.models import DeploymentPage, parse_deployment_page
+from service.enrich.models import Drift, parse_deployment_page
 from service.enrich.pagination import (
     PAGE_SIZE,
     ApiRequest,
@@ -23,8 +23,9 @@ from service.enrich.verdict import (
     FORBIDDEN,
     ApiResponse,
     AttemptHistory,
+    CallFailure,
     RetryPolicy,
-    check_response,
+    decide_call_failure,
 )
 from service.log import EventLogger
 from service.reconcile.checkpoint import LeaseLost, Run, Runs
@@ -64,11 +65,19 @@ class ScanResult(Struct):
         )
 
 
+def _describe_failure(failure: CallFailure) -> str:
+    """Return why a list could not be fetched."""
+    response = failure.response
+    if isinstance(response, ApiResponse) and response.status in _UNKNOWN_STATUSES:
+        return UNKNOWN_SCOPE
+    history = AttemptHistory(attempts=0, age_s=0.0, jitter=0.0)
+    return decide_call_failure(failure, history, RetryPolicy()).reason
+
+
 class Scanner:
     """Reads LaunchDarkly's list and schedules refreshes of missed deployments.
 
-    ``rng`` returns numbers in [0, 1). The webhook of a deployment that ended in the last
-    ``grace_ms`` may still arrive.
+    The webhook of a deployment that ended in the last ``grace_ms`` may still arrive.
     """
 
     def __init__(
@@ -77,13 +86,11 @@ class Scanner:
         runs: Runs,
         *,
         deployment_filter: DeploymentFilter,
-        rng: Callable[[], float],
         grace_ms: int,
     ) -> None:
         self._upstream = upstream
         self._runs = runs
         self._deployment_filter = deployment_filter
-        self._rng = rng
         self._grace_ms = grace_ms
 
     async def scan(
@@ -145,17 +152,12 @@ class Scanner:
         visited: set[str] = set()
         while isinstance(request, ApiRequest) and request.path not in visited:
             visited.add(request.path)
-            response = await calls.fetch(request)
-            if isinstance(response, ApiResponse) and response.status in _UNKNOWN_STATUSES:
-                yield UNKNOWN_SCOPE
+            fetched = await calls.fetch(request, parse_deployment_page)
+            if isinstance(fetched, CallFailure):
+                yield _describe_failure(fetched)
                 return
-            history = AttemptHistory(attempts=0, age_s=0.0, jitter=self._rng())
-            body = check_response(response, history, RetryPolicy())
-            if not isinstance(body, bytes):
-                yield body.reason
-                return
-            list_page = parse_deployment_page(body)
-            if not isinstance(list_page, DeploymentPage):
+            list_page = fetched.value
+            if isinstance(list_page, Drift):
                 yield list_page.reason
                 return
             yield list_page.items or []

@@ -1,6 +1,7 @@
 """The HTTP server of the simulator, its clock and its control routes."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -66,6 +67,7 @@ class Simulator:
         self._stats = CallStats()
         self._windows: dict[str, QuotaWindow] = {}
         self._canned: dict[str, Canned] = {}
+        self._canned_left: dict[str, float] = {}
         self._options = options
         self._world = World(_world_config(options))
         self._pages = PageRenderer(_render_config(options))
@@ -99,12 +101,14 @@ class Simulator:
         """The counts since the last reset."""
         return self._stats.snapshot()
 
-    def set_response(self, path_suffix: str, canned: Canned) -> None:
+    def set_response(self, path_suffix: str, canned: Canned, *, times: float = math.inf) -> None:
         """Respond with `canned` to every path that ends with the suffix, with or without its query.
 
-        The token, the beta header and the quota are checked first. Faults do not apply.
+        After so many `times` the calls are answered as usual. The token, the beta header and the
+        quota are checked first. Faults do not apply.
         """
         self._canned[path_suffix] = canned
+        self._canned_left[path_suffix] = times
 
     def add_raw_deployment(self, raw: dict[str, Any], project: str = DEFAULT_PROJECT) -> str:
         """Add a deployment with an exact response, and return its id."""
@@ -195,7 +199,9 @@ class Simulator:
 
     def _get_canned(self, request: web.Request) -> Canned | None:
         for suffix, canned in self._canned.items():
-            if request.path_qs.endswith(suffix) or request.path.endswith(suffix):
+            is_match = request.path_qs.endswith(suffix) or request.path.endswith(suffix)
+            if is_match and self._canned_left[suffix] > 0:
+                self._canned_left[suffix] -= 1
                 return canned
         return None
 

@@ -12,7 +12,7 @@ from service.backlog.backlog import BacklogConfig
 from service.enrich.budget import CALL_TTL_MS, Budget
 from service.enrich.client import LaunchDarkly, open_session
 from service.enrich.enricher import Enricher, EnrichLimits
-from service.enrich.verdict import RetryPolicy
+from service.enrich.verdict import RepeatPolicy, RetryPolicy
 from service.metrics.http import serve_app
 from service.simulate.options import Options
 from service.simulate.server import Simulator
@@ -69,7 +69,7 @@ async def enricher_harness(
         enricher = Enricher(
             LaunchDarkly(session, origin=origin, max_bytes=1_000_000, clock=time.time),
             budget,
-            retry_policy=RetryPolicy(),
+            retry_policy=RetryPolicy(repeats=RepeatPolicy(min_wait_s=0.0, max_wait_s=0.01)),
             limits=enrich_limits,
             rng=lambda: 0.5,
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -33,10 +34,12 @@ class EnricherHarness:
         """The number of calls that the simulator received."""
         return sum(self.simulator.stats.calls.values())
 
-    def set_response(self, suffix: str, content: object, status: int = 200) -> None:
+    def set_response(
+        self, suffix: str, content: object, status: int = 200, *, times: float = math.inf
+    ) -> None:
         """Set the response of the paths with this ending; content other than bytes becomes JSON."""
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.simulator.set_response(suffix, Canned(status=status, body=body))
+        self.simulator.set_response(suffix, Canned(status=status, body=body), times=times)
 
     def add_deployments(self, count: int, **fields: Any) -> list[str]:
         """Add deployments of ten applications, one a second until now; return their ids."""

@@ -6,6 +6,7 @@ from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow, parse_
 from tests.enrich.budget_harness import BudgetHarness
 
 HOUR = 3_600_000
+JOBS = ["id:a", "id:b", "id:c", "id:d", "id:e"]
 
 
 async def test_record_of_a_429_closes_the_budget_until_the_latest_hint(
@@ -209,18 +210,26 @@ async def test_record_of_a_forbidden_project_names_it_and_closes_nothing(
 async def test_breaker_when_most_calls_fail_opens_longer_each_time(
     budget_harness: BudgetHarness,
 ) -> None:
-    """Five calls that mostly fail close the budget, longer each time; a success starts over."""
+    """Calls of five jobs that mostly fail close the budget, longer each time, until a success."""
     budget_harness.jitter = 0.999
     for max_ms in (2000, 4000, 8000):
-        replies = [await budget_harness.record("id:a", "server_error") for _ in range(5)]
+        replies = [await budget_harness.record(job, "server_error") for job in JOBS]
         assert replies[:4] == [0, 0, 0, 0]
         assert max_ms - 500 < replies[4] <= max_ms
         assert await budget_harness.acquire("id:begun") > 0
         await budget_harness.reopen()
     await budget_harness.record("id:a")
     await budget_harness.redis.hset(budget_harness.keys.budget, "breaker_window_ends", "0")
-    replies = [await budget_harness.record("id:a", "server_error") for _ in range(5)]
+    replies = [await budget_harness.record(job, "server_error") for job in JOBS]
     assert 1500 < replies[4] <= 2000
+
+
+async def test_breaker_when_one_job_fails_again_and_again_stays_closed(
+    budget_harness: BudgetHarness,
+) -> None:
+    """On a quiet system, a deployment that always fails does not stop the others."""
+    for call_id in ("id:a", "list for id:a", "id:b") * 20:
+        assert await budget_harness.record(call_id, "server_error") == 0
 
 
 async def test_breaker_while_half_the_calls_succeed_stays_closed(
@@ -228,9 +237,9 @@ async def test_breaker_while_half_the_calls_succeed_stays_closed(
 ) -> None:
     """Failures of some deployments are not an outage."""
     replies = []
-    for _ in range(20):
+    for job in JOBS * 4:
         replies += [
-            await budget_harness.record("id:a"),
-            await budget_harness.record("id:b", "server_error"),
+            await budget_harness.record("id:ok"),
+            await budget_harness.record(job, "server_error"),
         ]
     assert replies == [0] * 40

@@ -6,15 +6,18 @@ import time
 
 import pytest
 from msgspec.structs import replace
+from redis.asyncio import Redis
 
+from service.backlog.ticket import RefreshState
 from service.enrich.budget import Budget
 from service.enrich.client import LaunchDarkly, open_session
 from service.enrich.enricher import Enricher, EnrichLimits
-from service.enrich.verdict import Fail, Found, Retry, RetryPolicy
-from service.simulate.options import Options
+from service.enrich.verdict import Fail, Found, RepeatPolicy, Retry, RetryPolicy
+from service.simulate.options import Options, Shape
 from service.simulate.quota import Limits
 from service.simulate.rates import Rates
 from service.simulate.world import NewDeployment
+from service.store.keys import Keys
 from tests.enrich.enricher_harness import LIST_PATH, EnricherHarness, make_current_lease
 from tests.factories import deployment_id
 
@@ -32,10 +35,29 @@ BY_VERSION = {
 }
 
 
+FAILING_RESPONSES = pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        ({}, 503),
+        (b"<html>", 502),
+        (b"<html>", 200),
+        (b"", 200),
+        (b'{"totalCount": 4, "items": [{"id": "', 200),
+        (b"", 204),
+    ],
+)
+
+
 @pytest.fixture
 def enrich_limits() -> EnrichLimits:
     """Return limits under which a deployment may cost five calls."""
     return EnrichLimits(max_calls=5)
+
+
+def add_deployment_of_two_pages(harness: EnricherHarness) -> str:
+    """Add a deployment with a further page of pull requests; return its id."""
+    harness.simulator.options = Options(nested_page_size=2, shape=Shape(deployments=(1, 1)))
+    return harness.simulator.add_deployment(NewDeployment(version="7.0", pull_requests=3))
 
 
 def set_first_page(harness: EnricherHarness) -> None:
@@ -135,15 +157,96 @@ async def test_enrich_when_a_page_is_rejected_returns_an_incomplete_deployment(
         assert found.stop_reason == "a page was refused: rejected"
 
 
-async def test_enrich_when_a_page_fails_with_503_retries_the_whole(
+@FAILING_RESPONSES
+async def test_enrich_when_a_page_fails_repeats_that_page(
+    enricher_harness: EnricherHarness, content: object, status: int
+) -> None:
+    """What was fetched before is kept: only the page that failed is fetched again."""
+    name = add_deployment_of_two_pages(enricher_harness)
+    enricher_harness.set_response(PULL_REQUESTS_PATH, content, status, times=9)
+    found = await enricher_harness.enrich(make_current_lease(deployment_id=name, project="default"))
+    assert isinstance(found, Found)
+    assert found.stop_reason is None
+    assert len(json.loads(found.body)["pullRequests"]["items"]) == 3
+    assert found.calls == enricher_harness.calls == 1 + 9 + 1
+
+
+@FAILING_RESPONSES
+async def test_enrich_when_a_page_fails_ten_times_is_incomplete_only_after_the_timeout(
+    enricher_harness: EnricherHarness, content: object, status: int
+) -> None:
+    """A passing fault must not lead to an incomplete record; a fault of a day does."""
+    name = add_deployment_of_two_pages(enricher_harness)
+    enricher_harness.set_response(PULL_REQUESTS_PATH, content, status)
+    lease = make_current_lease(deployment_id=name, project="default")
+    verdict = await enricher_harness.enrich(lease)
+    assert isinstance(verdict, Retry)
+    assert verdict.counts_as_attempt
+    assert enricher_harness.calls == 1 + 10
+    found = await enricher_harness.enrich(replace(lease, queued_at=0))
+    assert isinstance(found, Found)
+    assert found.stop_reason == "a page was refused: upstream_failing"
+
+
+async def test_enrich_when_a_page_of_a_refresh_fails_fails_the_refresh(
     enricher_harness: EnricherHarness,
 ) -> None:
-    """A temporary error must not lead to an incomplete record."""
-    set_first_page(enricher_harness)
-    enricher_harness.set_response(PULL_REQUESTS_PATH, {}, 503)
-    verdict = await enricher_harness.enrich(make_current_lease(**BY_ID))
+    """The record that was published before stays the newest one."""
+    name = add_deployment_of_two_pages(enricher_harness)
+    enricher_harness.set_response(PULL_REQUESTS_PATH, b"", 502)
+    refresh = RefreshState(done=0, since=0)
+    lease = make_current_lease(deployment_id=name, project="default", attempts=7, refresh=refresh)
+    verdict = await enricher_harness.enrich(lease)
+    assert verdict == Fail(reason="upstream_failing", detail="HTTP 502")
+
+
+@FAILING_RESPONSES
+async def test_enrich_when_the_first_call_fails_repeats_it(
+    enricher_harness: EnricherHarness, content: object, status: int
+) -> None:
+    """Three failures cost no attempt. After four the ticket waits for seconds."""
+    name = enricher_harness.simulator.add_deployment(NewDeployment(version="7.0"))
+    lease = make_current_lease(deployment_id=name)
+    enricher_harness.set_response(name, content, status, times=3)
+    found = await enricher_harness.enrich(lease)
+    assert isinstance(found, Found)
+    assert found.calls == 4
+    enricher_harness.set_response(name, content, status, times=4)
+    verdict = await enricher_harness.enrich(lease)
     assert isinstance(verdict, Retry)
-    assert (verdict.reason, verdict.counts_as_attempt) == ("HTTP 503", True)
+    assert verdict.wait_s <= 2.0
+
+
+async def test_enrich_when_every_answer_is_html_closes_the_budget_and_fails_nothing(
+    enricher_harness: EnricherHarness, redis: Redis, keys: Keys
+) -> None:
+    """The page of a proxy is an outage: the breaker opens, and tickets wait until it closes."""
+    enricher_harness.set_response("", b"<html>maintenance</html>")
+    leases = [
+        replace(make_current_lease(deployment_id=deployment_id(n), attempts=50), job=f"id:{n}")
+        for n in range(8)
+    ]
+    verdicts = [await enricher_harness.enrich(lease) for lease in leases]
+    assert {verdict.reason for verdict in verdicts if isinstance(verdict, Retry)} == {"garbled"}
+    assert not [verdict for verdict in verdicts if not isinstance(verdict, Retry)]
+    assert await redis.hget(keys.budget, "closed_reason") == b"upstream failing"
+    last_calls = enricher_harness.calls
+    assert isinstance(await enricher_harness.enrich(leases[0]), Retry)
+    assert enricher_harness.calls == last_calls + 1, "a call was repeated while most calls fail"
+
+
+async def test_enrich_counts_only_answers_towards_the_call_limit(
+    enricher_harness: EnricherHarness,
+) -> None:
+    """Failed calls of a deployment with five pages do not make its record incomplete."""
+    enricher_harness.simulator.options = Options(nested_page_size=1)
+    name = enricher_harness.simulator.add_deployment(NewDeployment(version="7.0", pull_requests=3))
+    first = await enricher_harness.enrich(make_current_lease(deployment_id=name, project="default"))
+    assert isinstance(first, Found)
+    enricher_harness.set_response(PULL_REQUESTS_PATH, b"", 500, times=8)
+    found = await enricher_harness.enrich(make_current_lease(deployment_id=name, project="default"))
+    assert isinstance(found, Found)
+    assert (found.stop_reason, found.body) == (first.stop_reason, first.body)
 
 
 async def test_enrich_beyond_the_call_limit_stops_fetching_pages(
@@ -204,7 +307,11 @@ async def test_enrich_without_a_server_retries(budget: Budget) -> None:
             session, origin="http://127.0.0.1:1", max_bytes=9, clock=time.time
         )
         enricher = Enricher(
-            unreachable, budget, retry_policy=RetryPolicy(), limits=EnrichLimits(), rng=lambda: 0.5
+            unreachable,
+            budget,
+            retry_policy=RetryPolicy(repeats=RepeatPolicy(max_first_tries=1)),
+            limits=EnrichLimits(),
+            rng=lambda: 0.5,
         )
         verdict = await enricher.enrich(make_current_lease(**BY_ID))
     assert isinstance(verdict, Retry)

@@ -12,6 +12,7 @@ from service.enrich.models import (
     PullRequest,
     PullRequests,
     parse_deployment,
+    parse_deployment_of_id,
     parse_deployment_page,
     parse_head,
     parse_list_item,
@@ -36,10 +37,11 @@ def test_parse_deployment_accepts_strings_nulls_and_unknown_fields(body: bytes) 
 
 @pytest.mark.parametrize(
     "body",
-    [b'{"id":7}', b"{}", b'{"id":null}', b"[]", b"7", b"null", b'"x"', b'{"id":7,"kind":8}'],
-)
+    [b'{"id":7}', b"{}", b'{"id":null}', b"[]", b"7", b"null", b'"x"', b'{"id":7,"kind":8}',
+     b'{"id":"a","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"],
+)  # fmt: skip
 def test_parse_deployment_without_an_id_returns_drift(body: bytes) -> None:
-    """The reason says where and how the shape differs."""
+    """The reason says where and how the shape differs, or that JSON is nested too deeply."""
     result = parse_deployment(body)
     assert isinstance(result, Drift)
     assert result.reason
@@ -87,12 +89,19 @@ def test_parse_deployment_keeps_what_stands_beside_a_field_of_another_type() -> 
 @pytest.mark.parametrize(
     "body",
     [b"", b"<html>", b'{"id":"a"', b'{"id":"a","kind":7,"x":', b'{"id":7', b"[1,",
-     b'{"id":"a","x":"\xff"}', b'{"id":"a","x":NaN}', b'{"id":"a"}{}',
-     b'{"id":"a","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"],
+     b'{"id":"a","x":"\xff"}', b'{"id":"a","x":NaN}', b'{"id":"a"}{}'],
 )  # fmt: skip
 def test_parse_deployment_of_invalid_json_returns_malformed(body: bytes) -> None:
-    """A cut body, HTML, invalid UTF-8 and extreme nesting raise no exception."""
+    """A cut body, HTML and invalid UTF-8 raise no exception."""
     assert isinstance(parse_deployment(body), Malformed)
+    assert isinstance(parse_deployment_page(body), Malformed)
+
+
+def test_parse_deployment_of_id_of_another_deployment_returns_malformed() -> None:
+    """A proxy or a cache may return it; the case of the id does not matter."""
+    assert parse_deployment_of_id("A", b'{"id":"a"}') == Deployment(id="a")
+    assert isinstance(parse_deployment_of_id("b", b'{"id":"a"}'), Malformed)
+    assert isinstance(parse_deployment_of_id("b", b"[]"), Drift)
 
 
 def test_parse_deployment_page_keeps_readable_items() -> None:

@@ -110,7 +110,7 @@ async def test_shared_list_without_a_ticket_retries_it_or_fetches_it_by_id(
 async def test_shared_list_that_fails_decides_by_the_history_of_each_ticket(
     enricher_harness: EnricherHarness,
 ) -> None:
-    """A young ticket is retried; a ticket older than a day fails."""
+    """A young ticket is retried; a ticket older than a day fails. The list is tried four times."""
     enricher_harness.set_response(LIST_PATH, {}, 503)
     young, old = make_batch(2)
     first, second = await enricher_harness.enrich_together([young, replace(old, queued_at=0)])
@@ -118,7 +118,30 @@ async def test_shared_list_that_fails_decides_by_the_history_of_each_ticket(
     assert first.reason == "HTTP 503"
     assert isinstance(second, Fail)
     assert second.reason == "upstream_failing"
-    assert enricher_harness.calls == 1
+    assert enricher_harness.calls == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "status"), [({}, 503), (b"<html>", 200), (b"", 200), (b'{"items":[{"id":"', 200)]
+)
+async def test_shared_list_repeats_the_page_that_failed(
+    enricher_harness: EnricherHarness, content: object, status: int
+) -> None:
+    """The pages before it are not fetched again, and no ticket waits for another attempt."""
+    enricher_harness.add_deployments(150, pull_requests=2)
+    enricher_harness.simulator.options = Options(auto_create=False, nested_page_size=3)
+    leases = make_batch(150)
+    enricher_harness.enricher.share_lists(leases)
+    tasks = [asyncio.create_task(enricher_harness.enrich(lease)) for lease in leases]
+    async with asyncio.timeout(10):
+        while not enricher_harness.calls:
+            await asyncio.sleep(0)
+    enricher_harness.set_response(LIST_PATH, content, status, times=3)
+    verdicts = await asyncio.gather(*tasks)
+    assert {type(verdict) for verdict in verdicts} == {Found}
+    pages = enricher_harness.calls - 3
+    assert sum(verdict.calls for verdict in verdicts if isinstance(verdict, Found)) == pages + 3
+    assert pages <= 8
 
 
 async def test_shared_list_that_is_rate_limited_counts_no_attempt(

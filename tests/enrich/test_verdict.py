@@ -4,21 +4,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.enrich.models import Deployment, Drift, Malformed
+from service.enrich.models import Deployment, Drift
 from service.enrich.verdict import (
     ApiResponse,
     AttemptHistory,
+    CallFailure,
     Fail,
     NoResponse,
     Retry,
     RetryPolicy,
-    check_page_response,
-    check_response,
     classify_response,
+    decide_call_failure,
+    decide_drift,
     decide_earlier_deployment,
     decide_internal_error,
-    decide_malformed,
+    decide_page_failure,
     decide_unfinished,
+    ends_refresh,
 )
 
 RETRY_POLICY = RetryPolicy()
@@ -51,13 +53,13 @@ OLD = AttemptHistory(attempts=50, age_s=100_000.0, jitter=0.5)
         (599, "HTTP 599", "upstream_failing"),
     ],
 )
-def test_check_response_by_status_and_history_returns_the_verdict(
+def test_decide_call_failure_by_status_and_history_returns_the_verdict(
     status: int, recent_reason: str, old_reason: str
 ) -> None:
     """The verdict is checked for a new ticket and for one older than a day."""
+    failure = CallFailure(ApiResponse(status=status, body=b"raw"))
     for history, reason in ((RECENT, recent_reason), (OLD, old_reason)):
-        verdict = check_response(ApiResponse(status=status, body=b"raw"), history, RETRY_POLICY)
-        assert not isinstance(verdict, bytes)
+        verdict = decide_call_failure(failure, history, RETRY_POLICY)
         assert verdict.reason == reason
         if isinstance(verdict, Fail):
             assert verdict.raw == b"raw"
@@ -65,34 +67,36 @@ def test_check_response_by_status_and_history_returns_the_verdict(
             assert verdict.counts_as_attempt is (status not in {401, 429})
 
 
-def test_check_response_of_403_decides_by_whom_it_concerns() -> None:
+def test_decide_call_failure_of_403_decides_by_whom_it_concerns() -> None:
     """A project is retried until the deadline, the token without end, a proxy as an outage."""
     forbidden, beta, page = (
-        ApiResponse(status=403, body=body) for body in (FORBIDDEN_BODY, BETA_BODY, b"<html>no")
+        CallFailure(ApiResponse(status=403, body=body))
+        for body in (FORBIDDEN_BODY, BETA_BODY, b"<html>no")
     )
-    retry = check_response(forbidden, RECENT, RETRY_POLICY)
+    retry = decide_call_failure(forbidden, RECENT, RETRY_POLICY)
     assert isinstance(retry, Retry)
     assert (retry.reason, retry.counts_as_attempt) == ("forbidden", True)
     assert 0 < retry.wait_s <= RETRY_POLICY.not_found_backoff.cap_s
-    failure = check_response(forbidden, OLD, RETRY_POLICY)
+    failure = decide_call_failure(forbidden, OLD, RETRY_POLICY)
     assert isinstance(failure, Fail)
     assert (failure.reason, failure.raw) == ("forbidden", FORBIDDEN_BODY)
     refresh = AttemptHistory(attempts=0, age_s=1.0, jitter=0.5, is_refresh=True)
-    assert isinstance(check_response(forbidden, refresh, RETRY_POLICY), Fail)
-    assert isinstance(check_page_response(forbidden, RECENT, RETRY_POLICY), Retry)
-    assert check_response(beta, OLD, RETRY_POLICY) == Retry(
+    assert isinstance(decide_call_failure(forbidden, refresh, RETRY_POLICY), Fail)
+    assert isinstance(decide_page_failure(forbidden, RECENT, RETRY_POLICY), Retry)
+    assert decide_call_failure(beta, OLD, RETRY_POLICY) == Retry(
         reason="token_refused_403", counts_as_attempt=False
     )
-    blocked = check_response(page, RECENT, RETRY_POLICY)
+    blocked = decide_call_failure(page, RECENT, RETRY_POLICY)
     assert isinstance(blocked, Retry)
     assert blocked.reason == "HTTP 403"
 
 
-def test_check_response_of_200_returns_the_body_under_the_cap() -> None:
-    """A 200 over the byte cap fails."""
-    assert check_response(ApiResponse(status=200, body=b"{}"), RECENT, RETRY_POLICY) == b"{}"
-    oversized = ApiResponse(status=200, body=b"", oversized=True)
-    assert isinstance(check_response(oversized, RECENT, RETRY_POLICY), Fail)
+def test_decide_call_failure_of_an_oversized_200_fails() -> None:
+    """A later call would return as much."""
+    oversized = CallFailure(ApiResponse(status=200, body=b"", oversized=True))
+    verdict = decide_call_failure(oversized, RECENT, RETRY_POLICY)
+    assert isinstance(verdict, Fail)
+    assert verdict.reason == "too_large"
 
 
 @given(
@@ -101,44 +105,64 @@ def test_check_response_of_200_returns_the_body_under_the_cap() -> None:
     st.floats(0, 1e6),
     st.floats(0, 1, exclude_max=True),
 )
-def test_check_response_of_any_status_bounds_the_wait(
+def test_decide_call_failure_of_any_status_bounds_the_wait(
     status: int, attempts: int, age_s: float, jitter: float
 ) -> None:
     """Only rate limits and refused tokens cost no attempt."""
-    verdict = check_response(
-        ApiResponse(status=status, body=b""), AttemptHistory(attempts, age_s, jitter), RETRY_POLICY
+    failure = CallFailure(
+        ApiResponse(status=status, body=b"", malformed="cut" if status == 200 else None)
     )
+    verdict = decide_call_failure(failure, AttemptHistory(attempts, age_s, jitter), RETRY_POLICY)
     if isinstance(verdict, Retry):
         assert 0 <= verdict.wait_s <= RETRY_POLICY.backoff.cap_s
         assert verdict.counts_as_attempt is (status not in {401, 429})
         assert verdict.counts_as_attempt is False or age_s < RETRY_POLICY.outage_timeout_s
 
 
-def test_check_response_without_a_response_retries_for_a_day() -> None:
+def test_decide_call_failure_without_a_response_retries_for_a_day() -> None:
     """After a day the ticket fails."""
-    assert isinstance(check_response(NoResponse("timed out"), RECENT, RETRY_POLICY), Retry)
-    verdict = check_response(NoResponse("timed out"), OLD, RETRY_POLICY)
+    failure = CallFailure(NoResponse("timed out"))
+    assert isinstance(decide_call_failure(failure, RECENT, RETRY_POLICY), Retry)
+    verdict = decide_call_failure(failure, OLD, RETRY_POLICY)
     assert verdict == Fail(reason="upstream_failing", detail="no answer: timed out")
 
 
-def test_check_page_response_of_404_fails() -> None:
+def test_decide_call_failure_of_a_body_that_is_not_json_retries_for_a_day() -> None:
+    """The page of a proxy is an outage: however many attempts were made, the ticket waits."""
+    failure = CallFailure(ApiResponse(status=200, body=b"<html>", malformed="no JSON"))
+    often_tried = AttemptHistory(attempts=50, age_s=80_000.0, jitter=0.5)
+    for history in (RECENT, often_tried):
+        verdict = decide_call_failure(failure, history, RETRY_POLICY)
+        assert isinstance(verdict, Retry)
+        assert verdict.reason == "garbled"
+    assert decide_call_failure(failure, OLD, RETRY_POLICY) == Fail(
+        reason="upstream_failing", detail="not JSON: no JSON", raw=b"<html>"
+    )
+
+
+def test_decide_page_failure_of_404_fails() -> None:
     """A 404 is final for a further page; other statuses are decided as for the first call."""
-    assert isinstance(
-        check_page_response(ApiResponse(status=404, body=b""), RECENT, RETRY_POLICY), Fail
-    )
-    assert isinstance(
-        check_page_response(ApiResponse(status=503, body=b""), RECENT, RETRY_POLICY), Retry
-    )
-    assert check_page_response(ApiResponse(status=200, body=b"{}"), RECENT, RETRY_POLICY) == b"{}"
+    for status, kind in ((404, Fail), (503, Retry), (429, Retry), (400, Fail)):
+        failure = CallFailure(ApiResponse(status=status, body=b""))
+        assert isinstance(decide_page_failure(failure, RECENT, RETRY_POLICY), kind)
 
 
-def test_decide_malformed_fails_on_drift_and_retries_other_bodies() -> None:
-    """Drift fails at once, a malformed body after several attempts; the bytes are kept."""
-    assert decide_malformed(Drift("$.id"), b"raw", RECENT, RETRY_POLICY) == Fail(
+def test_ends_refresh_if_a_page_of_a_refresh_cannot_be_fetched() -> None:
+    """A refresh during an outage must not replace a complete record by an incomplete one."""
+    failure = CallFailure(NoResponse("timed out"))
+    for is_refresh in (True, False):
+        history = AttemptHistory(attempts=50, age_s=1e6, jitter=0.5, is_refresh=is_refresh)
+        verdict = decide_page_failure(failure, history, RETRY_POLICY)
+        assert isinstance(verdict, Fail)
+        assert ends_refresh(verdict, history) is is_refresh
+        assert not ends_refresh(Fail(reason="rejected"), history)
+
+
+def test_decide_drift_fails_with_the_bytes() -> None:
+    """JSON of another shape fails at once; the bytes are kept."""
+    assert decide_drift(Drift("$.id"), b"raw") == Fail(
         reason="undecodable", detail="$.id", raw=b"raw"
     )
-    assert isinstance(decide_malformed(Malformed("cut"), b"raw", RECENT, RETRY_POLICY), Retry)
-    assert isinstance(decide_malformed(Malformed("cut"), b"raw", OLD, RETRY_POLICY), Fail)
 
 
 def test_decide_unfinished_retries_until_the_timeout() -> None:
@@ -182,6 +206,11 @@ def test_decide_internal_error_fails_after_the_last_attempt() -> None:
         (ApiResponse(status=403, body=b'{"code":"forbidden",' + BETA_BODY[1:]), "unauthorized"),
         (ApiResponse(status=403, body=b" <!DOCTYPE html><h1>Blocked"), "server_error"),
         (ApiResponse(status=502, body=b""), "server_error"),
+        (ApiResponse(status=302, body=b""), "server_error"),
+        (ApiResponse(status=204, body=b""), "server_error"),
+        (ApiResponse(status=200, body=b"<html>", malformed="no JSON"), "server_error"),
+        (ApiResponse(status=200, body=b"", oversized=True), "ok"),
+        (ApiResponse(status=409, body=b""), "ok"),
         (NoResponse("cut"), "server_error"),
     ],
 )
@@ -193,9 +222,14 @@ def test_classify_response_returns_what_the_budget_records(
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 503])
-def test_check_response_of_an_oversized_error_decides_by_its_status(status: int) -> None:
+def test_decide_call_failure_of_an_oversized_error_decides_by_its_status(status: int) -> None:
     """A rate limit with a long error page stays a rate limit."""
-    oversized = ApiResponse(status=status, body=b"", oversized=True)
-    assert check_response(oversized, RECENT, RETRY_POLICY) == check_response(
-        ApiResponse(status=status, body=b""), RECENT, RETRY_POLICY
+    oversized, plain = (
+        decide_call_failure(
+            CallFailure(ApiResponse(status=status, body=b"", oversized=is_oversized)),
+            RECENT,
+            RETRY_POLICY,
+        )
+        for is_oversized in (True, False)
     )
+    assert oversized == plain

@@ -12,7 +12,7 @@ import pytest
 
 from service import app
 from service.enrich import client
-from service.enrich.verdict import Backoff, RetryPolicy
+from service.enrich.verdict import Backoff, RepeatPolicy, RetryPolicy
 from service.settings import Secret
 from service.store import group_commit
 from service.store.connect import open_client
@@ -39,7 +39,11 @@ def short_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the timeouts and the backoff of LaunchDarkly calls."""
     monkeypatch.setattr(group_commit, "REPLY_TIMEOUT_S", 0.5)
     monkeypatch.setattr(client, "REQUEST_TIMEOUT_S", 0.5)
-    quick_policy = partial(RetryPolicy, backoff=Backoff(base_s=0.05, cap_s=0.3))
+    quick_policy = partial(
+        RetryPolicy,
+        backoff=Backoff(base_s=0.05, cap_s=0.3),
+        repeats=RepeatPolicy(min_wait_s=0.005, max_wait_s=0.05),
+    )
     monkeypatch.setattr(app, "RetryPolicy", quick_policy)
 
 

@@ -25,13 +25,13 @@ def build_scanner(
     """Return a scanner that makes two calls at once at most."""
     return Scanner(
         Upstream(
-            LaunchDarkly(session, origin=origin, max_bytes=9999, clock=time.time),
-            Budget(group_commit, keys=keys, share=1.0, rng=lambda: 0.5, spare_only=True),
-            asyncio.Semaphore(2),
+            launchdarkly=LaunchDarkly(session, origin=origin, max_bytes=9999, clock=time.time),
+            budget=Budget(group_commit, keys=keys, share=1.0, rng=lambda: 0.5, spare_only=True),
+            limiter=asyncio.Semaphore(2),
+            rng=lambda: 0.5,
         ),
         Runs(group_commit, keys=keys, new_token=lambda: "", ttl_ms=60_000),
         deployment_filter=DeploymentFilter(),
-        rng=lambda: 0.5,
         grace_ms=0,
     )
 

@@ -24,7 +24,8 @@ local CALLS_PER_PROBE_STEP = 32 -- ok responses per probe before one call more t
 local UNAUTHORIZED_PAUSE = 30000 -- ms without calls after LaunchDarkly refuses the token
 local FORBIDDEN_TTL = 3600000 -- ms for which a refused access is reported after its last refusal
 local MAX_FORBIDDEN = 100 -- projects and environments reported: the last ones refused
-local MIN_FAILURES = 5 -- failures before the breaker compares them with successes
+local MIN_FAILED_JOBS = 5 -- jobs whose calls fail before the breaker compares failures with successes
+local DIGEST_SIZE = 8 -- characters by which a failed job is remembered
 
 -- A forbidden project is a good response to the budget: the API works, and other projects are not concerned.
 local is_forbidden = ARGV[2] == 'forbidden'
@@ -173,8 +174,9 @@ else
     set('probe', math.min(larger, MAX_PROBE))
   end
   local ok_calls, failed_calls = tonumber(state.ok_calls or '0'), tonumber(state.failed_calls or '0')
+  local failed_jobs = state.failed_jobs or ''
   if now >= tonumber(state.breaker_window_ends or '0') then
-    ok_calls, failed_calls = 0, 0
+    ok_calls, failed_calls, failed_jobs = 0, 0, ''
     set('breaker_window_ends', format_integer(now + WINDOW))
   end
   if result == 'ok' then
@@ -183,16 +185,26 @@ else
     set('breaker_trips', 0)
   else
     failed_calls = failed_calls + 1
+    -- One deployment that always fails, tried again and again, is no outage: its job counts once.
+    local job = string.match(ARGV[1], '^list for (.*)$') or ARGV[1]
+    local digest = string.sub(redis.sha1hex(job), 1, DIGEST_SIZE)
+    if #failed_jobs < MIN_FAILED_JOBS * DIGEST_SIZE and not string.find(failed_jobs, digest, 1, true) then
+      failed_jobs = failed_jobs .. digest
+    end
   end
-  if failed_calls >= MIN_FAILURES and failed_calls > ok_calls and not was_closed then
+  local is_widespread = #failed_jobs >= MIN_FAILED_JOBS * DIGEST_SIZE
+  if is_widespread and failed_calls > ok_calls and not was_closed then
     local breaker_trips = math.min(tonumber(state.breaker_trips or '0') + 1, 6)
     set('breaker_trips', breaker_trips)
     set('probe', 1)
     closed_until, closed_reason = now + 1000 * 2 ^ breaker_trips * (0.5 + random / 2), 'upstream failing'
-    ok_calls, failed_calls = 0, 0
+    ok_calls, failed_calls, failed_jobs = 0, 0, ''
   end
   set('ok_calls', ok_calls)
   set('failed_calls', failed_calls)
+  if failed_jobs ~= (state.failed_jobs or '') then
+    set('failed_jobs', failed_jobs)
+  end
 end
 
 if closed_reason then
