@@ -270,6 +270,39 @@ async def test_calls_of_a_dead_worker_return_to_the_budget(
     assert await budget_harness.acquire("id:e") > 0
 
 
+async def test_probe_of_a_dead_worker_is_followed_by_one_call_each_five_seconds(
+    budget_harness: BudgetHarness,
+) -> None:
+    """A probe that nobody answers must not stop all calls until its TTL ends."""
+    await budget_harness.add_tickets(20)
+    assert len(await budget_harness.claim_jobs()) == 4  # all that an unknown limit allows
+    await budget_harness.pass_time(4000)
+    assert await budget_harness.claim_jobs() == []
+    job = ""
+    for _ in range(2):
+        await budget_harness.pass_time(5001)
+        (job,) = await budget_harness.claim_jobs()
+        assert await budget_harness.acquire("id:begun") > 0
+    await budget_harness.record(job)
+    await budget_harness.report_window(50, limit=100, reset_ms=await budget_harness.now() + 9000)
+    assert len(await budget_harness.claim_jobs()) == 14
+
+
+async def test_probe_of_a_dead_worker_that_may_have_used_the_limit_is_waited_for(
+    budget_harness: BudgetHarness,
+) -> None:
+    """A window of ten seconds has ended when the calls are 16 s old: they reached it within 6 s."""
+    await budget_harness.add_tickets(9)
+    ended = await budget_harness.now() - 3 * HOUR
+    await budget_harness.redis.hset(budget_harness.keys.budget, "global", f"2 0 {ended} reported")
+    assert len(await budget_harness.claim_jobs()) == 2
+    for _ in range(3):
+        await budget_harness.pass_time(5000)
+        assert await budget_harness.claim_jobs() == []
+    await budget_harness.pass_time(1100)
+    assert len(await budget_harness.claim_jobs()) == 2
+
+
 async def test_call_without_a_response_counts_as_used(budget_harness: BudgetHarness) -> None:
     """LaunchDarkly may have counted the call, so the window has one call less."""
     await budget_harness.add_tickets(12)

@@ -29,6 +29,10 @@ DAY = 86_400_000
 WINDOW = 10_000
 CALL_LIFE = 40_000
 TIMEOUT = 30_000
+DELIVERY = (
+    6000  # within this time a call reaches the server, or never: connecting takes at most 5 s
+)
+MAX_IDLE_WINDOWS = 3  # a closed budget, and two windows in which calls of dead workers may count
 GUARD = 50
 
 
@@ -161,7 +165,10 @@ class BudgetModel(RuleBasedStateMachine):
     def answer_call(self, index: int) -> None:
         """Let the server answer one of the calls in flight."""
         in_flight = [call for call in self.calls if call.result is None]
-        call = in_flight[index % len(in_flight)]
+        self.deliver(in_flight[index % len(in_flight)])
+
+    def deliver(self, call: GrantedCall) -> None:
+        """Let one call reach the server, which answers it."""
         self.server.roll_window(self.run(self.harness.now()))
         is_exclusive = not self.server.used_by_others
         self.server.answer_call(call, self.run(self.harness.now()))
@@ -193,12 +200,27 @@ class BudgetModel(RuleBasedStateMachine):
             assert closed_ms > 0
             self.closed_until = max(self.closed_until, call.window_end)
 
-    @rule(index=st.integers(0, 99))
-    def crash(self, index: int) -> None:
-        """Lose a call together with its worker, before or after the server answered."""
+    @rule(index=st.integers(0, 99), is_sent=st.booleans())
+    def crash(self, index: int, is_sent: bool = False) -> None:
+        """Lose a call together with its worker, before or after it reached the server."""
         if self.calls and self.crashed_count < 3:
-            self.calls.pop(index % len(self.calls))
+            call = self.calls[index % len(self.calls)]
+            if is_sent and call.result is None:
+                self.deliver(call)
+            self.calls.remove(call)
             self.crashed_count += 1
+
+    @rule(is_sent=st.booleans())
+    def crash_a_probe(self, is_sent: bool) -> None:
+        """Let a window end, claim a probe of the next one, and lose all of its calls."""
+        if self.crashed_count or self.calls:
+            return
+        self.pass_time(WINDOW)
+        self.claim(4)
+        for call in self.calls if is_sent else []:
+            self.deliver(call)
+        self.crashed_count += len(self.calls)
+        self.calls.clear()
 
     @rule(count=st.integers(1, 5))
     def use_calls_elsewhere(self, count: int) -> None:
@@ -209,7 +231,10 @@ class BudgetModel(RuleBasedStateMachine):
 
     @rule(elapsed_ms=st.sampled_from([40, 400, 3000, WINDOW]))
     def pass_time(self, elapsed_ms: int) -> None:
-        """Let time pass; calls without an answer time out in the end."""
+        """Let time pass; calls reach the server in time, and time out without an answer."""
+        for call in self.calls:
+            if call.result is None and call.age + elapsed_ms > DELIVERY:
+                self.deliver(call)
         self.run(self.harness.pass_time(elapsed_ms))
         self.server.window_end -= elapsed_ms
         self.closed_until -= elapsed_ms
@@ -229,7 +254,8 @@ class BudgetModel(RuleBasedStateMachine):
             self.runner.close()
 
     def finish(self) -> None:
-        """Check that every ticket gets its call within a bounded number of windows."""
+        """Check that every ticket gets its call, and that dead workers delay none for long."""
+        idle_windows = 0
         for _ in range(100):
             while self.calls:
                 if any(call.result is None for call in self.calls):
@@ -239,6 +265,8 @@ class BudgetModel(RuleBasedStateMachine):
             if self.run(self.count_due()) == 0:
                 return
             self.claim(20)
+            idle_windows = 0 if self.calls else idle_windows + 1
+            assert idle_windows <= MAX_IDLE_WINDOWS, "calls of a dead worker are in the way"
             if not self.calls:
                 self.pass_time(WINDOW)
         pytest.fail("tickets wait that no claim returns")

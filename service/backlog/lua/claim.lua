@@ -46,7 +46,7 @@ local function batch_of_job(job) -- "find:<project>/<environment>/", or nil for 
   return string.match(job, '^find:[^/]*/[^/]*/')
 end
 
-local budget = open_budget(KEYS[3], KEYS[4], KEYS[5], now, tonumber(ARGV[4]))
+local budget = open_budget(KEYS[3], KEYS[4], KEYS[5], now, tonumber(ARGV[4]), call_ttl)
 local available = {} -- by route; emptied whenever a call is acquired or dropped
 local function calls_available(route)
   local known = available[route]

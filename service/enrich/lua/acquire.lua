@@ -7,7 +7,7 @@
 --          leaves the next calls to deployments already started. A refused spare call is not: tickets go first.
 local name, route, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local now = now_ms()
-local budget = open_budget(KEYS[1], KEYS[2], KEYS[3], now, tonumber(ARGV[4]))
+local budget = open_budget(KEYS[1], KEYS[2], KEYS[3], now, tonumber(ARGV[4]), ttl)
 budget.drop_call(name) -- acquired before and only the reply was lost: it must not block itself
 if ARGV[5] == '1' then
   local calls, wait = spare_calls(budget, KEYS[4], route, now)

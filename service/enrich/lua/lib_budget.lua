@@ -1,7 +1,7 @@
 -- Define open_budget() and spare_calls(): how many calls are available. Placed before scripts that give out calls.
 -- KEYS     none of its own: open_budget takes the names of budget, calls and waiting
 -- ARGV     none of its own
--- Returns  nothing; defines open_budget(budget, calls, waiting, now, share) -> table of three functions:
+-- Returns  nothing; defines open_budget(budget, calls, waiting, now, share, call_ttl) -> table of three functions:
 --          calls_available(route, is_started) -> calls, ms when to ask again, limit;
 --          acquire(call, until_ms); drop_call(call)
 --          and spare_calls(budget, backlog, route, now) -> calls, ms to wait if there are none
@@ -15,12 +15,15 @@ local RECHECK = 100 -- ms after which to ask again while only calls in flight ar
 local CALL_DELAY = 300 -- ms from the response that LaunchDarkly counted to the call that it permits
 local OTHER_CLIENTS_PER_S = 1 -- calls per second from which other clients matter; assumed until known
 local FIRST_PROBE = 4 -- calls that may open an unknown window
+local CALL_TTL = 40000 -- ms after which a call counts as lost, where the script does not say
+local PROBE_PATIENCE = 5000 -- ms after which a probe without a response is followed by one call more
+local COUNTED_FOR = 16000 -- ms: a call reaches LaunchDarkly within 6 s, and then counts for a window of 10 s
 local STALE_AFTER = 60000 -- ms after its reset; later a window counts only if no other is known
 local DAY = 86400000
 local RESERVED_PART = 5 -- one in five calls of the lowest limit is reserved, and never spare
 local MIN_SPARE_WAIT = 1000 -- ms after which to ask for a spare call again while tickets need the calls
 
-local function open_budget(budget, calls, waiting, now, share)
+local function open_budget(budget, calls, waiting, now, share, call_ttl)
   redis.call('ZREMRANGEBYSCORE', calls, '-inf', now)
   redis.call('ZREMRANGEBYSCORE', waiting, '-inf', now)
   local in_flight = redis.call('ZCARD', calls)
@@ -44,13 +47,28 @@ local function open_budget(budget, calls, waiting, now, share)
     return math.min(remaining - math.max(reserved, theirs), math.ceil(remaining / 2))
   end
 
+  -- How many calls may be in flight while no window is open: a probe, up to what the limits leave (most, nil
+  -- if unknown). A probe that nobody answers may belong to a dead worker. So every 5 s one call more may be
+  -- made, as far as the limits allow it, and calls that count for no present window are not in the way.
+  local function bound_probe(size, most)
+    size = math.min(size, most or size)
+    if size - in_flight >= 1 or in_flight == 0 then
+      return size
+    end
+    local granted_at_now = now + (call_ttl or CALL_TTL)
+    local counted = redis.call('ZCOUNT', calls, granted_at_now - COUNTED_FOR, '+inf')
+    local is_silent = redis.call('ZCOUNT', calls, granted_at_now - PROBE_PATIENCE, '+inf') == 0
+    local more = is_silent and math.min(1, (most or math.huge) - counted) or 0
+    return in_flight + math.max(size - counted, more)
+  end
+
   -- A started deployment (is_started) may use the calls that are kept for those waiting. The limit is the
   -- lowest of the open windows; it is nil while one of them is unknown.
   local function calls_available(route, is_started)
     if closed_until > now then
       return 0, closed_until
     end
-    local free, opens, unopened, stale, lowest = nil, nil, nil, nil, nil
+    local free, opens, unopened, stale, lowest = nil, nil, nil, nil, nil -- unopened, stale: the lowest limits
     for _, family in ipairs({ 'global', 'token', 'policy', 'route:' .. route }) do
       local limit, remaining, reset = string.match(state[family] or '', '^(%d+) (-?%d+) (%d+) %a+')
       if limit then
@@ -63,14 +81,14 @@ local function open_budget(budget, calls, waiting, now, share)
             free, opens = bound, ends
           end
         elseif ends + STALE_AFTER > now then
-          unopened = math.min(unopened or probe, limit - reserved)
+          unopened = math.min(unopened or math.huge, limit - reserved)
         else
-          stale = math.min(stale or probe, limit - reserved)
+          stale = math.min(stale or math.huge, limit - reserved)
         end
       end
     end
-    if not free or (unopened and unopened < free) then
-      free, opens, lowest = unopened or stale or probe, now + RECHECK, nil
+    if not free or (unopened and math.min(unopened, probe) < free) then
+      free, opens, lowest = bound_probe(probe, unopened or stale), now + RECHECK, nil
     end
     if free >= 1 then
       opens = now + RECHECK
