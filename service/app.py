@@ -6,6 +6,7 @@ only this module and the command line know the settings.
 
 import asyncio
 import itertools
+import os
 import random
 import secrets
 import time
@@ -38,6 +39,7 @@ from service.enrich.budget import (
 )
 from service.enrich.client import LaunchDarkly, Upstream, open_session
 from service.enrich.enricher import Enricher, EnrichLimits
+from service.enrich.proxy import ProxyError, find_proxy
 from service.enrich.verdict import RetryPolicy
 from service.log import Log, count_events, count_lost_lines, log_unhandled_error
 from service.metrics.counters import Metrics
@@ -226,6 +228,14 @@ async def open_receiver(
     runtime.log.info("receiver_stopped")
 
 
+def find_configured_proxy(settings: Settings) -> str | None:
+    """Return the URL of the proxy for calls to LaunchDarkly, or None. Raises SettingsError."""
+    try:
+        return find_proxy(settings.launchdarkly_url, os.environ)
+    except ProxyError as error:
+        raise SettingsError(str(error)) from None
+
+
 @asynccontextmanager
 async def open_worker(runtime: Runtime) -> AsyncIterator[Worker]:
     """Work on the backlog in the background; on exit, finish the leased tickets."""
@@ -235,7 +245,10 @@ async def open_worker(runtime: Runtime) -> AsyncIterator[Worker]:
         raise SettingsError("LAUNCHDARKLY_ACCESS_TOKEN is not set: a worker needs it")
     async with (
         open_session(
-            token, max_connections=settings.concurrency, trace_configs=runtime.tracing.trace_configs
+            token,
+            max_connections=settings.concurrency,
+            proxy=find_configured_proxy(settings),
+            trace_configs=runtime.tracing.trace_configs,
         ) as session,
         serve_exposition(runtime.exposition, host=settings.host, port=settings.metrics_port) as url,
     ):
@@ -374,7 +387,9 @@ async def open_scanner(runtime: Runtime, *, grace_s: float) -> AsyncIterator[tup
     A deployment that ended less than ``grace_s`` ago is left to its webhook.
     """
     settings, keys = runtime.settings, runtime.keys
-    async with open_session(runtime.access_token.reveal(), max_connections=1) as session:
+    async with open_session(
+        runtime.access_token.reveal(), max_connections=1, proxy=find_configured_proxy(settings)
+    ) as session:
         runtime.access_token.authorize(session)
         launchdarkly = LaunchDarkly(
             session,

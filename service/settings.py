@@ -4,6 +4,7 @@ A secret may also come from a file, named by ``<VARIABLE>_FILE``. Unknown ``ENRI
 are refused, so that a misspelled one is noticed.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -11,6 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from service.accept.toml_tables import find_similar_name
 from service.store.url import parse_redis_url
@@ -252,6 +254,15 @@ def _format_default(value: object) -> str:
 
 MIN_CONSOLE_TOKEN_LENGTH = 16
 
+# https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
+_SERVICE_LINK_NAME = re.compile(
+    r"ENRICHER_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?)"
+)
+_SERVICE_LINK = (
+    "{} is not a setting but an address that Kubernetes sets for its Service `enricher`: give the"
+    " Service another name, or set enableServiceLinks: false in the pod"
+)
+
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Return the settings of an environment. Raises `SettingsError`."""
@@ -267,7 +278,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
             continue
         base_name = name.removesuffix("_FILE")
         if name in variables:
-            values[variables[name]] = value
+            is_secret = name in secret_variables
+            values[variables[name]] = value if is_secret else value.strip()  # a CR, a blank
         elif base_name in secret_variables and name != base_name:
             if environ.get(base_name):
                 raise SettingsError(f"{base_name} and {name} are both set; keep one of them")
@@ -294,6 +306,8 @@ def _read_secret(name: str, path: str) -> str:
 
 
 def _format_unknown_setting(name: str, known: list[str]) -> str:
+    if _SERVICE_LINK_NAME.fullmatch(name):
+        return _SERVICE_LINK.format(name)
     similar_name = find_similar_name(name, known, prefix=VARIABLE_PREFIX)
     hint = (
         f"; did you mean {similar_name}?"
@@ -310,8 +324,11 @@ def _build_settings(values: Mapping[str, str]) -> Settings:
         )
     except msgspec.ValidationError as error:
         field = str(error).rpartition("$.")[2].rstrip("`")
+        if values[field].startswith("tcp://"):
+            raise SettingsError(_SERVICE_LINK.format(variable_name(field))) from None
         problem = f"is {values[field]!r}: {_format_expected(field)}"
         raise SettingsError(f"{variable_name(field)} {problem}") from None
+    settings = replace(settings, launchdarkly_url=_parse_origin(settings.launchdarkly_url))
     _check_urls_and_tokens(settings)
     _check_schedule(settings)
     _check_scopes(settings)
@@ -333,13 +350,11 @@ def _format_expected(field: str) -> str:
 
 def _check_urls_and_tokens(settings: Settings) -> None:
     """Check the URLs and tokens. The Redis URL is not shown: it may hold a password."""
-    upstream, token = settings.launchdarkly_url, settings.access_token.reveal()
+    token = settings.access_token.reveal()
     try:
         parse_redis_url(settings.redis_url.reveal() or "unix:///ours")
     except ValueError as error:
         raise SettingsError(f"ENRICHER_REDIS_URL {error}") from None
-    if not _is_origin(upstream):
-        raise SettingsError(f"ENRICHER_LAUNCHDARKLY_URL is {upstream!r}: give https://host")
     if not token.isascii() or not token.isprintable() or " " in token:
         raise SettingsError(f"{TOKEN_VARIABLE} holds characters that no token has, such as a space")
     if 0 < len(settings.console_token.reveal()) < MIN_CONSOLE_TOKEN_LENGTH:
@@ -380,9 +395,18 @@ def _check_outcomes(settings: Settings) -> None:
         )
 
 
-def _is_origin(text: str) -> bool:
+def _parse_origin(url: str) -> str:
+    """Return ``https://host`` of a URL that may end in a slash. Raises SettingsError.
+
+    A login is not shown, since it may be a password.
+    """
+    if "@" in url:
+        raise SettingsError("ENRICHER_LAUNCHDARKLY_URL holds a login: give https://host only")
     try:
-        parts = urlsplit(text)
-        return parts.scheme in {"https", "http"} and parts.port != 0 and bool(parts.hostname)
+        parts = urlsplit(url)
+        is_server = parts.scheme in {"https", "http"} and parts.port != 0 and bool(parts.hostname)
+        if is_server and not (parts.path.strip("/") or parts.query or parts.fragment):
+            return f"{parts.scheme}://{parts.netloc}"
     except ValueError:
-        return False
+        pass
+    raise SettingsError(f"ENRICHER_LAUNCHDARKLY_URL is {url!r}: give https://host only")

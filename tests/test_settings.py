@@ -120,11 +120,14 @@ def test_variables_of_other_programs_are_ignored() -> None:
         ("ENRICHER_LOG_FORMAT", "JSON", "one of auto, json, pretty"),
         ("ENRICHER_NAMESPACE", "a b", "1 to 64 letters, digits, '.', '_' or '-'"),
         ("ENRICHER_NAMESPACE", "a}", "1 to 64 letters, digits, '.', '_' or '-'"),
-        ("ENRICHER_NAMESPACE", "a\n", "1 to 64 letters, digits, '.', '_' or '-'"),
+        ("ENRICHER_NAMESPACE", "a\nb", "1 to 64 letters, digits, '.', '_' or '-'"),
         ("ENRICHER_NAMESPACE", "a" * 65, "1 to 64 letters, digits, '.', '_' or '-'"),
-        ("ENRICHER_LAUNCHDARKLY_URL", "app.launchdarkly.com", "https://host"),
-        ("ENRICHER_LAUNCHDARKLY_URL", "ftp://app.launchdarkly.com", "https://host"),
-        ("ENRICHER_LAUNCHDARKLY_URL", "https://", "https://host"),
+        ("ENRICHER_LAUNCHDARKLY_URL", "app.launchdarkly.com", "https://host only"),
+        ("ENRICHER_LAUNCHDARKLY_URL", "ftp://app.launchdarkly.com", "https://host only"),
+        ("ENRICHER_LAUNCHDARKLY_URL", "https://", "https://host only"),
+        ("ENRICHER_LAUNCHDARKLY_URL", "https://host/api/v2", "https://host only"),
+        ("ENRICHER_LAUNCHDARKLY_URL", "https://host?a=b", "https://host only"),
+        ("ENRICHER_LAUNCHDARKLY_URL", "https://host/#x", "https://host only"),
     ],
 )
 def test_invalid_value_is_refused_with_the_expected_form(
@@ -132,6 +135,38 @@ def test_invalid_value_is_refused_with_the_expected_form(
 ) -> None:
     """The message names the variable, its value and the expected form."""
     assert settings_error({variable: value}) == f"{variable} is {value!r}: give {wanted}"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://host/", " https://host", "https://host\r", "https://host//"]
+)
+def test_harmless_rest_of_an_origin_is_dropped(url: str) -> None:
+    """A slash, blanks, and the CR of a file that was written on Windows."""
+    assert read_settings({"ENRICHER_LAUNCHDARKLY_URL": url}).launchdarkly_url == "https://host"
+
+
+def test_origin_with_a_login_is_refused_without_showing_it() -> None:
+    """The login could be a token in the wrong place."""
+    message = settings_error({"ENRICHER_LAUNCHDARKLY_URL": f"https://user:{SECRET}@host"})
+    assert message == "ENRICHER_LAUNCHDARKLY_URL holds a login: give https://host only"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ENRICHER_PORT", "tcp://10.0.0.1:8080"),
+        ("ENRICHER_SERVICE_HOST", "10.0.0.1"),
+        ("ENRICHER_SERVICE_PORT", "8080"),
+        ("ENRICHER_SERVICE_PORT_HTTP", "8080"),
+        ("ENRICHER_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("ENRICHER_PORT_8080_TCP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_variable_of_a_kubernetes_service_is_named_as_such(name: str, value: str) -> None:
+    """Kubernetes sets them in every pod, for a Service that is called `enricher`."""
+    message = settings_error({name: value})
+    assert message.startswith(f"{name} is not a setting but an address that Kubernetes sets")
+    assert "enableServiceLinks: false" in message
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from service.accept.signatures import Unverified
 from service.accept.sources import Source, SourceError
+from service.app import find_configured_proxy
 from service.cli.preconditions import (
     configure_log,
     inspect_sources,
@@ -175,6 +176,10 @@ async def _probe_launchdarkly(
         has_token=bool(settings.access_token),
         project=project_environment[0] if project_environment else "",
     )
+    try:
+        facts = replace(facts, proxy=find_configured_proxy(settings))
+    except SettingsError as error:
+        return replace(facts, proxy_error=str(error))
     if isinstance(backlog_facts, BacklogFacts) and not backlog_facts.can_call:
         return replace(facts, skipped_reason="the rate limit is reached, and tickets wait for it")
     if not facts.has_token:
@@ -188,6 +193,7 @@ async def _probe_scopes(settings: Settings) -> list[ScopeFacts]:
     return await probe_scopes(
         parse_scopes(settings.reconcile_scopes),
         origin=settings.launchdarkly_url,
+        proxy=find_configured_proxy(settings),
         token=settings.access_token.reveal(),
         clock=time.time,
     )

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from service.console.format import format_age
+from service.enrich.proxy import hide_login
 from service.enrich.rate_limits import RateLimitWindow
 from service.store.services import ManagedService
 
@@ -279,7 +280,8 @@ class UpstreamFacts(Struct, frozen=True, kw_only=True):
     ``skipped_reason`` is why no call was made, ``no_response_reason`` why no response came.
     ``project`` is the project whose deployments were listed; without one, the call asked for a
     deployment that cannot exist. ``is_json`` means that the body was a JSON object, and
-    ``message`` is its message. ``windows`` are the rate-limit windows of the response.
+    ``message`` is its message. ``windows`` are the rate-limit windows of the response. ``proxy`` is
+    the URL of the proxy for the call, if there is one, or ``proxy_error`` why it cannot be used.
     """
 
     origin: str
@@ -293,10 +295,17 @@ class UpstreamFacts(Struct, frozen=True, kw_only=True):
     project: str = ""
     clock_ahead_s: float | None = None
     windows: Sequence[RateLimitWindow] = ()
+    proxy: str | None = None
+    proxy_error: str = ""
 
 
 def check_upstream(facts: UpstreamFacts) -> Iterator[Finding]:
-    """Check reachability, token, beta header, clock and quota."""
+    """Check the proxy, reachability, token, beta header, clock and quota."""
+    if facts.proxy_error:
+        yield fail("proxy", facts.proxy_error, "change HTTPS_PROXY, or name the host in NO_PROXY")
+        return
+    if facts.proxy:
+        yield ok("proxy", f"calls to LaunchDarkly go through {hide_login(facts.proxy)}")
     parts = urlsplit(facts.origin)
     if parts.scheme == "http" and parts.hostname not in _LOOPBACK_HOSTS:
         fix = "use https:// in ENRICHER_LAUNCHDARKLY_URL"
@@ -308,7 +317,7 @@ def check_upstream(facts: UpstreamFacts) -> Iterator[Finding]:
     elif facts.skipped_reason:
         yield ok("launchdarkly", f"no call was made: {facts.skipped_reason}")
     elif facts.no_response_reason:
-        fix = "check ENRICHER_LAUNCHDARKLY_URL, DNS, and the firewall for outgoing traffic"
+        fix = "check ENRICHER_LAUNCHDARKLY_URL, DNS, HTTPS_PROXY, and the firewall"
         yield fail("launchdarkly", f"{facts.origin}: no answer ({facts.no_response_reason})", fix)
     else:
         yield from _check_response(facts)

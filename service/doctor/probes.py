@@ -183,7 +183,7 @@ async def probe_upstream(
     facts: UpstreamFacts, *, token: str, path: str, clock: Clock
 ) -> UpstreamFacts:
     """Make one cheap call and return its facts; ``clock`` returns epoch seconds."""
-    async with open_session(token, max_connections=1) as session:
+    async with open_session(token, max_connections=1, proxy=facts.proxy) as session:
         upstream = LaunchDarkly(
             session, origin=facts.origin, max_bytes=_MAX_RESPONSE_BYTES, clock=clock
         )
@@ -217,11 +217,16 @@ def upstream_path(scope: tuple[str, str] | None, *, unknown_id: str) -> str:
 
 
 async def probe_scopes(
-    scopes: Sequence[tuple[str, str]], *, origin: str, token: str, clock: Clock
+    scopes: Sequence[tuple[str, str]],
+    *,
+    origin: str,
+    proxy: str | None,
+    token: str,
+    clock: Clock,
 ) -> list[ScopeFacts]:
     """Ask for one deployment of any time of each scope, until a call is not answered in time."""
     facts: list[ScopeFacts] = []
-    async with open_session(token, max_connections=1) as session:
+    async with open_session(token, max_connections=1, proxy=proxy) as session:
         upstream = LaunchDarkly(session, origin=origin, max_bytes=_MAX_RESPONSE_BYTES, clock=clock)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_UPSTREAM_TIMEOUT_S):

@@ -126,14 +126,19 @@ class LaunchDarkly:
 
 
 def open_session(
-    token: str, *, max_connections: int, trace_configs: Sequence[TraceConfig] = ()
+    token: str,
+    *,
+    max_connections: int,
+    proxy: str | None = None,
+    trace_configs: Sequence[TraceConfig] = (),
 ) -> ClientSession:
-    """Open the HTTP session with LaunchDarkly's headers.
+    """Open the HTTP session with LaunchDarkly's headers, through ``proxy`` (a URL) if it is set.
 
     The API takes the token without "Bearer" in Authorization, and its beta routes need the
     LD-API-Version header (https://launchdarkly.com/docs/api).
     """
     return ClientSession(
+        proxy=proxy,
         connector=TCPConnector(limit=max_connections, ttl_dns_cache=60),
         timeout=ClientTimeout(total=REQUEST_TIMEOUT_S, sock_connect=_CONNECT_TIMEOUT_S),
         cookie_jar=DummyCookieJar(),
