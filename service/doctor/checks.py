@@ -188,7 +188,7 @@ def check_redis(facts: RedisFacts) -> Iterator[Finding]:
     for warning in facts.warnings:
         found, fix = split_fix(warning)
         yield warn("redis configuration", found, fix)
-    yield from _check_disk(facts.info)
+    yield from _check_disk(facts.info, is_managed=facts.service is not None)
     yield _check_memory(facts.info)
     yield check_clock(
         "redis clock",
@@ -200,7 +200,7 @@ def check_redis(facts: RedisFacts) -> Iterator[Finding]:
 
 def _check_service(service: ManagedService, durability: str) -> Finding:
     found = f"{service.name}: {service.promise}"
-    if durability in service.fits:
+    if durability in {*service.fits, "server"}:  # an unfit "server" is warned of at start already
         return ok("redis service", found)
     return warn("redis service", found, service.advice)
 
@@ -225,8 +225,11 @@ def _format_version(info: Mapping[str, str]) -> str:
     return f"Redis {info['redis_version']}" if "redis_version" in info else "of unknown version"
 
 
-def _check_disk(info: Mapping[str, str]) -> Iterator[Finding]:
-    """Check whether Redis's last writes to disk succeeded, as far as INFO says."""
+def _check_disk(info: Mapping[str, str], *, is_managed: bool) -> Iterator[Finding]:
+    """Check whether Redis's last writes to disk succeeded, as far as INFO says.
+
+    The INFO of a managed service does not know how the service itself keeps writes.
+    """
     error_texts = {
         "aof_last_write_status": "the last write to the append-only file failed",
         "aof_last_bgrewrite_status": "the last rewrite of the append-only file failed",
@@ -237,7 +240,7 @@ def _check_disk(info: Mapping[str, str]) -> Iterator[Finding]:
         yield fail(
             "redis disk", "; ".join(errors), "see Redis's log, and check whether its disk is full"
         )
-    elif "aof_enabled" in info:
+    elif "aof_enabled" in info and not is_managed:
         persistence = "an append-only file" if info["aof_enabled"] == "1" else "only snapshots"
         yield ok("redis disk", f"writes {persistence}, without errors")
 

@@ -23,7 +23,9 @@ from service.doctor.checks import (
 )
 from service.doctor.report import format_findings, format_findings_json, has_no_error
 from service.enrich.rate_limits import RateLimitWindow
+from service.store.services import find_service
 
+DRAGONFLY = find_service([], {"dragonfly_version": "1"})
 REDIS = RedisFacts(
     location="redis:6379",
     is_embedded=False,
@@ -69,6 +71,8 @@ def test_checks_with_good_facts_are_ok_without_fixes() -> None:
         ({"startup_error": "It keeps nothing. Start it again."}, "redis durability", "error"),
         ({"durability": "memory"}, "redis durability", "warning"),
         ({"warnings": ("a replica follows: wait for it",)}, "redis configuration", "warning"),
+        ({"service": DRAGONFLY}, "redis service", "warning"),
+        ({"service": DRAGONFLY, "durability": "replica"}, "redis service", "ok"),
         ({"clock_ahead_s": 5.0}, "redis clock", "warning"),
         ({"clock_ahead_s": -61.0}, "redis clock", "error"),
         ({"info": {"rdb_last_bgsave_status": "err"}}, "redis disk", "error"),
@@ -82,6 +86,14 @@ def test_check_redis_with_a_problem_reports_it(
 ) -> None:
     """Redis is away, unsafe, full, or its clock differs."""
     assert status_of(check_redis(replace(REDIS, **changes)), check) == status
+
+
+def test_check_redis_of_a_managed_service_says_nothing_of_its_disk() -> None:
+    """INFO does not know the transaction log of the service; its errors still count."""
+    facts = replace(REDIS, service=DRAGONFLY)
+    assert "redis disk" not in {finding.check for finding in check_redis(facts)}
+    broken = replace(facts, info={"aof_last_write_status": "err"})
+    assert status_of(check_redis(broken), "redis disk") == "error"
 
 
 def test_check_redis_when_away_gives_one_finding() -> None:

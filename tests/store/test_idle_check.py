@@ -11,8 +11,9 @@ from redis.asyncio import Redis
 from service.client import stream
 from service.client.group import ReaderOptions
 from service.client.stream import EnrichedStream
+from service.settings import Settings
 from service.store import tcp_connection
-from service.store.connect import open_client
+from service.store.connect import CONNECT_TIMEOUT_S, REPLY_TIMEOUT_S, open_client
 from service.store.embedded import EmbeddedServer
 from service.store.keys import Keys
 from service.store.tcp_connection import keepalive_options
@@ -112,3 +113,10 @@ def test_keepalive_options_on_macos_name_the_idle_time_otherwise(
     monkeypatch.delattr(socket, "TCP_KEEPIDLE", raising=False)
     monkeypatch.setattr(socket, "TCP_KEEPALIVE", 16, raising=False)
     assert keepalive_options()[16] == 30
+
+
+def test_time_limits_of_redis_fit_into_the_wait_of_a_webhook() -> None:
+    """A connection that dies in use is replaced before the receiver gives up, and GitHub (10 s)."""
+    settings = Settings()
+    assert REPLY_TIMEOUT_S + CONNECT_TIMEOUT_S < settings.enqueue_timeout < 10
+    assert tcp_connection.PING_TIMEOUT_S + CONNECT_TIMEOUT_S < REPLY_TIMEOUT_S
