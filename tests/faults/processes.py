@@ -13,11 +13,15 @@ from typing import Any
 
 import msgspec
 
-from service.store.embedded import AppendFsync, EmbeddedServer
+from service.store.connect import open_client
+from service.store.embedded import AppendFsync
+from tests.faults.log_pipe import LogPipe
+from tests.faults.redis_clock import RedisClock, ServerWithClock
 from tests.faults.strike_schedule import Strike
 
 _STOP_TIMEOUT_S = 15.0
 _START_TIMEOUT_S = 60.0
+_NO_MEMORY = 1  # byte
 
 # Log events that no fault excuses.
 FORBIDDEN_LOG_EVENTS = frozenset(
@@ -50,6 +54,7 @@ class ServiceProcess:
         self._log_folder = log_folder
         self._starts = 0
         self._log = log_folder
+        self._log_pipe: LogPipe | None = None
         self._child: asyncio.subprocess.Process | None = None
         self._monitor_task: asyncio.Task[None] | None = None
 
@@ -57,15 +62,18 @@ class ServiceProcess:
         """Start the process without waiting until it is ready."""
         self._starts += 1
         self._log = self._log_folder / f"{self.name}-{self._starts}.log"
-        with self._log.open("wb") as log:
+        self._log_pipe = LogPipe(self._log)
+        try:
             self._child = await asyncio.create_subprocess_exec(
                 *self._command,
                 env=self._environ,
                 start_new_session=True,  # Ctrl-C must reach only the storm
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
-                stderr=log,
+                stderr=self._log_pipe.write_fd,
             )
+        finally:
+            self._log_pipe.close_write_end()
         self._monitor_task = asyncio.create_task(
             self._restart_on_exit(self._child), name=f"restart {self.name}"
         )
@@ -77,22 +85,39 @@ class ServiceProcess:
                 await asyncio.sleep(0.02)
 
     async def strike(self, strike: Strike) -> None:
-        """Kill, stop or freeze the process, and restart or resume it after the downtime."""
+        """Kill, stop or freeze the process or block its log; restart or resume it afterwards."""
         self.is_struck = True
         try:
-            if strike.action == "freeze":
-                self.send_signal(signal.SIGSTOP)
-                await asyncio.sleep(strike.duration_s)
-                self.send_signal(signal.SIGCONT)
-            else:
-                await self.stop(signal.SIGKILL if strike.action == "kill" else signal.SIGTERM)
-                await asyncio.sleep(strike.duration_s)
-                await self.start()
-                if strike.waits_for_start:
-                    with suppress(TimeoutError):  # Redis may be down longer than that
-                        await self.wait_for_start()
+            match strike.action:
+                case "freeze":
+                    self.send_signal(signal.SIGSTOP)
+                    await asyncio.sleep(strike.duration_s)
+                    self.send_signal(signal.SIGCONT)
+                case "log":
+                    await self._block_log(strike)
+                case _:
+                    await self.stop(signal.SIGKILL if strike.action == "kill" else signal.SIGTERM)
+                    await asyncio.sleep(strike.duration_s)
+                    await self._restart(strike)
         finally:
             self.is_struck = False
+
+    async def _block_log(self, strike: Strike) -> None:
+        """Read nothing of the log for a time; then read on, or stop the process while it waits."""
+        log_pipe = self._log_pipe
+        assert log_pipe is not None
+        log_pipe.block()
+        await asyncio.sleep(strike.duration_s)
+        if strike.stops_blocked:
+            await self.stop(signal.SIGTERM)
+            await self._restart(strike)
+        log_pipe.unblock()
+
+    async def _restart(self, strike: Strike) -> None:
+        await self.start()
+        if strike.waits_for_start:
+            with suppress(TimeoutError):  # Redis may be down longer than that
+                await self.wait_for_start()
 
     def has_started(self) -> bool:
         """Return whether its log says that it has started."""
@@ -125,7 +150,7 @@ class ServiceProcess:
             self.violations.append(f"{self.name} exited with {exit_code} on SIGTERM")
         if self._monitor_task is not None:
             self._monitor_task.cancel()
-        self._read_log()
+        await self._read_log()
 
     def _was_stopped_before_start(self, exit_code: int) -> bool:
         """Return whether SIGTERM came before the process had installed its signal handler."""
@@ -135,17 +160,23 @@ class ServiceProcess:
         """Record a violation when the process ends by itself, and restart it."""
         exit_code = await child.wait()
         if self._child is child:
+            await self._finish_log()
             log_tail = self._log.read_text(errors="replace")[-500:]
             self.violations.append(f"{self.name} exited by itself with {exit_code}: {log_tail}")
-            self._read_log()
+            await self._read_log()
             await asyncio.sleep(0.5)
             await self.start()
 
-    def _read_log(self) -> None:
+    async def _finish_log(self) -> None:
+        if self._log_pipe is not None:
+            await self._log_pipe.wait_until_ended()
+
+    async def _read_log(self) -> None:
         """Count the log events and delete a log without violations.
 
         The last line may be truncated.
         """
+        await self._finish_log()
         *lines, _ = self._log.read_bytes().split(b"\n")
         violations = [
             line for line in lines if (is_violation := self._count_log_line(line)) and is_violation
@@ -172,13 +203,16 @@ def _send_signal(child: asyncio.subprocess.Process, signal_number: signal.Signal
 
 
 class RedisProcess:
-    """A Redis that may be killed; its data is on disk.
+    """A Redis that may be killed; its data is on disk. With a ``clock`` its time may jump.
 
     ``started_at`` holds the times (monotonic, in seconds) at which it was ready.
     """
 
-    def __init__(self, data_dir: Path, *, appendfsync: AppendFsync) -> None:
-        self._server = EmbeddedServer(data_dir, appendfsync=appendfsync)
+    def __init__(
+        self, data_dir: Path, *, appendfsync: AppendFsync, clock: RedisClock | None = None
+    ) -> None:
+        self._server = ServerWithClock(data_dir, appendfsync=appendfsync)
+        self._server.clock = self.clock = clock
         self._exit_stack = AsyncExitStack()
         self.started_at: list[float] = []
         self.is_struck = False
@@ -194,20 +228,32 @@ class RedisProcess:
         self.started_at.append(time.monotonic())
 
     async def strike(self, strike: Strike) -> None:
-        """Kill, stop or freeze the server, and restart or resume it after the downtime."""
+        """Kill, stop or freeze the server and end that later, or take its memory or its time."""
         self.is_struck = True
         try:
-            if strike.action == "freeze":
-                self._send_signal(signal.SIGSTOP)
-                await asyncio.sleep(strike.duration_s)
-                self._send_signal(signal.SIGCONT)
-            else:
-                self._send_signal(signal.SIGKILL if strike.action == "kill" else signal.SIGTERM)
-                await self.stop()
-                await asyncio.sleep(strike.duration_s)
-                await self.start()
+            match strike.action:
+                case "freeze":
+                    self._send_signal(signal.SIGSTOP)
+                    await asyncio.sleep(strike.duration_s)
+                    self._send_signal(signal.SIGCONT)
+                case "memory":
+                    await self._set_max_memory(_NO_MEMORY)
+                    await asyncio.sleep(strike.duration_s)
+                    await self._set_max_memory(0)
+                case "clock" if self.clock is not None:
+                    self.clock.set_ahead(strike.clock_ahead_s)
+                case _:
+                    self._send_signal(signal.SIGKILL if strike.action == "kill" else signal.SIGTERM)
+                    await self.stop()
+                    await asyncio.sleep(strike.duration_s)
+                    await self.start()
         finally:
             self.is_struck = False
+
+    async def _set_max_memory(self, max_bytes: int) -> None:
+        """Set ``maxmemory``; 0: no limit. Below what is used, Redis refuses to store more."""
+        async with open_client(self.url) as client:
+            await client.config_set("maxmemory", max_bytes)
 
     async def stop(self) -> None:
         """Stop the server."""

@@ -47,6 +47,12 @@ def _list_rows(outcome: StormResult) -> list[tuple[str, str]]:
             "429 responses, of these to calls in a closed window",
             f"{outcome.rate_limited}, {outcome.rate_limited_while_closed}",
         ),
+        (
+            "403 responses for forbidden projects, cut pages",
+            f"{outcome.forbidden_responses:,}, {outcome.cut_pages:,}",
+        ),
+        ("clock of Redis set ahead and back", _format_jumps(outcome.clock_jumps_s)),
+        ("reports of lost log lines", f"{outcome.log_events['log_lines_lost']}"),
         ("log lines and exits that no fault excuses", f"{len(outcome.violations)}"),
         ("backlog empty after the last send", f"{outcome.drained_s:.1f} s"),
         ("Redis back -> next record, in the storm", _format_times(outcome.recoveries)),
@@ -64,6 +70,12 @@ def _format_statuses(outcome: StormResult) -> str:
     return ", ".join(
         f"{n:,} x {status or 'no response'}" for status, n in sorted(outcome.statuses.items())
     )
+
+
+def _format_jumps(jumps_s: Sequence[float]) -> str:
+    if not jumps_s:
+        return "never"
+    return f"{len(jumps_s)} times, by {min(jumps_s):+.1f} to {max(jumps_s):+.1f} s"
 
 
 def _format_times(times: Sequence[float]) -> str:

@@ -23,6 +23,7 @@ from service.store.embedded import AppendFsync
 from service.store.keys import Keys
 from tests.faults.processes import RedisProcess, ServiceProcess
 from tests.faults.record_reader import RecordReader
+from tests.faults.redis_clock import build_redis_clock
 from tests.faults.senders import WebhookSenders
 from tests.faults.upstream import FaultyLaunchDarkly
 
@@ -86,7 +87,9 @@ async def start_system(config: SystemConfig, folder: Path) -> AsyncIterator[Syst
     """Start the whole system under a directory; yield it when every process has started."""
     simulator = Simulator(config.upstream, clock=time.time, rng=random.Random(config.seed))
     upstream = FaultyLaunchDarkly(simulator)
-    redis_process = RedisProcess(folder / "redis", appendfsync=config.appendfsync)
+    redis_process = RedisProcess(
+        folder / "redis", appendfsync=config.appendfsync, clock=build_redis_clock(folder)
+    )
     await upstream.open()
     await redis_process.start()
     connector = aiohttp.TCPConnector(limit=0)

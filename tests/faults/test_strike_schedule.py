@@ -17,17 +17,28 @@ def test_equal_seeds_give_equal_strikes() -> None:
 
 
 def test_every_role_is_struck_by_every_action() -> None:
-    """Most strikes are kills, and every freeze is longer than a lease."""
-    strikes = list(islice(draw_strikes(1, STRIKE_CONFIG), 2000))
+    """Most strikes are kills. All but kills, stops and jumps last longer than a lease."""
+    strikes = list(islice(draw_strikes(1, STRIKE_CONFIG), 4000))
     seen = Counter((strike.role, strike.action) for strike in strikes)
-    roles = ("worker", "receiver", "redis", "upstream")
-    assert set(seen) == {(r, b) for r in roles for b in ("kill", "term", "freeze")} | {
-        ("all", "kill")
+    own_actions = {
+        ("worker", "log"),
+        ("receiver", "log"),
+        ("redis", "memory"),
+        ("redis", "clock"),
+        ("upstream", "forbid"),
+        ("upstream", "cut"),
+        ("all", "kill"),
     }
-    assert sum(strike.action == "kill" for strike in strikes) > 1500
+    roles = ("worker", "receiver", "redis", "upstream")
+    assert set(seen) == {(r, b) for r in roles for b in ("kill", "term", "freeze")} | own_actions
+    assert sum(strike.action == "kill" for strike in strikes) > 2500
     assert all(
-        strike.duration_s > STRIKE_CONFIG.lease_s for strike in strikes if strike.action == "freeze"
+        strike.duration_s > STRIKE_CONFIG.lease_s
+        for strike in strikes
+        if strike.action not in {"kill", "term", "clock"}
     )
+    jumps_s = [strike.clock_ahead_s for strike in strikes if strike.action == "clock"]
+    assert min(jumps_s) < -STRIKE_CONFIG.lease_s < STRIKE_CONFIG.lease_s < max(jumps_s)
 
 
 def test_equal_seeds_give_equal_webhooks() -> None:

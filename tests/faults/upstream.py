@@ -8,9 +8,13 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from service.simulate.generator import generate_deployment
+from service.simulate.rates import Rates
 from service.simulate.server import Simulator
 from service.simulate.world import NewDeployment
 from tests.faults.strike_schedule import Strike
+
+_FORBIDDEN_PROJECTS = ("shop",)
+_CUT_SHARE = 0.3
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -87,19 +91,32 @@ class FaultyLaunchDarkly:
         self._is_answering.set()
 
     async def strike(self, strike: Strike) -> None:
-        """Close or stall the server for the duration of the strike."""
+        """Close, stall or change the server for the duration of the strike."""
         self.is_struck = True
         try:
-            if strike.action == "freeze":
-                self.stall()
-                await asyncio.sleep(strike.duration_s)
-                self.resume()
-            else:
-                await self.close()
-                await asyncio.sleep(strike.duration_s)
-                await self.open()
+            match strike.action:
+                case "freeze":
+                    self.stall()
+                    await asyncio.sleep(strike.duration_s)
+                    self.resume()
+                case "forbid":
+                    self._change_options(forbidden_projects=_FORBIDDEN_PROJECTS)
+                    await asyncio.sleep(strike.duration_s)
+                    self._change_options(forbidden_projects=())
+                case "cut":
+                    self._change_options(faults=Rates(truncated=_CUT_SHARE))
+                    await asyncio.sleep(strike.duration_s)
+                    self._change_options(faults=Rates())
+                case _:
+                    await self.close()
+                    await asyncio.sleep(strike.duration_s)
+                    await self.open()
         finally:
             self.is_struck = False
+
+    def _change_options(self, **changes: object) -> None:
+        """Change the simulator; an epoch may have changed other options meanwhile."""
+        self.simulator.options = replace(self.simulator.options, **changes)
 
     @web.middleware
     async def _wait_while_stalled(
