@@ -12,6 +12,22 @@ URL_FORMS = (
 
 _SENTINEL_PORT, _REDIS_PORT = 26379, 6379
 _SENTINEL_LOGIN_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
+# Options of redis-py's URLs that change how the server is reached. The others, such as timeouts and
+# decode_responses, are ours to set.
+_OPTIONS = {"db", "username", "password", "client_name", "protocol"}
+_TLS_OPTIONS = {
+    *("ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_certfile", "ssl_keyfile"),
+    *("ssl_password", "ssl_cert_reqs", "ssl_check_hostname", "ssl_ciphers"),
+}
+_VALUES = {
+    "ssl_cert_reqs": ("none", "optional", "required"),
+    "ssl_check_hostname": ("true", "false"),
+    "protocol": ("2", "3"),
+}
+
+
+class RedisUrlError(ValueError):
+    """A Redis URL that cannot be used: the message says why and quotes no part with a secret."""
 
 
 class HostPort(Struct, frozen=True):
@@ -37,27 +53,62 @@ class RedisUrl(Struct, frozen=True, kw_only=True):
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Parse a Redis URL. Raises ValueError without quoting it, since it may hold a password.
+    """Parse a Redis URL. Raises RedisUrlError, which does not quote it: it may hold a password.
 
     The forms for Sentinel and Cluster are those of redis-sentinel-url, limits and other libraries.
     With ``rediss+``, all connections use TLS. ``?sentinel_password=`` is the password of the
     Sentinels, with ``sentinel_username=`` where they have users.
     """
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(url.strip())
+        _check_password(parts)
+        options = urlencode(_read_options(parts))
+        parts = parts._replace(query=options)
+        server_url = f"{parts.scheme}://{parts.netloc}{parts.path}{options and f'?{options}'}"
         match parts.scheme:
             case "unix" if parts.path:
-                return RedisUrl(kind="server", server_url=url)
+                return RedisUrl(kind="server", server_url=server_url)
             case "redis" | "rediss" if parts.hostname and parts.port != 0:
-                return RedisUrl(kind="server", server_url=url)
+                return RedisUrl(kind="server", server_url=server_url)
             case "redis+sentinel" | "rediss+sentinel":
                 return _parse_sentinel_url(parts)
             case "redis+cluster" | "rediss+cluster" if parts.path in {"", "/", "/0"}:
                 seeds = _parse_seeds(parts, _REDIS_PORT)
                 return RedisUrl(kind="cluster", server_url=_format_server_url(parts), seeds=seeds)
+    except RedisUrlError:
+        raise
     except ValueError:
         pass
-    raise ValueError(f"is not a Redis URL: use {URL_FORMS}")
+    raise RedisUrlError(f"is not a Redis URL: use {URL_FORMS}")
+
+
+def _check_password(parts: SplitResult) -> None:
+    """Raise RedisUrlError if the password seems to hold a ``/``, ``?`` or ``#``, which ends it."""
+    behind_host = [parts.path, parts.query.partition("=")[0], parts.fragment]
+    if parts.scheme != "unix" and any("@" in part for part in behind_host):
+        raise RedisUrlError("is not a Redis URL: percent-encode @, /, ? and # in its password")
+
+
+def _read_options(parts: SplitResult) -> dict[str, str]:
+    """Return the options as redis-py spells them. Raises RedisUrlError for one that is not ours."""
+    scheme = parts.scheme
+    known = _OPTIONS | (_TLS_OPTIONS if scheme.startswith("rediss") else set())
+    known |= _SENTINEL_LOGIN_OPTIONS.keys() if scheme.endswith("+sentinel") else set()
+    query = parse_qs(parts.query, keep_blank_values=True)
+    options = {name: values[0] for name, values in query.items()}
+    for name in options.keys() - known:
+        if name in _TLS_OPTIONS:
+            raise RedisUrlError(f"has the option {name}, which needs rediss:// instead of redis://")
+        shown = name if name.isidentifier() else "its option"
+        raise RedisUrlError(f"has an option that is not supported: {shown[:64]}")
+    for name, choices in _VALUES.items():
+        if name in options:
+            options[name] = options[name].lower().removeprefix("cert_")  # Celery demands CERT_NONE
+            if options[name] not in choices:
+                raise RedisUrlError(f"has the option {name}: give one of {', '.join(choices)}")
+    if not options.get("db", "0").isdecimal():
+        raise RedisUrlError("has the option db: give a number")
+    return options
 
 
 def _parse_sentinel_url(parts: SplitResult) -> RedisUrl:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.store.url import URL_FORMS, HostPort, RedisUrl, parse_redis_url
+from service.store.url import URL_FORMS, HostPort, RedisUrl, RedisUrlError, parse_redis_url
 
 SECRET = "s3cr3t-that-nobody-may-see"
 
@@ -27,10 +27,10 @@ def test_parse_redis_url_of_one_server_keeps_the_url(url: str) -> None:
             "redis://master/?",
         ),
         (
-            "rediss+sentinel://u:p%40,x@one/my%2Fmaster/3?ssl_ca_certs=%2Fca&socket_timeout=1",
+            "rediss+sentinel://u:p%40,x@one/my%2Fmaster/3?ssl_ca_certs=%2Fca&client_name=1",
             (HostPort("one", 26379),),
             "my/master",
-            "rediss://u:p%40,x@master/3?ssl_ca_certs=%2Fca&socket_timeout=1",
+            "rediss://u:p%40,x@master/3?ssl_ca_certs=%2Fca&client_name=1",
         ),
     ],
 )
@@ -92,6 +92,51 @@ def test_parse_redis_url_of_an_invalid_url_raises_without_quoting_it(url: str) -
         parse_redis_url(url)
     assert URL_FORMS in str(caught.value)
     assert caught.value.__cause__ is None
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("redis://h?timeout=5", "has an option that is not supported: timeout"),
+        (
+            "redis://h?decode_responses=true",
+            "has an option that is not supported: decode_responses",
+        ),
+        ("redis+cluster://h?max_connections=2", "has an option that is not supported: max_conn"),
+        (f"redis://h?{SECRET}=1", "has an option that is not supported: its option"),
+        ("redis://h?ssl_cert_reqs=none", "has the option ssl_cert_reqs, which needs rediss://"),
+        ("redis://h?sentinel_password=x", "has an option that is not supported: sentinel_password"),
+        ("rediss://h?ssl_cert_reqs=never", "has the option ssl_cert_reqs: give one of none, "),
+        ("rediss://h?ssl_check_hostname=maybe", "has the option ssl_check_hostname: give one of"),
+        ("redis://h?db=first", "has the option db: give a number"),
+        ("redis://h?protocol=4", "has the option protocol: give one of 2, 3"),
+    ],
+)
+def test_option_that_would_break_the_connection_is_refused_by_name(url: str, problem: str) -> None:
+    """redis-py would fail later, or answer in a form that nobody expects."""
+    with pytest.raises(RedisUrlError) as caught:
+        parse_redis_url(url)
+    assert str(caught.value).startswith(problem)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["none", "NONE", "CERT_NONE", "cert_none"])
+def test_spellings_of_other_libraries_are_accepted(value: str) -> None:
+    """Celery demands CERT_NONE where redis-py knows none."""
+    server_url = parse_redis_url(f"rediss://h/1?ssl_cert_reqs={value}").server_url
+    assert server_url == "rediss://h/1?ssl_cert_reqs=none"
+
+
+@pytest.mark.parametrize("rest", [f"pass/{SECRET}", f"pass#{SECRET}", f"pass?{SECRET}"])
+@pytest.mark.parametrize("scheme", ["redis", "rediss+sentinel", "redis+cluster"])
+def test_password_that_is_not_percent_encoded_is_named_as_the_reason(
+    scheme: str, rest: str
+) -> None:
+    """The part behind the sign would be read as path, fragment or options."""
+    with pytest.raises(RedisUrlError) as caught:
+        parse_redis_url(f"{scheme}://:{rest}@h:6379/0")
+    assert "percent-encode @, /, ? and # in its password" in str(caught.value)
     assert SECRET not in str(caught.value)
 
 
