@@ -32,18 +32,24 @@ _DIGEST_LENGTH = 32  # hex digits of a SHA-256, which processors compute in hard
 class Entry(Struct, frozen=True):
     """One entry to append: its fields as names and values in turn, and the data.
 
-    ``digest`` identifies the content: an equal digest makes no new revision. ``plan`` says when the
-    deployment is refreshed. If ``filtered_because`` holds a reason, nothing is appended.
+    ``data_chunks`` are the data after the revision. ``digest`` identifies the content: an equal
+    digest makes no new revision. ``plan`` says when the deployment is refreshed. If
+    ``filtered_because`` holds a reason, nothing is appended.
     """
 
     deployment_id: str
     digest: str
     fields: tuple[str, ...] = ()
-    data_after_revision: bytes = b""
+    data_chunks: tuple[bytes, ...] = ()
     complete: bool = True
     unreadable_fields: tuple[str, ...] = ()
     plan: RefreshPlan = RefreshPlan()
     filtered_because: str = ""
+
+    @property
+    def data_after_revision(self) -> bytes:
+        """The data after the revision, in one piece."""
+        return b"".join(self.data_chunks)
 
 
 class EntryBuilder(Struct, frozen=True, kw_only=True):
@@ -76,21 +82,31 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             unfinished=deployment.is_unfinished,
         )
         record = _build_record(found, lease, plan, now_ms=now_ms)
-        data_after = msgspec.json.encode(record)[len(BEFORE_REVISION) + 1 :]
+        data_chunks = _encode_data(record, found.body)
+        size = sum(map(len, data_chunks))
         # A record is never cut: one that is too large fails, so that a person decides.
-        if len(data_after) > self.max_bytes:
-            detail = f"{len(data_after)} bytes, the limit is {self.max_bytes}"
+        if size > self.max_bytes:
+            detail = f"{size} bytes, the limit is {self.max_bytes}"
             return Fail(reason="record_too_large", detail=detail)
         complete = record.completeness.complete
         return Entry(
             deployment_id=deployment.id,
             digest=digest,
             fields=_build_fields(deployment, lease, complete=complete),
-            data_after_revision=data_after,
+            data_chunks=data_chunks,
             complete=complete,
             unreadable_fields=deployment.unreadable_fields,
             plan=plan,
         )
+
+
+def _encode_data(record: EnrichedDeployment, deployment: bytes) -> tuple[bytes, ...]:
+    """Return the data after the revision, in chunks, so that the deployment is not copied.
+
+    Nothing before the deployment holds a text that could look like its name.
+    """
+    before, name, after = msgspec.json.encode(record).partition(b'"deployment":')
+    return before[len(BEFORE_REVISION) + 1 :] + name, deployment, after
 
 
 def _build_record(
@@ -100,7 +116,7 @@ def _build_record(
     return EnrichedDeployment(
         enriched_at=now_ms,
         attempts=ticket.attempts + 1,
-        deployment=Raw(found.body),
+        deployment=Raw(b""),
         summary=summarize(found.deployment),
         completeness=measure_completeness(found.deployment, stop_reason=found.stop_reason),
         refreshes=RefreshProgress(plan.done, plan.until),

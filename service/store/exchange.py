@@ -1,14 +1,18 @@
 """Commands and replies on one raw connection, without redis-py's own handling of either."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
+from msgspec import Raw
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ResponseError
 
 Command = Sequence[str | bytes | int | float]
+Buffer = bytes | Raw | memoryview
+
+_PIECE_BYTES = 1 << 18
 
 # The client may be installed without hiredis; then redis-py encodes, several times slower.
 _PACK_COMMAND: Callable[[Command], bytes] | None = (
@@ -24,13 +28,16 @@ def encode_commands(connection: AbstractConnection, commands: Sequence[Command])
 
 
 async def exchange(
-    connection: AbstractConnection, encoded_commands: Iterable[bytes], *, replies: int
+    connection: AbstractConnection, encoded_commands: Sequence[Buffer], *, replies: int
 ) -> list[object]:
     """Send encoded commands and return that number of replies; the caller sets the timeout.
 
-    The server's error for one command is its reply, so that the other replies are not lost.
+    Large commands are sent in pieces, so that the event loop neither copies them as a whole nor
+    waits for them. The server's error for one command is its reply, so that the other replies are
+    not lost.
     """
-    await connection.send_packed_command(encoded_commands, check_health=False)
+    for piece in cut_pieces(encoded_commands, _PIECE_BYTES):
+        await connection.send_packed_command(piece, check_health=False)  # type: ignore[arg-type] # it joins buffers of any type
     return [await _read_reply(connection) for _ in range(replies)]
 
 
@@ -39,6 +46,24 @@ async def _read_reply(connection: AbstractConnection) -> object:
         return await connection.read_response(timeout=math.inf, disconnect_on_error=True)
     except ResponseError as error:
         return error
+
+
+def cut_pieces(buffers: Sequence[Buffer], piece_bytes: int) -> Iterator[Sequence[Buffer]]:
+    """Yield the buffers in groups of at most ``piece_bytes``; a larger buffer is cut."""
+    views = [memoryview(buffer) for buffer in buffers]
+    if sum([view.nbytes for view in views]) <= piece_bytes:
+        yield buffers
+        return
+    piece: list[Buffer] = []
+    room = piece_bytes
+    for view in views:
+        rest = view
+        while rest.nbytes > room:
+            yield [*piece, rest[:room]]
+            rest, piece, room = rest[room:], [], piece_bytes
+        piece.append(rest)
+        room -= rest.nbytes
+    yield piece
 
 
 def decode_text(value: object) -> str:

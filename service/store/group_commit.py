@@ -9,7 +9,6 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 
-from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -26,24 +25,22 @@ from service.store.connect import (
     is_retryable,
 )
 from service.store.durability import Barrier
-from service.store.exchange import Command, exchange
+from service.store.encoded_command import Argument, command_size, encode_command
+from service.store.exchange import exchange
 from service.store.script import Script
 from service.store.script_check import open_script_connection
 from service.store.services import Durability
 from service.store.tcp_connection import is_alive
 
-
-def encode_command(command: Command) -> bytes:
-    """Return the bytes of a command. Raises TypeError for an argument of another type."""
-    encoded: bytes = pack_command(tuple(command))  # type: ignore[arg-type] # its stub knows too few
-    return encoded
-
-
-ScriptArgument = str | bytes | int | float
+ScriptArgument = Argument
 ScriptReply = object
 RecordRoundTrip = Callable[[int, float], None]
 
 _MAX_BATCH_SIZE = 256
+_MAX_BATCH_BYTES = 1 << 20
+_MAX_CONSIDERED = 4 * _MAX_BATCH_SIZE
+_MIN_BYTES_PER_S = 1e6
+"""The slowest that a connection may be: a large batch gets that much longer to be answered."""
 _TIMEOUT_CHECK_INTERVAL_S = 0.25
 _RETRY_DELAYS_S = (0.02, 0.05, 0.1, 0.2, 0.5)
 
@@ -55,7 +52,7 @@ class _ScriptCall:
     ``deadline`` is a time of the event loop.
     """
 
-    __slots__ = ("command", "deadline", "durable", "reply", "script")
+    __slots__ = ("command", "deadline", "durable", "reply", "script", "size")
 
     def __init__(
         self,
@@ -68,6 +65,7 @@ class _ScriptCall:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.command = encode_command(("EVALSHA", script.sha, len(keys), *keys, *args))
+        self.size = command_size(self.command)
         self.script = script
         self.durable = durable
         self.reply: asyncio.Future[ScriptReply] = loop.create_future()
@@ -157,8 +155,7 @@ class GroupCommit:
     async def _send_batches(self) -> None:
         try:
             while self._queued:
-                self._in_flight = self._queued[:_MAX_BATCH_SIZE]
-                self._queued = self._queued[_MAX_BATCH_SIZE:]
+                self._in_flight, self._queued = _split_batch(self._queued)
                 await self._send_with_retry()
         finally:
             unanswered, self._in_flight, self._queued = [*self._in_flight, *self._queued], [], []
@@ -170,7 +167,8 @@ class GroupCommit:
         """Send a batch until every call has its reply; no caller's timeout cuts the exchange."""
         while self._select_batch():
             try:
-                async with asyncio.timeout(REPLY_TIMEOUT_S):
+                batch_bytes = sum([call.size for call in self._in_flight])
+                async with asyncio.timeout(REPLY_TIMEOUT_S + batch_bytes / _MIN_BYTES_PER_S):
                     self._in_flight = await self._send_batch(self._in_flight)
             except (*UNAVAILABLE_ERRORS, RedisError, RedisMisconfigured, RedisUnavailable) as error:
                 await self._record_failure(error)
@@ -179,7 +177,7 @@ class GroupCommit:
     def _select_batch(self) -> bool:
         """Drop the calls that timed out; after a failure, add the calls that arrived meanwhile."""
         if self._failures:
-            self._in_flight, self._queued = [*self._in_flight, *self._queued], []
+            self._in_flight, self._queued = _split_batch([*self._in_flight, *self._queued])
         self._in_flight = [call for call in self._in_flight if not call.reply.done()]
         return bool(self._in_flight)
 
@@ -190,8 +188,9 @@ class GroupCommit:
         commands = [call.command for call in batch]
         if barrier is not None:
             commands += [encode_command(command) for command in barrier.commands]
+        buffers = [buffer for command in commands for buffer in command]
         sent_at = self._clock()
-        replies = await exchange(connection, commands, replies=len(commands))
+        replies = await exchange(connection, buffers, replies=len(commands))
         if self._record_round_trip is not None:
             self._record_round_trip(len(batch), self._clock() - sent_at)
         replies, barrier_replies = replies[: len(batch)], replies[len(batch) :]
@@ -281,3 +280,23 @@ class GroupCommit:
         connection, self._connection = self._connection, None
         if connection is not None:
             await close_connection(self._client, connection)
+
+
+def _split_batch(calls: Sequence[_ScriptCall]) -> tuple[list[_ScriptCall], list[_ScriptCall]]:
+    """Return the calls of the next batch, and those that wait for a later one.
+
+    A batch is limited in calls. It holds the first call, and of the others those that fit into the
+    limit in bytes: so small calls, which renew leases, wait for one large record only.
+    """
+    batch = [*calls[:1]]
+    later: list[_ScriptCall] = []
+    room = _MAX_BATCH_BYTES
+    for position, call in enumerate(calls[1:_MAX_CONSIDERED], 1):
+        if len(batch) == _MAX_BATCH_SIZE:
+            return batch, [*later, *calls[position:]]
+        if call.size <= room:
+            batch.append(call)
+            room -= call.size
+        else:
+            later.append(call)
+    return batch, [*later, *calls[_MAX_CONSIDERED:]]

@@ -396,7 +396,7 @@ def build_entry(lease: Lease, status: str) -> Entry:
     data = f',"status":"{status}"}}'.encode()
     filtered_because = "unwanted" if status == "u" else ""
     return Entry(
-        deployment_id(number), status, (), data, complete=True, filtered_because=filtered_because
+        deployment_id(number), status, (), (data,), complete=True, filtered_because=filtered_because
     )
 
 

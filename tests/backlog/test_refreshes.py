@@ -52,7 +52,7 @@ class RefreshHarness:
         plan = plan_refresh(
             SCHEDULE, lease, deployment_id(number), now_ms=lease.now, unfinished=False
         )
-        entry = Entry(deployment_id(number), content, (), b"}", complete=True, plan=plan)
+        entry = Entry(deployment_id(number), content, (), (b"}",), complete=True, plan=plan)
         return await self.output.append_and_settle(entry, lease)
 
     async def refresh(self, eventually: Eventually) -> Lease:
@@ -94,7 +94,7 @@ async def test_refresh_with_changed_content_publishes_the_next_revision(
     await harness.redis.zadd(harness.keys.refreshes, {deployment_id(1): 1})
     last = await harness.refresh(eventually)
     assert last.ticket.refresh is not None
-    entry = Entry(deployment_id(1), "b", (), b"}", complete=True)
+    entry = Entry(deployment_id(1), "b", (), (b"}",), complete=True)
     assert await harness.output.append_and_settle(entry, last) == PublishResult("unchanged", 2)
     assert (
         await harness.redis.exists(

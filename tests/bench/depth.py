@@ -113,7 +113,9 @@ def _build_entry(lease: Lease) -> Entry:
     """Return a small entry: the size of a record does not depend on the depth."""
     deployment_id = lease.ticket.deployment_id or ""
     data = b'"deployment":{}}'
-    return Entry(deployment_id, "digest", ("type", "deployment.enriched.v1"), data, complete=True)
+    return Entry(
+        deployment_id, "digest", ("type", "deployment.enriched.v1"), (data,), complete=True
+    )
 
 
 async def measure_depths(

@@ -59,7 +59,7 @@ async def publish_records(backlog: Backlog, output: OutputStream, count: int) ->
     for _ in range(count):
         (lease,) = (await backlog.claim(1)).leases
         assert isinstance(lease, Lease)
-        entry = Entry(lease.job, "digest", (), b"}", complete=True)
+        entry = Entry(lease.job, "digest", (), (b"}",), complete=True)
         assert (await output.append_and_settle(entry, lease)).status == "published"
 
 

@@ -27,6 +27,7 @@ from service.publish.entry import Entry, EntryBuilder
 from service.publish.stream import OutputStream, RetentionConfig
 from service.reconcile.checkpoint import Run, Runs
 from service.reconcile.missed import MissedDeployment
+from service.store.encoded_command import join_chunks
 from service.store.group_commit import GroupCommit, ScriptArgument, ScriptReply
 from service.store.keys import Keys
 from service.store.script import Script
@@ -40,7 +41,7 @@ class ScriptCall(Struct, frozen=True):
 
     script: Script
     keys: tuple[str, ...]
-    args: tuple[ScriptArgument, ...]
+    args: tuple[str | bytes | int | float, ...]
 
 
 class HeldBack(Exception):
@@ -64,7 +65,7 @@ class CallCatcher(GroupCommit):
     ) -> asyncio.Future[ScriptReply]:
         """Send a call, or keep it and raise HeldBack."""
         if script.name == self.name:
-            self.caught = ScriptCall(script, tuple(keys), tuple(args))
+            self.caught = ScriptCall(script, tuple(keys), tuple(map(join_chunks, args)))
             raise HeldBack
         return super().submit(script, keys=keys, args=args, durable=durable, timeout_s=timeout_s)
 

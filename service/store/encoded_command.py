@@ -1,0 +1,68 @@
+"""Encoded commands: lists of buffers, so that large arguments are neither joined nor copied."""
+
+from collections.abc import Sequence
+
+from hiredis import pack_command
+from msgspec import Raw, Struct
+
+from service.store.exchange import Buffer
+
+EncodedCommand = tuple[Buffer, ...]
+"""The bytes of one command, one buffer after the other."""
+
+
+_MAX_COPIED_BYTES = 1 << 16
+
+
+class Chunks(Struct, frozen=True):
+    """One argument whose bytes lie in several buffers."""
+
+    buffers: tuple[bytes | Raw, ...]
+
+    @property
+    def size(self) -> int:
+        """The bytes of all buffers."""
+        return sum(map(buffer_size, self.buffers))
+
+
+Argument = str | bytes | int | float | Chunks
+"""What a command may hold. Numbers and texts become bytes."""
+
+
+def encode_command(arguments: Sequence[Argument]) -> EncodedCommand:
+    """Return the bytes of a command. Raises TypeError for an argument of another type."""
+    arguments = [
+        join_chunks(argument)
+        if isinstance(argument, Chunks) and argument.size <= _MAX_COPIED_BYTES
+        else argument
+        for argument in arguments
+    ]
+    if not any(isinstance(argument, Chunks) for argument in arguments):
+        return (_pack(arguments),)
+    buffers: list[Buffer] = [b"*%d\r\n" % len(arguments)]
+    for argument in arguments:
+        if isinstance(argument, Chunks):
+            buffers += [b"$%d\r\n" % argument.size, *argument.buffers, b"\r\n"]
+        else:
+            buffers.append(_pack((argument,)).removeprefix(b"*1\r\n"))
+    return tuple(buffers)
+
+
+def join_chunks(argument: Argument) -> str | bytes | int | float:
+    """Return an argument in one piece."""
+    return b"".join(argument.buffers) if isinstance(argument, Chunks) else argument
+
+
+def _pack(arguments: Sequence[Argument]) -> bytes:
+    encoded: bytes = pack_command(tuple(arguments))  # type: ignore[arg-type] # its stub knows too few
+    return encoded
+
+
+def buffer_size(buffer: Buffer) -> int:
+    """Return the bytes of a buffer."""
+    return len(buffer) if isinstance(buffer, bytes) else memoryview(buffer).nbytes
+
+
+def command_size(command: EncodedCommand) -> int:
+    """Return the bytes of a command."""
+    return sum(map(buffer_size, command))
