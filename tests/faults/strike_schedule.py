@@ -13,15 +13,15 @@ _ROLE_WEIGHTS: dict[TargetRole, int] = {
     "worker": 44,
     "receiver": 24,
     "redis": 18,
-    "upstream": 10,
+    "upstream": 12,
     "all": 4,
 }
 _ACTION_WEIGHTS: dict[StrikeAction, int] = {"kill": 80, "term": 8, "freeze": 12}
 _ROLE_ACTION_WEIGHTS: dict[TargetRole, dict[StrikeAction, int]] = {
-    "worker": {"log": 8},
-    "receiver": {"log": 8},
-    "redis": {"memory": 20, "clock": 20},
-    "upstream": {"forbid": 40, "cut": 40},
+    "worker": {"log": 12},
+    "receiver": {"log": 12},
+    "redis": {"memory": 30, "clock": 30},
+    "upstream": {"forbid": 60, "cut": 60},
     "all": {},
 }
 _SHORT_ACTIONS: frozenset[StrikeAction] = frozenset({"kill", "term", "clock"})
