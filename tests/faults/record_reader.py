@@ -19,7 +19,7 @@ from tests.faults.traffic import KNOWN_ID_PREFIX
 GROUP = "oracle"
 _BATCH = 500
 
-FindEpoch = Callable[[str, int], int | None]
+FindEpoch = Callable[[str, int | str], int | None]
 
 
 class _Data(Struct):
@@ -28,7 +28,7 @@ class _Data(Struct):
 
 class _DeploymentFields(Struct, rename="camel"):
     id: str
-    started_at: int = 0
+    started_at: int | str = 0  # another type when the upstream sends wrong types
     application_version: str = ""
 
 

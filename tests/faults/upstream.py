@@ -47,7 +47,7 @@ class FaultyLaunchDarkly:
         options = self.simulator.options
         self.simulator.options = replace(options, seed=self._seeds[-1])
 
-    def find_epoch(self, deployment: str, started_at: int) -> int | None:
+    def find_epoch(self, deployment: str, started_at: int | str) -> int | None:
         """Return the newest epoch in which the deployment started at this time, or None."""
         shape = self.simulator.options.shape
         for epoch in range(self.epoch, -1, -1):
