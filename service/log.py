@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -158,6 +159,16 @@ class LibraryLogHandler(logging.Handler):
         """Log the first line of the message template, without its values: one may be a secret."""
         reason = str(record.msg).partition("\n")[0][:_MAX_LIBRARY_REASON]
         self._log.warning("library_warning", logger=record.name, reason=reason)
+
+
+def log_interpreter_errors(log: EventLogger) -> None:
+    """Log what Python itself would print to stderr, and wait for: errors that nobody can catch."""
+
+    def log_error(reason: str, error: type[BaseException] | None) -> None:
+        log.warning("unhandled_error", reason=reason, error=error.__name__ if error else "")
+
+    sys.unraisablehook = lambda args: log_error(args.err_msg or "in a destructor", args.exc_type)
+    threading.excepthook = lambda args: log_error("in a thread", args.exc_type)
 
 
 class _LineLogger:

@@ -4,6 +4,8 @@ import errno
 import fcntl
 import os
 import select
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -126,3 +128,44 @@ def test_closed_descriptor_is_not_written_to(pipe: Pipe) -> None:
     os.open(os.devnull, os.O_RDWR)
     pipe.writer.put("a\n")
     assert pipe.read_until("a") == ["a"]
+
+
+LOGGING_PROGRAM = """
+import sys
+from service.cli.preconditions import configure_log
+from service.settings import Settings
+log = configure_log(Settings())
+for number in range(300):
+    log.info("thing_happened", number=number)
+class Broken:
+    def __del__(self):
+        raise ValueError("secret")
+Broken()
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("sys.exit(3)", 3), ("raise KeyError('x')", 1)])
+def test_process_writes_its_last_lines_and_keeps_its_exit_code(end: str, code: int) -> None:
+    """Errors that Python itself reports are lines too, without their texts."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LOGGING_PROGRAM + end], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == code
+    lines = [line for line in ended.stderr.splitlines() if line.startswith("{")]
+    assert [f'"number":{number},' in line for number, line in enumerate(lines)] == [
+        *[True] * 300,
+        False,
+    ]
+    assert '"error":"ValueError"' in lines[-1]
+    assert "secret" not in ended.stderr
+
+
+def test_process_whose_log_is_stuck_keeps_its_exit_code() -> None:
+    """It waits a second for the reader of its log, and then ends."""
+    reader, fd = os.pipe()
+    os.write(fd, b"." * fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES))
+    program = [sys.executable, "-c", f"{LOGGING_PROGRAM}sys.exit(3)"]
+    ended = subprocess.run(program, stderr=fd, timeout=20, check=False)
+    os.close(fd)
+    os.close(reader)
+    assert ended.returncode == 3

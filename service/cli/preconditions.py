@@ -10,7 +10,7 @@ from service.accept.source_files import (
     read_configured_sources,
 )
 from service.accept.sources import Source, SourceError
-from service.log import LibraryLogHandler, Log, build_log
+from service.log import LibraryLogHandler, Log, build_log, log_interpreter_errors
 from service.settings import TOKEN_VARIABLE, Settings, SettingsError, data_directory, read_settings
 from service.store.embedded import socket_path
 
@@ -47,11 +47,12 @@ def inspect_sources(
 
 
 def configure_log(settings: Settings) -> Log:
-    """Open the log in the format of the settings; warnings of libraries go there too."""
+    """Open the log in the format of the settings; warnings of Python and libraries go there too."""
     pretty = {"auto": None, "pretty": True, "json": False}[settings.log_format]
     log = build_log(pretty=pretty)
     logging.getLogger().addHandler(LibraryLogHandler(log))
     logging.captureWarnings(capture=True)
+    log_interpreter_errors(log)
     return log
 
 
