@@ -47,6 +47,7 @@ from service.metrics.from_log import (
     attempt_counters,
     reconcile_counters,
     redis_counters,
+    request_counters,
     webhook_counters,
 )
 from service.metrics.http import Exposition, HealthRoutes, serve_app, serve_exposition
@@ -199,13 +200,14 @@ async def open_receiver(
         client_max_size=settings.max_body_bytes, middlewares=runtime.tracing.middlewares
     )
     runtime.metrics.initialize_sources(sources)
+    log = count_events(runtime.log, webhook_counters(runtime.metrics, sources))
     handler = WebhookHandler(
         sources,
         enqueue=runtime.tracing.wrap_enqueue(runtime.backlog.add),
         park=runtime.backlog.park,
         apply_filter=build_filter(settings).apply,
         clock=time.time,
-        log=count_events(runtime.log, webhook_counters(runtime.metrics, sources)),
+        log=log,
     )
     app.add_routes(handler.routes())
     health = HealthRoutes(
@@ -217,10 +219,12 @@ async def open_receiver(
     runtime.exposition.add_metrics_route(app)
     add_contract_routes(app)
     add_routes(app)
+    app.add_routes(handler.other_routes())
     async with serve_app(
         app,
         host=settings.host,
         port=settings.port,
+        log=log,
         shutdown_timeout_s=settings.enqueue_timeout + _RESPONSE_TIME_S,
     ) as url:
         runtime.log.info("receiver_started", url=url, sources=sorted(sources))
@@ -250,7 +254,12 @@ async def open_worker(runtime: Runtime) -> AsyncIterator[Worker]:
             proxy=find_configured_proxy(settings),
             trace_configs=runtime.tracing.trace_configs,
         ) as session,
-        serve_exposition(runtime.exposition, host=settings.host, port=settings.metrics_port) as url,
+        serve_exposition(
+            runtime.exposition,
+            host=settings.host,
+            port=settings.metrics_port,
+            log=count_events(runtime.log, request_counters(runtime.metrics)),
+        ) as url,
     ):
         runtime.access_token.authorize(session)
         launchdarkly = LaunchDarkly(

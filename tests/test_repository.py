@@ -182,3 +182,14 @@ def test_tests_lock_holds_every_dependency() -> None:
     ]
     names = {re.split(r"[\[<>=; ]", requirement)[0] for requirement in asked}
     assert names <= pinned_versions("tests/requirements.lock").keys()
+
+
+def test_patterns_name_their_digits() -> None:
+    r"""``\d``, ``\w`` and ``\s`` match digits, letters and blanks of every script."""
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in sorted((ROOT / "service").rglob("*.py"))
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if re.search(r"""\br["'].*\\[dws]""", line)
+    ]
+    assert found == []

@@ -151,23 +151,32 @@ class WebhookHandler:
     def routes(self) -> list[web.RouteDef]:
         """Return the routes for ``app.add_routes``."""
         return [
-            web.post("/webhooks/{source}", self.receive),
-            web.options("/webhooks/{source}", self.options),
-            web.route("*", "/webhooks/{source}", self.method_not_allowed),
-            web.route("*", "/webhooks/{path:.*}", self.not_found),
+            route
+            for path in ("/webhooks/{source}", "/webhooks/{source}/")
+            for route in (
+                web.post(path, self.receive),
+                web.options(path, self.options),
+                web.route("*", path, self.method_not_allowed),
+            )
         ]
+
+    def other_routes(self) -> list[web.RouteDef]:
+        """Return the route of every other path, to add after all routes of the application."""
+        return [web.route("*", "/{path:.*}", self.not_found)]
 
     async def method_not_allowed(self, _: web.Request) -> web.Response:
         """Respond 405 to a method other than POST and OPTIONS."""
-        return _build_http_response(
-            problem(405, "send webhooks with POST", headers={"Allow": "POST, OPTIONS"})
-        )
+        reason, headers = "send webhooks with POST", {"Allow": "POST, OPTIONS"}
+        return _build_http_response(self._reject("other", 405, reason, headers=headers))
 
-    async def not_found(self, _: web.Request) -> web.Response:
-        """Respond 404 to a path that cannot be a source."""
-        return _build_http_response(
-            problem(404, "the only path here is /webhooks/<name of a source>")
-        )
+    async def not_found(self, request: web.Request) -> web.Response:
+        """Respond 404 to a path that is nothing here, and 405 to a page with other methods."""
+        allowed = await _list_allowed_methods(request)
+        if allowed:
+            reason, headers = "this page has other methods", {"Allow": ", ".join(allowed)}
+            return _build_http_response(self._reject("other", 405, reason, headers=headers))
+        reason = "there is nothing here; webhooks go to /webhooks/<name of a source>"
+        return _build_http_response(self._reject("other", 404, reason))
 
     async def options(self, request: web.Request) -> web.Response:
         """Respond to the handshake of CloudEvents with 200, to another OPTIONS with 204, or 404."""
@@ -300,6 +309,16 @@ class WebhookHandler:
 def _build_http_response(response: Response) -> web.Response:
     body = msgspec.json.encode(response.body)
     return web.Response(body=body, status=response.status, headers=response.headers)
+
+
+async def _list_allowed_methods(request: web.Request) -> list[str]:
+    """Return the methods of the routes that have the path of a request, but not its method."""
+    allowed: set[str] = set()
+    for resource in request.app.router.resources():
+        match, methods = await resource.resolve(request)
+        if match is None:
+            allowed |= methods
+    return sorted(allowed)
 
 
 def _auth_challenge(source: Source) -> str:

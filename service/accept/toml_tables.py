@@ -16,8 +16,10 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _UNNAMED_KEY = "[...]"
-_PATH_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
-_ERROR_POSITION = re.compile(r"(?P<problem>.*) \(at line (?P<line>\d+), column (?P<column>\d+)\)")
+_PATH_STEP = re.compile(r"\.([^.\[]+)|\[([0-9]+)\]")
+_ERROR_POSITION = re.compile(
+    r"(?P<problem>.*) \(at line (?P<line>[0-9]+), column (?P<column>[0-9]+)\)"
+)
 
 
 class SourceError(ValueError):

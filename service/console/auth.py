@@ -21,7 +21,7 @@ from service.log import EventLogger
 SESSION_S = 43_200
 MIN_TOKEN_LENGTH = 16
 
-_SESSION_PATTERN = re.compile(r"(\d{1,12})\.([0-9a-f]{32})\.([0-9a-f]{64})")
+_SESSION_PATTERN = re.compile(r"([0-9]{1,12})\.([0-9a-f]{32})\.([0-9a-f]{64})")
 _PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 
 
@@ -108,7 +108,7 @@ def is_own_origin(headers: Mapping[str, str]) -> bool:
 
 def cookie_name(host: str) -> str:
     """Return the cookie name for a host. It holds the port: browsers share cookies among ports."""
-    port = re.search(r":(\d{1,5})$", host)
+    port = re.search(r":([0-9]{1,5})$", host)
     return f"enricher-console-{port[1]}" if port else "enricher-console"
 
 

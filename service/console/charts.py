@@ -13,7 +13,7 @@ from service.console.format import format_count, format_rate
 CHART_SPAN_S = 180.0
 _RATE_SPAN_MS, _RATE_SAMPLES = 10_000, 12
 _MAX_SAMPLES = 400
-_WINDOW_PATTERN = re.compile(r"(\d{1,15}) (-?\d{1,15}) (\d{1,15}) (\w+)")
+_WINDOW_PATTERN = re.compile(r"([0-9]{1,15}) (-?[0-9]{1,15}) ([0-9]{1,15}) ([a-z]+)")
 _FAMILY_ORDER = ("global", "token", "policy", "route:list", "route:get")
 _FAMILY_PATTERN = re.compile(r"[a-z]+(?::[a-z]+)?")
 

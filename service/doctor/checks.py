@@ -264,7 +264,7 @@ def _check_memory(info: Mapping[str, str]) -> Finding:
 
 def _parse_info_number(info: Mapping[str, str], name: str) -> int | None:
     text = info.get(name, "")
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isascii() and text.isdecimal() else None
 
 
 def _format_size(size: int) -> str:

@@ -115,7 +115,7 @@ def closed_reason_label(reason: str) -> ClosedReason:
 
 
 OTHER_SOURCE = "other"
-ERROR_LOCATIONS = ("webhook", "claim", "attempt", "settle")
+ERROR_LOCATIONS = ("webhook", "request", "claim", "attempt", "settle")
 
 _CALL_BUCKETS_S = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ATTEMPT_BUCKETS_S = (0.01, *_CALL_BUCKETS_S, 60)

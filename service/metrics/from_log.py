@@ -36,8 +36,14 @@ def webhook_counters(metrics: Metrics, sources: Container[str]) -> dict[str, Eve
         "unavailable",
     )
     return {f"webhook_{outcome}": partial(count_outcome, outcome) for outcome in outcomes} | {
-        "webhook_error": lambda _: metrics.internal_errors["webhook"].inc()
+        "webhook_error": lambda _: metrics.internal_errors["webhook"].inc(),
+        **request_counters(metrics),
     }
+
+
+def request_counters(metrics: Metrics) -> dict[str, EventCounter]:
+    """Return the counter of requests that raised an error, whichever page they asked for."""
+    return {"request_error": lambda _: metrics.internal_errors["request"].inc()}
 
 
 def attempt_counters(metrics: Metrics) -> dict[str, EventCounter]:

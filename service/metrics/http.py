@@ -9,32 +9,67 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import json
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
+from service.log import EventLogger
 from service.metrics.namespace import NamespaceStats, collect_gauges, format_forbidden
 from service.store import RedisUnavailable
 
 ReadStats = Callable[[], Awaitable[NamespaceStats]]
 
 SHUTDOWN_TIMEOUT_S = 5.0
+MAX_HEADER_BYTES = 1 << 14  # of one line; aiohttp's own limit, 8 KiB, is below that of most proxies
+
+_MALFORMED = {"source": "other", "reason": "the request is not HTTP, or its head is too large"}
+
+
+class _ErrorHandler(logging.Handler):
+    """Logs what aiohttp's server logs, but never quotes a malformed request: it may hold secrets.
+
+    ``request_error`` is a bug of ours, with its exception. ``webhook_rejected`` is a request that
+    aiohttp refused before any handler saw it.
+    """
+
+    def __init__(self, log: EventLogger) -> None:
+        super().__init__(logging.ERROR)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one event for a record with an exception."""
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            self._log.info("webhook_rejected", status=error.code, **_MALFORMED)
+        elif error is not None:
+            self._log.exception("request_error", exc_info=error)
 
 
 @asynccontextmanager
 async def serve_app(
-    app: web.Application, *, host: str, port: int, shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S
+    app: web.Application,
+    *,
+    host: str,
+    port: int,
+    log: EventLogger | None = None,
+    shutdown_timeout_s: float = SHUTDOWN_TIMEOUT_S,
 ) -> AsyncIterator[str]:
     """Serve an application while the context lasts; yields its URL.
 
-    On exit, requests that are in progress have ``shutdown_timeout_s`` to end.
+    On exit, requests that are in progress have ``shutdown_timeout_s`` to end. ``log`` receives the
+    errors of handlers and the requests that are not HTTP.
     """
-    # aiohttp's own logger quotes malformed requests, and with them parts of secrets.
-    silent_logger = logging.Logger("silent")  # noqa: LOG001 - outside the tree: no handler inherits it
-    silent_logger.addHandler(logging.NullHandler())
+    logger = logging.Logger("http")  # noqa: LOG001 - outside the tree: no handler inherits it
+    logger.addHandler(logging.NullHandler() if log is None else _ErrorHandler(log))
     runner = web.AppRunner(
-        app, access_log=None, logger=silent_logger, shutdown_timeout=shutdown_timeout_s
+        app,
+        access_log=None,
+        logger=logger,
+        shutdown_timeout=shutdown_timeout_s,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
     )
     await runner.setup()
     try:
@@ -86,7 +121,7 @@ class Exposition:
 
 @asynccontextmanager
 async def serve_exposition(
-    exposition: Exposition, *, host: str, port: int
+    exposition: Exposition, *, host: str, port: int, log: EventLogger | None = None
 ) -> AsyncIterator[str | None]:
     """Serve ``/metrics`` and ``/healthz`` on a port of their own; yields the URL of ``/metrics``.
 
@@ -98,7 +133,7 @@ async def serve_exposition(
     app = web.Application()
     exposition.add_metrics_route(app)
     exposition.add_health_route(app)
-    async with serve_app(app, host=host, port=port) as url:
+    async with serve_app(app, host=host, port=port, log=log) as url:
         yield f"{url}/metrics"
 
 

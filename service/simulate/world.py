@@ -215,7 +215,7 @@ def _parse_time(value: object, default: int) -> int:
     match value:
         case int():
             return value
-        case str() if value.isdigit():
+        case str() if value.isascii() and value.isdigit():
             return int(value)
         case _:
             return default

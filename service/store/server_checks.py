@@ -61,7 +61,9 @@ def _check_version(info: Mapping[str, str]) -> None:
     Upstash reports an old version although it has the newer commands; its scripts are tried.
     """
     version = "" if "upstash_version" in info else info.get("redis_version", "")
-    version_numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    version_numbers = tuple(
+        int(part) for part in version.split(".")[:2] if part.isascii() and part.isdecimal()
+    )
     if version_numbers and version_numbers < _MIN_VERSION:
         raise RedisMisconfigured(
             f"this Redis is {version}, which is too old: use Redis 7.0 or newer, or Valkey."

@@ -106,14 +106,14 @@ def _read_options(parts: SplitResult) -> dict[str, str]:
             options[name] = options[name].lower().removeprefix("cert_")  # Celery demands CERT_NONE
             if options[name] not in choices:
                 raise RedisUrlError(f"has the option {name}: give one of {', '.join(choices)}")
-    if not options.get("db", "0").isdecimal():
+    if not _is_number(options.get("db", "0")):
         raise RedisUrlError("has the option db: give a number")
     return options
 
 
 def _parse_sentinel_url(parts: SplitResult) -> RedisUrl:
     master_name, _, database = parts.path.removeprefix("/").partition("/")
-    if not master_name or (database and not database.isdecimal()):
+    if not master_name or (database and not _is_number(database)):
         raise ValueError("the name of the master in Sentinel is missing")
     query = parse_qs(parts.query)
     return RedisUrl(
@@ -127,6 +127,10 @@ def _parse_sentinel_url(parts: SplitResult) -> RedisUrl:
             if name in query
         },
     )
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
 
 
 def _parse_seeds(parts: SplitResult, default_port: int) -> tuple[HostPort, ...]:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import ClientResponse, web
+from yarl import URL
 
 from service.accept.filters import DeploymentFilter
 from service.accept.handler import WebhookHandler
@@ -21,6 +22,7 @@ from service.accept.mapping import (
 )
 from service.accept.signatures import sign_standard_webhook
 from service.accept.sources import Source
+from service.metrics.http import serve_app
 from service.store import RedisUnavailable
 
 NOW_S = 1_760_000_000
@@ -96,13 +98,10 @@ async def serve_receiver(backlog: BacklogStub, *sources: Source) -> AsyncIterato
         log=backlog,
     )
     app = web.Application(client_max_size=MAX_BODY_BYTES)
-    app.add_routes(handler.routes())
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    host, port = runner.addresses[0][:2]
-    yield host, port
-    await runner.cleanup()
+    app.add_routes([*handler.routes(), *handler.other_routes()])
+    async with serve_app(app, host="127.0.0.1", port=0, log=backlog) as url:
+        address = URL(url)
+        yield str(address.host), address.port or 0
 
 
 async def parse_response(response: ClientResponse) -> dict[str, Any]:

@@ -99,6 +99,36 @@ async def test_unknown_source_is_404(post: PostWebhook, backlog_stub: BacklogStu
     assert backlog_stub.log_events[0][1]["source"] == r"'n\nope\u202e'"
 
 
+async def test_slash_at_the_end_of_the_path_is_accepted(post: PostWebhook) -> None:
+    """Some senders add one to every URL."""
+    body = encode_body(FINISHED)
+    assert (await post("native/", body, native_headers(body)))[0] == 202
+
+
+@pytest.mark.parametrize("path", ["", "hook", "webhooks", "webhooks/native/x", "Webhooks/native"])
+async def test_path_that_is_nothing_here_is_404_and_logged(
+    receiver_address: ReceiverAddress, backlog_stub: BacklogStub, path: str
+) -> None:
+    """A sender with a wrong URL is seen; the event counts under the source `other`."""
+    url = "http://{}:{}/".format(*receiver_address) + path
+    async with ClientSession() as session, session.post(url, data=b"{}") as response:
+        answer = await parse_response(response)
+    assert response.status == 404
+    ((event, fields),) = backlog_stub.log_events
+    assert (event, fields["source"], fields["status"]) == ("webhook_rejected", "other", 404)
+    assert fields["reason"] == answer["detail"]
+
+
+async def test_other_method_is_405_and_logged(
+    receiver_address: ReceiverAddress, backlog_stub: BacklogStub
+) -> None:
+    """A sender that was set up with PUT is seen too."""
+    url = "http://{}:{}/webhooks/native".format(*receiver_address)
+    async with ClientSession() as session, session.put(url, data=b"{}") as response:
+        assert (response.status, response.headers["Allow"]) == (405, "POST, OPTIONS")
+    assert backlog_stub.log_events[0][1]["status"] == 405
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -280,7 +310,6 @@ async def test_header_that_is_not_utf_8_is_never_a_5xx(
         ("GET", "github", 405),
         ("PUT", "github", 405),
         ("DELETE", "nobody", 405),
-        ("POST", "github/", 404),
         ("POST", "github/x", 404),
         ("GET", "", 404),
     ],

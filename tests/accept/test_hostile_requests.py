@@ -143,6 +143,23 @@ async def test_endless_request_head_is_refused(
     assert not backlog_stub.events
 
 
+async def test_malformed_request_is_logged_without_what_it_holds(
+    receiver_address: ReceiverAddress, backlog_stub: BacklogStub
+) -> None:
+    """A line is too long, and it may be a token."""
+    await send_raw(receiver_address, HEAD + b"Authorization: Bearer " + b"a" * 20_000 + b"\r\n\r\n")
+    ((event, fields),) = backlog_stub.log_events
+    assert (event, fields["source"], fields["status"]) == ("webhook_rejected", "other", 400)
+    assert "aaaa" not in str(fields)
+
+
+async def test_header_of_16_kib_is_accepted(post: PostWebhook) -> None:
+    """Proxies in front add long headers, such as the claims of an identity."""
+    body = encode_body(FINISHED)
+    headers = native_headers(body) | {"X-Claims": "a" * ((1 << 14) - 20)}
+    assert (await post("native", body, headers))[0] == 202
+
+
 async def test_slow_senders_do_not_block_others(
     receiver_address: ReceiverAddress, post: PostWebhook
 ) -> None:

@@ -34,6 +34,26 @@ async def get_json(url: str) -> tuple[int, dict[str, object]]:
         return response.status, await response.json()
 
 
+async def test_error_of_any_page_is_logged_with_its_exception() -> None:
+    """Otherwise a page that fails leaves only a 500."""
+
+    async def fail(_: web.Request) -> web.Response:
+        raise RuntimeError("a bug")
+
+    app = web.Application()
+    app.router.add_get("/page", fail)
+    with structlog.testing.capture_logs() as logged:
+        log = structlog.get_logger()
+        async with (
+            serve_app(app, host="127.0.0.1", port=0, log=log) as url,
+            aiohttp.ClientSession() as session,
+            session.get(f"{url}/page") as response,
+        ):
+            assert response.status == 500
+    ((event, error),) = ((line["event"], line["exc_info"]) for line in logged)
+    assert (event, str(error)) == ("request_error", "a bug")
+
+
 async def test_receiver_with_an_empty_backlog_is_alive_and_ready(health_url: str) -> None:
     """Both routes answer 200."""
     assert await get_json(f"{health_url}/healthz") == (200, {"status": "alive"})
