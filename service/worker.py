@@ -248,7 +248,9 @@ class Worker:
         """Put the ticket back into the backlog, due again after the wait."""
         attempts = lease.ticket.attempts + retry.counts_as_attempt
         ticket = replace(lease.ticket, attempts=attempts, reason=retry.reason)
-        status = await self._dependencies.backlog.postpone(lease, ticket, delay_s=retry.wait_s)
+        status = await self._dependencies.backlog.postpone(
+            lease, ticket, delay_s=retry.wait_s, round_up_s=retry.round_up_s
+        )
         return LOG_EVENTS[status], {
             "reason": retry.reason,
             "wait_s": round(retry.wait_s, 3),

@@ -197,8 +197,13 @@ class Backlog:
         fences = cast("list[bytes]", reply)
         return [float(fence) if fence else None for fence in fences]
 
-    async def postpone(self, lease: Lease, ticket: Ticket, *, delay_s: float) -> PostponeStatus:
-        """Put a ticket back for ``delay_s``; ``superseded``: a newer event makes it due now."""
+    async def postpone(
+        self, lease: Lease, ticket: Ticket, *, delay_s: float, round_up_s: float = 0.0
+    ) -> PostponeStatus:
+        """Put a ticket back for ``delay_s``; ``superseded``: a newer event makes it due now.
+
+        Its due time is rounded up to a multiple of ``round_up_s``.
+        """
         keys = self._keys
         reply: ScriptReply = await self._group_commit.submit(
             self._postpone,
@@ -216,6 +221,7 @@ class Backlog:
                 lease.generation,
                 int(delay_s * 1000),
                 encode_ticket(ticket, job=lease.job),
+                int(round_up_s * 1000),
             ),
         )
         return cast("PostponeStatus", cast("bytes", reply).decode())

@@ -120,11 +120,16 @@ class Found(Struct, frozen=True):
 
 
 class Retry(Struct, frozen=True):
-    """The ticket is tried again after ``wait_s`` seconds."""
+    """The ticket is tried again after ``wait_s`` seconds.
+
+    Its due time is rounded up to a multiple of ``round_up_s``, so that tickets which can share a
+    call are due together.
+    """
 
     reason: str
     wait_s: float = 0.0
     counts_as_attempt: bool = True
+    round_up_s: float = 0.0
 
 
 class Fail(Struct, frozen=True):
@@ -184,6 +189,7 @@ FORBIDDEN = "forbidden"
 
 _BETA_MARKS = (b"ld-api-version", b"api is in beta")
 _MESSAGE_BYTES = 4096
+_FORBIDDEN_ROUND_UP_S = 10.0
 _CLIENT_ERROR_STATUSES = range(400, 500)
 _TRANSIENT_STATUSES = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY}
 
@@ -305,7 +311,7 @@ def decide_page_failure(
 
 def ends_refresh(failure: Fail, history: AttemptHistory) -> bool:
     """Return whether a page that failed ends a refresh, so that no complete record gets worse."""
-    return history.is_refresh and failure.reason == "upstream_failing"
+    return history.is_refresh and failure.reason in {"upstream_failing", FORBIDDEN}
 
 
 def decide_not_found(
@@ -323,12 +329,19 @@ def decide_not_found(
 def decide_forbidden(history: AttemptHistory, policy: RetryPolicy, *, raw: bytes) -> Retry | Fail:
     """Return the verdict while LaunchDarkly refuses the token access to the ticket's project.
 
-    A person may widen the token's role meanwhile. A refresh fails at once: it is skipped.
+    A person may widen the token's role meanwhile. The tickets of one project are due together, so
+    that a list call serves them all: the calls are for other projects. A refresh fails at once: it
+    is skipped.
     """
     if history.is_refresh or history.age_s >= policy.not_found_timeout_s:
         detail = "HTTP 403: the access token may not read this project and environment"
         return Fail(reason=FORBIDDEN, detail=detail, raw=raw)
-    return Retry(reason=FORBIDDEN, wait_s=_not_found_wait(history, policy))
+    wait_s = _not_found_wait(history, policy)
+    return Retry(
+        reason=FORBIDDEN,
+        wait_s=wait_s,
+        round_up_s=min(_FORBIDDEN_ROUND_UP_S, max(1.0, wait_s // 1)),
+    )
 
 
 def decide_earlier_deployment(history: AttemptHistory, policy: RetryPolicy) -> Retry | Fail | None:

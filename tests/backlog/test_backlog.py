@@ -1,6 +1,7 @@
 """Tests of the backlog: a ticket is stored, leased to one worker, and ended once."""
 
 import asyncio
+import time
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ from service.backlog.ticket import CorruptTicket
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from tests.backlog.claims import build_backlog, claim_lease, fail_remaining
-from tests.factories import make_event
+from tests.factories import deployment_id, make_event
 
 
 async def read_failure_record(redis: Redis, keys: Keys, job: str) -> FailureRecord:
@@ -102,6 +103,24 @@ async def test_renew_moves_the_end_of_the_lease(
     assert await backlog.renew([("unknown", 1.5)], 1) == [None]
     assert await backlog.fail(lease, FailureRecord(reason="old fence")) == "lease_lost"
     await fail_remaining(backlog)
+
+
+async def test_postpone_with_rounding_makes_tickets_due_together(
+    backlog: Backlog, redis: Redis, keys: Keys
+) -> None:
+    """Tickets postponed at different times are due at one time, not earlier than they should be."""
+    for number in range(2):
+        await backlog.add(make_event(number))
+    before_ms = time.time() * 1000
+    for delay_s in (21.0, 29.0):
+        lease = await claim_lease(backlog)
+        await backlog.postpone(lease, lease.ticket, delay_s=delay_s, round_up_s=1000.0)
+    for number in range(2):
+        due_ms = await redis.zscore(keys.backlog, f"id:{deployment_id(number)}")
+        assert due_ms is not None
+        assert due_ms % 1_000_000 == 0
+        assert before_ms + 20_000 <= due_ms <= before_ms + 1_060_000
+    await redis.delete(keys.backlog, keys.tickets)
 
 
 async def test_postpone_keeps_attempts_and_reason(backlog: Backlog) -> None:

@@ -1,5 +1,7 @@
 """Tests of the verdict on each kind of response."""
 
+from itertools import product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,6 +79,10 @@ def test_decide_call_failure_of_403_decides_by_whom_it_concerns() -> None:
     assert isinstance(retry, Retry)
     assert (retry.reason, retry.counts_as_attempt) == ("forbidden", True)
     assert 0 < retry.wait_s <= RETRY_POLICY.not_found_backoff.cap_s
+    assert retry.round_up_s == 1.0
+    late = decide_call_failure(forbidden, AttemptHistory(9, 300.0, 0.5), RETRY_POLICY)
+    assert isinstance(late, Retry)
+    assert late.round_up_s == 10.0 < late.wait_s
     failure = decide_call_failure(forbidden, OLD, RETRY_POLICY)
     assert isinstance(failure, Fail)
     assert (failure.reason, failure.raw) == ("forbidden", FORBIDDEN_BODY)
@@ -149,8 +155,11 @@ def test_decide_page_failure_of_404_fails() -> None:
 
 def test_ends_refresh_if_a_page_of_a_refresh_cannot_be_fetched() -> None:
     """A refresh during an outage must not replace a complete record by an incomplete one."""
-    failure = CallFailure(NoResponse("timed out"))
-    for is_refresh in (True, False):
+    failures = (
+        CallFailure(NoResponse("timed out")),
+        CallFailure(ApiResponse(status=403, body=FORBIDDEN_BODY)),
+    )
+    for failure, is_refresh in product(failures, (True, False)):
         history = AttemptHistory(attempts=50, age_s=1e6, jitter=0.5, is_refresh=is_refresh)
         verdict = decide_page_failure(failure, history, RETRY_POLICY)
         assert isinstance(verdict, Fail)

@@ -1,6 +1,7 @@
 -- Put a leased ticket back into the backlog with its new state. (Loaded after lib_tickets.lua.)
 -- KEYS     1 backlog  2 tickets  3 calls  4 waiting  5 wakeup  6 counts
 -- ARGV     1 job  2 fence  3 generation  4 delay (ms)  5 ticket (msgpack)
+--          6 ms to a multiple of which the due time is rounded up, or 0
 -- Returns  "postponed" | "superseded" (a newer event arrived meanwhile: it is due now) | "lease_lost"
 -- Atomic   only the holder of the lease may move a ticket; the ticket of a newer event stays unchanged
 --          and is due at once.
@@ -13,7 +14,10 @@ if score ~= tonumber(ARGV[2]) then
   return is_done and 'postponed' or 'lease_lost' -- is_done: only the reply was lost
 end
 local status = 'postponed'
-local due = now + math.max(0, math.floor(tonumber(ARGV[4])))
+local due, multiple = now + math.max(0, math.floor(tonumber(ARGV[4]))), tonumber(ARGV[6])
+if multiple > 0 then -- tickets that can share a call are due together
+  due = math.ceil(due / multiple) * multiple
+end
 if stored and struct.unpack('>I4', stored) ~= generation then
   due, status = now, 'superseded'
 elseif stored then
