@@ -1,8 +1,9 @@
 """The worker: claim, enrich, publish, settle. Only this module connects the stages."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypeGuard, TypeVar, assert_never
 
 from msgspec import Struct
@@ -17,6 +18,7 @@ from service.enrich.verdict import Fail, Found, Retry, Verdict
 from service.log import EventLogger
 from service.publish.entry import Entry, EntryBuilder
 from service.publish.stream import PublishResult
+from service.store import RedisRefused
 
 T = TypeVar("T")
 
@@ -24,6 +26,8 @@ _STOP_CLAIM_TIMEOUT_S = 2.0
 _RELEASE_TIMEOUT_S = 2.0
 _ERROR_PAUSE_S = 1.0
 _MAX_SLEEP_S = 3600.0
+_REFUSED_WAITS_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+"""Seconds between two tries to settle while Redis refuses the write; the last one repeats."""
 
 
 class WorkerDependencies(Struct, frozen=True, kw_only=True):
@@ -199,9 +203,27 @@ class Worker:
         """Attempt a ticket once, settle it as the outcome says, and log how it ended."""
         started_at = self._clock()
         outcome = await self._attempt(lease, started_at)
-        fence = await self._lease_keeper.begin_settling(held_lease)
-        event, fields = await self._settle(outcome, replace(lease, fence=fence))
+        event, fields = await self._until_accepted(
+            held_lease, lambda fence: self._settle(outcome, replace(lease, fence=fence))
+        )
         self._log_attempt(event, fields, lease=lease, started_at=started_at)
+
+    async def _until_accepted(
+        self, held_lease: HeldLease, settle: Callable[[float], Awaitable[T]]
+    ) -> T:
+        """Settle a ticket with the fence of its lease, and return the result.
+
+        While Redis refuses the write (its memory is full), the lease is renewed and the result of
+        the attempt is kept: a ticket of a live worker is never taken for that of a dead one.
+        """
+        for wait_s in itertools.chain(_REFUSED_WAITS_S, itertools.repeat(_REFUSED_WAITS_S[-1])):
+            fence = await self._lease_keeper.begin_settling(held_lease)
+            try:
+                return await settle(fence)
+            except RedisRefused:
+                self._lease_keeper.resume_renewing(held_lease)
+            await asyncio.sleep(wait_s)
+        raise AssertionError("unreachable")
 
     async def _attempt(self, lease: Lease, started_at: float) -> Outcome:
         """Enrich a ticket and build its entry; an internal error becomes a Retry or a Fail."""
@@ -273,14 +295,19 @@ class Worker:
 
     async def _fail_corrupt(self, held_lease: HeldLease, corrupt: CorruptTicket) -> None:
         """Move bytes that are not a ticket to the failed ones, for a person."""
-        fence = await self._lease_keeper.begin_settling(held_lease)
-        failure = FailureRecord(reason="corrupt_ticket", raw=corrupt.raw, fence=fence)
-        await self._dependencies.backlog.fail(replace(corrupt, fence=fence), failure)
+
+        async def fail(fence: float) -> None:
+            failure = FailureRecord(reason="corrupt_ticket", raw=corrupt.raw, fence=fence)
+            await self._dependencies.backlog.fail(replace(corrupt, fence=fence), failure)
+
+        await self._until_accepted(held_lease, fail)
         self._dependencies.log.error("ticket_corrupt", job=corrupt.job)
 
     async def _release(self, lease: Lease | CorruptTicket) -> None:
         """Make a ticket due now, so that another worker can claim it."""
-        if isinstance(lease, Lease):
+        if not isinstance(lease, Lease):
+            return
+        with suppress(RedisRefused):  # then the lease runs out
             await self._dependencies.backlog.postpone(lease, lease.ticket, delay_s=0.0)
             self._dependencies.log.info("deployment_released", **lease_log_fields(lease))
 

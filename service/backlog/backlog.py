@@ -202,7 +202,8 @@ class Backlog:
     ) -> PostponeStatus:
         """Put a ticket back for ``delay_s``; ``superseded``: a newer event makes it due now.
 
-        Its due time is rounded up to a multiple of ``round_up_s``.
+        Its due time is rounded up to a multiple of ``round_up_s``. Raise
+        :class:`service.store.RedisRefused` if Redis refuses the write for now.
         """
         keys = self._keys
         reply: ScriptReply = await self._group_commit.submit(
@@ -223,11 +224,15 @@ class Backlog:
                 encode_ticket(ticket, job=lease.job),
                 int(round_up_s * 1000),
             ),
+            patient=False,
         )
         return cast("PostponeStatus", cast("bytes", reply).decode())
 
     async def fail(self, lease: Lease | CorruptTicket, failure: FailureRecord) -> FailStatus:
-        """Move a ticket to the failed ones; ``superseded`` if a newer event arrived meanwhile."""
+        """Move a ticket to the failed ones; ``superseded`` if a newer event arrived meanwhile.
+
+        Raise :class:`service.store.RedisRefused` if Redis refuses the write for now.
+        """
         keys = self._keys
         reply: ScriptReply = await self._group_commit.submit(
             self._fail,
@@ -249,6 +254,7 @@ class Backlog:
                 self._config.failed_ttl_ms,
             ),
             durable=True,
+            patient=False,
         )
         return cast("FailStatus", cast("bytes", reply).decode())
 

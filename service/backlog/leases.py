@@ -112,14 +112,19 @@ class LeaseKeeper:
         await self._renewal_finished.wait()
         return held_lease.lease.fence
 
+    def resume_renewing(self, held_lease: HeldLease) -> None:
+        """Renew a lease again: Redis refused to settle it for now, and executed nothing."""
+        held_lease.settling = False
+
     async def renew_until_cancelled(self) -> None:
         """Renew all leases until cancelled; cancel the task of a lost lease.
 
         Each renewal extends by the time since the last one, so that a stalled process catches up.
+        A renewal that took long is followed by the next one at once.
         """
-        last_renewed_at = self._clock()
+        last_renewed_at = started_at = self._clock()
         while True:
-            await asyncio.sleep(self._renew_interval_s)
+            await asyncio.sleep(max(0.0, started_at + self._renew_interval_s - self._clock()))
             started_at = self._clock()
             held_leases = [
                 held_lease for held_lease in self._held_leases if not held_lease.settling

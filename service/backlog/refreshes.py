@@ -62,7 +62,10 @@ class Refreshes:
     async def skip(
         self, lease: Lease, reason: str
     ) -> Literal["skipped", "superseded", "lease_lost"]:
-        """End a failed refresh and schedule the next one, unless the reason is final."""
+        """End a failed refresh and schedule the next one, unless the reason is final.
+
+        Raise :class:`service.store.RedisRefused` if Redis refuses the write for now.
+        """
         keys, refresh = self._keys, lease.ticket.refresh
         deployment_id = lease.ticket.deployment_id
         assert refresh is not None and deployment_id is not None  # noqa: S101, PT018 - for the types
@@ -84,5 +87,6 @@ class Refreshes:
                 *("" if plan.due is None else plan.due, plan.ticket, self._config.dedup_ttl_ms),
             ),
             durable=True,
+            patient=False,
         )
         return cast('Literal["skipped"]', cast("bytes", reply).decode())

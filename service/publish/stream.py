@@ -68,7 +68,8 @@ class OutputStream:
         """Append one record as the next revision unless its content is unchanged; end its ticket.
 
         The same script schedules the next refresh. A filtered entry ends its ticket without a
-        record; reconciliation may queue the deployment again after the filter changes.
+        record; reconciliation may queue the deployment again after the filter changes. Raise
+        :class:`service.store.RedisRefused` if Redis refuses the write for now.
         """
         keys, plan = self._keys, entry.plan
         reply = await self._group_commit.submit(
@@ -94,6 +95,7 @@ class OutputStream:
                 *entry.fields,
             ),
             durable=True,
+            patient=False,
         )
         status, revision = cast("tuple[bytes, int]", reply)
         return PublishResult(

@@ -56,6 +56,9 @@ _RETRYABLE_ERRORS = (
     *(MovedError, AskError, TryAgainError, ClusterDownError),  # MASTERDOWN is a ClusterDownError
 )
 _REPLICA_ERROR = "with replica instances"  # WAIT and WAITAOF on a server that is no master
+# The server answers, and refuses this command for now: a new connection would change nothing.
+_REFUSALS = (OutOfMemoryError, TryAgainError)
+_REFUSAL_CODES = ("OOM", "MISCONF", "NOREPLICAS", "BUSY ")
 _RETRYABLE_CODES = ("MISCONF", "NOREPLICAS", "BUSY ", "READONLY", "OOM", "LOADING", "UNBLOCKED")
 
 
@@ -133,6 +136,14 @@ async def drop_idle_connections(client: Redis) -> None:
 def is_retryable(error: ResponseError) -> bool:
     """Return whether an error reply is temporary (failover, full memory) and needs no fix."""
     return isinstance(error, _RETRYABLE_ERRORS) or str(error).startswith(_RETRYABLE_CODES)
+
+
+def is_refusal(error: ResponseError) -> bool:
+    """Return whether the server refused a command for now and executed nothing of it.
+
+    Its memory or disk is full, too few replicas follow it, a slot moves, or it is busy.
+    """
+    return isinstance(error, _REFUSALS) or str(error).startswith(_REFUSAL_CODES)
 
 
 def is_bad_password(error: Exception) -> bool:

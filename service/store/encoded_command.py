@@ -66,3 +66,11 @@ def buffer_size(buffer: Buffer) -> int:
 def command_size(command: EncodedCommand) -> int:
     """Return the bytes of a command."""
     return sum(map(buffer_size, command))
+
+
+def replace_in_head(command: EncodedCommand, old: bytes, *, by: bytes) -> EncodedCommand:
+    """Return a command with the first ``old`` replaced, which lies within one buffer."""
+    for index, buffer in enumerate(command):
+        if isinstance(buffer, bytes) and old in buffer:
+            return (*command[:index], buffer.replace(old, by, 1), *command[index + 1 :])
+    return command

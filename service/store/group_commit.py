@@ -2,33 +2,38 @@
 
 The calls that arrive during a round trip form the next batch. So a loaded process pays for a round
 trip (and its fsync) once per batch, and an idle process never waits. Scripts are idempotent under
-their own token: after a lost connection the whole batch is sent again.
+their own token: after a lost connection the whole batch is sent again. A call that Redis refuses
+for now (its memory is full) is sent again alone, while the other calls go on.
 """
 
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from service.log import EventLogger
-from service.store import RedisMisconfigured, RedisUnavailable
+from service.store import RedisMisconfigured, RedisRefused, RedisUnavailable
 from service.store.connect import (
     REPLY_TIMEOUT_S,
     UNAVAILABLE_ERRORS,
     close_connection,
+    command_sender,
     describe_error,
     drop_idle_connections,
     is_bad_password,
+    is_refusal,
     is_retryable,
 )
 from service.store.durability import Barrier
-from service.store.encoded_command import Argument, command_size, encode_command
+from service.store.encoded_command import Argument, command_size, encode_command, replace_in_head
 from service.store.exchange import exchange
+from service.store.refused_calls import RefusedCalls
 from service.store.script import Script
-from service.store.script_check import open_script_connection
+from service.store.script_check import load_on_server, open_script_connection
 from service.store.services import Durability
 from service.store.tcp_connection import is_alive
 
@@ -43,16 +48,18 @@ _MIN_BYTES_PER_S = 1e6
 """The slowest that a connection may be: a large batch gets that much longer to be answered."""
 _TIMEOUT_CHECK_INTERVAL_S = 0.25
 _RETRY_DELAYS_S = (0.02, 0.05, 0.1, 0.2, 0.5)
+_NO_ANSWER = "no answer in time"
 
 
 class _ScriptCall:
     """One script call that waits for its reply.
 
     The command is encoded at once, so that a wrong argument fails this call and no other.
-    ``deadline`` is a time of the event loop.
+    ``deadline`` is a time of the event loop. A call that is not ``patient`` fails when it is
+    refused, and is not sent again.
     """
 
-    __slots__ = ("command", "deadline", "durable", "reply", "script", "size")
+    __slots__ = ("command", "deadline", "durable", "patient", "reply", "script", "size")
 
     def __init__(
         self,
@@ -61,6 +68,7 @@ class _ScriptCall:
         args: Sequence[ScriptArgument],
         *,
         durable: bool,
+        patient: bool,
         timeout_s: float,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -68,6 +76,7 @@ class _ScriptCall:
         self.size = command_size(self.command)
         self.script = script
         self.durable = durable
+        self.patient = patient
         self.reply: asyncio.Future[ScriptReply] = loop.create_future()
         self.deadline = loop.time() + timeout_s
 
@@ -98,6 +107,9 @@ class GroupCommit:
         self._probe_key = probe_key
         self._queued: list[_ScriptCall] = []
         self._in_flight: list[_ScriptCall] = []
+        self._refused = RefusedCalls[_ScriptCall](clock=clock, log=log)
+        self._call_submitted = asyncio.Event()
+        self._wants_plain_scripts = False
         self._connection: AbstractConnection | None = None
         self._barrier: Barrier | None = None
         self._sender_task: asyncio.Task[None] | None = None
@@ -105,7 +117,7 @@ class GroupCommit:
         self._logged_warnings: set[str] = set()
         self._failures = 0
         self._disconnected_at = 0.0
-        self._last_error = "no answer in time"
+        self._last_error = _NO_ANSWER
 
     async def connect(self) -> None:
         """Open the connection now. Raises RedisUnavailable or RedisMisconfigured."""
@@ -125,15 +137,23 @@ class GroupCommit:
         keys: Sequence[str],
         args: Sequence[ScriptArgument],
         durable: bool = False,
+        patient: bool = True,
         timeout_s: float = math.inf,
     ) -> asyncio.Future[ScriptReply]:
         """Queue one script call for the next round trip, and return the future of its reply.
 
         The future fails with :class:`RedisUnavailable` after ``timeout_s`` without a reply, up to
         0.25 s later. The timeout ends the wait, not the call: its effect may still happen.
+
+        A call that Redis refuses for now is sent again until it is accepted. If it is not
+        ``patient``, its future fails with :class:`RedisRefused` instead.
         """
-        call = _ScriptCall(script, keys, args, durable=durable, timeout_s=timeout_s)
+        call = _ScriptCall(
+            script, keys, args, durable=durable, patient=patient, timeout_s=timeout_s
+        )
+        self._choose_text(call)
         self._queued.append(call)
+        self._call_submitted.set()
         if self._timeout_timer is None and timeout_s < math.inf:
             self._schedule_timeout_check(timeout_s)
         if self._sender_task is None:
@@ -154,14 +174,25 @@ class GroupCommit:
 
     async def _send_batches(self) -> None:
         try:
-            while self._queued:
-                self._in_flight, self._queued = _split_batch(self._queued)
+            while self._queued or self._refused.calls:
+                await self._take_batch()
                 await self._send_with_retry()
         finally:
-            unanswered, self._in_flight, self._queued = [*self._in_flight, *self._queued], [], []
+            unanswered = [*self._in_flight, *self._queued, *self._refused.calls]
+            self._in_flight, self._queued, self._refused.calls = [], [], []
             self._sender_task = None
             for call in unanswered:
                 call.reply.cancel()
+
+    async def _take_batch(self) -> None:
+        """Make the next batch, with the refused calls that are due; wait while there is no call."""
+        if not self._queued:
+            self._call_submitted.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._refused.wait_s()):
+                    await self._call_submitted.wait()
+        self._queued = [*self._refused.take_due(_MAX_BATCH_SIZE), *self._queued]
+        self._in_flight, self._queued = _split_batch(self._queued)
 
     async def _send_with_retry(self) -> None:
         """Send a batch until every call has its reply; no caller's timeout cuts the exchange."""
@@ -196,12 +227,13 @@ class GroupCommit:
         replies, barrier_replies = replies[: len(batch)], replies[len(batch) :]
         if barrier is not None and not barrier.is_met_by(barrier_replies):
             raise RedisUnavailable("the server did not confirm in time that the writes are durable")
+        retries = await self._deliver_replies(connection, batch, replies)
         if self._failures:
-            self._failures, self._last_error = 0, "no answer in time"
+            self._failures = 0
             self._log.info(
                 "redis_reconnected", outage_s=round(self._clock() - self._disconnected_at, 3)
             )
-        return await self._deliver_replies(connection, batch, replies)
+        return retries
 
     async def _deliver_replies(
         self, connection: AbstractConnection, batch: list[_ScriptCall], replies: list[ScriptReply]
@@ -214,21 +246,50 @@ class GroupCommit:
                 case NoScriptError():
                     missing_scripts[call.script.sha] = call.script
                     retries.append(call)
+                case ResponseError() if is_refusal(reply):
+                    self._keep_refused(call, reply)
                 case ResponseError() if is_retryable(reply):
                     retryable_error = reply
                     retries.append(call)
-                case _ if call.reply.done():
-                    pass
-                case Exception():
-                    call.reply.set_exception(reply)
                 case _:
-                    call.reply.set_result(reply)
+                    self._deliver(call, reply)
+        self._in_flight = retries
         if retryable_error is not None:
             raise retryable_error
         for script in missing_scripts.values():
-            await connection.send_command("SCRIPT", "LOAD", script.text)
-            await connection.read_response()
+            loaded = await load_on_server(command_sender(connection), script)
+            self._wants_plain_scripts |= loaded is not script
+        for call in retries:
+            self._choose_text(call)
         return retries
+
+    def _deliver(self, call: _ScriptCall, reply: ScriptReply) -> None:
+        if isinstance(reply, Exception):
+            if not call.reply.done():
+                call.reply.set_exception(reply)
+            return
+        if not call.script.runs_when_full:
+            self._last_error = _NO_ANSWER
+            self._refused.record_acceptance()
+        if not call.reply.done():
+            call.reply.set_result(reply)
+
+    def _keep_refused(self, call: _ScriptCall, error: ResponseError) -> None:
+        """Keep a refused call until it is sent again; fail it if it is not patient."""
+        self._last_error = describe_error(error)
+        self._refused.record_refusal(self._last_error)
+        if call.reply.done():
+            return
+        if call.patient:
+            self._refused.calls.append(call)
+        else:
+            call.reply.set_exception(RedisRefused(self._last_error))
+
+    def _choose_text(self, call: _ScriptCall) -> None:
+        """Name the SHA-1 of the text that this server takes; both SHA-1 have the same length."""
+        if self._wants_plain_scripts and call.script.plain is not None:
+            call.command = replace_in_head(call.command, call.script.sha, by=call.script.plain.sha)
+            call.script = call.script.plain
 
     async def _get_connection(self) -> AbstractConnection:
         if self._connection is not None and not await is_alive(self._connection):
@@ -266,7 +327,7 @@ class GroupCommit:
         self._timeout_timer = None
         now = asyncio.get_running_loop().time()
         next_deadline = math.inf
-        for call in (*self._in_flight, *self._queued):
+        for call in (*self._in_flight, *self._queued, *self._refused.calls):
             if call.reply.done():
                 continue
             if call.deadline <= now:

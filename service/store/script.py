@@ -1,5 +1,12 @@
-"""Lua scripts, known to the server by their SHA-1."""
+"""Lua scripts, known to the server by their SHA-1.
 
+Each script begins with a line that only Redis 7 and Valkey read (``#!lua``). They then refuse the
+script as a whole, before its first command, while their memory is full. Without that line the first
+*write* decides: some commands are refused and some are not. A script whose header has ``Flags`` is
+executed all the same: ``allow-oom`` if it writes, ``no-writes`` if it only reads.
+"""
+
+import re
 from hashlib import sha1
 from importlib.resources import files
 
@@ -8,13 +15,21 @@ from msgspec import Struct
 _PRELUDES = ("lib_time", "lib_wakeup")
 """Files of this package that stand before every script: the clock, and how to wake a worker."""
 
+_FLAGS = re.compile(r"^-- Flags +([a-z-]+)", re.MULTILINE)
+
 
 class Script(Struct, frozen=True):
-    """One Lua script: its name, its text, and the SHA-1 that EVALSHA takes."""
+    """One Lua script: its name, its text, and the SHA-1 that EVALSHA takes.
+
+    ``runs_when_full``: the server executes it although its memory is full. ``plain`` is the same
+    script for a server that refuses the first line.
+    """
 
     name: str
     text: bytes
     sha: bytes
+    runs_when_full: bool = False
+    plain: "Script | None" = None
 
 
 def load_script(package: str, name: str, *, prelude: str = "") -> Script:
@@ -23,12 +38,24 @@ def load_script(package: str, name: str, *, prelude: str = "") -> Script:
     ``prelude`` is Lua text with the functions that the script calls: see :func:`read_lua`.
     ``now_ms`` and ``wake`` are defined for every script.
     """
-    text = (read_lua(__package__, *_PRELUDES) + prelude + read_lua(package, name)).encode()
-    digest = sha1(text, usedforsecurity=False).hexdigest()
-    return Script(name=name, text=text, sha=digest.encode())
+    body = read_lua(package, name)
+    found = _FLAGS.search(body)
+    shebang = f"#!lua flags={found[1]}\n" if found else "#!lua\n"
+    text = read_lua(__package__, *_PRELUDES) + prelude + body
+    return Script(
+        name=name,
+        text=(shebang + text).encode(),
+        sha=_hash(shebang + text),
+        runs_when_full=found is not None,
+        plain=Script(name=name, text=text.encode(), sha=_hash(text)),
+    )
 
 
 def read_lua(package: str, *names: str) -> str:
     """Return the text of the files ``lua/<name>.lua`` of a package, one after the other."""
     folder = files(package).joinpath("lua")
     return "".join(folder.joinpath(f"{name}.lua").read_text(encoding="utf-8") for name in names)
+
+
+def _hash(text: str) -> bytes:
+    return sha1(text.encode(), usedforsecurity=False).hexdigest().encode()

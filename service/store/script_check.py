@@ -1,4 +1,4 @@
-"""A check whether a server runs the scripts of this service."""
+"""Scripts on a server: loading one, and a check whether it runs those of this service."""
 
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
@@ -8,7 +8,7 @@ from service.store import RedisMisconfigured
 from service.store.connect import close_connection, command_sender, open_connection
 from service.store.durability import Barrier, SendCommand
 from service.store.error_replies import format_error, is_denied
-from service.store.script import load_script
+from service.store.script import Script, load_script
 from service.store.services import Durability
 
 _PROBE = load_script(__package__, "script_probe")
@@ -36,11 +36,26 @@ async def check_scripts(send_command: SendCommand, probe_key: str) -> None:
     """Run a small script. Raises RedisMisconfigured with the fix if the server refuses it."""
     command = "SCRIPT LOAD"
     try:
-        await send_command("SCRIPT", "LOAD", _PROBE.text)
+        loaded = await load_on_server(send_command, _PROBE)
         command = "EVALSHA"
-        await send_command("EVALSHA", _PROBE.sha, 1, probe_key)
+        await send_command("EVALSHA", loaded.sha, 1, probe_key)
     except ResponseError as error:
         raise RedisMisconfigured(_explain(command, error)) from None
+
+
+async def load_on_server(send_command: SendCommand, script: Script) -> Script:
+    """Load a script and return it: without its first line, if the server refuses that line.
+
+    Dragonfly does not know ``#!lua``. Raises ResponseError if the server refuses both.
+    """
+    try:
+        await send_command("SCRIPT", "LOAD", script.text)
+    except ResponseError as error:
+        if script.plain is None or is_denied(error):
+            raise
+        await send_command("SCRIPT", "LOAD", script.plain.text)
+        return script.plain
+    return script
 
 
 def _explain(command: str, error: ResponseError) -> str:

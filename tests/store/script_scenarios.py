@@ -61,13 +61,16 @@ class CallCatcher(GroupCommit):
         keys: Sequence[str],
         args: Sequence[ScriptArgument],
         durable: bool = False,
+        patient: bool = True,
         timeout_s: float = math.inf,
     ) -> asyncio.Future[ScriptReply]:
         """Send a call, or keep it and raise HeldBack."""
         if script.name == self.name:
             self.caught = ScriptCall(script, tuple(keys), tuple(map(join_chunks, args)))
             raise HeldBack
-        return super().submit(script, keys=keys, args=args, durable=durable, timeout_s=timeout_s)
+        return super().submit(
+            script, keys=keys, args=args, durable=durable, patient=patient, timeout_s=timeout_s
+        )
 
 
 class Stage:

@@ -14,7 +14,7 @@ import pytest
 import structlog
 from msgspec import Struct
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from service.store.connect import open_client
 from service.store.keys import Keys
@@ -201,3 +201,23 @@ async def test_script_that_lacked_a_command_succeeds_once_afterwards(faults: Fau
         if (faults.call.script.name, command) in _CONVERGES_LATER:
             continue
         assert {**await faults.read_state(), faults.keys.counts.encode(): None} == expected, command
+
+
+@pytest.mark.parametrize("faults", SCENARIOS, indirect=True)
+async def test_script_while_memory_is_full_does_all_or_nothing(faults: Faults) -> None:
+    """A script whose header has `Flags` is executed. Any other one is refused before it begins."""
+    before = await faults.read_state()
+    await faults.run()
+    expected = await faults.read_state()
+    await faults.reset()
+    await faults.redis.config_set("maxmemory", 1)
+    try:
+        await faults.run()
+    except OutOfMemoryError:
+        assert not faults.call.script.runs_when_full
+        expected = before
+    else:
+        assert faults.call.script.runs_when_full
+    finally:
+        await faults.redis.config_set("maxmemory", 0)
+    assert await faults.read_state() == expected

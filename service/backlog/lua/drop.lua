@@ -3,6 +3,7 @@
 -- ARGV     pairs: job, SHA-1 of its failure record as it was read ("" if there was none)
 -- Returns  one element per pair: "dropped" | "gone" (deleted or failed again since it was read)
 -- Atomic   only the record that the person saw is deleted, never one that was stored later.
+-- Flags    allow-oom: it frees memory.
 local REPLY_TTL = 60000 -- ms for which a repeated call gets the same reply
 local reply = redis.call('GET', KEYS[3])
 if reply then

@@ -4,6 +4,7 @@
 -- Returns  one element per pair: the new fence, or "" if the lease is lost
 -- Atomic   each score is compared and replaced at once. The new fence follows from the old one alone,
 --          so the same call repeated after a lost reply returns the same fences.
+-- Flags    allow-oom: it replaces scores, and a lease must not end because memory is full.
 local extension, fences = tonumber(ARGV[1]), {}
 for i = 2, #ARGV, 2 do
   local job, fence = ARGV[i], tonumber(ARGV[i + 1])

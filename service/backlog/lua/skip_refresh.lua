@@ -5,6 +5,7 @@
 --          6 when the next one is due (ms) or ""  7 its ticket  8 TTL of published (ms)
 -- Returns  "skipped" | "superseded" (a webhook arrived meanwhile: it is due now) | "lease_lost"
 -- Atomic   only the holder of the lease may end the refresh, and the next one is scheduled with it.
+-- Flags    allow-oom: it ends a lease, and the ticket of the next refresh is no larger.
 local keys = {
   backlog = KEYS[1], tickets = KEYS[2], calls = KEYS[3], waiting = KEYS[4], wakeup = KEYS[5],
   published = KEYS[6], refreshes = KEYS[7], refresh_tickets = KEYS[8], counts = KEYS[9],

@@ -6,6 +6,7 @@
 --           {job, score, ticket, ..} of the next tickets, {job, score, ..} of the last failures,
 --           {position, fields, ..} of the records after the known one, the newest first}
 -- Atomic   all values belong to one moment.
+-- Flags    no-writes
 -- The cost does not grow with the backlog: everything is limited to what is shown.
 local now = now_ms()
 

@@ -4,6 +4,7 @@
 --          a job (percent-encoded, lower case)
 -- Returns  {now (ms), number searched, then threes: job, score, its data}
 -- Atomic   it only reads; a page is short, so that it blocks Redis briefly.
+-- Flags    no-writes
 local page = redis.call('ZREVRANGE', KEYS[1], ARGV[1], ARGV[2], 'WITHSCORES')
 local now = now_ms()
 local found = { now, #page / 2 }

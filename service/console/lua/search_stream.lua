@@ -5,6 +5,7 @@
 -- Returns  {number searched, the last position or "" at the end, then twos: position, fields}
 -- Atomic   it only reads; a page is short, so that it blocks Redis briefly. It ends after the first few
 --          MiB, and reads large records one by one.
+-- Flags    no-writes
 local STEP, LARGE_STEP_BYTES, MAX_BYTES = 10, 262144, 4194304
 local last, found = ARGV[1] == '+' and '+' or '(' .. ARGV[1], { 0, '' }
 local searched, bytes_read, step = 0, 0, 1

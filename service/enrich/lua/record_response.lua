@@ -6,6 +6,7 @@
 --          then fours, one per window: family, limit or "", remaining, reset (ms of LaunchDarkly) or ""
 -- Returns  ms for which the budget is closed now (0: open)
 -- Atomic   many responses of one window arrive at once; the lowest Remaining must win.
+-- Flags    allow-oom: it releases a call; otherwise the budget would count it as in flight.
 -- Windows are stored as lib_budget.lua describes, in ms of LaunchDarkly's clock, so that every response
 -- names the same window alike.
 local DATE_ERROR = 1000 -- ms by which a response may seem older than it is: Date has whole seconds

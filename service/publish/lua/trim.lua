@@ -4,6 +4,7 @@
 --          3 time after which an unseen group counts as idle (ms)
 -- Returns  {deleted by age, deleted by the maximum, then pairs for idle groups: group, ms since it was active}
 -- Atomic   the slowest group must not change between reading its position and trimming.
+-- Flags    allow-oom: it frees memory.
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('DEL', KEYS[4])
   return { 0, 0 }

@@ -3,6 +3,7 @@
 -- ARGV     1 token of the holder  2 new checkpoint, or "" to leave it  3 "ended" | "released" | "continue"
 -- Returns  1, or 0: another process holds the run now, and nothing was changed
 -- Atomic   only the holder of the run may move the checkpoint.
+-- Flags    allow-oom: it releases a run.
 if redis.call('HGET', KEYS[1], 'holder') ~= ARGV[1] then
   return 0
 end
