@@ -16,6 +16,7 @@ from service import __version__
 from service.accept.handler import Problem, WebhookResult
 from service.enrich import models
 from service.publish.record import (
+    DATA_SCHEMA_ID,
     DATA_SCHEMA_PATH,
     JSON_CONTENT_TYPE,
     RECORD_TYPE,
@@ -66,6 +67,43 @@ _EVENTS_SCHEMA = {
 }
 
 
+_KEY_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 256}
+# LaunchDarkly's own body of deployment-events, and deploymentId. Unknown fields are allowed.
+_NATIVE_EVENT_SCHEMA: dict[str, Any] = {
+    "title": "NativeEvent",
+    "description": "A finished deployment, as the source `native` reads it: the body that pipelines"
+    " post to LaunchDarkly's deployment-events, plus an optional deploymentId",
+    "type": "object",
+    "properties": {
+        "eventType": {
+            "type": "string",
+            "description": "`finished` and `failed` end a deployment; any other value is ignored",
+            "examples": ["finished", "failed"],
+        },
+        "projectKey": _KEY_SCHEMA,
+        "environmentKey": _KEY_SCHEMA,
+        "applicationKey": _KEY_SCHEMA,
+        "version": _KEY_SCHEMA,
+        "eventTime": {
+            "type": ["integer", "string"],
+            "description": "When it ended: ms or s since 1970, or ISO 8601 with an offset",
+        },
+        "deploymentId": {
+            "type": "string",
+            "description": "LaunchDarkly's id of the deployment, if it is known",
+            "pattern": "^[0-9A-Za-z][0-9A-Za-z_-]{0,127}$",
+        },
+        "eventMetadata": {"type": "object"},
+        "deploymentMetadata": {"type": "object"},
+    },
+    "required": ["eventType"],
+    "anyOf": [
+        {"required": ["deploymentId"]},
+        {"required": ["projectKey", "environmentKey", "applicationKey", "version"]},
+    ],
+}
+
+
 class Health(Struct, omit_defaults=True):
     """Whether the process works; the reasons if not, and warnings."""
 
@@ -81,6 +119,7 @@ def build_openapi() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(types, ref_template=_OPENAPI_REF_TEMPLATE)
     for name in ("WebhookResult", "Problem"):
         schemas[name]["properties"]["events"] = _EVENTS_SCHEMA
+    schemas["NativeEvent"] = _NATIVE_EVENT_SCHEMA
     return {
         "openapi": "3.1.0",
         "info": {
@@ -136,7 +175,16 @@ def _build_webhook_path() -> dict[str, Any]:
             "description": "The receiver verifies the raw bytes as the source is configured: by "
             "Standard Webhooks, an HMAC, Ed25519, a token, or a bearer token.",
             "security": [{"bearer": []}, {}],
-            "requestBody": {"required": True, "content": {"*/*": {"schema": {}}}},
+            "requestBody": {
+                "description": "The native body, or that of another sender as its source says",
+                "required": True,
+                "content": {
+                    JSON_CONTENT_TYPE: {
+                        "schema": {"$ref": _OPENAPI_REF_TEMPLATE.format(name="NativeEvent")}
+                    },
+                    "*/*": {"schema": {}},
+                },
+            },
             "responses": {
                 str(status): _build_response(
                     schema_name,
@@ -191,7 +239,6 @@ def _build_response(
 
 
 JSON_SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
-RECORD_SCHEMA_ID = "urn:deployment-enricher:enriched-deployment.v1"
 _DIGIT_STRING = {"type": "string", "pattern": "^-?[0-9]+$"}
 
 
@@ -200,7 +247,7 @@ def build_record_schema() -> dict[str, Any]:
     schemas = build_component_schemas("#/$defs/{name}")
     return {
         "$schema": JSON_SCHEMA_DIALECT,
-        "$id": RECORD_SCHEMA_ID,
+        "$id": DATA_SCHEMA_ID,
         **schemas.pop(EnrichedDeployment.__name__),
         "$defs": schemas,
     }

@@ -77,6 +77,18 @@ async def test_contract_is_generated_on_the_first_request(
     assert rendered == ["openapi.json"]
 
 
+@pytest.mark.parametrize("name", ["succeeded", "failed", "with-an-id", "unfinished"])
+def test_native_body_is_described_for_client_generators(name: str) -> None:
+    """Bodies that the source `native` reads match the schema; one without its fields does not."""
+    schema = json.loads(render_contract("openapi.json"))["components"]["schemas"]["NativeEvent"]
+    validator = jsonschema.Draft202012Validator(schema)
+    sample = ROOT / "tests" / "samples" / "webhooks" / "native" / f"{name}.json"
+    body = json.loads(sample.read_text(encoding="utf-8"))["body"]
+    validator.validate(body)
+    assert not validator.is_valid(body | {"deploymentId": "a b"})
+    assert not validator.is_valid({"eventType": "finished", "version": "1"})
+
+
 def test_openapi_document_is_valid() -> None:
     """openapi-spec-validator accepts the document."""
     OpenAPIV31SpecValidator(json.loads(render_contract("openapi.json"))).validate()

@@ -13,7 +13,7 @@ from service.backlog.ticket import Lease
 from service.enrich.models import Deployment
 from service.enrich.verdict import Fail, Found
 from service.publish.record import (
-    DATA_SCHEMA_PATH,
+    DATA_SCHEMA_ID,
     JSON_CONTENT_TYPE,
     RECORD_TYPE,
     EnrichedDeployment,
@@ -142,7 +142,7 @@ def _build_fields(deployment: Deployment, lease: Lease, *, complete: bool) -> tu
         "subject": deployment.id,
         "time": format_time(occurred_at, fallback_ms=lease.queued_at),
         "datacontenttype": JSON_CONTENT_TYPE,
-        "dataschema": DATA_SCHEMA_PATH,
+        "dataschema": DATA_SCHEMA_ID,
         "projectkey": ticket.project or "",
         "environmentkey": deployment.environment_key or ticket.environment or "",
         "applicationkey": deployment.application_key or ticket.application or "",

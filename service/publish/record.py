@@ -113,6 +113,8 @@ def sum_flag_references(deployment: Deployment, items: list[PullRequest]) -> lis
 
 RECORD_TYPE = "deployment.enriched.v1"
 DATA_SCHEMA_PATH = "/schemas/enriched-deployment.v1.json"
+DATA_SCHEMA_ID = "urn:deployment-enricher:enriched-deployment.v1"
+"""The ``$id`` of the schema: CloudEvents allows no relative reference in ``dataschema``."""
 JSON_CONTENT_TYPE = "application/json"
 
 

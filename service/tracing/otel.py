@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.propagators.textmap import TextMapPropagator
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import (
@@ -40,6 +40,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
+from service import __version__
 from service.accept.handler import Enqueue
 from service.accept.mapping import DeploymentCompleted, EnqueueResult
 from service.backlog.ticket import Lease
@@ -104,7 +105,7 @@ _FIRST_SERVER_ERROR_STATUS = 500
 
 def build_tracing(provider: TracerProvider, keys: Keys) -> Tracing:
     """Return the hooks that make spans with this provider."""
-    tracer = provider.get_tracer("deployment-enricher")
+    tracer = provider.get_tracer("deployment-enricher", __version__)
     spans = PipelineSpans(tracer, keys)
 
     @web.middleware
@@ -288,7 +289,7 @@ _DEFAULT_SERVICE_NAME = "deployment-enricher"
 
 def open_provider() -> SdkTracerProvider:
     """Return a provider configured by the OTEL_* variables. Raises ValueError for bad ones."""
-    resource = Resource.create()
+    resource = Resource({SERVICE_VERSION: __version__}).merge(Resource.create())
     if str(resource.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
         resource = resource.merge(Resource({SERVICE_NAME: _DEFAULT_SERVICE_NAME}))
     # Not at exit: without a collector that would block for half a minute.

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from service import __version__
 from service.metrics.http import serve_app
 from service.store.embedded import socket_path
 from service.store.keys import Keys
@@ -46,7 +47,7 @@ class SpanCollector:
     def __init__(self) -> None:
         self.url = ""
         self.names: set[str] = set()
-        self.services: set[str] = set()
+        self.services: set[tuple[str, str]] = set()
 
     async def receive(self, request: web.Request) -> web.Response:
         """Take one batch."""
@@ -55,7 +56,7 @@ class SpanCollector:
             attributes = {
                 pair.key: pair.value.string_value for pair in resource_spans.resource.attributes
             }
-            self.services.add(attributes["service.name"])
+            self.services.add((attributes["service.name"], attributes["service.version"]))
             self.names |= {
                 span.name for scope in resource_spans.scope_spans for span in scope.spans
             }
@@ -143,7 +144,7 @@ async def test_spans_are_flushed_at_the_end(
     """SIGTERM sends the spans that no batch has taken yet, under our name."""
     program = await run_one_webhook(command_runner, **{ENDPOINT: span_collector.url, **SLOWLY})
     assert await program.stop() == 0
-    assert span_collector.services == {"deployment-enricher"}
+    assert span_collector.services == {("deployment-enricher", __version__)}
     assert span_collector.names == {
         "POST /webhooks/{source}",
         f"process {KEYS.backlog}",

@@ -53,12 +53,12 @@ async def run_program(*command: str, cwd: Path | None = None) -> str:
 
 
 async def test_real_records_match_the_served_schema(published_service: ServiceHarness) -> None:
-    """The receiver serves the schema at the ``dataschema`` URL of the records."""
+    """The receiver serves the schema whose ``$id`` the records name as ``dataschema``."""
+    url = f"{published_service.receiver_url}/schemas/enriched-deployment.v1.json"
+    async with published_service.session.get(url) as response:
+        schema = await response.json()
     for record in await published_service.records():
-        async with published_service.session.get(
-            f"{published_service.receiver_url}{record['dataschema']}"
-        ) as response:
-            schema = await response.json()
+        assert record["dataschema"] == schema["$id"]
         jsonschema.Draft202012Validator(schema).validate(record["data"])
 
 

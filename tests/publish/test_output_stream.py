@@ -123,7 +123,7 @@ async def test_appended_entry_has_cloudevents_fields_and_json_data(
         "subject": DEPLOYMENT,
         "time": "2026-11-23T10:00:00.000Z",
         "datacontenttype": "application/json",
-        "dataschema": "/schemas/enriched-deployment.v1.json",
+        "dataschema": "urn:deployment-enricher:enriched-deployment.v1",
         "projectkey": "default",
         "environmentkey": "production",
         "applicationkey": "shop",

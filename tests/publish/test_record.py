@@ -95,7 +95,7 @@ def test_entry_fields_are_cloudevents_attributes() -> None:
         "subject": "a",
         "time": "2024-01-31T11:49:22.123Z",
         "datacontenttype": "application/json",
-        "dataschema": "/schemas/enriched-deployment.v1.json",
+        "dataschema": "urn:deployment-enricher:enriched-deployment.v1",
         "projectkey": "default",
         "environmentkey": "prod",
         "applicationkey": "",
