@@ -351,6 +351,7 @@ def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputSt
         share_lists=enricher.share_lists,
         enrich=enricher.enrich,
         on_internal_error=enricher.on_internal_error,
+        on_taken=enricher.on_taken,
         entry_builder=_build_entry_builder(settings),
         append_and_settle=output.append_and_settle,
         refreshes=_build_refreshes(runtime),

@@ -13,8 +13,14 @@ from service.backlog.backlog import Backlog
 from service.backlog.failures import FailureRecord
 from service.backlog.leases import Capacity, HeldLease, LeaseKeeper
 from service.backlog.refreshes import Refreshes
-from service.backlog.ticket import LOG_EVENTS, CorruptTicket, Lease, lease_log_fields
-from service.enrich.verdict import Fail, Found, Retry, Verdict
+from service.backlog.ticket import (
+    LOG_EVENTS,
+    CorruptTicket,
+    Lease,
+    lease_log_fields,
+    select_event,
+)
+from service.enrich.verdict import Fail, Found, Retry, Shared, Verdict
 from service.log import EventLogger
 from service.publish.entry import Entry, EntryBuilder
 from service.publish.stream import PublishResult
@@ -26,6 +32,7 @@ _STOP_CLAIM_TIMEOUT_S = 2.0
 _RELEASE_TIMEOUT_S = 2.0
 _ERROR_PAUSE_S = 1.0
 _MAX_SLEEP_S = 3600.0
+_MAX_TAKEN = 16
 _REFUSED_WAITS_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Seconds between two tries to settle while Redis refuses the write; the last one repeats."""
 
@@ -37,6 +44,7 @@ class WorkerDependencies(Struct, frozen=True, kw_only=True):
     share_lists: Callable[[Sequence[Lease]], None]
     enrich: Callable[[Lease], Awaitable[Verdict]]
     on_internal_error: Callable[[Lease, Exception], Retry | Fail]
+    on_taken: Callable[[Lease], Retry]
     entry_builder: EntryBuilder
     append_and_settle: Callable[[Entry, Lease], Awaitable[PublishResult]]
     refreshes: Refreshes
@@ -65,6 +73,7 @@ class BuiltEntry(Struct, frozen=True):
 
     entry: Entry
     calls: int
+    event_index: int | None = None
 
 
 Outcome = BuiltEntry | Retry | Fail
@@ -203,6 +212,8 @@ class Worker:
         """Attempt a ticket once, settle it as the outcome says, and log how it ended."""
         started_at = self._clock()
         outcome = await self._attempt(lease, started_at)
+        if not isinstance(outcome, Retry) and outcome.event_index is not None:
+            lease = select_event(lease, outcome.event_index)
         event, fields = await self._until_accepted(
             held_lease, lambda fence: self._settle(outcome, replace(lease, fence=fence))
         )
@@ -231,14 +242,25 @@ class Worker:
             return Fail(reason="poison", detail=f"{lease.crashes} workers ended holding it")
         try:
             verdict = await self._dependencies.enrich(lease)
-            if not isinstance(verdict, Found):
+            if isinstance(verdict, Retry | Fail):
                 return verdict
-            now_ms = lease.now + round((self._clock() - started_at) * 1000)
-            entry = self._dependencies.entry_builder.build(verdict, lease, now_ms=now_ms)
-            return entry if isinstance(entry, Fail) else BuiltEntry(entry, verdict.calls)
+            if isinstance(verdict, Shared):
+                entry = Entry(deployment_id=verdict.deployment_id, digest="", is_shared=True)
+                return BuiltEntry(entry, verdict.calls, verdict.event_index)
+            return self._build_entry(verdict, lease, started_at)
         except Exception as error:  # a defect of this program must not lose the ticket
             self._dependencies.log.exception("attempt_error", job=lease.job)
             return self._dependencies.on_internal_error(lease, error)
+
+    def _build_entry(self, found: Found, lease: Lease, started_at: float) -> BuiltEntry | Fail:
+        """Build the entry of the event that the deployment belongs to."""
+        index = found.event_index
+        lease = lease if index is None else select_event(lease, index)
+        now_ms = lease.now + round((self._clock() - started_at) * 1000)
+        entry = self._dependencies.entry_builder.build(found, lease, now_ms=now_ms)
+        if isinstance(entry, Fail):
+            return replace(entry, event_index=index)
+        return BuiltEntry(entry, found.calls, index)
 
     async def _settle(self, outcome: Outcome, lease: Lease) -> Settlement:
         """Publish, postpone, skip or fail the ticket, as the outcome says."""
@@ -258,6 +280,8 @@ class Worker:
         """Append the record and settle the ticket in one script."""
         entry = built.entry
         result = await self._dependencies.append_and_settle(entry, lease)
+        if result.status == "taken":
+            return await self._postpone_taken(entry.deployment_id, lease)
         fields = {"deployment_id": entry.deployment_id, "calls": built.calls}
         if entry.filtered_because:
             return LOG_EVENTS[result.status], fields | {"reason": entry.filtered_because}
@@ -265,6 +289,14 @@ class Worker:
         if entry.unreadable_fields:
             fields["unreadable_fields"] = entry.unreadable_fields
         return LOG_EVENTS[result.status], fields
+
+    async def _postpone_taken(self, deployment_id: str, lease: Lease) -> Settlement:
+        """Put the ticket back: its source reported the deployment by another event before."""
+        taken = (*lease.ticket.taken, deployment_id)[-_MAX_TAKEN:]
+        retry = self._dependencies.on_taken(lease)
+        return await self._postpone(
+            retry, replace(lease, ticket=replace(lease.ticket, taken=taken))
+        )
 
     async def _postpone(self, retry: Retry, lease: Lease) -> Settlement:
         """Put the ticket back into the backlog, due again after the wait."""
@@ -287,8 +319,9 @@ class Worker:
     async def _fail(self, failed: Fail, lease: Lease) -> Settlement:
         """Move the ticket to the failed ones, for a person."""
         reason, detail = failed.reason, failed.detail
+        ticket = replace(lease.ticket, received_at=lease.received_at)
         failure = FailureRecord(
-            reason=reason, detail=detail, raw=failed.raw, ticket=lease.ticket, fence=lease.fence
+            reason=reason, detail=detail, raw=failed.raw, ticket=ticket, fence=lease.fence
         )
         status = await self._dependencies.backlog.fail(lease, failure)
         return LOG_EVENTS[status], {"reason": reason, "detail": detail}

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -16,10 +17,14 @@ from service.backlog.failures import (
     parked_job,
 )
 from service.backlog.ticket import (
+    MAX_EVENTS,
     CorruptTicket,
     Lease,
+    QueuedEvent,
     Ticket,
     decode_lease,
+    encode_attempted,
+    encode_event_list,
     encode_ticket,
     job_key,
     ticket_from_event,
@@ -221,7 +226,7 @@ class Backlog:
                 lease.fence,
                 lease.generation,
                 int(delay_s * 1000),
-                encode_ticket(ticket, job=lease.job),
+                encode_attempted(lease, ticket),
                 int(round_up_s * 1000),
             ),
             patient=False,
@@ -231,7 +236,8 @@ class Backlog:
     async def fail(self, lease: Lease | CorruptTicket, failure: FailureRecord) -> FailStatus:
         """Move a ticket to the failed ones; ``superseded`` if a newer event arrived meanwhile.
 
-        Raise :class:`service.store.RedisRefused` if Redis refuses the write for now.
+        If the ticket has several events of a version, only the one of the lease fails. Raise
+        :class:`service.store.RedisRefused` if Redis refuses the write for now.
         """
         keys = self._keys
         reply: ScriptReply = await self._group_commit.submit(
@@ -252,11 +258,23 @@ class Backlog:
                 lease.generation,
                 encode_failure(failure),
                 self._config.failed_ttl_ms,
+                *_failed_event_args(lease),
             ),
             durable=True,
             patient=False,
         )
         return cast("FailStatus", cast("bytes", reply).decode())
+
+
+def _failed_event_args(lease: Lease | CorruptTicket) -> tuple[bytes, int, int]:
+    """Return the event of a lease as a list, to retry it later, and which events fail."""
+    if isinstance(lease, CorruptTicket):
+        return b"", 1, MAX_EVENTS
+    if lease.job.startswith("id:"):
+        return b"", *lease.settled_events
+    ticket = replace(lease.ticket, attempts=0, reason=None, received_at=lease.received_at)
+    event = QueuedEvent(ticket, lease.received_at)
+    return encode_event_list((event,), job=lease.job), *lease.settled_events
 
 
 MAX_BLOCK_S = 4.0

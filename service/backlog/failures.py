@@ -1,5 +1,6 @@
 """Failure records: why a ticket failed or an event was parked, and how each is retried."""
 
+import struct
 from collections.abc import Mapping
 from hashlib import sha1
 from typing import assert_never
@@ -20,7 +21,7 @@ from service.accept.payload import InvalidPayload
 from service.accept.replay import ReplayContext
 from service.accept.signatures import SignedRequest
 from service.accept.sources import Source
-from service.backlog.ticket import Ticket, job_key, ticket_from_event
+from service.backlog.ticket import Ticket, job_key, split_event_list, ticket_from_event
 
 MAX_RAW_BYTES = 64 * 1024
 MAX_DETAIL_LENGTH = 1000
@@ -62,8 +63,15 @@ def encode_failure(failure: FailureRecord) -> bytes:
 
 
 def decode_failure(stored: bytes) -> FailureRecord:
-    """Return the failure record in msgpack bytes; raise msgspec.MsgspecError on other bytes."""
-    return msgspec.msgpack.decode(stored, type=FailureRecord)
+    """Return the failure record in msgpack bytes; raise msgspec.MsgspecError on other bytes.
+
+    The list of failed events may follow the record: retry.lua queues them.
+    """
+    try:
+        record, _ = split_event_list(stored)
+    except (ValueError, struct.error) as error:
+        raise msgspec.DecodeError(str(error)) from error
+    return msgspec.msgpack.decode(record, type=FailureRecord)
 
 
 class FailedTicket(Struct, frozen=True, kw_only=True):

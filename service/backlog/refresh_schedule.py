@@ -53,7 +53,8 @@ def plan_refresh(
     if not upcoming:
         return RefreshPlan(done=done, since=since)
     doubled_ms = max(2 * elapsed, schedule[0])
-    ticket = replace(lease.ticket, attempts=0, reason=None, refresh=RefreshState(done, since))
+    state = RefreshState(done, since)
+    ticket = replace(lease.ticket, attempts=0, reason=None, taken=(), refresh=state)
     return RefreshPlan(
         done=done,
         since=since,

@@ -2,6 +2,7 @@
 
 import re
 import struct
+from collections.abc import Iterable, Iterator
 from urllib.parse import quote, unquote
 
 import msgspec
@@ -12,6 +13,13 @@ from service.accept.mapping import DeploymentCompleted
 
 # Lua writes it before the ticket: generation, crashes, and when it was queued (Redis ms).
 _HEADER = struct.Struct(">IHd")
+_LISTED_EVENT = struct.Struct(">Id")  # the length of an event, and when it was queued (Redis ms)
+_LIST_LENGTH = struct.Struct(">I")
+_LIST_END = b"\xc1"  # see lib_tickets.lua: the last byte says what the bytes before it are
+_REFRESH_END = b"\xc8"
+MAX_EVENTS = 16
+"""The most events of one ticket, as in lib_tickets.lua."""
+
 _VALID_TIMES_MS = range(253_402_300_800_000)  # ms from 1970 to the end of the year 9999
 _ID_JOB_FIELDS: dict[str, None] = {"deployment_id": None}
 _FIND_JOB_FIELDS: dict[str, None] = dict.fromkeys(
@@ -50,6 +58,8 @@ class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
 
     ``event_time`` is epoch ms, ``metadata`` JSON bytes. ``attempts`` counts the attempts so far;
     ``reason`` says why the last one did not end. With ``refresh`` it is a refresh, not a webhook.
+    ``received_at`` is when its webhook arrived (Redis ms), if not when it was queued. ``taken``
+    are the ids of deployments that its source reported by other events.
     """
 
     source: str
@@ -66,7 +76,16 @@ class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
     attempts: int = 0
     reason: str | None = None
     refresh: RefreshState | None = None
+    received_at: int | None = None
+    taken: tuple[str, ...] = ()
     metadata_dropped: bool = False
+
+
+class QueuedEvent(Struct, frozen=True):
+    """One event of a ticket, and when it was queued (Redis ms)."""
+
+    ticket: Ticket
+    queued_at: int
 
 
 class Lease(Struct, frozen=True, kw_only=True):
@@ -74,6 +93,9 @@ class Lease(Struct, frozen=True, kw_only=True):
 
     ``queued_at`` and ``now`` are Redis ms; ``crashes`` counts leases that ran out. ``leader`` is
     the job whose call this ticket shares; None if it has a call of its own.
+
+    ``events`` are the events of the ticket, if there are several; ``ticket`` and ``queued_at`` are
+    those of the event at ``index``. If the job is an id, they are all of one deployment.
     """
 
     job: str
@@ -84,6 +106,25 @@ class Lease(Struct, frozen=True, kw_only=True):
     now: int
     ticket: Ticket
     leader: str | None = None
+    events: tuple[QueuedEvent, ...] = ()
+    index: int = 0
+
+    @property
+    def received_at(self) -> int:
+        """When the webhook arrived (Redis ms)."""
+        return self.ticket.received_at or self.queued_at
+
+    @property
+    def settled_events(self) -> tuple[int, int]:
+        """The first and the last event, counted from 1, that end with the attempt.
+
+        A refresh ends none: a webhook that arrives meanwhile replaces it.
+        """
+        if self.ticket.refresh is not None:
+            return 0, 0
+        if self.job.startswith("id:"):
+            return 1, len(self.events) or 1
+        return self.index + 1, self.index + 1
 
     @property
     def age_s(self) -> float:
@@ -143,10 +184,80 @@ def ticket_from_event(event: DeploymentCompleted) -> Ticket:
     )
 
 
+def select_event(lease: Lease, index: int) -> Lease:
+    """Return the lease with the event at an index as its ticket."""
+    if not lease.events:
+        return lease
+    event = lease.events[index]
+    return replace(lease, ticket=event.ticket, queued_at=event.queued_at, index=index)
+
+
+def list_events(lease: Lease) -> tuple[QueuedEvent, ...]:
+    """Return the events of a ticket, of which there is at least one."""
+    return lease.events or (QueuedEvent(lease.ticket, lease.queued_at),)
+
+
 def encode_ticket(ticket: Ticket, *, job: str) -> bytes:
     """Return a ticket as the bytes that Lua stores after the header, under its job."""
     omitted = _ID_JOB_FIELDS if job.startswith("id:") else _FIND_JOB_FIELDS
-    return msgspec.msgpack.encode(replace(ticket, **omitted))
+    encoded = msgspec.msgpack.encode(replace(ticket, **omitted))
+    return encoded if ticket.refresh is None else encoded + _REFRESH_END
+
+
+def encode_attempted(lease: Lease, ticket: Ticket) -> bytes:
+    """Return the ticket of a lease after an attempt, as Lua stores it after the header.
+
+    ``ticket`` is the new state of the event that was attempted. The other events of the lease get
+    the same number of attempts more.
+    """
+    if not lease.events:
+        return encode_ticket(ticket, job=lease.job)
+    attempts = ticket.attempts - lease.ticket.attempts
+    events = [
+        replace(
+            event,
+            ticket=ticket
+            if index == lease.index
+            else replace(
+                event.ticket, attempts=event.ticket.attempts + attempts, reason=ticket.reason
+            ),
+        )
+        for index, event in enumerate(lease.events)
+    ]
+    first = encode_ticket(events[0].ticket, job=lease.job)
+    return first + encode_event_list(events[1:], job=lease.job)
+
+
+def encode_event_list(events: Iterable[QueuedEvent], *, job: str) -> bytes:
+    """Return events as the list that ends a stored ticket or a failure record."""
+    encoded = [(encode_ticket(event.ticket, job=job), event.queued_at) for event in events]
+    listed = b"".join(_LISTED_EVENT.pack(len(item), at_ms) + item for item, at_ms in encoded)
+    return listed + _LIST_LENGTH.pack(len(listed)) + _LIST_END
+
+
+def split_event_list(stored: bytes) -> tuple[bytes, bytes]:
+    """Return the bytes before an event list, and the list; raise ValueError if it is cut."""
+    if stored[-1:] != _LIST_END:
+        return stored, b""
+    footer_at = len(stored) - _LIST_LENGTH.size - 1
+    start = footer_at - _LIST_LENGTH.unpack_from(stored, max(footer_at, 0))[0]
+    if start < 0:
+        raise ValueError(stored)
+    return stored[:start], stored[start:footer_at]
+
+
+def _decode_event_list(listed: bytes, job: str) -> Iterator[QueuedEvent]:
+    position = 0
+    while position < len(listed):
+        length, queued_at = _LISTED_EVENT.unpack_from(listed, position)
+        position += _LISTED_EVENT.size + length
+        item = listed[position - length : position]
+        yield QueuedEvent(_decode_ticket(item, job), _VALID_TIMES_MS.index(int(queued_at)))
+
+
+def _decode_ticket(encoded: bytes, job: str) -> Ticket:
+    ticket = msgspec.msgpack.decode(encoded.removesuffix(_REFRESH_END), type=Ticket)
+    return _fill_from_job(ticket, job)
 
 
 def new_ticket_bytes(ticket: Ticket, *, job: str, queued_at: int) -> bytes:
@@ -162,12 +273,13 @@ def decode_lease(
     try:
         generation, crashes, queued_at = _HEADER.unpack_from(stored)
         queued_ms = _VALID_TIMES_MS.index(int(queued_at))  # raises ValueError for other numbers
-        ticket = msgspec.msgpack.decode(memoryview(stored)[_HEADER.size :], type=Ticket)
-        ticket = _fill_from_job(ticket, job_text)
+        first, listed = split_event_list(stored[_HEADER.size :])
+        ticket = _decode_ticket(first, job_text)
+        others = (*_decode_event_list(listed, job_text),)
     except (struct.error, msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         generation = int.from_bytes(stored[:4], "big")
         return CorruptTicket(job=job_text, fence=fence_score, generation=generation, raw=stored)
-    return Lease(
+    lease = Lease(
         job=job_text,
         fence=fence_score,
         generation=generation,
@@ -177,6 +289,17 @@ def decode_lease(
         ticket=ticket,
         leader=leader.decode("utf-8", "replace") or None,
     )
+    return _with_events(lease, others) if others else lease
+
+
+def _with_events(lease: Lease, others: tuple[QueuedEvent, ...]) -> Lease:
+    """Add further events to a lease. An id is one deployment, of which the last event counts."""
+    events = (QueuedEvent(lease.ticket, lease.queued_at), *others)
+    if not lease.job.startswith("id:"):
+        return replace(lease, events=events)
+    last = events[-1]
+    ticket = replace(last.ticket, received_at=last.ticket.received_at or last.queued_at)
+    return replace(lease, events=events, index=len(events) - 1, ticket=ticket)
 
 
 def _fill_from_job(ticket: Ticket, job: str) -> Ticket:

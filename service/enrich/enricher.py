@@ -8,11 +8,12 @@ from typing import assert_never
 from urllib.parse import quote
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from service.backlog.ticket import Lease, Ticket
+from service.backlog.ticket import Lease, Ticket, select_event
 from service.enrich.budget import Budget, format_access_scope
 from service.enrich.client import BudgetedCalls, LaunchDarkly, Upstream
-from service.enrich.matching import Match, NoMatch
+from service.enrich.matching import Match, NoMatch, describe_other_deployment
 from service.enrich.models import (
     Deployment,
     Drift,
@@ -35,6 +36,7 @@ from service.enrich.pagination import (
 from service.enrich.shared_list import (
     EXPAND,
     ListLimits,
+    ListResult,
     ListUnavailable,
     ListUnreadable,
     PageSizer,
@@ -47,13 +49,14 @@ from service.enrich.verdict import (
     Found,
     Retry,
     RetryPolicy,
+    Shared,
     Verdict,
     decide_call_failure,
     decide_drift,
-    decide_earlier_deployment,
     decide_internal_error,
     decide_not_found,
     decide_page_failure,
+    decide_taken,
     decide_unfinished,
     ends_refresh,
 )
@@ -107,6 +110,7 @@ class Enricher:
             lookback_ms=limits.lookback_ms,
             max_buffered_bytes=limits.max_buffered_bytes,
             origin=launchdarkly.origin,
+            not_found_timeout_s=retry_policy.not_found_timeout_s,
         )
         self._shared_lists: dict[str, SharedList] = {}
 
@@ -138,6 +142,10 @@ class Enricher:
             f"{type(error).__name__}: {error}", history, self._retry_policy
         )
 
+    def on_taken(self, lease: Lease) -> Retry:
+        """Return the verdict on an event whose found deployment belongs to an earlier event."""
+        return decide_taken(self._start_attempt(lease).history, self._retry_policy)
+
     def _build_shared_list(self, batch: Sequence[Lease]) -> SharedList:
         leader = next((lease for lease in batch if lease.leader is None), batch[0])
         return SharedList(
@@ -167,19 +175,25 @@ class Enricher:
     async def _enrich_from_list(self, lease: Lease, shared_list: SharedList) -> Verdict:
         """Return the verdict by the list; fetch the deployment by id if the list lacks parts."""
         result = await shared_list.result_for(lease.job)
+        if lease.ticket.deployment_id is None and isinstance(result, Match | NoMatch):
+            lease = select_event(lease, result.index)
         attempt = self._start_attempt(lease)
         attempt.shared_calls = shared_list.calls if lease.leader is None else None
+        verdict = await self._decide_list_result(attempt, result)
+        if lease.events and isinstance(verdict, Found | Fail):
+            verdict = replace(verdict, event_index=lease.index)
+        return verdict
+
+    async def _decide_list_result(self, attempt: "_Attempt", result: ListResult) -> Verdict:
         if isinstance(result, Match):
-            if result.may_be_earlier:
-                verdict = decide_earlier_deployment(attempt.history, self._retry_policy)
-                if verdict is not None:
-                    return verdict
             head, body = result.head, result.body
+            if result.is_shared:
+                return Shared(head.id, attempt.lease.index, calls=attempt.call_count)
             if body is not None and isinstance(head, Deployment) and not list_omits_details(head):
                 return await self._complete_deployment(attempt, head, bytes(body))
             return await self._fetch_by_id(attempt, head.id)
         verdict = self._decide_no_match(attempt, result)
-        deployment_id = lease.ticket.deployment_id
+        deployment_id = attempt.lease.ticket.deployment_id
         if deployment_id is not None and (isinstance(verdict, Fail) or isinstance(result, NoMatch)):
             return await self._fetch_by_id(attempt, deployment_id)  # an id needs no list
         return verdict
@@ -193,8 +207,9 @@ class Enricher:
                 return decide_call_failure(failure, history, policy)
             case ListUnreadable(problem, body):
                 return self._decide_drift(problem, body)
-            case NoMatch(unreadable):
-                verdict = decide_not_found(history, policy)
+            case NoMatch(unreadable, other=other):
+                known = "" if other is None else describe_other_deployment(other)
+                verdict = decide_not_found(history, policy, known=known)
                 if isinstance(verdict, Fail) and unreadable is not None:
                     return self._decide_drift(*unreadable)
                 return verdict

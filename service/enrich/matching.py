@@ -6,7 +6,8 @@ better one. Else it gets the best candidate after the last page.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from string import hexdigits
 
 from msgspec import Raw, Struct
@@ -19,44 +20,94 @@ _MAX_SHA_LENGTH = 64
 _MAX_END_DELAY_MS = 900_000
 _QUERY_FIELDS = frozenset({"applicationKey", "applicationVersion", "environmentKey"})
 _CLOCK_SKEW_MS = 60_000  # of the sender's clock, and of times rounded to minutes
+_OUTCOMES = {"finished": "succeeded", "failed": "failed"}
 
 
 class DeploymentQuery(Struct, frozen=True):
-    """What a sender reported without an id: the version, the place, and the time (epoch ms)."""
+    """What one event said without an id: version, place, time (epoch ms) and outcome.
+
+    ``taken`` are the ids of deployments whose records belong to other events of the sender.
+    ``has_waited`` is true once the event waited for a deployment that fits better. After that it
+    gets one that fits worse. ``may_share``: it may end with a deployment of ``taken``.
+    ``is_expired``: it has waited to its timeout.
+    """
 
     environment: str
     application: str
     version: str
     time_ms: int
+    outcome: str = ""
+    taken: tuple[str, ...] = ()
+    has_waited: bool = False
+    may_share: bool = False
+    is_expired: bool = False
+
+
+class Choice(Struct, frozen=True):
+    """The event (by its index) whose deployment is listed. ``is_shared``: it has its record."""
+
+    index: int
+    head: DeploymentHead
+    is_shared: bool = False
 
 
 def choose_deployment(
+    listed: Iterable[DeploymentHead | None], queries: Sequence[DeploymentQuery]
+) -> Choice | None:
+    """Return the next deployment to publish, and its event; None while none is listed.
+
+    The events of one version and the listed deployments are matched one to one, in the order of
+    time. A deployment that fits no event well goes to one that has waited long enough: one whose
+    status contradicts the outcome, or one that began after the event.
+
+    A deployment that ended long before the event is never chosen. One in progress is chosen last.
+    """
+    heads = [head for head in listed if head is not None and _matches(head, queries[0])]
+    pairs = _match_one_to_one(heads, queries)
+    ready = [
+        index
+        for index, head in pairs.items()
+        if not head.is_unfinished or queries[index].is_expired
+    ]
+    if ready:
+        return Choice(min(ready), pairs[min(ready)])
+    free_heads = [head for head in heads if head not in pairs.values()]
+    for index, query in enumerate(queries):
+        second_best = None if index in pairs else _choose_second_best(free_heads, index, query)
+        if second_best is not None:
+            return second_best
+    has_expired = any(
+        query.is_expired and index not in pairs for index, query in enumerate(queries)
+    )
+    if pairs and not has_expired:
+        return Choice(min(pairs), pairs[min(pairs)])
+    return None
+
+
+def find_other_deployment(
     listed: Iterable[DeploymentHead | None], query: DeploymentQuery
 ) -> DeploymentHead | None:
-    """Return the deployment that the sender meant; None while it is not listed.
+    """Return the last listed deployment of the version, for the detail of a failed ticket."""
+    heads = [head for head in listed if head is not None and _matches(head, query)]
+    return max(heads, key=_time_of, default=None)
 
-    Of several candidates, these go first, in this order:
 
-    1. one that did not begin after the sender's time;
-    2. an equal version, before a short SHA;
-    3. the one that ended (in progress: began) nearest to the sender's time;
-    4. one that ended, before one in progress;
-    5. the one that started last.
-
-    If a version is deployed again, the deployment in progress is chosen and waited for, not the
-    one that ended long before. A deployment that ended just at the sender's time still wins.
-    """
-    candidates = [head for head in listed if head is not None and _matches(head, query)]
-    return min(candidates, key=lambda head: _rank(head, query), default=None)
+def describe_other_deployment(head: DeploymentHead) -> str:
+    """Return a text that names another deployment of the version, for a person."""
+    if head.is_unfinished:
+        return f"another deployment of this version is in progress: {head.id}"
+    ended_at = datetime.fromtimestamp(_time_of(head) / 1000, tz=UTC)
+    moment = ended_at.isoformat(timespec="seconds")
+    return f"an earlier deployment of this version is known: {head.id}, ended at {moment}"
 
 
 def is_exact_match(head: DeploymentHead, query: DeploymentQuery) -> bool:
     """Return whether the deployment ranks first whatever else is listed (equal ranks aside)."""
-    return _matches(head, query) and not any(_rank(head, query)[:4])
+    return _matches(head, query) and _fits(head, query) and not any(_rank(head, query)[:3])
 
 
 def ended_long_before(head: DeploymentHead, query: DeploymentQuery) -> bool:
-    """Return whether the chosen deployment may be an earlier one of the same version.
+    """Return whether the deployment is an earlier one of the same version.
 
     After a rollback or a redeployment, the list holds the earlier deployment of that version
     before the one that the sender meant.
@@ -65,6 +116,15 @@ def ended_long_before(head: DeploymentHead, query: DeploymentQuery) -> bool:
     if time_ms is None or head.is_unfinished:
         return False
     return time_ms < query.time_ms - _MAX_END_DELAY_MS
+
+
+def contradicts_outcome(head: DeploymentHead, query: DeploymentQuery) -> bool:
+    """Return whether LaunchDarkly says "failed" and the event "succeeded", or the reverse.
+
+    ``status`` is an open string: any value but these two contradicts nothing.
+    """
+    outcome = _OUTCOMES.get(head.status or "")
+    return bool(outcome and query.outcome) and outcome != query.outcome
 
 
 def versions_match(version: str, other_version: str) -> bool:
@@ -94,34 +154,132 @@ def _matches(head: DeploymentHead, query: DeploymentQuery) -> bool:
     )
 
 
-def _rank(head: DeploymentHead, query: DeploymentQuery) -> tuple[int, int, int, int, int]:
-    time_ms = head.ended_at or head.started_at or 0
-    started_after = head.is_unfinished and time_ms > query.time_ms + _CLOCK_SKEW_MS
+def _time_of(head: DeploymentHead) -> int:
+    return head.ended_at or head.started_at or 0
+
+
+def _began_after(head: DeploymentHead, query: DeploymentQuery) -> bool:
+    """Return whether it began after the event: in progress now, or so late that it is another."""
+    if head.is_unfinished:
+        return _time_of(head) > query.time_ms + _CLOCK_SKEW_MS
+    return (head.started_at or _time_of(head)) > query.time_ms + _MAX_END_DELAY_MS
+
+
+def _fits(head: DeploymentHead, query: DeploymentQuery) -> bool:
+    """Return whether nothing says that the deployment is not the one of the event."""
+    return not (
+        head.id in query.taken
+        or ended_long_before(head, query)
+        or contradicts_outcome(head, query)
+        or _began_after(head, query)
+    )
+
+
+def _rank(head: DeploymentHead, query: DeploymentQuery) -> tuple[int, int, int, int]:
+    """Return the rank among those that fit: the smallest is the best.
+
+    An equal version goes before a short SHA, then the one that ended (in progress: began) nearest
+    to the event, then one that ended, then the one that started last.
+    """
     return (
-        int(started_after),
         int(head.application_version != query.version),
-        abs(time_ms - query.time_ms),
+        abs(_time_of(head) - query.time_ms),
         int(head.is_unfinished),
         -(head.started_at or 0),
     )
 
 
+def _match_one_to_one(
+    heads: Sequence[DeploymentHead], queries: Sequence[DeploymentQuery]
+) -> dict[int, DeploymentHead]:
+    """Return the deployment of each event that has one, by the index of the event.
+
+    As many events as possible get a deployment; then the sum of the ranks is the smallest. No
+    event gets an earlier deployment than an event before it.
+    """
+    if len(queries) == 1:
+        fitting = [head for head in heads if _fits(head, queries[0])]
+        return {0: min(fitting, key=lambda head: _rank(head, queries[0]))} if fitting else {}
+    order = sorted(range(len(queries)), key=lambda index: queries[index].time_ms)
+    best = _Matching()
+    row = [best] * (len(heads) + 1)  # row[n]: the best matching with the first n deployments
+    sorted_heads = sorted(heads, key=_time_of)
+    for index in order:
+        previous, row = row, [row[0]]
+        for position, head in enumerate(sorted_heads):
+            options = [previous[position + 1], row[position]]
+            if _fits(head, queries[index]):
+                options.append(previous[position].add(index, head, _rank(head, queries[index])))
+            row.append(min(options, key=_Matching.sort_key))
+    return dict(row[-1].pairs)
+
+
+class _Matching(Struct, frozen=True):
+    """Some pairs of event and deployment, and the sum of their ranks."""
+
+    pairs: tuple[tuple[int, DeploymentHead], ...] = ()
+    rank_sum: tuple[int, ...] = (0, 0, 0, 0)
+
+    def add(self, index: int, head: DeploymentHead, rank: tuple[int, ...]) -> "_Matching":
+        """Return the matching with one more pair."""
+        rank_sum = tuple(a + b for a, b in zip(self.rank_sum, rank, strict=True))
+        return _Matching((*self.pairs, (index, head)), rank_sum)
+
+    def sort_key(self) -> tuple[int, tuple[int, ...]]:
+        """Return what is the smallest for the best matching."""
+        return -len(self.pairs), self.rank_sum
+
+
+def _choose_second_best(
+    heads: Sequence[DeploymentHead], index: int, query: DeploymentQuery
+) -> Choice | None:
+    """Return a deployment for an event that none fits, if the event has waited long enough."""
+    late = [
+        head
+        for head in heads
+        if query.has_waited
+        and head.id not in query.taken
+        and not ended_long_before(head, query)
+        and (query.is_expired or head.is_unfinished or not _began_after(head, query))
+    ]
+    if late:
+        return Choice(index, min(late, key=lambda head: _rank(head, query)))
+    shared = [
+        head
+        for head in heads
+        if query.may_share
+        and head.id in query.taken
+        and not ended_long_before(head, query)
+        and not contradicts_outcome(head, query)
+    ]
+    if shared:
+        return Choice(index, min(shared, key=lambda head: _rank(head, query)), is_shared=True)
+    return None
+
+
 class Match(Struct, frozen=True):
     """The listed deployment of a ticket: all of it, or only its head.
 
-    ``body`` is its JSON as LaunchDarkly sent it, or None if it was not kept. If ``may_be_earlier``
-    is set, it ended long before the sender's time: the deployment meant may not be listed yet.
+    ``body`` is its JSON as LaunchDarkly sent it, or None if it was not kept. ``index`` is the event
+    of the ticket that it belongs to. ``is_shared``: another event of the sender has its record.
     """
 
     head: DeploymentHead
     body: Raw | None
-    may_be_earlier: bool = False
+    index: int = 0
+    is_shared: bool = False
 
 
 class NoMatch(Struct, frozen=True):
-    """No page held the deployment. ``unreadable``, the first unparsable JSON, may hold it."""
+    """No page held the deployment. ``unreadable``, the first unparsable JSON, may hold it.
+
+    ``index`` is the event of the ticket that expired first. ``other`` is another deployment of the
+    version.
+    """
 
     unreadable: tuple[Drift, bytes] | None = None
+    index: int = 0
+    other: DeploymentHead | None = None
 
 
 class ListMatcher:
@@ -134,7 +292,7 @@ class ListMatcher:
         self,
         *,
         deployment_ids: Mapping[str, str],
-        queries: Mapping[str, DeploymentQuery],
+        queries: Mapping[str, Sequence[DeploymentQuery]],
         max_buffered_bytes: int,
     ) -> None:
         self._jobs_by_id: dict[str, list[str]] = defaultdict(list)
@@ -142,7 +300,7 @@ class ListMatcher:
             self._jobs_by_id[deployment_id.lower()].append(job)
         self._queries = dict(queries)
         self._jobs_by_version: dict[tuple[str, str], list[str]] = defaultdict(list)
-        for job, query in queries.items():
+        for job, (query, *_) in queries.items():
             self._jobs_by_version[query.application, _version_prefix(query.version)].append(job)
         self._unmatched = {*deployment_ids, *queries}
         self._candidates: dict[str, dict[str, DeploymentHead]] = defaultdict(dict)
@@ -186,35 +344,41 @@ class ListMatcher:
     def finish(self) -> Iterator[tuple[str, Match | NoMatch]]:
         """Yield the best candidate of each job that is left, or ``NoMatch``."""
         for job in sorted(self._unmatched):
-            query = self._queries.get(job)
-            candidates = self._candidates.get(job, {}).values()
-            chosen = None if query is None else choose_deployment(candidates, query)
-            if query is None or chosen is None:
-                yield job, NoMatch(self._unreadable)
-            else:
-                may_be_earlier = ended_long_before(chosen, query)
-                yield job, Match(chosen, self._bodies.get(chosen.id), may_be_earlier)
+            yield job, self._choose(job)
         self._unmatched.clear()
+
+    def _choose(self, job: str) -> Match | NoMatch:
+        queries = self._queries.get(job)
+        if queries is None:
+            return NoMatch(self._unreadable)
+        candidates = self._candidates.get(job, {}).values()
+        choice = choose_deployment(candidates, queries)
+        if choice is not None:
+            body = self._bodies.get(choice.head.id)
+            return Match(choice.head, body, choice.index, choice.is_shared)
+        expired = next((index for index, query in enumerate(queries) if query.is_expired), None)
+        index = len(queries) - 1 if expired is None else expired
+        return NoMatch(self._unreadable, index, find_other_deployment(candidates, queries[index]))
 
     def _match_item(self, head: DeploymentHead, body: Raw | None) -> Iterator[tuple[str, Match]]:
         for job in self._jobs_by_id.get(head.id.lower(), ()):
-            yield from self._resolve_job(job, head, body)
+            yield from self._resolve_job(job, Match(head, body))
         version_key = (head.application_key or "", _version_prefix(head.application_version or ""))
         for job in self._jobs_by_version.get(version_key, ()):
-            if is_exact_match(head, self._queries[job]):
-                yield from self._resolve_job(job, head, body)
+            queries = self._queries[job]
+            exact = [index for index, query in enumerate(queries) if is_exact_match(head, query)]
+            if exact:
+                yield from self._resolve_job(job, Match(head, body, exact[0]))
             elif job in self._unmatched:
                 self._candidates[job][head.id] = head
                 if body is not None:
                     self._bodies[head.id] = body
 
-    def _resolve_job(
-        self, job: str, head: DeploymentHead, body: Raw | None
-    ) -> Iterator[tuple[str, Match]]:
+    def _resolve_job(self, job: str, match: Match) -> Iterator[tuple[str, Match]]:
         if job in self._unmatched:
             self._unmatched.discard(job)
             self._candidates.pop(job, None)
-            yield job, Match(head, body)
+            yield job, match
 
 
 def _version_prefix(version: str) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlencode
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from service.backlog.ticket import Lease
+from service.backlog.ticket import Lease, QueuedEvent, list_events
 from service.enrich.client import BudgetedCalls, Parsed
 from service.enrich.matching import DeploymentQuery, ListMatcher, Match, NoMatch
 from service.enrich.models import DeploymentPage, Drift, parse_deployment_page
@@ -20,7 +20,8 @@ _MAX_PAGE_SIZE = int(PAGE_SIZE)
 _MAX_FILTER_CHARS = 2000  # a longer application filter is omitted: servers limit URLs
 _HOUR_MS = 3_600_000
 _TYPICAL_DURATION_MS = 2 * _HOUR_MS  # nearly all deployments take less
-_RECENT_S = 300.0
+_RECENT_MS = 300_000
+_BETTER_MATCH_S = 120.0  # LaunchDarkly lists nearly all deployments sooner after their webhook
 
 
 class PageSizer(Struct):
@@ -45,14 +46,26 @@ class PageSizer(Struct):
         return previous > 1
 
 
-def build_deployment_query(lease: Lease) -> DeploymentQuery:
-    """Return the query of a ticket without an id. The arrival stands in for a missing time."""
-    ticket = lease.ticket
+def build_deployment_query(event: QueuedEvent, *, now_ms: int, timeout_s: float) -> DeploymentQuery:
+    """Return the query of an event without an id. The arrival stands in for a missing time.
+
+    Until ``timeout_s`` an event with a time waits for a deployment that no other event has. An
+    event without a time may be a repetition, so it waits for ``_BETTER_MATCH_S`` only.
+    """
+    ticket = event.ticket
+    age_s = (now_ms - event.queued_at) / 1000
+    is_expired = age_s >= timeout_s
+    has_waited = is_expired or age_s >= _BETTER_MATCH_S
     return DeploymentQuery(
         environment=ticket.environment or "",
         application=ticket.application or "",
         version=ticket.version or "",
-        time_ms=ticket.event_time or lease.queued_at,
+        time_ms=ticket.event_time or ticket.received_at or event.queued_at,
+        outcome=ticket.outcome,
+        taken=ticket.taken,
+        has_waited=has_waited,
+        may_share=is_expired if ticket.event_time is not None else has_waited,
+        is_expired=is_expired,
     )
 
 
@@ -67,16 +80,22 @@ def build_list_query(
     It has no end if a ticket lacks an id and a ticket was tried before: the deployment may take
     long, or LaunchDarkly's clock may differ from the sender's.
     """
-    tickets = [(lease, lease.ticket) for lease in leases]
-    all_have_ids = all(ticket.deployment_id is not None for _, ticket in tickets)
-    is_first_attempt = not any(ticket.attempts for _, ticket in tickets)
-    is_recent = is_first_attempt and all(lease.age_s < _RECENT_S for lease, _ in tickets)
-    times_ms = [ticket.event_time or lease.queued_at for lease, ticket in tickets]
-    first_ticket = tickets[0][1]
+    queued = [(lease, event) for lease in leases for event in list_events(lease)]
+    tickets = [event.ticket for _, event in queued]
+    all_have_ids = all(ticket.deployment_id is not None for ticket in tickets)
+    is_first_attempt = not any(ticket.attempts for ticket in tickets)
+    is_recent = is_first_attempt and all(
+        lease.now - event.queued_at < _RECENT_MS for lease, event in queued
+    )
+    times_ms = [
+        event.ticket.event_time or event.ticket.received_at or event.queued_at
+        for _, event in queued
+    ]
+    first_ticket = tickets[0]
     query = {
         "projectKey": first_ticket.project or "",
         "environmentKey": first_ticket.environment or "",
-        "applicationKey": ",".join(sorted({ticket.application or "" for _, ticket in tickets})),
+        "applicationKey": ",".join(sorted({ticket.application or "" for ticket in tickets})),
         "from": str(
             max(
                 1,
@@ -124,12 +143,16 @@ ListResult = Match | NoMatch | ListUnavailable | ListUnreadable
 
 
 class ListLimits(Struct, frozen=True, kw_only=True):
-    """Limits of a shared list: calls, ms back in time, bytes of pages in memory, and the host."""
+    """Limits of a shared list: calls, ms back in time, bytes of pages in memory, and the host.
+
+    ``not_found_timeout_s`` is how long an event waits for its deployment.
+    """
 
     max_calls: int
     lookback_ms: int
     max_buffered_bytes: int
     origin: str
+    not_found_timeout_s: float = 900.0
 
 
 class SharedList:
@@ -152,7 +175,7 @@ class SharedList:
         self._query = build_list_query(
             leases, lookback_ms=limits.lookback_ms, page_size=page_sizer.page_size
         )
-        self._matcher = _build_matcher(leases, max_buffered_bytes=limits.max_buffered_bytes)
+        self._matcher = _build_matcher(leases, limits)
         self._waiters: dict[str, asyncio.Future[None]] = {}
         self._results: dict[str, ListResult | Exception] = {}
         self._task: asyncio.Task[None] | None = None
@@ -270,13 +293,20 @@ class SharedList:
         )
 
 
-def _build_matcher(leases: Sequence[Lease], *, max_buffered_bytes: int) -> ListMatcher:
+def _build_matcher(leases: Sequence[Lease], limits: ListLimits) -> ListMatcher:
     deployment_ids, queries = {}, {}
     for lease in leases:
         if lease.ticket.deployment_id is None:
-            queries[lease.job] = build_deployment_query(lease)
+            queries[lease.job] = [
+                build_deployment_query(
+                    event, now_ms=lease.now, timeout_s=limits.not_found_timeout_s
+                )
+                for event in list_events(lease)
+            ]
         else:
             deployment_ids[lease.job] = lease.ticket.deployment_id
     return ListMatcher(
-        deployment_ids=deployment_ids, queries=queries, max_buffered_bytes=max_buffered_bytes
+        deployment_ids=deployment_ids,
+        queries=queries,
+        max_buffered_bytes=limits.max_buffered_bytes,
     )

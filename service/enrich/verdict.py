@@ -22,7 +22,7 @@ any other status, no response   the call is repeated (``repeat_wait``), then ``R
                                 ``outage_timeout_s`` (``decide_call_failure``)
 200, deployment not ended       ``Retry`` until ``not_found_timeout_s`` (``decide_unfinished``)
 200, list without the version   as a 404 of a first call (``decide_not_found``)
-200, list with an earlier one   the same (``decide_earlier_deployment``)
+200, list with another one      the same; the detail of the failed ticket names the other one
 ==============================  ==========================================================
 
 A page whose verdict is ``Fail`` leaves the record incomplete. A page whose verdict is ``Retry``
@@ -111,11 +111,24 @@ class Found(Struct, frozen=True):
     """The deployment was fetched. ``body`` is its JSON, with the pages merged in.
 
     ``stop_reason`` says why pages are missing, if some are. ``calls`` is what the ticket cost.
+    ``event_index`` is the event of the ticket that it belongs to, if the ticket has several.
     """
 
     deployment: Deployment
     body: bytes
     stop_reason: str | None = None
+    calls: int = 1
+    event_index: int | None = None
+
+
+class Shared(Struct, frozen=True):
+    """The deployment has its record already, for another event: the event ends without one.
+
+    ``event_index`` is the event of the ticket that ends.
+    """
+
+    deployment_id: str
+    event_index: int
     calls: int = 1
 
 
@@ -133,14 +146,18 @@ class Retry(Struct, frozen=True):
 
 
 class Fail(Struct, frozen=True):
-    """The ticket is given up and kept for a person, with the reason and the raw response."""
+    """The ticket is given up and kept for a person, with the reason and the raw response.
+
+    If the ticket has several events, only the one at ``event_index`` is given up.
+    """
 
     reason: str
     detail: str = ""
     raw: bytes = b""
+    event_index: int | None = None
 
 
-Verdict = Found | Retry | Fail
+Verdict = Found | Shared | Retry | Fail
 CallResult = Literal["ok", "forbidden", "rate_limited", "server_error", "unauthorized"]
 
 
@@ -315,14 +332,16 @@ def ends_refresh(failure: Fail, history: AttemptHistory) -> bool:
 
 
 def decide_not_found(
-    history: AttemptHistory, policy: RetryPolicy, *, raw: bytes = b""
+    history: AttemptHistory, policy: RetryPolicy, *, raw: bytes = b"", known: str = ""
 ) -> Retry | Fail:
     """Return the verdict on a deployment that LaunchDarkly does not know (yet).
 
-    A refresh fails at once: the deployment was there, so it was deleted.
+    A refresh fails at once: the deployment was there, so it was deleted. ``known`` names another
+    deployment of the version. It is never taken instead: its record would tell of another event.
     """
     if history.is_refresh or history.age_s >= policy.not_found_timeout_s:
-        return Fail(reason="not_found", detail=f"not there after {history.age_s:.0f} s", raw=raw)
+        detail = f"not there after {history.age_s:.0f} s" + (f"; {known}" if known else "")
+        return Fail(reason="not_found", detail=detail, raw=raw)
     return Retry(reason="not_found_yet", wait_s=_not_found_wait(history, policy))
 
 
@@ -344,15 +363,12 @@ def decide_forbidden(history: AttemptHistory, policy: RetryPolicy, *, raw: bytes
     )
 
 
-def decide_earlier_deployment(history: AttemptHistory, policy: RetryPolicy) -> Retry | Fail | None:
-    """Return the verdict if the listed deployment ended long before the sender's time.
+def decide_taken(history: AttemptHistory, policy: RetryPolicy) -> Retry:
+    """Return the verdict if the source reported the found deployment by another event before.
 
-    The deployment that the sender meant may not be listed yet. After ``not_found_timeout_s`` the
-    listed one is taken: None.
+    The deployment of this event may not be listed yet.
     """
-    if history.age_s >= policy.not_found_timeout_s:
-        return None
-    return decide_not_found(history, policy)
+    return Retry(reason="not_found_yet", wait_s=max(0.0, _not_found_wait(history, policy)))
 
 
 def decide_drift(problem: Drift, raw: bytes) -> Fail:

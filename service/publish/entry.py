@@ -34,7 +34,8 @@ class Entry(Struct, frozen=True):
 
     ``data_chunks`` are the data after the revision. ``digest`` identifies the content: an equal
     digest makes no new revision. ``plan`` says when the deployment is refreshed. If
-    ``filtered_because`` holds a reason, nothing is appended.
+    ``filtered_because`` holds a reason, nothing is appended. Nor is it if the entry ``is_shared``:
+    another event of the deployment has the record.
     """
 
     deployment_id: str
@@ -45,6 +46,7 @@ class Entry(Struct, frozen=True):
     unreadable_fields: tuple[str, ...] = ()
     plan: RefreshPlan = RefreshPlan()
     filtered_because: str = ""
+    is_shared: bool = False
 
     @property
     def data_after_revision(self) -> bytes:
@@ -123,7 +125,7 @@ def _build_record(
         event=SourceEvent(
             source=ticket.source,
             delivery=ticket.delivery,
-            received_at=lease.queued_at,
+            received_at=lease.received_at,
             outcome=ticket.outcome,
             event_time=ticket.event_time,
             metadata=Raw(ticket.metadata or b"null"),
@@ -134,7 +136,7 @@ def _build_record(
 
 def _build_fields(deployment: Deployment, lease: Lease, *, complete: bool) -> tuple[str, ...]:
     ticket = lease.ticket
-    occurred_at = deployment.ended_at or ticket.event_time or lease.queued_at
+    occurred_at = deployment.ended_at or ticket.event_time or lease.received_at
     fields = {
         "specversion": "1.0",
         "source": f"/deployment-enricher/{ticket.source}",

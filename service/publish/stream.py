@@ -44,10 +44,33 @@ class TrimResult(Struct, frozen=True):
 
 
 class PublishResult(Struct, frozen=True):
-    """The outcome of publishing. ``lease_lost``: another worker has the ticket; no write."""
+    """The outcome of publishing. ``lease_lost``: another worker has the ticket; no write.
 
-    status: Literal["published", "unchanged", "filtered", "lease_lost"]
+    ``taken``: the source reported this deployment by another event; no write, and the lease stands.
+    """
+
+    status: Literal["published", "unchanged", "filtered", "lease_lost", "taken"]
     revision: int
+
+
+def _append_mode(entry: Entry) -> str:
+    if entry.is_shared:
+        return "share"
+    return "filter" if entry.filtered_because else "append"
+
+
+def _source_event(lease: Lease) -> tuple[str, str]:
+    """Return the field of the source in ``published``, and what tells its events apart.
+
+    A source reports each deployment once: with its outcome, and its time or when it arrived.
+    """
+    ticket = lease.ticket
+    if ticket.refresh is not None:
+        return "", ""
+    time_ms, kind = ticket.event_time, "ended"
+    if time_ms is None:
+        time_ms, kind = lease.received_at, "arrived"
+    return f"event:{ticket.source}", f"{ticket.outcome} {kind} {time_ms}"
 
 
 class OutputStream:
@@ -91,7 +114,9 @@ class OutputStream:
                 plan.since,
                 "" if plan.due is None else plan.due,
                 plan.ticket,
-                "" if entry.filtered_because else "append",
+                _append_mode(entry),
+                *lease.settled_events,
+                *_source_event(lease),
                 *entry.fields,
             ),
             durable=True,

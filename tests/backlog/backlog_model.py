@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from service.accept.mapping import DeploymentCompleted, Duplicate, Queued
 from service.backlog.backlog import Backlog, BacklogConfig, PostponeStatus
 from service.backlog.failures import FailureRecord
-from service.backlog.ticket import Lease
+from service.backlog.ticket import MAX_EVENTS, Lease, select_event
 from service.enrich.budget import load_budget_prelude
 from service.publish.entry import Entry
 from service.publish.stream import OutputStream, PublishResult, RetentionConfig
@@ -34,19 +34,35 @@ LONG_MS = 100_000
 KEYS_WITHOUT_TTL = {"enriched", "failed", "failed:data", "counts", "enriched:milestones"}
 
 
+class EventModel(Struct):
+    """An event of the model, and the deliveries that said it."""
+
+    outcome: str
+    deliveries: list[str]
+    added_order: int = 0
+
+
 class TicketModel(Struct):
-    """A ticket of the model: its events by generation, its lease, and whether it is due."""
+    """A ticket of the model: its events, its lease, and whether it is due. A refresh has none."""
 
     generation: int
-    events: list[tuple[int, str]]
+    events: list[EventModel]
     fence: float | None = None
     is_due: bool = True
     added_order: int = 0
 
 
 def build_event(number: int, delivery: str, *, known: bool) -> DeploymentCompleted:
-    """Return the event of one deployment, with its id or to be found by its version."""
-    event = make_event(number, delivery=delivery)
+    """Return the event of one deployment, with its id or to be found by its version.
+
+    Its delivery says whether the deployment failed.
+    """
+    event = make_event(
+        number,
+        delivery=delivery,
+        outcome="failed" if delivery[-1] in "258" else "succeeded",
+        event_time=1_795_428_000_000,
+    )
     return event if known else replace(event, deployment_id=None)
 
 
@@ -66,11 +82,13 @@ class BacklogModel(RuleBasedStateMachine):
         self.run = self.runner.run
         self.run(self.open(url))
         self.tickets: dict[str, TicketModel] = {}
-        self.failed: dict[str, list[tuple[int, str]]] = {}
+        self.failed: dict[str, list[EventModel]] = {}
         self.reasons: dict[str, str] = {}
         self.job_by_delivery: dict[str, str] = {}
         self.published: dict[str, tuple[int, str]] = {}
+        self.reported: dict[str, str] = {}
         self.settled_events: Counter[str] = Counter()
+        self.reopened: list[str] = []
         self.leases: list[Lease] = []
 
     async def open(self, url: str) -> None:
@@ -129,22 +147,49 @@ class BacklogModel(RuleBasedStateMachine):
             assert result == Duplicate(job=job)
             return
         assert isinstance(result, Queued)
-        jobs = {job or result.job, result.job}
+        failed_before = {job} if job in self.failed else set()
         job = self.job_by_delivery[delivery] = result.job
-        reopened = [delivery_id for name in jobs for _, delivery_id in self.failed.pop(name, [])]
-        ticket = self.tickets.setdefault(job, TicketModel(generation=0, events=[]))
-        ticket.generation += 1
-        ticket.added_order = next(self.tokens)
-        new_deliveries = [
-            delivery_id
-            for delivery_id in {*reopened, delivery}
-            if delivery_id not in delivery_ids(ticket)
-        ]
-        ticket.events += [(ticket.generation, delivery_id) for delivery_id in new_deliveries]
-        self.settled_events.subtract(
-            delivery_id for delivery_id in new_deliveries if self.settled_events[delivery_id]
+        if self.is_event_failed(job, event.outcome):
+            failed_before.add(job)
+        for failed_job in sorted(failed_before):
+            self.requeue_failed(failed_job, job)
+        self.put_event(job, [delivery], event.outcome)
+
+    def is_event_failed(self, job: str, outcome: str) -> bool:
+        """Return whether an event of a job says what a failed one said."""
+        is_id = job.startswith("id:")
+        return any(is_id or failed.outcome == outcome for failed in self.failed.get(job, ()))
+
+    def requeue_failed(self, failed_job: str, job: str) -> None:
+        """Put the events of a failed job back into the backlog."""
+        for failed in self.failed.pop(failed_job):
+            self.settled_events.subtract(failed.deliveries)
+            if job.startswith("find:"):
+                self.put_event(job, failed.deliveries, failed.outcome)
+            else:
+                self.reopened += failed.deliveries
+
+    def put_event(self, job: str, deliveries: list[str], outcome: str) -> None:
+        """Put an event into a ticket: it repeats one, or is another one of the job."""
+        deliveries, self.reopened = [*self.reopened, *deliveries], []
+        ticket = self.tickets.setdefault(
+            job, TicketModel(generation=0, events=[], added_order=next(self.tokens))
         )
-        ticket.is_due = ticket.is_due or ticket.fence is None
+        others = ticket.events[-1:] if job.startswith("id:") else ticket.events
+        equal = [event for event in others if event.outcome == outcome]
+        if not equal and len(ticket.events) < MAX_EVENTS:
+            is_new = all(event.outcome != outcome for event in ticket.events)
+            if not ticket.events:
+                ticket.added_order = next(self.tokens)
+            equal = [EventModel(outcome, [], next(self.tokens))]
+            ticket.events += equal
+            ticket.generation += 1
+            ticket.is_due = ticket.is_due or (is_new and ticket.fence is None)
+        joined = (equal or ticket.events[-1:])[0]
+        known = {name for event in ticket.events for name in event.deliveries}
+        new = [name for name in dict.fromkeys(deliveries) if name not in known]
+        self.settled_events.subtract(name for name in new if self.settled_events[name])
+        joined.deliveries += new
 
     @rule(limit=st.integers(1, 3), followers=st.sampled_from([0, 1, 3]), twice=st.booleans())
     def claim(self, limit: int, followers: int, twice: bool) -> None:
@@ -176,12 +221,25 @@ class BacklogModel(RuleBasedStateMachine):
         return isinstance(lease, Lease) and lease.leader is None
 
     @precondition(lambda self: self.leases)
-    @rule(index=st.integers(0, 9), status=st.sampled_from("abu"), twice=st.booleans())
-    def publish(self, index: int, status: str, twice: bool) -> None:
-        """Publish a ticket that a worker holds, or held."""
-        self.publish_and_check(
-            build_entry(self.leases[index % len(self.leases)], status), index, twice=twice
-        )
+    @rule(
+        index=st.integers(0, 9),
+        status=st.sampled_from("abuos"),
+        nth=st.integers(0, 3),
+        twice=st.booleans(),
+    )
+    def publish(self, index: int, status: str, twice: bool, nth: int = 0) -> None:
+        """Publish an event of a ticket that a worker holds, or held."""
+        lease = self.choose_event(index, nth)
+        self.publish_and_check(build_entry(lease, status), index, twice=twice)
+
+    def choose_event(self, index: int, nth: int) -> Lease:
+        """Let a worker work on one of the events of its ticket, if they end one by one."""
+        position = index % len(self.leases)
+        lease = self.leases[position]
+        if lease.events and lease.job.startswith("find:"):
+            lease = select_event(lease, nth % len(lease.events))
+        self.leases[position] = lease
+        return lease
 
     def publish_and_check(self, entry: Entry, index: int, *, twice: bool) -> PublishResult:
         """Publish a ticket and check the reply."""
@@ -194,30 +252,51 @@ class BacklogModel(RuleBasedStateMachine):
             assert settled == PublishResult("lease_lost", 0)
             return settled
         revision, last = self.published.get(entry.deployment_id, (0, ""))
+        if self.is_taken(entry, lease):
+            assert settled == PublishResult("taken", revision)
+            self.leases.append(lease)
+            return settled
         if entry.filtered_because:
             assert settled == PublishResult("filtered", revision)
-        elif last == entry.digest:
+        elif last == entry.digest or entry.is_shared:
             assert settled == PublishResult("unchanged", revision)
         else:
             assert settled == PublishResult("published", revision + 1)
-        digest = last if entry.filtered_because else entry.digest
+        digest = last if entry.filtered_because or entry.is_shared else entry.digest
         self.published[entry.deployment_id] = (settled.revision, digest)
+        if lease.ticket.refresh is None:
+            self.reported[entry.deployment_id] = lease.ticket.outcome
         self.settle_ticket(lease, ticket)
         return settled
 
-    def settle_ticket(self, lease: Lease, ticket: TicketModel) -> None:
-        """Record which events the record settled; newer events make the ticket due again."""
-        settled_deliveries = [name for number, name in ticket.events if number <= lease.generation]
-        self.settled_events.update(settled_deliveries)
-        ticket.events = [pair for pair in ticket.events if pair[0] > lease.generation]
+    def is_taken(self, entry: Entry, lease: Lease) -> bool:
+        """Return whether the sender reported the found deployment with another outcome."""
+        reported = self.reported.get(entry.deployment_id, lease.ticket.outcome)
+        is_exempt = entry.filtered_because or entry.is_shared or lease.job.startswith("id:")
+        return not is_exempt and reported != lease.ticket.outcome
+
+    def settle_ticket(self, lease: Lease, ticket: TicketModel) -> list[EventModel]:
+        """End the events of a lease and return them; the others make the ticket due again."""
+        first, last = lease.settled_events
+        ended = ticket.events[first - 1 : last] if first else []
+        for event in ended:
+            ticket.events.remove(event)
+            self.settled_events.update(event.deliveries)
         ticket.fence, ticket.is_due = None, True
-        if not ticket.events and lease.generation == ticket.generation:
+        if not ticket.events:
             del self.tickets[lease.job]
+        return ended
 
     @precondition(lambda self: self.leases)
-    @rule(index=st.integers(0, 9), reason=st.sampled_from("xy"), twice=st.booleans())
-    def fail(self, index: int, reason: str, twice: bool) -> None:
-        """Fail a ticket that a worker holds, or held."""
+    @rule(
+        index=st.integers(0, 9),
+        reason=st.sampled_from("xy"),
+        nth=st.integers(0, 3),
+        twice=st.booleans(),
+    )
+    def fail(self, index: int, reason: str, nth: int, twice: bool) -> None:
+        """Fail an event of a ticket that a worker holds, or held."""
+        self.choose_event(index, nth)
         self.fail_and_check(index, reason, twice=twice)
 
     def fail_and_check(self, index: int, reason: str, *, twice: bool) -> str:
@@ -227,21 +306,28 @@ class BacklogModel(RuleBasedStateMachine):
         result = self.run(self.backlog.fail(lease, failure))
         if twice and result == "failed":
             assert self.run(self.backlog.fail(lease, failure)) == result
-        if (ticket := self.check_ended(lease, result, expected="failed")) is not None:
-            self.failed[lease.job], self.reasons[lease.job] = ticket.events, reason
-            self.settled_events.update(delivery_id for _, delivery_id in ticket.events)
+        ticket = self.held_ticket(lease)
+        if ticket is None:
+            assert result == "lease_lost"
+        elif lease.job.startswith("id:") and ticket.generation != lease.generation:
+            assert result == "superseded"
+            self.supersede(lease, ticket)
+        else:
+            assert result == "failed"
+            ended = self.settle_ticket(lease, ticket)
+            self.failed[lease.job] = [*ended[-1:], *self.failed.get(lease.job, ())]
+            for event in ended[:-1]:  # of one deployment, of which the last event counts
+                ended[-1].deliveries += event.deliveries
+            self.reasons[lease.job] = reason
         return result
 
-    def check_ended(self, lease: Lease, result: str, *, expected: str) -> TicketModel | None:
-        """Check that a ticket ended without a record; return it if it is gone."""
-        ticket = self.held_ticket(lease)
-        if ticket is not None and ticket.generation == lease.generation:
-            assert result == expected
-            return self.tickets.pop(lease.job)
-        assert result == ("lease_lost" if ticket is None else "superseded")
-        if ticket is not None:
-            ticket.fence, ticket.is_due = None, True
-        return None
+    def supersede(self, lease: Lease, ticket: TicketModel) -> None:
+        """Let the newer events of a deployment stand for those of the lease."""
+        _, last = lease.settled_events
+        for event in ticket.events[:last]:
+            ticket.events[last].deliveries += event.deliveries
+        ticket.events = ticket.events[last:]
+        ticket.fence, ticket.is_due = None, True
 
     @precondition(lambda self: self.leases)
     @rule(index=st.integers(0, 9), delay_s=st.sampled_from([0.0, 90.0]), twice=st.booleans())
@@ -307,7 +393,10 @@ class BacklogModel(RuleBasedStateMachine):
         assert waiting == tickets == set(self.tickets)
         assert failed == set(self.failed)
         open_events = {
-            delivery_id for ticket in self.tickets.values() for _, delivery_id in ticket.events
+            delivery_id
+            for ticket in self.tickets.values()
+            for event in ticket.events
+            for delivery_id in event.deliveries
         }
         for delivery in self.job_by_delivery:
             assert self.settled_events[delivery] == (delivery not in open_events), delivery
@@ -353,7 +442,9 @@ class BacklogModel(RuleBasedStateMachine):
         while self.tickets:
             self.claim(3, followers=0, twice=False)
             while self.leases:
-                self.publish(0, "a", twice=False)
+                lease = self.leases[0]
+                entry = build_entry(lease, "a")
+                self.publish(0, "s" if self.is_taken(entry, lease) else "a", twice=False)
         self.tickets_match_the_model()
         assert set(self.settled_events.values()) <= {0, 1}
         assert all(self.settled_events[delivery] == 1 for delivery in self.job_by_delivery)
@@ -391,18 +482,25 @@ class BacklogModel(RuleBasedStateMachine):
 
 
 def build_entry(lease: Lease, status: str) -> Entry:
-    """Return the entry of a lease; the filters exclude it if its status is ``u``."""
+    """Return the entry of a lease.
+
+    The filters exclude it if its status is ``u``. With ``s`` another event has the record. With
+    ``o`` it is the deployment that a lease of the other outcome finds.
+    """
     number = int(lease.job[-1])
+    if lease.job.startswith("find:") and (lease.ticket.outcome == "failed") != (status == "o"):
+        number += 2
     data = f',"status":"{status}"}}'.encode()
     filtered_because = "unwanted" if status == "u" else ""
     return Entry(
-        deployment_id(number), status, (), (data,), complete=True, filtered_because=filtered_because
+        deployment_id(number),
+        status,
+        (),
+        (data,),
+        complete=True,
+        filtered_because=filtered_because,
+        is_shared=status == "s",
     )
-
-
-def delivery_ids(ticket: TicketModel) -> set[str]:
-    """Return the delivery ids of a ticket."""
-    return {delivery_id for _, delivery_id in ticket.events}
 
 
 def without_now(lease: object) -> Lease:

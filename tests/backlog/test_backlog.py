@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ from redis.asyncio import Redis
 from service.accept.mapping import BacklogFull, Duplicate, Queued, Unmappable
 from service.backlog.backlog import Backlog, BacklogConfig
 from service.backlog.failures import FailureRecord, decode_failure
-from service.backlog.ticket import CorruptTicket
+from service.backlog.ticket import MAX_EVENTS, CorruptTicket, list_events
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from tests.backlog.claims import build_backlog, claim_lease, fail_remaining
@@ -59,16 +60,103 @@ async def test_add_repeated_under_its_token_returns_queued(
     await fail_remaining(backlog)
 
 
-async def test_add_of_two_events_of_one_job_stores_the_newer(
+async def test_add_of_another_outcome_of_one_id_counts_from_then(
     backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:
-    """Two deliveries of one deployment make one ticket, which holds the newer event."""
+    """The ticket holds the newer event; its timeout still counts from the first one."""
     await backlog.add(make_event(delivery="first"))
-    await backlog.add(make_event(delivery="second"))
+    await backlog.add(make_event(delivery="second", outcome="failed"))
     assert await redis.zcard(keys.backlog) == 1
     lease = await claim_lease(backlog)
-    assert (lease.ticket.delivery, lease.generation) == ("second", 2)
-    await backlog.fail(lease, FailureRecord(reason="test"))
+    assert (lease.ticket.delivery, lease.ticket.outcome) == ("second", "failed")
+    assert (lease.generation, len(lease.events)) == (2, 2)
+    assert lease.queued_at == lease.events[0].queued_at <= lease.received_at
+    assert await backlog.fail(lease, FailureRecord(reason="test")) == "failed"
+    assert await redis.zcard(keys.backlog) == 0
+
+
+@pytest.mark.parametrize("deployment_id", [None, "a0eebc99"])
+async def test_add_of_a_repeated_event_keeps_age_attempts_and_backoff(
+    backlog: Backlog, redis: Redis, keys: Keys, deployment_id: str | None
+) -> None:
+    """A sender that repeats itself every minute cannot keep a ticket from its timeout."""
+    await backlog.add(make_event(delivery="first", deployment_id=deployment_id))
+    lease = await claim_lease(backlog)
+    attempted = msgspec.structs.replace(lease.ticket, attempts=3, reason="not_found_yet")
+    assert await backlog.postpone(lease, attempted, delay_s=60) == "postponed"
+    due_at = await redis.zscore(keys.backlog, lease.job)
+    for number in range(3):
+        event = make_event(delivery=f"repeat-{number}", deployment_id=deployment_id)
+        assert await backlog.add(event) == Queued(job=lease.job)
+    assert await redis.zscore(keys.backlog, lease.job) == due_at
+    await redis.zadd(keys.backlog, {lease.job: 1})
+    again = await claim_lease(backlog)
+    assert (again.ticket, again.queued_at, again.events) == (attempted, lease.queued_at, ())
+    assert await backlog.fail(again, FailureRecord(reason="test")) == "failed"
+    assert await redis.zcard(keys.backlog) == 0
+
+
+FOUND_BY_VERSION: dict[str, Any] = {"deployment_id": None, "event_time": 1_795_428_000_000}
+
+
+async def test_add_of_another_run_of_a_version_makes_a_second_event(
+    backlog: Backlog, redis: Redis, keys: Keys
+) -> None:
+    """Each event ends by itself, and each has a timeout of its own."""
+    run = {**FOUND_BY_VERSION, "delivery": "run-1", "outcome": "failed"}
+    rerun = {**FOUND_BY_VERSION, "delivery": "run-2", "event_time": 1_795_428_060_000}
+    await backlog.add(make_event(**run))
+    lease = await claim_lease(backlog)
+    await backlog.postpone(lease, lease.ticket, delay_s=60)
+    await backlog.add(make_event(**rerun))
+    lease = await claim_lease(backlog)  # the new outcome made it due
+    assert [event.ticket.delivery for event in lease.events] == ["run-1", "run-2"]
+    assert await backlog.fail(lease, FailureRecord(reason="not_found")) == "failed"
+    lease = await claim_lease(backlog)
+    assert (lease.ticket.delivery, lease.events) == ("run-2", ())
+    await backlog.fail(lease, FailureRecord(reason="not_found"))
+    assert await redis.zcard(keys.failed) == 1
+    assert isinstance(await backlog.add(make_event(**run)), Queued)  # redelivered
+    lease = await claim_lease(backlog)
+    assert {event.ticket.delivery for event in lease.events} == {"run-1", "run-2"}
+    await backlog.postpone(lease, lease.ticket, delay_s=0)
+    await fail_remaining(backlog)
+
+
+@pytest.mark.parametrize(
+    ("changes", "events"),
+    [
+        ({}, 1),
+        ({"event_time": 1_795_428_000_500}, 1),  # the sender rounds differently
+        ({"source": "argo", "event_time": 1_795_428_200_000}, 1),  # another sender, soon after
+        ({"event_time": None}, 2),  # it arrived long after the other one
+        ({"event_time": 1_795_428_060_000}, 2),
+        ({"outcome": "failed"}, 2),
+        ({"source": "argo", "event_time": 1_795_428_400_000}, 2),
+    ],
+)
+async def test_add_joins_what_two_senders_say_of_one_deployment(
+    backlog: Backlog, changes: dict[str, Any], events: int
+) -> None:
+    """An event is another deployment if the outcome differs, or its sender gives another time."""
+    await backlog.add(make_event(**FOUND_BY_VERSION))
+    await backlog.add(make_event(**{**FOUND_BY_VERSION, "delivery": "second", **changes}))
+    assert len(list_events(await claim_lease(backlog))) == events
+    await fail_remaining(backlog)
+
+
+async def test_add_of_many_runs_bounds_the_ticket(
+    backlog: Backlog, redis: Redis, keys: Keys
+) -> None:
+    """More runs of one version at a time join the ticket without a record of their own."""
+    for number in range(MAX_EVENTS + 5):
+        run = {"delivery": f"run-{number}", "event_time": 1_795_428_000_000 + 60_000 * number}
+        await backlog.add(make_event(**{**FOUND_BY_VERSION, **run}))
+    lease = await claim_lease(backlog)
+    assert len(lease.events) == MAX_EVENTS
+    await backlog.postpone(lease, lease.ticket, delay_s=0)
+    await fail_remaining(backlog)
+    assert await redis.zcard(keys.backlog) == 0
 
 
 async def test_claim_by_many_workers_leases_a_ticket_once(backlog: Backlog) -> None:
@@ -146,7 +234,7 @@ async def test_settle_of_an_older_generation_makes_the_newer_event_due(
     for action in ("postpone", "fail"):
         await backlog.add(make_event(delivery=f"{action}-old"))
         lease = await claim_lease(backlog)
-        await backlog.add(make_event(delivery=f"{action}-new"))
+        await backlog.add(make_event(delivery=f"{action}-new", outcome="failed"))
         assert await redis.zscore(keys.backlog, lease.job) == lease.fence
         if action == "postpone":
             assert await backlog.postpone(lease, lease.ticket, delay_s=60) == "superseded"

@@ -11,7 +11,7 @@ from service.accept.source_files import read_presets
 from service.accept.sources import Source, load_sources, native_source
 from service.backlog.failed_tickets import FailedTickets
 from service.backlog.failures import parked_job
-from tests.backlog.backlog_model import BacklogModel, TicketModel, build_event
+from tests.backlog.backlog_model import BacklogModel, EventModel, build_event
 from tests.state_machine import run_machine, with_examples
 
 FIXED_SOURCES = {"native": native_source(["secret"], presets=read_presets())}
@@ -30,9 +30,9 @@ application = "body.app"
 )
 
 
-def webhook_body(number: int, *, known: bool) -> bytes:
+def webhook_body(number: int, delivery: str, *, known: bool) -> bytes:
     """Return the webhook body of the same event."""
-    event = build_event(number, "", known=known)
+    event = build_event(number, delivery, known=known)
     return msgspec.json.encode(
         {
             "projectKey": event.project,
@@ -40,7 +40,8 @@ def webhook_body(number: int, *, known: bool) -> bytes:
             "applicationKey": event.application,
             "version": event.version,
             "deploymentId": event.deployment_id,
-            "eventType": "finished",
+            "eventType": "failed" if event.outcome == "failed" else "finished",
+            "eventTime": event.event_time,
         }
     )
 
@@ -69,14 +70,16 @@ class RetryModel(BacklogModel):
         """Park an event that its source cannot map until the source is fixed."""
         delivery = f"{number}-{known}-{nth}"
         self.token = f"{next(self.tokens):016d}"
-        event = Unmappable("test", (), delivery, webhook_body(number, known=known))
+        event = Unmappable("test", (), delivery, webhook_body(number, delivery, known=known))
         is_parked = self.run(self.backlog.park("native", event))
         if twice:
             assert self.run(self.backlog.park("native", event)) is is_parked
         assert is_parked is (delivery not in self.job_by_delivery)
         if is_parked:
             job = self.job_by_delivery[delivery] = parked_job("native", delivery)
-            self.failed[job], self.reasons[job] = [(0, delivery)], "unmappable"
+            outcome = build_event(number, delivery, known=known).outcome
+            self.failed[job] = [EventModel(outcome, [delivery])]
+            self.reasons[job] = "unmappable"
             self.parked_at[job] = next(self.tokens)
             self.settled_events.update([delivery])
 
@@ -100,20 +103,23 @@ class RetryModel(BacklogModel):
             if sources is BROKEN_SOURCES and result.job in self.parked_at:
                 assert result.status == "skipped"
                 continue
-            job = result.detail or result.job
-            delivery_ids = [name for _, name in self.failed.pop(result.job)]
-            delivery_ids += [name for _, name in self.failed.pop(job, [])]
-            ticket = self.tickets.setdefault(job, TicketModel(generation=0, events=[]))
-            if result.status == "superseded":
-                assert ticket.added_order > self.parked_at[result.job]
-            else:
-                assert result.status == "queued"
-                ticket.generation, ticket.added_order = ticket.generation + 1, next(self.tokens)
-                ticket.is_due = ticket.is_due or ticket.fence is None
-            ticket.events += [(ticket.generation, name) for name in delivery_ids]
-            self.settled_events.subtract(delivery_ids)
-            for name in delivery_ids:
-                self.job_by_delivery[name] = job
+            self.requeue(result.job, result.detail or result.job, result.status)
+
+    def requeue(self, failed_job: str, job: str, status: str) -> None:
+        """Put the events of a failed job into the ticket that a retry queued or found."""
+        failed = [*self.failed.pop(failed_job), *self.failed.pop(job, [])]
+        deliveries = [name for event in failed for name in event.deliveries]
+        self.settled_events.subtract(deliveries)
+        if status == "superseded":
+            ticket = self.tickets[job]
+            assert ticket.added_order > self.parked_at[failed_job]
+            ticket.events[-1].deliveries += deliveries
+        elif job.startswith("id:"):
+            self.put_event(job, deliveries, failed[0].outcome)
+        for event in failed if job.startswith("find:") else ():
+            self.put_event(job, event.deliveries, event.outcome)
+        for name in deliveries:
+            self.job_by_delivery[name] = job
 
     @precondition(lambda self: self.failed)
     @rule(indexes=st.lists(st.integers(0, 9), min_size=1, max_size=3), twice=st.booleans())

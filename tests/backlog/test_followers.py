@@ -1,7 +1,7 @@
 """Tests of claim.lua: which tickets share the list call of another."""
 
 from collections import Counter
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from service.backlog.backlog import Backlog
 from service.backlog.ticket import Lease
 from service.store.keys import Keys
-from tests.factories import deployment_id, make_event
+from tests.factories import make_event
 
 
 async def add_ticket(backlog: Backlog, number: int, *, known: bool = False, **fields: Any) -> None:
@@ -98,11 +98,6 @@ async def test_claim_of_tickets_with_an_id_shares_a_list_only_while_calls_are_sc
     assert len(count_batches(separate)) == 4
     await redis.delete(keys.budget_calls)
     await allow_calls(redis, keys, 2)
-    job = f"id:{deployment_id(19)}"
-    stored = cast("bytes", await redis.hget(keys.tickets, job))
-    # The array head of a ticket with more fields than today.
-    longer = stored[:14] + bytes((0xDC, 0, stored[14] & 15)) + stored[15:]
-    await redis.hset(keys.tickets, job, longer)
     shared = await claim_leases(backlog, 4)
     assert list(count_batches(shared).values()) == [16]
 

@@ -72,7 +72,7 @@ async def test_postpone_repeated_after_a_lost_reply_returns_postponed(backlog: B
     attempted = msgspec.structs.replace(lease.ticket, attempts=1)
     assert await backlog.postpone(lease, attempted, delay_s=60) == "postponed"
     assert await backlog.postpone(lease, attempted, delay_s=60) == "postponed"
-    await backlog.add(make_event(1, delivery="newer"))
+    await backlog.add(make_event(1, delivery="newer", outcome="failed"))
     await backlog.fail(await claim_lease(backlog), FailureRecord(reason="test"))
 
 
@@ -106,7 +106,7 @@ async def test_postpone_to_the_first_place_wakes_a_worker(
     assert await backlog.postpone(second, second.ticket, delay_s=60) == "postponed"
     assert await redis.llen(keys.wakeup) == 0
     for number in (1, 2):
-        await backlog.add(make_event(number, delivery=f"again-{number}"))
+        await backlog.add(make_event(number, delivery=f"again-{number}", outcome="failed"))
         await backlog.fail(await claim_lease(backlog), FailureRecord(reason="test"))
 
 

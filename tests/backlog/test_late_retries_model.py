@@ -89,13 +89,15 @@ class LostReplyModel(BacklogModel):
         lease = self.leases[index % len(self.leases)]
         entry = build_entry(lease, status)
         settled = self.publish_and_check(entry, index, twice=False)
+        if settled.status == "taken":
+            return
         self.pending_repeats.append(partial(self.repeat_publish, entry, lease, settled))
 
     def publish_and_check(self, entry: Entry, index: int, *, twice: bool) -> PublishResult:
         """Publish, and record which fence published a job last."""
         lease = self.leases[index % len(self.leases)]
         settled = super().publish_and_check(entry, index, twice=twice)
-        if settled.status != "lease_lost":
+        if settled.status not in {"lease_lost", "taken"}:
             self.published_by[lease.job] = lease.fence
         return settled
 

@@ -217,18 +217,19 @@ async def test_skip_without_the_lease_changes_nothing(
     await harness.publish(await harness.claim())
 
 
-async def test_enqueue_due_of_a_failed_job_queues_nothing(
+async def test_enqueue_due_goes_on_while_a_later_webhook_has_failed(
     harness: RefreshHarness, eventually: Eventually
 ) -> None:
-    """A failed job waits for a person, so it is not refreshed."""
+    """The earlier revision is refreshed, whether a person retries or drops the failed ticket."""
     await harness.add_event()
     await harness.publish(await harness.claim())
     await harness.add_event(delivery="later")
     await harness.backlog.fail(await harness.claim(), FailureRecord(reason="test"))
-    await eventually(lambda: is_refresh_due(harness))
-    assert await harness.refreshes.enqueue_due() == 0
-    assert (await harness.backlog.claim(1)).leases == []
-    assert await harness.planned_refreshes() == []
+    refresh = await harness.refresh(eventually)
+    assert refresh.ticket.refresh is not None
+    assert await harness.publish(refresh) == PublishResult("unchanged", 1)
+    assert await harness.planned_refreshes() == [deployment_id(1)]
+    assert await harness.redis.zcard(harness.keys.failed) == 1
 
 
 async def test_publish_after_the_clock_was_set_back_schedules_refreshes(

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from service.backlog.refresh_schedule import RefreshPlan, plan_refresh
 from service.backlog.refreshes import RefreshConfig, Refreshes
-from service.backlog.ticket import Lease
+from service.backlog.ticket import Lease, list_events
 from service.enrich.budget import load_budget_prelude
 from service.publish.entry import Entry
 from service.publish.stream import PublishResult
@@ -60,8 +60,7 @@ class RefreshModel(RetryModel):
             if job in self.tickets:
                 continue  # the queued ticket fetches the deployment anyway
             added_order = self.planned.pop(deployment_id)
-            if job not in self.failed:
-                self.tickets[job] = TicketModel(generation=1, events=[], added_order=added_order)
+            self.tickets[job] = TicketModel(generation=1, events=[], added_order=added_order)
 
     @precondition(lambda self: self.planned)
     @rule()
@@ -104,10 +103,10 @@ class RefreshModel(RetryModel):
         """Claim, and record when each claimed event was added."""
         super().claim(limit, followers, twice)
         for lease in self.leases:
-            if self.held_ticket(lease):
-                self.added_orders.setdefault(
-                    (lease.job, lease.queued_at), self.tickets[lease.job].added_order
-                )
+            if (ticket := self.held_ticket(lease)) is not None:
+                self.added_orders.setdefault((lease.job, lease.queued_at), ticket.added_order)
+                for event, known in zip(list_events(lease), ticket.events, strict=False):
+                    self.added_orders.setdefault((lease.job, event.queued_at), known.added_order)
 
     def publish_and_check(self, entry: Entry, index: int, *, twice: bool) -> PublishResult:
         """Publish, and record which refresh is scheduled."""
@@ -115,7 +114,7 @@ class RefreshModel(RetryModel):
         name = entry.deployment_id
         plan = plan_refresh(SCHEDULE, lease, name, now_ms=lease.now, unfinished=False)
         settled = super().publish_and_check(replace(entry, plan=plan), index, twice=twice)
-        if settled.status != "lease_lost":
+        if settled.status not in {"lease_lost", "taken"} and not entry.is_shared:
             self.record_plan(name, plan, lease)
         return settled
 
@@ -137,7 +136,14 @@ class RefreshModel(RetryModel):
         result = self.run(self.refreshes.skip(lease, reason))
         if twice and result == "skipped":
             assert self.run(self.refreshes.skip(lease, reason)) == result
-        if self.check_ended(lease, result, expected="skipped") is not None:
+        ticket = self.held_ticket(lease)
+        if ticket is None or ticket.generation != lease.generation:
+            assert result == ("lease_lost" if ticket is None else "superseded")
+            if ticket is not None:
+                ticket.fence, ticket.is_due = None, True
+        else:
+            assert result == "skipped"
+            del self.tickets[lease.job]
             name = str(lease.ticket.deployment_id)
             schedule = () if reason == "not_found" else SCHEDULE
             plan = plan_refresh(schedule, lease, name, now_ms=lease.now, unfinished=False)

@@ -139,10 +139,11 @@ async def test_old_deployment_is_not_taken_for_an_unlisted_one(
     assert record["subject"] == expected_id
 
 
-async def test_old_deployment_is_taken_at_the_deadline(
-    service: ServiceHarness, event: Event, eventually: Eventually
+@pytest.mark.parametrize("has_time", [True, False])
+async def test_old_deployment_is_never_taken_for_another_event(
+    service: ServiceHarness, event: Event, eventually: Eventually, *, has_time: bool
 ) -> None:
-    """The clock of a sender may be hours off: at the deadline the best match counts."""
+    """A resync of the same version: the failed ticket says that an earlier deployment is known."""
     now = int(time.time() * 1000)
     deployment = service.simulator.add_deployment(
         NewDeployment(
@@ -152,7 +153,13 @@ async def test_old_deployment_is_taken_at_the_deadline(
         )
     )
     await service.open(not_found_timeout=0.5)
-    assert (await service.post({**event, "eventTime": now}))[0] == 202
+    times = {"eventTime": now} if has_time else {}
+    body = {name: value for name, value in event.items() if name != "eventTime"} | times
+    assert (await service.post(body))[0] == 202
     await eventually(service.is_done)
-    [record] = await service.records()
-    assert (record["subject"], await service.failed_jobs()) == (deployment, [])
+    assert (await service.records(), len(await service.failed_jobs())) == ([], 1)
+    (failed,) = service.log_events("deployment_failed")
+    assert failed["reason"] == "not_found"
+    assert (
+        f"an earlier deployment of this version is known: {deployment}, ended" in failed["detail"]
+    )

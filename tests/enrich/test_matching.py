@@ -63,7 +63,7 @@ def match_pages(
     """Match pages for one ticket and return its result."""
     matcher = ListMatcher(
         deployment_ids={} if deployment_id is None else {"job": deployment_id},
-        queries={} if query is None else {"job": query},
+        queries={} if query is None else {"job": [query]},
         max_buffered_bytes=max_buffered_bytes,
     )
     for page in pages:
@@ -183,7 +183,7 @@ def test_list_matcher_for_many_jobs_matches_as_for_each_alone(
     """In any pages, every job gets one result, and no listed deployment ranks before it."""
     matcher = ListMatcher(
         deployment_ids={"by-id": "c"},
-        queries={str(index): query for index, query in enumerate(queries)},
+        queries={str(index): [query] for index, query in enumerate(queries)},
         max_buffered_bytes=1 << 20,
     )
     results: list[tuple[str, Match | NoMatch]] = []
@@ -199,18 +199,18 @@ def test_list_matcher_for_many_jobs_matches_as_for_each_alone(
     )
     for job, result in results_by_job.items():
         query = queries[int(job)]
-        chosen_alone = choose_deployment(listed, query)
+        chosen_alone = choose_deployment(listed, [query])
         if isinstance(result, NoMatch):
             assert chosen_alone is None
             continue
-        matched = choose_deployment([heads_by_id[result.head.id]], query)
+        matched = choose_deployment([heads_by_id[result.head.id]], [query])
         assert chosen_alone is not None
         assert matched is not None
-        if is_exact_match(matched, query):
-            assert is_exact_match(chosen_alone, query)
+        if is_exact_match(matched.head, query):
+            assert is_exact_match(chosen_alone.head, query)
         else:
-            assert choose_deployment([matched, chosen_alone], query) == matched
-        assert result.body == encode_head(matched)
+            assert choose_deployment([matched.head, chosen_alone.head], [query]) == matched
+        assert result.body == encode_head(matched.head)
 
 
 @pytest.mark.parametrize("count", [1, 40])
@@ -221,7 +221,7 @@ def test_list_matcher_with_equal_versions_matches_by_time(count: int) -> None:
     ]
     matcher = ListMatcher(
         deployment_ids={},
-        queries={str(n): make_query(time_ms=1000 * n) for n in range(count)},
+        queries={str(n): [make_query(time_ms=1000 * n)] for n in range(count)},
         max_buffered_bytes=1 << 20,
     )
     results = dict(matcher.match_page(redeployed, body_bytes=1))

@@ -1,6 +1,9 @@
 """Tests of the choice among listed deployments."""
 
+from collections.abc import Sequence
+
 import pytest
+from msgspec.structs import replace
 
 from service.enrich.matching import (
     DeploymentQuery,
@@ -8,7 +11,7 @@ from service.enrich.matching import (
     ended_long_before,
     versions_match,
 )
-from service.enrich.models import Deployment
+from service.enrich.models import Deployment, DeploymentHead
 
 FULL_SHA = "0123456789abcdef0123456789abcdef01234567"
 QUERY = DeploymentQuery(
@@ -51,10 +54,18 @@ def test_versions_match_accepts_short_shas_only(
     assert versions_match(version, other_version) is are_equal
 
 
+def choose_alone(
+    listed: Sequence[Deployment | None], query: DeploymentQuery
+) -> DeploymentHead | None:
+    """Return the deployment that a ticket with one event chooses."""
+    choice = choose_deployment(listed, [query])
+    return None if choice is None else choice.head
+
+
 def test_choose_deployment_from_an_empty_list_returns_none() -> None:
     """Null items are ignored."""
-    assert choose_deployment([], QUERY) is None
-    assert choose_deployment([None], QUERY) is None
+    assert choose_alone([], QUERY) is None
+    assert choose_alone([None], QUERY) is None
 
 
 def test_choose_deployment_ignores_other_applications_and_environments() -> None:
@@ -65,8 +76,8 @@ def test_choose_deployment_ignores_other_applications_and_environments() -> None
         make_listed("c", application_version="2.0"),
         make_listed("d", application_version=None),
     ]
-    assert choose_deployment(others, QUERY) is None
-    chosen = choose_deployment([*others, make_listed("e", environment_key=None)], QUERY)
+    assert choose_alone(others, QUERY) is None
+    chosen = choose_alone([*others, make_listed("e", environment_key=None)], QUERY)
     assert chosen is not None
     assert chosen.id == "e"
 
@@ -75,8 +86,8 @@ def test_choose_deployment_ignores_other_applications_and_environments() -> None
     ("better", "worse"),
     [
         ({}, {"status": "started", "ended_at": None, "started_at": 1_000_000}),
-        ({"ended_at": 1}, {"status": "started", "ended_at": None, "started_at": 1_060_001}),
-        ({"ended_at": 1}, {"application_version": FULL_SHA[:7]}),
+        ({"ended_at": 200_000}, {"status": "started", "ended_at": None, "started_at": 1_060_001}),
+        ({"ended_at": 200_000}, {"application_version": FULL_SHA[:7]}),
         ({"ended_at": 1_000_100}, {"ended_at": 999_000}),
         ({"ended_at": 999_900}, {"ended_at": 1_001_000}),
         ({"ended_at": None, "started_at": 999_990}, {"ended_at": 900_000}),
@@ -89,7 +100,7 @@ def test_choose_deployment_of_two_returns_the_better_one(
     """The rank is: began in time, equal version, nearest in time, started last."""
     deployments = [make_listed("worse", **worse), make_listed("better", **better)]
     for order in (deployments, deployments[::-1]):
-        chosen = choose_deployment(order, QUERY)
+        chosen = choose_alone(order, QUERY)
         assert chosen is not None
         assert chosen.id == "better"
 
@@ -133,11 +144,9 @@ def test_choose_deployment_of_a_repeated_version_returns_the_nearest_in_time(
         make_listed(str(n), status=status, started_at=moment(began), ended_at=moment(ended))
         for n, (status, began, ended) in enumerate(deployments)
     ]
-    query = DeploymentQuery(
-        environment="production", application="shop", version=FULL_SHA, time_ms=SENDER_TIME
-    )
+    query = replace(QUERY, time_ms=SENDER_TIME, outcome="succeeded", has_waited=True)
     for order in (listed, listed[::-1]):
-        chosen = choose_deployment(order, query)
+        chosen = choose_alone(order, query)
         assert chosen is not None
         assert chosen.id == str(expected_index)
 

@@ -18,9 +18,10 @@ from service.enrich.verdict import (
     classify_response,
     decide_call_failure,
     decide_drift,
-    decide_earlier_deployment,
     decide_internal_error,
+    decide_not_found,
     decide_page_failure,
+    decide_taken,
     decide_unfinished,
     ends_refresh,
 )
@@ -186,12 +187,18 @@ def test_decide_unfinished_retries_until_the_timeout() -> None:
     )
 
 
-def test_decide_earlier_deployment_retries_until_the_timeout() -> None:
-    """After the timeout the listed deployment is taken."""
-    verdict = decide_earlier_deployment(RECENT, RETRY_POLICY)
-    assert isinstance(verdict, Retry)
-    assert verdict.reason == "not_found_yet"
-    assert decide_earlier_deployment(OLD, RETRY_POLICY) is None
+def test_decide_not_found_names_another_deployment_of_the_version() -> None:
+    """An earlier deployment is never taken instead; the failed ticket says that it is known."""
+    assert isinstance(decide_not_found(RECENT, RETRY_POLICY, known="an earlier one"), Retry)
+    failure = decide_not_found(OLD, RETRY_POLICY, known="an earlier one")
+    assert isinstance(failure, Fail)
+    assert failure.detail.endswith(" s; an earlier one")
+
+
+def test_decide_taken_waits_as_for_a_deployment_not_found() -> None:
+    """The wait is never negative, even after the timeout."""
+    assert decide_taken(RECENT, RETRY_POLICY).reason == "not_found_yet"
+    assert decide_taken(OLD, RETRY_POLICY).wait_s == 0.0
 
 
 def test_decide_internal_error_fails_after_the_last_attempt() -> None:

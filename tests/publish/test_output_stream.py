@@ -47,12 +47,15 @@ class OutputHarness:
         )
         return OutputStream(self.group, keys=self.keys, retention=retention)
 
-    async def add_event(self, delivery: str, *, known: bool = True) -> None:
+    async def add_event(
+        self, delivery: str, *, known: bool = True, outcome: str = "succeeded"
+    ) -> None:
         """Add one event about the deployment to the backlog; ``known`` by its id."""
         await self.backlog.add(
             make_event(
                 delivery=delivery,
                 deployment_id=DEPLOYMENT if known else None,
+                outcome=outcome,
                 event_time=1_795_428_000_000,
                 metadata=msgspec.Raw(b'{"build":7}'),
                 traceparent=TRACE,
@@ -280,7 +283,7 @@ async def test_append_keeps_the_ticket_of_a_newer_event(
     """Publishing for an older event leaves the newer ticket due."""
     await output_harness.add_event("older")
     lease = await output_harness.claim_lease()
-    await output_harness.add_event("newer")
+    await output_harness.add_event("newer", outcome="failed")
     assert (
         await output_harness.output.append_and_settle(build_entry(lease), lease)
     ).status == "published"

@@ -5,6 +5,7 @@
 -- Returns  {"queued", job} | {"duplicate", job} | {"full", seconds to wait}
 -- Atomic   a mark without its ticket would drop every retry of the sender;
 --          a ticket without its mark would be fetched twice.
+-- A failed ticket of the job is retried if this is one of its events. Other failed events of the job stay.
 local token, job, ticket, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local keys = {
   backlog = KEYS[2], tickets = KEYS[3], failed = KEYS[4], failed_data = KEYS[5], counts = KEYS[8],
@@ -30,10 +31,23 @@ if not stored and redis.call('ZCARD', keys.backlog) >= tonumber(ARGV[5]) then
   return { 'full', math.ceil(redis.call('ZCARD', keys.backlog) / math.max(per_s, 0.1)) }
 end
 
+local now = now_ms()
+local has_failed = redis.call('ZSCORE', keys.failed, job)
+if has_failed then
+  local events = read_failed_events(redis.call('HGET', keys.failed_data, job))
+  if failed_job == job or not events or is_repeat(job, events, ticket, now) then
+    requeue_failed_events(keys, job, stored, events, now)
+    stored = redis.call('HGET', keys.tickets, job)
+  else
+    has_failed = false -- by another deployment of the version: its failure stays
+  end
+end
 -- The failures follow the ticket, and the mark follows both: a command that fails loses nothing.
-put_ticket(keys, job, stored, ticket, (now_ms()))
-drop_failure(keys, job)
-if failed_job then
+put_ticket(keys, job, stored, ticket, now)
+if has_failed then
+  drop_failure(keys, job)
+end
+if failed_job and failed_job ~= job then
   drop_failure(keys, failed_job)
 end
 redis.call('SET', KEYS[1], token .. ' ' .. job, 'PX', ttl)

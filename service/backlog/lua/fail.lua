@@ -2,7 +2,10 @@
 -- KEYS     1 backlog  2 tickets  3 failed  4 failed data  5 calls  6 waiting  7 wakeup
 --          8 counts
 -- ARGV     1 job  2 fence  3 generation  4 failure record (msgpack)  5 TTL of failure records (ms)
--- Returns  "failed" | "superseded" (a newer event arrived meanwhile: it is due now) | "lease_lost"
+--          6 the events that failed (event list), or "" if their job says which deployment it is
+--          7 first and 8 last of the events of the ticket that failed
+-- Returns  "failed" (other events of the ticket may wait still) | "superseded" (a newer event of the
+--          deployment arrived meanwhile: it is due now) | "lease_lost"
 -- Atomic   a ticket is either in the backlog or failed, never both and never neither.
 local keys = {
   backlog = KEYS[1], tickets = KEYS[2], failed = KEYS[3], failed_data = KEYS[4],
@@ -10,18 +13,26 @@ local keys = {
 }
 local job, failure, now = ARGV[1], ARGV[4], (now_ms())
 local score = redis.call('ZSCORE', keys.backlog, job)
-if not score and redis.call('HGET', keys.failed_data, job) == failure then
-  redis.call('HSET', keys.failed_data, job, failure) -- a write, so that the group commit makes the first one durable
-  return 'failed' -- this call was executed before and only its reply was lost
-elseif tonumber(score or '0') ~= tonumber(ARGV[2]) then
+if tonumber(score or '0') ~= tonumber(ARGV[2]) then
+  local before = redis.call('HGET', keys.failed_data, job)
+  if before and string.sub(before, 1, #failure) == failure then -- it holds the fence
+    redis.call('HSET', keys.failed_data, job, before) -- a write, so that the group commit makes the first one durable
+    return 'failed' -- this call was executed before and only its reply was lost
+  end
   return 'lease_lost'
 end
 local stored = redis.call('HGET', keys.tickets, job)
-if not is_superseded(stored, ARGV[3]) then
+local plan = plan_end(stored, ARGV[3], ARGV[7], ARGV[8])
+local is_superseded = not plan.has_ended and (ARGV[6] == '' or not plan.is_removed)
+if not is_superseded and ARGV[6] ~= '' then
+  failure = join_failure(failure, ARGV[6], redis.call('HGET', keys.failed_data, job))
+end
+if not is_superseded then
   store_failure(keys, job, failure, now)
 end
 release_calls(keys, job)
-if not end_ticket(keys, job, stored, ARGV[3], now) then
+end_ticket(keys, job, plan, now)
+if is_superseded then
   return 'superseded'
 end
 drop_old_failures(keys, now - tonumber(ARGV[5]))

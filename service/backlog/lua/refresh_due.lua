@@ -23,10 +23,11 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0
   if ticket and redis.call('HEXISTS', KEYS[4], job) == 1 then
     redis.call('ZADD', KEYS[1], now + 60000, id) -- the queued ticket fetches the deployment anyway
   else
-    -- A failed job waits for a person. A retry schedules the refreshes again.
-    if ticket and not redis.call('ZSCORE', KEYS[5], job) then
-      local _, _, queued_at = struct.unpack('>I4I2d', ticket)
-      if queued_at == 0 then -- reconciliation found it, not a webhook: its wait starts now
+    local queued_at = ticket and struct.unpack('>d', ticket, 7)
+    local is_missed = queued_at == 0 -- reconciliation found it, not a webhook: its wait starts now
+    -- A failed job waits for a person. The refreshes of an earlier revision go on: nobody has to end them.
+    if ticket and not (is_missed and redis.call('ZSCORE', KEYS[5], job)) then
+      if is_missed then
         ticket = struct.pack('>I4I2d', 1, 0, now) .. string.sub(ticket, 15)
       end
       redis.call('HSET', KEYS[4], job, ticket)

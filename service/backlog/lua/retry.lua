@@ -19,7 +19,7 @@ local now = now_ms()
 
 local function queue(job, ticket, failed_at)
   local stored = redis.call('HGET', keys.tickets, job)
-  if stored and #stored >= 14 then
+  if stored and #stored >= 14 and string.sub(job, 1, 3) == 'id:' then
     local _, _, queued_at = struct.unpack('>I4I2d', stored)
     if queued_at > failed_at then
       return 'superseded'
@@ -42,6 +42,8 @@ local function retry(nth)
   end
   local mark = redis.call('GET', KEYS[7 + nth])
   local status = queue(job, value, tonumber(failed_at))
+  local other_failure = redis.call('HGET', keys.failed_data, job)
+  requeue_failed_events(keys, job, redis.call('HGET', keys.tickets, job), read_failed_events(other_failure), now)
   drop_failure(keys, job) -- the job of a parked event may have failed too
   if mark and job ~= failed_job and string.sub(mark, -#failed_job - 1) == ' ' .. failed_job then
     -- Redeliveries of the parked event become duplicates of the job that it is now.

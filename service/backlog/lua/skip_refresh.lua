@@ -23,4 +23,5 @@ if not is_superseded(stored, ARGV[3]) then
   redis.call('PEXPIRE', keys.published, ARGV[8])
 end
 release_calls(keys, job)
-return end_ticket(keys, job, stored, ARGV[3], now) and 'skipped' or 'superseded'
+local plan = plan_end(stored, ARGV[3], 0, 0) -- a webhook that arrived meanwhile has replaced the refresh
+return end_ticket(keys, job, plan, now) and 'skipped' or 'superseded'

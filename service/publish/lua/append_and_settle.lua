@@ -4,15 +4,18 @@
 --          8 counts  9 milestones  10 refreshes  11 tickets of refreshes
 -- ARGV     1 job  2 fence  3 generation  4 deployment id  5 digest  6 TTL of published (ms)
 --          7 data before the revision  8 data after it  9 time from which refreshes are planned (ms)
---          10 when the next one is due (ms) or ""  11 its ticket  12 "append", or "" to append
---          nothing  then fields and values of the entry
+--          10 when the next one is due (ms) or ""  11 its ticket  12 "append", "filter" or "share":
+--          the last two append nothing  13 first and 14 last of the events of the ticket that end here
+--          15 field of the source in published, or ""  16 its event  then fields and values of the entry
 -- Returns  {"published" | "unchanged" | "filtered", revision} | {"lease_lost", 0}
+--          | {"taken", revision}: the source reported this deployment by another event, and nothing was done
 -- Atomic   a record without its settlement would be appended again. A settlement without its record
 --          would lose the record and the next refresh. Only the holder of the lease may do any of it.
 -- Redis rolls nothing back when a command fails (a key of a wrong type, a command that the ACL denies).
 -- A failure before XADD leaves no record. XADD is followed at once by the mark of this lease, with an HSET
 -- that cannot fail: the key was read and HSET was used before. A failure after it is made good by the next
 -- call with the same fence, which finds the mark and appends nothing.
+local REPEATED_MS = 10000 -- a sender that names no time repeats its event within this time
 local MILESTONE = 64 -- records between two milestones: counting unread records reads at most this many
 local keys = {
   backlog = KEYS[1], tickets = KEYS[2], published = KEYS[4], calls = KEYS[5], wakeup = KEYS[7],
@@ -20,7 +23,7 @@ local keys = {
 }
 local job, fence, id, digest, ttl = ARGV[1], ARGV[2], ARGV[4], ARGV[5], ARGV[6]
 local now = now_ms()
-local last = redis.call('HMGET', keys.published, 'revision', 'digest', 'settled:' .. job)
+local last = redis.call('HMGET', keys.published, 'revision', 'digest', 'settled:' .. job, ARGV[15])
 local last_fence, last_status, last_revision = string.match(last[3] or '', '^(%S+) (%S+) (%d+)$')
 local is_leased = tonumber(redis.call('ZSCORE', keys.backlog, job) or '0') == tonumber(fence)
 local stored = redis.call('HGET', keys.tickets, job)
@@ -28,7 +31,7 @@ local stored = redis.call('HGET', keys.tickets, job)
 local function settle(position)
   release_calls(keys, job)
   local appended = position and redis.call('HINCRBY', keys.counts, 'appended', 1)
-  end_ticket(keys, job, stored, ARGV[3], now)
+  end_ticket(keys, job, plan_end(stored, ARGV[3], ARGV[13], ARGV[14]), now)
   if appended and appended % MILESTONE == 0 then
     redis.call('ZADD', KEYS[9], appended, position)
   end
@@ -45,23 +48,39 @@ elseif not is_leased then
   return { 'lease_lost', 0 }
 end
 
+-- A source reports a deployment once. If this is another event of the source, it is of another deployment.
+local function is_of_another_deployment(before, event)
+  local outcome, kind, time = string.match(before, '^(%S+) (%S+) (%d+)$')
+  local this_outcome, this_kind, this_time = string.match(event, '^(%S+) (%S+) (%d+)$')
+  local have_times = kind == 'ended' and this_kind == 'ended'
+  return outcome ~= this_outcome or math.abs(time - this_time) > (have_times and SAME_SENDER_MS or REPEATED_MS)
+end
+local is_found = ARGV[12] == 'append' and string.sub(job, 1, 3) ~= 'id:'
+if is_found and last[4] and is_of_another_deployment(last[4], ARGV[16]) then
+  return { 'taken', tonumber(last[1] or '0') }
+end
+
 -- Tickets settled per second, weighted over the last half minute. add.lua computes Retry-After from it.
 local rate = redis.call('HMGET', KEYS[6], 'settled_per_s', 'settled_at')
 local elapsed = math.max(0, now - tonumber(rate[2] or '0'))
 local per_s = tonumber(rate[1] or '0') * math.exp(-elapsed / 30000) + 1 / 30
 redis.call('HSET', KEYS[6], 'settled_per_s', string.format('%.4f', per_s), 'settled_at', string.format('%.0f', now))
 redis.call('PEXPIRE', KEYS[6], 86400000)
-schedule_refresh(keys, id, { since = ARGV[9], due = ARGV[10], ticket = ARGV[11], ttl = ttl }, now)
+if ARGV[12] ~= 'share' then
+  schedule_refresh(keys, id, { since = ARGV[9], due = ARGV[10], ticket = ARGV[11], ttl = ttl }, now)
+end
 
 local revision, status, position = tonumber(last[1] or '0'), 'unchanged', nil
-if ARGV[12] == '' then
+if ARGV[12] == 'share' then
+  digest = last[2] or ''
+elseif ARGV[12] == 'filter' then
   status, digest = 'filtered', last[2] or '' -- if a filter includes it later, its content counts as new
 elseif last[2] ~= digest then
   status = 'published'
   revision = revision + 1
   local number = string.format('%d', revision)
   local fields = { 'id', id .. ':' .. number, 'revision', number }
-  for i = 13, #ARGV do
+  for i = 17, #ARGV do
     fields[#fields + 1] = ARGV[i]
   end
   fields[#fields + 1] = 'data'
@@ -70,6 +89,9 @@ elseif last[2] ~= digest then
 end
 local settlement = table.concat({ fence, status, string.format('%d', revision) }, ' ')
 redis.call('HSET', keys.published, 'revision', revision, 'digest', digest, 'settled:' .. job, settlement)
+if ARGV[15] ~= '' then
+  redis.call('HSET', keys.published, ARGV[15], ARGV[16])
+end
 redis.call('PEXPIRE', keys.published, ttl)
 settle(position)
 return { status, revision }
