@@ -25,7 +25,6 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.maint_notifications import MaintNotificationsConfig
 
 from . import RedisMisconfigured, RedisUnavailable
 from .discovery import (
@@ -41,6 +40,8 @@ from .server_checks import check_server, read_info
 from .services import Durability, check_service, find_service
 from .tcp_connection import IDLE_CHECK_S, TcpConnection, TlsConnection, keepalive_options
 from .url import RedisUrl, parse_redis_url
+
+_RESP2 = 2  # RESP3 needs HELLO, which some services lack, and gives us nothing
 
 CONNECT_TIMEOUT_S = 2.0
 REPLY_TIMEOUT_S = 5.0
@@ -78,6 +79,7 @@ def open_client(
     """
     redis_url = parse_redis_url(url)
     options: dict[str, Any] = {
+        "protocol": _RESP2,
         **parse_url(redis_url.server_url),
         "retry": Retry(NoBackoff(), 0),
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
@@ -124,7 +126,6 @@ def _add_master_discovery(
         else MasterConnection,
         "find_master": find_master,
         "seed_hosts": tuple(seed.host for seed in redis_url.seeds),
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),  # we find masters
     }
 
 

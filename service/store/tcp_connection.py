@@ -1,4 +1,4 @@
-"""TCP connections: keepalive, a check after an idle time, and servers that lack HELLO or SELECT.
+"""TCP connections: keepalive, a check after an idle time, and servers that lack SELECT.
 
 A load balancer, a NAT gateway or a firewall forgets a connection that was idle for some minutes
 (AWS: 350 s, Azure: 240 s), and many close it without telling either side. What is sent on it
@@ -13,13 +13,12 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from . import RedisMisconfigured
-from .error_replies import format_error, is_denied
+from .error_replies import format_error
 
 IDLE_CHECK_S = 30.0
 """A connection that received nothing for this long is checked before it is used."""
 
 PING_TIMEOUT_S = 1.0
-_RESP2 = 2
 _SELECT_ERRORS = ("select", "db index")
 
 _KEEPALIVE_IDLE_S, _KEEPALIVE_INTERVAL_S, _KEEPALIVE_PROBES = 30, 10, 3
@@ -60,8 +59,7 @@ async def is_alive(connection: AbstractConnection) -> bool:
 class TcpConnection(Connection):
     """A TCP connection that is opened again if it was idle and is dead when a command is sent.
 
-    redis-py's own check waits for the reply timeout, and then raises. A server that denies HELLO
-    is spoken to in RESP2, which needs no HELLO.
+    redis-py's own check waits for the reply timeout, and then raises.
     """
 
     async def _connect(self) -> None:
@@ -78,10 +76,7 @@ class TcpConnection(Connection):
             if self.db and any(words in str(error).lower() for words in _SELECT_ERRORS):
                 refusal = _explain_select(self.db, error)
                 raise RedisConnectionError(str(refusal)) from refusal  # redis-py passes this on
-            if self.protocol == _RESP2 or not is_denied(error):
-                raise
-            self.protocol = _RESP2
-            await self.on_connect_check_health(check_health=check_health)
+            raise
 
     async def check_health(self) -> None:
         """Check the connection if it was idle. Raises the errors of opening a new one."""

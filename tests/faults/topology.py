@@ -204,7 +204,7 @@ class ClusterSet:
         for number, node in enumerate(self.nodes):
             await node.execute("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for node in rest:
-            bus = (await node.execute("CONFIG", "GET", "cluster-port"))[b"cluster-port"]
+            _, bus = await node.execute("CONFIG", "GET", "cluster-port")
             await first.execute("CLUSTER", "MEET", "127.0.0.1", node.port, int(bus))
         await self.wait_for_cluster_info(b"cluster_known_nodes:4", b"cluster_state:ok")
         await self.replica.execute("CLUSTER", "REPLICATE", await self.node_id(self.owner))
