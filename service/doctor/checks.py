@@ -533,7 +533,7 @@ def _check_projects(facts: BacklogFacts) -> Finding:
         return ok("projects", "the token may read all that were asked for")
     fix = (
         "allow the token's custom role to view them (`viewProject`), then run "
-        "`failed retry --reason forbidden`"
+        "`failed retry --all --reason forbidden`"
     )
     return warn("projects", f"the token may not read {facts.forbidden}", fix)
 
