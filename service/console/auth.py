@@ -98,11 +98,14 @@ def is_loopback_host(host: str) -> bool:
 def is_own_origin(headers: Mapping[str, str]) -> bool:
     """Return whether a page of this console sent a form, by the headers that browsers add.
 
-    The scheme is not compared: a proxy in front of the receiver may terminate TLS.
+    No page can set Sec-Fetch-Site, so it goes first: it is right also behind a proxy that changes
+    Host. Browsers send it over HTTPS and to this machine. Else Origin must name the Host. The
+    scheme is not compared: a proxy in front of the receiver may terminate TLS.
     """
-    origin, host = headers.get("Origin"), headers.get("Host", "").lower()
-    if origin is None:
-        return headers.get("Sec-Fetch-Site") == "same-origin"
+    fetch_site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
+    if fetch_site is not None or origin is None:
+        return fetch_site == "same-origin"
+    host = headers.get("Host", "").lower()
     return bool(host) and origin.lower() in {f"http://{host}", f"https://{host}"}
 
 
@@ -217,7 +220,11 @@ class AuthMiddleware:
         return html_response(self._pages.render_message("Not allowed", text, None), status=403)
 
     def _respond_stale_form(self) -> web.Response:
-        text = "The form is too old or came from another site. Reload its page and send it again."
+        text = (
+            "The form is too old or came from another site. Reload its page and send it again. If"
+            " it is refused again, a proxy in front of the receiver changes the header Host: let it"
+            " pass the browser's Host on (nginx: proxy_set_header Host $http_host)."
+        )
         return html_response(self._pages.render_message("Nothing changed", text, None), status=403)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.console.auth import SESSION_S, ConsoleAuth, derive_key
+from service.console.auth import SESSION_S, ConsoleAuth, derive_key, is_own_origin
 
 NOW_S = 1_795_428_000.0
 SESSION_ID = "0a" * 16
@@ -44,6 +44,25 @@ def test_session_with_a_changed_end_is_invalid() -> None:
     """The signature covers the end of the session."""
     end, session_id, signature = SESSION.split(".")
     assert not AUTH.is_valid_session(f"{int(end) + 1}.{session_id}.{signature}", now_s=NOW_S)
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_own"),
+    [
+        ({"Origin": "http://h:1", "Host": "h:1"}, True),
+        ({"Origin": "https://h", "Host": "H"}, True),
+        ({"Origin": "https://evil", "Host": "h"}, False),
+        ({"Origin": "null", "Host": "h"}, False),
+        ({"Origin": "https://h", "Host": "upstream", "Sec-Fetch-Site": "same-origin"}, True),
+        ({"Origin": "https://h", "Host": "h", "Sec-Fetch-Site": "same-site"}, False),
+        ({"Origin": "https://h", "Host": "h", "Sec-Fetch-Site": "cross-site"}, False),
+        ({"Sec-Fetch-Site": "same-origin"}, True),
+        ({"Host": "h"}, False),
+    ],
+)
+def test_form_is_accepted_from_the_console_only(headers: dict[str, str], *, is_own: bool) -> None:
+    """Behind a proxy that changes Host, the browser's own word decides."""
+    assert is_own_origin(headers) is is_own
 
 
 def test_csrf_token_of_another_session_is_invalid() -> None:

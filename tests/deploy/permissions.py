@@ -51,11 +51,13 @@ NON_COMMAND_METHODS = {"aclose", "pipeline"}
 # The demo deletes the keys of its own server or of its own namespace.
 EXCLUDED_FILES = {"demo.py"}
 
-# The commands of a reader, with and without a consumer group.
+# The commands of a reader, with and without a consumer group, and of the connectors that read
+# streams for other systems: they name their connection, and ask what server they speak to.
 READER_COMMANDS = [
     *("xread", "xreadgroup", "xack", "xautoclaim", "xclaim", "xpending", "xrange", "xrevrange"),
     *("xlen", "xgroup|create", "xgroup|createconsumer", "xinfo|groups", "xinfo|stream"),
-    *("ping", "client|setinfo", "select"),
+    *("ping", "client|setinfo", "client|setname", "client|id", "select", "info"),
+    *("cluster|slots", "cluster|shards"),
 ]
 
 
