@@ -42,7 +42,7 @@ class StrikeConfig(Struct, frozen=True, kw_only=True):
     interval_s: float
     lease_s: float
     max_downtime_s: float = 0.8
-    max_clock_s: float = 8.0
+    max_clock_s: float = 10.0
 
 
 class Strike(Struct, frozen=True, kw_only=True):
@@ -88,5 +88,5 @@ def draw_strikes(seed: int, config: StrikeConfig) -> Iterator[Strike]:
             duration_s=duration_s,
             waits_for_start=rng.random() < _WAIT_FOR_START_SHARE,
             stops_blocked=rng.random() < _STOP_BLOCKED_SHARE,
-            clock_ahead_s=rng.uniform(-config.max_clock_s, config.max_clock_s),
+            clock_ahead_s=rng.choice((-1, 1)) * rng.uniform(0.5, 1.0) * config.max_clock_s,
         )
