@@ -2,10 +2,11 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Literal, cast
 
+import msgspec
 from msgspec import Struct
 
 from service.reconcile.missed import MissedDeployment
@@ -25,12 +26,24 @@ class LeaseLost(Exception):
 
 
 class Run(Struct, frozen=True):
-    """A run that this process holds: scope, token, Redis time (ms), checkpoint of the last run."""
+    """A run that this process holds: scope, token, Redis time (ms), checkpoint of the last run.
+
+    ``out_of_view`` are the deployments that were open when the last run ended and that started
+    before its checkpoint, with their starts (ms).
+    """
 
     scope_name: str
     token: str
     now_ms: int
     checkpoint: int | None
+    out_of_view: Mapping[str, int] = {}
+
+
+class QueueResult(Struct, frozen=True):
+    """How many missed deployments were queued, and the ids of those that are left for later."""
+
+    queued: int
+    deferred: frozenset[str] = frozenset()
 
 
 class Runs:
@@ -68,7 +81,8 @@ class Runs:
             yield int(time_ms) / 1000
             return
         checkpoint = int(rest[0]) if rest[0] else None
-        run = Run(scope_name, token, int(time_ms), checkpoint)
+        out_of_view = _decode_out_of_view(cast("bytes", rest[1]))
+        run = Run(scope_name, token, int(time_ms), checkpoint, out_of_view)
         renewal_task = asyncio.create_task(self._renew_lease(run), name="renew-run")
         try:
             yield run
@@ -79,15 +93,25 @@ class Runs:
                 await self._submit_end(run, "", "released", timeout_s=_RELEASE_TIMEOUT_S)
 
     async def queue_missed(
-        self, run: Run, missed: Sequence[MissedDeployment], *, dry_run: bool = False
-    ) -> int:
-        """Schedule refreshes of missed deployments, durably; return how many. Raise LeaseLost."""
+        self,
+        run: Run,
+        missed: Sequence[MissedDeployment],
+        *,
+        dry_run: bool = False,
+        defers: bool = True,
+    ) -> QueueResult:
+        """Schedule refreshes of missed deployments, durably. Raise LeaseLost.
+
+        With ``defers``, a deployment whose version has a waiting ticket is left for later: the
+        ticket may find this deployment or another one.
+        """
         keys = self._keys
         args: list[ScriptArgument] = [
             run.token,
             self._lease_ms,
             self._ttl_ms,
             "dry" if dry_run else "",
+            "defer" if defers else "",
         ]
         for deployment in missed:
             args += [deployment.deployment_id, deployment.version_job, deployment.ticket]
@@ -106,22 +130,40 @@ class Runs:
             args=args,
             durable=not dry_run,
         )
-        queued = cast("int", reply)
+        queued, *deferred = cast("list[int]", reply)
         if queued < 0:
             raise LeaseLost(run.scope_name)
-        return queued
+        return QueueResult(queued, frozenset(missed[n - 1].deployment_id for n in deferred))
 
-    async def end(self, run: Run, checkpoint: int, outcome: RunEnd = "ended") -> None:
-        """Store the checkpoint and end the run."""
-        await self._submit_end(run, checkpoint, outcome)
+    async def end(
+        self,
+        run: Run,
+        checkpoint: int,
+        outcome: RunEnd = "ended",
+        *,
+        out_of_view: Mapping[str, int] | None = None,
+    ) -> None:
+        """Store the checkpoint and what is out of view, and end the run."""
+        await self._submit_end(run, checkpoint, outcome, out_of_view=out_of_view or {})
 
     async def _submit_end(
-        self, run: Run, checkpoint: int | str, outcome: RunEnd, *, timeout_s: float = math.inf
+        self,
+        run: Run,
+        checkpoint: int | str,
+        outcome: RunEnd,
+        *,
+        out_of_view: Mapping[str, int] | None = None,
+        timeout_s: float = math.inf,
     ) -> None:
         await self._group.submit(
             self._end,
             keys=(self._keys.reconcile(run.scope_name),),
-            args=(run.token, checkpoint, outcome),
+            args=(
+                run.token,
+                checkpoint,
+                outcome,
+                "" if out_of_view is None else msgspec.json.encode(out_of_view),
+            ),
             timeout_s=timeout_s,
         )
 
@@ -129,3 +171,7 @@ class Runs:
         while True:
             await asyncio.sleep(self._lease_ms / 1000 / _RENEWALS_PER_LEASE)
             await self.queue_missed(run, (), dry_run=True)
+
+
+def _decode_out_of_view(stored: bytes) -> dict[str, int]:
+    return msgspec.json.decode(stored, type=dict[str, int]) if stored else {}

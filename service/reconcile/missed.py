@@ -4,7 +4,7 @@ LaunchDarkly does not say whether `from` and `to` limit the start or the end of 
 while a deployment is in progress, the next list starts no later than that deployment did.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Raw, Struct
 from msgspec.structs import replace
@@ -14,7 +14,11 @@ from service.accept.mapping import DeploymentCompleted
 from service.backlog.ticket import job_key, new_ticket_bytes, ticket_from_event
 from service.enrich.models import DeploymentHead, parse_head
 
+MAX_OUT_OF_VIEW = 50
+"""The most deployments of a scope that are in progress since before its checkpoint."""
+
 _DAY_MS = 86_400_000
+_MAX_OPEN_MS = 30 * _DAY_MS
 
 
 class Scope(Struct, frozen=True):
@@ -52,20 +56,20 @@ class MissedDeployment(Struct, frozen=True):
 class PageResult(Struct, frozen=True):
     """A classified page of the list: deployments listed, ended, still open and unreadable.
 
-    ``oldest_open_ms`` is the earliest start of those that are open or have only just ended.
+    ``open_starts`` maps those that are open or have only just ended to when they started (ms).
     """
 
     listed: int = 0
     ended: tuple[DeploymentHead, ...] = ()
     still_open: int = 0
     unreadable: int = 0
-    oldest_open_ms: int | None = None
+    open_starts: Mapping[str, int] = {}
 
 
 def classify_page(items: Iterable[Raw], *, settled_before_ms: int) -> PageResult:
     """Separate deployments that ended some time ago from those whose webhook may still arrive."""
     ended: list[DeploymentHead] = []
-    start_times: list[int] = []
+    open_starts: dict[str, int] = {}
     listed = unfinished = unreadable = 0
     for item in items:
         head = parse_head(item)
@@ -76,7 +80,8 @@ def classify_page(items: Iterable[Raw], *, settled_before_ms: int) -> PageResult
             unreadable += 1
         elif head.is_unfinished or (_ended_at(head) or 0) > settled_before_ms:
             unfinished += 1
-            start_times += [] if head.started_at is None else [head.started_at]
+            if head.started_at is not None:
+                open_starts[head.id] = head.started_at
         else:
             ended.append(head)
     return PageResult(
@@ -84,7 +89,7 @@ def classify_page(items: Iterable[Raw], *, settled_before_ms: int) -> PageResult
         ended=tuple(ended),
         still_open=unfinished,
         unreadable=unreadable,
-        oldest_open_ms=min(start_times, default=None),
+        open_starts=open_starts,
     )
 
 
@@ -126,11 +131,26 @@ def split_by_day(time_range: TimeRange) -> Iterator[TimeRange]:
         yield TimeRange(start_ms, min(start_ms + _DAY_MS, time_range.end_ms))
 
 
-def next_checkpoint(now_ms: int, oldest_open_ms: int | None, *, lookback_ms: int) -> int:
+def next_checkpoint(now_ms: int, open_starts: Mapping[str, int], *, lookback_ms: int) -> int:
     """Return the next checkpoint: now or the oldest open start, at most ``lookback_ms`` ago."""
-    return (
-        now_ms if oldest_open_ms is None else min(now_ms, max(oldest_open_ms, now_ms - lookback_ms))
-    )
+    oldest_open_ms = min(open_starts.values(), default=now_ms)
+    return min(now_ms, max(oldest_open_ms, now_ms - lookback_ms))
+
+
+def select_out_of_view(
+    open_starts: Mapping[str, int], *, checkpoint: int, now_ms: int
+) -> dict[str, int]:
+    """Return the open deployments that the next list may no longer hold, the newest first.
+
+    They are fetched by their id until they end: at most ``MAX_OUT_OF_VIEW``, for 30 days.
+    """
+    out_of_view = [
+        (start_ms, deployment_id)
+        for deployment_id, start_ms in open_starts.items()
+        if now_ms - _MAX_OPEN_MS < start_ms < checkpoint
+    ]
+    newest = sorted(out_of_view, reverse=True)[:MAX_OUT_OF_VIEW]
+    return {deployment_id: start_ms for start_ms, deployment_id in newest}
 
 
 def _ended_at(head: DeploymentHead) -> int | None:

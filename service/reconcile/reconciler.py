@@ -1,17 +1,20 @@
 """The reconciler: compares LaunchDarkly's list with Redis and queues deployments it misses."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from http import HTTPStatus
+from urllib.parse import quote
 
 from msgspec import Raw, Struct
 
 from service.accept.filters import DeploymentFilter
 from service.enrich.budget import format_access_scope
 from service.enrich.client import BudgetedCalls, Upstream
-from service.enrich.models import Drift, parse_deployment_page
+from service.enrich.models import Drift, parse_deployment_of_id, parse_deployment_page
 from service.enrich.pagination import (
+    API_ROOT,
     PAGE_SIZE,
     ApiRequest,
     UnsafeLink,
@@ -29,7 +32,14 @@ from service.enrich.verdict import (
 )
 from service.log import EventLogger
 from service.reconcile.checkpoint import LeaseLost, Run, Runs
-from service.reconcile.missed import Scope, TimeRange, build_missed, classify_page, next_checkpoint
+from service.reconcile.missed import (
+    Scope,
+    TimeRange,
+    build_missed,
+    classify_page,
+    next_checkpoint,
+    select_out_of_view,
+)
 
 UNKNOWN_SCOPE = "unknown_scope"
 """Why a list could not be read: LaunchDarkly knows no such project or environment."""
@@ -40,14 +50,19 @@ _UNKNOWN_STATUSES = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND})
 
 
 class ScanResult(Struct):
-    """The result of a scan: deployments listed, still open, unreadable, known and missed."""
+    """The result of a scan: deployments listed, still open, unreadable, known and missed.
+
+    ``open_starts`` maps the open ones to when they started (ms). ``decided`` are those that were
+    out of view and have ended.
+    """
 
     listed: int = 0
     still_open: int = 0
     unreadable: int = 0
     known: int = 0
     missed: int = 0
-    oldest_open_ms: int | None = None
+    open_starts: Mapping[str, int] = {}
+    decided: frozenset[str] = frozenset()
     error: str = ""
     """Why the list could not be read to its end; empty if it was."""
 
@@ -59,10 +74,13 @@ class ScanResult(Struct):
         self.known += other.known
         self.missed += other.missed
         self.error = other.error
-        start_times = (self.oldest_open_ms, other.oldest_open_ms)
-        self.oldest_open_ms = min(
-            (start for start in start_times if start is not None), default=None
-        )
+        self.open_starts = {**self.open_starts, **other.open_starts}
+        self.decided |= other.decided
+
+
+def _is_unknown(failure: CallFailure) -> bool:
+    response = failure.response
+    return isinstance(response, ApiResponse) and response.status == HTTPStatus.NOT_FOUND
 
 
 def _describe_failure(failure: CallFailure) -> str:
@@ -94,31 +112,71 @@ class Scanner:
         self._grace_ms = grace_ms
 
     async def scan(
-        self, run: Run, scope: Scope, time_range: TimeRange, *, dry_run: bool = False
+        self,
+        run: Run,
+        scope: Scope,
+        time_range: TimeRange,
+        *,
+        dry_run: bool = False,
+        defers: bool = False,
     ) -> ScanResult:
-        """Scan a range to its end, or until the list cannot be read. Raise LeaseLost."""
+        """Scan a range to its end, or until the list cannot be read. Raise LeaseLost.
+
+        With ``defers``, a deployment whose version has a waiting ticket counts as open.
+        """
         result = ScanResult()
         async for page in self._read_pages(self._open_calls(run, scope), scope, time_range):
             if isinstance(page, str):
                 result.error = page
                 break
-            page_result = classify_page(page, settled_before_ms=run.now_ms - self._grace_ms)
-            candidates = [
-                build_missed(head, scope, self._deployment_filter) for head in page_result.ended
-            ]
-            missed = [candidate for candidate in candidates if candidate is not None]
-            queued = await self._runs.queue_missed(run, missed, dry_run=dry_run)
-            result.add(
-                ScanResult(
-                    listed=page_result.listed,
-                    still_open=page_result.still_open,
-                    unreadable=page_result.unreadable,
-                    known=len(missed) - queued,
-                    missed=queued,
-                    oldest_open_ms=page_result.oldest_open_ms,
-                )
-            )
+            result.add(await self._queue_page(run, scope, page, dry_run=dry_run, defers=defers))
         return result
+
+    async def fetch_out_of_view(self, run: Run, scope: Scope, known: ScanResult) -> ScanResult:
+        """Fetch each deployment that was open at the last run and is no longer listed.
+
+        One that LaunchDarkly no longer knows is left out. One that cannot be fetched stays open.
+        """
+        result = ScanResult()
+        calls = self._open_calls(run, scope)
+        for deployment_id, start_ms in run.out_of_view.items():
+            if deployment_id in known.open_starts or deployment_id in known.decided:
+                continue
+            path = f"{API_ROOT}deployments/{quote(deployment_id, safe='')}"
+            request = ApiRequest(route="get", path=path)
+            fetched = await calls.fetch(request, partial(parse_deployment_of_id, deployment_id))
+            if not isinstance(fetched, CallFailure):
+                page = [Raw(fetched.body)]
+                result.add(await self._queue_page(run, scope, page, dry_run=False, defers=True))
+            elif not _is_unknown(fetched):
+                result.add(ScanResult(still_open=1, open_starts={deployment_id: start_ms}))
+        return result
+
+    async def _queue_page(
+        self, run: Run, scope: Scope, page: list[Raw], *, dry_run: bool, defers: bool
+    ) -> ScanResult:
+        """Queue the deployments of a page that are missed."""
+        page_result = classify_page(page, settled_before_ms=run.now_ms - self._grace_ms)
+        candidates = [
+            build_missed(head, scope, self._deployment_filter) for head in page_result.ended
+        ]
+        missed = [candidate for candidate in candidates if candidate is not None]
+        result = await self._runs.queue_missed(run, missed, dry_run=dry_run, defers=defers)
+        ended_ids = {head.id for head in page_result.ended}
+        deferred_starts = {
+            head.id: head.started_at or head.ended_at or run.now_ms
+            for head in page_result.ended
+            if head.id in result.deferred
+        }
+        return ScanResult(
+            listed=page_result.listed,
+            still_open=page_result.still_open + len(result.deferred),
+            unreadable=page_result.unreadable,
+            known=len(missed) - result.queued - len(result.deferred),
+            missed=result.queued,
+            open_starts={**page_result.open_starts, **deferred_starts},
+            decided=frozenset(run.out_of_view.keys() & ended_ids) - result.deferred,
+        )
 
     async def is_never_listed(self, run: Run, scope: Scope) -> bool:
         """Return whether LaunchDarkly lists no deployment of any time; False if it does not say.
@@ -244,13 +302,18 @@ class Reconciler:
             start_ms = (
                 now_ms - lookback_ms if run.checkpoint is None else run.checkpoint - _OVERLAP_MS
             )
-            result = await self._scanner.scan(run, scope, TimeRange(start_ms, now_ms))
+            time_range = TimeRange(start_ms, now_ms)
+            result = await self._scanner.scan(run, scope, time_range, defers=True)
             if result.error:
                 self._log.warning("reconcile_failed", scope=scope.name, reason=result.error)
                 stays_so = result.error in {FORBIDDEN, UNKNOWN_SCOPE}  # until a person acts
                 return interval_ms / 1000 if stays_so else min(_RETRY_DELAY_S, interval_ms / 1000)
-            checkpoint = next_checkpoint(now_ms, result.oldest_open_ms, lookback_ms=lookback_ms)
-            await self._runs.end(run, checkpoint)
+            listed = result.listed
+            result.add(await self._scanner.fetch_out_of_view(run, scope, result))
+            open_starts = result.open_starts
+            checkpoint = next_checkpoint(now_ms, open_starts, lookback_ms=lookback_ms)
+            out_of_view = select_out_of_view(open_starts, checkpoint=checkpoint, now_ms=now_ms)
+            await self._runs.end(run, checkpoint, out_of_view=out_of_view)
             self._log.info(
                 "deployments_reconciled",
                 scope=scope.name,
@@ -259,7 +322,7 @@ class Reconciler:
                 missed=result.missed,
                 unreadable=result.unreadable,
             )
-            await self._check_spelling(run, scope, listed=result.listed)
+            await self._check_spelling(run, scope, listed=listed)
             return interval_ms / 1000
 
     async def _check_spelling(self, run: Run, scope: Scope, *, listed: int) -> None:

@@ -94,25 +94,39 @@ async def test_run_whose_lease_is_lost_changes_nothing(
 async def test_queue_missed_of_a_known_deployment_schedules_nothing(
     runs: Runs, redis: Redis, keys: Keys
 ) -> None:
-    """Known means published, queued by id or version, scheduled, or failed."""
+    """Known means published, queued by its id, scheduled, or failed."""
     async with runs.hold("a", interval_ms=0) as run:
         assert isinstance(run, Run)
         for place in (
             keys.published(DEPLOYMENT_ID),
             (keys.tickets, f"id:{DEPLOYMENT_ID}"),
-            (keys.tickets, "find:default/production/shop/1.0"),
         ):
             key, field = (place, "revision") if isinstance(place, str) else place
             await redis.hset(key, field, "1")
-            assert await runs.queue_missed(run, [make_missed()]) == 0
+            assert (await runs.queue_missed(run, [make_missed()])).queued == 0
             await redis.delete(key)
         await redis.zadd(keys.failed, {f"id:{DEPLOYMENT_ID}": 1})
-        assert await runs.queue_missed(run, [make_missed()]) == 0
+        assert (await runs.queue_missed(run, [make_missed()])).queued == 0
         await redis.delete(keys.failed)
-        assert await runs.queue_missed(run, [make_missed()], dry_run=True) == 1
-        assert await runs.queue_missed(run, [make_missed()]) == 1
-        assert await runs.queue_missed(run, [make_missed()]) == 0
+        assert (await runs.queue_missed(run, [make_missed()], dry_run=True)).queued == 1
+        assert (await runs.queue_missed(run, [make_missed()])).queued == 1
+        assert (await runs.queue_missed(run, [make_missed()])).queued == 0
         assert await redis.zscore(keys.refreshes, DEPLOYMENT_ID) is not None
+
+
+async def test_queue_missed_leaves_a_deployment_while_a_ticket_of_its_version_waits(
+    runs: Runs, redis: Redis, keys: Keys
+) -> None:
+    """The version may be deployed twice: once the ticket has ended, only the id decides."""
+    async with runs.hold("a", interval_ms=0) as run:
+        assert isinstance(run, Run)
+        await redis.hset(keys.tickets, "find:default/production/shop/1.0", "1")
+        left = await runs.queue_missed(run, [make_missed()])
+        assert (left.queued, left.deferred) == (0, frozenset({DEPLOYMENT_ID}))
+        backfilled = await runs.queue_missed(run, [make_missed()], dry_run=True, defers=False)
+        assert backfilled.queued == 1
+        await redis.delete(keys.tickets)
+        assert (await runs.queue_missed(run, [make_missed()])).queued == 1
 
 
 async def test_end_of_a_run_without_redis_does_not_wait(redis_url: str, keys: Keys) -> None:
@@ -155,4 +169,4 @@ async def test_queue_missed_of_a_filtered_deployment_schedules_it(
         assert isinstance(run, Run)
         await redis.hset(keys.published(DEPLOYMENT_ID), mapping={"revision": 0, "digest": ""})
         await redis.pexpire(keys.published(DEPLOYMENT_ID), 60_000)
-        assert await runs.queue_missed(run, [make_missed()]) == 1
+        assert (await runs.queue_missed(run, [make_missed()])).queued == 1

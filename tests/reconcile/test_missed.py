@@ -9,11 +9,13 @@ from service.accept.filters import DeploymentFilter
 from service.backlog.ticket import Lease, decode_lease
 from service.enrich.models import DeploymentHead
 from service.reconcile.missed import (
+    MAX_OUT_OF_VIEW,
     Scope,
     TimeRange,
     build_missed,
     classify_page,
     next_checkpoint,
+    select_out_of_view,
     split_by_day,
 )
 
@@ -40,12 +42,8 @@ def test_classify_page_leaves_recent_deployments_open() -> None:
         settled_before_ms=200,
     )
     assert [head.id for head in page.ended] == ["a", "d", "e"]
-    assert (page.listed, page.still_open, page.unreadable, page.oldest_open_ms) == (
-        6,
-        2,
-        1,
-        40,
-    )
+    assert (page.listed, page.still_open, page.unreadable) == (6, 2, 1)
+    assert page.open_starts == {"b": 50, "c": 40}
 
 
 @pytest.mark.parametrize(
@@ -56,7 +54,17 @@ def test_next_checkpoint_is_the_oldest_open_start_within_the_lookback(
     oldest_open: int | None, expected: int
 ) -> None:
     """A deployment whose end LaunchDarkly never learns must not hold the checkpoint forever."""
-    assert next_checkpoint(NOW, oldest_open, lookback_ms=1000) == expected
+    open_starts = {} if oldest_open is None else {"a": oldest_open, "b": NOW + 9}
+    assert next_checkpoint(NOW, open_starts, lookback_ms=1000) == expected
+
+
+def test_select_out_of_view_is_bounded_in_number_and_time() -> None:
+    """A deployment whose end LaunchDarkly never learns is fetched for 30 days."""
+    days = {f"{number}-days-ago": NOW - number * 86_400_000 for number in (0, 2, 29, 31)}
+    selected = select_out_of_view(days, checkpoint=NOW - 86_400_000, now_ms=NOW)
+    assert list(selected) == ["2-days-ago", "29-days-ago"]
+    many = {str(number): NOW - number for number in range(2, 2 * MAX_OUT_OF_VIEW)}
+    assert len(select_out_of_view(many, checkpoint=NOW, now_ms=NOW)) == MAX_OUT_OF_VIEW
 
 
 @pytest.mark.parametrize(
