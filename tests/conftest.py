@@ -5,6 +5,7 @@ import itertools
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -15,8 +16,10 @@ import structlog
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 
+from service import app
 from service.backlog.backlog import Backlog, BacklogConfig
 from service.enrich.budget import Budget, load_budget_prelude
+from service.enrich.verdict import RepeatPolicy, RetryPolicy
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from service.store.group_commit import GroupCommit
@@ -135,6 +138,13 @@ def backlog(group_commit: GroupCommit, keys: Keys, backlog_config: BacklogConfig
 def budget(group_commit: GroupCommit, keys: Keys) -> Budget:
     """Return a budget with the whole quota and a seeded random source."""
     return Budget(group_commit, keys=keys, share=1.0, rng=random.Random(1).random)
+
+
+@pytest.fixture
+def quick_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a service repeat its failed calls to LaunchDarkly within milliseconds."""
+    repeats = RepeatPolicy(min_wait_s=0.0, max_wait_s=0.02)
+    monkeypatch.setattr(app, "RetryPolicy", partial(RetryPolicy, repeats=repeats))
 
 
 Eventually = Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]

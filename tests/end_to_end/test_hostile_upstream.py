@@ -3,15 +3,12 @@
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
-from functools import partial
 from typing import Any
 
 import pytest
 from aiohttp import web
 from msgspec.structs import replace
 
-from service import app
-from service.enrich.verdict import RepeatPolicy, RetryPolicy
 from service.metrics.http import serve_app
 from tests.conftest import Eventually
 from tests.end_to_end.harness import ServiceHarness
@@ -48,11 +45,10 @@ class HostileServer:
 
 @pytest.fixture
 async def hostile_upstream(
-    service: ServiceHarness, monkeypatch: pytest.MonkeyPatch
+    service: ServiceHarness,
+    quick_repeats: None,  # noqa: ARG001 - a fixture without a value
 ) -> AsyncIterator[HostileServer]:
-    """Put a hostile upstream in front of the service, which repeats calls without long waits."""
-    quick_policy = partial(RetryPolicy, repeats=RepeatPolicy(min_wait_s=0.0, max_wait_s=0.02))
-    monkeypatch.setattr(app, "RetryPolicy", quick_policy)
+    """Put a hostile upstream in front of the service."""
     server = HostileServer()
     async with serve_app(server.app(), host="127.0.0.1", port=0) as url:
         service.settings = replace(service.settings, launchdarkly_url=url, outage_timeout=0.2)

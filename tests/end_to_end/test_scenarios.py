@@ -150,6 +150,7 @@ async def test_limit_announced_by_ietf_fields_is_kept(
     assert service.simulator.stats.rate_limited == 0
 
 
+@pytest.mark.usefixtures("quick_repeats")
 async def test_upstream_error_is_retried(
     service: ServiceHarness, event: Event, eventually: Eventually
 ) -> None:

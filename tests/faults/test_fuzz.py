@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from service.accept.signatures import sign_standard_webhook
 from service.accept.source_files import read_presets
 from service.accept.sources import Source, SourceError, load_sources
+from service.enrich import budget
 from service.metrics.http import serve_app
 from service.settings import Secret, Settings
 from service.simulate.options import Options
@@ -98,15 +99,19 @@ class FuzzHarness:
         self.set_response(
             Canned(body=json.dumps({**deployment, "items": [deployment]}).encode()), deployment_id
         )
-        redis, keys = self.service.redis, self.service.keys
         async with asyncio.timeout(40):
             while not await self.service.is_done():
-                await redis.delete(keys.budget)
-                await make_due(redis, keys)
-                await redis.lpush(keys.wakeup, "1")  # the deleted budget allows calls again
-                await redis.ltrim(keys.wakeup, 0, 0)
-                await redis.expire(keys.wakeup, 60)
+                await make_due(self.service.redis, self.service.keys)
+                await self.open_budget()
                 await asyncio.sleep(0.005)
+
+    async def open_budget(self) -> None:
+        """Forget the limits and pauses that responses named, and wake the worker."""
+        redis, keys = self.service.redis, self.service.keys
+        await redis.delete(keys.budget)
+        await redis.lpush(keys.wakeup, "1")
+        await redis.ltrim(keys.wakeup, 0, 0)
+        await redis.expire(keys.wakeup, 60)
 
     async def check_and_clear(self, job: str) -> None:
         """Assert that the one ticket ended once without an internal error, and clear the output."""
@@ -126,8 +131,13 @@ class FuzzHarness:
 
 
 @pytest.fixture
-def fuzz_harness(redis_url: str) -> Iterator[FuzzHarness]:
+def fuzz_harness(
+    redis_url: str,
+    quick_repeats: None,  # noqa: ARG001 - a fixture without a value
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[FuzzHarness]:
     """Open the service for the examples of one test."""
+    monkeypatch.setattr(budget, "_MAX_SLEEP_S", 0.02)
     opened = FuzzHarness(redis_url)
     yield opened
     opened.close()
@@ -192,6 +202,7 @@ def test_any_upstream_response_ends_the_ticket_once(
                 line["event"].removeprefix("deployment_")
                 for line in fuzz_harness.service.log_events()
             }
+            await fuzz_harness.open_budget()
             return bool(events & settled) or await fuzz_harness.service.is_done()
 
         await wait_until(is_settled)
