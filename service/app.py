@@ -70,6 +70,7 @@ from service.store.connect import REPLY_TIMEOUT_S, open_client
 from service.store.embedded import EmbeddedServer
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+from service.store.redis_clock import watch_clock
 from service.tracing.tracing import NO_TRACING, Tracing
 from service.worker import Worker, WorkerConfig, WorkerDependencies
 
@@ -124,6 +125,8 @@ async def open_runtime(
         except RedisUnavailable as error:
             log.warning("redis_unavailable", reason=str(error))
         keys = Keys(settings.namespace)
+        clock_task = asyncio.create_task(watch_clock(client, keys.clock, log), name="redis-clock")
+        stack.push_async_callback(_cancel, clock_task)
         namespace_reader = NamespaceReader(group_commit, keys=keys, share=settings.rate_limit_share)
         yield Runtime(
             settings=settings,
@@ -139,6 +142,11 @@ async def open_runtime(
             access_token=AccessToken(settings.access_token.reveal()),
             log=log,
         )
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _build_group_commit(

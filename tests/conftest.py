@@ -33,8 +33,8 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("project")
 
-# Keys that may exist without a TTL: the output, the failed tickets, and the counts.
-_KEYS_WITHOUT_TTL = (":enriched", ":failed", ":failed:data", ":counts", ":milestones")
+# Keys that may exist without a TTL: the output, the failed tickets, the counts and the clock.
+_KEYS_WITHOUT_TTL = (":enriched", ":failed", ":failed:data", ":counts", ":milestones", ":clock")
 
 
 @pytest.fixture(scope="session", autouse=True)

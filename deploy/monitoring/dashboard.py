@@ -151,6 +151,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     ),
     "Redis and processes": (
         Panel("Redis round trip", "s", quantiles("redis_round_trip_seconds")),
+        Panel("Redis clock", "s", {"set back by": gauge("redis_clock_behind_seconds")}),
         Panel("Script calls per round trip", "short", quantiles("redis_batch_size")),
         Panel(
             "Redis up",

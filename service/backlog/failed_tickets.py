@@ -20,6 +20,7 @@ from service.backlog.ticket import encode_ticket
 from service.store.exchange import decode_text
 from service.store.group_commit import GroupCommit, ScriptArgument
 from service.store.keys import Keys
+from service.store.redis_clock import read_clock
 from service.store.script import Script, load_script, read_lua
 
 MAX_BATCH = 100
@@ -56,9 +57,8 @@ class FailedTickets:
         self._drop: Script = load_script(__package__, "drop", prelude=failures_lua)
 
     async def read_time_ms(self) -> int:
-        """Return the time of the Redis server, which dates failures, in ms."""
-        seconds, micros = await self._client.time()
-        return int(seconds) * 1000 + int(micros) // 1000
+        """Return the time of the scripts, which dates failures, in ms."""
+        return (await read_clock(self._client, self._keys.clock)).now_ms
 
     async def read(self, jobs: Iterable[str]) -> list[FailedTicket]:
         """Return the failed tickets of these jobs; jobs that have not failed are left out."""

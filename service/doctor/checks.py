@@ -139,6 +139,7 @@ def check_receiver(facts: ReceiverFacts) -> Finding:
             assert_never(never)
 
 
+_MIN_CLOCK_STEP_S = 1.0
 _REDIS_CLOCK_TOLERANCE_S = 1.0
 _MEMORY_WARN_SHARE, _MEMORY_FAIL_SHARE = 0.8, 0.95
 
@@ -417,7 +418,8 @@ class BacklogFacts(Struct, frozen=True, kw_only=True):
     blocked on a list, as idle workers are; None when Redis does not say. ``failed`` counts by
     reason. ``group_idle_s`` is for how long each reader group has not read, and
     ``idle_group_timeout_s`` is when that counts as idle. ``forbidden`` names the projects and
-    environments that the access token may not read. ``scope_age_s`` is how long ago each
+    environments that the access token may not read. ``clock_behind_s`` is by how much Redis's clock
+    was set back. ``scope_age_s`` is how long ago each
     reconcile scope was listed to its end; None for never.
     """
 
@@ -433,6 +435,7 @@ class BacklogFacts(Struct, frozen=True, kw_only=True):
     closed_s: float = 0.0
     closed_reason: str = ""
     forbidden: str = ""
+    clock_behind_s: float = 0.0
     calls_available: int = 0
     opens_in_s: float = 0.0
     group_idle_s: Mapping[str, float] = {}
@@ -455,6 +458,10 @@ def check_work(facts: BacklogFacts) -> Iterator[Finding]:
     yield _check_budget(facts)
     yield _check_projects(facts)
     yield _check_reader_groups(facts)
+    if facts.clock_behind_s >= _MIN_CLOCK_STEP_S:
+        found = f"it was set back by {facts.clock_behind_s:.1f} s; waiting tickets do not notice"
+        fix = "synchronise all Redis servers with NTP; the difference is worked off by itself"
+        yield warn("redis clock", found, fix)
     if facts.scope_age_s:
         yield _check_reconcile(facts)
     if not facts.failed_total:

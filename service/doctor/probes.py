@@ -33,6 +33,7 @@ from service.store.connect import (
 )
 from service.store.durability import Barrier
 from service.store.keys import Keys
+from service.store.redis_clock import read_clock
 from service.store.script_check import open_script_connection
 from service.store.services import Durability, find_service
 from service.store.url import parse_redis_url
@@ -137,6 +138,7 @@ async def probe_backlog(
                 closed_s=stats.closed_s,
                 closed_reason=stats.closed_reason,
                 forbidden=format_forbidden(stats),
+                clock_behind_s=stats.clock_behind_s,
                 calls_available=stats.calls_left["list"],
                 opens_in_s=stats.next_call_in_s,
                 group_idle_s=await _read_group_idle_times(client, keys),
@@ -150,22 +152,22 @@ async def _read_scope_ages(
     client: Redis, keys: Keys, scopes: Sequence[str]
 ) -> dict[str, float | None]:
     """Return how long ago each scope was listed to its end; None for never."""
-    seconds, _ = await client.time()
+    now_ms = (await read_clock(client, keys.clock)).now_ms
     finished_ms: dict[str, Any] = {
         name: await client.hget(keys.reconcile(name), "ran") for name in scopes
     }
     return {
-        name: None if ended_ms is None else max(0.0, seconds - float(ended_ms) / 1000)
+        name: None if ended_ms is None else max(0.0, (now_ms - float(ended_ms)) / 1000)
         for name, ended_ms in finished_ms.items()
     }
 
 
 async def _read_group_idle_times(client: Redis, keys: Keys) -> dict[str, float]:
     """Return for how long each reader group has not read, as the last trimming recorded it."""
-    seconds, _ = await client.time()
+    now_ms = (await read_clock(client, keys.clock)).now_ms
     stored: Any = await client.hgetall(keys.reader_groups)
     return {
-        name.decode("utf-8", "replace"): max(0.0, seconds - float(seen_ms) / 1000)
+        name.decode("utf-8", "replace"): max(0.0, (now_ms - float(seen_ms)) / 1000)
         for name, seen_ms in stored.items()
     }
 

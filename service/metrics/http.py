@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import Metric
 from service.log import EventLogger
 from service.metrics.namespace import NamespaceStats, collect_gauges, format_forbidden
 from service.store import RedisUnavailable
+from service.store.redis_clock import MIN_REPORTED_S
 
 ReadStats = Callable[[], Awaitable[NamespaceStats]]
 
@@ -194,6 +195,8 @@ class HealthRoutes:
         warnings = list(self._list_warnings())
         if forbidden := format_forbidden(stats):
             warnings.append(f"forbidden: the access token may not read {forbidden}")
+        if stats.clock_behind_s >= MIN_REPORTED_S:
+            warnings.append(f"redis clock: it was set back by {stats.clock_behind_s:.1f} s")
         if warnings:
             body["warnings"] = warnings
         return _build_json_response(200, body)

@@ -20,7 +20,7 @@ from service.store.keys import Keys
 from service.store.script import Script, load_script
 
 _READ_TIMEOUT_S = 2.0
-_NUMBER_COUNT = 18  # the script returns these, a list of names, then pairs of reason and count
+_NUMBER_COUNT = 19  # the script returns these, a list of names, then pairs of reason and count
 _PAIRS_INDEX = _NUMBER_COUNT + 1
 _CLOSED_REASON_INDEX = 10
 
@@ -36,7 +36,8 @@ class NamespaceStats(Struct, frozen=True, kw_only=True):
     ``closed_s`` is for how long LaunchDarkly allows no call, and ``closed_reason`` is why.
     ``calls_left`` is by route. ``next_call_in_s`` is 0 while a list call may be made. ``failed`` is
     by reason. ``forbidden_total`` counts the projects and environments that the access token may
-    not read, and ``forbidden`` names the last ten.
+    not read, and ``forbidden`` names the last ten. ``clock_behind_s`` is by how much Redis's clock
+    is behind the latest time that a script stored.
     """
 
     backlog: int
@@ -58,6 +59,7 @@ class NamespaceStats(Struct, frozen=True, kw_only=True):
     failed: dict[str, int]
     forbidden_total: int = 0
     forbidden: tuple[str, ...] = ()
+    clock_behind_s: float = 0.0
 
 
 class NamespaceReader:
@@ -109,6 +111,7 @@ def _parse_stats(reply: list[object]) -> NamespaceStats:
         running_leases,
         next_call_in_ms,
         forbidden_total,
+        clock_behind_ms,
     ) = [value for value in reply[:_NUMBER_COUNT] if isinstance(value, int)]
     return NamespaceStats(
         backlog=backlog,
@@ -129,6 +132,7 @@ def _parse_stats(reply: list[object]) -> NamespaceStats:
         failed_total=failed_total,
         failed=failed,
         forbidden_total=forbidden_total,
+        clock_behind_s=clock_behind_ms / 1000,
         forbidden=tuple(map(decode_text, cast("list[bytes]", reply[_NUMBER_COUNT]))),
     )
 
@@ -192,6 +196,11 @@ _GAUGES = (
         "forbidden_projects",
         "Projects and environments that the access token may not read",
         lambda stats: stats.forbidden_total,
+    ),
+    _NamespaceGauge(
+        "redis_clock_behind_seconds",
+        "By how much Redis's clock was set back",
+        lambda stats: stats.clock_behind_s,
     ),
     _NamespaceGauge("stream_records", "Records in the output stream", lambda stats: stats.records),
     _NamespaceGauge(

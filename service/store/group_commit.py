@@ -31,6 +31,7 @@ from service.store.connect import (
 from service.store.durability import Barrier
 from service.store.encoded_command import Argument, command_size, encode_command, replace_in_head
 from service.store.exchange import exchange
+from service.store.keys import clock_key
 from service.store.refused_calls import RefusedCalls
 from service.store.script import Script
 from service.store.script_check import load_on_server, open_script_connection
@@ -72,6 +73,8 @@ class _ScriptCall:
         timeout_s: float,
     ) -> None:
         loop = asyncio.get_running_loop()
+        if script.has_clock:
+            keys = (*keys, clock_key(keys[0]))
         self.command = encode_command(("EVALSHA", script.sha, len(keys), *keys, *args))
         self.size = command_size(self.command)
         self.script = script

@@ -3,6 +3,11 @@
 from msgspec import Struct
 
 
+def clock_key(key: str) -> str:
+    """Return the key of the clock of the namespace that a key belongs to."""
+    return f"{key.partition('}')[0]}}}:clock"
+
+
 class Keys(Struct, frozen=True):
     """The names of all keys of one namespace (one namespace per LaunchDarkly account).
 
@@ -78,6 +83,11 @@ class Keys(Struct, frozen=True):
     def milestones(self) -> str:
         """Sorted set: id of every 64th record -> number of records appended up to it."""
         return self._key("enriched:milestones")
+
+    @property
+    def clock(self) -> str:
+        """String: the latest time of the scripts, and how far Redis's clock is behind it (ms)."""
+        return self._key("clock")
 
     @property
     def write_probe(self) -> str:

@@ -21,6 +21,7 @@ _FLAGS = re.compile(r"^-- Flags +([a-z-]+)", re.MULTILINE)
 class Script(Struct, frozen=True):
     """One Lua script: its name, its text, and the SHA-1 that EVALSHA takes.
 
+    With ``has_clock`` it expects the clock of its namespace as its last key.
     ``runs_when_full``: the server executes it although its memory is full. ``plain`` is the same
     script for a server that refuses the first line.
     """
@@ -28,6 +29,7 @@ class Script(Struct, frozen=True):
     name: str
     text: bytes
     sha: bytes
+    has_clock: bool = False
     runs_when_full: bool = False
     plain: "Script | None" = None
 
@@ -41,13 +43,16 @@ def load_script(package: str, name: str, *, prelude: str = "") -> Script:
     body = read_lua(package, name)
     found = _FLAGS.search(body)
     shebang = f"#!lua flags={found[1]}\n" if found else "#!lua\n"
-    text = read_lua(__package__, *_PRELUDES) + prelude + body
+    is_read_only = "true" if found and found[1] == "no-writes" else "false"
+    first_line = f"local is_read_only = {is_read_only}\n"
+    text = first_line + read_lua(__package__, *_PRELUDES) + prelude + body
     return Script(
         name=name,
         text=(shebang + text).encode(),
         sha=_hash(shebang + text),
+        has_clock=True,
         runs_when_full=found is not None,
-        plain=Script(name=name, text=text.encode(), sha=_hash(text)),
+        plain=Script(name=name, text=text.encode(), sha=_hash(text), has_clock=True),
     )
 
 

@@ -8,6 +8,7 @@ from service.store import RedisMisconfigured
 from service.store.connect import close_connection, command_sender, open_connection
 from service.store.durability import Barrier, SendCommand
 from service.store.error_replies import format_error, is_denied
+from service.store.keys import clock_key
 from service.store.script import Script, load_script
 from service.store.services import Durability
 
@@ -38,7 +39,7 @@ async def check_scripts(send_command: SendCommand, probe_key: str) -> None:
     try:
         loaded = await load_on_server(send_command, _PROBE)
         command = "EVALSHA"
-        await send_command("EVALSHA", loaded.sha, 1, probe_key)
+        await send_command("EVALSHA", loaded.sha, 2, probe_key, clock_key(probe_key))
     except ResponseError as error:
         raise RedisMisconfigured(_explain(command, error)) from None
 

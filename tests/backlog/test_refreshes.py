@@ -230,18 +230,3 @@ async def test_enqueue_due_goes_on_while_a_later_webhook_has_failed(
     assert await harness.publish(refresh) == PublishResult("unchanged", 1)
     assert await harness.planned_refreshes() == [deployment_id(1)]
     assert await harness.redis.zcard(harness.keys.failed) == 1
-
-
-async def test_publish_after_the_clock_was_set_back_schedules_refreshes(
-    harness: RefreshHarness,
-) -> None:
-    """A stored time in the future does not stop a new record from scheduling refreshes."""
-    seconds, _ = await harness.redis.time()
-    await harness.redis.hset(
-        harness.keys.published(deployment_id(1)),
-        "since",
-        seconds * 1000 + 86_400_000,
-    )
-    await harness.add_event()
-    await harness.publish(await harness.claim())
-    assert await harness.planned_refreshes() == [deployment_id(1)]

@@ -53,8 +53,9 @@ class Faults(Struct):
 
     async def run(self, client: Any = None) -> None:
         """Run the script; raise its error."""
+        keys = (*self.call.keys, self.keys.clock)
         await (client or self.redis).eval(
-            self.call.script.text.decode(), len(self.call.keys), *self.call.keys, *self.call.args
+            self.call.script.text.decode(), len(keys), *keys, *self.call.args
         )
 
     async def repeat(self) -> None:
@@ -82,7 +83,7 @@ class Faults(Struct):
         """Run the script while ``key`` has a wrong type; then put the right key back."""
         saved = f"{{{self.keys.namespace}}}:saved"
         has_saved = await self.redis.exists(key) and await self.redis.rename(key, saved)
-        is_string = re.search(r":(delivery|reply|probe)", key) is not None
+        is_string = re.search(r":(delivery|reply|probe|clock)", key) is not None
         await (self.redis.sadd(key, "x") if is_string else self.redis.set(key, "x"))
         try:
             await self.run()
@@ -174,7 +175,7 @@ async def test_script_that_failed_for_a_wrong_type_succeeds_once_afterwards(
     """Whichever key had the wrong type, the next call ends in the state of a run without fault."""
     await faults.run()
     expected = await faults.read_state()
-    for key in dict.fromkeys(faults.call.keys):
+    for key in dict.fromkeys((*faults.call.keys, faults.keys.clock)):
         await faults.reset()
         await faults.run_with_wrong_type(key)
         await faults.repeat()

@@ -7,8 +7,7 @@
 -- Atomic   a ticket ends and the next refresh is scheduled in one script, so a crash cannot separate them.
 local function schedule_refresh(keys, id, plan, now)
   local since = tonumber(redis.call('HGET', keys.published, 'since') or '0')
-  local is_future = since > now + 1000 -- the clock was set back: the stored time means nothing
-  if tonumber(plan.since) < since and not is_future then
+  if tonumber(plan.since) < since then
     return -- a later webhook of this deployment has scheduled its own refreshes meanwhile
   elseif plan.due == '' then
     redis.call('ZREM', keys.refreshes, id)

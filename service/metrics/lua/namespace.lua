@@ -7,8 +7,8 @@
 --           that a group has not read, ms the budget is closed, the reason, calls in flight, calls
 --           available for get, for list, failed tickets, leases that have not ended among the HEAD
 --           tickets due next, ms until a list call is available (0: now), number of projects and
---           environments that the token may not read, a list with the NAMED last of them, then pairs:
---           reason, number failed for it}
+--           environments that the token may not read, ms that Redis's clock is behind the latest time, a
+--           list with the NAMED last of the forbidden, then pairs: reason, number failed for it}
 -- Atomic   the numbers belong to one moment.
 -- The cost does not grow with the backlog. Redis keeps the sizes (ZCARD, XLEN) and finds positions in
 -- log n (ZCOUNT, ZRANGE, XRANGE). Leases and failures are counted where they change (counts). At most
@@ -17,7 +17,7 @@
 local HEAD = 64
 local MILESTONE = 64
 local NAMED = 10
-local now = now_ms()
+local now, _, server_now, clock_offset = now_ms()
 redis.call('SET', KEYS[9], '1', 'PX', 1000)
 
 local counts, reasons, pairs_list = {}, {}, redis.call('HGETALL', KEYS[3])
@@ -66,11 +66,11 @@ local function first_unread_ms(group, from) -- time of the first record that a g
     local first = redis.call('XRANGE', KEYS[4], '(' .. from, '+', 'COUNT', 1)[1]
     id = first and first[1]
   end
-  return id and tonumber(string.match(id, '^%d+')) or now
+  return id and tonumber(string.match(id, '^%d+')) or server_now
 end
 
 local groups = redis.call('EXISTS', KEYS[4]) == 1 and redis.call('XINFO', 'GROUPS', KEYS[4]) or {}
-local unread, unread_since = 0, now
+local unread, unread_since = 0, server_now
 for _, group in ipairs(groups) do
   local info = {}
   for i = 1, #group, 2 do
@@ -94,7 +94,7 @@ return {
   redis.call('XLEN', KEYS[4]),
   #groups,
   unread,
-  now - unread_since,
+  server_now - unread_since,
   math.max(0, math.ceil(tonumber(closed[1] or '0') - now)),
   closed[2] or '',
   redis.call('ZCARD', KEYS[7]),
@@ -104,6 +104,7 @@ return {
   running,
   opens_in,
   redis.call('ZCOUNT', KEYS[11], '(' .. now, '+inf'),
+  clock_offset,
   redis.call('ZREVRANGEBYSCORE', KEYS[11], '+inf', '(' .. now, 'LIMIT', 0, NAMED),
   unpack(reasons),
 }

@@ -9,8 +9,8 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('DEL', KEYS[4])
   return { 0, 0 }
 end
-local now = now_ms()
-local oldest = math.max(0, now - tonumber(ARGV[1]))
+local now, _, server_now = now_ms()
+local oldest = math.max(0, server_now - tonumber(ARGV[1]))
 local idle_timeout, active_times, idle_groups = tonumber(ARGV[3]), {}, {}
 local first_kept = { oldest, 0 }
 
