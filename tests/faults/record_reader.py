@@ -148,7 +148,9 @@ def _parse_entries(reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
 
 def keys_allowed_without_ttl(keys: Keys) -> frozenset[str]:
     """Return the keys that may exist without a TTL."""
-    return frozenset({keys.enriched, keys.milestones, keys.failed, keys.failed_data, keys.counts})
+    return frozenset(
+        {keys.enriched, keys.milestones, keys.failed, keys.failed_data, keys.counts, keys.clock}
+    )
 
 
 async def read_leftover_state(redis: Redis, keys: Keys) -> LeftoverState:
