@@ -22,7 +22,8 @@ BEGIN, END = "<!-- generated -->\n", "<!-- end of generated -->\n"
 
 SETTINGS_SECTIONS = {
     "LaunchDarkly": (
-        "access_token launchdarkly_url rate_limit_share max_calls_per_deployment max_response_bytes"
+        "access_token launchdarkly_url rate_limit_share max_calls_per_deployment "
+        "max_response_bytes max_buffered_bytes"
     ),
     "Redis": "redis_url namespace durability data_dir",
     "Receiver": "host port sources webhook_secret max_body_bytes enqueue_timeout"

@@ -349,7 +349,9 @@ def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputSt
             not_found_timeout_s=settings.not_found_timeout, outage_timeout_s=settings.outage_timeout
         ),
         limits=EnrichLimits(
-            max_calls=settings.max_calls_per_deployment, lookback_ms=to_ms(settings.lookback)
+            max_calls=settings.max_calls_per_deployment,
+            lookback_ms=to_ms(settings.lookback),
+            max_buffered_bytes=settings.max_buffered_bytes,
         ),
         rng=random.random,
         record_drift=runtime.metrics.record_schema_mismatch,
@@ -360,6 +362,7 @@ def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputSt
         enrich=enricher.enrich,
         on_internal_error=enricher.on_internal_error,
         on_taken=enricher.on_taken,
+        release_memory=enricher.release_memory,
         entry_builder=_build_entry_builder(settings),
         append_and_settle=output.append_and_settle,
         refreshes=_build_refreshes(runtime),

@@ -118,6 +118,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "a larger one fails its ticket, a larger further page is left out"
         ),
     ] = 33_554_432
+    max_buffered_bytes: Annotated[
+        Positive,
+        _describe("Memory of one worker for responses in bytes; beyond, more calls wait"),
+    ] = 134_217_728
     max_record_bytes: Annotated[
         Annotated[int, Meta(ge=1, le=500_000_000)],
         _describe("Largest record in bytes; a larger one fails its ticket (`record_too_large`)"),

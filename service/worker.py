@@ -20,6 +20,7 @@ from service.backlog.ticket import (
     lease_log_fields,
     select_event,
 )
+from service.enrich.client import run_steps
 from service.enrich.verdict import Fail, Found, Retry, Shared, Verdict
 from service.log import EventLogger
 from service.publish.entry import Entry, EntryBuilder
@@ -45,6 +46,7 @@ class WorkerDependencies(Struct, frozen=True, kw_only=True):
     enrich: Callable[[Lease], Awaitable[Verdict]]
     on_internal_error: Callable[[Lease, Exception], Retry | Fail]
     on_taken: Callable[[Lease], Retry]
+    release_memory: Callable[[Lease], None]
     entry_builder: EntryBuilder
     append_and_settle: Callable[[Entry, Lease], Awaitable[PublishResult]]
     refreshes: Refreshes
@@ -211,12 +213,15 @@ class Worker:
     async def _attempt_and_settle(self, held_lease: HeldLease, lease: Lease) -> None:
         """Attempt a ticket once, settle it as the outcome says, and log how it ended."""
         started_at = self._clock()
-        outcome = await self._attempt(lease, started_at)
-        if not isinstance(outcome, Retry) and outcome.event_index is not None:
-            lease = select_event(lease, outcome.event_index)
-        event, fields = await self._until_accepted(
-            held_lease, lambda fence: self._settle(outcome, replace(lease, fence=fence))
-        )
+        try:
+            outcome = await self._attempt(lease, started_at)
+            if not isinstance(outcome, Retry) and outcome.event_index is not None:
+                lease = select_event(lease, outcome.event_index)
+            event, fields = await self._until_accepted(
+                held_lease, lambda fence: self._settle(outcome, replace(lease, fence=fence))
+            )
+        finally:
+            self._dependencies.release_memory(lease)
         self._log_attempt(event, fields, lease=lease, started_at=started_at)
 
     async def _until_accepted(
@@ -247,17 +252,20 @@ class Worker:
             if isinstance(verdict, Shared):
                 entry = Entry(deployment_id=verdict.deployment_id, digest="", is_shared=True)
                 return BuiltEntry(entry, verdict.calls, verdict.event_index)
-            return self._build_entry(verdict, lease, started_at)
+            return await self._build_entry(verdict, lease, started_at)
         except Exception as error:  # a defect of this program must not lose the ticket
             self._dependencies.log.exception("attempt_error", job=lease.job)
             return self._dependencies.on_internal_error(lease, error)
 
-    def _build_entry(self, found: Found, lease: Lease, started_at: float) -> BuiltEntry | Fail:
+    async def _build_entry(
+        self, found: Found, lease: Lease, started_at: float
+    ) -> BuiltEntry | Fail:
         """Build the entry of the event that the deployment belongs to."""
         index = found.event_index
         lease = lease if index is None else select_event(lease, index)
         now_ms = lease.now + round((self._clock() - started_at) * 1000)
-        entry = self._dependencies.entry_builder.build(found, lease, now_ms=now_ms)
+        builder = self._dependencies.entry_builder
+        entry = await run_steps(builder.build_in_steps(found, lease, now_ms=now_ms))
         if isinstance(entry, Fail):
             return replace(entry, event_index=index)
         return BuiltEntry(entry, found.calls, index)

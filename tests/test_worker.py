@@ -64,6 +64,7 @@ class WorkerHarness:
             enrich=enrich,
             on_internal_error=lambda _, error: Fail(reason="internal_error", detail=repr(error)),
             on_taken=lambda _: Retry(reason="not_found_yet", wait_s=60.0),
+            release_memory=lambda _: None,
             entry_builder=EntryBuilder(),
             append_and_settle=self._stream.append_and_settle,
             refreshes=self._refreshes,

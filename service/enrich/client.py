@@ -1,8 +1,11 @@
 """The LaunchDarkly client: one GET at a time, each counted against the budget."""
 
 import asyncio
+import sys
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from typing import Generic, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import aiohttp
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, TraceConfig
@@ -14,7 +17,10 @@ from service.enrich.budget import Budget
 from service.enrich.models import Drift, Malformed
 from service.enrich.pagination import ApiRequest
 from service.enrich.rate_limits import RateLimitHeaders, parse_rate_limits
+from service.enrich.response_memory import MemoryHold, Reading, ResponseMemory
+from service.enrich.steps import LARGE_BYTES, Steps
 from service.enrich.verdict import (
+    WAITED_FOR_MEMORY,
     ApiResponse,
     CallFailure,
     NoResponse,
@@ -25,13 +31,37 @@ from service.enrich.verdict import (
 )
 
 REQUEST_TIMEOUT_S = 30.0
+_MIN_RESERVED_BYTES = 1 << 16
 _CONNECT_TIMEOUT_S = 5.0
 _CHUNK_BYTES = 1 << 16
 
 T = TypeVar("T")
 RecordCall = Callable[[str, ApiResponse | NoResponse, float], None]
-Parse = Callable[[bytes], T | Drift | Malformed]
-"""Parses a body: the value, JSON of another shape, or no JSON at all."""
+Parse = Callable[[bytes], Steps[T | Drift | Malformed]]
+"""Parses a body in steps: the value, JSON of another shape, or no JSON at all."""
+
+
+_LARGE_COMPUTATIONS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+    WeakKeyDictionary()
+)
+
+
+async def run_steps(steps: Steps[T]) -> T:
+    """Run a computation step by step, and other tasks in between.
+
+    One computation of several steps runs at a time: else the event loop would run a step of each
+    before it looks at its connections.
+    """
+    try:
+        next(steps)
+        lock = _LARGE_COMPUTATIONS.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        async with lock:
+            while True:
+                await asyncio.sleep(0)
+                next(steps)
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
 
 class Parsed(Struct, Generic[T], frozen=True):
@@ -63,66 +93,100 @@ class LaunchDarkly:
         self.max_bytes = max_bytes
         self._clock = clock
         self._record_call = record_call
+        self._expected_bytes: dict[str, int] = {}
+
+    async def reserve(self, route: str, hold: MemoryHold) -> Reading:
+        """Wait until the next response of a route fits into memory, by the size of the last ones.
+
+        So no connection waits for memory, unless a response is larger than expected.
+        """
+        reading = Reading(hold)
+        await reading.reserve(self._expected_bytes.get(route, _MIN_RESERVED_BYTES))
+        reading.has_waited = False
+        return reading
 
     async def get_parsed(
-        self, path: str, *, route: str, parse: Parse[T]
+        self, path: str, *, route: str, parse: Parse[T], reading: Reading
     ) -> Parsed[T] | ApiResponse | NoResponse:
         """Return the response for a path, with the value of its body.
 
-        A body that is not JSON is an ``ApiResponse`` that says so in ``malformed``.
+        A body that is not JSON is an ``ApiResponse`` that says so in ``malformed``. The memory of a
+        large one counts twice: its bytes, and what is parsed from them.
         """
         loop = asyncio.get_running_loop()
         started = loop.time()
-        response = await self.get(path, route=route)
+        response = await self.get(path, route=route, reading=reading)
         took_s = loop.time() - started
         parsed: Parsed[T] | None = None
+        size = 0
         if has_body(response):
-            value = parse(response.body)
+            size = count_memory(len(response.body))
+            await reading.reserve(size)
+            value = await run_steps(parse(response.body))
             if isinstance(value, Malformed):
-                response = replace(response, malformed=value.reason)
+                response, size = replace(response, body=b"", malformed=value.reason), 0
             else:
                 parsed = Parsed(value, response.body, response.rate_limits)
+        reading.settle(size)
         if self._record_call is not None:
             self._record_call(route, response, took_s)
         return response if parsed is None else parsed
 
-    async def get(self, path: str, *, route: str) -> ApiResponse | NoResponse:
+    async def get(
+        self, path: str, *, route: str, reading: Reading | None = None
+    ) -> ApiResponse | NoResponse:
         """Return the response for a path with its query. A network error is a ``NoResponse``."""
+        reading = reading or Reading(ResponseMemory(sys.maxsize).open_hold())
         try:
             url = URL(self.origin + path, encoded=True)
             async with self._session.get(url, allow_redirects=False) as response:
-                body = await self._read_body(response)
+                body = await self._read_body(response, reading)
                 rate_limits = parse_rate_limits(
                     lambda name: response.headers.getall(name, ()),
                     route=route,
                     now_ms=int(self._clock() * 1000),
                 )
         except TimeoutError:
-            return NoResponse(reason="timed out")
+            return WAITED_FOR_MEMORY if reading.has_waited else NoResponse(reason="timed out")
         except (aiohttp.ClientError, ValueError, OSError) as error:
             return NoResponse(reason=type(error).__name__)
+        finally:
+            self._expect(route, count_memory(reading.reserved))
         if body is None:
             return ApiResponse(
                 status=response.status, body=b"", rate_limits=rate_limits, oversized=True
             )
         return ApiResponse(status=response.status, body=body, rate_limits=rate_limits)
 
-    async def _read_body(self, response: aiohttp.ClientResponse) -> bytes | None:
+    def _expect(self, route: str, reserved: int) -> None:
+        """Expect the size of the last response, or that of larger ones shortly before."""
+        previous = self._expected_bytes.get(route, 0)
+        self._expected_bytes[route] = max(_MIN_RESERVED_BYTES, reserved, previous * 3 // 4)
+
+    async def _read_body(self, response: aiohttp.ClientResponse, reading: Reading) -> bytes | None:
         """Return the decoded body, or None when it is over the cap.
 
         The body is measured while it arrives: Content-Length is the compressed size and may be
-        wrong.
+        wrong. Reading waits while the memory is used up.
         """
-        if (response.content_length or 0) > self.max_bytes:
+        declared = response.content_length or 0
+        if declared > self.max_bytes:
             return None
-        chunks, size = [], 0
+        buffer = BytesIO()  # unlike a list of chunks, it gives the body without a copy
+        if "Content-Encoding" not in response.headers:
+            await reading.reserve(declared, timeout_s=REQUEST_TIMEOUT_S)
+        size = 0
         async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
             size += len(chunk)
             if size > self.max_bytes:
                 response.close()
                 return None
-            chunks.append(chunk)
-        return b"".join(chunks)
+            if size > reading.reserved:
+                reserved = min(2 * size, self.max_bytes)
+                await reading.reserve(reserved, timeout_s=REQUEST_TIMEOUT_S)
+            buffer.write(chunk)
+        reading.settle(size)
+        return buffer.getvalue()
 
 
 def open_session(
@@ -153,6 +217,11 @@ def open_session(
     )
 
 
+def count_memory(size: int) -> int:
+    """Return the memory of a response and of what is parsed from it."""
+    return size if size < LARGE_BYTES else 2 * size
+
+
 _NO_RATE_LIMITS = RateLimitHeaders()
 
 
@@ -175,12 +244,14 @@ class BudgetedCalls:
 
     If ``reserved_by`` names a job, the claim of that job's lease acquired the first call already.
     ``scope`` names what the calls read: see :func:`service.enrich.budget.format_access_scope`.
-    ``count`` is how many calls were made, ``answered`` is how many of them returned JSON.
+    ``count`` is how many calls were made, ``answered`` is how many of them returned JSON. ``hold``
+    counts the bytes of the responses; without it they are not limited.
     """
 
     __slots__ = (
         "_call_id",
         "_has_progress",
+        "_hold",
         "_reserved_by",
         "_scope",
         "_upstream",
@@ -189,8 +260,15 @@ class BudgetedCalls:
     )
 
     def __init__(
-        self, upstream: Upstream, call_id: str, *, scope: str, reserved_by: str | None = None
+        self,
+        upstream: Upstream,
+        call_id: str,
+        *,
+        scope: str,
+        reserved_by: str | None = None,
+        hold: MemoryHold | None = None,
     ) -> None:
+        self._hold = hold or ResponseMemory(sys.maxsize).open_hold()
         self._upstream = upstream
         self._call_id = call_id
         self._scope = scope
@@ -229,9 +307,11 @@ class BudgetedCalls:
 
         So the budget is closed before any worker can claim again.
         """
+        launchdarkly = self._upstream.launchdarkly
+        reading = await launchdarkly.reserve(request.route, self._hold)
         call_id = await self._acquire(request)
-        response = await self._upstream.launchdarkly.get_parsed(
-            request.path, route=request.route, parse=parse
+        response = await launchdarkly.get_parsed(
+            request.path, route=request.route, parse=parse, reading=reading
         )
         self.count += 1
         record = self._upstream.budget.record

@@ -12,15 +12,21 @@ from msgspec.structs import replace
 
 from service.backlog.ticket import Lease, Ticket, select_event
 from service.enrich.budget import Budget, format_access_scope
-from service.enrich.client import BudgetedCalls, LaunchDarkly, Upstream
+from service.enrich.client import (
+    BudgetedCalls,
+    LaunchDarkly,
+    Upstream,
+    count_memory,
+    run_steps,
+)
 from service.enrich.matching import Match, NoMatch, describe_other_deployment
 from service.enrich.models import (
     Deployment,
     Drift,
     Malformed,
-    parse_deployment,
+    parse_deployment_in_steps,
     parse_deployment_of_id,
-    parse_deployment_page,
+    parse_page_in_steps,
 )
 from service.enrich.pagination import (
     API_ROOT,
@@ -33,6 +39,7 @@ from service.enrich.pagination import (
     list_omits_details,
     resolve_next_link,
 )
+from service.enrich.response_memory import MemoryHold, ResponseMemory
 from service.enrich.shared_list import (
     EXPAND,
     ListLimits,
@@ -68,12 +75,14 @@ _MAX_CONCURRENT_ACQUIRES = 32
 class EnrichLimits(Struct, frozen=True, kw_only=True):
     """Limits of one ticket: calls, how far back it is searched (ms), and memory.
 
-    Up to ``max_buffered_bytes`` of a shared list stay in memory until its last ticket is answered.
+    Up to ``max_list_bytes`` of a shared list stay in memory until its last ticket is answered.
+    Calls wait while all tickets together hold ``max_buffered_bytes`` of responses.
     """
 
     max_calls: int = 200
     lookback_ms: int = _DAY_MS
-    max_buffered_bytes: int = 1 << 26
+    max_list_bytes: int = 1 << 26
+    max_buffered_bytes: int = 1 << 27
 
 
 class Enricher:
@@ -108,11 +117,13 @@ class Enricher:
         self._list_limits = ListLimits(
             max_calls=limits.max_calls,
             lookback_ms=limits.lookback_ms,
-            max_buffered_bytes=limits.max_buffered_bytes,
+            max_buffered_bytes=min(limits.max_list_bytes, limits.max_buffered_bytes // 2),
             origin=launchdarkly.origin,
             not_found_timeout_s=retry_policy.not_found_timeout_s,
         )
         self._shared_lists: dict[str, SharedList] = {}
+        self.memory = ResponseMemory(limits.max_buffered_bytes)
+        self._holds: dict[tuple[str, float], list[MemoryHold]] = defaultdict(list)
 
     def share_lists(self, leases: Iterable[Lease]) -> None:
         """Build one shared list for each group of leases that were claimed with the same call."""
@@ -135,19 +146,35 @@ class Enricher:
         shared_list = shared_list or self._build_shared_list([lease])
         return await self._enrich_from_list(lease, shared_list)
 
+    def release_memory(self, lease: Lease) -> None:
+        """Free what is kept in memory for a ticket; called after it is settled."""
+        for hold in self._holds.pop((lease.job, lease.fence), ()):
+            hold.release()
+
     def on_internal_error(self, lease: Lease, error: Exception) -> Retry | Fail:
         """Return the verdict on a ticket whose attempt raised an error in this program."""
-        history = self._start_attempt(lease).history
+        history = self._build_history(lease)
         return decide_internal_error(
             f"{type(error).__name__}: {error}", history, self._retry_policy
         )
 
     def on_taken(self, lease: Lease) -> Retry:
         """Return the verdict on an event whose found deployment belongs to an earlier event."""
-        return decide_taken(self._start_attempt(lease).history, self._retry_policy)
+        return decide_taken(self._build_history(lease), self._retry_policy)
+
+    def _build_history(self, lease: Lease) -> AttemptHistory:
+        return AttemptHistory(
+            attempts=lease.ticket.attempts,
+            age_s=lease.age_s,
+            jitter=self._rng(),
+            is_refresh=lease.ticket.refresh is not None,
+        )
 
     def _build_shared_list(self, batch: Sequence[Lease]) -> SharedList:
         leader = next((lease for lease in batch if lease.leader is None), batch[0])
+        hold = self.memory.open_hold(users=len(batch))
+        for lease in batch:
+            self._holds[lease.job, lease.fence].append(hold)
         return SharedList(
             batch,
             BudgetedCalls(
@@ -155,12 +182,18 @@ class Enricher:
                 f"list for {leader.job}",
                 scope=_access_scope(leader.ticket),
                 reserved_by=leader.job,
+                hold=hold,
             ),
             page_sizer=self._page_sizer,
             limits=self._list_limits,
+            hold=hold,
         )
 
-    def _start_attempt(self, lease: Lease, *, reserved_by: str | None = None) -> "_Attempt":
+    def _start_attempt(
+        self, lease: Lease, *, reserved_by: str | None = None, group: object = None
+    ) -> "_Attempt":
+        hold = self.memory.open_hold(group=group)
+        self._holds[lease.job, lease.fence].append(hold)
         return _Attempt(
             lease,
             BudgetedCalls(
@@ -168,8 +201,10 @@ class Enricher:
                 lease.job,
                 scope=_access_scope(lease.ticket),
                 reserved_by=reserved_by,
+                hold=hold,
             ),
-            jitter=self._rng(),
+            history=self._build_history(lease),
+            hold=hold,
         )
 
     async def _enrich_from_list(self, lease: Lease, shared_list: SharedList) -> Verdict:
@@ -177,7 +212,7 @@ class Enricher:
         result = await shared_list.result_for(lease.job)
         if lease.ticket.deployment_id is None and isinstance(result, Match | NoMatch):
             lease = select_event(lease, result.index)
-        attempt = self._start_attempt(lease)
+        attempt = self._start_attempt(lease, group=shared_list.hold.group)
         attempt.shared_calls = shared_list.calls if lease.leader is None else None
         verdict = await self._decide_list_result(attempt, result)
         if lease.events and isinstance(verdict, Found | Fail):
@@ -186,17 +221,27 @@ class Enricher:
 
     async def _decide_list_result(self, attempt: "_Attempt", result: ListResult) -> Verdict:
         if isinstance(result, Match):
-            head, body = result.head, result.body
             if result.is_shared:
-                return Shared(head.id, attempt.lease.index, calls=attempt.call_count)
-            if body is not None and isinstance(head, Deployment) and not list_omits_details(head):
-                return await self._complete_deployment(attempt, head, bytes(body))
-            return await self._fetch_by_id(attempt, head.id)
+                return Shared(result.head.id, attempt.lease.index, calls=attempt.call_count)
+            return await self._complete_listed(attempt, result)
         verdict = self._decide_no_match(attempt, result)
         deployment_id = attempt.lease.ticket.deployment_id
         if deployment_id is not None and (isinstance(verdict, Fail) or isinstance(result, NoMatch)):
             return await self._fetch_by_id(attempt, deployment_id)  # an id needs no list
         return verdict
+
+    async def _complete_listed(self, attempt: "_Attempt", listed: Match) -> Verdict:
+        """Complete a listed deployment; fetch it by id if the list lacks parts of it."""
+        if listed.body is not None:
+            await attempt.hold.acquire(count_memory(memoryview(listed.body).nbytes))
+            body = bytes(listed.body)
+            deployment: object = listed.head
+            if not isinstance(deployment, Deployment):
+                deployment = await run_steps(parse_deployment_in_steps(body))
+            if isinstance(deployment, Deployment) and not list_omits_details(deployment):
+                return await self._complete_deployment(attempt, deployment, body)
+        attempt.hold.resize(0)
+        return await self._fetch_by_id(attempt, listed.head.id)
 
     def _decide_no_match(
         self, attempt: "_Attempt", result: NoMatch | ListUnavailable | ListUnreadable
@@ -259,13 +304,16 @@ class Enricher:
                 if verdict is not None:
                     return verdict
         merged_body = merged_deployment.encode()
-        deployment = parse_deployment(merged_body)
+        stop_reason = merged_deployment.first_stop_reason()
+        del merged_deployment, body, collections  # the pages are in the merged body now
+        attempt.hold.resize(count_memory(len(merged_body)))
+        deployment = await run_steps(parse_deployment_in_steps(merged_body))
         if isinstance(deployment, Drift | Malformed):
             return self._decide_drift(Drift(deployment.reason), merged_body)
         return Found(
             deployment=deployment,
             body=merged_body,
-            stop_reason=merged_deployment.first_stop_reason(),
+            stop_reason=stop_reason,
             calls=attempt.call_count,
         )
 
@@ -287,7 +335,7 @@ class Enricher:
             if isinstance(request, UnsafeLink):
                 collection.stop_reason = request.reason
                 return None
-            fetched = await attempt.calls.fetch(request, parse_deployment_page)
+            fetched = await attempt.calls.fetch(request, parse_page_in_steps)
             if not isinstance(fetched, CallFailure):
                 collection.add_page(fetched.value)
                 continue
@@ -307,18 +355,16 @@ def _access_scope(ticket: Ticket) -> str:
 class _Attempt:
     """One attempt at one ticket: its history, its own calls, and the calls of its shared list."""
 
-    __slots__ = ("calls", "history", "lease", "shared_calls")
+    __slots__ = ("calls", "history", "hold", "lease", "shared_calls")
 
-    def __init__(self, lease: Lease, calls: BudgetedCalls, *, jitter: float) -> None:
+    def __init__(
+        self, lease: Lease, calls: BudgetedCalls, *, history: AttemptHistory, hold: MemoryHold
+    ) -> None:
+        self.history = history
+        self.hold = hold
         self.lease = lease
         self.calls = calls
         self.shared_calls: BudgetedCalls | None = None
-        self.history = AttemptHistory(
-            attempts=lease.ticket.attempts,
-            age_s=lease.age_s,
-            jitter=jitter,
-            is_refresh=lease.ticket.refresh is not None,
-        )
 
     @property
     def call_count(self) -> int:

@@ -72,7 +72,7 @@ class _StructReader(_ValueReader):
             msgspec.defstruct(f"{shape.__name__}Raw", raw_fields)
         ).decode
         self._readers = [
-            (field.name, field.encode_name, _build_reader(field.type)) for field in fields
+            (field.name, field.encode_name, build_reader(field.type)) for field in fields
         ]
 
     def read_fields(self, raw: bytes | Raw, path: str, paths: set[str]) -> Any:
@@ -99,7 +99,7 @@ class _StructReader(_ValueReader):
 class _ListReader(_ValueReader):
     def __init__(self, annotation: Any, item_type: Any) -> None:
         super().__init__(annotation)
-        self._item_reader = _build_reader(item_type)
+        self._item_reader = build_reader(item_type)
 
     def read_parts(self, raw: Raw, path: str, paths: set[str]) -> Any:
         try:
@@ -115,7 +115,7 @@ class _MapReader(_ValueReader):
 
     def __init__(self, annotation: Any, value_type: Any) -> None:
         super().__init__(annotation)
-        self._value_reader = _build_reader(value_type)
+        self._value_reader = build_reader(value_type)
 
     def read_parts(self, raw: Raw, path: str, paths: set[str]) -> Any:
         try:
@@ -130,7 +130,7 @@ class _MapReader(_ValueReader):
         }
 
 
-def _build_reader(annotation: Any) -> _ValueReader:
+def build_reader(annotation: Any) -> _ValueReader:
     """Return the reader of a type that may be optional."""
     value_type = annotation
     if get_origin(annotation) in {Union, UnionType}:

@@ -314,6 +314,11 @@ class ListMatcher:
         return not self._unmatched
 
     @property
+    def keeps_bodies(self) -> bool:
+        """Whether further items are kept, or only their heads."""
+        return self._buffer_left > 0
+
+    @property
     def has_only_ids(self) -> bool:
         """Whether every job knows the id of its deployment and could fetch it without the list."""
         return not self._queries
@@ -324,7 +329,7 @@ class ListMatcher:
 
     def match_page(self, items: Iterable[Raw], *, body_bytes: int) -> Iterator[tuple[str, Match]]:
         """Match the items of one page of ``body_bytes``; yield each job whose match is final."""
-        keep_bodies = self._buffer_left > 0
+        keep_bodies = self.keeps_bodies
         self._buffer_left -= body_bytes
         for item in items:
             match parse_list_item(item) if keep_bodies else parse_head(item):

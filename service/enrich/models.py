@@ -10,12 +10,15 @@ The API is a beta. So a field of another type than documented counts as absent, 
 ``unreadable_fields`` names it. Only a deployment whose ``id`` cannot be read is a ``Drift``.
 """
 
+from codecs import getincrementaldecoder
+from collections.abc import Callable
 from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
-from .lenient_decoder import LenientDecoder
+from .lenient_decoder import LenientDecoder, build_reader
+from .steps import LARGE_BYTES, Steps, cut_slices, finish_steps
 
 Shape = TypeVar("Shape", bound=Struct)
 
@@ -23,13 +26,13 @@ Shape = TypeVar("Shape", bound=Struct)
 Int64 = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-class Link(Struct, frozen=True):
+class Link(Struct, frozen=True, gc=False):
     """The address of a page; ``href`` is root-relative in all documented examples."""
 
     href: str | None = None
 
 
-class FlagReference(Struct, frozen=True, rename="camel"):
+class FlagReference(Struct, frozen=True, gc=False, rename="camel"):
     """The number of references to one flag that a change added and removed."""
 
     project_key: str | None = None
@@ -38,14 +41,14 @@ class FlagReference(Struct, frozen=True, rename="camel"):
     references_removed: Int64 | None = None
 
 
-class FlagReferences(Struct, frozen=True, rename="camel"):
+class FlagReferences(Struct, frozen=True, gc=False, rename="camel"):
     """The flags that a change touches. It has no links, so missing items cannot be fetched."""
 
     total_count: Int64 | None = None
     items: list[FlagReference | None] | None = None
 
 
-class LeadTimeStages(Struct, frozen=True, rename="camel"):
+class LeadTimeStages(Struct, frozen=True, gc=False, rename="camel"):
     """The duration of each stage in ms: coding, review, wait, deploy."""
 
     coding_duration_ms: Int64 | None = None
@@ -58,7 +61,7 @@ class LeadTimeStages(Struct, frozen=True, rename="camel"):
 _NEXT_LINK_PATHS = frozenset({"_links", "_links.next", "_links.next.href"})
 
 
-class NestedDeployments(Struct, frozen=True, rename="camel"):
+class NestedDeployments(Struct, frozen=True, gc=False, rename="camel"):
     """The deployments that contained a pull request; the items stay raw JSON."""
 
     total_count: Int64 | None = None
@@ -78,7 +81,7 @@ class NestedDeployments(Struct, frozen=True, rename="camel"):
         return self.total_count is None or lacks_items(self.total_count, len(self.items or ()))
 
 
-class PullRequest(Struct, frozen=True, rename="camel"):
+class PullRequest(Struct, frozen=True, gc=False, rename="camel"):
     """One pull request. Its ``leadTime`` is an object, that of a deployment a number."""
 
     id: str | None = None
@@ -96,7 +99,7 @@ class PullRequest(Struct, frozen=True, rename="camel"):
     flag_references: FlagReferences | None = None
 
 
-class PullRequests(Struct, frozen=True, rename="camel"):
+class PullRequests(Struct, frozen=True, gc=False, rename="camel"):
     """One page of pull requests, nested in a deployment or listed by itself."""
 
     total_count: Int64 | None = None
@@ -193,25 +196,53 @@ class Malformed(Struct, frozen=True):
 _DEPLOYMENT_DECODER = LenientDecoder(Deployment)
 _HEAD_DECODER = LenientDecoder(DeploymentHead)
 _PAGE_DECODER = LenientDecoder(DeploymentPage)
+_FRAME_DECODER = LenientDecoder(
+    msgspec.defstruct(
+        "DeploymentFrame",
+        [
+            (field.name, msgspec.Raw, msgspec.Raw(b"null"))
+            if field.name == "pull_requests"
+            else (field.name, field.type, field.default)
+            for field in msgspec.structs.fields(Deployment)
+        ],
+        rename="camel",
+    )
+)
+_PULLS_READER = build_reader(NestedDeployments | None)
+_PULL_READER = build_reader(PullRequest | None)
+_PARSED_BYTES_PER_STEP = 1 << 17
 _NULL = memoryview(b"null")
 _NO_ITEMS = Drift(reason="Expected `array` - at `$.items`")
 
 
 def parse_deployment(body: bytes) -> Deployment | Drift | Malformed:
-    """Parse one deployment; a digit string counts as a number."""
-    return _parse_body(body, _DEPLOYMENT_DECODER, PartialDeployment)
+    """Parse one deployment at once; a digit string counts as a number."""
+    return finish_steps(parse_deployment_in_steps(body))
 
 
-def parse_deployment_of_id(deployment_id: str, body: bytes) -> Deployment | Drift | Malformed:
+def parse_deployment_in_steps(body: bytes) -> Steps[Deployment | Drift | Malformed]:
+    """Parse one deployment; the pull requests of a large one are parsed one by one."""
+    parse = _parse_large_deployment if len(body) >= LARGE_BYTES else _parse_small_deployment
+    return (yield from _parse_body(body, parse))
+
+
+def parse_deployment_of_id(
+    deployment_id: str, body: bytes
+) -> Steps[Deployment | Drift | Malformed]:
     """Parse the deployment of this id; another deployment comes from a proxy or a cache."""
-    deployment = parse_deployment(body)
+    deployment = yield from parse_deployment_in_steps(body)
     if isinstance(deployment, Deployment) and deployment.id.lower() != deployment_id.lower():
         return Malformed(reason="it is another deployment")
     return deployment
 
 
-def parse_list_item(item: msgspec.Raw) -> Deployment | Drift | None:
-    """Parse an item of a page that is valid UTF-8 JSON; return None for a null."""
+def parse_list_item(item: msgspec.Raw) -> DeploymentHead | Drift | None:
+    """Parse an item of a page that is valid UTF-8 JSON; return None for a null.
+
+    Of a large item only the head is parsed; the rest is parsed in steps when it is needed.
+    """
+    if memoryview(item).nbytes >= LARGE_BYTES:
+        return parse_head(item)
     return _parse_item(item, _DEPLOYMENT_DECODER, PartialDeployment)
 
 
@@ -221,8 +252,13 @@ def parse_head(item: msgspec.Raw) -> DeploymentHead | Drift | None:
 
 
 def parse_deployment_page(body: bytes) -> DeploymentPage | Drift | Malformed:
+    """Parse one page at once, as :func:`parse_page_in_steps` does."""
+    return finish_steps(parse_page_in_steps(body))
+
+
+def parse_page_in_steps(body: bytes) -> Steps[DeploymentPage | Drift | Malformed]:
     """Parse one page of any list, with raw items. Without a list of items it is a ``Drift``."""
-    page = _parse_body(body, _PAGE_DECODER, PartialPage)
+    page = yield from _parse_body(body, _parse_page)
     return _NO_ITEMS if _has_no_items(page) else page
 
 
@@ -237,15 +273,66 @@ def _has_no_items(page: object) -> bool:
 
 
 def _parse_body(
-    body: bytes, decoder: LenientDecoder[Shape], partial_type: type[Shape]
-) -> Shape | Drift | Malformed:
+    body: bytes, parse: Callable[[bytes], Steps[Shape | Drift]]
+) -> Steps[Shape | Drift | Malformed]:
     try:
-        body.decode()  # skipped fields reach the record too: they must be valid UTF-8
-        return _parse(body, decoder, partial_type)
+        # Skipped fields reach the record too, so all of it must be valid UTF-8.
+        check_utf8 = getincrementaldecoder("utf-8")().decode
+        for part, is_last in cut_slices(body):
+            check_utf8(part, is_last)
+            if not is_last:
+                yield
+        return (yield from parse(body))
     except RecursionError as error:  # nested too deeply: it would be so next time too
         return Drift(reason=str(error))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return Malformed(reason=str(error)[:200])
+
+
+def _parse_page(body: bytes) -> Steps[DeploymentPage | Drift]:
+    yield from ()
+    return _parse(body, _PAGE_DECODER, PartialPage)
+
+
+def _parse_small_deployment(body: bytes) -> Steps[Deployment | Drift]:
+    yield from ()
+    return _parse(body, _DEPLOYMENT_DECODER, PartialDeployment)
+
+
+def _parse_large_deployment(body: bytes) -> Steps[Deployment | Drift]:
+    """Parse the fields around the pull requests first, then each pull request."""
+    try:
+        frame, frame_paths = _FRAME_DECODER.decode(body)
+    except msgspec.ValidationError as error:
+        return Drift(reason=str(error))
+    yield
+    paths = {*frame_paths}
+    fields = msgspec.structs.asdict(frame)
+    pulls = _PULLS_READER.read(fields["pull_requests"], "pullRequests", paths)
+    yield
+    if pulls is not None:
+        items = yield from _parse_pull_requests(pulls.items, paths)
+        pulls = PullRequests(total_count=pulls.total_count, items=items, links=pulls.links)
+    fields["pull_requests"] = pulls
+    if not paths:
+        return Deployment(**fields)
+    return PartialDeployment(**fields, unreadable_fields=tuple(sorted(paths)))
+
+
+def _parse_pull_requests(
+    items: list[msgspec.Raw] | None, paths: set[str]
+) -> Steps[list[PullRequest | None] | None]:
+    if items is None:
+        return None
+    pulls: list[PullRequest | None] = []
+    step_bytes = 0
+    for item in items:
+        pulls.append(_PULL_READER.read(item, "pullRequests.items[]", paths))
+        step_bytes += memoryview(item).nbytes
+        if step_bytes >= _PARSED_BYTES_PER_STEP:
+            step_bytes = 0
+            yield
+    return pulls
 
 
 def _parse_item(

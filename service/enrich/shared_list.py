@@ -1,7 +1,7 @@
 """The shared list: one list of deployments, read page by page once for several tickets."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import parse_qsl, urlencode
 
 from msgspec import Raw, Struct
@@ -10,8 +10,10 @@ from msgspec.structs import replace
 from service.backlog.ticket import Lease, QueuedEvent, list_events
 from service.enrich.client import BudgetedCalls, Parsed
 from service.enrich.matching import DeploymentQuery, ListMatcher, Match, NoMatch
-from service.enrich.models import DeploymentPage, Drift, parse_deployment_page
+from service.enrich.models import DeploymentPage, Drift, parse_page_in_steps
 from service.enrich.pagination import API_ROOT, PAGE_SIZE, ApiRequest, next_link, resolve_next_link
+from service.enrich.response_memory import MemoryHold
+from service.enrich.steps import LARGE_BYTES
 from service.enrich.verdict import ApiResponse, CallFailure
 
 EXPAND = "pullRequests,flagReferences"
@@ -168,8 +170,10 @@ class SharedList:
         *,
         page_sizer: PageSizer,
         limits: ListLimits,
+        hold: MemoryHold,
     ) -> None:
         self.calls = calls
+        self.hold = hold
         self._page_sizer = page_sizer
         self._limits = limits
         self._query = build_list_query(
@@ -210,6 +214,8 @@ class SharedList:
         except Exception as error:  # noqa: BLE001 - each ticket gets the verdict on an internal error
             for job in self._matcher.list_unmatched():
                 self._set_result(job, error)
+        finally:
+            self.hold.end_reading()
 
     def _fail_unmatched(
         self, failure: ListUnavailable | ListUnreadable
@@ -231,6 +237,7 @@ class SharedList:
             if self.calls.answered >= self._limits.max_calls:
                 break
             visited.add(request.path)
+            held_before = self.hold.held
             fetched = await self._fetch_page(request)
             if isinstance(fetched, CallFailure):
                 return ListUnavailable(fetched)
@@ -241,17 +248,22 @@ class SharedList:
             item_count += len(items)
             if list_page.hides_next_link:
                 self._matcher.keep_unreadable(Drift(reason="a next link of another type"), body)
-            if not self._match_items(items, body_bytes=len(body)) and self._matcher.has_only_ids:
+            matched = await self._match_items(items, body_bytes=len(body))
+            kept_bytes = len(body) if self._matcher.keeps_bodies else 0
+            self.hold.resize(held_before + kept_bytes)
+            if not matched and self._matcher.has_only_ids:
                 break  # further pages would match few tickets: the others fetch theirs by id
             request = self._next_request(list_page, item_count)
         return None
 
-    def _match_items(self, items: list[Raw], *, body_bytes: int) -> int:
-        """Match the items of a page; return how many tickets got their result."""
+    async def _match_items(self, items: list[Raw], *, body_bytes: int) -> int:
+        """Match the items of a page, some at a time; return how many tickets got their result."""
         matched = 0
-        for job, match_found in self._matcher.match_page(items, body_bytes=body_bytes):
-            self._set_result(job, match_found)
-            matched += 1
+        for group, group_bytes in _group_items(items):
+            for job, match_found in self._matcher.match_page(group, body_bytes=group_bytes):
+                self._set_result(job, match_found)
+                matched += 1
+            await asyncio.sleep(0)
         if "expand" in self._query:
             self._page_sizer.record(body_bytes=body_bytes, item_count=len(items))
             self._query["limit"] = str(self._page_sizer.page_size)
@@ -260,7 +272,7 @@ class SharedList:
     async def _fetch_page(self, request: ApiRequest) -> Parsed[DeploymentPage] | CallFailure:
         """Return one page; request fewer items when it is over the byte cap."""
         while True:
-            fetched = await self.calls.fetch(request, parse_deployment_page)
+            fetched = await self.calls.fetch(request, parse_page_in_steps)
             if isinstance(fetched, Parsed):
                 return fetched
             response = fetched.response
@@ -291,6 +303,20 @@ class SharedList:
             if isinstance(request, ApiRequest)
             else None
         )
+
+
+def _group_items(items: Iterable[Raw]) -> Iterator[tuple[list[Raw], int]]:
+    """Yield the items in groups that take a few milliseconds to parse, and their bytes."""
+    group: list[Raw] = []
+    group_bytes = 0
+    for item in items:
+        group.append(item)
+        group_bytes += memoryview(item).nbytes
+        if group_bytes >= LARGE_BYTES:
+            yield group, group_bytes
+            group, group_bytes = [], 0
+    if group:
+        yield group, group_bytes
 
 
 def _build_matcher(leases: Sequence[Lease], limits: ListLimits) -> ListMatcher:

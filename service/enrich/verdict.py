@@ -96,6 +96,10 @@ class NoResponse(Struct, frozen=True):
     reason: str
 
 
+WAITED_FOR_MEMORY = NoResponse(reason="waited for memory")
+"""A call whose time ran out while this worker had no memory for it: LaunchDarkly did not fail."""
+
+
 class CallFailure(Struct, frozen=True):
     """A call without a usable body, after its last try.
 
@@ -229,7 +233,7 @@ def classify_response(response: ApiResponse | NoResponse) -> CallResult:
     (``record_response.lua``). "unauthorized" concerns the token, and "forbidden" only the project.
     """
     if isinstance(response, NoResponse) or response.malformed is not None:
-        return "server_error"
+        return "ok" if response == WAITED_FOR_MEMORY else "server_error"
     match response.status:
         case HTTPStatus.TOO_MANY_REQUESTS:
             return "rate_limited"
@@ -252,8 +256,10 @@ def _classify_forbidden(message: bytes) -> CallResult:
 
 def is_passing_fault(response: ApiResponse | NoResponse) -> bool:
     """Return whether the same call may succeed soon: LaunchDarkly or the network fails."""
-    return classify_response(response) == "server_error" or (
-        isinstance(response, ApiResponse) and response.status in _TRANSIENT_STATUSES
+    return (
+        isinstance(response, NoResponse)
+        or classify_response(response) == "server_error"
+        or response.status in _TRANSIENT_STATUSES
     )
 
 

@@ -11,6 +11,7 @@ from service.accept.filters import DeploymentFilter
 from service.backlog.refresh_schedule import RefreshPlan, plan_refresh, schedule_for
 from service.backlog.ticket import Lease
 from service.enrich.models import Deployment
+from service.enrich.steps import LARGE_BYTES, Steps, cut_slices, finish_steps
 from service.enrich.verdict import Fail, Found
 from service.publish.record import (
     DATA_SCHEMA_ID,
@@ -66,9 +67,18 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
     max_bytes: int = 1 << 26
 
     def build(self, found: Found, lease: Lease, *, now_ms: int) -> Entry | Fail:
+        """Return the entry of a deployment at once, as :meth:`build_in_steps` does."""
+        return finish_steps(self.build_in_steps(found, lease, now_ms=now_ms))
+
+    def build_in_steps(self, found: Found, lease: Lease, *, now_ms: int) -> Steps[Entry | Fail]:
         """Return the entry of a deployment; Fail when its data exceeds the size limit."""
         ticket, deployment = lease.ticket, found.deployment
-        digest = sha256(found.body).hexdigest()[:_DIGEST_LENGTH]
+        content = sha256()
+        for part, is_last in cut_slices(found.body):
+            content.update(part)
+            if not is_last:
+                yield
+        digest = content.hexdigest()[:_DIGEST_LENGTH]
         rejection = self.deployment_filter.rejection_reason(
             application=deployment.application_key or ticket.application,
             environment=deployment.environment_key or ticket.environment,
@@ -83,7 +93,24 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             now_ms=now_ms,
             unfinished=deployment.is_unfinished,
         )
-        record = _build_record(found, lease, plan, now_ms=now_ms)
+        is_large = len(found.body) >= LARGE_BYTES
+        if is_large:
+            yield
+        summary = summarize(deployment)
+        if is_large:
+            yield
+        completeness = measure_completeness(deployment, stop_reason=found.stop_reason)
+        if is_large:
+            yield
+        record = EnrichedDeployment(
+            enriched_at=now_ms,
+            attempts=ticket.attempts + 1,
+            deployment=Raw(b""),
+            summary=summary,
+            completeness=completeness,
+            refreshes=RefreshProgress(plan.done, plan.until),
+            event=_build_source_event(lease),
+        )
         data_chunks = _encode_data(record, found.body)
         size = sum(map(len, data_chunks))
         # A record is never cut: one that is too large fails, so that a person decides.
@@ -111,26 +138,16 @@ def _encode_data(record: EnrichedDeployment, deployment: bytes) -> tuple[bytes, 
     return before[len(BEFORE_REVISION) + 1 :] + name, deployment, after
 
 
-def _build_record(
-    found: Found, lease: Lease, plan: RefreshPlan, *, now_ms: int
-) -> EnrichedDeployment:
+def _build_source_event(lease: Lease) -> SourceEvent:
     ticket = lease.ticket
-    return EnrichedDeployment(
-        enriched_at=now_ms,
-        attempts=ticket.attempts + 1,
-        deployment=Raw(b""),
-        summary=summarize(found.deployment),
-        completeness=measure_completeness(found.deployment, stop_reason=found.stop_reason),
-        refreshes=RefreshProgress(plan.done, plan.until),
-        event=SourceEvent(
-            source=ticket.source,
-            delivery=ticket.delivery,
-            received_at=lease.received_at,
-            outcome=ticket.outcome,
-            event_time=ticket.event_time,
-            metadata=Raw(ticket.metadata or b"null"),
-            metadata_dropped=ticket.metadata_dropped,
-        ),
+    return SourceEvent(
+        source=ticket.source,
+        delivery=ticket.delivery,
+        received_at=lease.received_at,
+        outcome=ticket.outcome,
+        event_time=ticket.event_time,
+        metadata=Raw(ticket.metadata or b"null"),
+        metadata_dropped=ticket.metadata_dropped,
     )
 
 

@@ -16,7 +16,7 @@ from ..enrich.models import (
 )
 
 
-class TouchedFlag(Struct, frozen=True):
+class TouchedFlag(Struct, frozen=True, gc=False):
     """A flag, with the number of references to it that were added and removed."""
 
     project: str | None
@@ -32,7 +32,7 @@ class Stage(Struct, frozen=True, rename="camel"):
     duration_ms: int
 
 
-class PullRequestSummary(Struct, frozen=True):
+class PullRequestSummary(Struct, frozen=True, gc=False):
     """The fields that identify one pull request."""
 
     number: str | None
@@ -235,17 +235,20 @@ def measure_completeness(deployment: Deployment, *, stop_reason: str | None) -> 
     items = [
         item for item in (pull_requests.items if pull_requests else None) or () if item is not None
     ]
-    parts = [part for item in items for part in (item.deployments, item.flag_references)]
-    nested = [_count_items(part) for part in parts if part is not None]
     top_level = (_count_items(pull_requests), _count_items(flag_references))
-    # Surplus items of one pull request do not make up for items that another lacks.
     complete = stop_reason is None and not any(
-        lacks_items(count.expected, count.present) for count in (*top_level, *nested)
+        lacks_items(count.expected, count.present) for count in top_level
     )
-    total = Count(
-        expected=sum([count.expected or 0 for count in nested]),
-        present=sum([count.present for count in nested]),
-    )
+    nested_expected = nested_present = 0
+    for item in items:
+        for part in (item.deployments, item.flag_references):
+            if part is not None:
+                present = _count_present(part)
+                nested_expected += part.total_count or 0
+                nested_present += present
+                # Surplus items of one pull request do not make up for items that another lacks.
+                complete = complete and not lacks_items(part.total_count, present)
+    total = Count(nested_expected, nested_present)
     return Completeness(
         complete,
         *top_level,
@@ -256,10 +259,17 @@ def measure_completeness(deployment: Deployment, *, stop_reason: str | None) -> 
 
 
 def _count_items(collection: PullRequests | FlagReferences | NestedDeployments | None) -> Count:
-    if collection is None or collection.items is None:
-        return Count(collection.total_count if collection else None, 0)
+    if collection is None:
+        return Count(None, 0)
+    return Count(collection.total_count, _count_present(collection))
+
+
+def _count_present(collection: PullRequests | FlagReferences | NestedDeployments) -> int:
+    """Return how many items are not null."""
+    if not collection.items:
+        return 0
     if isinstance(collection, NestedDeployments):
         nulls = sum([bytes(item) == b"null" for item in collection.items])
     else:
         nulls = collection.items.count(None)
-    return Count(collection.total_count, len(collection.items) - nulls)
+    return len(collection.items) - nulls

@@ -12,7 +12,7 @@ from msgspec import Raw, Struct
 from service.accept.filters import DeploymentFilter
 from service.enrich.budget import format_access_scope
 from service.enrich.client import BudgetedCalls, Upstream
-from service.enrich.models import Drift, parse_deployment_of_id, parse_deployment_page
+from service.enrich.models import Drift, parse_deployment_of_id, parse_page_in_steps
 from service.enrich.pagination import (
     API_ROOT,
     PAGE_SIZE,
@@ -210,7 +210,7 @@ class Scanner:
         visited: set[str] = set()
         while isinstance(request, ApiRequest) and request.path not in visited:
             visited.add(request.path)
-            fetched = await calls.fetch(request, parse_deployment_page)
+            fetched = await calls.fetch(request, parse_page_in_steps)
             if isinstance(fetched, CallFailure):
                 yield _describe_failure(fetched)
                 return

@@ -16,6 +16,7 @@ from msgspec import Raw, Struct
 
 from service.client.entry import Record, parse_entry
 from service.contracts import build_record_schema
+from service.enrich import models
 from service.enrich.lenient_decoder import LenientDecoder, _ValueReader
 from service.enrich.models import Deployment, parse_deployment
 from service.enrich.pagination import MergedDeployment
@@ -138,6 +139,22 @@ def test_field_of_another_type_changes_no_other_field(value: Any) -> None:
         assert isinstance(deployment, Deployment)
         assert all(name.startswith(path) for name in deployment.unreadable_fields)
         assert list_other_values(deployment, path) == list_other_values(sample, path)
+
+
+@given(st.lists(st.tuples(st.sampled_from(LOCATIONS), JSON), max_size=4))
+@example([(("pullRequests",), "null")])
+@example([(("pullRequests", "items"), [None, 7, "null", {}])])
+def test_large_deployment_is_parsed_as_a_small_one(changes: list[tuple[Location, Any]]) -> None:
+    """One pull request at a time, with the same values and the same names."""
+    body = with_changes(changes)
+    small = parse_deployment(body)
+    with patch.object(models, "LARGE_BYTES", 0):
+        assert encode(parse_deployment(body)) == encode(small)
+
+
+def encode(value: Any) -> bytes:
+    """Return a struct as JSON: raw parts cannot be compared."""
+    return msgspec.json.encode(value)
 
 
 @given(JSON)

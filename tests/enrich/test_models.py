@@ -17,6 +17,7 @@ from service.enrich.models import (
     parse_head,
     parse_list_item,
 )
+from service.enrich.steps import finish_steps
 
 
 @pytest.mark.parametrize(
@@ -99,9 +100,9 @@ def test_parse_deployment_of_invalid_json_returns_malformed(body: bytes) -> None
 
 def test_parse_deployment_of_id_of_another_deployment_returns_malformed() -> None:
     """A proxy or a cache may return it; the case of the id does not matter."""
-    assert parse_deployment_of_id("A", b'{"id":"a"}') == Deployment(id="a")
-    assert isinstance(parse_deployment_of_id("b", b'{"id":"a"}'), Malformed)
-    assert isinstance(parse_deployment_of_id("b", b"[]"), Drift)
+    assert finish_steps(parse_deployment_of_id("A", b'{"id":"a"}')) == Deployment(id="a")
+    assert isinstance(finish_steps(parse_deployment_of_id("b", b'{"id":"a"}')), Malformed)
+    assert isinstance(finish_steps(parse_deployment_of_id("b", b"[]")), Drift)
 
 
 def test_parse_deployment_page_keeps_readable_items() -> None:

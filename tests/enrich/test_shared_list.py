@@ -271,7 +271,7 @@ async def test_shared_list_when_our_code_fails_raises_for_each_ticket(
     def raise_error(_: bytes) -> None:
         raise KeyError("bug")
 
-    monkeypatch.setattr("service.enrich.shared_list.parse_deployment_page", raise_error)
+    monkeypatch.setattr("service.enrich.shared_list.parse_page_in_steps", raise_error)
     leases = make_batch(3)
     enricher_harness.enricher.share_lists(leases)
     results = await asyncio.gather(
