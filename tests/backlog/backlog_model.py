@@ -31,7 +31,7 @@ from tests.factories import deployment_id, make_event
 
 NAMESPACES = itertools.count()
 LONG_MS = 100_000
-KEYS_WITHOUT_TTL = {"enriched", "failed", "failed:data", "counts", "enriched:milestones"}
+KEYS_WITHOUT_TTL = {"enriched", "failed", "failed:data", "counts", "enriched:milestones", "clock"}
 
 
 class EventModel(Struct):
