@@ -16,6 +16,7 @@ from service.backlog.failures import (
     encode_failure,
     parked_job,
 )
+from service.backlog.lines import load_lines_lua
 from service.backlog.ticket import (
     MAX_EVENTS,
     CorruptTicket,
@@ -53,6 +54,10 @@ class BacklogConfig(Struct, frozen=True, kw_only=True):
     enqueue_timeout_s: float = 8.0
 
 
+_MAX_LEADERS, _MAX_FOLLOWERS = 64, 250
+"""The most tickets that one call of claim.lua leases: with a call of their own, and without."""
+
+
 class Claimed(Struct, frozen=True):
     """The leases of one claim, and how long to sleep (s) afterwards; None: until a wakeup."""
 
@@ -80,10 +85,11 @@ class Backlog:
         self._config = config
         self._new_token = new_token
         failures_lua = read_lua(__package__, "lib_failures")
-        tickets_lua = read_lua(__package__, "lib_tickets")
+        tickets_lua = read_lua(__package__, "lib_lines", "lib_tickets")
         self._add: Script = load_script(__package__, "add", prelude=failures_lua + tickets_lua)
         self._park: Script = load_script(__package__, "park", prelude=failures_lua)
-        self._claim: Script = load_script(__package__, "claim", prelude=budget_lua)
+        claim_lua = budget_lua + load_lines_lua()
+        self._claim: Script = load_script(__package__, "claim", prelude=claim_lua)
         self._renew: Script = load_script(__package__, "renew")
         self._postpone: Script = load_script(__package__, "postpone", prelude=tickets_lua)
         self._fail: Script = load_script(__package__, "fail", prelude=failures_lua + tickets_lua)
@@ -156,7 +162,37 @@ class Backlog:
     async def claim(self, limit: int, *, followers: int = 0) -> Claimed:
         """Lease up to ``limit`` tickets that are due, each with its first call.
 
-        Lease up to ``followers`` more that one of these calls can serve too: see claim.lua.
+        Lease up to ``followers`` more that one of these calls can serve too: see claim.lua. One
+        script leases a bounded number, so that it blocks Redis briefly. A shared call needs all its
+        followers before it begins, so the script is called again while more of them are due.
+        """
+        leases: list[Lease | CorruptTicket] = []
+        batch = ("", 0.0)
+        while True:
+            leaders = sum(_has_call(lease) for lease in leases)
+            free_followers = followers - len(leases) + leaders
+            try:
+                claimed, leader = await self._claim_slice(
+                    min(limit - leaders, _MAX_LEADERS),
+                    min(free_followers, _MAX_FOLLOWERS),
+                    batch=batch,
+                )
+            except Exception:
+                if not leases:
+                    raise
+                return Claimed(leases=leases, sleep_s=0.0)  # they are leased: work on them
+            leases += claimed.leases
+            if not leader or len(leases) >= leaders + followers:
+                return Claimed(leases=leases, sleep_s=claimed.sleep_s)
+            fence = next(lease.fence for lease in leases if lease.job == leader)
+            batch = (leader, fence)
+
+    async def _claim_slice(
+        self, limit: int, followers: int, *, batch: tuple[str, float]
+    ) -> tuple[Claimed, str]:
+        """Call claim.lua once; return its leases and the job of which more followers are due.
+
+        ``batch`` is the job and fence of the leader whose followers come first.
         """
         keys = self._keys
         reply = await self._group_commit.submit(
@@ -170,6 +206,7 @@ class Backlog:
                 keys.wakeup,
                 keys.claim_reply(self._new_token()),
                 keys.counts,
+                keys.turns,
             ),
             args=(
                 limit,
@@ -177,17 +214,19 @@ class Backlog:
                 self._config.call_ttl_ms,
                 self._config.rate_limit_share,
                 followers,
+                *batch,
             ),
         )
         now, sleep_ms, *rest = cast("list[int]", reply)
-        parts = cast("list[bytes]", rest)
+        leader, *parts = cast("list[bytes]", rest)
         leases = [
             decode_lease(job, fence=fence, stored=stored, leader=leader, now=now)
             for job, fence, stored, leader in zip(
                 *(parts[offset::4] for offset in range(4)), strict=True
             )
         ]
-        return Claimed(leases=leases, sleep_s=None if sleep_ms < 0 else sleep_ms / 1000)
+        claimed = Claimed(leases=leases, sleep_s=None if sleep_ms < 0 else sleep_ms / 1000)
+        return claimed, leader.decode("utf-8", "replace")
 
     async def renew(
         self, job_fences: Sequence[tuple[str, float]], by_ms: int
@@ -275,6 +314,10 @@ def _failed_event_args(lease: Lease | CorruptTicket) -> tuple[bytes, int, int]:
     ticket = replace(lease.ticket, attempts=0, reason=None, received_at=lease.received_at)
     event = QueuedEvent(ticket, lease.received_at)
     return encode_event_list((event,), job=lease.job), *lease.settled_events
+
+
+def _has_call(lease: Lease | CorruptTicket) -> bool:
+    return isinstance(lease, CorruptTicket) or lease.leader is None
 
 
 MAX_BLOCK_S = 4.0

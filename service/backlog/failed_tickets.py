@@ -52,7 +52,7 @@ class FailedTickets:
         self._keys = keys
         self._new_token = new_token
         failures_lua = read_lua(__package__, "lib_failures")
-        tickets_lua = read_lua(__package__, "lib_tickets")
+        tickets_lua = read_lua(__package__, "lib_lines", "lib_tickets")
         self._retry: Script = load_script(__package__, "retry", prelude=failures_lua + tickets_lua)
         self._drop: Script = load_script(__package__, "drop", prelude=failures_lua)
 

@@ -5,6 +5,7 @@ from typing import Literal, cast
 
 from msgspec import Struct
 
+from service.backlog.lines import load_lines_lua
 from service.backlog.refresh_schedule import plan_refresh
 from service.backlog.ticket import Lease
 from service.store.group_commit import GroupCommit
@@ -17,7 +18,7 @@ _FINAL_REASONS = frozenset({"not_found", "poison"})
 
 def load_settle_lua() -> str:
     """Return the Lua functions that end a ticket and schedule a refresh."""
-    return read_lua(__package__, "lib_tickets", "lib_refreshes")
+    return read_lua(__package__, "lib_lines", "lib_tickets", "lib_refreshes")
 
 
 class RefreshConfig(Struct, frozen=True, kw_only=True):
@@ -38,7 +39,8 @@ class Refreshes:
         self._group_commit = group_commit
         self._keys = keys
         self._config = config
-        self._refresh_due: Script = load_script(__package__, "refresh_due", prelude=budget_lua)
+        prelude = budget_lua + load_lines_lua()
+        self._refresh_due: Script = load_script(__package__, "refresh_due", prelude=prelude)
         self._skip: Script = load_script(__package__, "skip_refresh", prelude=load_settle_lua())
 
     async def enqueue_due(self) -> float | None:

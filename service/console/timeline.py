@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from service.backlog.failures import FailedTicket, FailureRecord, parse_parked_job
+from service.backlog.lines import due_since_ms
 from service.backlog.ticket import Lease, Ticket, decode_lease
 from service.client.entry import format_fields
 from service.enrich.models import DeploymentHead, parse_head
@@ -108,9 +109,9 @@ def view_from_record(position: str, raw_fields: Mapping[bytes, bytes]) -> Deploy
 
 
 def view_from_ticket(job: str, score: bytes, stored: bytes, *, now_ms: int) -> DeploymentView:
-    """Return the view of a ticket; a score with a fraction of a millisecond is a lease."""
-    due_ms = float(score)
-    status: DeploymentStatus = "waiting" if due_ms.is_integer() else "leased"
+    """Return the view of a ticket; a score with a fraction is a lease."""
+    due_ms = due_since_ms(float(score))
+    status: DeploymentStatus = "waiting" if float(score).is_integer() else "leased"
     view = DeploymentView(status=status, key=f"job:{job}", at_ms=due_ms, job=job)
     lease = decode_lease(job.encode("utf-8", "replace"), fence=score, stored=stored, now=now_ms)
     if not isinstance(lease, Lease):

@@ -7,6 +7,7 @@ from msgspec import Struct
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from service.backlog.lines import load_lines_lua
 from service.enrich.budget import load_budget_prelude
 from service.metrics.counters import (
     FAILURE_REASONS,
@@ -28,9 +29,10 @@ _CLOSED_REASON_INDEX = 10
 class NamespaceStats(Struct, frozen=True, kw_only=True):
     """The state of one namespace at one moment.
 
-    ``overdue_s`` is how long ago the next ticket was due. ``oldest_age_s`` is the age of the oldest
-    webhook among the 64 tickets that are next. ``leased`` counts all leases, also those of workers
-    that died; ``running_leases`` counts those that have not ended, among the 64 tickets due next.
+    ``overdue_s`` is how long ago the ticket was due that has waited longest. ``oldest_age_s`` is
+    the age of the oldest webhook among the first tickets of the lines and the next 64 of the
+    others. Both read up to 64 lines. ``leased`` counts all leases, also those of dead workers;
+    ``running_leases`` counts those that have not ended, among the 64 tickets due next.
     ``lag_records`` and ``lag_s`` belong to the slowest reader group.
 
     ``closed_s`` is for how long LaunchDarkly allows no call, and ``closed_reason`` is why.
@@ -76,7 +78,8 @@ class NamespaceReader:
             keys.forbidden,
         )
         self._share = share
-        self._script: Script = load_script(__package__, "namespace", prelude=load_budget_prelude())
+        prelude = load_budget_prelude() + load_lines_lua()
+        self._script: Script = load_script(__package__, "namespace", prelude=prelude)
 
     async def read_stats(self) -> NamespaceStats:
         """Return the state of the namespace.
@@ -163,12 +166,12 @@ _GAUGES = (
     ),
     _NamespaceGauge(
         "backlog_overdue_seconds",
-        "How long ago the next ticket was due",
+        "How long ago the ticket was due that has waited longest",
         lambda stats: stats.overdue_s,
     ),
     _NamespaceGauge(
         "backlog_oldest_seconds",
-        "Age of the oldest webhook among the next 64 tickets",
+        "Age of the oldest webhook among the tickets that are next",
         lambda stats: stats.oldest_age_s,
     ),
     _NamespaceGauge(

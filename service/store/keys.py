@@ -21,13 +21,18 @@ class Keys(Struct, frozen=True):
 
     @property
     def backlog(self) -> str:
-        """Sorted set: job -> when it is due, or when its lease ends (ms)."""
+        """Sorted set: job -> when it is due or its lease ends (ms), or its place in a line."""
         return self._key("backlog")
 
     @property
     def tickets(self) -> str:
         """Hash: job -> header and ticket."""
         return self._key("tickets")
+
+    @property
+    def turns(self) -> str:
+        """Hash: which project and environment had the last turn, and how many turns follow."""
+        return self._key("turns")
 
     @property
     def wakeup(self) -> str:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from service.accept.mapping import DeploymentCompleted, Duplicate, Queued
 from service.backlog.backlog import Backlog, BacklogConfig, PostponeStatus
 from service.backlog.failures import FailureRecord
-from service.backlog.ticket import MAX_EVENTS, Lease, select_event
+from service.backlog.ticket import MAX_EVENTS, Lease, decode_lease, select_event
 from service.enrich.budget import load_budget_prelude
 from service.publish.entry import Entry
 from service.publish.stream import OutputStream, PublishResult, RetentionConfig
@@ -31,6 +31,8 @@ from tests.factories import deployment_id, make_event
 
 NAMESPACES = itertools.count()
 LONG_MS = 100_000
+RETRY_EVERY = 10  # as claim.lua has it
+RETRY_LINES = -(2**51)  # as lib_lines.lua has it
 KEYS_WITHOUT_TTL = {"enriched", "failed", "failed:data", "counts", "enriched:milestones", "clock"}
 
 
@@ -52,6 +54,18 @@ class TicketModel(Struct):
     added_order: int = 0
 
 
+class TurnModel(Struct):
+    """Who had the last turns: calls for first attempts since the last retry, environments."""
+
+    first_calls: int = 0
+    last_environment: dict[bool, str] = {}
+
+
+def environment_of(job: str) -> str:
+    """Return the environment of a job: each number has its own."""
+    return f"environment-{job[-1]}"
+
+
 def build_event(number: int, delivery: str, *, known: bool) -> DeploymentCompleted:
     """Return the event of one deployment, with its id or to be found by its version.
 
@@ -60,6 +74,7 @@ def build_event(number: int, delivery: str, *, known: bool) -> DeploymentComplet
     event = make_event(
         number,
         delivery=delivery,
+        environment=environment_of(str(number)),
         outcome="failed" if delivery[-1] in "258" else "succeeded",
         event_time=1_795_428_000_000,
     )
@@ -82,6 +97,7 @@ class BacklogModel(RuleBasedStateMachine):
         self.run = self.runner.run
         self.run(self.open(url))
         self.tickets: dict[str, TicketModel] = {}
+        self.turns = TurnModel()
         self.failed: dict[str, list[EventModel]] = {}
         self.reasons: dict[str, str] = {}
         self.job_by_delivery: dict[str, str] = {}
@@ -195,6 +211,7 @@ class BacklogModel(RuleBasedStateMachine):
     def claim(self, limit: int, followers: int, twice: bool) -> None:
         """Claim as a worker: as many due tickets as it wants, none that another holds."""
         self.token = f"{next(self.tokens):016d}"
+        first_attempts = self.run(self.read_first_attempts())
         claimed = self.run(self.backlog.claim(limit, followers=followers))
         if twice and claimed.leases:
             repeated = self.run(self.backlog.claim(limit, followers=followers)).leases
@@ -205,16 +222,46 @@ class BacklogModel(RuleBasedStateMachine):
         assert min(limit, len(due)) <= len(claimed.leases) <= min(limit + followers, len(due))
         leaders = {lease.job for lease in claimed.leases if self.is_leader(lease)}
         assert len(leaders) <= limit
+        has_retries = not due <= first_attempts
         for lease in claimed.leases:
             assert isinstance(lease, Lease)
             assert lease.job in due
-            if lease.leader is not None:
+            if lease.leader is None:
+                self.check_turn(lease.job, first_attempts, has_retries=has_retries)
+            else:
                 assert lease.leader in leaders
-                assert lease.job.startswith("find:default/production/")
+                assert lease.job.startswith(f"find:default/{environment_of(lease.leader)}/")
             ticket = self.tickets[lease.job]
             assert lease.generation == ticket.generation
             ticket.fence, ticket.is_due = lease.fence, False
             self.leases.append(lease)
+
+    async def read_first_attempts(self) -> set[str]:
+        """Return the due jobs that were not tried yet, or whose worker died."""
+        first_attempts = set()
+        for job, ticket in self.tickets.items():
+            score = cast("float", await self.client.zscore(self.keys.backlog, job))
+            stored = cast("bytes", await self.client.hget(self.keys.tickets, job))
+            lease = decode_lease(job.encode(), fence=b"1", stored=stored, now=0)
+            assert isinstance(lease, Lease)
+            first = lease.events[0].ticket if lease.events else lease.ticket
+            is_new = first.attempts == 0 and first.refresh is None
+            in_first_lines = score < RETRY_LINES if score < 0 else is_new
+            if ticket.is_due and (score % 1 != 0 or in_first_lines):
+                first_attempts.add(job)
+        return first_attempts
+
+    def check_turn(self, job: str, first_attempts: set[str], *, has_retries: bool) -> None:
+        """Check that it is the turn of a job: of its kind, then of its environment."""
+        turns, is_first = self.turns, job in first_attempts
+        others = [name for name, ticket in self.tickets.items() if ticket.is_due and name != job]
+        same_kind = [name for name in others if (name in first_attempts) == is_first]
+        if len(same_kind) < len(others):
+            assert is_first == (turns.first_calls + 1 < RETRY_EVERY)
+        turns.first_calls = turns.first_calls + 1 if is_first and has_retries else 0
+        if turns.last_environment.get(is_first) == environment_of(job):
+            assert {environment_of(name) for name in same_kind} <= {environment_of(job)}
+        turns.last_environment[is_first] = environment_of(job)
 
     def is_leader(self, lease: object) -> bool:
         """Return whether a lease has a call of its own."""
@@ -383,8 +430,10 @@ class BacklogModel(RuleBasedStateMachine):
         self.tickets[job].fence, self.tickets[job].is_due = None, True
 
     async def move_to_past(self, job: str) -> None:
-        """Move the score of a ticket into the past; its fraction stays."""
-        await self.client.zincrby(self.keys.backlog, -10 * LONG_MS, job)
+        """Move the time of a ticket into the past; its fraction stays, and so does a place."""
+        score = await self.client.zscore(self.keys.backlog, job)
+        if cast("float", score) > 0:
+            await self.client.zincrby(self.keys.backlog, -10 * LONG_MS, job)
 
     @invariant()
     def tickets_match_the_model(self) -> None:

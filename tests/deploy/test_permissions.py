@@ -207,7 +207,8 @@ async def test_missing_permission_is_noticed(
     leftover_keys = [
         key async for key in service.redis.scan_iter(match=f"{{{acl_users.keys.namespace}}}:*")
     ]
-    await service.redis.unlink(*leftover_keys)
+    if leftover_keys:
+        await service.redis.unlink(*leftover_keys)
 
 
 async def test_service_user_cannot_access_other_keys(acl_users: AclUsers) -> None:

@@ -1,49 +1,52 @@
--- Lease the tickets that are due, as many as calls are available. (Loaded after enrich/lua/lib_budget.lua.)
+-- Lease the tickets whose turn it is, as many as calls are available.
+-- (Loaded after enrich/lua/lib_budget.lua and lib_lines.lua.)
 -- KEYS     1 backlog  2 tickets  3 budget  4 calls  5 waiting  6 wakeup  7 reply of this call
---          8 counts
+--          8 counts  9 turns
 -- ARGV     1 maximum tickets with a call of their own  2 lease (ms)  3 TTL of a call (ms)
 --          4 share of the rate limit to use  5 maximum followers: tickets that share the call of one of these
--- Returns  {now, ms to sleep, then fours: job, fence, ticket, its leader: the job whose call it shares, or ""}
+--          6 job whose followers did not all fit into the last claim, or ""  7 its fence
+-- Returns  {now, ms to sleep, job whose followers do not all fit, or "", then fours: job, fence, ticket,
+--          its leader: the job whose call it shares, or ""}
 -- Atomic   two workers never lease the same ticket, and no ticket is leased without a call.
--- A score is a time in ms. A whole number is when the ticket is due. A number with a fraction is a lease
--- and says when the lease ends. A lease that is due again means that its worker died.
+-- A score is a time in ms, or a place in a line: see lib_lines.lua. A lease that is due again means that
+-- its worker died. A due ticket enters its line at the next claim; new tickets stand in a line at once.
+--
+-- Each call goes to the next project and environment, in a circle: first the first attempts, then the
+-- retries, but every RETRY_EVERY-th call goes to a retry if one is due. KEYS[9] holds who had the last turns.
 --
 -- A batch is the tickets that one list call can serve: those to be found in one project and environment.
 -- While more tickets are due than calls are available, tickets with a known deployment id join a batch too.
-local EXTRA_SCANNED = 100 -- jobs scanned beyond the maximum: a route without calls must not block the other
+local RETRY_EVERY = 10 -- calls of which one goes to a retry while first attempts are due
+local MAX_ENTERED = 250 -- tickets that enter their lines in one claim
+local MAX_SKIPPED = 100 -- scopes visited beyond the maximum: a route without calls must not block the other
+local SKIP_PAUSE = 20 -- ms after which to go on looking when all of these had to be skipped
 local MIN_BATCH = 3 -- tickets with an id that justify a list call
 local MAX_SHARED_CRASHES = 3 -- a ticket with this many crashes is leased alone, so that it harms no others
+local TURNS_TTL = 86400000
 
 local limit, lease_ms, call_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local followers_free = tonumber(ARGV[5])
 local now, microseconds = now_ms()
 -- The fraction holds the microseconds: leases of one ticket that begin in the same millisecond differ.
 local fence = now + lease_ms + (microseconds + 1) / 1024
-local reply = { now, 0 }
+local fence_text = string.format('%.10f', fence)
+local reply = { now, 0, '' }
 
 local function add_to_reply(job, stored, leader)
   local n = #reply
-  reply[n + 1], reply[n + 2] = job, string.format('%.10f', fence)
-  reply[n + 3], reply[n + 4] = stored, leader
+  reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = job, fence_text, stored, leader
 end
 
 local earlier = redis.call('GET', KEYS[7])
 if earlier then -- this call was executed before and only its reply was lost
   local claimed = cmsgpack.unpack(earlier)
-  fence = tonumber(table.remove(claimed))
+  fence_text = table.remove(claimed)
   for i = 1, #claimed, 2 do
-    if tonumber(redis.call('ZSCORE', KEYS[1], claimed[i]) or '0') == fence then
+    if tonumber(redis.call('ZSCORE', KEYS[1], claimed[i]) or '0') == tonumber(fence_text) then
       add_to_reply(claimed[i], redis.call('HGET', KEYS[2], claimed[i]) or '', claimed[i + 1])
     end
   end
   return reply
-end
-
-local function read_due(offset, count)
-  return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'WITHSCORES', 'LIMIT', offset, count)
-end
-local function batch_of_job(job) -- "find:<project>/<environment>/", or nil for other jobs
-  return string.match(job, '^find:[^/]*/[^/]*/')
 end
 
 local budget = open_budget(KEYS[3], KEYS[4], KEYS[5], now, tonumber(ARGV[4]), call_ttl)
@@ -56,8 +59,45 @@ local function calls_available(route)
   end
   return known[1], known[2]
 end
+local function drop_calls(job) -- its worker died, and the calls that the worker had in flight are over
+  budget.drop_call(job)
+  budget.drop_call('list for ' .. job)
+  available = {}
+end
 
--- The ticket of a dead worker may be behind those scanned. Its call must not block all workers.
+-- Tickets that became due and leases that ended enter their lines. Without its ticket nothing is known about
+-- a job.
+local leased_change = 0 -- change of the count "leased"; the lease of a dead worker is counted already
+local function remove_job(job, score)
+  redis.call('ZREM', KEYS[1], job)
+  leased_change = leased_change - (score % 1 ~= 0 and 1 or 0)
+end
+local function enter_lines()
+  local due = redis.call('ZRANGEBYSCORE', KEYS[1], 0, now, 'WITHSCORES', 'LIMIT', 0, MAX_ENTERED)
+  local jobs, places = {}, {}
+  for i = 1, #due, 2 do
+    jobs[#jobs + 1] = due[i]
+  end
+  local tickets = #jobs > 0 and redis.call('HMGET', KEYS[2], unpack(jobs)) or {}
+  for i, job in ipairs(jobs) do
+    local stored, score = tickets[i], tonumber(due[2 * i])
+    local has_crashed = score % 1 ~= 0
+    if has_crashed then
+      drop_calls(job)
+    end
+    if stored then
+      local place = line_score(job, stored, score, not has_crashed and is_retry(stored))
+      places[#places + 1], places[#places + 2] = place + (has_crashed and 0.5 or 0), job
+    else
+      remove_job(job, score)
+    end
+  end
+  if #places > 0 then
+    redis.call('ZADD', KEYS[1], unpack(places))
+  end
+end
+
+-- The ticket of a dead worker may be behind those that enter. Its call must not block all workers.
 -- A list that continues is a call of its own, named after the job for which it was started.
 local function drop_dead_calls()
   for _, call in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
@@ -69,135 +109,268 @@ local function drop_dead_calls()
     end
   end
 end
+enter_lines()
 if calls_available('get') < 1 or calls_available('list') < 1 then
   drop_dead_calls()
 end
 
-local due = read_due(0, limit + EXTRA_SCANNED)
-local may_list = followers_free > 0 and calls_available('list') >= 1
-local is_scarce = may_list and #due / 2 > calls_available('get')
-local is_shared = is_scarce
-for i = 1, may_list and #due or 0, 2 do
-  is_shared = is_shared or batch_of_job(due[i]) ~= nil
+-- A line is read in growing steps. What this claim leases stays in it until the end, and is skipped.
+local lines, leased = {}, {}
+local function open_line(begins)
+  lines[begins] = lines[begins] or { begins = begins, jobs = {}, scores = {}, at = 1, step = 1, has_more = true }
+  return lines[begins]
 end
-if is_shared and #due / 2 == limit + EXTRA_SCANNED then
-  for _, part in ipairs(read_due(#due / 2, followers_free)) do
-    due[#due + 1] = part
+local function read_line(line, count)
+  local last, skip = line.begins + LINES.last, #line.jobs
+  local more = redis.call('ZRANGEBYSCORE', KEYS[1], line.begins, last, 'WITHSCORES', 'LIMIT', skip, count)
+  for i = 1, #more, 2 do
+    line.jobs[#line.jobs + 1] = more[i]
+    line.scores[#line.scores + 1] = tonumber(more[i + 1])
   end
+  line.has_more = #more == 2 * count
 end
-
--- The batch of each ticket with an id, read from the ticket, and the number of tickets per batch.
-local batch_by_job, batch_sizes = {}, {}
-local function batch_of_ticket(stored)
-  -- The header and the array's head are skipped. cmsgpack does not support binary data, so only the
-  -- fields before it are decoded.
-  local start = string.byte(stored, 15) == 220 and 17 or 15
-  local ok, _, _, _, _, project, environment, application =
-    pcall(cmsgpack.unpack_limit, stored, 6, start)
-  local has_scope = type(project) == 'string' and type(environment) == 'string'
-  if ok and has_scope and type(application) == 'string' then
-    return 'id:' .. project .. '/' .. environment .. '/'
+local function next_job(line) -- job, score, or nil at the end of the line
+  while line.jobs[line.at] or line.has_more do
+    local job = line.jobs[line.at]
+    if not job then
+      read_line(line, line.step)
+      line.step = math.min(line.step * 4, 64)
+    elseif leased[job] then
+      line.at = line.at + 1
+    else
+      return job, line.scores[line.at]
+    end
   end
   return nil
 end
-for i = 1, is_scarce and #due or 0, 2 do
-  if string.sub(due[i], 1, 3) == 'id:' then
-    local batch = batch_of_ticket(redis.call('HGET', KEYS[2], due[i]) or '')
-    if batch then
-      batch_by_job[due[i]] = batch
-      batch_sizes[batch] = (batch_sizes[batch] or 0) + 1
-    end
-  end
-end
-local function find_batch(job, crashes)
-  if not may_list or crashes >= MAX_SHARED_CRASHES then
+
+local function read_ticket(job, score, stored) -- the ticket with its crashes counted, or nil if there is none
+  if not stored then
+    remove_job(job, score)
+    leased[job] = true
     return nil
+  elseif score % 1 == 0 or #stored < 14 then
+    return { job = job, score = score, stored = stored, crashes = 0 }
   end
-  local batch = batch_by_job[job] or batch_of_job(job)
-  return (not batch_sizes[batch] or batch_sizes[batch] >= MIN_BATCH) and batch or nil
+  local generation, crashes = struct.unpack('>I4I2', stored)
+  crashes = math.min(crashes + 1, 65535)
+  stored = struct.pack('>I4I2', generation, crashes) .. string.sub(stored, 7)
+  return { job = job, score = score, stored = stored, crashes = crashes }
+end
+local function next_ticket(line)
+  while not line.ticket or leased[line.ticket.job] do
+    local job, score = next_job(line)
+    if not job then
+      return nil
+    end
+    line.ticket = read_ticket(job, score, redis.call('HGET', KEYS[2], job))
+  end
+  return line.ticket
 end
 
-local leader_by_batch, claimed, scores, calls_acquired, sleep = {}, {}, {}, 0, nil
+local scores, claimed, calls_acquired = {}, {}, 0
 local crashed_tickets = {} -- job, its ticket with one crash more
-local leased_change = 0 -- change of the count "leased"; the lease of a dead worker is counted already
-for i = 1, #due, 2 do
-  local job, has_crashed = due[i], tonumber(due[i + 1]) % 1 ~= 0
-  if has_crashed then
-    budget.drop_call(job) -- its worker died, and the calls that the worker had in flight are over
-    budget.drop_call('list for ' .. job)
-    available = {}
-  end
-  local stored = redis.call('HGET', KEYS[2], job)
-  local crashes = 0
-  if has_crashed and stored and #stored >= 14 then
-    local generation, before = struct.unpack('>I4I2', stored)
-    crashes = math.min(before + 1, 65535)
-    stored = struct.pack('>I4I2', generation, crashes) .. string.sub(stored, 7)
-  end
-  local batch = stored and find_batch(job, crashes)
-  local leader = batch and leader_by_batch[batch]
-  local is_claimed = false
-  if not stored then
-    redis.call('ZREM', KEYS[1], job) -- a job without a ticket: nothing is known about it
-    leased_change = leased_change - (has_crashed and 1 or 0)
-  elseif leader then
-    if followers_free == 0 then
-      sleep = 0
-      break
-    end
-    is_claimed, followers_free = true, followers_free - 1
+local function lease(ticket, leader)
+  if ticket.score % 1 ~= 0 then
+    crashed_tickets[#crashed_tickets + 1], crashed_tickets[#crashed_tickets + 2] = ticket.job, ticket.stored
   else
-    local has_id = string.sub(job, 1, 3) == 'id:'
-    local free, opens = calls_available((batch or not has_id) and 'list' or 'get')
-    if free < 1 and batch and has_id then
-      batch = nil
-      free, opens = calls_available('get')
+    leased_change = leased_change + 1
+  end
+  leased[ticket.job] = true
+  scores[#scores + 1], scores[#scores + 2] = fence, ticket.job
+  claimed[#claimed + 1], claimed[#claimed + 2] = ticket.job, leader
+  add_to_reply(ticket.job, ticket.stored, leader)
+end
+
+local function has_id(job)
+  return string.sub(job, 1, 3) == 'id:'
+end
+local function batch_of(ticket)
+  if not has_id(ticket.job) then
+    return string.match(ticket.job, '^find:[^/]*/[^/]*/')
+  end
+  local project, environment, application = read_scope(ticket.stored)
+  return project and environment and application and 'id:' .. project .. '/' .. environment .. '/'
+end
+
+-- Return the tickets that may follow the leader of a batch, up to followers_free, and whether more are due.
+-- offset is where their lines begin, after those of all first attempts or retries.
+local function find_followers(batch, leader, offset)
+  local found, has_more = {}, false
+  for _, begins in ipairs({ LINES.first + offset, LINES.retry + offset }) do
+    local line = open_line(begins)
+    local unread = line.at + followers_free + 1 - #line.jobs
+    if line.has_more and unread > 0 then
+      read_line(line, unread)
     end
-    if free < 1 then
-      sleep = math.min(sleep or math.huge, opens - now)
-    elseif calls_acquired == limit then
-      sleep = 0
-      if next(leader_by_batch) == nil then
-        break
+    local jobs, job_scores = {}, {}
+    for i = line.at, #line.jobs do
+      local job = line.jobs[i]
+      local is_member = has_id(job) or string.sub(job, 1, #batch) == batch
+      if is_member and job ~= leader and not leased[job] then
+        if #found + #jobs == followers_free then
+          has_more = true
+          break
+        end
+        jobs[#jobs + 1], job_scores[#job_scores + 1] = job, line.scores[i]
       end
-    else
-      is_claimed, calls_acquired, available = true, calls_acquired + 1, {}
-      budget.acquire(job, now + call_ttl)
-      if batch then
-        leader_by_batch[batch] = job
+    end
+    local tickets = #jobs > 0 and redis.call('HMGET', KEYS[2], unpack(jobs)) or {}
+    for i, job in ipairs(jobs) do
+      local ticket = read_ticket(job, job_scores[i], tickets[i])
+      if ticket and ticket.crashes < MAX_SHARED_CRASHES and batch_of(ticket) == batch then
+        found[#found + 1] = ticket
       end
     end
   end
-  if is_claimed then
-    if has_crashed then
-      crashed_tickets[#crashed_tickets + 1], crashed_tickets[#crashed_tickets + 2] = job, stored
-    else
-      leased_change = leased_change + 1
-    end
-    scores[#scores + 1], scores[#scores + 2] = fence, job
-    claimed[#claimed + 1], claimed[#claimed + 2] = job, leader or ''
-    add_to_reply(job, stored, leader or '')
+  return found, has_more
+end
+local function lease_followers(found, has_more, leader)
+  for _, ticket in ipairs(found) do
+    lease(ticket, leader)
   end
+  followers_free = followers_free - #found
+  reply[3] = has_more and followers_free == 0 and leader or ''
+end
+
+local sleep -- ms, or nil while nothing that is due has to wait
+local may_list = followers_free > 0 and calls_available('list') >= 1
+local due_count = redis.call('ZCOUNT', KEYS[1], '-inf', '(0')
+local is_scarce = may_list and due_count > calls_available('get')
+local function plan_call(ticket, offset) -- the call that a ticket needs, or nil if it is not available
+  local batch = may_list and ticket.crashes < MAX_SHARED_CRASHES and batch_of(ticket) or nil
+  local is_shared, followers, has_more = batch and not has_id(ticket.job), {}, false
+  if batch and (is_shared or is_scarce) and calls_available('list') >= 1 then
+    followers, has_more = find_followers(batch, ticket.job, offset)
+    is_shared = is_shared or #followers + 1 >= MIN_BATCH
+  end
+  local free, opens = calls_available((is_shared or not has_id(ticket.job)) and 'list' or 'get')
+  if free < 1 then
+    sleep = math.min(sleep or math.huge, opens - now)
+    return nil
+  end
+  return { ticket = ticket, followers = is_shared and followers or {}, has_more = has_more }
+end
+
+-- A circle is the scopes with lines of first attempts, or of retries, from the one after the last turn on.
+local turns = redis.call('HMGET', KEYS[9], 'first', 'retry', 'first_calls')
+local first_calls = tonumber(turns[3] or '0') -- calls for first attempts while retries were due, since the last one
+local has_retries = redis.call('ZCOUNT', KEYS[1], LINES.retry, '(0') > 0
+local function open_circle(name, last_turn)
+  local parts = { { last_turn + 1, LINES.scopes }, { 0, last_turn + 1 } }
+  return { name = name, begins = LINES[name], parts = parts, scopes = {}, at = 0, turn = last_turn }
+end
+local circles = {
+  first = open_circle('first', tonumber(turns[1] or '-1')),
+  retry = open_circle('retry', tonumber(turns[2] or '-1')),
+}
+local function next_scope(circle)
+  while circle.parts[1] do
+    local part = circle.parts[1]
+    local from, to = circle.begins + part[1] * LINES.scope, circle.begins + part[2] * LINES.scope - 0.5
+    local found = redis.call('ZRANGEBYSCORE', KEYS[1], from, to, 'WITHSCORES', 'LIMIT', 0, 1)
+    if found[2] then
+      local scope = math.floor((tonumber(found[2]) - circle.begins) / LINES.scope)
+      part[1], circle.at = scope + 1, #circle.scopes + 1
+      circle.scopes[circle.at] = scope
+      return scope
+    end
+    table.remove(circle.parts, 1)
+  end
+  circle.at = #circle.scopes > 0 and circle.at % #circle.scopes + 1 or 0
+  return circle.scopes[circle.at]
+end
+local skipped = 0
+local function next_call(circle)
+  while skipped < MAX_SKIPPED do
+    local scope = next_scope(circle)
+    if not scope then
+      return nil
+    end
+    local offset, call = scope * LINES.scope, nil
+    for _, kind in ipairs({ 0, LINES.get }) do -- of two lines, the one whose first ticket has waited longer
+      local ticket = next_ticket(open_line(circle.begins + offset + kind))
+      local planned = ticket and plan_call(ticket, offset + kind)
+      if planned and (not call or due_since(ticket.score) < due_since(call.ticket.score)) then
+        call = planned
+      end
+    end
+    if call then
+      call.circle, call.scope = circle, scope
+      return call
+    end
+    table.remove(circle.scopes, circle.at) -- empty by now, or without a call
+    circle.at = circle.at - 1
+    if circle.parts[1] then
+      skipped, circle.turn = skipped + 1, scope
+    end
+  end
+  sleep = math.min(sleep or math.huge, SKIP_PAUSE)
+  return nil
+end
+local function next_turn()
+  local get, get_opens = calls_available('get')
+  local list, list_opens = calls_available('list')
+  if get < 1 and list < 1 then
+    sleep = #scores / 2 < due_count and math.min(get_opens, list_opens) - now or nil
+    return nil
+  end
+  local is_retry_turn = first_calls + 1 >= RETRY_EVERY
+  local circle = is_retry_turn and circles.retry or circles.first
+  return next_call(circle) or next_call(is_retry_turn and circles.first or circles.retry)
+end
+
+local function continue_batch(leader)
+  local stored = redis.call('HGET', KEYS[2], leader)
+  local score = tonumber(redis.call('ZSCORE', KEYS[1], leader) or '0')
+  local batch = stored and score == tonumber(ARGV[7]) and batch_of({ job = leader, stored = stored })
+  if batch then
+    local offset = line_score(leader, stored, 0, false) - LINES.first
+    local found, has_more = find_followers(batch, leader, offset)
+    lease_followers(found, has_more, leader)
+  end
+end
+if ARGV[6] ~= '' and followers_free > 0 then
+  continue_batch(ARGV[6])
+end
+local call = reply[3] == '' and next_turn()
+while call and calls_acquired < limit do
+  local ticket, circle = call.ticket, call.circle
+  calls_acquired, available, circle.turn = calls_acquired + 1, {}, call.scope
+  first_calls = circle == circles.first and has_retries and first_calls + 1 or 0
+  budget.acquire(ticket.job, now + call_ttl)
+  lease(ticket, '')
+  lease_followers(call.followers, call.has_more, ticket.job)
+  call = reply[3] == '' and next_turn()
+end
+if call or reply[3] ~= '' then
+  sleep = 0
 end
 
 if sleep == 0 then
   wake(KEYS[6]) -- more is due than one worker may take: another worker continues
 end
+if calls_acquired > 0 or skipped > 0 then
+  local first, retry = circles.first.turn, circles.retry.turn
+  redis.call('HSET', KEYS[9], 'first', first, 'retry', retry, 'first_calls', first_calls)
+  redis.call('PEXPIRE', KEYS[9], TURNS_TTL)
+end
 if leased_change ~= 0 then
   redis.call('HINCRBY', KEYS[8], 'leased', leased_change)
 end
 -- The leases are the last write: a lease whose claim fails would end as that of a dead worker.
-if calls_acquired > 0 then
-  claimed[#claimed + 1] = string.format('%.10f', fence)
+if #scores > 0 then
+  claimed[#claimed + 1] = fence_text
   redis.call('SET', KEYS[7], cmsgpack.pack(claimed), 'PX', lease_ms)
   if crashed_tickets[1] then
     redis.call('HSET', KEYS[2], unpack(crashed_tickets))
   end
   redis.call('ZADD', KEYS[1], unpack(scores))
 end
-if not sleep then
-  local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
-  sleep = first[2] and math.max(0, tonumber(first[2]) - now) or -1
+if not sleep or calls_available('get') >= 1 or calls_available('list') >= 1 then
+  local first = redis.call('ZRANGEBYSCORE', KEYS[1], 0, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  local next_due = first[2] and math.max(0, tonumber(first[2]) - now)
+  sleep = next_due and math.min(sleep or math.huge, next_due) or sleep or -1
 end
 reply[2] = math.ceil(sleep)
 return reply

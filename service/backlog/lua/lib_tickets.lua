@@ -1,4 +1,5 @@
 -- Define how a ticket is put into the backlog and how a lease on it ends. Placed before scripts that do either.
+-- (Loaded after lib_lines.lua.)
 -- KEYS     none of its own: each function takes a table with the names of the keys that it uses:
 --          backlog, tickets, wakeup, calls, waiting, counts
 -- ARGV     none of its own
@@ -114,7 +115,8 @@ end
 -- ticket due at once only if its outcome is new: a sender that repeats itself must not undo the backoff.
 local function put_ticket(keys, job, stored, ticket, now)
   local score = redis.call('ZSCORE', keys.backlog, job)
-  local is_leased = score and tonumber(score) % 1 ~= 0 -- a fraction of a millisecond marks a lease: it stays
+  score = score and tonumber(score)
+  local keeps_score = score and (score < LINES.retry or score % 1 ~= 0) -- its place among first attempts, or its lease
   local generation, crashes, events, is_due = 1, 0, {}, true
   if stored and #stored >= 4 then
     generation = struct.unpack('>I4', stored) % 4294967295 + 1
@@ -129,10 +131,11 @@ local function put_ticket(keys, job, stored, ticket, now)
     is_due = has_new_outcome
   end
   events[#events + 1] = { now, ticket }
-  if is_due and not is_leased then
-    redis.call('ZADD', keys.backlog, now, job)
+  local joined = join_events(generation, crashes, events)
+  if is_due and not keeps_score then
+    redis.call('ZADD', keys.backlog, line_score(job, joined, now, false), job)
   end
-  redis.call('HSET', keys.tickets, job, join_events(generation, crashes, events))
+  redis.call('HSET', keys.tickets, job, joined)
 end
 
 -- The failed events of a job that finds its deployments by version: its failure record ends with the list of
@@ -175,7 +178,7 @@ end
 -- Events that arrived meanwhile stay. has_ended: none stays. is_removed: the events from first to last are
 -- part of a list, and the list without them is remaining.
 local function plan_end(stored, generation, first, last)
-  local plan = { has_ended = not is_superseded(stored, generation), is_removed = false }
+  local plan = { stored = stored, has_ended = not is_superseded(stored, generation), is_removed = false }
   if stored and #stored > 14 and last_event_list(stored) then
     local events = {}
     for i, event in ipairs(read_events(stored)) do
@@ -200,7 +203,7 @@ local function end_ticket(keys, job, plan, now)
     redis.call('ZREM', keys.backlog, job)
     return true
   end
-  redis.call('ZADD', keys.backlog, now, job)
+  redis.call('ZADD', keys.backlog, line_score(job, plan.stored, now, false), job)
   if plan.remaining then -- without it the event is tried again, and its content is unchanged
     redis.call('HSET', keys.tickets, job, plan.remaining)
   end

@@ -1,4 +1,4 @@
--- Put a leased ticket back into the backlog with its new state. (Loaded after lib_tickets.lua.)
+-- Put a leased ticket back into the backlog with its new state. (Loaded after lib_lines.lua and lib_tickets.lua.)
 -- KEYS     1 backlog  2 tickets  3 calls  4 waiting  5 wakeup  6 counts
 -- ARGV     1 job  2 fence  3 generation  4 delay (ms)  5 ticket (msgpack)
 --          6 ms to a multiple of which the due time is rounded up, or 0
@@ -22,10 +22,12 @@ end
 if stored and struct.unpack('>I4', stored) ~= generation then
   due, status = now, 'superseded'
 elseif stored then
-  redis.call('HSET', keys.tickets, job, string.sub(stored, 1, 14) .. ARGV[5])
+  stored = string.sub(stored, 1, 14) .. ARGV[5]
+  redis.call('HSET', keys.tickets, job, stored)
 end
 release_calls(keys, job)
-redis.call('ZADD', keys.backlog, due, job)
+local is_due = stored and due <= now
+redis.call('ZADD', keys.backlog, is_due and line_score(job, stored, now, is_retry(stored)) or due, job)
 -- A worker may sleep until the ticket that was first so far: it must learn that this one is first now.
 if due <= now or redis.call('ZRANK', keys.backlog, job) == 0 then
   wake(KEYS[5])

@@ -1,4 +1,4 @@
--- Queue the refreshes that are due. (Loaded after enrich/lua/lib_budget.lua.)
+-- Queue the refreshes that are due. (Loaded after enrich/lua/lib_budget.lua and lib_lines.lua.)
 -- KEYS     1 refreshes  2 tickets of refreshes  3 backlog  4 tickets  5 failed  6 budget  7 calls
 --          8 waiting
 -- ARGV     1 maximum to queue  2 share of the rate limit to use
@@ -31,7 +31,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0
         ticket = struct.pack('>I4I2d', 1, 0, now) .. string.sub(ticket, 15)
       end
       redis.call('HSET', KEYS[4], job, ticket)
-      redis.call('ZADD', KEYS[3], now, job)
+      redis.call('ZADD', KEYS[3], line_score(job, ticket, now, true), job)
       queued = queued + 1
     end
     redis.call('HDEL', KEYS[2], id) -- after the ticket: a command that fails loses no refresh

@@ -1,8 +1,9 @@
--- Measure the whole namespace; every replica gets the same numbers. (Loaded after enrich/lua/lib_budget.lua.)
+-- Measure the whole namespace; every replica gets the same numbers. (Loaded after enrich/lua/lib_budget.lua and
+-- backlog/lua/lib_lines.lua.)
 -- KEYS     1 backlog  2 tickets  3 counts  4 stream  5 milestones  6 budget  7 calls  8 waiting
 --          9 a key to write, which expires after a second  10 failed  11 forbidden
 -- ARGV     1 share of the rate limit to use
--- Returns  {tickets, due, leased, ms the first is overdue, ms since the oldest ticket at the head was queued,
+-- Returns  {tickets, due, leased, ms the longest due is overdue, ms since the oldest ticket at the head was queued,
 --           entries, groups, records not delivered to the slowest group, ms since the oldest record
 --           that a group has not read, ms the budget is closed, the reason, calls in flight, calls
 --           available for get, for list, failed tickets, leases that have not ended among the HEAD
@@ -29,11 +30,26 @@ for i = 1, #pairs_list, 2 do
   end
 end
 
-local head = redis.call('ZRANGE', KEYS[1], 0, HEAD - 1, 'WITHSCORES')
-local overdue = head[2] and math.max(0, now - tonumber(head[2])) or 0
+-- The first ticket of each line has waited longest in it. Up to HEAD lines are visited, the first attempts first.
+local function find_from(from, count)
+  return redis.call('ZRANGE', KEYS[1], from, '+inf', 'BYSCORE', 'LIMIT', 0, count, 'WITHSCORES')
+end
+local heads, since = {}, now
+local found = find_from('-inf', 1)
+while found[2] and tonumber(found[2]) < 0 and #heads < HEAD do
+  local score = tonumber(found[2])
+  heads[#heads + 1], since = found[1], math.min(since, due_since(score))
+  found = find_from(score - score % LINES.get + LINES.get, 1)
+end
+local upcoming = find_from(0, HEAD)
+if upcoming[2] then
+  since = math.min(since, tonumber(upcoming[2]))
+end
+for i = 1, #upcoming, 2 do
+  heads[#heads + 1] = upcoming[i]
+end
 local oldest = now
-for i = 1, #head, 2 do
-  local stored = redis.call('HGET', KEYS[2], head[i])
+for _, stored in ipairs(#heads > 0 and redis.call('HMGET', KEYS[2], unpack(heads)) or {}) do
   if stored and #stored >= 14 then
     local _, _, queued_at = struct.unpack('>I4I2d', stored)
     oldest = math.min(oldest, queued_at)
@@ -41,7 +57,7 @@ for i = 1, #head, 2 do
 end
 
 local running = 0
-local upcoming = redis.call('ZRANGE', KEYS[1], '(' .. now, '+inf', 'BYSCORE', 'LIMIT', 0, HEAD, 'WITHSCORES')
+upcoming = find_from('(' .. now, HEAD)
 for i = 2, #upcoming, 2 do
   running = running + (tonumber(upcoming[i]) % 1 ~= 0 and 1 or 0)
 end
@@ -89,7 +105,7 @@ return {
   redis.call('ZCARD', KEYS[1]),
   redis.call('ZCOUNT', KEYS[1], '-inf', now),
   math.max(0, counts.leased or 0),
-  math.floor(overdue),
+  math.floor(now - since),
   math.floor(now - oldest),
   redis.call('XLEN', KEYS[4]),
   #groups,
