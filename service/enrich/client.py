@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from yarl import URL
 
 from service.enrich.budget import Budget
+from service.enrich.json_repair import repair_json
 from service.enrich.models import Drift, Malformed
 from service.enrich.pagination import ApiRequest
 from service.enrich.rate_limits import RateLimitHeaders, parse_rate_limits
@@ -122,7 +123,7 @@ class LaunchDarkly:
         if has_body(response):
             size = count_memory(len(response.body))
             await reading.reserve(size)
-            value = await run_steps(parse(response.body))
+            response, value = await _parse_body(response, parse)
             if isinstance(value, Malformed):
                 response, size = replace(response, body=b"", malformed=value.reason), 0
             else:
@@ -187,6 +188,16 @@ class LaunchDarkly:
             buffer.write(chunk)
         reading.settle(size)
         return buffer.getvalue()
+
+
+async def _parse_body(
+    response: ApiResponse, parse: Parse[T]
+) -> tuple[ApiResponse, T | Drift | Malformed]:
+    """Return the value of a body, and the response with the body that was parsed."""
+    value = await run_steps(parse(response.body))
+    if isinstance(value, Malformed) and (repaired := repair_json(response.body)) is not None:
+        return replace(response, body=repaired), await run_steps(parse(repaired))
+    return response, value
 
 
 def open_session(

@@ -77,6 +77,18 @@ async def test_enrich_by_id_makes_one_call_and_keeps_the_bytes(
     assert (found.body, found.calls) == (body, 1)
 
 
+async def test_enrich_reads_json_with_a_byte_order_mark_and_half_an_emoji(
+    enricher_harness: EnricherHarness,
+) -> None:
+    """The record holds JSON that every reader accepts."""
+    body = b'{"id": "' + DEPLOYMENT_ID.encode() + rb'", "title": "fix \ud83d"}'
+    enricher_harness.set_response(DEPLOYMENT_ID, b"\xef\xbb\xbf" + body)
+    found = await enricher_harness.enrich(make_current_lease(**BY_ID))
+    assert isinstance(found, Found)
+    assert found.body == body.replace(rb"\ud83d", rb"\ufffd")
+    assert enricher_harness.calls == 1
+
+
 async def test_enrich_when_another_deployment_is_returned_retries(
     enricher_harness: EnricherHarness,
 ) -> None:

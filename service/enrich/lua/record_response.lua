@@ -25,6 +25,7 @@ local CALLS_PER_PROBE_STEP = 32 -- ok responses per probe before one call more t
 local UNAUTHORIZED_PAUSE = 30000 -- ms without calls after LaunchDarkly refuses the token
 local FORBIDDEN_TTL = 3600000 -- ms for which a refused access is reported after its last refusal
 local MAX_FORBIDDEN = 100 -- projects and environments reported: the last ones refused
+local MAX_BREAKER_TRIPS = 4 -- a pause is at most 2 ^ 4 s, so that work continues soon after an outage
 local MIN_FAILED_JOBS = 5 -- jobs whose calls fail before the breaker compares failures with successes
 local DIGEST_SIZE = 8 -- characters by which a failed job is remembered
 
@@ -195,7 +196,7 @@ else
   end
   local is_widespread = #failed_jobs >= MIN_FAILED_JOBS * DIGEST_SIZE
   if is_widespread and failed_calls > ok_calls and not was_closed then
-    local breaker_trips = math.min(tonumber(state.breaker_trips or '0') + 1, 6)
+    local breaker_trips = math.min(tonumber(state.breaker_trips or '0') + 1, MAX_BREAKER_TRIPS)
     set('breaker_trips', breaker_trips)
     set('probe', 1)
     closed_until, closed_reason = now + 1000 * 2 ^ breaker_trips * (0.5 + random / 2), 'upstream failing'
