@@ -364,6 +364,7 @@ def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputSt
         on_taken=enricher.on_taken,
         release_memory=enricher.release_memory,
         entry_builder=_build_entry_builder(settings),
+        step_runner=launchdarkly.step_runner,
         append_and_settle=output.append_and_settle,
         refreshes=_build_refreshes(runtime),
         wait_for_wakeup=Wakeup(runtime.client, runtime.keys.wakeup).wait,

@@ -20,7 +20,7 @@ from service.backlog.ticket import (
     lease_log_fields,
     select_event,
 )
-from service.enrich.client import run_steps
+from service.enrich.step_runner import StepRunner
 from service.enrich.verdict import Fail, Found, Retry, Shared, Verdict
 from service.log import EventLogger
 from service.publish.entry import Entry, EntryBuilder
@@ -48,6 +48,7 @@ class WorkerDependencies(Struct, frozen=True, kw_only=True):
     on_taken: Callable[[Lease], Retry]
     release_memory: Callable[[Lease], None]
     entry_builder: EntryBuilder
+    step_runner: StepRunner
     append_and_settle: Callable[[Entry, Lease], Awaitable[PublishResult]]
     refreshes: Refreshes
     wait_for_wakeup: Callable[[float], Awaitable[None]]
@@ -265,7 +266,8 @@ class Worker:
         lease = lease if index is None else select_event(lease, index)
         now_ms = lease.now + round((self._clock() - started_at) * 1000)
         builder = self._dependencies.entry_builder
-        entry = await run_steps(builder.build_in_steps(found, lease, now_ms=now_ms))
+        steps = builder.build_in_steps(found, lease, now_ms=now_ms)
+        entry = await self._dependencies.step_runner.run(steps)
         if isinstance(entry, Fail):
             return replace(entry, event_index=index)
         return BuiltEntry(entry, found.calls, index)

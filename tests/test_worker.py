@@ -19,6 +19,7 @@ from service.backlog.refreshes import RefreshConfig, Refreshes
 from service.backlog.ticket import CorruptTicket, Lease
 from service.enrich.budget import load_budget_prelude
 from service.enrich.models import Deployment
+from service.enrich.step_runner import StepRunner
 from service.enrich.verdict import Fail, Found, Retry, Verdict
 from service.log import build_log
 from service.publish.entry import EntryBuilder
@@ -66,6 +67,7 @@ class WorkerHarness:
             on_taken=lambda _: Retry(reason="not_found_yet", wait_s=60.0),
             release_memory=lambda _: None,
             entry_builder=EntryBuilder(),
+            step_runner=StepRunner(),
             append_and_settle=self._stream.append_and_settle,
             refreshes=self._refreshes,
             wait_for_wakeup=Wakeup(self.redis, self.keys.wakeup).wait,

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Sequence
 from io import BytesIO
 from typing import Generic, TypeVar, cast
-from weakref import WeakKeyDictionary
 
 import aiohttp
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, TraceConfig
@@ -19,6 +18,7 @@ from service.enrich.models import Drift, Malformed
 from service.enrich.pagination import ApiRequest
 from service.enrich.rate_limits import RateLimitHeaders, parse_rate_limits
 from service.enrich.response_memory import MemoryHold, Reading, ResponseMemory
+from service.enrich.step_runner import StepRunner
 from service.enrich.steps import LARGE_BYTES, Steps
 from service.enrich.verdict import (
     WAITED_FOR_MEMORY,
@@ -42,29 +42,6 @@ Parse = Callable[[bytes], Steps[T | Drift | Malformed]]
 """Parses a body in steps: the value, JSON of another shape, or no JSON at all."""
 
 
-_LARGE_COMPUTATIONS: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
-    WeakKeyDictionary()
-)
-
-
-async def run_steps(steps: Steps[T]) -> T:
-    """Run a computation step by step, and other tasks in between.
-
-    One computation of several steps runs at a time: else the event loop would run a step of each
-    before it looks at its connections.
-    """
-    try:
-        next(steps)
-        lock = _LARGE_COMPUTATIONS.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-        async with lock:
-            while True:
-                await asyncio.sleep(0)
-                next(steps)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-
-
 class Parsed(Struct, Generic[T], frozen=True):
     """A good response: the body, and the value that was parsed from it."""
 
@@ -77,7 +54,7 @@ class LaunchDarkly:
     """The Engineering Insights API at ``origin`` (``https://host``).
 
     ``clock`` returns epoch seconds. ``record_call`` receives the route, the response and the
-    duration (s) of each call. A body over ``max_bytes`` is dropped.
+    duration (s) of each call. A body over ``max_bytes`` is dropped. ``step_runner`` parses bodies.
     """
 
     def __init__(
@@ -88,8 +65,10 @@ class LaunchDarkly:
         max_bytes: int,
         clock: Callable[[], float],
         record_call: RecordCall | None = None,
+        step_runner: StepRunner | None = None,
     ) -> None:
         self.origin = origin.rstrip("/")
+        self.step_runner = step_runner or StepRunner()
         self._session = session
         self.max_bytes = max_bytes
         self._clock = clock
@@ -123,7 +102,7 @@ class LaunchDarkly:
         if has_body(response):
             size = count_memory(len(response.body))
             await reading.reserve(size)
-            response, value = await _parse_body(response, parse)
+            response, value = await self._parse_body(response, parse)
             if isinstance(value, Malformed):
                 response, size = replace(response, body=b"", malformed=value.reason), 0
             else:
@@ -132,6 +111,15 @@ class LaunchDarkly:
         if self._record_call is not None:
             self._record_call(route, response, took_s)
         return response if parsed is None else parsed
+
+    async def _parse_body(
+        self, response: ApiResponse, parse: Parse[T]
+    ) -> tuple[ApiResponse, T | Drift | Malformed]:
+        """Return the value of a body, and the response with the body that was parsed."""
+        value = await self.step_runner.run(parse(response.body))
+        if isinstance(value, Malformed) and (repaired := repair_json(response.body)) is not None:
+            return replace(response, body=repaired), await self.step_runner.run(parse(repaired))
+        return response, value
 
     async def get(
         self, path: str, *, route: str, reading: Reading | None = None
@@ -188,16 +176,6 @@ class LaunchDarkly:
             buffer.write(chunk)
         reading.settle(size)
         return buffer.getvalue()
-
-
-async def _parse_body(
-    response: ApiResponse, parse: Parse[T]
-) -> tuple[ApiResponse, T | Drift | Malformed]:
-    """Return the value of a body, and the response with the body that was parsed."""
-    value = await run_steps(parse(response.body))
-    if isinstance(value, Malformed) and (repaired := repair_json(response.body)) is not None:
-        return replace(response, body=repaired), await run_steps(parse(repaired))
-    return response, value
 
 
 def open_session(

@@ -17,7 +17,6 @@ from service.enrich.client import (
     LaunchDarkly,
     Upstream,
     count_memory,
-    run_steps,
 )
 from service.enrich.matching import Match, NoMatch, describe_other_deployment
 from service.enrich.models import (
@@ -237,11 +236,16 @@ class Enricher:
             body = bytes(listed.body)
             deployment: object = listed.head
             if not isinstance(deployment, Deployment):
-                deployment = await run_steps(parse_deployment_in_steps(body))
+                deployment = await self._upstream.launchdarkly.step_runner.run(
+                    parse_deployment_in_steps(body)
+                )
             if isinstance(deployment, Deployment) and not list_omits_details(deployment):
                 return await self._complete_deployment(attempt, deployment, body)
         attempt.hold.resize(0)
         return await self._fetch_by_id(attempt, listed.head.id)
+
+    async def _parse(self, body: bytes) -> Deployment | Drift | Malformed:
+        return await self._upstream.launchdarkly.step_runner.run(parse_deployment_in_steps(body))
 
     def _decide_no_match(
         self, attempt: "_Attempt", result: NoMatch | ListUnavailable | ListUnreadable
@@ -307,7 +311,9 @@ class Enricher:
         stop_reason = merged_deployment.first_stop_reason()
         del merged_deployment, body, collections  # the pages are in the merged body now
         attempt.hold.resize(count_memory(len(merged_body)))
-        deployment = await run_steps(parse_deployment_in_steps(merged_body))
+        deployment = await self._upstream.launchdarkly.step_runner.run(
+            parse_deployment_in_steps(merged_body)
+        )
         if isinstance(deployment, Drift | Malformed):
             return self._decide_drift(Drift(deployment.reason), merged_body)
         return Found(

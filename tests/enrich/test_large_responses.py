@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from service.enrich import client, models
-from service.enrich.client import run_steps
 from service.enrich.enricher import EnrichLimits
 from service.enrich.models import Deployment, parse_deployment_in_steps
+from service.enrich.step_runner import StepRunner
 from service.enrich.steps import LARGE_BYTES, STEP_BYTES, Steps, finish_steps
 from service.enrich.verdict import (
     WAITED_FOR_MEMORY,
@@ -150,7 +150,8 @@ async def test_steps_let_other_tasks_run_and_take_turns() -> None:
             await asyncio.sleep(0)
 
     watching = asyncio.create_task(watch())
-    assert await asyncio.gather(*(run_steps(compute(name)) for name in "ab")) == ["a", "b"]
+    run = StepRunner().run
+    assert await asyncio.gather(*(run(compute(name)) for name in "ab")) == ["a", "b"]
     watching.cancel()
     assert [turn for turn in turns if turn != "."] == ["a", "b", "a", "a", "b", "b"]
     assert "aa" not in "".join(turns)
