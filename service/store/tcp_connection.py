@@ -73,7 +73,7 @@ class TcpConnection(Connection):
         try:
             await super().on_connect_check_health(check_health=check_health)
         except ResponseError as error:
-            if self.db and any(words in str(error).lower() for words in _SELECT_ERRORS):
+            if self.db and any(message in str(error).lower() for message in _SELECT_ERRORS):
                 refusal = _explain_select(self.db, error)
                 raise RedisConnectionError(str(refusal)) from refusal  # redis-py passes this on
             raise

@@ -164,7 +164,7 @@ def test_every_attempt_ends_whatever_it_needs(lists: Any, singles: Any, seed: in
 
     async def run_all() -> None:
         async with asyncio.timeout(20):
-            runs = [attempts.run_list(*one) for one in lists]
+            runs = [attempts.run_list(*sizes) for sizes in lists]
             await asyncio.gather(*runs, *map(attempts.run_ticket, singles))
 
     asyncio.run(run_all())

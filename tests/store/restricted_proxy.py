@@ -71,13 +71,13 @@ async def _wait_forever() -> None:
 
 async def _read_command(reader: asyncio.StreamReader) -> tuple[bytes, list[bytes]]:
     raw = await reader.readuntil(b"\r\n")
-    words = []
+    arguments = []
     for _ in range(int(raw[1:])):
         header = await reader.readuntil(b"\r\n")
         body = await reader.readexactly(int(header[1:]) + 2)
         raw += header + body
-        words.append(body[:-2])
-    return raw, words
+        arguments.append(body[:-2])
+    return raw, arguments
 
 
 async def _read_reply(reader: asyncio.StreamReader) -> bytes:

@@ -35,7 +35,7 @@ async def fill_memory(client: Redis) -> None:
 
 
 async def free_memory(client: Redis) -> None:
-    """Give the server memory again."""
+    """Remove the limit of the server's memory."""
     await execute(client, "CONFIG", "SET", "maxmemory", "0")
 
 

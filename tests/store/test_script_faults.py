@@ -27,8 +27,8 @@ _HEADER_BYTES = 14  # of a stored ticket: generation (4), crashes (2), and when 
 
 # A missed wakeup is safe, and a lost milestone makes one measurement less exact.
 _UNIMPORTANT_KEYS = (b":wakeup", b":milestones")
-# What is left over ends soon: the entry of a failed ticket whose data is deleted already, which the
-# next retry or drop reads; a refresh beside its ticket, which is fetched once more.
+# The rest is mended soon: the entry of a failed ticket whose data is deleted already, by the next
+# retry or drop; a refresh beside its ticket, by one more fetch.
 _CONVERGES_LATER = {
     ("drop", "zrem"),
     ("retry", "zrem"),
