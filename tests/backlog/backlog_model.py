@@ -33,6 +33,7 @@ NAMESPACES = itertools.count()
 LONG_MS = 100_000
 RETRY_EVERY = 10  # as claim.lua has it
 RETRY_LINES = -(2**51)  # as lib_lines.lua has it
+REPEATED = 1 << 20  # as in lib_tickets.lua
 KEYS_WITHOUT_TTL = {"enriched", "failed", "failed:data", "counts", "enriched:milestones", "clock"}
 
 
@@ -45,11 +46,15 @@ class EventModel(Struct):
 
 
 class TicketModel(Struct):
-    """A ticket of the model: its events, its lease, and whether it is due. A refresh has none."""
+    """A ticket of the model: its events, its lease, and whether it is due. A refresh has no event.
+
+    ``is_leased`` stays true when the lease has run out, until another worker claims the ticket.
+    """
 
     generation: int
     events: list[EventModel]
     fence: float | None = None
+    is_leased: bool = False
     is_due: bool = True
     added_order: int = 0
 
@@ -201,6 +206,8 @@ class BacklogModel(RuleBasedStateMachine):
             ticket.events += equal
             ticket.generation += 1
             ticket.is_due = ticket.is_due or (is_new and ticket.fence is None)
+        elif ticket.is_leased:
+            ticket.generation += REPEATED
         joined = (equal or ticket.events[-1:])[0]
         known = {name for event in ticket.events for name in event.deliveries}
         new = [name for name in dict.fromkeys(deliveries) if name not in known]
@@ -233,7 +240,7 @@ class BacklogModel(RuleBasedStateMachine):
                 assert lease.job.startswith(f"find:default/{environment_of(lease.leader)}/")
             ticket = self.tickets[lease.job]
             assert lease.generation == ticket.generation
-            ticket.fence, ticket.is_due = lease.fence, False
+            ticket.fence, ticket.is_leased, ticket.is_due = lease.fence, True, False
             self.leases.append(lease)
 
     async def read_first_attempts(self) -> set[str]:
@@ -322,14 +329,17 @@ class BacklogModel(RuleBasedStateMachine):
         is_exempt = entry.filtered_because or entry.is_shared or lease.job.startswith("id:")
         return not is_exempt and reported != lease.ticket.outcome
 
-    def settle_ticket(self, lease: Lease, ticket: TicketModel) -> list[EventModel]:
+    def settle_ticket(
+        self, lease: Lease, ticket: TicketModel, *, has_failed: bool = False
+    ) -> list[EventModel]:
         """End the events of a lease and return them; the others make the ticket due again."""
         first, last = lease.settled_events
-        ended = ticket.events[first - 1 : last] if first else []
+        is_repeated = ticket.generation != lease.generation and not is_newer(ticket, lease)
+        ended = ticket.events[first - 1 : last] if first and (has_failed or not is_repeated) else []
         for event in ended:
             ticket.events.remove(event)
             self.settled_events.update(event.deliveries)
-        ticket.fence, ticket.is_due = None, True
+        ticket.fence, ticket.is_leased, ticket.is_due = None, False, True
         if not ticket.events:
             del self.tickets[lease.job]
         return ended
@@ -356,12 +366,12 @@ class BacklogModel(RuleBasedStateMachine):
         ticket = self.held_ticket(lease)
         if ticket is None:
             assert result == "lease_lost"
-        elif lease.job.startswith("id:") and ticket.generation != lease.generation:
+        elif lease.job.startswith("id:") and is_newer(ticket, lease):
             assert result == "superseded"
             self.supersede(lease, ticket)
         else:
             assert result == "failed"
-            ended = self.settle_ticket(lease, ticket)
+            ended = self.settle_ticket(lease, ticket, has_failed=True)
             self.failed[lease.job] = [*ended[-1:], *self.failed.get(lease.job, ())]
             for event in ended[:-1]:  # of one deployment, of which the last event counts
                 ended[-1].deliveries += event.deliveries
@@ -374,7 +384,7 @@ class BacklogModel(RuleBasedStateMachine):
         for event in ticket.events[:last]:
             ticket.events[last].deliveries += event.deliveries
         ticket.events = ticket.events[last:]
-        ticket.fence, ticket.is_due = None, True
+        ticket.fence, ticket.is_leased, ticket.is_due = None, False, True
 
     @precondition(lambda self: self.leases)
     @rule(index=st.integers(0, 9), delay_s=st.sampled_from([0.0, 90.0]), twice=st.booleans())
@@ -394,9 +404,10 @@ class BacklogModel(RuleBasedStateMachine):
         if ticket is None:
             assert result == "lease_lost"
         else:
-            newer = ticket.generation != lease.generation
+            newer = is_newer(ticket, lease)
             assert result == ("superseded" if newer else "postponed")
-            ticket.fence, ticket.is_due = None, newer or delay_s == 0
+            ticket.fence, ticket.is_leased = None, False
+            ticket.is_due = newer or delay_s == 0
 
     @precondition(lambda self: self.leases)
     @rule(index=st.integers(0, 9), twice=st.booleans())
@@ -550,6 +561,11 @@ def build_entry(lease: Lease, status: str) -> Entry:
         filtered_because=filtered_because,
         is_shared=status == "s",
     )
+
+
+def is_newer(ticket: TicketModel, lease: Lease) -> bool:
+    """Return whether another event than those of the lease arrived."""
+    return (ticket.generation - lease.generation) % REPEATED != 0
 
 
 def without_now(lease: object) -> Lease:

@@ -96,6 +96,23 @@ async def test_add_of_a_repeated_event_keeps_age_attempts_and_backoff(
     assert await redis.zcard(keys.backlog) == 0
 
 
+async def test_repetition_during_a_lease_undoes_no_backoff(
+    backlog: Backlog, redis: Redis, keys: Keys
+) -> None:
+    """The ticket is postponed as if nothing had arrived, and it can fail."""
+    await backlog.add(make_event(delivery="first"))
+    lease = await claim_lease(backlog)
+    await backlog.add(make_event(delivery="repetition"))
+    attempted = msgspec.structs.replace(lease.ticket, attempts=1)
+    assert await backlog.postpone(lease, attempted, delay_s=60) == "postponed"
+    await redis.zadd(keys.backlog, {lease.job: 1})
+    lease = await claim_lease(backlog)
+    assert lease.ticket == attempted
+    await backlog.add(make_event(delivery="another repetition"))
+    assert await backlog.fail(lease, FailureRecord(reason="test")) == "failed"
+    assert await redis.zcard(keys.backlog) == 0
+
+
 FOUND_BY_VERSION: dict[str, Any] = {"deployment_id": None, "event_time": 1_795_428_000_000}
 
 

@@ -140,7 +140,7 @@ class RefreshModel(RetryModel):
         if ticket is None or ticket.generation != lease.generation:
             assert result == ("lease_lost" if ticket is None else "superseded")
             if ticket is not None:
-                ticket.fence, ticket.is_due = None, True
+                ticket.fence, ticket.is_leased, ticket.is_due = None, False, True
         else:
             assert result == "skipped"
             del self.tickets[lease.job]

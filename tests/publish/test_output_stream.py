@@ -295,6 +295,23 @@ async def test_append_keeps_the_ticket_of_a_newer_event(
     assert await output_harness.redis.zcard(output_harness.keys.backlog) == 0
 
 
+async def test_append_after_a_repetition_during_the_lease_fetches_once_more(
+    output_harness: OutputHarness,
+) -> None:
+    """What was fetched may be older than the repeated webhook."""
+    await output_harness.add_event("first")
+    lease = await output_harness.claim_lease()
+    for number in range(2):
+        await output_harness.add_event(f"repetition-{number}")
+    settled = await output_harness.output.append_and_settle(build_entry(lease), lease)
+    assert settled.status == "published"
+    again = await output_harness.claim_lease()
+    assert (again.ticket, again.queued_at, again.events) == (lease.ticket, lease.queued_at, ())
+    settled = await output_harness.output.append_and_settle(build_entry(again), again)
+    assert settled.status == "unchanged"
+    assert await output_harness.redis.zcard(output_harness.keys.backlog) == 0
+
+
 async def test_two_jobs_for_one_deployment_append_one_record(output_harness: OutputHarness) -> None:
     """One event named the deployment and another searched for it; the content is equal."""
     await output_harness.add_event("known")

@@ -22,7 +22,7 @@ if tonumber(score or '0') ~= tonumber(ARGV[2]) then
   return 'lease_lost'
 end
 local stored = redis.call('HGET', keys.tickets, job)
-local plan = plan_end(stored, ARGV[3], ARGV[7], ARGV[8])
+local plan = plan_end(stored, ARGV[3], ARGV[7], ARGV[8], true)
 local is_superseded = not plan.has_ended and (ARGV[6] == '' or not plan.is_removed)
 if not is_superseded and ARGV[6] ~= '' then
   failure = join_failure(failure, ARGV[6], redis.call('HGET', keys.failed_data, job))

@@ -5,7 +5,7 @@
 -- ARGV     none of its own
 -- Returns  nothing; defines put_ticket(keys, job, stored, ticket, now), where stored is what the job
 --          holds so far and ticket is one event (msgpack); release_calls(keys, job);
---          plan_end(stored, generation, first, last), the end of the events from first to last, and
+--          plan_end(stored, generation, first, last, has_failed), the end of the events from first to last, and
 --          end_ticket(keys, job, plan, now), which carries it out; is_superseded(stored, generation):
 --          whether a newer event arrived meanwhile; is_repeat(job, events, ticket, now); and for failure
 --          records read_failed_events(failure), join_failure(failure, list, earlier) and
@@ -20,6 +20,7 @@
 -- The bytes of an event are never changed except by the holder of the lease, and newer events are
 -- appended. So an event keeps its place in the list while its ticket is leased.
 local MAX_EVENTS = 16 -- of one ticket; the ticket of one version holds no more deployments at a time
+local REPEATED = 1048576 -- is added to the generation when an event is repeated during a lease
 local LIST_END, REFRESH_END = 193, 200 -- the last byte of a ticket; no other ticket ends with one of these
 local SAME_SENDER_MS = 1000 -- one sender repeats its event: the time is the same, except for rounding
 local TWO_SENDERS_MS = 300000 -- two senders report one deployment
@@ -111,20 +112,26 @@ local function is_repeat(job, events, ticket, now)
   return false, has_new_outcome
 end
 
--- A repeated event joins the ticket and changes nothing. Another event of the job is appended. It makes the
--- ticket due at once only if its outcome is new: a sender that repeats itself must not undo the backoff.
+-- A repeated event joins the ticket and changes nothing, but during a lease the ticket is tried once more.
+-- Another event of the job is appended. It makes the ticket due at once only if its outcome is new: a sender
+-- that repeats itself must not undo the backoff.
 local function put_ticket(keys, job, stored, ticket, now)
   local score = redis.call('ZSCORE', keys.backlog, job)
   score = score and tonumber(score)
   local keeps_score = score and (score < LINES.retry or score % 1 ~= 0) -- its place among first attempts, or its lease
   local generation, crashes, events, is_due = 1, 0, {}, true
   if stored and #stored >= 4 then
-    generation = struct.unpack('>I4', stored) % 4294967295 + 1
+    local current = struct.unpack('>I4', stored)
+    generation = current - current % REPEATED + current % REPEATED % (REPEATED - 1) + 1
   end
   if score and stored and #stored > 14 and string.byte(stored, -1) ~= REFRESH_END then
     events = read_events(stored)
     local is_known, has_new_outcome = is_repeat(job, events, ticket, now)
     if is_known or #events >= MAX_EVENTS then
+      if score % 1 ~= 0 then -- leased: what the worker fetched may be older than the repetition
+        local repeated = (struct.unpack('>I4', stored) + REPEATED) % 4294967296
+        redis.call('HSET', keys.tickets, job, struct.pack('>I4', repeated) .. string.sub(stored, 5))
+      end
       return
     end
     crashes = struct.unpack('>I2', stored, 5)
@@ -172,13 +179,22 @@ local function release_calls(keys, job)
 end
 
 local function is_superseded(stored, generation)
+  return stored and #stored >= 4 and (struct.unpack('>I4', stored) - tonumber(generation)) % REPEATED ~= 0
+end
+
+local function is_repeated(stored, generation)
   return stored and #stored >= 4 and struct.unpack('>I4', stored) ~= tonumber(generation)
 end
 
--- Events that arrived meanwhile stay. has_ended: none stays. is_removed: the events from first to last are
+-- If an event was repeated meanwhile, the whole ticket stays; a failed event ends nevertheless (has_failed).
+-- Other events that arrived meanwhile stay. has_ended: none stays. is_removed: the events from first to last are
 -- part of a list, and the list without them is remaining.
-local function plan_end(stored, generation, first, last)
+local function plan_end(stored, generation, first, last, has_failed)
   local plan = { stored = stored, has_ended = not is_superseded(stored, generation), is_removed = false }
+  if plan.has_ended and not has_failed and is_repeated(stored, generation) then
+    plan.has_ended = false
+    return plan
+  end
   if stored and #stored > 14 and last_event_list(stored) then
     local events = {}
     for i, event in ipairs(read_events(stored)) do

@@ -19,7 +19,7 @@ local due, multiple = now + math.max(0, math.floor(tonumber(ARGV[4]))), tonumber
 if multiple > 0 then -- tickets that can share a call are due together
   due = math.ceil(due / multiple) * multiple
 end
-if stored and struct.unpack('>I4', stored) ~= generation then
+if is_superseded(stored, generation) then
   due, status = now, 'superseded'
 elseif stored then
   stored = string.sub(stored, 1, 14) .. ARGV[5]
