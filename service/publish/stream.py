@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 from msgspec import Struct
+from msgspec.structs import replace
 from redis.exceptions import RedisError
 
 from service.backlog.refreshes import load_settle_lua
@@ -33,13 +34,15 @@ class RetentionConfig(Struct, frozen=True):
 
 
 class TrimResult(Struct, frozen=True):
-    """What one trim removed: expired entries, and entries above the limit.
+    """What trimming removed: expired entries, and entries above the limit.
 
-    ``idle_groups`` maps each idle reader group to how long it has been idle (ms).
+    ``has_more``: further entries are to be removed, by the next call. ``idle_groups`` maps each
+    idle reader group to how long it has been idle (ms).
     """
 
     expired: int
     over_limit: int = 0
+    has_more: bool = False
     idle_groups: Mapping[str, int] = {}
 
 
@@ -128,7 +131,10 @@ class OutputStream:
         )
 
     async def trim(self) -> TrimResult:
-        """Remove entries older than the retention that every active reader group has read."""
+        """Remove entries older than the retention that every active reader group has read.
+
+        One call removes a bounded number: see trim.lua. Raise a RedisError.
+        """
         reply = await self._group_commit.submit(
             self._trim_script,
             keys=(
@@ -143,20 +149,33 @@ class OutputStream:
                 self._retention.idle_group_ms,
             ),
         )
-        expired, over_limit, *idle_groups = cast("list[Any]", reply)
+        expired, over_limit, has_more, *idle_groups = cast("list[Any]", reply)
         pairs = zip(idle_groups[::2], idle_groups[1::2], strict=True)
         return TrimResult(
             expired,
             over_limit,
+            has_more == 1,
             {name.decode("utf-8", "replace"): idle_ms for name, idle_ms in pairs},
         )
+
+    async def trim_all(self) -> TrimResult:
+        """Trim slice by slice until nothing is left to remove; return the sum. Raise a RedisError.
+
+        Other scripts are executed between two slices.
+        """
+        expired = over_limit = 0
+        while True:
+            trimmed = await self.trim()
+            expired, over_limit = expired + trimmed.expired, over_limit + trimmed.over_limit
+            if not trimmed.has_more:
+                return replace(trimmed, expired=expired, over_limit=over_limit)
 
     async def trim_periodically(self, log: EventLogger) -> None:
         """Trim every minute until cancelled; errors of Redis are logged."""
         reported: set[str] = set()
         while True:
             try:
-                trimmed = await self.trim()
+                trimmed = await self.trim_all()
                 if trimmed.expired or trimmed.over_limit:
                     log.info(
                         "stream_trimmed", expired=trimmed.expired, over_limit=trimmed.over_limit

@@ -1,7 +1,7 @@
 """Tests of the output stream: each revision is appended once and kept until it is read."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import cast
 
 import msgspec
@@ -16,7 +16,7 @@ from service.client.entry import Record, parse_entry
 from service.enrich.models import Deployment, parse_deployment
 from service.enrich.verdict import Found
 from service.publish.entry import Entry, EntryBuilder
-from service.publish.stream import OutputStream, PublishResult, RetentionConfig
+from service.publish.stream import OutputStream, PublishResult, RetentionConfig, TrimResult
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from tests.conftest import Eventually
@@ -24,6 +24,7 @@ from tests.factories import make_event
 
 Entries = list[tuple[bytes, dict[bytes, bytes]]]
 
+MAX_SLICE = 500
 DEPLOYMENT = "a0eebc99-9c0b-4ef8-bb6d-000000000001"
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -393,3 +394,60 @@ async def test_trim_with_max_records_ignores_every_group(output_harness: OutputH
     await output_harness.redis.xgroup_create(output_harness.keys.enriched, "slow", id="0")
     assert (await output_harness.open_output(entries_ms=60_000, hard_cap=4).trim()).over_limit == 5
     assert await output_harness.redis.xlen(output_harness.keys.enriched) == 4
+
+
+async def fill_stream(redis: Redis, keys: Keys, entry_ids: Iterable[str]) -> None:
+    """Append entries as the service does: counted, with a milestone for every 64th."""
+    async with redis.pipeline(transaction=False) as pipeline:
+        appended = 0
+        for appended, entry_id in enumerate(entry_ids, start=1):
+            pipeline.xadd(keys.enriched, {"n": appended}, id=entry_id)
+            if appended % 64 == 0:
+                pipeline.zadd(keys.milestones, {entry_id: appended})
+        pipeline.hset(keys.counts, "appended", appended)
+        await pipeline.execute()
+
+
+@pytest.mark.parametrize(
+    ("read", "hard_cap", "expired", "over_limit"),
+    [
+        pytest.param(3_700, 0, 3_700, 0, id="as one group has read"),
+        pytest.param(2_999, 0, 2_999, 0, id="as one group has read, at the end of a slice"),
+        pytest.param(0, 1_350, 0, 2_650, id="above the maximum"),
+        pytest.param(2_050, 1_350, 2_050, 600, id="read, then above the maximum"),
+        pytest.param(4_000, 10, 4_000, 0, id="all have expired"),
+    ],
+)
+async def test_trim_in_slices_removes_what_one_trim_would(
+    output_harness: OutputHarness, read: int, hard_cap: int, expired: int, over_limit: int
+) -> None:
+    """One call removes at most a slice; repeated calls remove neither less nor more."""
+    redis, keys = output_harness.redis, output_harness.keys
+    await fill_stream(redis, keys, (f"1-{number}" for number in range(1, 4_001)))
+    await redis.xgroup_create(keys.enriched, "slow", id=f"1-{read}")
+    output = output_harness.open_output(entries_ms=60_000, hard_cap=hard_cap)
+    slices = [await output.trim()]
+    while slices[-1].has_more:
+        slices.append(await output.trim())
+    assert max(trimmed.expired + trimmed.over_limit for trimmed in slices) <= MAX_SLICE
+    assert len(slices) <= 2 * (expired + over_limit) // MAX_SLICE + 1
+    assert sum(trimmed.expired for trimmed in slices) == expired
+    assert sum(trimmed.over_limit for trimmed in slices) == over_limit
+    removed = expired + over_limit
+    entries = cast("Entries", await redis.xrange(keys.enriched))
+    assert [entry_id for entry_id, _ in entries] == [
+        f"1-{number}".encode() for number in range(removed + 1, 4_001)
+    ]
+    milestones = await redis.zrange(keys.milestones, 0, -1)
+    assert milestones == [
+        f"1-{number}".encode() for number in range(64, 4_001, 64) if number > removed
+    ]
+    assert await output.trim() == TrimResult(0)  # a repeat finds nothing
+
+
+async def test_trim_all_takes_slices_until_none_is_left(output_harness: OutputHarness) -> None:
+    """A large stream that expired is gone after one call, which reports the sum."""
+    redis, keys = output_harness.redis, output_harness.keys
+    await fill_stream(redis, keys, (f"1-{number}" for number in range(1, 3_501)))
+    assert await output_harness.output.trim_all() == TrimResult(3_500)
+    assert await redis.xlen(keys.enriched) == 0

@@ -2,12 +2,16 @@
 -- KEYS     1 stream  2 counts  3 milestones  4 reader groups: group -> when it was last active (ms)
 -- ARGV     1 maximum age of records (ms)  2 maximum records, 0 for no maximum
 --          3 time after which an unseen group counts as idle (ms)
--- Returns  {deleted by age, deleted by the maximum, then pairs for idle groups: group, ms since it was active}
+-- Returns  {deleted by age, deleted by the maximum, 1 if more are to be deleted: call again, or 0,
+--          then pairs for idle groups: group, ms since it was active}
 -- Atomic   the slowest group must not change between reading its position and trimming.
 -- Flags    allow-oom: it frees memory.
+-- One call deletes at most SLICE records, so that it blocks Redis briefly. The caller repeats it.
+local SLICE = 500
+local NODE = 100 -- the most records that Redis keeps in one node of a stream (stream-node-max-entries)
 if redis.call('EXISTS', KEYS[1]) == 0 then
   redis.call('DEL', KEYS[4])
-  return { 0, 0 }
+  return { 0, 0, 0 }
 end
 local now, _, server_now = now_ms()
 local oldest = math.max(0, server_now - tonumber(ARGV[1]))
@@ -71,11 +75,24 @@ if #active_times > 0 then
   redis.call('PEXPIRE', KEYS[4], string.format('%.0f', 2 * idle_timeout + 3600000))
 end
 
-local expired = redis.call('XTRIM', KEYS[1], 'MINID', string.format('%.0f-%.0f', first_kept[1], first_kept[2]))
+-- Whole nodes first, as many as the limit allows. If the limit did not stop it, less than a node is left.
+local function trim_slice(strategy, threshold, limit)
+  if limit < NODE then
+    return 0, true
+  end
+  local deleted = redis.call('XTRIM', KEYS[1], strategy, '~', threshold, 'LIMIT', limit)
+  if deleted > limit - NODE then
+    return deleted, true
+  end
+  return deleted + redis.call('XTRIM', KEYS[1], strategy, '=', threshold), false
+end
+
+local first_id = string.format('%.0f-%.0f', first_kept[1], first_kept[2])
+local expired, has_more = trim_slice('MINID', first_id, SLICE)
 local maximum, over_limit = tonumber(ARGV[2]), 0
-if maximum > 0 then
-  over_limit = redis.call('XTRIM', KEYS[1], 'MAXLEN', maximum)
+if maximum > 0 and not has_more then -- what has expired counts as expired
+  over_limit, has_more = trim_slice('MAXLEN', maximum, SLICE - expired)
 end
 local deleted = tonumber(redis.call('HGET', KEYS[2], 'appended') or '0') - redis.call('XLEN', KEYS[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', deleted)
-return { expired, over_limit, unpack(idle_groups) }
+return { expired, over_limit, has_more and 1 or 0, unpack(idle_groups) }
