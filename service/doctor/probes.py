@@ -167,8 +167,8 @@ async def _read_group_idle_times(client: Redis, keys: Keys) -> dict[str, float]:
     now_ms = (await read_clock(client, keys.clock)).now_ms
     stored: Any = await client.hgetall(keys.reader_groups)
     return {
-        name.decode("utf-8", "replace"): max(0.0, (now_ms - float(seen_ms)) / 1000)
-        for name, seen_ms in stored.items()
+        name.decode("utf-8", "replace"): max(0.0, (now_ms - float(activity.split()[0])) / 1000)
+        for name, activity in stored.items()
     }
 
 

@@ -36,8 +36,8 @@ class RetentionConfig(Struct, frozen=True):
 class TrimResult(Struct, frozen=True):
     """What trimming removed: expired entries, and entries above the limit.
 
-    ``has_more``: further entries are to be removed, by the next call. ``idle_groups`` maps each
-    idle reader group to how long it has been idle (ms).
+    ``has_more``: the next call may remove more at once. ``idle_groups`` maps each idle reader group
+    to how long it has been idle (ms).
     """
 
     expired: int

@@ -114,7 +114,7 @@ class Keys(Struct, frozen=True):
 
     @property
     def reader_groups(self) -> str:
-        """Hash: reader group -> when it was last known to be alive (ms)."""
+        """Hash: reader group -> when it was active and when that was read (ms), its position."""
         return self._key("reader-groups")
 
     def reconcile(self, scope: str) -> str:

@@ -451,3 +451,40 @@ async def test_trim_all_takes_slices_until_none_is_left(output_harness: OutputHa
     await fill_stream(redis, keys, (f"1-{number}" for number in range(1, 3_501)))
     assert await output_harness.output.trim_all() == TrimResult(3_500)
     assert await redis.xlen(keys.enriched) == 0
+
+
+@pytest.mark.parametrize("reading", [None, 0, 399])
+async def test_trim_reads_the_consumers_of_many_groups_in_several_calls(
+    output_harness: OutputHarness, reading: int | None
+) -> None:
+    """A group keeps its records until its consumers were read, and then if one of them reads."""
+    redis, keys = output_harness.redis, output_harness.keys
+    await fill_stream(redis, keys, (f"1-{number}" for number in range(1, 201)))
+    groups = [f"group-{number:03}" for number in range(400)]
+    async with redis.pipeline(transaction=False) as pipeline:
+        for group in groups:  # they have not read for a long time
+            pipeline.xgroup_create(keys.enriched, group, id="0")
+            pipeline.hset(keys.reader_groups, group, "1 1 0-0")
+        await pipeline.execute()
+    if reading is not None:  # its pending records: its position stays
+        await redis.xreadgroup(groups[reading], "consumer", {keys.enriched: "0"})
+    calls = [await output_harness.output.trim()]
+    while calls[-1].has_more:
+        calls.append(await output_harness.output.trim())
+    assert (calls[0].expired, calls[0].has_more) == (0, True)
+    idle_groups = {*groups} - {groups[reading] if reading is not None else ""}
+    assert {*calls[-1].idle_groups} == idle_groups
+    assert await redis.xlen(keys.enriched) == (0 if reading is None else 200)
+
+
+async def test_trim_knows_that_a_group_reads_again_by_its_position(
+    output_harness: OutputHarness,
+) -> None:
+    """An idle group that received a record is active at once."""
+    redis, keys = output_harness.redis, output_harness.keys
+    await fill_stream(redis, keys, ("1-1", "1-2"))
+    await redis.xgroup_create(keys.enriched, "group", id="0")
+    await redis.hset(keys.reader_groups, "group", "1 1 0-0")
+    await redis.xreadgroup("group", "consumer", {keys.enriched: ">"}, count=1)
+    assert await output_harness.output.trim() == TrimResult(0)
+    assert await redis.xlen(keys.enriched) == 2
