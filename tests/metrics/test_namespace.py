@@ -172,6 +172,41 @@ async def test_lag_of_the_slowest_group_is_exact(
     assert (await namespace_reader.read_stats()).lag_records == behind
 
 
+async def test_many_groups_cost_no_more_reads_of_records_than_one(
+    namespace_reader: NamespaceReader,
+    backlog: Backlog,
+    output_stream: OutputStream,
+    redis: Redis,
+    keys: Keys,
+) -> None:
+    """The lag is that of the slowest group, wherever the others are."""
+
+    async def count_reads() -> int:
+        stats = await redis.info("commandstats")
+        return int(stats.get("cmdstat_xrange", {"calls": 0})["calls"])
+
+    await publish_records(backlog, output_stream, 80)
+    for number in range(50):
+        await redis.xgroup_create(keys.enriched, f"group-{number}", "0")
+        if number != 30:
+            await redis.xreadgroup(f"group-{number}", "me", {keys.enriched: ">"}, 20 + number)
+    before = await count_reads()
+    assert (await namespace_reader.read_stats()).lag_records == 80
+    assert await count_reads() - before < 12
+
+
+async def test_lag_in_large_records_is_known_without_reading_all_of_them(
+    namespace_reader: NamespaceReader, redis: Redis, keys: Keys
+) -> None:
+    """After some data the estimate of Redis is taken."""
+    for _ in range(40):
+        await redis.xadd(keys.enriched, {"data": b"x" * 100_000})
+    await redis.hset(keys.counts, "appended", 40)
+    await redis.xgroup_create(keys.enriched, "slow", "0")
+    await redis.xreadgroup("slow", "me", {keys.enriched: ">"}, 5, noack=True)
+    assert (await namespace_reader.read_stats()).lag_records == 35
+
+
 async def test_lag_after_a_deleted_record_is_known(
     namespace_reader: NamespaceReader,
     backlog: Backlog,

@@ -14,9 +14,10 @@
 -- The cost does not grow with the backlog. Redis keeps the sizes (ZCARD, XLEN) and finds positions in
 -- log n (ZCOUNT, ZRANGE, XRANGE). Leases and failures are counted where they change (counts). At most
 -- HEAD tickets are read. Unread records are counted up to the next milestone, which holds the number
--- appended up to it. The cost grows only with the reader groups and their consumers.
+-- appended up to it. The cost grows only with the reader groups.
 local HEAD = 64
-local MILESTONE = 64
+local MILESTONE, STEP = 64, 8
+local MAX_BYTES = 262144 -- after reading as much, Redis's own estimate of the lag is taken
 local NAMED = 10
 local now, _, server_now, clock_offset = now_ms()
 redis.call('SET', KEYS[9], '1', 'PX', 1000)
@@ -62,39 +63,65 @@ for i = 2, #upcoming, 2 do
   running = running + (tonumber(upcoming[i]) % 1 ~= 0 and 1 or 0)
 end
 
-local function count_unread(from) -- the records after an entry
-  local entries = redis.call('XRANGE', KEYS[4], '(' .. from, '+', 'COUNT', MILESTONE)
-  if #entries < MILESTONE then
-    return #entries
-  end
-  for i, entry in ipairs(entries) do
-    local appended = redis.call('ZSCORE', KEYS[5], entry[1])
-    if appended then
-      return i + counts.appended - tonumber(appended)
-    end
-  end
-  return redis.call('XLEN', KEYS[4]) -- appended by another program: at most all entries
+local function parse_id(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
 end
-local function first_unread_ms(group, from) -- time of the first record that a group has not read
-  local pending = redis.call('XPENDING', KEYS[4], group)
-  local id = pending[1] > 0 and pending[2]
-  if not id then
-    local first = redis.call('XRANGE', KEYS[4], '(' .. from, '+', 'COUNT', 1)[1]
-    id = first and first[1]
-  end
-  return id and tonumber(string.match(id, '^%d+')) or server_now
+local function is_before(id, other)
+  local ms, seq = parse_id(id)
+  local other_ms, other_seq = parse_id(other)
+  return ms < other_ms or (ms == other_ms and seq < other_seq)
 end
 
+-- The slowest group is the one with the lowest position. Only its unread records are counted.
 local groups = redis.call('EXISTS', KEYS[4]) == 1 and redis.call('XINFO', 'GROUPS', KEYS[4]) or {}
-local unread, unread_since = 0, server_now
+local slowest, unread_since = {}, server_now
 for _, group in ipairs(groups) do
   local info = {}
   for i = 1, #group, 2 do
     info[group[i]] = group[i + 1]
   end
-  unread = math.max(unread, count_unread(info['last-delivered-id']))
-  unread_since = math.min(unread_since, first_unread_ms(info['name'], info['last-delivered-id']))
+  if not slowest.position or is_before(info['last-delivered-id'], slowest.position) then
+    slowest = { position = info['last-delivered-id'], lag = info['lag'] }
+  end
+  local first = info['pending'] > 0 and redis.call('XPENDING', KEYS[4], info['name'], '-', '+', 1)[1]
+  if first then
+    unread_since = math.min(unread_since, (parse_id(first[1])))
+  end
 end
+
+local function size_of(entry)
+  local size = 0
+  for _, part in ipairs(entry[2]) do
+    size = size + #part
+  end
+  return size
+end
+local function count_unread() -- the records after the position of the slowest group
+  local last, count, size = slowest.position, 0, 0
+  while count < MILESTONE do
+    local step = count == 0 and 1 or STEP
+    local entries = redis.call('XRANGE', KEYS[4], '(' .. last, '+', 'COUNT', step)
+    if count == 0 and entries[1] then
+      unread_since = math.min(unread_since, (parse_id(entries[1][1])))
+    end
+    for _, entry in ipairs(entries) do
+      count, last, size = count + 1, entry[1], size + size_of(entry)
+      local appended = redis.call('ZSCORE', KEYS[5], last)
+      if appended then
+        return count + counts.appended - tonumber(appended)
+      end
+    end
+    if #entries < step then
+      return count
+    elseif size > MAX_BYTES and tonumber(slowest.lag) then
+      return slowest.lag
+    end
+  end
+  return redis.call('XLEN', KEYS[4]) -- appended by another program: at most all entries
+end
+
+local unread = slowest.position and count_unread() or 0
 
 local budget = open_budget(KEYS[6], KEYS[7], KEYS[8], now, tonumber(ARGV[1]))
 local closed = redis.call('HMGET', KEYS[6], 'closed_until', 'closed_reason')
