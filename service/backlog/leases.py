@@ -10,6 +10,8 @@ from service.backlog.ticket import CorruptTicket, Lease
 from service.log import EventLogger
 
 RENEWALS_PER_LEASE = 3
+_MAX_RENEWED = 250
+"""The most leases that one call renews, so that its script blocks Redis briefly."""
 
 RenewLeases = Callable[[Sequence[tuple[str, float]], int], Awaitable[list[float | None]]]
 """Extends leases (job, fence) by so many ms; returns the new fences, None for a lost lease."""
@@ -140,12 +142,16 @@ class LeaseKeeper:
     async def _renew_all(self, held_leases: list[HeldLease], *, by_ms: int) -> None:
         if not held_leases:
             return
-        job_fences = [(held_lease.lease.job, held_lease.lease.fence) for held_lease in held_leases]
         self._renewal_finished.clear()
         try:
-            fences = await self._renew(job_fences, by_ms)
+            for start in range(0, len(held_leases), _MAX_RENEWED):
+                await self._renew_slice(held_leases[start : start + _MAX_RENEWED], by_ms=by_ms)
         finally:
             self._renewal_finished.set()
+
+    async def _renew_slice(self, held_leases: list[HeldLease], *, by_ms: int) -> None:
+        job_fences = [(held_lease.lease.job, held_lease.lease.fence) for held_lease in held_leases]
+        fences = await self._renew(job_fences, by_ms)
         for held_lease, fence in zip(held_leases, fences, strict=True):
             if fence is not None:
                 held_lease.lease = replace(held_lease.lease, fence=fence)

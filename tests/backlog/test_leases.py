@@ -15,6 +15,7 @@ class ManualClock:
     def __init__(self) -> None:
         self.now_s = 100.0
         self.renewals: list[int] = []
+        self.sizes: list[int] = []
         self.redis_unavailable = False
 
     def __call__(self) -> float:
@@ -28,6 +29,7 @@ class ManualClock:
             self.redis_unavailable = False
             raise ConnectionError("away")
         self.renewals.append(by_ms)
+        self.sizes.append(len(held))
         return [fence + by_ms for _, fence in held]
 
 
@@ -49,6 +51,23 @@ async def test_renewal_after_a_failed_one_extends_by_the_time_since_the_last_suc
     assert clock.renewals[:3] == [1000, 1000, 1000]
     assert [call.args[0] for call in log.calls] == ["renew_failed"]
     assert held_lease.lease.fence == 5.5 + sum(clock.renewals)
+
+
+async def test_many_leases_are_renewed_in_slices() -> None:
+    """Each lease is renewed once, and one call renews at most 250."""
+    clock = ManualClock()
+    lease_keeper = LeaseKeeper(
+        clock.renew, capacity=Capacity(1, 1), lease_s=0.003, clock=clock, log=CapturingLogger()
+    )
+    held_leases = [lease_keeper.add(make_lease(job=f"j{n}", fence=5.5)) for n in range(600)]
+    renew_task = asyncio.create_task(lease_keeper.renew_until_cancelled())
+    async with asyncio.timeout(5):
+        while any(held_lease.lease.fence == 5.5 for held_lease in held_leases):
+            await asyncio.sleep(0)
+    renew_task.cancel()
+    await asyncio.gather(renew_task, return_exceptions=True)
+    assert clock.sizes[:3] == [250, 250, 100]
+    assert clock.renewals[:3] == [clock.renewals[0]] * 3
 
 
 async def test_capacity_is_used_up_by_leaders_or_by_half_of_the_followers() -> None:
