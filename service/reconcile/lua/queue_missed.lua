@@ -33,8 +33,10 @@ for nth = 1, #KEYS - 5 do
     if ARGV[4] ~= 'dry' then
       redis.call('ZADD', KEYS[3], now, id)
       redis.call('HSET', KEYS[4], id, ticket)
-      redis.call('PEXPIRE', KEYS[3], ARGV[3])
-      redis.call('PEXPIRE', KEYS[4], ARGV[3])
+      if result[1] == 1 then
+        redis.call('PEXPIRE', KEYS[3], ARGV[3])
+        redis.call('PEXPIRE', KEYS[4], ARGV[3])
+      end
     end
   end
 end
