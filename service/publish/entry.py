@@ -73,12 +73,7 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
     def build_in_steps(self, found: Found, lease: Lease, *, now_ms: int) -> Steps[Entry | Fail]:
         """Return the entry of a deployment; Fail when its data exceeds the size limit."""
         ticket, deployment = lease.ticket, found.deployment
-        content = sha256()
-        for part, is_last in cut_slices(found.body):
-            content.update(part)
-            if not is_last:
-                yield
-        digest = content.hexdigest()[:_DIGEST_LENGTH]
+        digest = yield from _digest_content(found.body)
         rejection = self.deployment_filter.rejection_reason(
             application=deployment.application_key or ticket.application,
             environment=deployment.environment_key or ticket.environment,
@@ -127,6 +122,15 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             unreadable_fields=deployment.unreadable_fields,
             plan=plan,
         )
+
+
+def _digest_content(body: bytes) -> Steps[str]:
+    content = sha256()
+    for part, is_last in cut_slices(body):
+        content.update(part)
+        if not is_last:
+            yield
+    return content.hexdigest()[:_DIGEST_LENGTH]
 
 
 def _encode_data(record: EnrichedDeployment, deployment: bytes) -> tuple[bytes, ...]:

@@ -2,8 +2,9 @@
 
     python -m tests.bench.upstream    prints its URL; ends when its stdin is closed
 
-Every id exists. The project of a list call names its deployments: ``project-FIRST-COUNT``. Every
-response has the real rate-limit headers, with limits that are never reached.
+Every id exists. The project of a list call names its deployments: ``project-FIRST-COUNT``. The list
+of any other project is empty, so that its deployments are fetched by id. Every response has the
+real rate-limit headers, with limits that are never reached.
 """
 
 import asyncio
@@ -64,7 +65,7 @@ def render_response(target: str) -> bytes:
 
 def render_list_page(query: dict[str, list[str]]) -> bytes:
     """Return one page of the deployments of a project, highest number first."""
-    first, count = map(int, query["projectKey"][0].split("-")[1:])
+    first, count = map(int, query["projectKey"][0].split("-")[1:] or (0, 0))
     applications = set(query.get("applicationKey", [""])[0].split(","))
     numbers = [
         number

@@ -193,7 +193,8 @@ async def test_repeated_webhooks_and_killed_worker_make_one_record_each(
     assert codes == [0] * 5
     assert not process_group.log_events("not json")
     without_ttl = [key async for key in redis_client.scan_iter() if await redis_client.ttl(key) < 0]
-    assert {key.decode() for key in without_ttl} == {KEYS.enriched, KEYS.milestones, KEYS.counts}
+    kept = {KEYS.enriched, KEYS.milestones, KEYS.counts, KEYS.clock}
+    assert {key.decode() for key in without_ttl} == kept
 
 
 class OneAttemptSenders:

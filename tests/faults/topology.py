@@ -31,6 +31,7 @@ class RedisNode:
         self.port = 0
         self._folder = folder
         self._options = options
+        self._start_options: tuple[str, ...] = ()
         self._sentinel = sentinel
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -40,7 +41,11 @@ class RedisNode:
         return f"redis://127.0.0.1:{self.port}"
 
     async def start(self, *options: str) -> None:
-        """Start the server on its previous port or on a free one, and wait until it answers."""
+        """Start the server on its previous port or on a free one, and wait until it answers.
+
+        Without ``options`` it starts with those of its last start, such as its cluster port.
+        """
+        self._start_options = options = options or self._start_options
         self._folder.mkdir(exist_ok=True)
         while True:
             port = self.port or find_free_port()
