@@ -23,7 +23,7 @@ from service.store.keys import Keys
 from service.store.redis_clock import read_clock
 from service.store.script import Script, load_script, read_lua
 
-MAX_BATCH = 100
+MAX_BATCH = 25
 _TIMEOUT_S = 10.0
 
 FailedTimeRange = tuple[float, float]

@@ -10,7 +10,7 @@ from service.backlog.ticket import CorruptTicket, Lease
 from service.log import EventLogger
 
 RENEWALS_PER_LEASE = 3
-_MAX_RENEWED = 250
+_MAX_RENEWED = 100
 """The most leases that one call renews, so that its script blocks Redis briefly."""
 
 RenewLeases = Callable[[Sequence[tuple[str, float]], int], Awaitable[list[float | None]]]

@@ -27,7 +27,7 @@ MAX_QUERY_LENGTH = 200
 
 _MAX_CONCURRENT_SEARCHES = 2
 _TIMEOUT_S = 2.0
-_TICKETS_PER_PAGE, _MAX_TICKET_PAGES = 500, 40  # a page takes Redis less than a millisecond
+_TICKETS_PER_PAGE, _MAX_TICKET_PAGES = 200, 100  # a page takes Redis one or two milliseconds
 _RECORDS_PER_PAGE, _MAX_RECORD_PAGES = 100, 30  # failed tickets and records are larger
 
 
