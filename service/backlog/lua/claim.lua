@@ -15,7 +15,8 @@
 -- retries, but every RETRY_EVERY-th call goes to a retry if one is due. KEYS[9] holds who had the last turns.
 --
 -- A batch is the tickets that one list call can serve: those to be found in one project and environment.
--- While more tickets are due than calls are available, tickets with a known deployment id join a batch too.
+-- While calls are scarce, tickets with a known deployment id join a batch too. Most of them need a call of
+-- their own after all if they are not among the newest of the list, so a worker must not hold many of them.
 local RETRY_EVERY = 10 -- calls of which one goes to a retry while first attempts are due
 local MAX_ENTERED = 250 -- tickets that enter their lines in one claim
 local MAX_SKIPPED = 100 -- scopes visited beyond the maximum: a route without calls must not block the other
@@ -235,7 +236,8 @@ end
 
 local sleep -- ms, or nil while nothing that is due has to wait
 local may_list = followers_free > 0 and calls_available('list') >= 1
-local due_count = redis.call('ZCOUNT', KEYS[1], '-inf', '(0')
+-- Calls are scarce if they do not suffice for what this worker could take next, however much waits behind it.
+local due_count = math.min(redis.call('ZCOUNT', KEYS[1], '-inf', '(0'), limit + MAX_SKIPPED)
 local is_scarce = may_list and due_count > calls_available('get')
 local function plan_call(ticket, offset) -- the call that a ticket needs, or nil if it is not available
   local batch = may_list and ticket.crashes < MAX_SHARED_CRASHES and batch_of(ticket) or nil
