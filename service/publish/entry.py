@@ -89,14 +89,11 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             unfinished=deployment.is_unfinished,
         )
         is_large = len(found.body) >= LARGE_BYTES
-        if is_large:
-            yield
+        yield from [None] * is_large
         summary = summarize(deployment)
-        if is_large:
-            yield
+        yield from [None] * is_large
         completeness = measure_completeness(deployment, stop_reason=found.stop_reason)
-        if is_large:
-            yield
+        yield from [None] * is_large
         record = EnrichedDeployment(
             enriched_at=now_ms,
             attempts=ticket.attempts + 1,
@@ -107,18 +104,17 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             event=_build_source_event(lease),
         )
         data_chunks = _encode_data(record, found.body)
-        size = sum(map(len, data_chunks))
-        # A record is never cut: one that is too large fails, so that a person decides.
-        if size > self.max_bytes:
+        if (
+            size := sum(map(len, data_chunks))
+        ) > self.max_bytes:  # it is never cut: a person decides
             detail = f"{size} bytes, the limit is {self.max_bytes}"
             return Fail(reason="record_too_large", detail=detail)
-        complete = record.completeness.complete
         return Entry(
             deployment_id=deployment.id,
             digest=digest,
-            fields=_build_fields(deployment, lease, complete=complete),
+            fields=_build_fields(deployment, lease, complete=completeness.complete),
             data_chunks=data_chunks,
-            complete=complete,
+            complete=completeness.complete,
             unreadable_fields=deployment.unreadable_fields,
             plan=plan,
         )
