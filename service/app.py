@@ -75,6 +75,7 @@ from service.tracing.tracing import NO_TRACING, Tracing
 from service.worker import Worker, WorkerConfig, WorkerDependencies
 
 _MAX_GRACE_S = 120.0
+_CANCEL_INTERVAL_S = 0.1
 _RESPONSE_TIME_S = 2.0
 """How long a receiver that stops may need to respond to a webhook, beside its wait for Redis."""
 
@@ -145,8 +146,12 @@ async def open_runtime(
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    """Cancel a task until it ends: redis-py may swallow a cancellation before Python 3.12."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=_CANCEL_INTERVAL_S)
+    if not task.cancelled():
+        task.exception()  # an exception that nobody retrieves would be logged
 
 
 def _build_group_commit(
@@ -288,8 +293,8 @@ async def open_worker(runtime: Runtime) -> AsyncIterator[Worker]:
             yield worker
         finally:
             worker.stop()
-            trim_task.cancel()
-            await asyncio.gather(worker_task, trim_task, return_exceptions=True)
+            await _cancel(trim_task)
+            await asyncio.gather(worker_task, return_exceptions=True)
             runtime.log.info("worker_stopped")
 
 
@@ -398,8 +403,7 @@ async def open_reconciler(runtime: Runtime) -> AsyncIterator[None]:
         try:
             yield
         finally:
-            reconcile_task.cancel()
-            await asyncio.gather(reconcile_task, return_exceptions=True)
+            await _cancel(reconcile_task)
 
 
 @asynccontextmanager

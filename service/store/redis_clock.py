@@ -35,14 +35,12 @@ async def read_clock(client: Redis, key: str) -> ClockReading:
 
 async def watch_clock(client: Redis, key: str, log: EventLogger) -> None:
     """Log when Redis's clock was set back, and when it agrees again, until cancelled."""
-    watch, task = ClockWatch(log), asyncio.current_task()
+    watch = ClockWatch(log)
     while True:
         try:
             watch.report((await read_clock(client, key)).behind_ms / 1000)
         except (*UNAVAILABLE_ERRORS, RedisError, ValueError):
             pass  # the group commit reports a Redis that is away
-        if task is not None and task.cancelling():
-            return  # redis-py swallows a cancellation that meets a command
         await asyncio.sleep(_WATCH_INTERVAL_S)
 
 
