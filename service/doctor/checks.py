@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from service.console.format import format_age
-from service.enrich.proxy import hide_login
+from service.enrich.proxy import LOOPBACK_HOSTS, hide_login
 from service.enrich.rate_limits import RateLimitWindow
 from service.store.services import ManagedService
 
@@ -275,7 +275,6 @@ def _format_size(size: int) -> str:
 _LAUNCHDARKLY_CLOCK_TOLERANCE_S = 3.0  # Date has whole seconds, and the response took time
 _OK, _BAD_REQUEST, _UNAUTHORIZED, _FORBIDDEN = 200, 400, 401, 403
 _NOT_FOUND, _TOO_MANY_REQUESTS = 404, 429
-_LOOPBACK_HOSTS = {"127.0.0.1", "localhost", "::1"}
 
 
 class UpstreamFacts(Struct, frozen=True, kw_only=True):
@@ -311,7 +310,7 @@ def check_upstream(facts: UpstreamFacts) -> Iterator[Finding]:
     if facts.proxy:
         yield ok("proxy", f"calls to LaunchDarkly go through {hide_login(facts.proxy)}")
     parts = urlsplit(facts.origin)
-    if parts.scheme == "http" and parts.hostname not in _LOOPBACK_HOSTS:
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK_HOSTS:
         fix = "use https:// in ENRICHER_LAUNCHDARKLY_URL"
         yield warn("launchdarkly", "the token is sent unencrypted", fix)
     if not facts.has_token:

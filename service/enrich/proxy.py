@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined] # not in its stub
 
-_LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
+LOOPBACK_HOSTS = {"localhost", "127.0.0.1", "::1"}
 _SCHEMES = {"http", "https"}
 
 
@@ -25,7 +25,7 @@ def find_proxy(origin: str, environ: Mapping[str, str]) -> str | None:
     values |= {name: value for name, value in variables.items() if name.islower()}
     host = parts.netloc.rpartition("@")[2]
     no_proxy = {"no": values.get("no_proxy", "")}
-    if parts.hostname in _LOOPBACK_HOSTS or proxy_bypass_environment(host, no_proxy):
+    if parts.hostname in LOOPBACK_HOSTS or proxy_bypass_environment(host, no_proxy):
         return None
     proxy = values.get(f"{parts.scheme}_proxy") or values.get("all_proxy")
     if not proxy:

@@ -28,6 +28,12 @@ def finish_steps(steps: Steps[T]) -> T:
             return result
 
 
+def pause_if(condition: bool) -> Steps[None]:
+    """End a step here if a condition holds, such as that the response is large."""
+    if condition:
+        yield
+
+
 def cut_slices(body: bytes) -> Iterator[tuple[memoryview, bool]]:
     """Yield the bytes of each step, and whether they are the last ones."""
     view = memoryview(body)

@@ -11,7 +11,7 @@ from service.accept.filters import DeploymentFilter
 from service.backlog.refresh_schedule import RefreshPlan, plan_refresh, schedule_for
 from service.backlog.ticket import Lease
 from service.enrich.models import Deployment
-from service.enrich.steps import LARGE_BYTES, Steps, cut_slices, finish_steps
+from service.enrich.steps import LARGE_BYTES, Steps, cut_slices, finish_steps, pause_if
 from service.enrich.verdict import Fail, Found
 from service.publish.record import (
     DATA_SCHEMA_ID,
@@ -89,11 +89,11 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             unfinished=deployment.is_unfinished,
         )
         is_large = len(found.body) >= LARGE_BYTES
-        yield from [None] * is_large
+        yield from pause_if(is_large)
         summary = summarize(deployment)
-        yield from [None] * is_large
+        yield from pause_if(is_large)
         completeness = measure_completeness(deployment, stop_reason=found.stop_reason)
-        yield from [None] * is_large
+        yield from pause_if(is_large)
         record = EnrichedDeployment(
             enriched_at=now_ms,
             attempts=ticket.attempts + 1,

@@ -41,21 +41,21 @@ class RestrictedProxy(ForwardingProxy):
 
     async def _answer(self, client: Streams, server: Streams) -> None:
         while True:
-            raw, words = await _read_command(client[0])
-            reply = self._choose_reply(words)
+            raw, arguments = await _read_command(client[0])
+            reply = self._choose_reply(arguments)
             if reply is None:
                 server[1].write(raw)
                 reply = await _read_reply(server[0])
-                if self._info and words[0].upper() == b"INFO":
+                if self._info and arguments[0].upper() == b"INFO":
                     reply = _append(reply, b"\r\n" + self._info)
             client[1].write(reply)
             await client[1].drain()
 
-    def _choose_reply(self, words: list[bytes]) -> bytes | None:
-        names = [word[:32].decode("utf-8", "replace").upper() for word in words[:2]]
+    def _choose_reply(self, arguments: list[bytes]) -> bytes | None:
+        names = [part[:32].decode("utf-8", "replace").upper() for part in arguments[:2]]
         self.seen.add(names[0])
         if names == ["SCRIPT", "LOAD"] and self._rejected_script:
-            return self._script_reply if self._rejected_script in words[2] else None
+            return self._script_reply if self._rejected_script in arguments[2] else None
         return self._replies.get(" ".join(names), self._replies.get(names[0]))
 
 

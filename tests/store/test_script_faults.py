@@ -27,7 +27,7 @@ _HEADER_BYTES = 14  # of a stored ticket: generation (4), crashes (2), and when 
 
 # A missed wakeup is safe, and a lost milestone makes one measurement less exact.
 _UNIMPORTANT_KEYS = (b":wakeup", b":milestones")
-# The rest is mended soon: the entry of a failed ticket whose data is deleted already, by the next
+# The rest is repaired soon: the entry of a failed ticket whose data is deleted already, by the next
 # retry or drop; a refresh beside its ticket, by one more fetch.
 _CONVERGES_LATER = {
     ("drop", "zrem"),
