@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import time
 from collections import Counter
 from typing import cast
@@ -33,6 +34,7 @@ NAMESPACES = itertools.count()
 LONG_MS = 100_000
 RETRY_EVERY = 10  # as claim.lua has it
 RETRY_LINES = -(2**51)  # as lib_lines.lua has it
+LINE_LENGTH = 2**31  # as it has LINES.get
 REPEATED = 1 << 20  # as in lib_tickets.lua
 KEYS_WITHOUT_TTL = {"enriched", "failed", "failed:data", "counts", "enriched:milestones", "clock"}
 
@@ -182,10 +184,10 @@ class BacklogModel(RuleBasedStateMachine):
         return any(is_id or failed.outcome == outcome for failed in self.failed.get(job, ()))
 
     def requeue_failed(self, failed_job: str, job: str) -> None:
-        """Put the events of a failed job back into the backlog."""
+        """Put the events of a failed job back into the backlog; a parked one is just added."""
         for failed in self.failed.pop(failed_job):
             self.settled_events.subtract(failed.deliveries)
-            if job.startswith("find:"):
+            if failed_job == job and job.startswith("find:"):
                 self.put_event(job, failed.deliveries, failed.outcome)
             else:
                 self.reopened += failed.deliveries
@@ -218,6 +220,7 @@ class BacklogModel(RuleBasedStateMachine):
     def claim(self, limit: int, followers: int, twice: bool) -> None:
         """Claim as a worker: as many due tickets as it wants, none that another holds."""
         self.token = f"{next(self.tokens):016d}"
+        self.run(self.level_places())
         first_attempts = self.run(self.read_first_attempts())
         claimed = self.run(self.backlog.claim(limit, followers=followers))
         if twice and claimed.leases:
@@ -242,6 +245,26 @@ class BacklogModel(RuleBasedStateMachine):
             assert lease.generation == ticket.generation
             ticket.fence, ticket.is_leased, ticket.is_due = lease.fence, True, False
             self.leases.append(lease)
+
+    async def level_places(self) -> None:
+        """Let all due tickets have waited equally long.
+
+        A place in a line is a second. Else it would depend on the clock which ticket is claimed,
+        and the same steps would not have the same result.
+        """
+        seconds, microseconds = await self.client.time()
+        now_ms = int(seconds) * 1000 + int(microseconds) // 1000
+        scores = cast(
+            "list[tuple[bytes, float]]",
+            await self.client.zrangebyscore(self.keys.backlog, "-inf", now_ms, withscores=True),
+        )
+        levelled = {
+            job: score - math.floor(score % LINE_LENGTH) if score < 0 else 1.0
+            for job, score in scores
+            if score < 0 or score % 1 == 0
+        }
+        if levelled:
+            await self.client.zadd(self.keys.backlog, levelled)
 
     async def read_first_attempts(self) -> set[str]:
         """Return the due jobs that were not tried yet, or whose worker died."""
