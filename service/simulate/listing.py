@@ -22,7 +22,8 @@ _DAY_MS = 24 * 60 * 60 * 1000
 _DEFAULT_LIMIT = 20
 _MAX_LIMIT = 100
 _DEFAULT_DAYS = 7
-_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_END_OF_TIME = 2**63 - 1
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=_END_OF_TIME)]
 
 
 class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,12 +141,10 @@ def list_deployments(
         limit = query.limit if "limit" in parameters else None
         nested_page = pages.render_deployments(cursor, query.expand, limit)
         return ListPage(items=(), total=0, nested_page=nested_page)
-    deployments = [
-        deployment
-        for deployment in world.list_visible(query.project, now)
-        if _deployment_matches(deployment, query)
-        and query.start <= deployment.started_at <= query.end
-    ]
+    started = world.list_started(
+        query.project, query.environment, now=now, start=query.start, end=query.end
+    )
+    deployments = [deployment for deployment in started if _deployment_matches(deployment, query)]
     return _paginate(
         deployments,
         query,
@@ -186,9 +185,9 @@ def list_pull_requests(
 def _matching_pull_requests(
     world: World, pages: PageRenderer, query: ListQuery, now: int
 ) -> Iterator[ListedPullRequest]:
-    for deployment in world.list_visible(query.project, now):
-        if query.environment and deployment.environment != query.environment:
-            continue
+    for deployment in world.list_started(
+        query.project, query.environment, now=now, start=-_END_OF_TIME, end=_END_OF_TIME
+    ):
         if query.applications and deployment.application not in query.applications:
             continue
         for index in range(deployment.pull_requests):
@@ -221,13 +220,10 @@ def _pull_request_matches(fields: Json, query: ListQuery) -> bool:
 
 
 def _deployment_matches(deployment: SimulatedDeployment, query: ListQuery) -> bool:
+    if query.applications and deployment.application not in query.applications:
+        return False
     kind = "redeployment" if deployment.raw is None else deployment.raw.get("kind")
-    return (
-        deployment.environment == query.environment
-        and (not query.applications or deployment.application in query.applications)
-        and query.status in {"", deployment.status}
-        and query.kind in {"", kind}
-    )
+    return query.status in {"", deployment.status} and query.kind in {"", kind}
 
 
 def _paginate(
@@ -239,8 +235,8 @@ def _paginate(
 ) -> ListPage | tuple[FieldError, ...]:
     start, end = 0, query.limit
     if query.after or query.before:
-        positions = {item_id(item): position for position, item in enumerate(items)}
-        position = positions.get(query.after or query.before)
+        cursor = query.after or query.before
+        position = next((n for n, item in enumerate(items) if item_id(item) == cursor), None)
         if position is None:
             parameter = "after" if query.after else "before"
             return (FieldError(attribute=parameter, reason="is not a known cursor"),)

@@ -1,7 +1,5 @@
 """The deployments that exist, and when each becomes visible. Times are epoch milliseconds."""
 
-from bisect import insort
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +17,7 @@ from service.simulate.options import (
     Shape,
     SimulatedDeployment,
 )
+from service.simulate.visible import VisibleDeployments, VisibleVersion
 
 UNKNOWN_ID_PREFIX = "04040404"
 """Ids with this prefix are never created automatically."""
@@ -47,13 +46,6 @@ class WorldConfig(msgspec.Struct, frozen=True, kw_only=True):
     grow_every_ms: int = 0
 
 
-class VisibleVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a deployment that is visible from a time on, until the next version."""
-
-    visible_at: int
-    deployment: SimulatedDeployment
-
-
 class World:
     """All deployments: added, created by events, or created when requested by id.
 
@@ -62,8 +54,8 @@ class World:
 
     def __init__(self, config: WorldConfig) -> None:
         self.config = config
-        self._versions: dict[str, list[VisibleVersion]] = {}
-        self._order: list[tuple[int, str]] = []
+        self._known: set[str] = set()
+        self._visible = VisibleDeployments()
         self._running: dict[tuple[str, str, str, str], SimulatedDeployment] = {}
         self._first_requested_at: dict[str, int] = {}
 
@@ -125,8 +117,9 @@ class World:
 
     def get(self, identifier: str, now: int) -> SimulatedDeployment | None:
         """Return the visible state of a deployment, or None."""
-        if identifier in self._versions:
-            return self._visible_version(identifier, now)
+        if identifier in self._known:
+            version = self._visible.get(identifier, now)
+            return None if version is None else self._with_joined_pull_requests(version, now)
         if (
             not self.config.auto_create
             or identifier.startswith(UNKNOWN_ID_PREFIX)
@@ -139,20 +132,22 @@ class World:
                 return None
         return generate_deployment(self.config.seed, identifier, self.config.shape)
 
-    def list_visible(self, project: str, now: int) -> Iterator[SimulatedDeployment]:
-        """Yield the visible deployments of one project, newest start first.
+    def list_started(
+        self, project: str, environment: str, *, now: int, start: int, end: int
+    ) -> list[SimulatedDeployment]:
+        """Return the visible deployments that started between two times, newest first.
 
-        Automatically created deployments are not listed.
+        "" is every environment. Automatically created deployments are not listed.
         """
-        for _, identifier in self._order:
-            deployment = self._visible_version(identifier, now)
-            if deployment is not None and deployment.project == project:
-                yield deployment
+        versions = self._visible.list_started(project, environment, now=now, start=start, end=end)
+        if not self.config.grow_every_ms:
+            return [version.deployment for version in versions]
+        return [self._with_joined_pull_requests(version, now) for version in versions]
 
     def _build(
         self, new_deployment: NewDeployment, started_at: int, metadata: dict[str, Any] | None = None
     ) -> SimulatedDeployment:
-        identifier = seeded_uuid(self.config.seed, "deployment", len(self._order))
+        identifier = seeded_uuid(self.config.seed, "deployment", len(self._known))
         pull_request_count = new_deployment.pull_requests
         if pull_request_count is None:
             pull_request_count = generate_pull_request_count(
@@ -171,18 +166,10 @@ class World:
         )
 
     def _add_version(self, deployment: SimulatedDeployment, visible_at: int) -> None:
-        versions = self._versions.setdefault(deployment.id, [])
-        if not versions:
-            insort(self._order, (-deployment.started_at, deployment.id))
+        self._known.add(deployment.id)
         if deployment.status == "started":
             self._running[_deployment_key(deployment)] = deployment
-        versions.append(VisibleVersion(visible_at=visible_at, deployment=deployment))
-
-    def _visible_version(self, identifier: str, now: int) -> SimulatedDeployment | None:
-        for version in reversed(self._versions[identifier]):
-            if version.visible_at <= now:
-                return self._with_joined_pull_requests(version, now)
-        return None
+        self._visible.add(VisibleVersion(visible_at=visible_at, deployment=deployment))
 
     def _with_joined_pull_requests(self, version: VisibleVersion, now: int) -> SimulatedDeployment:
         """Return a deployment with the pull requests that it shows by now."""
