@@ -16,6 +16,7 @@ from service.simulate.generator import generate_stages
 from service.simulate.options import Json, SimulatedDeployment
 from service.simulate.pages import PageRenderer, render_link, render_self_link
 from service.simulate.responses import Call, FieldError
+from service.simulate.visible import Selection
 from service.simulate.world import World
 
 _DAY_MS = 24 * 60 * 60 * 1000
@@ -141,10 +142,11 @@ def list_deployments(
         limit = query.limit if "limit" in parameters else None
         nested_page = pages.render_deployments(cursor, query.expand, limit)
         return ListPage(items=(), total=0, nested_page=nested_page)
-    started = world.list_started(
-        query.project, query.environment, now=now, start=query.start, end=query.end
-    )
-    deployments = [deployment for deployment in started if _deployment_matches(deployment, query)]
+    deployments = world.list_started(_select(query, start=query.start, end=query.end), now)
+    if query.status or query.kind:
+        deployments = [
+            deployment for deployment in deployments if _deployment_matches(deployment, query)
+        ]
     return _paginate(
         deployments,
         query,
@@ -186,14 +188,22 @@ def _matching_pull_requests(
     world: World, pages: PageRenderer, query: ListQuery, now: int
 ) -> Iterator[ListedPullRequest]:
     for deployment in world.list_started(
-        query.project, query.environment, now=now, start=-_END_OF_TIME, end=_END_OF_TIME
+        _select(query, start=-_END_OF_TIME, end=_END_OF_TIME), now
     ):
-        if query.applications and deployment.application not in query.applications:
-            continue
         for index in range(deployment.pull_requests):
             fields = pages.render_pull_request(deployment, index, frozenset())
             if _pull_request_matches(fields, query):
                 yield ListedPullRequest(deployment=deployment, index=index, fields=fields)
+
+
+def _select(query: ListQuery, *, start: int, end: int) -> Selection:
+    return Selection(
+        project=query.project,
+        environment=query.environment,
+        applications=query.applications,
+        start=start,
+        end=end,
+    )
 
 
 def _sort_key(
@@ -220,8 +230,6 @@ def _pull_request_matches(fields: Json, query: ListQuery) -> bool:
 
 
 def _deployment_matches(deployment: SimulatedDeployment, query: ListQuery) -> bool:
-    if query.applications and deployment.application not in query.applications:
-        return False
     kind = "redeployment" if deployment.raw is None else deployment.raw.get("kind")
     return query.status in {"", deployment.status} and query.kind in {"", kind}
 

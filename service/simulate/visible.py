@@ -1,8 +1,8 @@
-"""The deployments that are visible at one time, by project and environment."""
+"""The deployments that are visible at one time, by project, environment and application."""
 
 from bisect import bisect_left, insort
 from heapq import heappop, heappush
-from itertools import count
+from itertools import chain, count
 
 from msgspec import Struct
 
@@ -18,6 +18,27 @@ class VisibleVersion(Struct, frozen=True, kw_only=True):
     deployment: SimulatedDeployment
 
 
+class Selection(Struct, frozen=True, kw_only=True):
+    """The deployments of a project that started from ``start`` to ``end``.
+
+    An empty environment or set of applications selects them all.
+    """
+
+    project: str
+    environment: str = ""
+    applications: frozenset[str] = frozenset()
+    start: int
+    end: int
+
+    def has(self, project: str, environment: str, application: str) -> bool:
+        """Return whether deployments of these are selected."""
+        return (
+            project == self.project
+            and self.environment in {"", environment}
+            and (not self.applications or application in self.applications)
+        )
+
+
 class VisibleDeployments:
     """The visible version of each deployment, kept sorted: a list call must not look at all others.
 
@@ -28,7 +49,7 @@ class VisibleDeployments:
         self._numbers = count()
         self._waiting: list[tuple[int, int, VisibleVersion]] = []
         self._versions: dict[str, VisibleVersion] = {}
-        self._places: dict[tuple[str, str], list[Place]] = {}
+        self._places: dict[tuple[str, str, str], list[Place]] = {}
 
     def add(self, version: VisibleVersion) -> None:
         """Add a version; of two that become visible at once, the later one counts."""
@@ -39,21 +60,19 @@ class VisibleDeployments:
         self._show_until(now)
         return self._versions.get(identifier)
 
-    def list_started(
-        self, project: str, environment: str, *, now: int, start: int, end: int
-    ) -> list[VisibleVersion]:
-        """Return those that started in this range, newest first; "" is every environment."""
+    def list_started(self, selection: Selection, now: int) -> list[VisibleVersion]:
+        """Return the selected versions, newest start first."""
         self._show_until(now)
-        places = [
-            place
-            for (its_project, its_environment), all_places in self._places.items()
-            if its_project == project and environment in {"", its_environment}
-            for place in all_places[
-                bisect_left(all_places, (-end, "")) : bisect_left(all_places, (1 - start, ""))
+        selected = [
+            places[
+                bisect_left(places, (-selection.end, "")) : bisect_left(
+                    places, (1 - selection.start, "")
+                )
             ]
+            for scope, places in self._places.items()
+            if selection.has(*scope)
         ]
-        if not environment:
-            places.sort()
+        places = selected[0] if len(selected) == 1 else sorted(chain.from_iterable(selected))
         return [self._versions[identifier] for _, identifier in places]
 
     def _show_until(self, now: int) -> None:
@@ -69,7 +88,8 @@ class VisibleDeployments:
             del places[bisect_left(places, _place(version.deployment))]
 
     def _places_of(self, deployment: SimulatedDeployment) -> list[Place]:
-        return self._places.setdefault((deployment.project, deployment.environment), [])
+        scope = deployment.project, deployment.environment, deployment.application
+        return self._places.setdefault(scope, [])
 
 
 def _place(deployment: SimulatedDeployment) -> Place:

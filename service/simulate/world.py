@@ -17,7 +17,7 @@ from service.simulate.options import (
     Shape,
     SimulatedDeployment,
 )
-from service.simulate.visible import VisibleDeployments, VisibleVersion
+from service.simulate.visible import Selection, VisibleDeployments, VisibleVersion
 
 UNKNOWN_ID_PREFIX = "04040404"
 """Ids with this prefix are never created automatically."""
@@ -132,14 +132,12 @@ class World:
                 return None
         return generate_deployment(self.config.seed, identifier, self.config.shape)
 
-    def list_started(
-        self, project: str, environment: str, *, now: int, start: int, end: int
-    ) -> list[SimulatedDeployment]:
-        """Return the visible deployments that started between two times, newest first.
+    def list_started(self, selection: Selection, now: int) -> list[SimulatedDeployment]:
+        """Return the selected visible deployments, newest start first.
 
-        "" is every environment. Automatically created deployments are not listed.
+        Automatically created deployments are not listed.
         """
-        versions = self._visible.list_started(project, environment, now=now, start=start, end=end)
+        versions = self._visible.list_started(selection, now)
         if not self.config.grow_every_ms:
             return [version.deployment for version in versions]
         return [self._with_joined_pull_requests(version, now) for version in versions]

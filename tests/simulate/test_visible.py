@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.simulate.options import SimulatedDeployment
-from service.simulate.visible import VisibleDeployments, VisibleVersion
+from service.simulate.visible import Selection, VisibleDeployments, VisibleVersion
 
 TIMES = st.integers(0, 9)
 
@@ -16,7 +16,7 @@ def versions(draw: st.DrawFn) -> VisibleVersion:
         id=draw(st.sampled_from("abc")),
         project=draw(st.sampled_from("pq")),
         environment=draw(st.sampled_from("xy")),
-        application="web",
+        application=draw(st.sampled_from("uv")),
         version=str(draw(st.integers())),
         started_at=draw(TIMES),
         pull_requests=0,
@@ -27,12 +27,17 @@ def versions(draw: st.DrawFn) -> VisibleVersion:
 @given(
     added=st.lists(versions()),
     nows=st.lists(TIMES).map(sorted),
-    environment=st.sampled_from(["", "x", "y"]),
-    start=TIMES,
-    end=TIMES,
+    selection=st.builds(
+        Selection,
+        project=st.just("p"),
+        environment=st.sampled_from(["", "x", "y"]),
+        applications=st.frozensets(st.sampled_from("uv")),
+        start=TIMES,
+        end=TIMES,
+    ),
 )
 def test_list_equals_a_search_through_all_versions(
-    added: list[VisibleVersion], nows: list[int], environment: str, start: int, end: int
+    added: list[VisibleVersion], nows: list[int], selection: Selection
 ) -> None:
     """At each time the last visible version of each deployment is listed, newest start first."""
     visible = VisibleDeployments()
@@ -48,10 +53,10 @@ def test_list_equals_a_search_through_all_versions(
             version
             for version in shown.values()
             if version.deployment.project == "p"
-            and environment in {"", version.deployment.environment}
-            and start <= version.deployment.started_at <= end
+            and selection.environment in {"", version.deployment.environment}
+            and version.deployment.application in (selection.applications or "uv")
+            and selection.start <= version.deployment.started_at <= selection.end
         ]
         expected.sort(key=lambda version: (-version.deployment.started_at, version.deployment.id))
-        listed = visible.list_started("p", environment, now=now, start=start, end=end)
-        assert listed == expected
+        assert visible.list_started(selection, now) == expected
         assert all(visible.get(name, now) == shown.get(name) for name in "abc")
