@@ -128,19 +128,37 @@ async def test_claim_without_list_calls_gets_tickets_by_id(
     assert list(count_batches(await claim_leases(backlog)).values()) == [1] * 3
 
 
-async def test_claim_after_three_crashes_leases_a_ticket_alone(
-    backlog: Backlog, redis: Redis, keys: Keys
+@pytest.mark.parametrize("known", [False, True])
+async def test_claim_after_crashes_leases_smaller_batches_and_at_last_each_alone(
+    backlog: Backlog, redis: Redis, keys: Keys, known: bool
 ) -> None:
-    """A ticket that may kill its worker shares no call, so that it harms no others."""
-    await allow_calls(redis, keys, 100)
-    for number in range(5):
-        await add_ticket(backlog, number)
-    for crashes in range(4):
+    """A ticket that kills its workers is found and harms few; the others still share calls."""
+    for number in range(68):
+        await add_ticket(backlog, number, known=known)
+    sizes = []
+    for crashes in range(5):
+        await allow_calls(redis, keys, 60)
         leases = await claim_leases(backlog)
         assert {lease.crashes for lease in leases} == {crashes}
-        assert len(count_batches(leases)) == (1 if crashes < 3 else 5)
+        sizes.append(sorted(count_batches(leases).values(), reverse=True))
         for lease in leases:  # the lease runs out, as if its worker had died
             await redis.zadd(keys.backlog, {lease.job: 1.5})
+    assert sizes == [[68], [64, 4], [16, 16, 16, 16, 4], [4] * 17, [1] * 60]
+
+
+async def test_claim_of_a_ticket_without_crashes_leaves_crashed_ones_to_others(
+    backlog: Backlog, redis: Redis, keys: Keys
+) -> None:
+    """A new ticket is not risked with tickets that may have killed a worker."""
+    await allow_calls(redis, keys, 100)
+    await add_ticket(backlog, 1)
+    for lease in await claim_leases(backlog):
+        await redis.zadd(keys.backlog, {lease.job: 1.5})
+    for number in (2, 3):
+        await add_ticket(backlog, number)
+    batches = count_batches(leases := await claim_leases(backlog))
+    assert sorted(batches.values()) == [1, 2]
+    assert {lease.crashes for lease in leases if batches[lease.leader or lease.job] == 1} == {1}
 
 
 async def test_claim_repeated_after_a_lost_reply_returns_the_same_leaders(

@@ -22,7 +22,9 @@ local MAX_ENTERED = 250 -- tickets that enter their lines in one claim
 local MAX_SKIPPED = 100 -- scopes visited beyond the maximum: a route without calls must not block the other
 local SKIP_PAUSE = 20 -- ms after which to go on looking when all of these had to be skipped
 local MIN_BATCH = 3 -- tickets with an id that justify a list call
-local MAX_SHARED_CRASHES = 3 -- a ticket with this many crashes is leased alone, so that it harms no others
+-- Tickets whose worker died with them share calls with each other only, in smaller and smaller batches, and at last
+-- none. So one that kills its workers is found and harms few, and the others still share their calls.
+local MAX_BATCHES = { 64, 16, 4 } -- tickets in a batch by the number of their crashes
 local TURNS_TTL = 86400000
 
 local limit, lease_ms, call_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -194,13 +196,16 @@ local function batch_of(ticket)
   return project and environment and application and 'id:' .. project .. '/' .. environment .. '/'
 end
 
--- Return the tickets that may follow the leader of a batch, up to followers_free, and whether more are due.
+-- Return the tickets that may follow the leader of a batch, and whether more are due than may be claimed now.
 -- offset is where their lines begin, after those of all first attempts or retries.
 local function find_followers(batch, leader, offset)
-  local found, has_more = {}, false
+  local found, has_more, room = {}, false, followers_free
+  if leader.crashes > 0 then
+    room = math.min(room, MAX_BATCHES[leader.crashes] - 1)
+  end
   for _, begins in ipairs({ LINES.first + offset, LINES.retry + offset }) do
     local line = open_line(begins)
-    local unread = line.at + followers_free + 1 - #line.jobs
+    local unread = line.at + room + 1 - #line.jobs
     if line.has_more and unread > 0 then
       read_line(line, unread)
     end
@@ -208,9 +213,9 @@ local function find_followers(batch, leader, offset)
     for i = line.at, #line.jobs do
       local job = line.jobs[i]
       local is_member = has_id(job) or string.sub(job, 1, #batch) == batch
-      if is_member and job ~= leader and not leased[job] then
-        if #found + #jobs == followers_free then
-          has_more = true
+      if is_member and job ~= leader.job and not leased[job] then
+        if #found + #jobs == room then
+          has_more = leader.crashes == 0
           break
         end
         jobs[#jobs + 1], job_scores[#job_scores + 1] = job, line.scores[i]
@@ -219,7 +224,7 @@ local function find_followers(batch, leader, offset)
     local tickets = #jobs > 0 and redis.call('HMGET', KEYS[2], unpack(jobs)) or {}
     for i, job in ipairs(jobs) do
       local ticket = read_ticket(job, job_scores[i], tickets[i])
-      if ticket and ticket.crashes < MAX_SHARED_CRASHES and batch_of(ticket) == batch then
+      if ticket and ticket.crashes == leader.crashes and batch_of(ticket) == batch then
         found[#found + 1] = ticket
       end
     end
@@ -240,10 +245,10 @@ local may_list = followers_free > 0 and calls_available('list') >= 1
 local due_count = math.min(redis.call('ZCOUNT', KEYS[1], '-inf', '(0'), limit + MAX_SKIPPED)
 local is_scarce = may_list and due_count > calls_available('get')
 local function plan_call(ticket, offset) -- the call that a ticket needs, or nil if it is not available
-  local batch = may_list and ticket.crashes < MAX_SHARED_CRASHES and batch_of(ticket) or nil
+  local batch = may_list and ticket.crashes <= #MAX_BATCHES and batch_of(ticket) or nil
   local is_shared, followers, has_more = batch and not has_id(ticket.job), {}, false
   if batch and (is_shared or is_scarce) and calls_available('list') >= 1 then
-    followers, has_more = find_followers(batch, ticket.job, offset)
+    followers, has_more = find_followers(batch, ticket, offset)
     is_shared = is_shared or #followers + 1 >= MIN_BATCH
   end
   local free, opens = calls_available((is_shared or not has_id(ticket.job)) and 'list' or 'get')
@@ -325,10 +330,11 @@ end
 local function continue_batch(leader)
   local stored = redis.call('HGET', KEYS[2], leader)
   local score = tonumber(redis.call('ZSCORE', KEYS[1], leader) or '0')
-  local batch = stored and score == tonumber(ARGV[7]) and batch_of({ job = leader, stored = stored })
+  local ticket = { job = leader, stored = stored, crashes = 0 } -- only a batch without crashes is continued
+  local batch = stored and score == tonumber(ARGV[7]) and batch_of(ticket)
   if batch then
     local offset = line_score(leader, stored, 0, false) - LINES.first
-    local found, has_more = find_followers(batch, leader, offset)
+    local found, has_more = find_followers(batch, ticket, offset)
     lease_followers(found, has_more, leader)
   end
 end
