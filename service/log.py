@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO
 
 import msgspec
@@ -30,6 +31,8 @@ _ANSWER_EVENTS = frozenset({"sources_reload_failed", "token_reload_failed"})
 
 _REASON_FIELDS = ("reason", "error", "logger", "scope", "group", "peer", "source")
 _MAX_LIBRARY_REASON = 200
+
+_encode_fields = msgspec.json.Encoder(enc_hook=repr).encode
 
 
 class EventLogger(Protocol):
@@ -63,11 +66,9 @@ def build_log(
     out = sys.stderr if stream is None else stream
     if pretty is None:
         pretty = out.isatty()
-    rendering: list[structlog.typing.Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        *(_pretty_processors(colors=out.isatty()) if pretty else _json_processors()),
-    ]
+    rendering: list[structlog.typing.Processor] = (
+        _pretty_processors(colors=out.isatty()) if pretty else [_render_json]
+    )
     line_logger = _LineLogger(out, _open_writer(out, rendering) if stream is None else None)
     repeats = _RepeatFilter(_wrap_logger(line_logger, rendering), clock=clock)
     if stream is None:
@@ -297,32 +298,44 @@ def escape_unprintable(text: str) -> str:
     )
 
 
-def _json_processors() -> tuple[structlog.typing.Processor, ...]:
-    return (
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(serializer=_encode_line),
-    )
-
-
-def _pretty_processors(*, colors: bool) -> tuple[structlog.typing.Processor, ...]:
+def _pretty_processors(*, colors: bool) -> list[structlog.typing.Processor]:
     renderer = structlog.dev.ConsoleRenderer(
         colors=colors, pad_event_to=22, exception_formatter=_write_exception
     )
-    return (_escape_fields, renderer)
+    return [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _escape_fields,
+        renderer,
+    ]
 
 
-def _encode_line(fields: object, **_: object) -> str:
+def _render_json(logger: object, level: str, fields: structlog.typing.EventDict) -> str:
+    """Return an event as one JSON line. One processor costs half of what structlog's four cost."""
+    fields["level"] = level
+    fields["timestamp"] = datetime.now(UTC)
+    if "exc_info" in fields:
+        fields = structlog.processors.format_exc_info(logger, level, fields)
+    return _encode_line(fields)
+
+
+def _encode_line(fields: LogFields) -> str:
     """Return one JSON line, in ASCII: the encoding of the stream must not matter."""
     try:
-        line = msgspec.json.encode(fields, enc_hook=repr)
+        line = _encode_fields(fields)
         if line.isascii():
             return line.decode()
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError):
         pass  # lone surrogates, keys that are not text, cyclic values
     try:
-        return json.dumps(fields, default=repr, skipkeys=True)
+        return json.dumps(fields, default=_to_text, skipkeys=True)
     except (TypeError, ValueError, RecursionError):
         return json.dumps({"event": "log_event_unserializable", "fields": repr(fields)})
+
+
+def _to_text(value: object) -> str:
+    """Return a value that is not JSON as text: a time as msgspec writes it, the repr of another."""
+    return str(msgspec.to_builtins(value)) if isinstance(value, datetime) else repr(value)
 
 
 def _escape_fields(
