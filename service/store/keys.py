@@ -1,5 +1,7 @@
 """The Redis keys of one namespace, all in one Cluster slot."""
 
+from functools import cached_property
+
 from msgspec import Struct
 
 
@@ -8,10 +10,11 @@ def clock_key(key: str) -> str:
     return f"{key.partition('}')[0]}}}:clock"
 
 
-class Keys(Struct, frozen=True):
+class Keys(Struct, frozen=True, dict=True):
     """The names of all keys of one namespace (one namespace per LaunchDarkly account).
 
-    The braces are a Redis Cluster hash tag, so every script touches one slot only.
+    The braces are a Redis Cluster hash tag, so every script touches one slot only. A name is made
+    once, when it is first read.
     """
 
     namespace: str
@@ -19,82 +22,82 @@ class Keys(Struct, frozen=True):
     def _key(self, name: str) -> str:
         return f"{{{self.namespace}}}:{name}"
 
-    @property
+    @cached_property
     def backlog(self) -> str:
         """Sorted set: job -> when it is due or its lease ends (ms), or its place in a line."""
         return self._key("backlog")
 
-    @property
+    @cached_property
     def tickets(self) -> str:
         """Hash: job -> header and ticket."""
         return self._key("tickets")
 
-    @property
+    @cached_property
     def turns(self) -> str:
         """Hash: which project and environment had the last turn, and how many turns follow."""
         return self._key("turns")
 
-    @property
+    @cached_property
     def wakeup(self) -> str:
         """List: one element wakes one idle worker."""
         return self._key("wakeup")
 
-    @property
+    @cached_property
     def budget(self) -> str:
         """Hash: the rate-limit windows as LaunchDarkly last reported them."""
         return self._key("budget")
 
-    @property
+    @cached_property
     def budget_calls(self) -> str:
         """Sorted set: calls in flight -> when they count as lost (ms)."""
         return self._key("budget:calls")
 
-    @property
+    @cached_property
     def budget_waiting(self) -> str:
         """Sorted set: deployments already begun that wait for a call -> until when (ms)."""
         return self._key("budget:waiting")
 
-    @property
+    @cached_property
     def forbidden(self) -> str:
         """Sorted set: project and environment that the token may not read -> until when (ms)."""
         return self._key("forbidden")
 
-    @property
+    @cached_property
     def refreshes(self) -> str:
         """Sorted set: deployment id -> when its refresh is due, if spare calls remain (ms)."""
         return self._key("refreshes")
 
-    @property
+    @cached_property
     def refresh_tickets(self) -> str:
         """Hash: deployment id -> header and ticket of its refresh."""
         return self._key("refreshes:tickets")
 
-    @property
+    @cached_property
     def failed(self) -> str:
         """Sorted set: job -> when it failed (ms)."""
         return self._key("failed")
 
-    @property
+    @cached_property
     def failed_data(self) -> str:
         """Hash: job -> the reason, and the raw data that a person needs."""
         return self._key("failed:data")
 
-    @property
+    @cached_property
     def counts(self) -> str:
         """Hash: number of leased tickets, of failed tickets by reason, of appended records."""
         return self._key("counts")
 
-    @property
+    @cached_property
     def milestones(self) -> str:
         """Sorted set: id of every 64th record -> number of records appended up to it."""
         return self._key("enriched:milestones")
 
-    @property
+    @cached_property
     def clock(self) -> str:
         """String: the latest time of the scripts, and how far Redis's clock is behind it (ms)."""
         return self._key("clock")
 
-    @property
+    @cached_property
     def write_probe(self) -> str:
         """String: written to test whether Redis accepts writes; expires within a second."""
         return self._key("probe")
@@ -107,12 +110,12 @@ class Keys(Struct, frozen=True):
         """Return the key of the reply to one command on failed tickets, kept in case it is lost."""
         return self._key(f"reply:{token}")
 
-    @property
+    @cached_property
     def enriched(self) -> str:
         """Stream: the enriched records."""
         return self._key("enriched")
 
-    @property
+    @cached_property
     def reader_groups(self) -> str:
         """Hash: reader group -> when it was active and when that was read (ms), its position."""
         return self._key("reader-groups")

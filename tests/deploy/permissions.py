@@ -9,6 +9,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 from redis.asyncio import Redis
@@ -83,10 +84,11 @@ def list_keys(namespace: str) -> list[str]:
     keys = Keys(namespace)
     patterns = [
         getattr(keys, name)
-        if isinstance(member, property)
+        if isinstance(member, cached_property)
         else member(keys, *["*"] * (len(inspect.signature(member).parameters) - 1))
         for name, member in vars(Keys).items()
-        if not name.startswith("_") and (isinstance(member, property) or inspect.isfunction(member))
+        if not name.startswith("_")
+        and (isinstance(member, cached_property) or inspect.isfunction(member))
     ]
     return sorted(set(patterns))
 
