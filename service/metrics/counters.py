@@ -5,12 +5,13 @@ from http import HTTPStatus
 from itertools import product
 from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Gauge, Info, ProcessCollector
 from prometheus_client.metrics_core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from service import __version__
 from service.enrich.verdict import ApiResponse, CallResult, NoResponse, classify_response
+from service.metrics.instruments import Counter, CounterFamily, Histogram, HistogramFamily
 
 WebhookOutcome = Literal["queued", "duplicate", "ignored", "rejected", "parked", "unavailable"]
 ClosedReason = Literal["rate_limited", "token_refused", "upstream_failing", "other"]
@@ -157,7 +158,7 @@ class Metrics:
         build_info.info({"version": __version__})
 
     def _define_receiver_metrics(self) -> None:
-        self._webhooks_by_source = self._build_counter(
+        self._webhooks_by_source = self._build_counters(
             "webhooks", "Webhooks by outcome", "source outcome"
         )
         self.time_unreadable = self._build_counter(
@@ -188,11 +189,11 @@ class Metrics:
         self.schema_mismatches = build_counter(
             "launchdarkly_schema_mismatches", "Responses that are JSON of an unknown shape"
         )
-        postponed = build_counter("deployments_postponed", "Tickets postponed", "reason")
+        postponed = self._build_counters("deployments_postponed", "Tickets postponed", "reason")
         self.postponed = {reason: postponed.labels(reason) for reason in POSTPONE_REASONS}
-        failed = build_counter("deployments_failed", "Tickets given up", "reason")
+        failed = self._build_counters("deployments_failed", "Tickets given up", "reason")
         self.failed = {reason: failed.labels(reason) for reason in FAILURE_REASONS}
-        internal_errors = build_counter(
+        internal_errors = self._build_counters(
             "internal_errors", "Errors in our own code, by where they were caught", "where"
         )
         self.internal_errors = {
@@ -212,20 +213,20 @@ class Metrics:
             "reconcile_missed_deployments",
             "Deployments that reconciling queued, since no webhook reported them",
         )
-        runs = self._build_counter("reconcile_runs", "Reconcile runs of a scope", "outcome")
+        runs = self._build_counters("reconcile_runs", "Reconcile runs of a scope", "outcome")
         self.reconcile_runs = {outcome: runs.labels(outcome) for outcome in RECONCILE_OUTCOMES}
 
     def _define_launchdarkly_metrics(self) -> None:
-        calls = self._build_counter("launchdarkly_calls", "Calls to LaunchDarkly", "route outcome")
+        calls = self._build_counters("launchdarkly_calls", "Calls to LaunchDarkly", "route outcome")
         self._call_counters = {
             (route, outcome): calls.labels(route, outcome)
             for route, outcome in product(CALL_ROUTES, get_args(CallOutcome))
         }
-        call_seconds = Histogram(
+        call_seconds = HistogramFamily(
             "enricher_launchdarkly_call_seconds",
             "Duration of a call to LaunchDarkly",
             ["route"],
-            buckets=_CALL_BUCKETS_S,
+            bounds=_CALL_BUCKETS_S,
             registry=self.registry,
         )
         self._call_seconds = {route: call_seconds.labels(route) for route in CALL_ROUTES}
@@ -245,11 +246,18 @@ class Metrics:
         self._lost_lines = _LostLinesCollector()
         self.registry.register(self._lost_lines)
 
-    def _build_counter(self, name: str, description: str, labels: str = "") -> Counter:
-        return Counter(f"enricher_{name}", description, labels.split(), registry=self.registry)
+    def _build_counters(self, name: str, description: str, labels: str) -> CounterFamily:
+        return CounterFamily(
+            f"enricher_{name}", description, labels.split(), registry=self.registry
+        )
 
-    def _build_histogram(self, name: str, description: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(f"enricher_{name}", description, buckets=buckets, registry=self.registry)
+    def _build_counter(self, name: str, description: str) -> Counter:
+        return self._build_counters(name, description, "").labels()
+
+    def _build_histogram(self, name: str, description: str, bounds: Sequence[float]) -> Histogram:
+        return HistogramFamily(
+            f"enricher_{name}", description, (), bounds=bounds, registry=self.registry
+        ).labels()
 
     def set_limits(self, *, tickets: int, records: int) -> None:
         """Expose the limits of the backlog and of the stream (0: the stream has no maximum)."""

@@ -3,8 +3,6 @@
 from collections.abc import Container
 from functools import partial
 
-from prometheus_client import Counter
-
 from service.log import EventCounter, LogFields
 from service.metrics.counters import (
     OTHER_SOURCE,
@@ -13,6 +11,7 @@ from service.metrics.counters import (
     failure_label,
     postpone_label,
 )
+from service.metrics.instruments import Counter
 
 
 def webhook_counters(metrics: Metrics, sources: Container[str]) -> dict[str, EventCounter]:
