@@ -27,6 +27,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from service.accept.json_response import JSON_HEADERS, JsonResponses
 from service.accept.mapping import (
     BacklogFull,
     Batch,
@@ -54,6 +55,8 @@ Park = Callable[[str, Unmappable], Awaitable[bool]]
 # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md, section 4: any origin
 # may send at any rate, since each event is verified.
 _HANDSHAKE_HEADERS = {"Allow": "POST", "WebHook-Allowed-Origin": "*", "WebHook-Allowed-Rate": "*"}
+
+_encode_body = msgspec.json.Encoder().encode
 
 
 class WebhookResult(Struct, frozen=True, omit_defaults=True):
@@ -87,7 +90,7 @@ class Response(Struct, frozen=True):
 
 def ok(status: int, result: WebhookResult) -> Response:
     """Return a 2xx response."""
-    return Response(status, result, {"Content-Type": "application/json"})
+    return Response(status, result, JSON_HEADERS)
 
 
 def problem(
@@ -147,6 +150,7 @@ class WebhookHandler:
         self._apply_filter = apply_filter
         self._clock = clock
         self._log = log
+        self._json_responses = JsonResponses(clock)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes for ``app.add_routes``."""
@@ -189,10 +193,14 @@ class WebhookHandler:
             return web.Response(status=200, headers=_HANDSHAKE_HEADERS)
         return web.Response(status=204, headers={"Allow": "POST"})
 
-    async def receive(self, request: web.Request) -> web.Response:
+    async def receive(self, request: web.Request) -> web.StreamResponse:
         """Respond to one webhook: 200, 202, 400, 401, 404, 408, 413, 422 or 503."""
         try:
-            return _build_http_response(await self._handle(request))
+            response = await self._handle(request)
+            if response.headers is JSON_HEADERS:
+                body = _encode_body(response.body)
+                return self._json_responses.build(request, response.status, body)
+            return _build_http_response(response)
         except Exception:  # noqa: BLE001 - a bug of ours: senders retry a 503, and not every one a 500
             self._log.exception("webhook_error")
             return _build_http_response(
@@ -223,8 +231,8 @@ class WebhookHandler:
 
     async def _read_body(self, source: Source, request: web.Request) -> bytes | Response:
         try:
-            if request.content.is_eof():  # the body came along with the headers: no timer is needed
-                return await request.read()
+            if request.content.is_eof():  # the body came along with the headers
+                return _take_body(request)
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 return await request.read()
         except TimeoutError:
@@ -307,8 +315,16 @@ class WebhookHandler:
 
 
 def _build_http_response(response: Response) -> web.Response:
-    body = msgspec.json.encode(response.body)
+    body = _encode_body(response.body)
     return web.Response(body=body, status=response.status, headers=response.headers)
+
+
+def _take_body(request: web.Request) -> bytes:
+    """Return a body that has arrived. Raises what ``request.read`` raises."""
+    body = request.content.read_nowait()
+    if len(body) > request.client_max_size:
+        raise web.HTTPRequestEntityTooLarge(request.client_max_size)
+    return body
 
 
 async def _list_allowed_methods(request: web.Request) -> list[str]:
