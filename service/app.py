@@ -119,6 +119,8 @@ async def open_runtime(
         stack.push_async_callback(client.aclose)
         metrics = Metrics(CollectorRegistry())
         metrics.add_log(partial(count_lost_lines, log))
+        lag_task = asyncio.create_task(metrics.loop_lag.watch(), name="loop-lag")
+        stack.push_async_callback(_cancel, lag_task)
         group_commit = _build_group_commit(client, settings, metrics, log)
         stack.push_async_callback(group_commit.aclose)
         try:

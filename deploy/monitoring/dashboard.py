@@ -162,6 +162,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             },
         ),
         Panel("Processor", "percentunit", {"{{instance}}": "rate(process_cpu_seconds_total[5m])"}),
+        Panel(
+            "Event loop lag",
+            "s",
+            {"{{instance}}": f"max by (instance) (enricher_event_loop_lag_seconds{SELECTOR})"},
+        ),
         Panel("Memory", "bytes", {"{{instance}}": "process_resident_memory_bytes"}),
         Panel("Version", "short", {"{{version}}": "count by (version) (enricher_build_info)"}),
     ),

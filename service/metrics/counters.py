@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from service import __version__
 from service.enrich.verdict import ApiResponse, CallResult, NoResponse, classify_response
 from service.metrics.instruments import Counter, CounterFamily, Histogram, HistogramFamily
+from service.metrics.loop_lag import LoopLag
 
 WebhookOutcome = Literal["queued", "duplicate", "ignored", "rejected", "parked", "unavailable"]
 ClosedReason = Literal["rate_limited", "token_refused", "upstream_failing", "other"]
@@ -153,6 +154,7 @@ class Metrics:
         self._define_launchdarkly_metrics()
         self._define_redis_metrics()
         self._define_log_metrics()
+        self._define_loop_metrics()
         ProcessCollector(registry=registry)
         build_info = Info("enricher_build", "The running version", registry=registry)
         build_info.info({"version": __version__})
@@ -245,6 +247,15 @@ class Metrics:
     def _define_log_metrics(self) -> None:
         self._lost_lines = _LostLinesCollector()
         self.registry.register(self._lost_lines)
+
+    def _define_loop_metrics(self) -> None:
+        self.loop_lag = LoopLag()
+        gauge = Gauge(
+            "enricher_event_loop_lag_seconds",
+            "Largest lag of the event loop in the last minute: how long something blocked it",
+            registry=self.registry,
+        )
+        gauge.set_function(self.loop_lag.largest_s)
 
     def _build_counters(self, name: str, description: str, labels: str) -> CounterFamily:
         return CounterFamily(
