@@ -34,7 +34,6 @@ from service.enrich.verdict import (
 REQUEST_TIMEOUT_S = 30.0
 _MIN_RESERVED_BYTES = 1 << 16
 _CONNECT_TIMEOUT_S = 5.0
-_CHUNK_BYTES = 1 << 16
 
 T = TypeVar("T")
 RecordCall = Callable[[str, ApiResponse | NoResponse, float], None]
@@ -131,7 +130,7 @@ class LaunchDarkly:
             async with self._session.get(url, allow_redirects=False) as response:
                 body = await self._read_body(response, reading)
                 rate_limits = parse_rate_limits(
-                    lambda name: response.headers.getall(name, ()),
+                    response.headers.items(),
                     route=route,
                     now_ms=int(self._clock() * 1000),
                 )
@@ -161,11 +160,16 @@ class LaunchDarkly:
         declared = response.content_length or 0
         if declared > self.max_bytes:
             return None
-        buffer = BytesIO()  # unlike a list of chunks, it gives the body without a copy
         if "Content-Encoding" not in response.headers:
             await reading.reserve(declared, timeout_s=REQUEST_TIMEOUT_S)
+        content = response.content
+        chunk = await content.readany()
+        if content.at_eof() and len(chunk) <= min(self.max_bytes, reading.reserved):
+            reading.settle(len(chunk))
+            return chunk
+        buffer = BytesIO()  # unlike a list of chunks, it gives the body without a copy
         size = 0
-        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+        while chunk:
             size += len(chunk)
             if size > self.max_bytes:
                 response.close()
@@ -174,6 +178,7 @@ class LaunchDarkly:
                 reserved = min(2 * size, self.max_bytes)
                 await reading.reserve(reserved, timeout_s=REQUEST_TIMEOUT_S)
             buffer.write(chunk)
+            chunk = await content.readany()
         reading.settle(size)
         return buffer.getvalue()
 

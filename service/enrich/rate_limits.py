@@ -13,7 +13,8 @@ has had: ``RateLimit: "default";r=50;t=30`` with ``RateLimit-Policy: "default";q
 A number of seconds from 1e9 on is an epoch, from 1e12 on in milliseconds: some servers send one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -22,9 +23,21 @@ from msgspec import Struct
 
 from service.enrich.structured_fields import BareItem, parse_dictionary, parse_list
 
-HeaderValues = Callable[[str], Sequence[str]]
-"""Returns every value of one header, none when it is absent."""
+HeaderValues = Mapping[str, Sequence[str]]
+"""The values of each header that is read here, by its name in lower case."""
 
+_GLOBAL, _ROUTE, _TOKEN = "x-ratelimit-global", "x-ratelimit-route", "x-ratelimit-auth-token"
+_POLICY_NAMES = frozenset(
+    {"ratelimit", "ratelimit-limit", "ratelimit-policy", "ratelimit-remaining", "ratelimit-reset"}
+)
+_NAMES = _POLICY_NAMES | {
+    "date",
+    "retry-after",
+    "x-ratelimit-reset",
+    f"{_TOKEN}-reset",
+    *(f"{prefix}-limit" for prefix in (_GLOBAL, _ROUTE, _TOKEN)),
+    *(f"{prefix}-remaining" for prefix in (_GLOBAL, _ROUTE, _TOKEN)),
+}
 _MAX_DIGITS = 15
 _MIN_EPOCH_S, _MIN_EPOCH_MS = 10**9, 10**12
 
@@ -47,23 +60,27 @@ class RateLimitHeaders(Struct, frozen=True):
     date_ms: int | None = None
 
 
-def parse_rate_limits(header_values: HeaderValues, *, route: str, now_ms: int) -> RateLimitHeaders:
+def parse_rate_limits(
+    headers: Iterable[tuple[str, str]], *, route: str, now_ms: int
+) -> RateLimitHeaders:
     """Parse the rate-limit headers of the response to a call of ``route``.
 
-    ``now_ms`` (epoch) stands in for a missing Date header when Retry-After is a date.
+    ``headers`` are the names and values of all headers. ``now_ms`` (epoch) stands in for a missing
+    Date header when Retry-After is a date.
     """
-    date_ms = _parse_first_date(header_values("Date"))
-    reset_ms = _to_epoch_ms(_largest(header_values("X-Ratelimit-Reset")))
-    token_reset_ms = _to_epoch_ms(_largest(header_values("X-Ratelimit-Auth-Token-Reset")))
-    policy = _parse_policy(header_values, date_ms or now_ms)
+    values = _select_headers(headers)
+    date_ms = _parse_first_date(values.get("date", ()))
+    reset_ms = _to_epoch_ms(_largest(values.get("x-ratelimit-reset")))
+    token_reset_ms = _to_epoch_ms(_largest(values.get(f"{_TOKEN}-reset")))
+    policy = _parse_policy(values, date_ms or now_ms)
     windows = (
-        _parse_window("global", header_values, "X-Ratelimit-Global", reset_ms),
-        _parse_window(f"route:{route}", header_values, "X-Ratelimit-Route", reset_ms),
-        _parse_window("token", header_values, "X-Ratelimit-Auth-Token", token_reset_ms),
+        _parse_window("global", values, _GLOBAL, reset_ms),
+        _parse_window(f"route:{route}", values, _ROUTE, reset_ms),
+        _parse_window("token", values, _TOKEN, token_reset_ms),
         None if policy is None else _policy_window(policy, date_ms or now_ms),
     )
     waits_ms = (
-        _parse_retry_after(header_values("Retry-After"), date_ms or now_ms),
+        _parse_retry_after(values.get("retry-after", ()), date_ms or now_ms),
         policy.wait_ms if policy is not None and policy.remaining == 0 else None,
     )
     return RateLimitHeaders(
@@ -74,13 +91,22 @@ def parse_rate_limits(header_values: HeaderValues, *, route: str, now_ms: int) -
     )
 
 
+def _select_headers(headers: Iterable[tuple[str, str]]) -> HeaderValues:
+    values: dict[str, list[str]] = defaultdict(list)
+    for name, value in headers:
+        lower_name = name.lower()
+        if lower_name in _NAMES:
+            values[lower_name].append(value)
+    return values
+
+
 def _parse_window(
-    family: str, header_values: HeaderValues, prefix: str, reset_ms: int | None
+    family: str, values: HeaderValues, prefix: str, reset_ms: int | None
 ) -> RateLimitWindow | None:
-    remaining = _smallest(header_values(f"{prefix}-Remaining"))
+    remaining = _smallest(values.get(f"{prefix}-remaining"))
     if remaining is None:
         return None
-    limit = _largest(header_values(f"{prefix}-Limit"))
+    limit = _largest(values.get(f"{prefix}-limit"))
     return RateLimitWindow(
         family=family, limit=limit or None, remaining=remaining, reset_ms=reset_ms
     )
@@ -102,34 +128,36 @@ def _policy_window(policy: _Policy, now_ms: int) -> RateLimitWindow:
     )
 
 
-def _parse_policy(header_values: HeaderValues, now_ms: int) -> _Policy | None:
+def _parse_policy(values: HeaderValues, now_ms: int) -> _Policy | None:
     """Return the limit with the fewest calls left, in the newest form that the response has."""
-    text = ", ".join(header_values("RateLimit"))
+    if _POLICY_NAMES.isdisjoint(values):
+        return None
+    text = ", ".join(values.get("ratelimit", ()))
     if text:
-        policies = list(_parse_policy_items(text, header_values, now_ms))
+        policies = list(_parse_policy_items(text, values, now_ms))
         members = {} if policies else parse_dictionary(text)
-        values = [
+        parts = [
             members[name].value if name in members else None
             for name in ("remaining", "limit", "reset")
         ]
     else:
         policies = []
-        values = [
-            _smallest(header_values("RateLimit-Remaining")),
-            _largest(header_values("RateLimit-Limit")),
-            _largest(header_values("RateLimit-Reset")),
+        parts = [
+            _smallest(values.get("ratelimit-remaining")),
+            _largest(values.get("ratelimit-limit")),
+            _largest(values.get("ratelimit-reset")),
         ]
-    policies += _build_policy(*values, now_ms=now_ms)
+    policies += _build_policy(*parts, now_ms=now_ms)
     return min(
         policies, key=lambda policy: (policy.remaining, -(policy.wait_ms or 0)), default=None
     )
 
 
-def _parse_policy_items(text: str, header_values: HeaderValues, now_ms: int) -> Iterator[_Policy]:
+def _parse_policy_items(text: str, values: HeaderValues, now_ms: int) -> Iterator[_Policy]:
     """Yield the limits of the newest form; a limit on bytes or on concurrency is left out."""
     policies = {
         item.value: item.parameters
-        for item in parse_list(", ".join(header_values("RateLimit-Policy")))
+        for item in parse_list(", ".join(values.get("ratelimit-policy", ())))
     }
     for item in parse_list(text):
         policy = policies.get(item.value, {})
@@ -226,15 +254,13 @@ def _parse_number(text: str) -> int | None:
 
 
 def _parse_numbers(values: Sequence[str]) -> list[int]:
-    if not values:
-        return []
-    parts = (part for value in values for part in value.split(","))
+    parts = [part for value in values for part in value.split(",")]
     return [number for number in map(_parse_number, parts) if number is not None]
 
 
-def _largest(values: Sequence[str]) -> int | None:
-    return max(_parse_numbers(values), default=None)
+def _largest(values: Sequence[str] | None) -> int | None:
+    return max(_parse_numbers(values), default=None) if values else None
 
 
-def _smallest(values: Sequence[str]) -> int | None:
-    return min(_parse_numbers(values), default=None)
+def _smallest(values: Sequence[str] | None) -> int | None:
+    return min(_parse_numbers(values), default=None) if values else None

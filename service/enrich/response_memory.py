@@ -20,9 +20,16 @@ class MemoryHold:
         self.group = group
         self.held = 0
 
+    def try_acquire(self, size: int) -> bool:
+        """Hold more bytes if that needs no wait; return whether it did."""
+        return self._memory.try_acquire(self, size)
+
     async def acquire(self, size: int) -> bool:
         """Hold more bytes, and return whether that had to wait."""
-        return await self._memory.acquire(self, size)
+        if self.try_acquire(size):
+            return False
+        await self._memory.wait(self, size)
+        return True
 
     def resize(self, held: int) -> None:
         """Hold this number of bytes from now on, without waiting."""
@@ -58,14 +65,11 @@ class Reading:
     async def reserve(self, size: int, *, timeout_s: float | None = None) -> None:
         """Reserve bytes up to ``size`` in total. Raises TimeoutError."""
         missing = size - self.reserved
-        if missing <= 0:
+        if missing <= 0 or self._hold.try_acquire(missing):
             return
-        try:
-            async with asyncio.timeout(timeout_s):
-                self.has_waited |= await self._hold.acquire(missing)
-        except TimeoutError:
-            self.has_waited = True
-            raise
+        self.has_waited = True
+        async with asyncio.timeout(timeout_s):
+            await self._hold.acquire(missing)
 
     def settle(self, size: int) -> None:
         """Keep this number of bytes until the hold is released."""
@@ -87,12 +91,16 @@ class ResponseMemory:
         """Return a hold of no bytes; without ``group`` it is a group of its own."""
         return MemoryHold(self, group=object() if group is None else group, users=users)
 
-    async def acquire(self, hold: MemoryHold, size: int) -> bool:
-        """Add bytes to a hold, and return whether that had to wait for memory."""
+    def try_acquire(self, hold: MemoryHold, size: int) -> bool:
+        """Add bytes to a hold, and return True, unless that has to wait for memory."""
         fits = not self._waiting and self.used + size <= self.max_bytes
-        if fits or self._may_exceed(hold):
-            self._add(hold, size)
+        if not fits and not self._may_exceed(hold):
             return False
+        self._add(hold, size)
+        return True
+
+    async def wait(self, hold: MemoryHold, size: int) -> None:
+        """Wait until these bytes fit, and add them to a hold."""
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiter = (hold, size, granted)
         self._waiting.append(waiter)
@@ -105,7 +113,6 @@ class ResponseMemory:
                 self._waiting.remove(waiter)
                 self._grant()
             raise
-        return True
 
     def resize(self, hold: MemoryHold, held: int) -> None:
         """Set the bytes of a hold, and grant what fits then."""
@@ -138,6 +145,8 @@ class ResponseMemory:
 
     def _grant(self) -> None:
         """Grant what waits, the holds of older groups first, until one does not fit."""
+        if not self._waiting:
+            return
         ages = {group: age for age, group in enumerate(self._bytes_by_group)}
         self._waiting.sort(key=lambda waiter: ages.get(waiter[0].group, len(ages)))
         while self._waiting:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hiredis import pack_command
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from service.store.exchange import Buffer
 
@@ -17,7 +17,7 @@ _MAX_COPIED_BYTES = 1 << 16
 class Chunks(Struct, frozen=True):
     """One argument whose bytes lie in several buffers."""
 
-    buffers: tuple[bytes | Raw, ...]
+    buffers: tuple[Buffer, ...]
 
     @property
     def size(self) -> int:
@@ -31,14 +31,9 @@ Argument = str | bytes | int | float | Chunks
 
 def encode_command(arguments: Sequence[Argument]) -> EncodedCommand:
     """Return the bytes of a command. Raises TypeError for an argument of another type."""
-    arguments = [
-        join_chunks(argument)
-        if isinstance(argument, Chunks) and argument.size <= _MAX_COPIED_BYTES
-        else argument
-        for argument in arguments
-    ]
-    if not any(isinstance(argument, Chunks) for argument in arguments):
-        return (_pack(arguments),)
+    in_chunks = [argument for argument in arguments if isinstance(argument, Chunks)]
+    if sum([argument.size for argument in in_chunks]) <= _MAX_COPIED_BYTES:
+        return (_pack([*map(join_chunks, arguments)] if in_chunks else arguments),)
     buffers: list[Buffer] = [b"*%d\r\n" % len(arguments)]
     for argument in arguments:
         if isinstance(argument, Chunks):

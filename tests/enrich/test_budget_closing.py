@@ -77,9 +77,7 @@ async def test_record_of_a_long_wait_lets_one_call_through_after_two_minutes(
         },
         "policy": {"RateLimit": '"hourly";r=0;t=1800'},
     }[announced]
-    rate_limits = parse_rate_limits(
-        lambda name: [headers[name]] if name in headers else [], route="get", now_ms=now
-    )
+    rate_limits = parse_rate_limits(headers.items(), route="get", now_ms=now)
     for _ in range(2):
         closed_ms = await budget_harness.record("id:a", "rate_limited", rate_limits)
         assert 115_000 < closed_ms <= 121_000
