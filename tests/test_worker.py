@@ -36,7 +36,8 @@ Enrich = Callable[[Lease], Awaitable[Verdict]]
 async def find_deployment(lease: Lease) -> Verdict:
     """Find every deployment at once."""
     found_id = str(lease.ticket.deployment_id)
-    return Found(deployment=Deployment(id=found_id), body=json.dumps({"id": found_id}).encode())
+    body = json.dumps({"id": found_id}).encode()
+    return Found(deployment=Deployment(id=found_id), chunks=(body,))
 
 
 class WorkerHarness:

@@ -4,10 +4,10 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import assert_never
+from typing import TypeVar, assert_never
 from urllib.parse import quote
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from service.backlog.ticket import Lease, Ticket, select_event
@@ -18,14 +18,16 @@ from service.enrich.client import (
     Upstream,
     count_memory,
 )
+from service.enrich.large_json import measure_chunks
 from service.enrich.matching import Match, NoMatch, describe_other_deployment
 from service.enrich.models import (
     Deployment,
     Drift,
-    Malformed,
     parse_deployment_in_steps,
     parse_deployment_of_id,
     parse_page_in_steps,
+    parse_split_deployment,
+    split_deployment,
 )
 from service.enrich.pagination import (
     API_ROOT,
@@ -48,6 +50,7 @@ from service.enrich.shared_list import (
     PageSizer,
     SharedList,
 )
+from service.enrich.steps import Steps
 from service.enrich.verdict import (
     AttemptHistory,
     CallFailure,
@@ -66,6 +69,8 @@ from service.enrich.verdict import (
     decide_unfinished,
     ends_refresh,
 )
+
+T = TypeVar("T")
 
 _DAY_MS = 86_400_000
 _MAX_CONCURRENT_ACQUIRES = 32
@@ -232,20 +237,17 @@ class Enricher:
     async def _complete_listed(self, attempt: "_Attempt", listed: Match) -> Verdict:
         """Complete a listed deployment; fetch it by id if the list lacks parts of it."""
         if listed.body is not None:
-            await attempt.hold.acquire(count_memory(memoryview(listed.body).nbytes))
-            body = bytes(listed.body)
             deployment: object = listed.head
             if not isinstance(deployment, Deployment):
-                deployment = await self._upstream.launchdarkly.step_runner.run(
-                    parse_deployment_in_steps(body)
-                )
+                await attempt.hold.acquire(memoryview(listed.body).nbytes)
+                deployment = await self._run_steps(parse_deployment_in_steps(bytes(listed.body)))
             if isinstance(deployment, Deployment) and not list_omits_details(deployment):
-                return await self._complete_deployment(attempt, deployment, body)
+                return await self._complete_deployment(attempt, deployment, listed.body)
         attempt.hold.resize(0)
         return await self._fetch_by_id(attempt, listed.head.id)
 
-    async def _parse(self, body: bytes) -> Deployment | Drift | Malformed:
-        return await self._upstream.launchdarkly.step_runner.run(parse_deployment_in_steps(body))
+    async def _run_steps(self, steps: Steps[T]) -> T:
+        return await self._upstream.launchdarkly.step_runner.run(steps)
 
     def _decide_no_match(
         self, attempt: "_Attempt", result: NoMatch | ListUnavailable | ListUnreadable
@@ -283,45 +285,36 @@ class Enricher:
         return await self._complete_deployment(attempt, fetched.value, fetched.body)
 
     async def _complete_deployment(
-        self, attempt: "_Attempt", deployment: Deployment, body: bytes
+        self, attempt: "_Attempt", deployment: Deployment, body: bytes | Raw
     ) -> Verdict:
         retry = decide_unfinished(deployment, attempt.history, self._retry_policy)
         if retry is not None:
             return retry
-        if is_complete(deployment):
-            return Found(deployment=deployment, body=body, calls=attempt.call_count)
-        return await self._fetch_pages(attempt, body)
+        found = Found(deployment=deployment, chunks=(body,), calls=attempt.call_count)
+        return found if is_complete(deployment) else await self._fetch_pages(attempt, found)
 
-    async def _fetch_pages(self, attempt: "_Attempt", body: bytes) -> Verdict:
+    async def _fetch_pages(self, attempt: "_Attempt", found: Found) -> Verdict:
         """Fetch the further pages; a page that cannot be fetched leaves the record incomplete."""
-        merged_deployment = MergedDeployment(body)
-        collections = (
-            [] if merged_deployment.pull_requests is None else [merged_deployment.pull_requests]
-        )
-        for known_collections in (collections, None):
-            for collection in (
-                merged_deployment.nested_collections()
-                if known_collections is None
-                else known_collections
-            ):
-                verdict = await self._fetch_collection(attempt, collection)
-                if verdict is not None:
-                    return verdict
-        merged_body = merged_deployment.encode()
-        stop_reason = merged_deployment.first_stop_reason()
-        del merged_deployment, body, collections  # the pages are in the merged body now
-        attempt.hold.resize(count_memory(len(merged_body)))
-        deployment = await self._upstream.launchdarkly.step_runner.run(
-            parse_deployment_in_steps(merged_body)
-        )
-        if isinstance(deployment, Drift | Malformed):
-            return self._decide_drift(Drift(deployment.reason), merged_body)
-        return Found(
-            deployment=deployment,
-            body=merged_body,
-            stop_reason=stop_reason,
-            calls=attempt.call_count,
-        )
+        split = await self._run_steps(split_deployment(found.body))
+        merged = MergedDeployment(split)
+        if merged.pull_requests is not None:
+            verdict = await self._fetch_collection(attempt, merged.pull_requests)
+            if verdict is not None:
+                return verdict
+        for collection in await self._run_steps(merged.find_nested()):
+            verdict = await self._fetch_collection(attempt, collection)
+            if verdict is not None:
+                return verdict
+        found = replace(found, stop_reason=merged.first_stop_reason(), calls=attempt.call_count)
+        merged_split = merged.merge()
+        if merged_split is None:
+            return found
+        chunks = (*merged_split.chunks(),)
+        attempt.hold.resize(count_memory(measure_chunks(chunks)))
+        deployment = await self._run_steps(parse_split_deployment(merged_split))
+        if isinstance(deployment, Drift):
+            return self._decide_drift(deployment, b"".join(chunks))
+        return replace(found, deployment=deployment, chunks=chunks)
 
     async def _fetch_collection(
         self, attempt: "_Attempt", collection: PagedCollection

@@ -39,7 +39,7 @@ class LenientDecoder(Generic[Shape]):
         return self._root.read_fields(raw, "", paths), tuple(sorted(paths))
 
 
-class _ValueReader:
+class ValueReader:
     """Reads a value as its type declares it, or None. Subclasses look inside the value."""
 
     def __init__(self, annotation: Any) -> None:
@@ -57,7 +57,7 @@ class _ValueReader:
         paths.add(path)
 
 
-class _StructReader(_ValueReader):
+class _StructReader(ValueReader):
     def __init__(self, annotation: Any, shape: type[Struct]) -> None:
         super().__init__(annotation)
         fields = msgspec.structs.fields(shape)
@@ -96,7 +96,7 @@ class _StructReader(_ValueReader):
             return super().read_parts(raw, path, paths)
 
 
-class _ListReader(_ValueReader):
+class _ListReader(ValueReader):
     def __init__(self, annotation: Any, item_type: Any) -> None:
         super().__init__(annotation)
         self._item_reader = build_reader(item_type)
@@ -110,7 +110,7 @@ class _ListReader(_ValueReader):
         return [self._item_reader.read(item, item_path, paths) for item in items]
 
 
-class _MapReader(_ValueReader):
+class _MapReader(ValueReader):
     """Reads a map. A key that is not named here stands as ``*`` in a path."""
 
     def __init__(self, annotation: Any, value_type: Any) -> None:
@@ -130,7 +130,7 @@ class _MapReader(_ValueReader):
         }
 
 
-def build_reader(annotation: Any) -> _ValueReader:
+def build_reader(annotation: Any) -> ValueReader:
     """Return the reader of a type that may be optional."""
     value_type = annotation
     if get_origin(annotation) in {Union, UnionType}:
@@ -146,4 +146,4 @@ def build_reader(annotation: Any) -> _ValueReader:
         case shape if isinstance(shape, type) and issubclass(shape, Struct):
             return _StructReader(annotation, shape)
         case _:
-            return _ValueReader(annotation)
+            return ValueReader(annotation)

@@ -11,14 +11,15 @@ The API is a beta. So a field of another type than documented counts as absent, 
 """
 
 from codecs import getincrementaldecoder
-from collections.abc import Callable
-from typing import Annotated, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
 
-from .lenient_decoder import LenientDecoder, build_reader
-from .steps import LARGE_BYTES, Steps, cut_slices, finish_steps
+from .large_json import SplitJson, split_arrays
+from .lenient_decoder import LenientDecoder, ValueReader, build_reader
+from .steps import LARGE_BYTES, STEP_BYTES, Steps, cut_slices, finish_steps
 
 Shape = TypeVar("Shape", bound=Struct)
 
@@ -196,20 +197,13 @@ class Malformed(Struct, frozen=True):
 _DEPLOYMENT_DECODER = LenientDecoder(Deployment)
 _HEAD_DECODER = LenientDecoder(DeploymentHead)
 _PAGE_DECODER = LenientDecoder(DeploymentPage)
-_FRAME_DECODER = LenientDecoder(
-    msgspec.defstruct(
-        "DeploymentFrame",
-        [
-            (field.name, msgspec.Raw, msgspec.Raw(b"null"))
-            if field.name == "pull_requests"
-            else (field.name, field.type, field.default)
-            for field in msgspec.structs.fields(Deployment)
-        ],
-        rename="camel",
-    )
+PULLS_PATH, _FLAGS_PATH, _ITEMS_PATH = (
+    ("pullRequests", "items"),
+    ("flagReferences", "items"),
+    ("items",),
 )
-_PULLS_READER = build_reader(NestedDeployments | None)
 _PULL_READER = build_reader(PullRequest | None)
+_FLAG_READER = build_reader(FlagReference | None)
 _PARSED_BYTES_PER_STEP = 1 << 17
 _NULL = memoryview(b"null")
 _NO_ITEMS = Drift(reason="Expected `array` - at `$.items`")
@@ -262,6 +256,11 @@ def parse_page_in_steps(body: bytes) -> Steps[DeploymentPage | Drift | Malformed
     return _NO_ITEMS if _has_no_items(page) else page
 
 
+def split_deployment(body: bytes) -> Steps[SplitJson]:
+    """Cut the pull requests and the flag references out of a deployment that was parsed."""
+    return (yield from split_arrays(body, (PULLS_PATH, _FLAGS_PATH)))
+
+
 def parse_collection(raw: msgspec.Raw) -> DeploymentPage | Drift | None:
     """Parse a page that is nested in valid UTF-8 JSON; return None for a null."""
     page = _parse_item(raw, _PAGE_DECODER, PartialPage)
@@ -276,12 +275,8 @@ def _parse_body(
     body: bytes, parse: Callable[[bytes], Steps[Shape | Drift]]
 ) -> Steps[Shape | Drift | Malformed]:
     try:
-        # Skipped fields reach the record too, so all of it must be valid UTF-8.
-        check_utf8 = getincrementaldecoder("utf-8")().decode
-        for part, is_last in cut_slices(body):
-            check_utf8(part, is_last)
-            if not is_last:
-                yield
+        if not body.isascii():
+            yield from _check_utf8(body)
         return (yield from parse(body))
     except RecursionError as error:  # nested too deeply: it would be so next time too
         return Drift(reason=str(error))
@@ -289,9 +284,23 @@ def _parse_body(
         return Malformed(reason=str(error)[:200])
 
 
+def _check_utf8(body: bytes) -> Steps[None]:
+    """Raise UnicodeDecodeError unless all is UTF-8: skipped fields reach the record too."""
+    decode = getincrementaldecoder("utf-8")().decode
+    for part, is_last in cut_slices(body):
+        decode(part, is_last)
+        if not is_last:
+            yield
+
+
 def _parse_page(body: bytes) -> Steps[DeploymentPage | Drift]:
-    yield from ()
-    return _parse(body, _PAGE_DECODER, PartialPage)
+    if len(body) < STEP_BYTES:
+        return _parse(body, _PAGE_DECODER, PartialPage)
+    split = yield from split_arrays(body, (_ITEMS_PATH,))
+    page = _parse(split.frame, _PAGE_DECODER, PartialPage)
+    if isinstance(page, Drift) or page.items != []:
+        return page
+    return msgspec.structs.replace(page, items=split.items.get(_ITEMS_PATH, []))
 
 
 def _parse_small_deployment(body: bytes) -> Steps[Deployment | Drift]:
@@ -300,39 +309,46 @@ def _parse_small_deployment(body: bytes) -> Steps[Deployment | Drift]:
 
 
 def _parse_large_deployment(body: bytes) -> Steps[Deployment | Drift]:
-    """Parse the fields around the pull requests first, then each pull request."""
+    """Parse the fields around the pull requests and flags first, then each of these."""
+    return (yield from parse_split_deployment((yield from split_deployment(body))))
+
+
+def parse_split_deployment(split: SplitJson) -> Steps[Deployment | Drift]:
+    """Parse a deployment from :func:`split_deployment` in steps."""
     try:
-        frame, frame_paths = _FRAME_DECODER.decode(body)
+        frame, frame_paths = _DEPLOYMENT_DECODER.decode(split.frame)
     except msgspec.ValidationError as error:
         return Drift(reason=str(error))
     yield
     paths = {*frame_paths}
     fields = msgspec.structs.asdict(frame)
-    pulls = _PULLS_READER.read(fields["pull_requests"], "pullRequests", paths)
-    yield
-    if pulls is not None:
-        items = yield from _parse_pull_requests(pulls.items, paths)
-        pulls = PullRequests(total_count=pulls.total_count, items=items, links=pulls.links)
-    fields["pull_requests"] = pulls
+    for name, path, reader in (
+        ("pull_requests", PULLS_PATH, _PULL_READER),
+        ("flag_references", _FLAGS_PATH, _FLAG_READER),
+    ):
+        collection = fields[name]
+        if collection is not None and collection.items == []:
+            items = yield from _read_items(
+                split.items.get(path, ()), reader, f"{'.'.join(path)}[]", paths
+            )
+            fields[name] = msgspec.structs.replace(collection, items=items)
     if not paths:
         return Deployment(**fields)
     return PartialDeployment(**fields, unreadable_fields=tuple(sorted(paths)))
 
 
-def _parse_pull_requests(
-    items: list[msgspec.Raw] | None, paths: set[str]
-) -> Steps[list[PullRequest | None] | None]:
-    if items is None:
-        return None
-    pulls: list[PullRequest | None] = []
+def _read_items(
+    raw_items: Iterable[msgspec.Raw], reader: ValueReader, path: str, paths: set[str]
+) -> Steps[list[Any]]:
+    items = []
     step_bytes = 0
-    for item in items:
-        pulls.append(_PULL_READER.read(item, "pullRequests.items[]", paths))
+    for item in raw_items:
+        items.append(reader.read(item, path, paths))
         step_bytes += memoryview(item).nbytes
         if step_bytes >= _PARSED_BYTES_PER_STEP:
             step_bytes = 0
             yield
-    return pulls
+    return items
 
 
 def _parse_item(

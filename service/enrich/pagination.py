@@ -11,8 +11,11 @@ from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
+from service.enrich.large_json import SplitJson
 from service.enrich.models import (
+    PULLS_PATH,
     UNREADABLE_PART,
     Deployment,
     DeploymentPage,
@@ -24,6 +27,7 @@ from service.enrich.models import (
     lacks_items,
     parse_collection,
 )
+from service.enrich.steps import LARGE_BYTES, Steps
 
 API_ROOT = "/api/v2/engineering-insights/"
 PAGE_SIZE = "100"  # the documented maximum
@@ -141,15 +145,18 @@ class _ItemWithId(Struct, frozen=True):
     id: str | None = None
 
 
+class _PullRequest(Struct, frozen=True):
+    deployments: Raw = Raw(b"null")
+
+
 class PagedCollection:
     """One collection while its pages are fetched; each item is kept once.
 
-    ``raw`` is its JSON, and ``first_page`` the same, parsed. Items of any type are kept.
-    ``stop_reason`` says why fetching ended early.
+    ``first_page`` is its JSON, parsed. Items of any type are kept. ``stop_reason`` says why
+    fetching ended early.
     """
 
-    def __init__(self, raw: Raw, first_page: DeploymentPage) -> None:
-        self._fields = msgspec.json.decode(raw, type=_RawFields)
+    def __init__(self, first_page: DeploymentPage) -> None:
         self._total = first_page.total_count
         self._href = next_link(first_page.links)
         self._visited: set[str] = set()
@@ -186,10 +193,6 @@ class PagedCollection:
         if page.hides_next_link and not self._is_full():
             self.stop_reason = "a page could not be read"
 
-    def encode(self) -> Raw:
-        """Return the collection as JSON with the items of every page."""
-        return Raw(msgspec.json.encode(self._fields | {"items": self.items}))
-
     def _is_full(self) -> bool:
         return self._total is not None and not lacks_items(self._total, len(self.items))
 
@@ -206,27 +209,29 @@ class MergedDeployment:
     A part that cannot be parsed stays as LaunchDarkly sent it; :meth:`first_stop_reason` names it.
     """
 
-    def __init__(self, body: bytes) -> None:
-        self._body = body
+    def __init__(self, split: SplitJson) -> None:
+        self._split = split
         self._parse_error: str | None = None
-        self._fields = self._parse_fields(Raw(body))
-        self.pull_requests = self._parse_collection(self._fields, "pullRequests")
-        self._nested: dict[int, tuple[_RawFields, PagedCollection]] = {}
+        self.pull_requests = self._parse_pull_requests()
+        self._nested: dict[int, PagedCollection] = {}
 
-    def nested_collections(self) -> list[PagedCollection]:
-        """Return the ``deployments`` collection of every pull request fetched so far."""
+    def find_nested(self) -> Steps[list[PagedCollection]]:
+        """Return the ``deployments`` of the pull requests fetched so far that have more pages."""
         items = [] if self.pull_requests is None else self.pull_requests.items
+        step_bytes = 0
         for index, item in enumerate(items):
-            if index not in self._nested and bytes(item) != _NULL:
-                fields = self._parse_fields(item)
-                nested = self._parse_collection(fields, "deployments")
-                if nested is not None:
-                    self._nested[index] = (fields, nested)
-        return [nested for _, nested in self._nested.values()]
+            page = self._parse_nested(item)
+            if page is not None and next_link(page.links):
+                self._nested[index] = PagedCollection(page)
+            step_bytes += memoryview(item).nbytes
+            if step_bytes >= LARGE_BYTES:
+                step_bytes = 0
+                yield
+        return [*self._nested.values()]
 
     def first_stop_reason(self) -> str | None:
         """Return why pages are missing, or None."""
-        collections = [self.pull_requests, *(nested for _, nested in self._nested.values())]
+        collections = [self.pull_requests, *self._nested.values()]
         reasons = (
             collection.stop_reason
             for collection in collections
@@ -234,35 +239,54 @@ class MergedDeployment:
         )
         return next(reasons, self._parse_error)
 
-    def encode(self) -> bytes:
-        """Return the deployment with every page merged; the same bytes when no page was added."""
+    def merge(self) -> SplitJson | None:
+        """Return the deployment with every page merged; None if no page was added."""
         pulls = self.pull_requests
         if pulls is None:
-            return self._body
-        for index, (fields, nested) in self._nested.items():
+            return None
+        for index, nested in self._nested.items():
             if nested.changed:
-                merged_fields = fields | {"deployments": nested.encode()}
-                pulls.items[index] = Raw(msgspec.json.encode(merged_fields))
+                pulls.items[index] = _replace_nested(pulls.items[index], nested.items)
                 pulls.changed = True
         if not pulls.changed:
-            return self._body
-        return msgspec.json.encode(self._fields | {"pullRequests": pulls.encode()})
+            return None
+        return replace(self._split, items=self._split.items | {PULLS_PATH: pulls.items})
 
-    def _parse_fields(self, raw: Raw) -> _RawFields:
+    def _parse_pull_requests(self) -> PagedCollection | None:
         try:
-            return msgspec.json.decode(raw, type=_RawFields)
+            frame = msgspec.json.decode(self._split.frame, type=_RawFields)
         except (msgspec.MsgspecError, RecursionError):
             self._parse_error = UNREADABLE_PART
-            return {}
-
-    def _parse_collection(self, fields: _RawFields, name: str) -> PagedCollection | None:
-        raw = fields.get(name)
-        first_page = None if raw is None else parse_collection(raw)
-        if isinstance(first_page, Drift):
-            self._parse_error = UNREADABLE_PART
-        if raw is None or first_page is None or isinstance(first_page, Drift):
             return None
-        return PagedCollection(raw, first_page)
+        page = self._parse_collection(frame.get("pullRequests", Raw(b"null")))
+        if page is None:
+            return None
+        items = self._split.items.get(PULLS_PATH) if page.items == [] else page.items
+        return PagedCollection(replace(page, items=items))
+
+    def _parse_nested(self, item: Raw) -> DeploymentPage | None:
+        try:
+            pull_request = msgspec.json.decode(item, type=_PullRequest)
+        except (msgspec.MsgspecError, RecursionError):
+            if bytes(item) != _NULL:
+                self._parse_error = UNREADABLE_PART
+            return None
+        return self._parse_collection(pull_request.deployments)
+
+    def _parse_collection(self, raw: Raw) -> DeploymentPage | None:
+        page = parse_collection(raw)
+        if isinstance(page, Drift):
+            self._parse_error = UNREADABLE_PART
+            return None
+        return page
+
+
+def _replace_nested(pull_request: Raw, items: list[Raw]) -> Raw:
+    """Return a pull request with other items in its ``deployments``."""
+    fields = msgspec.json.decode(pull_request, type=_RawFields)
+    deployments = msgspec.json.decode(fields["deployments"], type=_RawFields)
+    nested = Raw(msgspec.json.encode(deployments | {"items": items}))
+    return Raw(msgspec.json.encode(fields | {"deployments": nested}))
 
 
 def _item_id(item: Raw) -> str | bytes:

@@ -7,6 +7,8 @@ response blocks neither the renewal of leases nor the receiver.
 from collections.abc import Generator, Iterator
 from typing import TypeAlias, TypeVar
 
+from msgspec import Raw
+
 T = TypeVar("T")
 
 Steps: TypeAlias = Generator[None, None, T]
@@ -34,9 +36,9 @@ def pause_if(condition: bool) -> Steps[None]:
         yield
 
 
-def cut_slices(body: bytes) -> Iterator[tuple[memoryview, bool]]:
+def cut_slices(body: bytes | Raw | memoryview) -> Iterator[tuple[memoryview, bool]]:
     """Yield the bytes of each step, and whether they are the last ones."""
     view = memoryview(body)
-    for start in range(0, max(1, len(body)), STEP_BYTES):
+    for start in range(0, max(1, view.nbytes), STEP_BYTES):
         end = start + STEP_BYTES
-        yield view[start:end], end >= len(body)
+        yield view[start:end], end >= view.nbytes

@@ -50,6 +50,7 @@ from typing import Literal, TypeGuard
 
 from msgspec import Struct
 
+from service.enrich.large_json import Chunk
 from service.enrich.models import Deployment, Drift
 from service.enrich.rate_limits import RateLimitHeaders
 
@@ -112,17 +113,22 @@ class CallFailure(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """The deployment was fetched. ``body`` is its JSON, with the pages merged in.
+    """The deployment was fetched. ``chunks`` are its JSON, with the pages merged in.
 
     ``stop_reason`` says why pages are missing, if some are. ``calls`` is what the ticket cost.
     ``event_index`` is the event of the ticket that it belongs to, if the ticket has several.
     """
 
     deployment: Deployment
-    body: bytes
+    chunks: tuple[Chunk, ...]
     stop_reason: str | None = None
     calls: int = 1
     event_index: int | None = None
+
+    @property
+    def body(self) -> bytes:
+        """The JSON in one piece."""
+        return b"".join(self.chunks)
 
 
 class Shared(Struct, frozen=True):

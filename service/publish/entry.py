@@ -1,6 +1,6 @@
 """The entry of the output stream for one deployment: attributes, routing fields and data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 
@@ -10,8 +10,9 @@ from msgspec import Raw, Struct
 from service.accept.filters import DeploymentFilter
 from service.backlog.refresh_schedule import RefreshPlan, plan_refresh, schedule_for
 from service.backlog.ticket import Lease
+from service.enrich.large_json import Chunk, measure_chunks
 from service.enrich.models import Deployment
-from service.enrich.steps import LARGE_BYTES, Steps, cut_slices, finish_steps, pause_if
+from service.enrich.steps import LARGE_BYTES, STEP_BYTES, Steps, cut_slices, finish_steps, pause_if
 from service.enrich.verdict import Fail, Found
 from service.publish.record import (
     DATA_SCHEMA_ID,
@@ -42,7 +43,7 @@ class Entry(Struct, frozen=True):
     deployment_id: str
     digest: str
     fields: tuple[str, ...] = ()
-    data_chunks: tuple[bytes, ...] = ()
+    data_chunks: tuple[Chunk, ...] = ()
     complete: bool = True
     unreadable_fields: tuple[str, ...] = ()
     plan: RefreshPlan = RefreshPlan()
@@ -73,7 +74,7 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
     def build_in_steps(self, found: Found, lease: Lease, *, now_ms: int) -> Steps[Entry | Fail]:
         """Return the entry of a deployment; Fail when its data exceeds the size limit."""
         ticket, deployment = lease.ticket, found.deployment
-        digest = yield from _digest_content(found.body)
+        digest = yield from _digest_content(found.chunks)
         rejection = self.deployment_filter.rejection_reason(
             application=deployment.application_key or ticket.application,
             environment=deployment.environment_key or ticket.environment,
@@ -88,7 +89,7 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             now_ms=now_ms,
             unfinished=deployment.is_unfinished,
         )
-        is_large = len(found.body) >= LARGE_BYTES
+        is_large = measure_chunks(found.chunks) >= LARGE_BYTES
         yield from pause_if(is_large)
         summary = summarize(deployment)
         yield from pause_if(is_large)
@@ -103,10 +104,9 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             refreshes=RefreshProgress(plan.done, plan.until),
             event=_build_source_event(lease),
         )
-        data_chunks = _encode_data(record, found.body)
-        if (
-            size := sum(map(len, data_chunks))
-        ) > self.max_bytes:  # it is never cut: a person decides
+        data_chunks = _encode_data(record, found.chunks)
+        size = measure_chunks(data_chunks)
+        if size > self.max_bytes:  # it is never cut: a person decides
             detail = f"{size} bytes, the limit is {self.max_bytes}"
             return Fail(reason="record_too_large", detail=detail)
         return Entry(
@@ -120,22 +120,26 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
         )
 
 
-def _digest_content(body: bytes) -> Steps[str]:
+def _digest_content(chunks: Iterable[Chunk]) -> Steps[str]:
     content = sha256()
-    for part, is_last in cut_slices(body):
-        content.update(part)
-        if not is_last:
-            yield
+    step_bytes = 0
+    for chunk in chunks:
+        for part, _ in cut_slices(chunk):
+            if step_bytes >= STEP_BYTES:
+                step_bytes = 0
+                yield
+            content.update(part)
+            step_bytes += part.nbytes
     return content.hexdigest()[:_DIGEST_LENGTH]
 
 
-def _encode_data(record: EnrichedDeployment, deployment: bytes) -> tuple[bytes, ...]:
+def _encode_data(record: EnrichedDeployment, deployment: Iterable[Chunk]) -> tuple[Chunk, ...]:
     """Return the data after the revision, in chunks, so that the deployment is not copied.
 
     Nothing before the deployment holds a text that could look like its name.
     """
     before, name, after = msgspec.json.encode(record).partition(b'"deployment":')
-    return before[len(BEFORE_REVISION) + 1 :] + name, deployment, after
+    return before[len(BEFORE_REVISION) + 1 :] + name, *deployment, after
 
 
 def _build_source_event(lease: Lease) -> SourceEvent:

@@ -212,6 +212,8 @@ class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.rep
     trace_parent: Annotated[str, Meta(description="W3C trace context of the last span")] = ""
 
 
+_NULL = memoryview(b"null")
+
 # The fields without which nobody knows how many items LaunchDarkly has.
 _COUNTING_FIELDS = frozenset(
     {"pullRequests", "flagReferences", "deployments", "totalCount", "items", "items[]"}
@@ -269,7 +271,7 @@ def _count_present(collection: PullRequests | FlagReferences | NestedDeployments
     if not collection.items:
         return 0
     if isinstance(collection, NestedDeployments):
-        nulls = sum([bytes(item) == b"null" for item in collection.items])
+        nulls = sum([memoryview(item) == _NULL for item in collection.items])
     else:
         nulls = collection.items.count(None)
     return len(collection.items) - nulls

@@ -123,7 +123,7 @@ def test_large_deployment_is_parsed_and_built_in_steps() -> None:
     def build(body: bytes) -> Steps[Entry | Fail]:
         deployment = finish_steps(parse_deployment_in_steps(body))
         assert isinstance(deployment, Deployment)
-        found = Found(deployment=deployment, body=body)
+        found = Found(deployment=deployment, chunks=(body,))
         return EntryBuilder().build_in_steps(found, make_lease(make_ticket()), now_ms=5)
 
     for start, step_bytes in (

@@ -17,9 +17,10 @@ from msgspec import Raw, Struct
 from service.client.entry import Record, parse_entry
 from service.contracts import build_record_schema
 from service.enrich import models
-from service.enrich.lenient_decoder import LenientDecoder, _ValueReader
-from service.enrich.models import Deployment, parse_deployment
+from service.enrich.lenient_decoder import LenientDecoder, ValueReader
+from service.enrich.models import Deployment, parse_deployment, split_deployment
 from service.enrich.pagination import MergedDeployment
+from service.enrich.steps import finish_steps
 from service.enrich.verdict import Found
 from service.publish.entry import BEFORE_REVISION, Entry, EntryBuilder
 from tests.factories import make_lease, make_ticket
@@ -91,7 +92,7 @@ def build_data(body: bytes) -> tuple[Entry, bytes]:
     """Return the entry of a deployment and its data, as the script appends it."""
     deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
-    found = Found(deployment=deployment, body=body)
+    found = Found(deployment=deployment, chunks=(body,))
     entry = EntryBuilder().build(found, make_lease(make_ticket()), now_ms=5)
     assert isinstance(entry, Entry)
     return entry, BEFORE_REVISION + b"1" + entry.data_after_revision
@@ -116,7 +117,8 @@ def test_any_json_in_any_optional_field_makes_a_valid_record(
     named = record.data.completeness.unreadable_fields or ()
     assert tuple(named) == record.deployment.unreadable_fields == entry.unreadable_fields
     assert [*named] == sorted({*named})
-    MergedDeployment(body).nested_collections()
+    merged = MergedDeployment(finish_steps(split_deployment(body)))
+    finish_steps(merged.find_nested())
 
 
 def list_other_values(deployment: Deployment, path: str) -> list[tuple[str, Any]]:
@@ -205,9 +207,7 @@ def test_decode_reads_each_part_once() -> None:
     counts = []
     for pulls in (10, 20, 40):
         body = json.dumps({"id": "a", "pullRequests": {"items": [pull] * pulls}}).encode()
-        with patch.object(
-            _ValueReader, "read", autospec=True, side_effect=_ValueReader.read
-        ) as read:
+        with patch.object(ValueReader, "read", autospec=True, side_effect=ValueReader.read) as read:
             parse_deployment(body)
         counts.append(read.call_count)
     assert counts[2] - counts[1] == 2 * (counts[1] - counts[0]) > 0

@@ -13,8 +13,10 @@ from service.enrich.models import (
     Malformed,
     parse_collection,
     parse_deployment_page,
+    split_deployment,
 )
 from service.enrich.pagination import MergedDeployment, PagedCollection
+from service.enrich.steps import finish_steps
 
 NEXT = {"next": {"href": "/next"}}
 JSON = st.recursive(
@@ -27,10 +29,9 @@ NOVEL = st.dictionaries(st.text(min_size=1).map(lambda name: f"x-{name}"), JSON,
 
 def make_collection(**fields: Any) -> PagedCollection:
     """Return a collection of pull requests with its first page."""
-    raw = Raw(json.dumps(fields).encode())
-    first_page = parse_collection(raw)
+    first_page = parse_collection(Raw(json.dumps(fields).encode()))
     assert isinstance(first_page, DeploymentPage)
-    return PagedCollection(raw, first_page)
+    return PagedCollection(first_page)
 
 
 def make_items(*names: str) -> list[dict[str, str]]:
@@ -38,9 +39,26 @@ def make_items(*names: str) -> list[dict[str, str]]:
     return [{"id": name} for name in names]
 
 
-def decode_collection(merged: PagedCollection) -> Any:
-    """Return a collection as it would be published."""
-    return json.loads(bytes(merged.encode()))
+def decode_items(collection: PagedCollection) -> Any:
+    """Return the items of a collection as they would be published."""
+    return [json.loads(bytes(item)) for item in collection.items]
+
+
+def split_body(body: bytes) -> MergedDeployment:
+    """Return a deployment to which pages can be added."""
+    return MergedDeployment(finish_steps(split_deployment(body)))
+
+
+def find_nested(merged: MergedDeployment) -> list[PagedCollection]:
+    """Return the collections inside the pull requests that have further pages."""
+    return finish_steps(merged.find_nested())
+
+
+def encode_merged(merged: MergedDeployment) -> bytes:
+    """Return the deployment with the pages that were added, in one piece."""
+    split = merged.merge()
+    assert split is not None
+    return b"".join(split.chunks())
 
 
 def add_body(collection: PagedCollection, body: bytes) -> None:
@@ -65,7 +83,7 @@ def test_add_page_collects_each_item_once_up_to_the_total() -> None:
     assert collection.next_href() == "/more"
     add_body(collection, encode_page(items=make_items("d", "e", "f")))
     assert collection.next_href() is None
-    assert [item["id"] for item in decode_collection(collection)["items"]] == ["a", "b", "c", "d"]
+    assert [item["id"] for item in decode_items(collection)] == ["a", "b", "c", "d"]
     assert collection.stop_reason is None
 
 
@@ -84,7 +102,7 @@ def test_add_page_without_new_items_ends_with_a_reason(body: bytes, reason: str)
     collection = make_collection(totalCount=9, items=make_items("a"), _links=NEXT)
     add_body(collection, body)
     assert (collection.stop_reason, collection.next_href()) == (reason, None)
-    assert decode_collection(collection)["items"] == make_items("a")
+    assert decode_items(collection) == make_items("a")
 
 
 def test_add_page_keeps_items_and_counts_of_another_type() -> None:
@@ -94,7 +112,7 @@ def test_add_page_keeps_items_and_counts_of_another_type() -> None:
         collection,
         encode_page(items=[7, {"id": 8}], totalCount=[], _links={"next": {"href": "/3"}}),
     )
-    assert decode_collection(collection)["items"] == [*make_items("a"), 7, {"id": 8}]
+    assert decode_items(collection) == [*make_items("a"), 7, {"id": 8}]
     assert (collection.next_href(), collection.stop_reason) == ("/3", None)
 
 
@@ -103,7 +121,7 @@ def test_add_page_with_links_of_another_type_keeps_its_items_and_ends() -> None:
     for total, reason in ((9, "a page could not be read"), (2, None)):
         collection = make_collection(totalCount=total, items=make_items("a"), _links=NEXT)
         add_body(collection, encode_page(items=make_items("b"), _links=7))
-        assert decode_collection(collection)["items"] == make_items("a", "b")
+        assert decode_items(collection) == make_items("a", "b")
         assert (collection.next_href(), collection.stop_reason) == (None, reason)
 
 
@@ -120,26 +138,26 @@ def test_merged_deployment_keeps_unknown_fields(
     top: Any, inner: Any, nested: Any, added: list[Any]
 ) -> None:
     """Fields at every level are unchanged; only the lists of items grow."""
-    pull = {"id": "p0", **nested, "deployments": {"totalCount": 9, "items": [], **inner}}
+    pull = {"id": "p0", **nested, "deployments": {"items": [], "_links": NEXT, **inner}}
     body = {"id": "d", **top, "pullRequests": {"totalCount": 9, "items": [None, pull], **inner}}
-    merged = MergedDeployment(json.dumps(body).encode())
+    merged = split_body(json.dumps(body).encode())
     assert merged.pull_requests is not None
     more_items = [{"id": f"p{number}", **novel} for number, novel in enumerate(added, 1)]
     add_body(merged.pull_requests, encode_page(items=more_items))
     nested_items = [{"id": "x", **nested}]
-    add_body(merged.nested_collections()[0], encode_page(items=nested_items))
+    add_body(find_nested(merged)[0], encode_page(items=nested_items))
     pull["deployments"]["items"] = nested_items
     body["pullRequests"]["items"] = [None, pull, *more_items]
-    assert json.loads(merged.encode()) == body
+    assert json.loads(encode_merged(merged)) == body
 
 
 def test_merged_deployment_keeps_numbers_and_escapes_as_sent() -> None:
     """Numbers and escapes keep their spelling."""
     raw = b'{"id":"d","n":2.50,"big":123456789012345678901234567890,"s":"\\u00e9","pullRequests":'
-    merged = MergedDeployment(raw + b'{"totalCount":2,"items":[{"id":"a","f":1.0}],"_links":null}}')
+    merged = split_body(raw + b'{"totalCount":2,"items":[{"id":"a","f":1.0}],"_links":null}}')
     assert merged.pull_requests is not None
     add_body(merged.pull_requests, b'{"items":[{"id":"b","f":3.10}]}')
-    merged_body = merged.encode()
+    merged_body = encode_merged(merged)
     for spelling in (b"2.50", b"123456789012345678901234567890", b"\\u00e9", b"1.0", b"3.10"):
         assert spelling in merged_body
 
@@ -147,7 +165,7 @@ def test_merged_deployment_keeps_numbers_and_escapes_as_sent() -> None:
 def test_first_stop_reason_returns_that_of_any_collection() -> None:
     """One collection that ended early makes the deployment incomplete."""
     body = {"id": "d", "pullRequests": {"totalCount": 2, "items": make_items("a"), "_links": NEXT}}
-    merged = MergedDeployment(json.dumps(body).encode())
+    merged = split_body(json.dumps(body).encode())
     assert merged.first_stop_reason() is None
     assert merged.pull_requests is not None
     merged.pull_requests.stop_reason = "page cap reached"
@@ -156,9 +174,9 @@ def test_first_stop_reason_returns_that_of_any_collection() -> None:
 
 def test_merged_deployment_without_pull_requests_has_no_collections() -> None:
     """A null collection counts as absent."""
-    merged = MergedDeployment(b'{"id":"d","pullRequests":null}')
-    assert (merged.pull_requests, merged.nested_collections()) == (None, [])
-    assert json.loads(merged.encode()) == {"id": "d", "pullRequests": None}
+    merged = split_body(b'{"id":"d","pullRequests":null}')
+    assert (merged.pull_requests, find_nested(merged)) == (None, [])
+    assert merged.merge() is None
 
 
 def test_add_page_with_repeated_items_keeps_each_once() -> None:
@@ -166,7 +184,7 @@ def test_add_page_with_repeated_items_keeps_each_once() -> None:
     collection = make_collection(items=[{"title": "a"}], _links=NEXT)
     items_without_id = [{"title": "a"}, {"title": "b"}, {"title": "b"}]
     add_body(collection, encode_page(items=[*make_items("c", "c"), *items_without_id]))
-    assert decode_collection(collection)["items"] == [{"title": "a"}, {"id": "c"}, {"title": "b"}]
+    assert decode_items(collection) == [{"title": "a"}, {"id": "c"}, {"title": "b"}]
 
 
 def test_next_href_of_an_empty_link_ends_without_a_reason() -> None:
@@ -175,12 +193,12 @@ def test_next_href_of_an_empty_link_ends_without_a_reason() -> None:
     assert (collection.next_href(), collection.stop_reason) == (None, None)
 
 
-def test_encode_without_new_items_returns_the_same_bytes() -> None:
-    """The digest of unchanged content stays the same."""
+def test_merge_without_new_items_returns_nothing() -> None:
+    """The body of the first call is published, so the digest of unchanged content is the same."""
     body = b'{ "id":"d" , "n":2.50, "pullRequests" : {"items": [ {"id":"a"} ] } }\n'
-    merged = MergedDeployment(body)
-    merged.nested_collections()
-    assert merged.encode() == body
+    merged = split_body(body)
+    find_nested(merged)
+    assert merged.merge() is None
 
 
 def test_merged_deployment_with_an_unreadable_part_keeps_it_and_names_it() -> None:
@@ -190,11 +208,11 @@ def test_merged_deployment_with_an_unreadable_part_keeps_it_and_names_it() -> No
         "id": "d",
         "pullRequests": {"items": [*unreadable_items, *make_items("b")], "_links": NEXT},
     }
-    merged = MergedDeployment(json.dumps(body).encode())
+    merged = split_body(json.dumps(body).encode())
     assert merged.pull_requests is not None
     add_body(merged.pull_requests, encode_page(items=make_items("c")))
-    assert merged.nested_collections() == []
-    assert json.loads(merged.encode())["pullRequests"]["items"] == [
+    assert find_nested(merged) == []
+    assert json.loads(encode_merged(merged))["pullRequests"]["items"] == [
         *unreadable_items,
         *make_items("b", "c"),
     ]
@@ -205,9 +223,9 @@ def test_merged_deployment_with_an_unreadable_part_keeps_it_and_names_it() -> No
 def test_merged_deployment_of_any_json_raises_nothing(value: Any, page_value: Any) -> None:
     """Any JSON may stand for a pull request, for its deployments, or for a page."""
     pulls = [{"id": "a", "deployments": value}, value]
-    merged = MergedDeployment(json.dumps({"id": "d", "pullRequests": {"items": pulls}}).encode())
+    merged = split_body(json.dumps({"id": "d", "pullRequests": {"items": pulls}}).encode())
     assert merged.pull_requests is not None
     add_body(merged.pull_requests, encode_page(items=[{"id": "b", "deployments": page_value}]))
-    for nested in merged.nested_collections():
+    for nested in find_nested(merged):
         add_body(nested, json.dumps(page_value).encode())
-    assert json.loads(merged.encode())["id"] == "d"
+    assert json.loads(encode_merged(merged))["id"] == "d"

@@ -22,7 +22,7 @@ def entry_fields(number: int, *, revision: int = 1, **changes: object) -> dict[s
     deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
     ticket = make_ticket(delivery=f"d{number}", project="default")
-    found = Found(deployment=deployment, body=body)
+    found = Found(deployment=deployment, chunks=(body,))
     entry = EntryBuilder().build(found, make_lease(ticket), now_ms=QUEUED_AT + 5)
     assert isinstance(entry, Entry)
     data = BEFORE_REVISION + str(revision).encode() + entry.data_after_revision

@@ -35,7 +35,7 @@ def build_entry(body: bytes, writer: EntryBuilder, *, lease: Lease = LEASE) -> E
     """Return the entry of a deployment with this body from LaunchDarkly."""
     deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
-    return writer.build(Found(deployment=deployment, body=body), lease, now_ms=QUEUED_AT + 99)
+    return writer.build(Found(deployment=deployment, chunks=(body,)), lease, now_ms=QUEUED_AT + 99)
 
 
 def parse_built_entry(entry: Entry | Fail, revision: bytes) -> Record:

@@ -82,7 +82,9 @@ def build_entry(lease: Lease, *, status: str = "succeeded") -> Entry:
     body = json.dumps({"id": DEPLOYMENT, "applicationKey": "shop", "status": status}).encode()
     deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
-    entry = EntryBuilder().build(Found(deployment=deployment, body=body), lease, now_ms=lease.now)
+    entry = EntryBuilder().build(
+        Found(deployment=deployment, chunks=(body,)), lease, now_ms=lease.now
+    )
     assert isinstance(entry, Entry)
     return entry
 

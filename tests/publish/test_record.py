@@ -38,7 +38,9 @@ def deployment_of(fields: object) -> Deployment:
 def build_entry(fields: object, *, stopped: str | None = None) -> Entry:
     """Return the entry of a deployment with these fields."""
     verdict = Found(
-        deployment=deployment_of(fields), body=json.dumps(fields).encode(), stop_reason=stopped
+        deployment=deployment_of(fields),
+        chunks=(json.dumps(fields).encode(),),
+        stop_reason=stopped,
     )
     entry = EntryBuilder().build(verdict, LEASE, now_ms=QUEUED_AT + 99)
     assert isinstance(entry, Entry)

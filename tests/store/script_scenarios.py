@@ -150,7 +150,9 @@ def build_entry(lease: Lease, *, refresh: bool = True) -> Entry:
     body = json.dumps({"id": lease.ticket.deployment_id, "applicationKey": "shop"}).encode()
     deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
-    entry = EntryBuilder().build(Found(deployment=deployment, body=body), lease, now_ms=lease.now)
+    entry = EntryBuilder().build(
+        Found(deployment=deployment, chunks=(body,)), lease, now_ms=lease.now
+    )
     assert isinstance(entry, Entry)
     plan = RefreshPlan(since=lease.now, due=lease.now + MINUTE_MS, ticket=b"ticket")
     return replace(entry, plan=plan) if refresh else entry
