@@ -3,12 +3,13 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from hashlib import sha1
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
+from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
@@ -18,8 +19,9 @@ from service.backlog.ticket import Lease
 from service.enrich.budget import load_budget_prelude
 from service.store import RedisUnavailable
 from service.store import group_commit as group_commit_module
-from service.store.connect import is_retryable
+from service.store.connect import is_retryable, open_client
 from service.store.embedded import EmbeddedServer
+from service.store.exchange import exchange
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script
@@ -318,3 +320,49 @@ async def test_aclose_without_a_server_cancels_every_call(
             await submit_write(group_commit, "impatient", timeout_s=0.6)
     assert early.cancelled()
     assert late.cancelled()
+
+
+async def test_batches_start_no_task_but_that_of_the_sender(
+    server: EmbeddedServer, open_group: OpenGroup
+) -> None:
+    """A task for each command that is sent costs more than the command."""
+    loop = asyncio.get_running_loop()
+    started: list[asyncio.Task[Any]] = []
+
+    def record_task(
+        loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
+    ) -> asyncio.Task[Any]:
+        started.append(asyncio.Task(coro, loop=loop, **options))
+        return started[-1]
+
+    async with open_group(server.url) as group_commit:
+        await submit_write(group_commit, "first")
+        await asyncio.sleep(0)
+        loop.set_task_factory(record_task)  # type: ignore[arg-type] # coroutines only
+        try:
+            for number in range(3):
+                await asyncio.gather(
+                    *(submit_write(group_commit, f"{number} {nth}") for nth in range(5))
+                )
+        finally:
+            loop.set_task_factory(None)
+    assert {task.get_name() for task in started} <= {"group-commit"}
+
+
+async def test_exchange_when_cancelled_closes_the_connection(
+    fault_proxy: SingleFaultProxy,
+) -> None:
+    """The next exchange cannot read the replies that this one left."""
+    async with open_client(fault_proxy.url) as client:
+        connection = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call] # redis-py
+        ping = [pack_command(("PING",))]
+        assert await exchange(connection, ping * 2, replies=2) == [b"PONG", b"PONG"]
+        fault_proxy.replies_allowed.clear()
+        waiting = asyncio.create_task(exchange(connection, ping, replies=1))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert not connection.is_connected
+        fault_proxy.replies_allowed.set()
+        await client.connection_pool.release(connection)
