@@ -29,6 +29,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+SLOWEST_TESTS = ("--durations=15", "--durations-min=1")  # named at the end, so that growth is seen
+
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
@@ -74,6 +76,7 @@ def run_service(arguments: Sequence[str]) -> int:
 def run_tests(arguments: Sequence[str]) -> int:
     """Run pytest, and with `--coverage` report the coverage."""
     set_up(TESTS_LOCK)
+    arguments = (*SLOWEST_TESTS, *arguments)
     if "--coverage" not in arguments:
         return run_module("pytest", *arguments)
     run_module("coverage", "erase")

@@ -61,6 +61,17 @@ class TicketModel(Struct):
     added_order: int = 0
 
 
+class StoredState(Struct):
+    """What Redis holds: the backlog with its scores, tickets, failed jobs, counts, refreshes."""
+
+    scores: dict[str, float]
+    tickets: set[str]
+    failed: set[str]
+    counts: dict[str, int]
+    planned: set[str]
+    planned_tickets: set[str]
+
+
 class TurnModel(Struct):
     """Who had the last turns: calls for first attempts since the last retry, environments."""
 
@@ -268,10 +279,16 @@ class BacklogModel(RuleBasedStateMachine):
 
     async def read_first_attempts(self) -> set[str]:
         """Return the due jobs that were not tried yet, or whose worker died."""
-        first_attempts = set()
-        for job, ticket in self.tickets.items():
-            score = cast("float", await self.client.zscore(self.keys.backlog, job))
-            stored = cast("bytes", await self.client.hget(self.keys.tickets, job))
+        first_attempts: set[str] = set()
+        if not self.tickets:
+            return first_attempts
+        async with self.client.pipeline(transaction=False) as reads:
+            reads.zmscore(self.keys.backlog, [*self.tickets])
+            reads.hmget(self.keys.tickets, [*self.tickets])
+            scores, all_stored = await reads.execute()
+        for (job, ticket), score, stored in zip(
+            self.tickets.items(), scores, all_stored, strict=True
+        ):
             lease = decode_lease(job.encode(), fence=b"1", stored=stored, now=0)
             assert isinstance(lease, Lease)
             first = lease.events[0].ticket if lease.events else lease.ticket
@@ -470,11 +487,17 @@ class BacklogModel(RuleBasedStateMachine):
             await self.client.zincrby(self.keys.backlog, -10 * LONG_MS, job)
 
     @invariant()
-    def tickets_match_the_model(self) -> None:
-        """Check that every ticket waits, has failed or is gone, as in the model."""
-        waiting, tickets, failed = self.run(self.read_jobs())
-        assert waiting == tickets == set(self.tickets)
-        assert failed == set(self.failed)
+    def redis_matches_the_model(self) -> None:
+        """Check what Redis holds against the model: read at once, for it is done at every step."""
+        self.check_stored(self.run(self.read_stored()))
+
+    def check_stored(self, stored: StoredState) -> None:
+        """Check that every ticket waits, has failed or is gone, as in the model; check the counts.
+
+        Leases of dead workers count too.
+        """
+        assert stored.scores.keys() == stored.tickets == set(self.tickets)
+        assert stored.failed == set(self.failed)
         open_events = {
             delivery_id
             for ticket in self.tickets.values()
@@ -483,31 +506,29 @@ class BacklogModel(RuleBasedStateMachine):
         }
         for delivery in self.job_by_delivery:
             assert self.settled_events[delivery] == (delivery not in open_events), delivery
-
-    @invariant()
-    def counts_match_the_model(self) -> None:
-        """Check the counts of leases and failures against the keys, with leases of the dead."""
-        counts, scores = self.run(self.read_counts())
+        counts = dict(stored.counts)
         assert counts.pop("appended", 0) == sum(last for last, _ in self.published.values())
-        assert counts.pop("leased", 0) == sum(score % 1 != 0 for score in scores)
+        assert counts.pop("leased", 0) == sum(score % 1 != 0 for score in stored.scores.values())
         assert counts == Counter(f"failed:{self.reasons[job]}" for job in self.failed)
 
-    async def read_counts(self) -> tuple[dict[str, int], list[float]]:
-        """Return the counts, and every score of the backlog."""
-        counts = cast("dict[bytes, bytes]", await self.client.hgetall(self.keys.counts))
-        scored = cast(
-            "list[tuple[bytes, float]]",
-            await self.client.zrange(self.keys.backlog, 0, -1, withscores=True),
+    async def read_stored(self) -> StoredState:
+        """Read jobs, counts and refreshes in one round trip."""
+        async with self.client.pipeline(transaction=False) as reads:
+            reads.zrange(self.keys.backlog, 0, -1, withscores=True)
+            reads.hkeys(self.keys.tickets)
+            reads.zrange(self.keys.failed, 0, -1)
+            reads.hgetall(self.keys.counts)
+            reads.zrange(self.keys.refreshes, 0, -1)
+            reads.hkeys(self.keys.refresh_tickets)
+            scored, tickets, failed, counts, planned, planned_tickets = await reads.execute()
+        return StoredState(
+            scores={job.decode(): score for job, score in scored},
+            tickets={job.decode() for job in tickets},
+            failed={job.decode() for job in failed},
+            counts={name.decode(): int(count) for name, count in counts.items()},
+            planned={name.decode() for name in planned},
+            planned_tickets={name.decode() for name in planned_tickets},
         )
-        return {k.decode(): int(v) for k, v in counts.items()}, [score for _, score in scored]
-
-    async def read_jobs(self) -> tuple[set[str], set[str], set[str]]:
-        """Return the jobs that wait, that have a ticket, and that have failed."""
-        waiting = cast("list[bytes]", await self.client.zrange(self.keys.backlog, 0, -1))
-        tickets = cast("list[bytes]", await self.client.hkeys(self.keys.tickets))
-        failed = cast("list[bytes]", await self.client.zrange(self.keys.failed, 0, -1))
-        names = [{job.decode() for job in jobs} for jobs in (waiting, tickets, failed)]
-        return names[0], names[1], names[2]
 
     def teardown(self) -> None:
         """Settle every ticket, then check what is left."""
@@ -528,7 +549,7 @@ class BacklogModel(RuleBasedStateMachine):
                 lease = self.leases[0]
                 entry = build_entry(lease, "a")
                 self.publish(0, "s" if self.is_taken(entry, lease) else "a", twice=False)
-        self.tickets_match_the_model()
+        self.redis_matches_the_model()
         assert set(self.settled_events.values()) <= {0, 1}
         assert all(self.settled_events[delivery] == 1 for delivery in self.job_by_delivery)
         ids = self.run(self.read_ids())

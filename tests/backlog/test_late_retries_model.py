@@ -168,7 +168,7 @@ class LostReplyModel(BacklogModel):
         """Repeat the remaining calls, then settle every ticket."""
         while self.pending_repeats:
             self.pending_repeats.pop()()
-            self.tickets_match_the_model()
+            self.redis_matches_the_model()
         super().finish()
 
 

@@ -1,9 +1,7 @@
 """Test that no refresh is lost or doubled, and that a failed refresh is no failure."""
 
-from typing import cast
-
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, precondition, rule
 from msgspec.structs import replace
 
 from service.backlog.refresh_schedule import RefreshPlan, plan_refresh
@@ -12,7 +10,7 @@ from service.backlog.ticket import Lease, list_events
 from service.enrich.budget import load_budget_prelude
 from service.publish.entry import Entry
 from service.publish.stream import PublishResult
-from tests.backlog.backlog_model import LONG_MS, TicketModel
+from tests.backlog.backlog_model import LONG_MS, StoredState, TicketModel
 from tests.backlog.test_backlog_model import RetryModel
 from tests.state_machine import run_machine, with_examples
 
@@ -157,17 +155,10 @@ class RefreshModel(RetryModel):
         number = int(min(self.planned)[-1])
         self.add(number, known, 7, twice=False)
 
-    @invariant()
-    def refreshes_match_the_plan(self) -> None:
+    def check_stored(self, stored: StoredState) -> None:
         """Check that every planned refresh is scheduled with its ticket, and no other is."""
-        names, tickets = self.run(self.list_planned())
-        assert names == tickets == set(self.planned)
-
-    async def list_planned(self) -> tuple[set[str], set[str]]:
-        """Return the scheduled deployments, and those with a stored ticket."""
-        names = cast("list[bytes]", await self.client.zrange(self.keys.refreshes, 0, -1))
-        tickets = cast("list[bytes]", await self.client.hkeys(self.keys.refresh_tickets))
-        return {name.decode() for name in names}, {name.decode() for name in tickets}
+        super().check_stored(stored)
+        assert stored.planned == stored.planned_tickets == set(self.planned)
 
 
 @with_examples((100, 30), long=(1500, 60))

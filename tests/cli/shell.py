@@ -5,7 +5,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Coroutine
+from asyncio.subprocess import DEVNULL
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from typing import Any
 from msgspec import Struct
 
 from service.simulate.options import Options
+from tests.cli.fork_server import ForkedProcess, ForkServer
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 PASSWORD = "s3cr3t-that-nobody-may-see"
+_READ_AT_START = ("PYTHON", "OTEL_")
 
 
 class CommandResult(Struct, frozen=True):
@@ -37,7 +40,7 @@ class CommandResult(Struct, frozen=True):
 class BackgroundCommand:
     """A command that runs until it is stopped; its lines are kept."""
 
-    def __init__(self, child: asyncio.subprocess.Process) -> None:
+    def __init__(self, child: asyncio.subprocess.Process | ForkedProcess) -> None:
         self.child = child
         self.lines: list[str] = []
         assert child.stdout is not None
@@ -69,9 +72,14 @@ class BackgroundCommand:
 
 
 class CommandRunner:
-    """Runs commands in one environment, and keeps those that it started."""
+    """Runs commands in one environment, and keeps those that it started.
 
-    def __init__(self, home: Path) -> None:
+    A fork server starts them without importing the service again. Without one, and for variables
+    that Python or a library reads as it is loaded, `python -m service` starts them.
+    """
+
+    def __init__(self, home: Path, fork_server: ForkServer | None = None) -> None:
+        self.fork_server = fork_server
         self.data = home / "data"
         self.started: list[BackgroundCommand] = []
         inherited = {
@@ -86,18 +94,25 @@ class CommandRunner:
             "LAUNCHDARKLY_ACCESS_TOKEN": Options().token,
         }
 
-    async def _spawn(self, command: str, changes: dict[str, str]) -> asyncio.subprocess.Process:
+    async def spawn(
+        self, command: str, changes: Mapping[str, str], *, stdin: int = DEVNULL
+    ) -> asyncio.subprocess.Process | ForkedProcess:
+        """Start a command; ``stdin`` is a file descriptor."""
+        is_read_at_start = any(name.startswith(_READ_AT_START) for name in changes)
+        env = {**self.env, **changes}
+        if self.fork_server is not None and not is_read_at_start:
+            return await self.fork_server.fork(command.split(), env, stdin=stdin)
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "service", *command.split()),
-            env=self.env | changes,
-            stdin=asyncio.subprocess.DEVNULL,
+            env=env,
+            stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
 
     async def run(self, command: str, **changes: str) -> CommandResult:
         """Run a command to its end."""
-        child = await self._spawn(command, changes)
+        child = await self.spawn(command, changes)
         async with asyncio.timeout(40):
             out, err = await child.communicate()
         assert child.returncode is not None
@@ -105,7 +120,7 @@ class CommandRunner:
 
     async def start(self, command: str, *, ready_pattern: str, **changes: str) -> BackgroundCommand:
         """Start a command, and wait for the line that says it is ready."""
-        background = BackgroundCommand(await self._spawn(command, changes))
+        background = BackgroundCommand(await self.spawn(command, changes))
         self.started.append(background)
         await background.wait_for(ready_pattern)
         return background

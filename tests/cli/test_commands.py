@@ -19,6 +19,7 @@ async def test_sent_webhook_becomes_a_record_through_commands(
     command_runner: CommandRunner,
 ) -> None:
     """What is sent comes out, and a killed `run` leaves its records and no server."""
+    command_runner.fork_server = None  # a user starts them by `python -m service`
     simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_started")
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
     given = {"ENRICHER_LAUNCHDARKLY_URL": upstream}
@@ -120,14 +121,15 @@ async def test_closed_stdout_ends_tail_quietly(
     command_runner: CommandRunner, server: EmbeddedServer
 ) -> None:
     """`tail | head -1` ends without complaint."""
+    command_runner.fork_server = None  # the test closes a pipe of the child
     async with open_client(server.url) as client:
         for _ in range(3):
             await client.xadd("{deployments}:enriched", {"n": "x"})
         tail = await command_runner.start(
             "tail --from-start --json", ready_pattern="unreadable", ENRICHER_REDIS_URL=server.url
         )
-        transport: Any = tail.child._transport  # type: ignore[attr-defined] # it closes its end only
-        transport.get_pipe_transport(1).close()
+        child: Any = tail.child
+        child._transport.get_pipe_transport(1).close()  # our end only
         async with asyncio.timeout(20):
             while tail.child.returncode is None:
                 await client.xadd("{deployments}:enriched", {"n": "x"})

@@ -7,7 +7,6 @@ import json
 import os
 import pwd
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -322,13 +321,7 @@ async def test_retry_all_asks_for_confirmation_on_a_terminal(
     """Nothing is done without a yes; --yes asks nothing."""
     await failed_harness.add_failed("one")
     ours, theirs = os.openpty()
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "service", "failed", "retry", "--all", *words.split()),
-        env=command_runner.env,
-        stdin=theirs,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    child = await command_runner.spawn(f"failed retry --all {words}", {}, stdin=theirs)
     os.close(theirs)
     assert child.stderr is not None
     async with asyncio.timeout(30):
