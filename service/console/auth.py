@@ -15,7 +15,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from service.console.pages import ConsolePages, Viewer
-from service.console.responses import html_response, read_form_field, redirect
+from service.console.responses import html_response, read_form_field, redirect, root_of
 from service.log import EventLogger
 
 SESSION_S = 43_200
@@ -75,6 +75,16 @@ class ConsoleAuth(Struct, frozen=True, kw_only=True):
             self.csrf_token(session).encode(), token.encode("utf-8", "replace")
         )
 
+    def cookie_name(self, host: str) -> str:
+        """Return the name of the session cookie for a host.
+
+        It holds the port, and a part that depends on the token: browsers share cookies among ports,
+        and a proxy may serve several consoles at one host.
+        """
+        port = re.search(r":([0-9]{1,5})$", host)
+        name = f"enricher-console-{port[1]}" if port else "enricher-console"
+        return f"{name}-{self._sign('cookie', '')[:8]}" if self.token else name
+
     def _sign(self, purpose: str, text: str) -> str:
         return hmac.new(self.signing_key, f"{purpose}:{text}".encode(), sha256).hexdigest()
 
@@ -107,12 +117,6 @@ def is_own_origin(headers: Mapping[str, str]) -> bool:
         return fetch_site == "same-origin"
     host = headers.get("Host", "").lower()
     return bool(host) and origin.lower() in {f"http://{host}", f"https://{host}"}
-
-
-def cookie_name(host: str) -> str:
-    """Return the cookie name for a host. It holds the port: browsers share cookies among ports."""
-    port = re.search(r":([0-9]{1,5})$", host)
-    return f"enricher-console-{port[1]}" if port else "enricher-console"
 
 
 def is_loopback_bind(host: str) -> bool:
@@ -162,17 +166,21 @@ class AuthMiddleware:
 
         async def handle(request: web.Request) -> web.StreamResponse:
             now_s = self._clock()
-            session = request.cookies.get(cookie_name(request.host), "")
+            session = request.cookies.get(self._auth.cookie_name(request.host), "")
             is_known = self._auth.is_valid_session(session, now_s=now_s)
             refusal = await self._refuse(request, session if is_known else None)
             if refusal is not None:
                 return refusal
             if not is_known:
                 session = self._auth.issue_session(now_s=now_s, session_id=self._new_session_id())
-            viewer = Viewer(self._auth.csrf_token(session), bool(self._auth.token))
+            viewer = Viewer(
+                root=root_of(request),
+                csrf_token=self._auth.csrf_token(session),
+                signed_in=bool(self._auth.token),
+            )
             response = await handler(request, viewer)
             if not is_known and not response.prepared:
-                _set_session_cookie(request, response, session)
+                self._set_session_cookie(request, response, session)
             return response
 
         return handle
@@ -180,62 +188,72 @@ class AuthMiddleware:
     async def _refuse(self, request: web.Request, session: str | None) -> web.Response | None:
         """Return the response to a request that is refused, else None."""
         if (reason := self._auth.refusal_reason(request.headers)) is not None:
-            return self._respond_not_local(reason)
+            return self._respond_not_local(request, reason)
         if request.method == "POST":
             if session is None or not is_own_origin(request.headers):
-                return self._respond_stale_form()
+                return self._respond_stale_form(request)
             csrf_token = await read_form_field(request, "csrf_token")
             return (
                 None
                 if self._auth.is_valid_csrf_token(csrf_token, session=session)
-                else self._respond_stale_form()
+                else self._respond_stale_form(request)
             )
         if self._auth.token and session is None:
-            return html_response(self._pages.render_sign_in(is_wrong_token=False), status=401)
+            return self._respond_sign_in(request, is_wrong_token=False)
         return None
 
     async def _sign_in(self, request: web.Request) -> web.StreamResponse:
         auth = self._auth
         if not auth.token or not is_own_origin(request.headers):
-            return self._respond_stale_form()
+            return self._respond_stale_form(request)
         if not auth.is_valid_token(await read_form_field(request, "token")):
             self._log.warning("console_sign_in_failed", peer=request.remote)
-            return html_response(self._pages.render_sign_in(is_wrong_token=True), status=401)
+            return self._respond_sign_in(request, is_wrong_token=True)
         self._log.info("console_signed_in", peer=request.remote)
         session = auth.issue_session(now_s=self._clock(), session_id=self._new_session_id())
-        response = redirect("/")
-        _set_session_cookie(request, response, session)
+        response = redirect(request, "")
+        self._set_session_cookie(request, response, session)
         return response
 
     async def _sign_out(self, request: web.Request, _: Viewer) -> web.StreamResponse:
-        response = redirect("/")
-        response.del_cookie(cookie_name(request.host), path="/")
+        response = redirect(request, "")
+        response.del_cookie(self._auth.cookie_name(request.host), path="/")
         return response
 
-    def _respond_not_local(self, reason: str) -> web.Response:
+    def _respond_sign_in(self, request: web.Request, *, is_wrong_token: bool) -> web.Response:
+        stranger = Viewer(root=root_of(request))
+        page = self._pages.render_sign_in(stranger, is_wrong_token=is_wrong_token)
+        return html_response(page, status=401)
+
+    def _respond_not_local(self, request: web.Request, reason: str) -> web.Response:
         text = (
             f"Without a token the console serves this machine only, and {reason}. To use it from "
             f"elsewhere, set ENRICHER_CONSOLE_TOKEN to at least {MIN_TOKEN_LENGTH} characters."
         )
-        return html_response(self._pages.render_message("Not allowed", text, None), status=403)
+        return self._respond_refusal(request, "Not allowed", text)
 
-    def _respond_stale_form(self) -> web.Response:
+    def _respond_stale_form(self, request: web.Request) -> web.Response:
         text = (
             "The form is too old or came from another site. Reload its page and send it again. If"
             " it is refused again, a proxy in front of the receiver changes the header Host: let it"
             " pass the browser's Host on (nginx: proxy_set_header Host $http_host)."
         )
-        return html_response(self._pages.render_message("Nothing changed", text, None), status=403)
+        return self._respond_refusal(request, "Nothing changed", text)
 
+    def _respond_refusal(self, request: web.Request, title: str, text: str) -> web.Response:
+        stranger = Viewer(root=root_of(request))
+        return html_response(self._pages.render_message(title, text, stranger), status=403)
 
-def _set_session_cookie(request: web.Request, response: web.StreamResponse, session: str) -> None:
-    is_secure = "https" in {request.scheme, request.headers.get("X-Forwarded-Proto", "")}
-    response.set_cookie(
-        cookie_name(request.host),
-        session,
-        max_age=SESSION_S,
-        path="/",
-        secure=is_secure,
-        httponly=True,
-        samesite="Strict",
-    )
+    def _set_session_cookie(
+        self, request: web.Request, response: web.StreamResponse, session: str
+    ) -> None:
+        is_secure = "https" in {request.scheme, request.headers.get("X-Forwarded-Proto", "")}
+        response.set_cookie(
+            self._auth.cookie_name(request.host),
+            session,
+            max_age=SESSION_S,
+            path="/",
+            secure=is_secure,
+            httponly=True,
+            samesite="Strict",
+        )

@@ -3,14 +3,16 @@
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct
 
 from service.console.format import format_count, format_rate
 
-CHART_SPAN_S = 180.0
+CURVE_WIDTH, CURVE_HEIGHT = 60, 36
+_CURVE_STEP_MS = 3000
+_HISTORY_MS = (CURVE_WIDTH + 3) * _CURVE_STEP_MS  # a little more than a curve shows
 _RATE_SPAN_MS, _RATE_SAMPLES = 10_000, 12
 _MAX_SAMPLES = 400
 _WINDOW_PATTERN = re.compile(r"([0-9]{1,15}) (-?[0-9]{1,15}) ([0-9]{1,15}) ([a-z]+)")
@@ -60,13 +62,6 @@ class WindowView(Struct, frozen=True, kw_only=True):
         return min(1.0, max(0.0, self.remaining / self.limit)) if self.limit else 0.0
 
 
-class Curve(Struct, frozen=True):
-    """A curve as two SVG paths: the line, and the area below it."""
-
-    line: str = ""
-    area: str = ""
-
-
 class SampleHistory:
     """The samples of the last minutes."""
 
@@ -78,7 +73,7 @@ class SampleHistory:
         if self._samples and sample.at_ms <= self._samples[-1].at_ms:
             self._samples.clear()  # another server, or a clock that was set back
         self._samples.append(sample)
-        while sample.at_ms - self._samples[0].at_ms > CHART_SPAN_S * 1000:
+        while sample.at_ms - self._samples[0].at_ms > _HISTORY_MS:
             self._samples.popleft()
 
     def list_samples(self) -> Sequence[Sample]:
@@ -101,36 +96,54 @@ def growth_rate(samples: Sequence[Sample], count_of: Callable[[Sample], int]) ->
 
 def list_rates(
     samples: Sequence[Sample], count_of: Callable[[Sample], int]
-) -> list[tuple[float, float]]:
-    """Return (seconds before now, growth in 1/s) of each sample."""
+) -> list[tuple[int, float]]:
+    """Return (time in ms, growth in 1/s) of each sample."""
     return [
-        (ago_s, growth_rate(samples[max(0, end - _RATE_SAMPLES) : end], count_of))
-        for end, (ago_s, _) in enumerate(list_values(samples, count_of), start=1)
+        (sample.at_ms, growth_rate(samples[max(0, end - _RATE_SAMPLES) : end], count_of))
+        for end, sample in enumerate(samples, start=1)
     ]
 
 
 def list_values(
     samples: Sequence[Sample], value_of: Callable[[Sample], int]
-) -> list[tuple[float, float]]:
-    """Return (seconds before now, value) of each sample."""
+) -> list[tuple[int, float]]:
+    """Return (time in ms, value) of each sample."""
+    return [(sample.at_ms, float(value_of(sample))) for sample in samples]
+
+
+def draw_curve(points: Sequence[tuple[int, float]]) -> str:
+    """Return (time in ms, value) as an SVG path: the curve of the last minutes, closed below it.
+
+    The curve is CURVE_WIDTH wide, one step per 3 s of the clock, with the largest value of each
+    step. So it changes only when a step begins or the newest value grows, and a constant value is
+    always the same path. The largest value of all is at 0, the value 0 at CURVE_HEIGHT; the edge
+    that closes the path lies outside that range.
+    """
+    if not points:
+        return ""
+    first_step = points[-1][0] // _CURVE_STEP_MS - CURVE_WIDTH
+    step_values: dict[int, float] = {}
+    for at_ms, value in points:
+        step = max(0, at_ms // _CURVE_STEP_MS - first_step)
+        step_values[step] = max(value, step_values.get(step, 0.0))
+    max_value = max(1.0, *step_values.values())
+    corners = [
+        (step, f"{CURVE_HEIGHT * (1 - value / max_value):.1f}")
+        for step, value in step_values.items()
+    ]
+    line = "L".join(f"{x} {y}" for x, y in _drop_level_corners(corners))
+    left, bottom = corners[0][0] or -1, CURVE_HEIGHT + 3
+    return f"M{left} {bottom}V{corners[0][1]}L{line}H{CURVE_WIDTH + 1}V{bottom}Z"
+
+
+def _drop_level_corners(corners: Sequence[tuple[int, str]]) -> list[tuple[int, str]]:
+    """Return the corners without those between two of the same height."""
     return [
-        ((samples[-1].at_ms - sample.at_ms) / 1000, float(value_of(sample))) for sample in samples
+        corner
+        for index, corner in enumerate(corners)
+        if index in {0, len(corners) - 1}
+        or not corners[index - 1][1] == corner[1] == corners[index + 1][1]
     ]
-
-
-def draw_curve(points: Iterable[tuple[float, float]], *, width: float, height: float) -> Curve:
-    """Return a curve of (seconds before now, value), scaled to its largest value."""
-    values = list(points)
-    if not values:
-        return Curve()
-    max_value = max(1.0, *(value for _, value in values))
-    points_px = [
-        (width * (1 - min(1.0, ago_s / CHART_SPAN_S)), height * (1 - max(0.0, value) / max_value))
-        for ago_s, value in values
-    ]
-    line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points_px)
-    area = f"{line}L{points_px[-1][0]:.1f} {height:.1f}L{points_px[0][0]:.1f} {height:.1f}Z"
-    return Curve(line, area)
 
 
 def draw_arc(share: float, *, radius: float) -> str:
@@ -176,7 +189,6 @@ def _parse_number(text: str) -> float:
     return number if math.isfinite(number) else 0.0
 
 
-CURVE_WIDTH, CURVE_HEIGHT = 148.0, 36.0
 GAUGE_RADIUS = 84.0
 
 _FAST_PER_S, _BUSY_PER_S = 5.0, 0.5
@@ -195,7 +207,7 @@ class FlowStage(Struct, frozen=True, kw_only=True):
     unit: str
     note: str
     tone: Tone = "calm"
-    curve: Curve
+    curve: str
 
 
 class FlowChart(Struct, frozen=True):
@@ -276,7 +288,7 @@ def _build_receiver_stage(samples: Sequence[Sample], received_per_s: float) -> F
         number=format_rate(received_per_s),
         unit="/s",
         note=f"{format_count(received)} {'webhook' if received == 1 else 'webhooks'} here",
-        curve=_draw_stage_curve(list_rates(samples, _received_count)),
+        curve=draw_curve(list_rates(samples, _received_count)),
     )
 
 
@@ -288,7 +300,7 @@ def _build_backlog_stage(samples: Sequence[Sample]) -> FlowStage:
         number=format_count(now.waiting),
         unit="ticket" if now.waiting == 1 else "tickets",
         note=f"{format_count(now.due)} due, {format_count(now.leased)} leased",
-        curve=_draw_stage_curve(list_values(samples, lambda sample: sample.waiting)),
+        curve=draw_curve(list_values(samples, lambda sample: sample.waiting)),
     )
 
 
@@ -311,7 +323,7 @@ def _build_budget_stage(samples: Sequence[Sample], windows: Sequence[WindowView]
         unit="calls available",
         note=note,
         tone=tone,
-        curve=_draw_stage_curve(list_values(samples, lambda sample: sample.calls_available)),
+        curve=draw_curve(list_values(samples, lambda sample: sample.calls_available)),
     )
 
 
@@ -323,7 +335,7 @@ def _build_upstream_stage(samples: Sequence[Sample]) -> FlowStage:
         number=format_count(now.in_flight),
         unit="in flight",
         note="calls to the API",
-        curve=_draw_stage_curve(list_values(samples, lambda sample: sample.in_flight)),
+        curve=draw_curve(list_values(samples, lambda sample: sample.in_flight)),
     )
 
 
@@ -334,7 +346,7 @@ def _build_stream_stage(samples: Sequence[Sample], appended_per_s: float) -> Flo
         number=format_rate(appended_per_s),
         unit="/s",
         note=_format_stream_note(samples[-1]),
-        curve=_draw_stage_curve(list_rates(samples, _appended_count)),
+        curve=draw_curve(list_rates(samples, _appended_count)),
     )
 
 
@@ -343,10 +355,6 @@ def _format_stream_note(now: Sample) -> str:
     if not now.reader_groups:
         return f"{records}, no readers"
     return f"{records}, {format_count(now.unread)} unread"
-
-
-def _draw_stage_curve(points: Sequence[tuple[float, float]]) -> Curve:
-    return draw_curve(points, width=CURVE_WIDTH, height=CURVE_HEIGHT)
 
 
 def _flow_speed(per_second: float) -> FlowSpeed:

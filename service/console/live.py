@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 
 from service.backlog.failures import FailedTicket
 from service.console.charts import Sample, SampleHistory, WindowView, parse_windows
+from service.console.fragments import Fragments
 from service.console.timeline import (
     DeploymentView,
     view_from_failed,
@@ -185,10 +186,6 @@ class LiveState(Struct, frozen=True):
     overview: Overview | None
     samples: Sequence[Sample] = ()
     redis_error: str = ""
-
-
-Fragments = Mapping[str, str]
-"""Parts of the overview page as HTML, by name."""
 
 
 class TooManyViewers(Exception):

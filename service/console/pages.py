@@ -1,15 +1,16 @@
 """The pages of the console, rendered from templates that escape all values by default."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from importlib.resources import files
+from itertools import zip_longest
 from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from msgspec import Struct
 
 from service.backlog.failures import FailedTicket
-from service.console.charts import Sample, bar_length, build_flow_chart, build_gauge
+from service.console.charts import FlowChart, bar_length, build_flow_chart, build_gauge
 from service.console.format import (
     RETRY_RESULT_TEXTS,
     explain_reason,
@@ -19,9 +20,10 @@ from service.console.format import (
     format_rfc3339,
     format_time,
 )
-from service.console.live import Fragments, LiveState
+from service.console.fragments import Fragments, Rows
+from service.console.live import LiveState, Overview
 from service.console.search import SearchResult
-from service.console.timeline import DeploymentView, format_raw, view_from_failed
+from service.console.timeline import format_raw, view_from_failed
 
 STATIC = {
     "console.css": "text/css",
@@ -29,13 +31,23 @@ STATIC = {
     "icon.svg": "image/svg+xml",
 }
 _MAX_RAW_CHARS = 64_000
+_OVERVIEW_ROOT = "./"  # fragments are shown on the overview
+
+_NO_DATA_TEXT = "No data yet: Redis could not be read."
+_NO_DEPLOYMENTS_TEXT = "No deployments yet. Post a webhook to /webhooks/<source> to see one here."
+_NO_FAILURES_TEXT = "No failed tickets. Each that is given up is kept here with its reason."
 
 
-class Viewer(Struct, frozen=True):
-    """The person who views a page: the CSRF token of the forms, and whether there is a sign-out."""
+class Viewer(Struct, frozen=True, kw_only=True):
+    """The person who views a page.
 
-    csrf_token: str
-    signed_in: bool
+    ``root`` is the relative URL of the overview. Who has no CSRF token is not let in: the page has
+    no header and no forms. Who is ``signed_in`` can sign out.
+    """
+
+    root: str
+    csrf_token: str = ""
+    signed_in: bool = False
 
 
 class ConsolePages:
@@ -64,52 +76,92 @@ class ConsolePages:
         self._jinja.globals |= {
             "bar_length": bar_length,
             "current_page": "",
-            "has_header": True,
             "namespace": namespace,
             "rate_limit_share": share,
+            "root": _OVERVIEW_ROOT,
             "result_text": "",
-            "static_url": self.static_url,
+            "static_path": self.static_path,
         }
 
-    def static_url(self, name: str) -> str:
-        """Return the URL of a static file, with its digest, so that browsers may cache it."""
-        return f"/console/static/{name}?v={content_digest(self.static[name])}"
+    def static_path(self, name: str) -> str:
+        """Return the relative URL of a static file, with its digest, so that browsers cache it."""
+        return f"console/static/{name}?v={content_digest(self.static[name])}"
 
-    def render_fragments(self, state: LiveState) -> Fragments:
-        """Return the parts of the overview that are updated live."""
-        overview, error_html = state.overview, ""
-        if state.redis_error:
-            error_html = self._render("error.html", error=state.redis_error)
+    def render_fragments(self, state: LiveState, *, has_ages: bool = False) -> Fragments:
+        """Return the parts of the overview that are updated live.
+
+        Ages are left out unless ``has_ages``: the browser counts them, so that a row whose age is
+        all that changes need not be sent.
+        """
+        overview, error = state.overview, state.redis_error
+        error_html = self._render("error.html", error=error) if error else ""
         if overview is None:
-            empty_html = self._render("empty.html")
-            return dict.fromkeys(("flow", "budget", "events", "failed"), empty_html) | {
-                "error": error_html
-            }
-        sample: Sample = overview.sample
+            empty_list = {"empty": self._render("empty.html", text=_NO_DATA_TEXT)}
+            budget_html = f"<p>{_NO_DATA_TEXT}</p>"
+            lists = dict.fromkeys(("flow", "events", "failed"), empty_list)
+            return {"error": error_html, "budget": budget_html, **lists}
         return {
             "error": error_html,
-            "flow": self._render(
-                "flow.html", chart=build_flow_chart(state.samples, overview.windows)
-            ),
             "budget": self._render(
                 "budget.html",
                 gauge=build_gauge(overview.windows, share=self._share),
                 windows=overview.windows,
-                sample=sample,
+                sample=overview.sample,
             ),
-            "events": self._render(
-                "events.html", deployments=overview.list_deployments(), now_ms=sample.at_ms
-            ),
-            "failed": self._render(
-                "failures.html", **_failures_context(overview.failures, now_ms=sample.at_ms)
+            "flow": self._render_flow(build_flow_chart(state.samples, overview.windows)),
+            "events": self._render_events(overview, has_ages=has_ages),
+            "failed": self._render_failures(
+                overview.failures,
+                root=_OVERVIEW_ROOT,
+                now_ms=overview.sample.at_ms,
+                has_ages=has_ages,
             ),
         }
 
     def render_overview(self, state: LiveState, viewer: Viewer) -> str:
         """Return the overview page."""
         return self._render_page(
-            "overview.html", viewer, current_page="flow", fragments=self.render_fragments(state)
+            "overview.html",
+            viewer,
+            current_page="flow",
+            fragments=self.render_fragments(state, has_ages=True),
+            now_ms=state.overview.sample.at_ms if state.overview else 0,
         )
+
+    def _render_flow(self, chart: FlowChart) -> Rows:
+        stages = {
+            stage.name: self._render("stage_row.html", stage=stage, pipe_speed=speed)
+            for stage, speed in zip_longest(chart.stages, chart.pipe_speeds)
+        }
+        return stages | {"failed": self._render("failed_link_row.html", failed=chart.failed)}
+
+    def _render_events(self, overview: Overview, *, has_ages: bool) -> Rows:
+        rows = {
+            deployment.key: self._render(
+                "event_row.html",
+                deployment=deployment,
+                now_ms=overview.sample.at_ms,
+                has_ages=has_ages,
+            )
+            for deployment in overview.list_deployments()
+        }
+        return rows or {"empty": self._render("empty.html", text=_NO_DEPLOYMENTS_TEXT)}
+
+    def _render_failures(
+        self, failures: Sequence[FailedTicket], *, root: str, now_ms: float, has_ages: bool
+    ) -> Rows:
+        rows = {}
+        for failed in failures:
+            deployment = view_from_failed(failed)
+            rows[deployment.key] = self._render(
+                "failure_row.html",
+                root=root,
+                deployment=deployment,
+                digest=failed.digest,
+                now_ms=now_ms,
+                has_ages=has_ages,
+            )
+        return rows or {"empty": self._render("empty.html", text=_NO_FAILURES_TEXT)}
 
     def render_failed(
         self,
@@ -126,7 +178,7 @@ class ConsolePages:
             "failed.html",
             viewer,
             current_page="failed",
-            **_failures_context(failures, now_ms=now_ms),
+            rows=self._render_failures(failures, root=viewer.root, now_ms=now_ms, has_ages=True),
             total=total,
             next_start=next_start,
             result_text=_result_text(result),
@@ -159,19 +211,22 @@ class ConsolePages:
             result_text=_result_text(retry_result),
         )
 
-    def render_sign_in(self, *, is_wrong_token: bool) -> str:
+    def render_sign_in(self, viewer: Viewer, *, is_wrong_token: bool) -> str:
         """Return the sign-in page."""
-        return self._render("sign_in.html", has_header=False, is_wrong_token=is_wrong_token)
+        return self._render_page("sign_in.html", viewer, is_wrong_token=is_wrong_token)
 
-    def render_message(self, title: str, text: str, viewer: Viewer | None) -> str:
-        """Return a page with one message; without a viewer it has no header."""
-        if viewer is None:
-            return self._render("message.html", has_header=False, title=title, text=text)
+    def render_message(self, title: str, text: str, viewer: Viewer) -> str:
+        """Return a page with one message."""
         return self._render_page("message.html", viewer, title=title, text=text)
 
     def _render_page(self, template: str, viewer: Viewer, **values: object) -> str:
         return self._render(
-            template, csrf_token=viewer.csrf_token, signed_in=viewer.signed_in, **values
+            template,
+            root=viewer.root,
+            has_header=bool(viewer.csrf_token),
+            csrf_token=viewer.csrf_token,
+            signed_in=viewer.signed_in,
+            **values,
         )
 
     def _render(self, template: str, **values: object) -> str:
@@ -186,12 +241,6 @@ def content_digest(content: bytes) -> str:
 def _result_text(status: str) -> str:
     text = RETRY_RESULT_TEXTS.get(status)
     return "" if text is None else f"The ticket {text}."
-
-
-def _failures_context(failures: Sequence[FailedTicket], *, now_ms: float) -> Mapping[str, object]:
-    deployments: list[DeploymentView] = [view_from_failed(failed) for failed in failures]
-    digests = {failed.job: failed.digest for failed in failures}
-    return {"deployments": deployments, "digests": digests, "now_ms": now_ms}
 
 
 def _is_http_url(url: str | None) -> bool:

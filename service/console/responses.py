@@ -42,7 +42,19 @@ def html_response(html: str, *, status: int = 200) -> web.Response:
     )
 
 
-def redirect(path: str, **query: str) -> web.Response:
-    """Return a redirect after a form, so that a reload does not send the form again."""
-    location = f"{path}?{urlencode(query)}" if query else path
+def root_of(request: web.Request) -> str:
+    """Return the relative URL of the overview, as seen from the page that is requested.
+
+    All links of the console begin with it. So they are right behind a proxy that serves the console
+    below a path of its own, and the receiver need not know that path.
+    """
+    return "../" * (request.rel_url.raw_path.count("/") - 1) or "./"
+
+
+def redirect(request: web.Request, path: str, **query: str) -> web.Response:
+    """Return a redirect after a form, so that a reload does not send the form again.
+
+    ``path`` is relative to the overview.
+    """
+    location = root_of(request) + path + (f"?{urlencode(query)}" if query else "")
     return web.Response(status=303, headers=SECURITY_HEADERS | {"Location": location})

@@ -13,10 +13,11 @@ from service.accept.sources import Source
 from service.backlog.failed_tickets import FailedTickets, RetryResult
 from service.backlog.failures import FailedTicket
 from service.console.auth import AuthMiddleware, Handler, ViewerHandler
-from service.console.live import Fragments, LiveFeed, TooManyViewers
+from service.console.event_stream import EventStream
+from service.console.fragments import Fragments, find_changes
+from service.console.live import LiveFeed, TooManyViewers
 from service.console.pages import STATIC, ConsolePages, Viewer, content_digest
 from service.console.responses import (
-    IO_TIMEOUT_S,
     SECURITY_HEADERS,
     html_response,
     read_form_field,
@@ -30,6 +31,7 @@ from service.store.connect import UNAVAILABLE_ERRORS, describe_error
 _PAGE_SIZE = 40
 _MAX_JOB_LENGTH = 4096
 _MAX_OFFSET_DIGITS = 9  # a longer number would overflow
+_COMMENT_INTERVAL_S = 15.0
 _MAX_STREAM_S = 900.0  # then the browser reconnects, and its session is checked again
 
 
@@ -150,44 +152,44 @@ class Console:
 
     async def _stream_live(self, request: web.Request, _: Viewer) -> web.StreamResponse:
         """Send the changed parts of the overview as server-sent events, for at most 15 minutes."""
-        ends_at = self._dependencies.clock() + _MAX_STREAM_S
-        headers = SECURITY_HEADERS | {
-            "Content-Type": "text/event-stream",
-            "X-Accel-Buffering": "no",
-        }
-        response = web.StreamResponse(headers=headers)
-        sent_fragments: Fragments = {}
+        stream = EventStream(request)
         try:
-            async with aclosing(self._dependencies.live_feed.subscribe()) as updates:
-                async for fragments in updates:
-                    if not response.prepared:
-                        await response.prepare(request)
-                    changed = {
-                        name: html
-                        for name, html in fragments.items()
-                        if sent_fragments.get(name) != html
-                    }
-                    sent_fragments = fragments
-                    async with asyncio.timeout(IO_TIMEOUT_S):
-                        await response.write(b"data: %b\n\n" % json.encode(changed))
-                    if self._dependencies.clock() > ends_at:
-                        break
+            await self._send_updates(stream)
         except TooManyViewers:
             return web.Response(status=503, headers=SECURITY_HEADERS | {"Retry-After": "5"})
         except (OSError, TimeoutError):
-            return response  # the viewer is gone
-        return response if response.prepared else web.Response(status=503, headers=SECURITY_HEADERS)
+            return stream.response  # the viewer is gone
+        if not stream.response.prepared:
+            return web.Response(status=503, headers=SECURITY_HEADERS)
+        return stream.response
+
+    async def _send_updates(self, stream: EventStream) -> None:
+        clock = self._dependencies.clock
+        ends_at, sent_at = clock() + _MAX_STREAM_S, clock()
+        sent_fragments: Fragments = {}
+        async with aclosing(self._dependencies.live_feed.subscribe()) as updates:
+            async for fragments in updates:
+                changes = find_changes(sent_fragments, fragments)
+                if changes:
+                    await stream.send(json.encode(changes))
+                elif clock() - sent_at > _COMMENT_INTERVAL_S:
+                    await stream.send_comment()
+                else:
+                    continue
+                sent_fragments, sent_at = fragments, clock()
+                if sent_at > ends_at:
+                    break
 
     async def _retry(self, request: web.Request, _: Viewer) -> web.StreamResponse:
         tickets, job = await self._read_shown_ticket(request)
         results = await self._dependencies.failed_tickets.retry(tickets, self._dependencies.sources)
         result = results[0] if results else RetryResult(job, "gone")
         if result.status == "skipped":
-            return redirect("/console/failed/show", job=job, result=result.status)
+            return redirect(request, "console/failed/show", job=job, result=result.status)
         if result.status == "gone":
-            return redirect("/console/failed", result=result.status)
+            return redirect(request, "console/failed", result=result.status)
         self._log_action("failed_retried", request, job)
-        return redirect("/console/search", q=result.detail or job, result=result.status)
+        return redirect(request, "console/search", q=result.detail or job, result=result.status)
 
     async def _drop(self, request: web.Request, _: Viewer) -> web.StreamResponse:
         tickets, job = await self._read_shown_ticket(request)
@@ -195,7 +197,7 @@ class Console:
         result = results[0] if results else RetryResult(job, "gone")
         if result.status == "dropped":
             self._log_action("failed_dropped", request, job)
-        return redirect("/console/failed", result=result.status)
+        return redirect(request, "console/failed", result=result.status)
 
     async def _read_shown_ticket(self, request: web.Request) -> tuple[list[FailedTicket], str]:
         """Return the failed ticket of a form, unless it has failed again since, and its job."""

@@ -133,7 +133,7 @@ def view_from_failed(failed: FailedTicket) -> DeploymentView:
     parked, failure = parse_parked_job(failed.job), failed.failure
     view = DeploymentView(
         status="failed" if parked is None else "parked",
-        key=f"job:{failed.job}",
+        key=f"failed:{failed.job}",
         at_ms=failed.at_ms,
         job=failed.job,
         source=failed.source,

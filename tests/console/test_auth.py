@@ -70,3 +70,13 @@ def test_csrf_token_of_another_session_is_invalid() -> None:
     other = AUTH.issue_session(now_s=NOW_S, session_id="0b" * 16)
     assert AUTH.is_valid_csrf_token(AUTH.csrf_token(SESSION), session=SESSION)
     assert not AUTH.is_valid_csrf_token(AUTH.csrf_token(SESSION), session=other)
+
+
+def test_consoles_at_one_host_have_cookies_of_their_own() -> None:
+    """Another port or another token: signing in at one does not sign out of the other."""
+    other = ConsoleAuth(token="another", signing_key=derive_key("another-token-of-theirs"))
+    names = [auth.cookie_name(host) for auth in (AUTH, other) for host in ("h:1", "h:2", "h")]
+    assert len(set(names)) == len(names)
+    assert AUTH.cookie_name("h") == ConsoleAuth(
+        token=AUTH.token, signing_key=derive_key(AUTH.token)
+    ).cookie_name("h")

@@ -59,6 +59,15 @@ async def failure_digest(service: ServiceHarness, job: str) -> str:
     return sha1(failure, usedforsecurity=False).hexdigest()
 
 
+async def disconnect_redis(service: ServiceHarness) -> None:
+    """Let the service lose Redis; no later connection succeeds."""
+    assert service.runtime is not None
+    pool = service.runtime.client.connection_pool
+    pool.connection_kwargs["path"] = "/nowhere/redis.sock"
+    await pool.disconnect()
+    pool._available_connections.clear()  # they would be opened again at their old address
+
+
 class ConsoleClient:
     """An HTTP client that behaves as a browser: it keeps cookies, and posts with an Origin."""
 

@@ -1,13 +1,16 @@
 """Tests of the console over HTTP: access, retry and drop, search, live updates."""
 
+import html
 import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 import pytest
 
+from service.console import routes
 from service.console.live import MAX_VIEWERS
 from service.settings import Secret
 from tests.conftest import Eventually
@@ -15,6 +18,7 @@ from tests.end_to_end.console_harness import (
     TOKEN,
     ConsoleClient,
     add_failed_ticket,
+    disconnect_redis,
     failure_digest,
     open_console,
 )
@@ -59,6 +63,31 @@ async def test_every_page_has_security_headers(local_client: ConsoleClient) -> N
             assert "<style" not in text
             assert " style=" not in text
             assert "<script>" not in text
+
+
+async def test_every_link_is_relative(token_client: ConsoleClient, service: ServiceHarness) -> None:
+    """Links, forms, files and redirects lead to the same place below any path prefix."""
+    job = await add_failed_ticket(service)
+    _, sign_in = await token_client.get("/console/failed")
+    assert await token_client.post("/console/sign-in", token=TOKEN) == 303
+    paths = ("/", "/console/failed", f"/console/failed/show?job={job}", "/console/search?q=billing")
+    pages = {path: (await token_client.get(path))[1] for path in paths}
+    for path, text in {"/console/sign-in": sign_in, **pages}.items():
+        links = re.findall(r'(?:href|src|action|formaction|data-live-url)="([^"#]*)"', text)
+        assert links
+        for link in links:
+            assert not link.startswith("/"), (path, link)
+            target = urlsplit(urljoin(path, html.unescape(link))).path
+            assert target == "/" or target.startswith("/console/"), (path, link)
+    csrf_token = await token_client.csrf_token()
+    fields = {"job": f"{await failure_digest(service, job)}:{job}", "csrf_token": csrf_token}
+    async with token_client.session.post(
+        f"{token_client.url}/console/failed/drop",
+        data=fields,
+        headers={"Origin": token_client.url},
+        allow_redirects=False,
+    ) as response:
+        assert response.headers["Location"] == "../../console/failed?result=dropped"
 
 
 @pytest.mark.parametrize(
@@ -159,7 +188,7 @@ async def test_failed_list_pages_show_every_ticket_once(
         shown += re.findall(r'class="version">([0-9.]+)<', text)
         pages += 1
         found = re.search(r'rel="next" href="([^"]+)"', text)
-        path = found[1] if found and pages < 9 else ""
+        path = urljoin(path, found[1]) if found and pages < 9 else ""
     assert shown == [f"1.{number}.0" for number in reversed(range(45))]
 
 
@@ -174,13 +203,14 @@ async def test_console_with_a_token_refuses_everyone_who_is_not_signed_in(
         assert "Latest deployments" not in text
     assert await token_client.post("/console/sign-in", token="wrong") == 401
     assert await token_client.post("/console/sign-in", origin="http://evil", token=TOKEN) == 403
-    port = token_client.url.rpartition(":")[2]
-    forged = f"enricher-console-{port}=9999999999.{'a' * 32}.{'b' * 64}"
-    assert (await token_client.get("/", Cookie=forged))[0] == 401
     assert await token_client.post("/console/sign-in", token=TOKEN) == 303
     status, text = await token_client.get("/")
     assert status == 200
     assert "Latest deployments" in text
+    (session,) = token_client.session.cookie_jar
+    token_client.session.cookie_jar.clear()
+    forged = f"{session.key}=9999999999.{'a' * 32}.{'b' * 64}"
+    assert (await token_client.get("/", Cookie=forged))[0] == 401
 
 
 async def test_session_cookie_is_hidden_from_scripts_and_other_sites(
@@ -290,39 +320,64 @@ async def test_html_in_values_is_escaped(
         assert "<b>" not in text
 
 
-async def test_live_stream_sends_changed_fragments(
+async def test_live_stream_sends_changed_rows(
     local_client: ConsoleClient, service: ServiceHarness
 ) -> None:
-    """All fragments first, then those that changed."""
+    """Everything first, then nothing but the rows that changed."""
+    await add_failed_ticket(service, version="1.1.1")
     async with local_client.session.get(f"{local_client.url}/console/live") as response:
         assert response.headers["Content-Type"] == "text/event-stream"
-        fragments = await read_fragments(response.content)
-        assert fragments.keys() == {"error", "flow", "budget", "events", "failed"}
-        await add_failed_ticket(service, version="9.9.9")
-        while "failed" not in fragments or "9.9.9" not in fragments["failed"]:
-            fragments = await read_fragments(response.content)
-        assert "budget" not in fragments
+        changes = await read_changes(response.content)
+        assert changes.keys() == {"error", "flow", "budget", "events", "failed"}
+        while "1.1.1" not in "".join(changes.get("failed", {"rows": []})["rows"]):
+            changes = await read_changes(response.content)  # it was read just before
+        job = await add_failed_ticket(service, version="9.9.9", offset_ms=1)
+        while "failed" not in (changes := await read_changes(response.content)):
+            continue  # a curve may move meanwhile
+        assert changes.keys() == {"flow", "events", "failed"}
+        assert changes["failed"]["rows"].keys() == {f"failed:{job}"}
+        assert "9.9.9" in changes["failed"]["rows"][f"failed:{job}"]
+        assert len(changes["failed"]["keys"]) == 2
 
 
-async def read_fragments(stream: aiohttp.StreamReader) -> dict[str, str]:
-    """Return the fragments of the next event of the stream."""
+@pytest.mark.parametrize(("accept_encoding", "encoding"), [("gzip", "gzip"), ("identity", None)])
+async def test_live_stream_is_compressed_for_those_who_accept_it(
+    local_client: ConsoleClient, accept_encoding: str, encoding: str | None
+) -> None:
+    """Each event can be read at once, compressed or not."""
+    headers = {"Accept-Encoding": accept_encoding}
+    url = f"{local_client.url}/console/live"
+    async with local_client.session.get(url, headers=headers) as response:
+        assert response.headers.get("Content-Encoding") == encoding
+        assert "flow" in await read_changes(response.content)
+
+
+async def test_live_stream_without_changes_sends_comments(
+    local_client: ConsoleClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A silent stream would be ended by a proxy; the browser ignores comments."""
+    monkeypatch.setattr(routes, "_COMMENT_INTERVAL_S", 0.0)
+    async with local_client.session.get(f"{local_client.url}/console/live") as response:
+        lines = [await response.content.readline() for _ in range(2)]
+        while lines[-1] != b":\n":
+            lines.append(await response.content.readline())
+
+
+async def read_changes(stream: aiohttp.StreamReader) -> dict[str, Any]:
+    """Return the changes in the next event of the stream."""
     while True:
         line = await stream.readline()
         if line.startswith(b"data: "):
-            fragments: dict[str, str] = json.loads(line.removeprefix(b"data: "))
-            return fragments
+            changes: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
+            return changes
 
 
 async def test_page_while_redis_is_away_is_503(
     local_client: ConsoleClient, service: ServiceHarness
 ) -> None:
     """A page that has to be read from Redis says that Redis is away."""
-    assert service.runtime is not None
     await local_client.get()
-    pool = service.runtime.client.connection_pool
-    pool.connection_kwargs["path"] = "/nowhere/redis.sock"
-    await pool.disconnect()
-    pool._available_connections.clear()  # they would be opened again at their old address
+    await disconnect_redis(service)
     status, text = await local_client.get("/console/failed")
     assert status == 503
     assert "Redis is away" in text

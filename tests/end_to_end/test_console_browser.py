@@ -1,59 +1,19 @@
 """Tests of the console in Chromium: live, by keyboard, on a phone, in the dark, hostile data."""
 
-import os
-import shutil
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, CDPSession, expect
 
 from service.settings import Secret
+from tests.end_to_end.browser import DESKTOP_VIEWPORT, BrowserPage, needs_chromium
 from tests.end_to_end.console_harness import TOKEN, add_failed_ticket, open_console
 from tests.end_to_end.harness import ServiceHarness
 from tests.factories import deployment_id
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
-PHONE_VIEWPORT = {"width": 360, "height": 780}
-DESKTOP_VIEWPORT = {"width": 1280, "height": 900}
-
-pytestmark = [
-    pytest.mark.skipif(not CHROMIUM and "GATE" not in os.environ, reason="there is no Chromium"),
-    pytest.mark.timeout(120),
-]
-expect.set_options(timeout=20_000)
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    """Start Chromium without a window."""
-    async with async_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.getuid() == 0 else []  # it refuses root otherwise
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        yield browser
-        await browser.close()
-
-
-class BrowserPage:
-    """A page of the console, and the errors that the browser reported."""
-
-    def __init__(self, page: Page, url: str) -> None:
-        self.page = page
-        self.url = url
-        self.errors: list[str] = []
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on(
-            "console",
-            lambda message: self.errors.append(message.text) if message.type == "error" else None,
-        )
-        page.on("dialog", lambda dialog: self.errors.append(dialog.message))
-
-    async def scrolls_sideways(self) -> bool:
-        """Return whether the page is wider than the window."""
-        is_wider: bool = await self.page.evaluate(
-            "document.documentElement.scrollWidth > document.documentElement.clientWidth"
-        )
-        return is_wider
+pytestmark = [needs_chromium, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
@@ -79,7 +39,7 @@ async def test_overview_updates_without_a_reload(
     await browser_page.page.goto(browser_page.url)
     await expect(browser_page.page.locator("#live-state")).to_have_text("live")
     await browser_page.page.evaluate("window.isSamePage = true")
-    stream_note = browser_page.page.locator(".flow.wide [data-stage=stream] .stage-note")
+    stream_note = browser_page.page.locator(".flow [data-key=stream] .stage-note")
     await expect(stream_note).to_contain_text("0 kept")
     await service.post({"deploymentId": deployment_id(), "eventType": "finished"})
     await expect(stream_note).to_contain_text("1 kept")
@@ -141,6 +101,33 @@ async def test_focus_and_open_details_survive_live_updates(
     assert "1.0.0" in (await focused.get_attribute("value") or "")
 
 
+async def test_overview_at_rest_is_not_drawn_again(
+    browser_page: BrowserPage, service: ServiceHarness
+) -> None:
+    """While nothing happens, nothing moves, and the page takes less than 3 % of a core."""
+    page = browser_page.page
+    await add_failed_ticket(service, offset_ms=-7_200_000)
+    await page.goto(browser_page.url)
+    await expect(page.locator("#live-state")).to_have_text("live")
+    devtools = await page.context.new_cdp_session(page)
+    await devtools.send("Performance.enable")
+    async with asyncio.timeout(60):
+        while True:
+            before = await read_browser_metrics(devtools)
+            await asyncio.sleep(3)
+            after = await read_browser_metrics(devtools)
+            spent = {name: after[name] - before[name] for name in after}
+            if spent["ProcessTime"] < 0.03 * spent["Timestamp"]:
+                break  # the page has only just been loaded before
+    assert await page.evaluate("document.getAnimations().length") == 0
+
+
+async def read_browser_metrics(devtools: CDPSession) -> dict[str, float]:
+    """Return what the process of the page has done; times in seconds, ProcessTime on a core."""
+    metrics = (await devtools.send("Performance.getMetrics"))["metrics"]
+    return {metric["name"]: metric["value"] for metric in metrics}
+
+
 async def test_search_works_by_keyboard(browser_page: BrowserPage, service: ServiceHarness) -> None:
     """A slash moves to the field; the result has the revision of the record."""
     name = deployment_id()
@@ -153,24 +140,6 @@ async def test_search_works_by_keyboard(browser_page: BrowserPage, service: Serv
     await expect(browser_page.page.locator(".search-result .summary")).to_contain_text(
         "Published at revision 1"
     )
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_pages_on_a_phone_do_not_scroll_sideways(
-    browser_page: BrowserPage, service: ServiceHarness, scheme: str
-) -> None:
-    """No page is wider than a phone, even with long values; dark mode has a dark background."""
-    page = browser_page.page
-    await page.set_viewport_size(PHONE_VIEWPORT)  # type: ignore[arg-type] # a TypedDict
-    await page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type] # a Literal
-    job = await add_failed_ticket(service, version="v" * 180, raw=b"x" * 900, detail="y" * 300)
-    await service.post({"deploymentId": deployment_id(), "eventType": "finished"})
-    paths = ("/", "/console/failed", f"/console/failed/show?job={job}", "/console/search?q=vvv")
-    for path in paths:
-        await page.goto(browser_page.url + path)
-        assert not await browser_page.scrolls_sideways(), path
-    background = await page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert background == {"light": "rgb(238, 241, 242)", "dark": "rgb(12, 17, 19)"}[scheme]
 
 
 async def test_scripts_in_values_do_not_run(

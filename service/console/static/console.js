@@ -1,23 +1,14 @@
-// Live updates of the overview: HTML fragments arrive as server-sent events, and only the elements
-// that differ are changed.
+// Live updates of the overview: what changed arrives as server-sent events, either whole parts as
+// HTML or rows of a list, and only the elements that differ are changed.
 "use strict";
 
-const KEY = "data-key";
 const USER_ATTRIBUTES = new Set(["open"]); // the person sets these, so an update keeps them
+const AGE_UNITS = [["d", 86_400], ["h", 3600], ["min", 60]];
 
-function isSameElement(a, b) {
-  if (a.nodeType !== b.nodeType || a.nodeName !== b.nodeName) return false;
-  return a.nodeType !== Node.ELEMENT_NODE || a.getAttribute(KEY) === b.getAttribute(KEY);
-}
-
-function hasKey(node) {
-  return node.nodeType === Node.ELEMENT_NODE && node.hasAttribute(KEY);
-}
-
-function removeAndReturnNext(node) {
-  const next = node.nextSibling;
-  node.remove();
-  return next;
+function parseHtml(html) {
+  const template = document.createElement("template");
+  template.innerHTML = html;
+  return template.content;
 }
 
 function updateAttributes(current, wanted) {
@@ -32,46 +23,66 @@ function updateAttributes(current, wanted) {
 function updateNode(current, wanted) {
   if (current.nodeType === Node.ELEMENT_NODE) {
     updateAttributes(current, wanted);
-    updateChildren(current, wanted);
+    if (!current.hasAttribute("data-at")) updateChildren(current, wanted); // updateAges writes ages
   } else if (current.data !== wanted.data) {
     current.data = wanted.data;
   }
 }
 
-// An element with a key is kept, with its focus and its open details, whatever is added or removed
-// around it. Elements that are gone are removed first, because moving an element loses its focus.
 function updateChildren(current, wanted) {
-  const wantedKeys = new Set([...wanted.children].map((child) => child.getAttribute(KEY)));
-  const currentByKey = new Map();
-  for (const child of [...current.children]) {
-    const key = child.getAttribute(KEY);
-    if (key === null) continue;
-    if (wantedKeys.has(key)) currentByKey.set(key, child);
-    else child.remove();
+  const wantedNodes = [...wanted.childNodes];
+  for (const [index, node] of wantedNodes.entries()) {
+    const currentNode = current.childNodes[index];
+    if (!currentNode) current.append(node);
+    else if (currentNode.nodeName === node.nodeName) updateNode(currentNode, node);
+    else currentNode.replaceWith(node);
   }
-  let position = current.firstChild;
-  for (const wantedChild of [...wanted.childNodes]) {
-    const key = hasKey(wantedChild) ? wantedChild.getAttribute(KEY) : null;
-    const currentChild = key === null ? position : currentByKey.get(key);
-    if (currentChild && isSameElement(currentChild, wantedChild)) {
-      while (position !== currentChild && position && !hasKey(position)) position = removeAndReturnNext(position);
-      if (position === currentChild) position = position.nextSibling;
-      else current.insertBefore(currentChild, position);
-      updateNode(currentChild, wantedChild);
-    } else {
-      current.insertBefore(wantedChild, position);
-    }
-  }
-  while (position) position = removeAndReturnNext(position);
+  while (current.childNodes.length > wantedNodes.length) current.lastChild.remove();
 }
 
-function showFragments(fragments) {
-  for (const [name, html] of Object.entries(fragments)) {
+// A row is kept, with its focus and its open details, whatever is added or removed around it. Rows
+// that are gone are removed first, because moving a row loses its focus.
+function updateList(list, { keys, rows }) {
+  const currentRows = new Map([...list.children].map((row) => [row.dataset.key, row]));
+  const wantedKeys = new Set(keys ?? currentRows.keys());
+  for (const [key, row] of currentRows) {
+    if (!wantedKeys.has(key)) row.remove();
+  }
+  let position = list.firstElementChild;
+  for (const key of wantedKeys) {
+    const wanted = key in rows ? parseHtml(rows[key]).firstElementChild : null;
+    const row = currentRows.get(key) ?? wanted;
+    if (!row) continue;
+    if (wanted && wanted !== row) updateNode(row, wanted);
+    if (row === position) position = position.nextElementSibling;
+    else list.insertBefore(row, position);
+  }
+}
+
+function showChanges(changes) {
+  for (const [name, change] of Object.entries(changes)) {
     const element = document.querySelector(`[data-fragment="${name}"]`);
     if (!element) continue;
-    const template = document.createElement("template");
-    template.innerHTML = html;
-    updateChildren(element, template.content);
+    if (typeof change === "string") updateChildren(element, parseHtml(change));
+    else updateList(element, change);
+  }
+  updateAges();
+}
+
+// Ages are counted here by Redis's clock, so that the receiver need not send them.
+const nowMs = Number(document.querySelector("[data-now]")?.dataset.now);
+const clockOffsetMs = nowMs ? nowMs - Date.now() : 0;
+
+function formatAge(seconds) {
+  if (seconds < 1) return "now";
+  const [unit, unitSeconds] = AGE_UNITS.find((known) => seconds >= known[1]) ?? ["s", 1];
+  return `${Math.round(seconds / unitSeconds)} ${unit}`;
+}
+
+function updateAges() {
+  for (const time of document.querySelectorAll("time[data-at]")) {
+    const text = formatAge((Date.now() + clockOffsetMs - Number(time.dataset.at)) / 1000);
+    if (time.textContent !== text) time.textContent = text;
   }
 }
 
@@ -87,7 +98,7 @@ function connectLive(url, stateElement) {
     if (source || document.hidden) return;
     source = new EventSource(url);
     source.onopen = () => showState("live");
-    source.onmessage = (event) => showFragments(JSON.parse(event.data));
+    source.onmessage = (event) => showChanges(JSON.parse(event.data));
     source.onerror = () => {
       showState("reconnecting");
       if (source.readyState !== EventSource.CLOSED) return;
@@ -127,4 +138,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 const live = document.querySelector("[data-live-url]");
-if (live) connectLive(live.dataset.liveUrl, document.getElementById("live-state"));
+if (live) {
+  connectLive(live.dataset.liveUrl, document.getElementById("live-state"));
+  setInterval(() => document.hidden || updateAges(), 1000);
+}
