@@ -76,6 +76,26 @@ def test_page_names_the_url_and_the_secret_of_its_source(preset: str) -> None:
     assert page.count(place.removeprefix("env:")) >= 2
 
 
+def github_cases() -> list[list[str]]:
+    """Return the cells of every row of the table of applications on GitHub's page."""
+    lines = PAGES["github"].split("| repository | task |")[1].splitlines()[2:]
+    return [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.parametrize("case", github_cases(), ids=lambda case: "-".join(case[:2]))
+def test_github_page_tells_applications_apart(case: list[str]) -> None:
+    """Applications of one repository, and repositories of two owners with equal names."""
+    repository, task, payload, application = case
+    headers, body = read_sample("github")
+    assert isinstance(body, dict)
+    body["repository"] |= {"full_name": repository, "name": repository.partition("/")[2]}
+    body["deployment"] |= {"task": task, "payload": payload}
+    source = source_from_page(PAGES["github"], "github-of-two-owners")
+    event = parse_webhook(source, SignedRequest(headers, {}, json.dumps(body).encode()))
+    assert isinstance(event, DeploymentCompleted)
+    assert event.application == application
+
+
 def render_go_template(template: str, variables: dict[str, object]) -> str:
     """Stand in for Go's templates, as far as our pages use them: ``{{toJson .name}}``."""
     rendered = re.sub(
