@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from service.accept.mapping import Batch, Event, parse_webhook
+from service.accept.mapping import Batch, DeploymentCompleted, Event, parse_webhook
 from service.accept.signatures import SignedRequest, is_genuine
-from service.accept.sources import Source, load_sources
+from service.accept.sources import Source, load_sources, native_source
+from service.cli.explain import explain_webhook
 from tests.accept.sample_webhooks import make_sources, summarize
-from tests.vendor_samples import require_samples, require_signature_vectors
+from tests.vendor_samples import FOLDER, require_samples, require_signature_vectors
 
 IGNORED: tuple[str, ...] = ()
 HARNESS = {"x-deployment-environment": "test", "x-deployment-version": "1"}
@@ -31,6 +32,11 @@ EXAMPLES: dict[tuple[str, str], tuple[Mapping[str, str], dict[str, tuple[str, ..
             ),
         },
     ),
+    ("github", "launchdarkly/deployment-events-action.*.json"): (
+        {"x-github-event": "deployment_status"},
+        {"deployment-events-action.deployment_status": ("missing", "match('^deploy:")},
+    ),
+    ("github", "github/deployment.payload.json"): ({"x-github-event": "deployment"}, {}),
     ("github", "github/[!d]*.payload.json"): ({"x-github-event": "ping"}, {}),
     ("github", "github/ping.urlencoded.body.txt"): ({"x-github-event": "ping"}, {}),
     ("github-workflow-run", "github/workflow_run.*.json"): (
@@ -211,6 +217,33 @@ EXAMPLES: dict[tuple[str, str], tuple[Mapping[str, str], dict[str, tuple[str, ..
         {"commit_status_changed": ("succeeded", "production", "repository-name", "9fec8477")},
     ),
     ("launchdarkly", "launchdarkly/webhook.*.json"): ({}, {}),
+    ("native", "launchdarkly/api.post-deployment-event.*.json"): (
+        {},
+        {
+            "api.post-deployment-event.from-schema-examples": (
+                "succeeded",
+                "production",
+                "billing-service",
+                "a90a8a2",
+            )
+        },
+    ),
+}
+
+# Files that are no webhook of a sender with a preset.
+OTHER_FILES = {
+    "aws/codedeploy.trigger.*": "the message inside an SNS notification",
+    "aws/sns.*": "SNS needs code of its own; docs/senders.md names EventBridge",
+    "cdevents/schemas/**/*": "schemas",
+    "cloudevents/binary.percent-encoded-header.*": "test_cloudevents.py has the same value",
+    "cloudevents/options-handshake.*": "test_cloudevents.py has the handshake",
+    "drone/*": "Drone's HTTP signatures need code of their own",
+    "jenkins/outbound-webhook.*": "a plugin without a preset",
+    "keptn/*": "Keptn v1 is no longer maintained",
+    "launchdarkly/api.deployment*": "responses of LaunchDarkly's API",
+    "netlify/*": "Netlify's JWT needs code of its own",
+    "*/*.headers.json": "the headers of another file",
+    "ORIGINS.md": "where the files are from",
 }
 
 
@@ -221,8 +254,13 @@ def sources(presets: str) -> dict[str, Source]:
 
 
 def map_example(source: Source, body: bytes, headers: Mapping[str, str]) -> Event | Batch:
-    """Map a vendor's example."""
-    return parse_webhook(source, SignedRequest(headers, {}, body))
+    """Map a vendor's example; ``sources try`` must report the same of it."""
+    request = SignedRequest(headers, {}, body)
+    event = parse_webhook(source, request)
+    explanation = explain_webhook(source, request, now_s=0)
+    assert explanation.events == (event.events if isinstance(event, Batch) else (event,))
+    assert explanation.report.count("\nanswer ") == len(explanation.events)
+    return event
 
 
 def matches_expected(summary: dict[str, Any], expected: tuple[str, ...]) -> bool:
@@ -263,6 +301,30 @@ def test_published_cloudevents_are_mapped_alike_in_every_mode(sources: dict[str,
         raw = json.dumps(sent["body"]).encode()
         summary = summarize(map_example(sources["cdevents"], raw, sent["headers"]))
         assert [event["outcome"] for event in summary["events"]] == ["succeeded", "succeeded"]
+
+
+def test_every_sample_is_read_or_is_no_webhook_of_a_preset() -> None:
+    """No file of the vendors' samples is left out unnoticed."""
+    require_samples("webhooks/*")
+    folder = FOLDER / "webhooks"
+    read = {f"{pattern}" for _, pattern in EXAMPLES} | {"cloudevents/*service-deployed*"}
+    read |= {"cloudevents/batch.request.json", "standard-webhooks/*"}
+    known = {path for pattern in read | OTHER_FILES.keys() for path in folder.glob(pattern)}
+    assert {path for path in folder.rglob("*") if path.is_file()} - known == set()
+
+
+def test_published_request_of_standard_webhooks_is_accepted(presets: str) -> None:
+    """The native source verifies its signature at its time, and maps its body."""
+    (path,) = require_samples("webhooks/standard-webhooks/*.json")
+    sent = json.loads(path.read_text(encoding="utf-8"))
+    source = native_source([sent["secret"]], presets=presets)
+    request = SignedRequest(sent["headers"], {}, sent["body_text"].encode())
+    now_s = int(sent["headers"]["webhook-timestamp"])
+    explanation = explain_webhook(source, request, now_s=now_s)
+    assert explanation.accepted
+    (event,) = explanation.events
+    assert isinstance(event, DeploymentCompleted)
+    assert (event.application, event.delivery) == ("web-app", sent["headers"]["webhook-id"])
 
 
 # Source of a published vector -> the preset that must verify it.
