@@ -41,6 +41,7 @@ RUNTIME_LOCK = ROOT / "requirements.lock"  # with the embedded server
 IMAGE_LOCK = ROOT / "deploy" / "requirements.lock"  # without; beside it one with the extra otel
 TESTS_LOCK = ROOT / "tests" / "requirements.lock"  # with all that tests and checks need
 BENCH = ROOT / "tests" / "bench"  # and its own locks: of what it compares with
+INTEROP_LOCK = ROOT / "tests" / "interop" / "requirements.lock"  # of software of others, as tested
 
 # uv does not read pip's settings: pip's name and uv's variable for each. Extra indexes are left
 # out, because an index with a few wheels of a version would narrow the locks to those.
@@ -113,6 +114,7 @@ def write_locks(arguments: Sequence[str]) -> int:
     compile_lock(uv, RUNTIME_LOCK, "--extra", "embedded", *same, *project)
     compile_lock(uv, IMAGE_LOCK, *same, *project)
     compile_lock(uv, IMAGE_LOCK.with_stem("requirements-otel"), "--extra", "otel", *same, *project)
+    compile_lock(uv, INTEROP_LOCK, "--group", "interop", *same, *arguments)
     compile_lock(uv, BENCH / "requirements.lock", "--group", "bench", *same, *arguments)
     compile_lock(uv, BENCH / "requirements-arq.lock", "--group", "bench-arq", *arguments)
     return 0

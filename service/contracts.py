@@ -25,6 +25,12 @@ from service.publish.record import (
 )
 from service.store.keys import Keys
 
+PROJECT_URL = "https://github.com/deployment-enricher/deployment-enricher"
+_CONTACT = {
+    "name": "The maintainers of deployment-enricher",
+    "url": PROJECT_URL,
+    "email": "deployment-enricher@users.noreply.github.com",
+}
 _OPENAPI_REF_TEMPLATE = "#/components/schemas/{name}"
 _UNAVAILABLE = 503
 _WEBHOOK_RESPONSES = {
@@ -38,6 +44,7 @@ _WEBHOOK_RESPONSES = {
     422: ("Problem", "A field is missing; the answer names it"),
     503: ("Problem", "Redis is unavailable or the backlog is full; retry later"),
 }
+_UNREADABLE_REQUEST = {"4XX": {"description": "No HTTP, or too large headers"}}
 _RETRY_AFTER_HEADER = {
     "Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}}
 }
@@ -55,6 +62,12 @@ _CONTRACT_PATHS = {
 }
 
 
+_OPENAPI_TAGS = [
+    {"name": "webhooks", "description": "What senders call"},
+    {"name": "health", "description": "What probes and load balancers call"},
+    {"name": "contracts", "description": "The documents that describe the receiver and the stream"},
+]
+
 _EVENTS_SCHEMA = {
     "type": "array",
     "description": "For a batch: the result of each event, in the order sent",
@@ -65,6 +78,11 @@ _EVENTS_SCHEMA = {
         ]
     },
 }
+
+
+def _require_fields(*names: str) -> dict[str, Any]:
+    """Return a condition of a schema; linters demand that it names what it requires."""
+    return {"properties": {name: {} for name in names}, "required": [*names]}
 
 
 _KEY_SCHEMA = {"type": "string", "minLength": 1, "maxLength": 256}
@@ -97,10 +115,10 @@ _NATIVE_EVENT_SCHEMA: dict[str, Any] = {
         "deploymentMetadata": {"type": "object"},
     },
     "required": ["eventType"],
-    "anyOf": [
-        {"required": ["deploymentId"]},
-        {"required": ["projectKey", "environmentKey", "applicationKey", "version"]},
-    ],
+    # Generators of clients make no type of an object with anyOf, and leave out if and else.
+    "if": _require_fields("deploymentId"),
+    "else": _require_fields("projectKey", "environmentKey", "applicationKey", "version"),
+    "additionalProperties": True,
 }
 
 
@@ -119,6 +137,8 @@ def build_openapi() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(types, ref_template=_OPENAPI_REF_TEMPLATE)
     for name in ("WebhookResult", "Problem"):
         schemas[name]["properties"]["events"] = _EVENTS_SCHEMA
+    for schema in schemas.values():
+        _omit_defaults(schema)
     schemas["NativeEvent"] = _NATIVE_EVENT_SCHEMA
     return {
         "openapi": "3.1.0",
@@ -126,10 +146,13 @@ def build_openapi() -> dict[str, Any]:
             "title": "deployment-enricher: the receiver",
             "version": __version__,
             "summary": "Accepts signed webhooks about finished deployments",
+            "description": "The routes for senders of webhooks, for probes and for the contracts.",
+            "contact": _CONTACT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": "/", "description": "The receiver that serves this document"}],
         "security": [],
+        "tags": _OPENAPI_TAGS,
         "paths": {
             "/webhooks/{source}": _build_webhook_path(),
             "/healthz": {"get": _build_health_operation("alive", {200: "The process is alive"})},
@@ -154,6 +177,12 @@ def build_openapi() -> dict[str, Any]:
     }
 
 
+def _omit_defaults(schema: dict[str, Any]) -> None:
+    """Delete the defaults: a response omits such a field, and generated types would demand it."""
+    for field_schema in schema["properties"].values():
+        field_schema.pop("default", None)
+
+
 def _without_events_field(struct_type: type[Struct]) -> type[Struct]:
     """Return the type without its field ``events``: msgspec cannot describe an untagged union."""
     fields = [
@@ -171,6 +200,7 @@ def _build_webhook_path() -> dict[str, Any]:
         "parameters": [_SOURCE_PARAMETER],
         "post": {
             "operationId": "receiveWebhook",
+            "tags": ["webhooks"],
             "summary": "Accept a webhook, in the form that its source sends",
             "description": "The receiver verifies the raw bytes as the source is configured: by "
             "Standard Webhooks, an HMAC, Ed25519, a token, or a bearer token.",
@@ -196,7 +226,9 @@ def _build_webhook_path() -> dict[str, Any]:
         },
         "options": {
             "operationId": "answerHandshake",
+            "tags": ["webhooks"],
             "summary": "Answer the handshake of CloudEvents webhooks",
+            "description": "A sender asks whether it may post here, before it does.",
             "responses": {
                 "200": {"description": "Every origin may send"},
                 "204": {"description": "No handshake; POST is allowed"},
@@ -209,11 +241,14 @@ def _build_webhook_path() -> dict[str, Any]:
 def _build_health_operation(name: str, descriptions: dict[int, str]) -> dict[str, Any]:
     return {
         "operationId": f"get{name.title()}",
+        "tags": ["health"],
         "summary": f"Whether the receiver is {name}",
+        "description": "It needs no authentication. The body names the reasons and warnings.",
         "responses": {
             str(status): _build_response("Health", description)
             for status, description in descriptions.items()
-        },
+        }
+        | _UNREADABLE_REQUEST,
     }
 
 
@@ -221,8 +256,11 @@ def _build_contract_operation(name: str, description: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"type": "object"}}}
     return {
         "operationId": f"get{name.title()}",
+        "tags": ["contracts"],
         "summary": description,
-        "responses": {"200": {"description": description, "content": content}},
+        "description": "Generated from the types of this version; it needs no authentication.",
+        "responses": {"200": {"description": description, "content": content}}
+        | _UNREADABLE_REQUEST,
     }
 
 
@@ -256,7 +294,8 @@ def build_record_schema() -> dict[str, Any]:
 def build_component_schemas(ref_template: str) -> dict[str, dict[str, Any]]:
     """Return the schemas of the record and of every type in it, by name.
 
-    They allow unknown fields: LaunchDarkly's new fields are passed on, and new fields are added.
+    Every object allows unknown fields, and says so: LaunchDarkly's new fields are passed on, and
+    new fields are added.
     """
     types = [EnrichedDeployment, models.Deployment]
     _, schemas = msgspec.json.schema_components(types, ref_template=ref_template)
@@ -273,7 +312,13 @@ def build_component_schemas(ref_template: str) -> dict[str, dict[str, Any]]:
     # Every record has both: the version is fixed, and the script that appends inserts the revision.
     record_schema["properties"]["schemaVersion"].pop("default", None)
     record_schema["required"] = ["schemaVersion", "revision", *record_schema["required"]]
+    _allow_unknown_fields(schemas)
     return schemas
+
+
+def _allow_unknown_fields(schemas: dict[str, dict[str, Any]]) -> None:
+    for schema in schemas.values():
+        schema["additionalProperties"] = True
 
 
 def _add_deployment(record_schema: dict[str, Any], reference: dict[str, str]) -> None:
@@ -288,10 +333,12 @@ def _add_deployment(record_schema: dict[str, Any], reference: dict[str, str]) ->
                 "type": "object",
                 "properties": {"id": {"type": "string"}},
                 "required": ["id"],
+                "additionalProperties": True,
             },
         ]
     }
-    record_schema["if"] = {"properties": {"completeness": {"required": ["unreadableFields"]}}}
+    named = {"type": "object", **_require_fields("unreadableFields"), "additionalProperties": True}
+    record_schema["if"] = {"properties": {"completeness": named}}
     record_schema["else"] = {"properties": {"deployment": reference}}
 
 
@@ -308,22 +355,38 @@ def _allow_digit_string(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [*bare_variants, _DIGIT_STRING], **default}
 
 
+_ASYNCAPI_SERVER = {
+    "host": "{host}",
+    "protocol": "redis",
+    "description": "The Redis of the service, whose URL is ENRICHER_REDIS_URL",
+    "variables": {
+        "host": {"description": "Host and port of Redis", "default": "localhost:6379"},
+    },
+}
 _ASYNCAPI_REF_TEMPLATE = "#/components/schemas/{name}"
 
 
 def build_asyncapi() -> dict[str, Any]:
-    """Return the AsyncAPI 3.0 document of the stream."""
+    """Return the AsyncAPI 3.1 document of the stream."""
     _, attribute_schemas = msgspec.json.schema_components(
         [Attributes], ref_template=_ASYNCAPI_REF_TEMPLATE
     )
+    _allow_unknown_fields(attribute_schemas)
+    record_schemas = build_component_schemas(_ASYNCAPI_REF_TEMPLATE)
+    for field_schema in record_schemas[EnrichedDeployment.__name__]["properties"].values():
+        if "$ref" in field_schema:
+            field_schema.pop("default", None)  # readers of AsyncAPI ignore it beside a reference
     return {
-        "asyncapi": "3.0.0",
+        "asyncapi": "3.1.0",
         "info": {
             "title": "deployment-enricher: enriched deployments",
             "version": __version__,
             "description": "One entry for each revision of a deployment, on a Redis stream.",
+            "contact": _CONTACT,
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+            "tags": [{"name": "deployments", "description": "Enriched deployments"}],
         },
+        "servers": {"redis": _ASYNCAPI_SERVER},
         "defaultContentType": JSON_CONTENT_TYPE,
         "channels": {"enriched": _build_channel()},
         "operations": {
@@ -331,11 +394,20 @@ def build_asyncapi() -> dict[str, Any]:
                 "action": "send",
                 "channel": {"$ref": "#/channels/enriched"},
                 "summary": "Append records; consumers read them with XREADGROUP or XREAD",
+                "description": "A consumer group gets each record at least once, in the order of "
+                "the stream.",
+                "security": [{"$ref": "#/components/securitySchemes/redisUser"}],
             }
         },
         "components": {
             "messages": {"enrichedDeployment": _build_message()},
-            "schemas": {**attribute_schemas, **build_component_schemas(_ASYNCAPI_REF_TEMPLATE)},
+            "schemas": {**attribute_schemas, **record_schemas},
+            "securitySchemes": {
+                "redisUser": {
+                    "type": "userPassword",
+                    "description": "A user of Redis, such as `reader` of deploy/redis/enricher.acl",
+                }
+            },
         },
     }
 

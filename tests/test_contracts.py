@@ -33,21 +33,27 @@ def build_validator() -> jsonschema.Draft202012Validator:
 def breaking_changes(old: Any, new: Any, path: str = "$") -> Iterator[str]:
     """Yield every change of a schema that could break a reader of the old one."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key, old_value in old.items():
-            if key in {"description", "title", "required"}:
-                continue
-            if key not in new:
-                yield f"{path}.{key} is gone"
+        yield from changes_of_required(old, new, path)
+        for key in old.keys() - {"description", "title", "required"}:
+            if key in new:
+                yield from breaking_changes(old[key], new[key], f"{path}.{key}")
             else:
-                yield from breaking_changes(old_value, new[key], f"{path}.{key}")
-        no_longer_required = {*old.get("required", ())} - {*new.get("required", ())}
-        newly_required = {*new.get("required", ())} - {*old.get("required", ())}
-        if no_longer_required:
-            yield f"{path} promises no more: {sorted(no_longer_required)}"
-        if newly_required & {*new.get("properties", ())} and "properties" in old:
-            yield f"{path} demands what old records lack: {sorted(newly_required)}"
+                yield f"{path}.{key} is gone"
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for index, (old_member, new_member) in enumerate(zip(old, new, strict=True)):
+            yield from breaking_changes(old_member, new_member, f"{path}[{index}]")
     elif old != new:
         yield f"{path} was {old}, is {new}"
+
+
+def changes_of_required(old: Any, new: Any, path: str) -> Iterator[str]:
+    """Yield the fields that are no longer, or newly, required."""
+    no_longer_required = {*old.get("required", ())} - {*new.get("required", ())}
+    newly_required = {*new.get("required", ())} - {*old.get("required", ())}
+    if no_longer_required:
+        yield f"{path} promises no more: {sorted(no_longer_required)}"
+    if newly_required & {*new.get("properties", ())} and "properties" in old:
+        yield f"{path} demands what old records lack: {sorted(newly_required)}"
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
@@ -89,6 +95,15 @@ def test_native_body_is_described_for_client_generators(name: str) -> None:
     assert not validator.is_valid({"eventType": "finished", "version": "1"})
 
 
+@pytest.mark.parametrize("name", ["WebhookResult", "Problem", "Health"])
+def test_fields_that_a_response_may_omit_have_no_default(name: str) -> None:
+    """Generators of types take a field with a default for one that is always there."""
+    schema = json.loads(render_contract("openapi.json"))["components"]["schemas"][name]
+    optional = schema["properties"].keys() - {*schema["required"]}
+    assert optional
+    assert [field for field in optional if "default" in schema["properties"][field]] == []
+
+
 def test_openapi_document_is_valid() -> None:
     """openapi-spec-validator accepts the document."""
     OpenAPIV31SpecValidator(json.loads(render_contract("openapi.json"))).validate()
@@ -110,6 +125,36 @@ def test_record_of_the_first_version_stays_readable(path: Path) -> None:
 def test_record_schema_is_compatible_with_its_first_version() -> None:
     """Fields may be added; none is removed, changed or newly required."""
     assert [*breaking_changes(FROZEN, build_record_schema())] == []
+
+
+def object_schemas(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield every schema of an object with named fields."""
+    if isinstance(schema, dict):
+        if schema.get("type") == "object" and "properties" in schema:
+            yield schema
+        for member in schema.values():
+            yield from object_schemas(member)
+    elif isinstance(schema, list):
+        for member in schema:
+            yield from object_schemas(member)
+
+
+@pytest.mark.parametrize("name", ["enriched-deployment.v1.json", "asyncapi.json"])
+def test_every_object_of_a_record_says_that_it_allows_unknown_fields(name: str) -> None:
+    """Generators of models otherwise drop or refuse what LaunchDarkly adds."""
+    schemas = [*object_schemas(json.loads(render_contract(name)))]
+    assert len(schemas) > 10
+    closed = [schema for schema in schemas if schema.get("additionalProperties") is not True]
+    assert closed == []
+
+
+@pytest.mark.parametrize("name", ["openapi.json", "asyncapi.json"])
+def test_document_carries_contact_tags_and_servers(name: str) -> None:
+    """A reader of the document alone knows whom to ask and where it applies."""
+    document = json.loads(render_contract(name))
+    assert document["info"]["contact"].keys() == {"name", "url", "email"}
+    assert document.get("tags") or document["info"].get("tags")
+    assert document["servers"]
 
 
 @pytest.mark.parametrize(

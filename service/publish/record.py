@@ -203,7 +203,7 @@ class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.rep
     subject: Annotated[str, Meta(description="The deployment's id")]
     time: Annotated[str, Meta(description="End of the deployment, RFC 3339, UTC")]
     data_content_type: Annotated[str, Meta(description=f"Media type of data: {JSON_CONTENT_TYPE}")]
-    data_schema: Annotated[str, Meta(description="Path of the schema of data on the receiver")]
+    data_schema: Annotated[str, Meta(description="The $id of the schema of data, an absolute URI")]
     project_key: Annotated[str, Meta(description="Empty if the webhook did not name it")]
     environment_key: str
     application_key: str

@@ -7,9 +7,9 @@ from msgspec import Struct
 import run
 from tests.bench.bench_env import BenchEnvironment
 from tests.bench.contestants import Contestant
-from tests.bench.peer_environments import ensure_environment
 from tests.bench.processes import MeasuredProcess
 from tests.bench.webhooks import ReceiverContestant
+from tests.environments import ensure_environment
 
 _TASKIQ = "taskiq worker tests.bench.peers.with_taskiq:broker --workers 1 --max-async-tasks 32"
 # The thread pool is the cheapest here: solo costs 1.1, prefork 1.5, gevent 1.5 times as much.

@@ -12,7 +12,6 @@ from tests.bench.contestants import build_baseline, build_service
 from tests.bench.depth import BATCH, BATCHES
 from tests.bench.paths import ROOT
 from tests.bench.peer_catalog import Peers
-from tests.bench.peer_environments import LOCKS
 from tests.bench.records import WrongOutput, check_output, measure_rounds
 from tests.bench.reports import (
     BenchConfig,
@@ -24,6 +23,7 @@ from tests.bench.reports import (
 from tests.bench.rounds import iterate_rounds
 from tests.bench.scaling import measure_throughput
 from tests.bench.spread import Spread, check_goal, compare_rounds, measure_spread
+from tests.environments import LOCKS
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 

@@ -1,7 +1,6 @@
 """Tests of deploy/redis/enricher.acl: it allows what the service needs, and no more."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator
 from typing import Any
 from weakref import WeakSet
@@ -19,11 +18,11 @@ from service.simulate.options import Options
 from service.store.connect import open_client
 from service.store.keys import Keys
 from tests.conftest import Eventually
-from tests.deploy.permissions import ACL_FILE, NO_PASSWORD, list_commands, render_acl
+from tests.deploy.acl_users import AclUsers
+from tests.deploy.permissions import ACL_FILE, list_commands, render_acl
 from tests.end_to_end.harness import ServiceHarness, open_harness
 from tests.factories import deployment_id
 
-PASSWORD = "s3cr3t"
 UNKNOWN_ID = "04040404-9c0b-4ef8-bb6d-000000000001"
 
 
@@ -38,57 +37,6 @@ def test_acl_allows_no_dangerous_command() -> None:
     assert [name for name in list_commands() if name.startswith(dangerous)] == []
     assert "allkeys" not in ACL_FILE.read_text()
     assert "+@" not in ACL_FILE.read_text()
-
-
-class AclUsers:
-    """The users of the ACL file, for the namespace of one test."""
-
-    def __init__(self, redis: Redis, url: str, keys: Keys) -> None:
-        self.redis = redis
-        self.keys = keys
-        self._socket = url.removeprefix("unix://")
-        self._execute: Any = redis.execute_command
-        self._names: list[str] = []
-
-    async def add(self, name: str, *, without_command: str = "") -> str:
-        """Create a user of the file, without one command if given; return its URL."""
-        (line,) = [
-            acl_line
-            for acl_line in ACL_FILE.read_text().splitlines()
-            if acl_line.split()[1] == name
-        ]
-        digest = hashlib.sha256(PASSWORD.encode()).hexdigest()
-        line = line.replace(NO_PASSWORD, f"#{digest}")
-        rules = line.replace("{deployments}", f"{{{self.keys.namespace}}}").split()[2:]
-        kept_rules = [rule for rule in rules if rule != f"+{without_command}"]
-        assert len(kept_rules) == len(rules) - bool(without_command)
-        user_name = f"{name}-{self.keys.namespace}"
-        await self._execute("ACL", "SETUSER", user_name, *kept_rules)
-        await self._execute("ACL", "LOG", "RESET")
-        self._names.append(user_name)
-        return f"unix://{user_name}:{PASSWORD}@{self._socket}"
-
-    async def list_refusals(self) -> list[str]:
-        """Return the denied commands and keys."""
-        log: Any = await self._execute("ACL", "LOG")
-        return sorted({_format_denial(entry) for entry in log})
-
-    async def delete(self) -> None:
-        """Delete the users."""
-        if self._names:
-            await self._execute("ACL", "DELUSER", *self._names)
-
-
-def _format_denial(entry: Any) -> str:
-    raw_fields = (
-        entry if isinstance(entry, dict) else dict(zip(entry[::2], entry[1::2], strict=True))
-    )
-    fields = {_decode(name): _decode(value) for name, value in raw_fields.items()}
-    return f"{fields['reason']} {fields['object']}"
-
-
-def _decode(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 @pytest.fixture
