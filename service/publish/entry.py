@@ -91,7 +91,7 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
         )
         is_large = measure_chunks(found.chunks) >= LARGE_BYTES
         yield from pause_if(is_large)
-        summary = summarize(deployment)
+        summary = yield from summarize(deployment)
         yield from pause_if(is_large)
         completeness = measure_completeness(deployment, stop_reason=found.stop_reason)
         yield from pause_if(is_large)

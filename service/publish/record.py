@@ -14,6 +14,9 @@ from ..enrich.models import (
     PullRequests,
     lacks_items,
 )
+from ..enrich.steps import Steps
+
+_REFERENCES_PER_STEP = 4096
 
 
 class TouchedFlag(Struct, frozen=True, gc=False):
@@ -52,20 +55,21 @@ class Summary(Struct, frozen=True, rename="camel"):
     slowest_stage: str | None
 
 
-def summarize(deployment: Deployment) -> Summary:
+def summarize(deployment: Deployment) -> Steps[Summary]:
     """Return the authors, pull requests, flags and lead time of a deployment."""
     pull_requests = deployment.pull_requests
     items = [
         item for item in (pull_requests.items if pull_requests else None) or () if item is not None
     ]
     stages = list_stages(deployment)
+    flags = yield from sum_flag_references(deployment, items)
     return Summary(
         authors=sorted({item.author for item in items if item.author}),
         pull_requests=[
             PullRequestSummary(item.external_id, item.title, item.author, item.url)
             for item in items
         ],
-        flags=sum_flag_references(deployment, items),
+        flags=flags,
         lead_time_ms=deployment.lead_time,
         stages=stages,
         slowest_stage=max(stages, key=lambda stage: stage.duration_ms).name if stages else None,
@@ -90,7 +94,9 @@ def list_stages(deployment: Deployment) -> list[Stage]:
     ]
 
 
-def sum_flag_references(deployment: Deployment, items: list[PullRequest]) -> list[TouchedFlag]:
+def sum_flag_references(
+    deployment: Deployment, items: list[PullRequest]
+) -> Steps[list[TouchedFlag]]:
     """Return the references by flag: those of the deployment, else those of its pull requests."""
     flag_references = deployment.flag_references
     references = (flag_references.items if flag_references else None) or [
@@ -100,7 +106,9 @@ def sum_flag_references(deployment: Deployment, items: list[PullRequest]) -> lis
         for reference in item.flag_references.items or ()
     ]
     counts_by_flag: dict[tuple[str | None, str], list[int]] = defaultdict(lambda: [0, 0])
-    for reference in references:
+    for position, reference in enumerate(references, 1):
+        if not position % _REFERENCES_PER_STEP:
+            yield
         if reference is not None and reference.flag_key is not None:
             counts = counts_by_flag[reference.project_key, reference.flag_key]
             counts[0] += reference.references_added or 0

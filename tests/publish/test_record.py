@@ -10,9 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.enrich.models import Deployment, parse_deployment
+from service.enrich.steps import finish_steps
 from service.enrich.verdict import Found
 from service.publish.entry import BEFORE_REVISION, Entry, EntryBuilder, format_time
-from service.publish.record import EnrichedDeployment, measure_completeness, summarize
+from service.publish.record import (
+    EnrichedDeployment,
+    Summary,
+    measure_completeness,
+    summarize,
+)
 from tests.factories import make_lease, make_ticket
 
 QUEUED_AT = 1_795_428_000_000
@@ -45,6 +51,11 @@ def build_entry(fields: object, *, stopped: str | None = None) -> Entry:
     entry = EntryBuilder().build(verdict, LEASE, now_ms=QUEUED_AT + 99)
     assert isinstance(entry, Entry)
     return entry
+
+
+def summarize_at_once(deployment: Deployment) -> Summary:
+    """Return the summary of a deployment."""
+    return finish_steps(summarize(deployment))
 
 
 def decode_data(entry: Entry, revision: int = 1) -> Any:
@@ -208,7 +219,7 @@ def test_summarize_sums_authors_flags_and_stages() -> None:
     """Authors are unique, flags are summed by project and key, stages keep the order of work."""
     flag = {"projectKey": "default", "flagKey": "f", "referencesAdded": 2, "referencesRemoved": 1}
     other = {"projectKey": "web", "flagKey": "f", "referencesAdded": 1}
-    summary = summarize(
+    summary = summarize_at_once(
         deployment_of(
             {
                 "id": "a",
@@ -239,9 +250,17 @@ def test_summarize_sums_authors_flags_and_stages() -> None:
     assert (summary.slowest_stage, summary.lead_time_ms) == ("deploy", 100)
 
 
+def test_many_flags_are_summed_in_steps() -> None:
+    """A deployment with 10,000 references to flags blocks the event loop briefly."""
+    items = [{"flagKey": "a", "referencesAdded": 1}] * 10_000
+    deployment = deployment_of({"id": "a", "flagReferences": {"items": items}})
+    assert len([*summarize(deployment)]) == 10_000 // 4096
+    assert [flag.added for flag in summarize_at_once(deployment).flags] == [10_000]
+
+
 def test_summarize_without_own_flags_sums_those_of_pull_requests() -> None:
     """LaunchDarkly may report flag references at either level."""
     pull = {"flagReferences": {"items": [{"flagKey": "f", "referencesRemoved": 3}]}}
-    summary = summarize(deployment_of({"id": "a", "pullRequests": {"items": [pull, pull]}}))
+    summary = summarize_at_once(deployment_of({"id": "a", "pullRequests": {"items": [pull, pull]}}))
     assert [(flag.key, flag.removed) for flag in summary.flags] == [("f", 6)]
     assert (summary.slowest_stage, summary.stages) == (None, [])
