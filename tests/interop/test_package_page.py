@@ -1,6 +1,7 @@
 """The distributions, as a package index would take and show them."""
 
 import email.parser
+import json
 import re
 import tomllib
 import zipfile
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.contracts import build_asyncapi, build_openapi
-from tests.interop.conftest import run_command
+from tests.interop.conftest import RunProgram
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECTS = {"service": ROOT, "client": ROOT / "service" / "client"}
@@ -29,29 +30,26 @@ def relative_links(page: str) -> list[str]:
     return re.findall(r"\]\((?!https://|#)([^)]*)\)", page)
 
 
-def list_files(folder: Path) -> list[Path]:
-    """Return the files of a folder."""
-    return sorted(folder.iterdir())
-
-
-@every_project
-async def test_package_index_takes_and_shows_the_distribution(
-    interop_python: Path, tmp_path: Path, name: str
-) -> None:
-    """``twine check`` finds nothing, pyroma gives 10 of 10, and every link is absolute."""
-    kinds = ("--wheel",) if name == "client" else ("--wheel", "--sdist")
-    build = (interop_python, "-m", "build", "--no-isolation", "--outdir", tmp_path)
-    await run_command(*build, *kinds, PROJECTS[name])
-    built = list_files(tmp_path)
-    assert len(built) == len(kinds)
-    checked = await run_command(interop_python, "-m", "twine", "check", "--strict", *built)
-    assert checked.count("PASSED") == len(built)
-    await run_command(interop_python.parent / "pyroma", "--min", "10", PROJECTS[name])
-    (wheel,) = [path for path in built if path.suffix == ".whl"]
+def read_page(wheel: Path) -> str:
+    """Return the long description in the metadata of a wheel."""
     with zipfile.ZipFile(wheel) as archive:
         (metadata,) = [entry for entry in archive.namelist() if entry.endswith("/METADATA")]
         page = email.parser.Parser().parsestr(archive.read(metadata).decode()).get_payload()
     assert isinstance(page, str)
+    return page
+
+
+@every_project
+async def test_package_index_takes_and_shows_the_distribution(
+    run_python: RunProgram, tmp_path: Path, name: str
+) -> None:
+    """``twine check`` finds nothing, pyroma gives 10 of 10, and every link is absolute."""
+    kinds = ["wheel"] if name == "client" else ["wheel", "sdist"]
+    printed = await run_python("check_package.py", PROJECTS[name], tmp_path, *kinds)
+    result = json.loads(printed.splitlines()[-1])
+    assert (result["has_failed"], result["rating"]) == (False, 10), printed
+    assert len(result["built"]) == len(kinds)
+    page = read_page(tmp_path / result["built"][0])
     assert "](https://" in page
     assert relative_links(page) == []
 
