@@ -19,12 +19,14 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
+from service.accept.body_reader import BodyLimits, BodyReader
 from service.accept.filters import DeploymentFilter
 from service.accept.handler import WebhookHandler
 from service.accept.sources import Source
 from service.backlog.backlog import MAX_BLOCK_S, Backlog, BacklogConfig, Wakeup
 from service.backlog.failed_tickets import FailedTickets
 from service.backlog.refreshes import RefreshConfig, Refreshes
+from service.buffer_memory import BufferMemory
 from service.console.auth import AuthMiddleware, ConsoleAuth, derive_key, is_loopback_bind
 from service.console.live import LiveFeed, OverviewReader
 from service.console.pages import ConsolePages
@@ -211,9 +213,7 @@ async def open_receiver(
 ) -> AsyncIterator[str]:
     """Listen for webhooks and yield the URL; on exit, answer the requests that are in progress."""
     settings = runtime.settings
-    app = web.Application(
-        client_max_size=settings.max_body_bytes, middlewares=runtime.tracing.middlewares
-    )
+    app = web.Application(middlewares=runtime.tracing.middlewares)
     runtime.metrics.initialize_sources(sources)
     log = count_events(runtime.log, webhook_counters(runtime.metrics, sources))
     handler = WebhookHandler(
@@ -221,6 +221,10 @@ async def open_receiver(
         enqueue=runtime.tracing.wrap_enqueue(runtime.backlog.add),
         park=runtime.backlog.park,
         apply_filter=build_filter(settings).apply,
+        body_reader=BodyReader(
+            BodyLimits(max_bytes=settings.max_body_bytes),
+            BufferMemory(settings.max_buffered_bytes),
+        ),
         clock=time.time,
         log=log,
     )

@@ -110,7 +110,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 8.0
     max_body_bytes: Annotated[
         Positive, _describe("Largest webhook body in bytes; a larger one gets 413")
-    ] = 1_048_576
+    ] = 26_214_400
     max_response_bytes: Annotated[
         Positive,
         _describe(
@@ -120,7 +120,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 33_554_432
     max_buffered_bytes: Annotated[
         Positive,
-        _describe("Memory of one worker for responses in bytes; beyond, more calls wait"),
+        _describe(
+            "Memory of a worker for responses, and of a receiver for webhook bodies, in bytes; "
+            "beyond, both wait"
+        ),
     ] = 134_217_728
     max_record_bytes: Annotated[
         Annotated[int, Meta(ge=1, le=500_000_000)],

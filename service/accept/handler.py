@@ -11,7 +11,7 @@ webhook_duplicate      200     the delivery was kept before
 webhook_ignored        200     genuine, but no deployment ended, or a filter excludes it
 webhook_rejected       4xx     the sender's mistake: 400, 401, 404, 408, 413, 422
 webhook_error          503     a bug of the receiver, logged with its exception
-webhook_unavailable    503     Redis is not available, or the backlog is full
+webhook_unavailable    503     Redis is not available, or the backlog or memory is full
 =====================  ======  =====================================================
 
 ``time_unreadable`` is logged with an event whose time could not be parsed; the time of arrival is
@@ -27,7 +27,9 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from service.accept.body_reader import FREE_BYTES, BodyReader, BodyRefusal
 from service.accept.json_response import JSON_HEADERS, JsonResponses
+from service.accept.large_bodies import run_aside
 from service.accept.mapping import (
     BacklogFull,
     Batch,
@@ -40,14 +42,15 @@ from service.accept.mapping import (
     Unmappable,
     parse_webhook,
 )
+from service.accept.named_fields import LARGE_BYTES
 from service.accept.payload import InvalidPayload
 from service.accept.signatures import SignedRequest, Token, is_genuine
 from service.accept.sources import Source
+from service.buffer_memory import MemoryHold
 from service.log import EventLogger
 from service.store import RedisUnavailable
 
 RETRY_AFTER_S = 2
-BODY_TIMEOUT_S = 15.0
 
 Enqueue = Callable[[DeploymentCompleted], Awaitable[EnqueueResult]]
 Park = Callable[[str, Unmappable], Awaitable[bool]]
@@ -130,8 +133,7 @@ class WebhookHandler:
 
     ``apply_filter`` turns events of unwanted deployments into Ignored. ``enqueue`` keeps an event.
     ``park`` (source name, event) keeps an event that cannot be mapped, and returns whether it is
-    new. Both may raise RedisUnavailable. ``clock`` returns seconds since 1970. The application's
-    ``client_max_size`` limits the body.
+    new. Both may raise RedisUnavailable. ``clock`` returns seconds since 1970.
     """
 
     def __init__(
@@ -141,6 +143,7 @@ class WebhookHandler:
         enqueue: Enqueue,
         park: Park,
         apply_filter: Callable[[Event], Event],
+        body_reader: BodyReader,
         clock: Callable[[], float],
         log: EventLogger,
     ) -> None:
@@ -148,6 +151,8 @@ class WebhookHandler:
         self._enqueue = enqueue
         self._park = park
         self._apply_filter = apply_filter
+        self._body_reader = body_reader
+        self._large_body = asyncio.Lock()
         self._clock = clock
         self._log = log
         self._json_responses = JsonResponses(clock)
@@ -212,39 +217,61 @@ class WebhookHandler:
         source = self._sources.get(name)
         if source is None:
             return self._reject(ascii(name[:64]), 404, "there is no source of this name")
-        body = await self._read_body(source, request)
-        if isinstance(body, Response):
-            return body
+        body = self._body_reader.take_arrived(request)
+        if body is None:
+            return await self._handle_arriving(source, request)
+        if isinstance(body, BodyRefusal):
+            return self._refuse_body(source, body)
         signed_request = SignedRequest(request.headers, request.query, body)
         if not is_genuine(source.checks, signed_request, now_s=self._clock()):
-            return self._reject(
-                source.name,
-                401,
-                "not signed with a secret of this source",
-                headers={"WWW-Authenticate": _auth_challenge(source)},
-            )
-        parsed = parse_webhook(source, signed_request)
-        if isinstance(parsed, Batch):
-            pending = [self._process_event(source, event) for event in parsed.events]
-            return batch_response(await asyncio.gather(*pending))
-        return await self._process_event(source, parsed)
+            return self._reject_unsigned(source)
+        return await self._process(source, parse_webhook(source, signed_request))
 
-    async def _read_body(self, source: Source, request: web.Request) -> bytes | Response:
+    async def _handle_arriving(self, source: Source, request: web.Request) -> Response:
+        """Handle a webhook whose body is still arriving; it may be large."""
+        hold = self._body_reader.open_hold()
         try:
-            if request.content.is_eof():  # the body came along with the headers
-                return _take_body(request)
-            async with asyncio.timeout(BODY_TIMEOUT_S):
-                return await request.read()
-        except TimeoutError:
-            return self._reject(
-                source.name, 408, f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
-            )
-        except web.HTTPRequestEntityTooLarge:
-            return self._reject(source.name, 413, "the body is too large")
-        except web.RequestPayloadError:
-            return self._reject(source.name, 400, "the body is not encoded as its headers say")
-        except OSError:
-            return self._reject(source.name, 400, "the sender closed the connection")
+            received = await self._receive(source, request, hold)
+            if isinstance(received, Response):
+                return received
+            hold.resize(_count_kept_bytes(received))
+            hold.end_reading()
+            return await self._process(source, received)
+        finally:
+            hold.release()
+
+    async def _receive(
+        self, source: Source, request: web.Request, hold: MemoryHold
+    ) -> Event | Batch | Response:
+        """Read, verify and map a webhook. Nothing but the events keeps its body afterwards."""
+        body = await self._body_reader.read(request, hold)
+        if isinstance(body, BodyRefusal):
+            return self._refuse_body(source, body)
+        size, signed_request = len(body), SignedRequest(request.headers, request.query, body)
+        now_s = self._clock()
+        if not await run_aside(size, is_genuine, source.checks, signed_request, now_s=now_s):
+            return self._reject_unsigned(source)
+        if size < LARGE_BYTES:
+            return parse_webhook(source, signed_request)
+        async with self._large_body:  # one at a time: its values may take several times its bytes
+            return await run_aside(size, parse_webhook, source, signed_request)
+
+    async def _process(self, source: Source, received: Event | Batch) -> Response:
+        if isinstance(received, Batch):
+            pending = [self._process_event(source, event) for event in received.events]
+            return batch_response(await asyncio.gather(*pending))
+        return await self._process_event(source, received)
+
+    def _refuse_body(self, source: Source, refusal: BodyRefusal) -> Response:
+        if refusal.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            return self._respond_unavailable(source.name, refusal.reason, RETRY_AFTER_S)
+        return self._reject(source.name, refusal.status, refusal.reason)
+
+    def _reject_unsigned(self, source: Source) -> Response:
+        headers = {"WWW-Authenticate": _auth_challenge(source)}
+        return self._reject(
+            source.name, 401, "not signed with a secret of this source", headers=headers
+        )
 
     async def _process_event(self, source: Source, event: Event) -> Response:
         try:
@@ -314,17 +341,16 @@ class WebhookHandler:
         return problem(503, reason, headers={"Retry-After": str(retry_after_s)})
 
 
+def _count_kept_bytes(received: Event | Batch) -> int:
+    """Return the memory of the bodies that are parked: their bytes, and those compressed."""
+    events = received.events if isinstance(received, Batch) else (received,)
+    sizes = [len(event.raw) for event in events if isinstance(event, Unmappable)]
+    return 2 * sum(size for size in sizes if size > FREE_BYTES)
+
+
 def _build_http_response(response: Response) -> web.Response:
     body = _encode_body(response.body)
     return web.Response(body=body, status=response.status, headers=response.headers)
-
-
-def _take_body(request: web.Request) -> bytes:
-    """Return a body that has arrived. Raises what ``request.read`` raises."""
-    body = request.content.read_nowait()
-    if len(body) > request.client_max_size:
-        raise web.HTTPRequestEntityTooLarge(request.client_max_size)
-    return body
 
 
 async def _list_allowed_methods(request: web.Request) -> list[str]:

@@ -11,8 +11,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from service.accept.expressions import Expression
+from service.accept.named_fields import LARGE_BYTES, FieldTree, find_named_fields
 from service.accept.payload import InvalidPayload, Payload, decode_request
-from service.accept.replay import ReplayContext, replay_context
+from service.accept.replay import ReplayContext, list_expressions, replay_context
 from service.accept.signatures import SignedRequest
 from service.accept.sources import Fields, Source, is_valid_key
 
@@ -205,7 +206,7 @@ class Batch(Struct, frozen=True):
 
 def parse_webhook(source: Source, request: SignedRequest) -> Event | Batch:
     """Map a genuine request to an event, or a batch of them, by the rules of its source."""
-    match decode_request(request):
+    match decode_request(request, fields=_find_needed_fields(source, request)):
         case InvalidPayload() as invalid_payload:
             return invalid_payload
         case Payload() as payload:
@@ -217,6 +218,14 @@ def parse_webhook(source: Source, request: SignedRequest) -> Event | Batch:
                     for event_payload in payloads
                 )
             )
+
+
+def _find_needed_fields(source: Source, request: SignedRequest) -> FieldTree | None:
+    """Return the fields of a large body that the source uses; None for a small one: all of it."""
+    if len(request.body) < LARGE_BYTES:
+        return None
+    tree = find_named_fields(list_expressions(source))
+    return None if tree is None else tree.get("body", {})
 
 
 def expression_input(request: SignedRequest, payload: Payload) -> dict[str, object]:

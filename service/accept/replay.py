@@ -71,12 +71,13 @@ def _list_mentioned_names(source: Source, root: str) -> set[str]:
     """Return the names that expressions of a source look up in ``headers`` or ``query``."""
     return {
         name
-        for expression in _list_expressions(source)
+        for expression in list_expressions(source)
         for name in _iter_mentioned_names(jmespath.compile(expression.text).parsed, root)
     }
 
 
-def _list_expressions(source: Source) -> Iterator[Expression]:
+def list_expressions(source: Source) -> Iterator[Expression]:
+    """Yield every expression that is evaluated over a webhook of a source."""
     yield source.outcome.expression
     yield from (condition.expression for condition in source.when)
     field_expressions = (getattr(source.fields, name) for name in Fields.__struct_fields__)

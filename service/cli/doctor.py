@@ -28,6 +28,7 @@ from service.doctor.checks import (
     ScopeFacts,
     SourceFacts,
     UpstreamFacts,
+    check_body_limit,
     check_receiver,
     check_redis,
     check_scopes,
@@ -92,6 +93,7 @@ async def run_doctor(settings: Settings, log: Log, *, as_json: bool = False) -> 
         local_receiver_url(settings), host=settings.host, port=settings.port
     )
     findings.append(check_receiver(receiver_facts))
+    findings.append(check_body_limit(settings.max_body_bytes, settings.max_buffered_bytes))
     report = (
         format_findings_json(findings)
         if as_json

@@ -119,6 +119,15 @@ def check_sources(
             yield ok(check_name, "loads, its secrets are set")
 
 
+def check_body_limit(max_body_bytes: int, max_buffered_bytes: int) -> Finding:
+    """Return how large a webhook may be, and how much of all webhooks a receiver holds."""
+    found = (
+        f"up to {_format_size(max_body_bytes)} each, {_format_size(max_buffered_bytes)} at a time;"
+        " a proxy in front must let them through"
+    )
+    return ok("webhook bodies", found)
+
+
 def check_receiver(facts: ReceiverFacts) -> Finding:
     """Check the address that the receiver listens on."""
     match facts.state:

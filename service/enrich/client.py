@@ -12,12 +12,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 from yarl import URL
 
+from service.buffer_memory import BufferMemory, MemoryHold, Reading
 from service.enrich.budget import Budget
-from service.enrich.json_repair import repair_json
 from service.enrich.models import Drift, Malformed
 from service.enrich.pagination import ApiRequest
 from service.enrich.rate_limits import RateLimitHeaders, parse_rate_limits
-from service.enrich.response_memory import MemoryHold, Reading, ResponseMemory
 from service.enrich.step_runner import StepRunner
 from service.enrich.steps import LARGE_BYTES, Steps
 from service.enrich.verdict import (
@@ -30,6 +29,7 @@ from service.enrich.verdict import (
     has_body,
     repeat_wait,
 )
+from service.json_repair import repair_json
 
 REQUEST_TIMEOUT_S = 30.0
 _MIN_RESERVED_BYTES = 1 << 16
@@ -124,7 +124,7 @@ class LaunchDarkly:
         self, path: str, *, route: str, reading: Reading | None = None
     ) -> ApiResponse | NoResponse:
         """Return the response for a path with its query. A network error is a ``NoResponse``."""
-        reading = reading or Reading(ResponseMemory(sys.maxsize).open_hold())
+        reading = reading or Reading(BufferMemory(sys.maxsize).open_hold())
         try:
             url = URL(self.origin + path, encoded=True)
             async with self._session.get(url, allow_redirects=False) as response:
@@ -262,7 +262,7 @@ class BudgetedCalls:
         reserved_by: str | None = None,
         hold: MemoryHold | None = None,
     ) -> None:
-        self._hold = hold or ResponseMemory(sys.maxsize).open_hold()
+        self._hold = hold or BufferMemory(sys.maxsize).open_hold()
         self._upstream = upstream
         self._call_id = call_id
         self._scope = scope

@@ -11,6 +11,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from service.backlog.ticket import Lease, Ticket, select_event
+from service.buffer_memory import BufferMemory, MemoryHold
 from service.enrich.budget import Budget, format_access_scope
 from service.enrich.client import (
     BudgetedCalls,
@@ -40,7 +41,6 @@ from service.enrich.pagination import (
     list_omits_details,
     resolve_next_link,
 )
-from service.enrich.response_memory import MemoryHold, ResponseMemory
 from service.enrich.shared_list import (
     EXPAND,
     ListLimits,
@@ -126,7 +126,7 @@ class Enricher:
             not_found_timeout_s=retry_policy.not_found_timeout_s,
         )
         self._shared_lists: dict[str, SharedList] = {}
-        self.memory = ResponseMemory(limits.max_buffered_bytes)
+        self.memory = BufferMemory(limits.max_buffered_bytes)
         self._holds: dict[tuple[str, float], list[MemoryHold]] = defaultdict(list)
 
     def share_lists(self, leases: Iterable[Lease]) -> None:

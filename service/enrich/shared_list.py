@@ -8,11 +8,11 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from service.backlog.ticket import Lease, QueuedEvent, list_events
+from service.buffer_memory import MemoryHold
 from service.enrich.client import BudgetedCalls, Parsed
 from service.enrich.matching import DeploymentQuery, ListMatcher, Match, NoMatch
 from service.enrich.models import DeploymentPage, Drift, parse_page_in_steps
 from service.enrich.pagination import API_ROOT, PAGE_SIZE, ApiRequest, next_link, resolve_next_link
-from service.enrich.response_memory import MemoryHold
 from service.enrich.steps import LARGE_BYTES
 from service.enrich.verdict import ApiResponse, CallFailure
 

@@ -25,6 +25,8 @@ ReadStats = Callable[[], Awaitable[NamespaceStats]]
 SHUTDOWN_TIMEOUT_S = 5.0
 MAX_HEADER_BYTES = 1 << 14  # of one line; aiohttp's own limit, 8 KiB, is below that of most proxies
 
+_READ_BUFFER_BYTES = 1 << 16  # half of what a connection buffers before its sender has to wait
+
 _MALFORMED = {"source": "other", "reason": "the request is not HTTP, or its head is too large"}
 
 
@@ -71,6 +73,7 @@ async def serve_app(
         shutdown_timeout=shutdown_timeout_s,
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,
+        read_bufsize=_READ_BUFFER_BYTES,
     )
     await runner.setup()
     try:

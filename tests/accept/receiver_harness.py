@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import ClientResponse, web
 from yarl import URL
 
+from service.accept.body_reader import BodyLimits, BodyReader
 from service.accept.filters import DeploymentFilter
 from service.accept.handler import WebhookHandler
 from service.accept.mapping import (
@@ -22,6 +23,7 @@ from service.accept.mapping import (
 )
 from service.accept.signatures import sign_standard_webhook
 from service.accept.sources import Source
+from service.buffer_memory import BufferMemory
 from service.metrics.http import serve_app
 from service.store import RedisUnavailable
 
@@ -87,17 +89,23 @@ class BacklogStub:
 
 
 @asynccontextmanager
-async def serve_receiver(backlog: BacklogStub, *sources: Source) -> AsyncIterator[ReceiverAddress]:
+async def serve_receiver(
+    backlog: BacklogStub,
+    *sources: Source,
+    limits: BodyLimits = BodyLimits(max_bytes=MAX_BODY_BYTES),  # noqa: B008 - it is frozen
+    memory: BufferMemory | None = None,
+) -> AsyncIterator[ReceiverAddress]:
     """Serve the webhook endpoint on a port of its own; yield its address."""
     handler = WebhookHandler(
         {source.name: source for source in sources},
         enqueue=backlog.enqueue,
         park=backlog.park,
         apply_filter=DeploymentFilter().apply,
+        body_reader=BodyReader(limits, memory or BufferMemory(4 * limits.max_bytes)),
         clock=lambda: NOW_S,
         log=backlog,
     )
-    app = web.Application(client_max_size=MAX_BODY_BYTES)
+    app = web.Application()
     app.add_routes([*handler.routes(), *handler.other_routes()])
     async with serve_app(app, host="127.0.0.1", port=0, log=backlog) as url:
         address = URL(url)

@@ -10,12 +10,13 @@ from aiohttp import ClientSession
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.accept import handler
+from service.accept.body_reader import BodyLimits
 from service.accept.mapping import BacklogFull
 from service.accept.sources import Source
 from service.store import RedisUnavailable
 from tests.accept.receiver_harness import (
     FINISHED,
+    MAX_BODY_BYTES,
     NOW_S,
     SECRET,
     BacklogStub,
@@ -325,17 +326,17 @@ async def test_other_methods_and_paths_are_answered_in_json(
         assert response.headers.get("Allow") == ("POST, OPTIONS" if status == 405 else None)
 
 
-async def test_body_that_never_ends_is_408(
-    receiver_address: ReceiverAddress, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_body_that_never_ends_is_408(backlog_stub: BacklogStub, native: Source) -> None:
     """The receiver waits for a slow body for a limited time."""
-    monkeypatch.setattr(handler, "BODY_TIMEOUT_S", 0.05)
-    reader, writer = await asyncio.open_connection(*receiver_address)
-    writer.write(b"POST /webhooks/native HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
-    async with asyncio.timeout(10):
-        assert b" 408 " in await reader.readline()
-    writer.close()
-    await writer.wait_closed()
+    limits = BodyLimits(max_bytes=MAX_BODY_BYTES, timeout_s=0.05)
+    async with serve_receiver(backlog_stub, native, limits=limits) as address:
+        reader, writer = await asyncio.open_connection(*address)
+        head = b"POST /webhooks/native HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{"
+        writer.write(head)
+        async with asyncio.timeout(10):
+            assert b" 408 " in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_internal_error_is_503_and_logged_once(

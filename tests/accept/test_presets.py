@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from service.accept import mapping
 from service.accept.mapping import Batch, DeploymentCompleted, Event, parse_webhook
 from service.accept.payload import InvalidPayload
 from service.accept.signatures import SignedRequest
@@ -193,6 +194,16 @@ def test_cdevents_run_has_its_documented_outcome(
     body = with_value(sample.body, ("context", "type"), f"dev.cdevents.{kind}.9.9.9-draft")
     body = with_value(body, ("subject", "content", "outcome"), state)
     assert summarize(map_sample(sources, sample, body)).get("outcome") == outcome
+
+
+@every_sample
+def test_sample_means_the_same_as_part_of_a_large_body(
+    sources: dict[str, Source], sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large body only the fields that the preset names are decoded."""
+    event = map_sample(sources, sample, sample.body)
+    monkeypatch.setattr(mapping, "LARGE_BYTES", 0)
+    assert map_sample(sources, sample, sample.body) == event
 
 
 @every_completed

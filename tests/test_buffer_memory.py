@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.enrich.response_memory import MemoryHold, Reading, ResponseMemory
+from service.buffer_memory import BufferMemory, MemoryHold, Reading
 
 LIMIT = 100
 
@@ -26,7 +26,7 @@ async def settle_tasks() -> None:
 
 async def test_acquire_beyond_the_limit_waits_until_memory_is_released() -> None:
     """The first hold takes what it needs; the second one waits for its end."""
-    memory = ResponseMemory(LIMIT)
+    memory = BufferMemory(LIMIT)
     first, second = memory.open_hold(), memory.open_hold()
     assert await first.acquire(80) is False
     waiting = start(second, 30)
@@ -39,7 +39,7 @@ async def test_acquire_beyond_the_limit_waits_until_memory_is_released() -> None
 
 async def test_response_larger_than_the_limit_is_read() -> None:
     """One answer may always proceed, with all its pages; others wait meanwhile."""
-    memory = ResponseMemory(LIMIT)
+    memory = BufferMemory(LIMIT)
     large, small = memory.open_hold(), memory.open_hold()
     for _ in range(3):
         assert await large.acquire(LIMIT) is False
@@ -52,7 +52,7 @@ async def test_response_larger_than_the_limit_is_read() -> None:
 
 async def test_oldest_hold_exceeds_the_limit_while_younger_ones_wait() -> None:
     """Two half-read responses do not wait for each other."""
-    memory = ResponseMemory(LIMIT)
+    memory = BufferMemory(LIMIT)
     old, young = memory.open_hold(), memory.open_hold()
     await old.acquire(50)
     await young.acquire(50)
@@ -67,7 +67,7 @@ async def test_oldest_hold_exceeds_the_limit_while_younger_ones_wait() -> None:
 
 async def test_small_acquire_does_not_pass_those_that_wait() -> None:
     """Else small responses would keep a large one waiting for ever."""
-    memory = ResponseMemory(LIMIT)
+    memory = BufferMemory(LIMIT)
     first, large, small = (memory.open_hold() for _ in range(3))
     await first.acquire(60)
     waiting = [start(large, 90), start(small, 5)]
@@ -80,7 +80,7 @@ async def test_small_acquire_does_not_pass_those_that_wait() -> None:
 
 async def test_list_and_its_tickets_exceed_the_limit_one_at_a_time() -> None:
     """The pages of a list stay in memory until each of its tickets is settled."""
-    memory = ResponseMemory(LIMIT)
+    memory = BufferMemory(LIMIT)
     pages = memory.open_hold(users=2)
     await pages.acquire(150)
     tickets = [memory.open_hold(group=pages.group) for _ in range(2)]
@@ -100,7 +100,7 @@ async def test_list_and_its_tickets_exceed_the_limit_one_at_a_time() -> None:
 
 async def test_cancelled_acquire_leaves_nothing_behind() -> None:
     """Neither a waiting acquire nor one that was just granted."""
-    memory = ResponseMemory(LIMIT)
+    memory = BufferMemory(LIMIT)
     first, second, third = (memory.open_hold() for _ in range(3))
     await first.acquire(LIMIT)
     waiting = [start(second, 70), start(third, 70)]
@@ -116,7 +116,7 @@ async def test_cancelled_acquire_leaves_nothing_behind() -> None:
 
 async def test_reading_that_waits_too_long_times_out() -> None:
     """It says that it waited: LaunchDarkly did not fail."""
-    memory = ResponseMemory(LIMIT)
+    memory = BufferMemory(LIMIT)
     await memory.open_hold().acquire(LIMIT)
     reading = Reading(memory.open_hold())
     with pytest.raises(TimeoutError):
@@ -127,7 +127,7 @@ async def test_reading_that_waits_too_long_times_out() -> None:
 class Attempts:
     """Lists and attempts that read responses of given sizes, with random pauses."""
 
-    def __init__(self, memory: ResponseMemory, seed: int) -> None:
+    def __init__(self, memory: BufferMemory, seed: int) -> None:
         self.memory = memory
         self._rng = random.Random(seed)
 
@@ -160,7 +160,7 @@ LISTS = st.lists(st.tuples(SIZES, st.lists(SIZES, min_size=1, max_size=3)), max_
 @given(lists=LISTS, singles=st.lists(SIZES, max_size=5), seed=st.integers(0, 9))
 def test_every_attempt_ends_whatever_it_needs(lists: Any, singles: Any, seed: int) -> None:
     """The limit is exceeded by the largest list with its largest ticket at most."""
-    attempts = Attempts(ResponseMemory(LIMIT), seed)
+    attempts = Attempts(BufferMemory(LIMIT), seed)
 
     async def run_all() -> None:
         async with asyncio.timeout(20):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.enrich.json_repair import repair_json
+from service.json_repair import repair_json
 
 
 @pytest.mark.parametrize(
@@ -20,11 +20,20 @@ from service.enrich.json_repair import repair_json
         (rb'{"a": "\ud83d\ude00"}', None),
         (rb'{"a": "\\ud83d"}', None),
         (rb'{"a": "\\\ud83d"}', rb'{"a": "\\\ufffd"}'),
+        (b'{"a": 1e999, "b": -1E+0999}', b'{"a": "1e999", "b": "-1E+0999"}'),
+        (b'{"a": "1e999 \\" 1e999"}', None),
+        (b"[%b, 1e308]" % (b"9" * 400), b'["%b", 1e308]' % (b"9" * 400)),
+        (b"[1e9991e999, -]", None),
+        ('{"a": 1}'.encode("utf-16"), b'{"a": 1}'),
+        ('{"a": 1}'.encode("utf-32-be"), b'{"a": 1}'),
+        (b'"\xed\xa0\xbd"', '"\ufffd"'.encode()),
+        (b"\xff\xfe{", None),
+        (b"", None),
         (b'{"totalCount": 4, "items": [{"id": "', None),
         (b"<html>", None),
     ],
 )
-def test_half_pairs_and_byte_order_marks_are_repaired(body: bytes, repaired: bytes | None) -> None:
+def test_json_is_repaired(body: bytes, repaired: bytes | None) -> None:
     """Whole pairs, escaped backslashes and bodies of another kind stay as they are."""
     assert repair_json(body) == repaired
 

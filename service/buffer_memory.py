@@ -1,20 +1,21 @@
-"""The memory of one worker for responses: reading waits while it is used up.
+"""The memory of a worker for responses, or of a receiver for bodies: when full, reading waits.
 
-Each attempt and each shared list has a hold, which counts the bytes of its responses until its
-ticket is settled. A list and the attempts that need it are one group. The oldest group may exceed
-the limit, one hold at a time, so that it always comes to its end and frees its memory: nothing
-waits for ever, even if one attempt holds several pages.
+Each webhook, each attempt and each shared list has a hold. It counts the bytes that were read for
+it until it is done: the webhook is parsed, or the ticket is settled. A list and the attempts that
+need it are one group. The oldest group may exceed the limit, one hold at a time, so that it always
+comes to its end and frees its memory: nothing waits for ever, even if one attempt holds several
+pages.
 """
 
 import asyncio
 
 
 class MemoryHold:
-    """The bytes that one attempt or list holds. ``users`` is how many releases end it."""
+    """The bytes that one webhook, attempt or list holds. ``users`` is how many releases end it."""
 
     __slots__ = ("_memory", "_users", "group", "held")
 
-    def __init__(self, memory: "ResponseMemory", *, group: object, users: int) -> None:
+    def __init__(self, memory: "BufferMemory", *, group: object, users: int) -> None:
         self._memory = memory
         self._users = users
         self.group = group
@@ -48,7 +49,7 @@ class MemoryHold:
 
 
 class Reading:
-    """The part of a hold that one response takes. ``has_waited``: it was read with pauses."""
+    """The part of a hold that one response or body takes; ``has_waited``: reading had to pause."""
 
     __slots__ = ("_bytes_before", "_hold", "has_waited")
 
@@ -76,8 +77,8 @@ class Reading:
         self._hold.resize(self._bytes_before + size)
 
 
-class ResponseMemory:
-    """The limit, the bytes in use, and the holds that wait."""
+class BufferMemory:
+    """The limit, the bytes in use, and the holds that wait for more."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -86,6 +87,11 @@ class ResponseMemory:
         self._bytes_by_group: dict[object, int] = {}  # the oldest group first
         self._exceeding: MemoryHold | None = None
         self._waiting: list[tuple[MemoryHold, int, asyncio.Future[None]]] = []
+
+    @property
+    def is_short(self) -> bool:
+        """Whether a hold waits for memory."""
+        return bool(self._waiting)
 
     def open_hold(self, *, group: object = None, users: int = 1) -> MemoryHold:
         """Return a hold of no bytes; without ``group`` it is a group of its own."""
