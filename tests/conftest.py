@@ -37,7 +37,10 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("project")
 
 # Keys that may exist without a TTL: the output, the failed tickets, the counts and the clock.
-_KEYS_WITHOUT_TTL = (":enriched", ":failed", ":failed:data", ":counts", ":milestones", ":clock")
+_KEYS_WITHOUT_TTL = (
+    *(":enriched", ":failed", ":failed:data", ":failed:raw"),
+    *(":counts", ":milestones", ":clock"),
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

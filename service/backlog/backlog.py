@@ -9,10 +9,12 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from service.accept.large_bodies import run_aside
 from service.accept.mapping import BacklogFull, DeploymentCompleted, Duplicate, Queued, Unmappable
 from service.backlog.failures import (
     UNMAPPABLE,
     FailureRecord,
+    compress_raw,
     encode_failure,
     parked_job,
 )
@@ -31,6 +33,7 @@ from service.backlog.ticket import (
     ticket_from_event,
 )
 from service.store.connect import UNAVAILABLE_ERRORS, drop_idle_connections
+from service.store.encoded_command import Chunks
 from service.store.group_commit import GroupCommit, ScriptArgument, ScriptReply
 from service.store.keys import Keys
 from service.store.script import Script, load_script, read_lua
@@ -113,6 +116,7 @@ class Backlog:
                     keys.wakeup,
                     keys.budget,
                     keys.counts,
+                    keys.failed_raw,
                 ),
                 args=(
                     self._new_token(),
@@ -133,6 +137,7 @@ class Backlog:
     async def park(self, source: str, event: Unmappable) -> bool:
         """Store an unmappable event for a person; return False if it was stored before."""
         delivery = event.delivery
+        stored_raw = await run_aside(len(event.raw), compress_raw, event.raw)
         failure = FailureRecord(
             reason=UNMAPPABLE,
             detail=event.reason,
@@ -146,6 +151,7 @@ class Backlog:
                 self._keys.failed,
                 self._keys.failed_data,
                 self._keys.counts,
+                self._keys.failed_raw,
             ),
             args=(
                 self._new_token(),
@@ -153,6 +159,7 @@ class Backlog:
                 encode_failure(failure),
                 self._config.delivery_ttl_ms,
                 self._config.failed_ttl_ms,
+                Chunks((stored_raw,)),
             ),
             durable=True,
             timeout_s=self._config.enqueue_timeout_s,
@@ -290,6 +297,7 @@ class Backlog:
                 keys.budget_waiting,
                 keys.wakeup,
                 keys.counts,
+                keys.failed_raw,
             ),
             args=(
                 lease.job,
@@ -298,6 +306,7 @@ class Backlog:
                 encode_failure(failure),
                 self._config.failed_ttl_ms,
                 *_failed_event_args(lease),
+                compress_raw(failure.raw),
             ),
             durable=True,
             patient=False,

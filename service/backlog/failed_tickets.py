@@ -1,11 +1,12 @@
 """The failed tickets and parked events, which a person reads, retries or drops."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Literal, cast
 
 from msgspec import Struct
 from redis.asyncio import Redis
 
+from service.accept.large_bodies import run_aside
 from service.accept.sources import Source
 from service.backlog.failures import (
     FailedTicket,
@@ -15,6 +16,7 @@ from service.backlog.failures import (
     encode_failure,
     parse_parked_job,
     plan_retry,
+    with_raw,
 )
 from service.backlog.ticket import encode_ticket
 from service.store.exchange import decode_text
@@ -41,7 +43,8 @@ class RetryResult(Struct, frozen=True):
 class FailedTickets:
     """The failed tickets of one namespace.
 
-    ``new_token`` names each script call, so that Redis recognises a repeat.
+    Lists leave out the raw responses and bodies, which may be large. ``new_token`` names each
+    script call, so that Redis recognises a repeat.
     """
 
     def __init__(
@@ -74,6 +77,20 @@ class FailedTickets:
             ]
         )
 
+    async def read_whole(self, job: str) -> FailedTicket | None:
+        """Return a failed ticket with its raw response or body; None if the job has not failed."""
+        tickets = await self.read([job])
+        return await self._read_raw(tickets[0]) if tickets else None
+
+    async def plan_retry(
+        self, failed: FailedTicket, sources: Mapping[str, Source]
+    ) -> Requeue | Skip:
+        """Decide whether a failed ticket can be retried; the body of a parked event is read."""
+        if parse_parked_job(failed.job) is not None:
+            failed = await self._read_raw(failed)
+        size = failed.failure.raw_size if failed.failure else 0
+        return await run_aside(size, plan_retry, failed, sources)
+
     async def list_newest(self, time_range: FailedTimeRange) -> AsyncIterator[FailedTicket]:
         """Iterate over the tickets that failed in a range of time, the newest first."""
         pairs = await self._client.zrevrangebyscore(
@@ -104,7 +121,7 @@ class FailedTickets:
 
         A ticket that cannot be retried stays, with its new reason. Raise RedisUnavailable.
         """
-        plans = [(failed, plan_retry(failed, sources)) for failed in batch]
+        plans = [(failed, await self.plan_retry(failed, sources)) for failed in batch]
         submitted = [
             pair for pair in plans if not (isinstance(pair[1], Skip) and not pair[1].failure)
         ]
@@ -113,7 +130,7 @@ class FailedTickets:
             "retry",
             keys=(
                 *(keys.backlog, keys.tickets, keys.failed, keys.failed_data, keys.wakeup),
-                *(keys.failed_reply(self._new_token()), keys.counts),
+                *(keys.failed_reply(self._new_token()), keys.counts, keys.failed_raw),
                 *(self._delivery_key(failed) for failed, _ in submitted),
             ),
             args=[arg for failed, plan in submitted for arg in _retry_args(failed, plan)],
@@ -126,7 +143,10 @@ class FailedTickets:
         keys = self._keys
         replies = await self._submit(
             "drop",
-            keys=(keys.failed, keys.failed_data, keys.failed_reply(self._new_token()), keys.counts),
+            keys=(
+                *(keys.failed, keys.failed_data, keys.failed_reply(self._new_token())),
+                *(keys.counts, keys.failed_raw),
+            ),
             args=[arg for failed in batch for arg in (failed.job, failed.digest)],
         )
         return [
@@ -146,6 +166,14 @@ class FailedTickets:
             decode_failed_ticket(job, at_ms, cast("bytes | None", value))
             for (job, at_ms), value in zip(jobs_and_times, values, strict=True)
         ]
+
+    async def _read_raw(self, failed: FailedTicket) -> FailedTicket:
+        """Return a failed ticket with its raw response or body."""
+        if failed.failure is None or not failed.failure.raw_size:
+            return failed
+        reply = self._client.hget(self._keys.failed_raw, failed.job)
+        stored = cast("bytes | None", await cast("Awaitable[object]", reply))
+        return await run_aside(failed.failure.raw_size, with_raw, failed, stored)
 
     async def _submit(
         self,

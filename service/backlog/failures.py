@@ -1,6 +1,7 @@
 """Failure records: why a ticket failed or an event was parked, and how each is retried."""
 
 import struct
+import zlib
 from collections.abc import Mapping
 from hashlib import sha1
 from typing import assert_never
@@ -21,20 +22,33 @@ from service.accept.payload import InvalidPayload
 from service.accept.replay import ReplayContext
 from service.accept.signatures import SignedRequest
 from service.accept.sources import Source
-from service.backlog.ticket import Ticket, job_key, split_event_list, ticket_from_event
+from service.backlog.ticket import (
+    QueuedEvent,
+    Ticket,
+    decode_event_list,
+    job_key,
+    split_event_list,
+    ticket_from_event,
+)
 
-MAX_RAW_BYTES = 64 * 1024
+MAX_RESPONSE_BYTES = 64 * 1024
 MAX_DETAIL_LENGTH = 1000
 UNMAPPABLE = "unmappable"
 """The reason of parked events: a deployment finished, but the event does not say which one."""
 
+MIN_SHOWN_EVENTS = 2
+"""From so many events of a ticket on, all are shown: the ticket is one of them."""
+
 _PARKED_PREFIX = f"{UNMAPPABLE}:"
+_COMPRESSION_LEVEL = 1  # JSON shrinks to a fifth or less; higher levels take several times longer
 
 
 class FailureRecord(Struct, frozen=True, kw_only=True):
     """A failed ticket or a parked event, with what a person needs to judge and retry it.
 
-    ``raw`` is the response or body: at most ``MAX_RAW_BYTES``, else ``raw_cut`` is true.
+    ``raw`` is the body of a parked event, whole, or the response: at most ``MAX_RESPONSE_BYTES``,
+    else ``raw_cut`` is true. It is stored apart, because it may be large: ``raw`` is empty where
+    only the record was read, and ``raw_size`` says how many bytes there are.
     ``fence`` names the lease that failed, so that a repeated call is recognised.
     ``replay_context`` is what a parked event needs beside its body to be parsed again.
     Lua reads the reason, which must stay the first field.
@@ -47,44 +61,62 @@ class FailureRecord(Struct, frozen=True, kw_only=True):
     ticket: Ticket | None = None
     fence: float = 0.0
     replay_context: ReplayContext | None = None
+    raw_size: int = 0
 
     def __post_init__(self) -> None:
         """Cut what is too long to store."""
         if len(self.detail) > MAX_DETAIL_LENGTH:
             force_setattr(self, "detail", self.detail[:MAX_DETAIL_LENGTH])
-        if len(self.raw) > MAX_RAW_BYTES:
-            force_setattr(self, "raw", self.raw[:MAX_RAW_BYTES])
+        if self.reason != UNMAPPABLE and len(self.raw) > MAX_RESPONSE_BYTES:
+            force_setattr(self, "raw", self.raw[:MAX_RESPONSE_BYTES])
             force_setattr(self, "raw_cut", True)
+        if self.raw:
+            force_setattr(self, "raw_size", len(self.raw))
 
 
 def encode_failure(failure: FailureRecord) -> bytes:
-    """Return a failure record as msgpack."""
-    return msgspec.msgpack.encode(failure)
+    """Return a failure record as msgpack, without the raw response or body."""
+    return msgspec.msgpack.encode(replace(failure, raw=b""))
 
 
-def decode_failure(stored: bytes) -> FailureRecord:
-    """Return the failure record in msgpack bytes; raise msgspec.MsgspecError on other bytes.
+def compress_raw(raw: bytes) -> bytes:
+    """Return a raw response or body as it is stored; empty if there is none."""
+    return zlib.compress(raw, _COMPRESSION_LEVEL) if raw else b""
 
-    The list of failed events may follow the record: retry.lua queues them.
-    """
+
+def with_raw(failed: "FailedTicket", stored: bytes | None) -> "FailedTicket":
+    """Return a failed ticket with its stored response or body, if that can be decompressed."""
+    if failed.failure is None or not stored:
+        return failed
     try:
-        record, _ = split_event_list(stored)
+        raw = zlib.decompress(stored, bufsize=max(failed.failure.raw_size, 1))
+    except zlib.error:
+        return failed
+    return replace(failed, failure=replace(failed.failure, raw=raw))
+
+
+def _decode_failure(stored: bytes) -> tuple[FailureRecord, bytes]:
+    """Return a record, and the list of failed events that follows it; raise MsgspecError."""
+    try:
+        record, listed = split_event_list(stored)
     except (ValueError, struct.error) as error:
         raise msgspec.DecodeError(str(error)) from error
-    return msgspec.msgpack.decode(record, type=FailureRecord)
+    return msgspec.msgpack.decode(record, type=FailureRecord), listed
 
 
 class FailedTicket(Struct, frozen=True, kw_only=True):
     """A failed ticket or parked event: its job, when it failed (Redis ms), and its record.
 
     ``digest`` is the SHA-1 of the record as it was read, so that a retry or a drop changes no other
-    record. ``failure`` is None if the record cannot be decoded.
+    record. ``failure`` is None if the record cannot be decoded. ``events`` are the events that
+    failed, the newest first, if the job is a version: it may have several deployments.
     """
 
     job: str
     at_ms: float
     digest: str
     failure: FailureRecord | None
+    events: tuple[QueuedEvent, ...] = ()
 
     @property
     def reason(self) -> str:
@@ -112,10 +144,14 @@ def decode_failed_ticket(job: str, at_ms: float, stored: bytes | None) -> Failed
         return FailedTicket(job=job, at_ms=at_ms, digest="", failure=None)
     digest = sha1(stored, usedforsecurity=False).hexdigest()
     try:
-        failure = decode_failure(stored)
+        failure, listed = _decode_failure(stored)
     except (msgspec.MsgspecError, RecursionError):
         return FailedTicket(job=job, at_ms=at_ms, digest=digest, failure=None)
-    return FailedTicket(job=job, at_ms=at_ms, digest=digest, failure=failure)
+    try:
+        events = (*decode_event_list(listed, job),)
+    except (msgspec.MsgspecError, RecursionError, ValueError, struct.error):
+        events = ()
+    return FailedTicket(job=job, at_ms=at_ms, digest=digest, failure=failure, events=events)
 
 
 def parked_job(source: str, delivery: str) -> str:
@@ -144,7 +180,7 @@ class Skip(Struct, frozen=True):
 
 
 def plan_retry(failed: FailedTicket, sources: Mapping[str, Source]) -> Requeue | Skip:
-    """Decide whether a failed ticket can be retried."""
+    """Decide whether a failed ticket can be retried; a parked event needs its body."""
     failure, parked = failed.failure, parse_parked_job(failed.job)
     if failure is None:
         return Skip("its failure record cannot be read")
@@ -159,8 +195,8 @@ def plan_retry(failed: FailedTicket, sources: Mapping[str, Source]) -> Requeue |
 
 
 def _plan_parked_retry(source: Source, failure: FailureRecord, *, delivery: str) -> Requeue | Skip:
-    if failure.raw_cut:
-        return Skip("only a part of its body was stored: ask its sender to send it again")
+    if len(failure.raw) < failure.raw_size:
+        return Skip("its body cannot be read: ask its sender to send it again")
     context = failure.replay_context or ReplayContext()
     event = parse_webhook(source, SignedRequest(context.headers, context.query, failure.raw))
     if isinstance(event, DeploymentCompleted):

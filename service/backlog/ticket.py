@@ -246,7 +246,8 @@ def split_event_list(stored: bytes) -> tuple[bytes, bytes]:
     return stored[:start], stored[start:footer_at]
 
 
-def _decode_event_list(listed: bytes, job: str) -> Iterator[QueuedEvent]:
+def decode_event_list(listed: bytes, job: str) -> Iterator[QueuedEvent]:
+    """Yield the events of a list; raise ValueError, struct.error or msgspec.MsgspecError."""
     position = 0
     while position < len(listed):
         length, queued_at = _LISTED_EVENT.unpack_from(listed, position)
@@ -275,7 +276,7 @@ def decode_lease(
         queued_ms = _VALID_TIMES_MS.index(int(queued_at))  # raises ValueError for other numbers
         first, listed = split_event_list(stored[_HEADER.size :])
         ticket = _decode_ticket(first, job_text)
-        others = (*_decode_event_list(listed, job_text),)
+        others = (*decode_event_list(listed, job_text),)
     except (struct.error, msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         generation = int.from_bytes(stored[:4], "big")
         return CorruptTicket(job=job_text, fence=fence_score, generation=generation, raw=stored)

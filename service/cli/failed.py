@@ -15,7 +15,7 @@ from msgspec import Struct
 from service.accept.sources import Source, SourceError
 from service.app import build_token_factory
 from service.backlog.failed_tickets import MAX_BATCH, FailedTickets, RetryResult
-from service.backlog.failures import FailedTicket, Requeue, parse_parked_job, plan_retry
+from service.backlog.failures import FailedTicket, Requeue, parse_parked_job
 from service.cli.failed_text import (
     render_failed_details,
     render_failed_header,
@@ -224,14 +224,14 @@ class FailedCommand:
 
     async def show_ticket(self, job: str, *, as_json: bool) -> int:
         """Print one ticket in full; return 1 if the job has not failed."""
-        tickets = await self._failed_tickets.read([job])
-        if not tickets:
+        failed = await self._failed_tickets.read_whole(job)
+        if failed is None:
             _report_unknown_job(job)
             return EXIT_FAILURE
         page = (
-            f"{render_failed_json(tickets[0], include_raw=True)}\n"
+            f"{render_failed_json(failed, is_whole=True)}\n"
             if as_json
-            else render_failed_details(tickets[0], now_ms=self._now_ms)
+            else render_failed_details(failed, now_ms=self._now_ms)
         )
         click.echo(page, nl=False)
         return 0
@@ -276,13 +276,24 @@ class FailedCommand:
             batch = await self._failed_tickets.read(jobs[start : start + MAX_BATCH])
             unchanged = [ticket for ticket in batch if ticket.digest == digests[ticket.job]]
             if dry_run:
-                results = [_preview(action, ticket, sources) for ticket in unchanged]
+                results = [await self._preview(action, ticket, sources) for ticket in unchanged]
             elif action == "retry":
                 results = await self._failed_tickets.retry(unchanged, sources)
             else:
                 results = await self._failed_tickets.drop(unchanged)
             for result in results:
                 yield result
+
+    async def _preview(
+        self, action: Action, failed: FailedTicket, sources: Mapping[str, Source]
+    ) -> RetryResult:
+        """Return the result that a ticket would have."""
+        if action == "drop":
+            return RetryResult(failed.job, "dropped")
+        plan = await self._failed_tickets.plan_retry(failed, sources)
+        if isinstance(plan, Requeue):
+            return RetryResult(failed.job, "queued", plan.job if plan.job != failed.job else "")
+        return RetryResult(failed.job, "skipped", plan.reason)
 
     async def _iterate_matching(self, failed_filter: FailedFilter) -> AsyncIterator[FailedTicket]:
         time_range_ms = failed_filter.time_range_ms(self._now_ms)
@@ -340,16 +351,6 @@ async def open_failed_command(settings: Settings, log: Log) -> AsyncIterator[Fai
             )
         finally:
             await group_commit.aclose()
-
-
-def _preview(action: Action, failed: FailedTicket, sources: Mapping[str, Source]) -> RetryResult:
-    """Return the result that a ticket would have."""
-    if action == "drop":
-        return RetryResult(failed.job, "dropped")
-    plan = plan_retry(failed, sources)
-    if isinstance(plan, Requeue):
-        return RetryResult(failed.job, "queued", plan.job if plan.job != failed.job else "")
-    return RetryResult(failed.job, "skipped", plan.reason)
 
 
 def _read_sources_for_retry(settings: Settings, jobs: Collection[str]) -> Mapping[str, Source]:

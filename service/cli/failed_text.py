@@ -2,14 +2,19 @@
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import msgspec
 
 from service.backlog.failed_tickets import RetryResult
-from service.backlog.failures import FailedTicket, parse_parked_job
-from service.backlog.ticket import Ticket
+from service.backlog.failures import (
+    MIN_SHOWN_EVENTS,
+    FailedTicket,
+    FailureRecord,
+    parse_parked_job,
+)
+from service.backlog.ticket import QueuedEvent, Ticket
 from service.cli.terminal import COLUMN_GAP, Column, pad_text, truncate_text
 from service.console.format import format_age
 from service.log import escape_unprintable
@@ -23,6 +28,7 @@ _FAILED_COLUMNS = (
 )
 _JOB_TITLE = "job"
 _LABEL_WIDTH = 13
+_EVENT_FIELDS = ("receivedAt", "source", "delivery", "outcome", "eventTime")
 _MAX_SHOWN_CHARACTERS = 4000  # of a response or a body
 
 _RETRY_RESULT_TEXTS = {
@@ -58,8 +64,11 @@ def render_failed_row(failed: FailedTicket, *, now_ms: float) -> str:
     return COLUMN_GAP.join([*row, escape_unprintable(failed.job)])
 
 
-def render_failed_json(failed: FailedTicket, *, include_raw: bool = False) -> str:
-    """Return a failed ticket as a line of JSON, on request with ticket and raw response or body."""
+def render_failed_json(failed: FailedTicket, *, is_whole: bool = False) -> str:
+    """Return a failed ticket as a line of JSON.
+
+    The whole ticket has what the webhooks reported, and the raw response or body.
+    """
     failure = failed.failure
     document: dict[str, object] = {
         "job": failed.job,
@@ -70,8 +79,9 @@ def render_failed_json(failed: FailedTicket, *, include_raw: bool = False) -> st
         "application": failed.application or None,
         "attempts": failure.ticket.attempts + 1 if failure and failure.ticket else None,
     }
-    if failure and include_raw:
+    if failure and is_whole:
         document["ticket"] = _ticket_fields(failure.ticket) if failure.ticket else None
+        document["events"] = [_event_fields(event) for event in failed.events]
         document["raw"] = failure.raw.decode("utf-8", "replace")
         document["rawCut"] = failure.raw_cut
     return msgspec.json.encode(document).decode()
@@ -106,12 +116,11 @@ def _format_details(failed: FailedTicket, now_ms: float) -> Iterator[str]:
             yield _format_labelled_line("detail", failure.detail)
         if failure.ticket is not None:
             yield from _format_ticket(failure.ticket)
+            yield from _format_events(failed.events)
         elif parked_job is not None:
             yield _format_labelled_line("source", parked_job[0])
             yield _format_labelled_line("delivery", parked_job[1])
-        yield from _format_raw(
-            failure.raw, is_truncated=failure.raw_cut, label="body" if parked_job else "response"
-        )
+        yield from _format_raw(failure, label="body" if parked_job else "response")
     yield ""
     if parked_job is not None:
         yield f"Once the source {parked_job[0]!r} is corrected, map the event again with"
@@ -145,12 +154,30 @@ def _ticket_fields(ticket: Ticket) -> dict[str, object]:
     }
 
 
-def _format_raw(raw: bytes, *, is_truncated: bool, label: str) -> Iterator[str]:
-    if not raw:
+def _event_fields(event: QueuedEvent) -> dict[str, object]:
+    """Return what one of several webhooks of a version reported, and when it arrived."""
+    return {"receivedAt": _format_time(event.queued_at), **_ticket_fields(event.ticket)}
+
+
+def _format_events(events: Sequence[QueuedEvent]) -> Iterator[str]:
+    """Return the fields in which several webhooks of a version may differ, a line each."""
+    if len(events) < MIN_SHOWN_EVENTS:
         return
-    truncation_note = ", cut when stored" if is_truncated else ""
-    yield _format_labelled_line(label, f"{len(raw)} bytes{truncation_note}")
-    text = raw.decode("utf-8", "replace")
+    yield _format_labelled_line("webhooks", f"{len(events)} of this version; a retry queues all")
+    for event in events:
+        fields = _event_fields(event)
+        parts = [f"{name} {fields[name]}" for name in _EVENT_FIELDS if fields[name] is not None]
+        yield f"  {', '.join(parts)}"
+
+
+def _format_raw(failure: FailureRecord, *, label: str) -> Iterator[str]:
+    if not failure.raw_size:
+        return
+    note = ", cut when stored" if failure.raw_cut else ""
+    if not failure.raw:
+        note = ", which cannot be read"
+    yield _format_labelled_line(label, f"{failure.raw_size} bytes{note}")
+    text = failure.raw.decode("utf-8", "replace")
     for line in text[:_MAX_SHOWN_CHARACTERS].splitlines():
         yield f"  {line}"
     if len(text) > _MAX_SHOWN_CHARACTERS:

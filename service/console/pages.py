@@ -23,7 +23,7 @@ from service.console.format import (
 from service.console.fragments import Fragments, Rows
 from service.console.live import LiveState, Overview
 from service.console.search import SearchResult
-from service.console.timeline import format_raw, view_from_failed
+from service.console.timeline import format_raw, view_failed_events, view_from_failed
 
 STATIC = {
     "console.css": "text/css",
@@ -192,6 +192,7 @@ class ConsolePages:
             viewer,
             current_page="failed",
             deployment=view_from_failed(failed),
+            events=view_failed_events(failed),
             digest=failed.digest,
             raw=raw,
             is_cut=is_cut,

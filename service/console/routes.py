@@ -126,18 +126,16 @@ class Console:
         return html_response(page)
 
     async def _show_failure(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
-        tickets = await self._dependencies.failed_tickets.read(
-            [request.query.get("job", "")[:_MAX_JOB_LENGTH]]
+        failed = await self._dependencies.failed_tickets.read_whole(
+            request.query.get("job", "")[:_MAX_JOB_LENGTH]
         )
-        if not tickets:
+        if failed is None:
             text = "There is no such failed ticket: it was retried, dropped, or never existed."
             return html_response(
                 self._dependencies.pages.render_message("Not found", text, viewer), status=404
             )
         result = request.query.get("result", "")
-        return html_response(
-            self._dependencies.pages.render_failure(tickets[0], viewer, result=result)
-        )
+        return html_response(self._dependencies.pages.render_failure(failed, viewer, result=result))
 
     async def _show_search(self, request: web.Request, viewer: Viewer) -> web.StreamResponse:
         query = request.query.get("q", "").strip()[:MAX_QUERY_LENGTH]

@@ -8,7 +8,12 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET, Struct
 
-from service.backlog.failures import FailedTicket, FailureRecord, parse_parked_job
+from service.backlog.failures import (
+    MIN_SHOWN_EVENTS,
+    FailedTicket,
+    FailureRecord,
+    parse_parked_job,
+)
 from service.backlog.lines import due_since_ms
 from service.backlog.ticket import Lease, Ticket, decode_lease
 from service.client.entry import format_fields
@@ -154,14 +159,33 @@ def view_from_failed(failed: FailedTicket) -> DeploymentView:
     )
 
 
+def view_failed_events(failed: FailedTicket) -> Sequence[DeploymentView]:
+    """Return the views of the webhooks of a version, if several failed, the newest first."""
+    if len(failed.events) < MIN_SHOWN_EVENTS:
+        return ()
+    view = view_from_failed(failed)
+    return [
+        _with_ticket(
+            view,
+            event.ticket,
+            _first_steps(event.ticket, float(event.queued_at)),
+            reason=event.ticket.outcome,
+        )
+        for event in failed.events
+    ]
+
+
 def format_raw(failure: FailureRecord | None, *, max_chars: int) -> tuple[str, bool]:
     """Return the raw response or body as text, and whether it was cut."""
     if failure is None:
         return "", False
-    text = failure.raw.decode("utf-8", "replace")
-    with suppress(msgspec.MsgspecError, RecursionError):  # not JSON, or cut: shown as received
-        text = msgspec.json.format(text, indent=2)
-    return text[:max_chars], failure.raw_cut or len(text) > max_chars
+    # A large body is not formatted: that would take long. UTF-8 has at most 4 bytes a character.
+    text = failure.raw[: 4 * max_chars].decode("utf-8", "replace")
+    if len(failure.raw) <= 4 * max_chars:
+        with suppress(msgspec.MsgspecError, RecursionError):  # not JSON, or cut: shown as received
+            text = msgspec.json.format(text, indent=2)
+    is_cut = failure.raw_cut or len(text) > max_chars or len(failure.raw) > 4 * max_chars
+    return text[:max_chars], is_cut
 
 
 def _first_steps(ticket: Ticket, queued_ms: float | None) -> tuple[TimelineStep, ...]:

@@ -79,8 +79,13 @@ class Keys(Struct, frozen=True, dict=True):
 
     @cached_property
     def failed_data(self) -> str:
-        """Hash: job -> the reason, and the raw data that a person needs."""
+        """Hash: job -> the reason, and what a person or a retry needs beside the raw data."""
         return self._key("failed:data")
+
+    @cached_property
+    def failed_raw(self) -> str:
+        """Hash: job -> LaunchDarkly's response or the body of the webhook, compressed (zlib)."""
+        return self._key("failed:raw")
 
     @cached_property
     def counts(self) -> str:

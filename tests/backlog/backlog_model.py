@@ -36,7 +36,9 @@ RETRY_EVERY = 10  # as claim.lua has it
 RETRY_LINES = -(2**51)  # as lib_lines.lua has it
 LINE_LENGTH = 2**31  # as it has LINES.get
 REPEATED = 1 << 20  # as in lib_tickets.lua
-KEYS_WITHOUT_TTL = {"enriched", "failed", "failed:data", "counts", "enriched:milestones", "clock"}
+KEYS_WITHOUT_TTL = {
+    *("enriched", "failed", "failed:data", "failed:raw", "counts", "enriched:milestones", "clock")
+}
 
 
 class EventModel(Struct):

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from service.accept.mapping import BacklogFull, Duplicate, Queued, Unmappable
 from service.backlog.backlog import Backlog, BacklogConfig
-from service.backlog.failures import FailureRecord, decode_failure
+from service.backlog.failures import FailureRecord, decode_failed_ticket, with_raw
 from service.backlog.ticket import MAX_EVENTS, CorruptTicket, list_events
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
@@ -19,10 +19,12 @@ from tests.factories import deployment_id, make_event
 
 
 async def read_failure_record(redis: Redis, keys: Keys, job: str) -> FailureRecord:
-    """Return the failure record of a job."""
-    stored = await redis.hget(keys.failed_data, job)
+    """Return the failure record of a job, with the raw response or body."""
+    stored, raw = await redis.hget(keys.failed_data, job), await redis.hget(keys.failed_raw, job)
     assert isinstance(stored, bytes)
-    return decode_failure(stored)
+    failed = with_raw(decode_failed_ticket(job, 0, stored), cast("bytes | None", raw))
+    assert failed.failure is not None
+    return failed.failure
 
 
 async def test_add_then_claim_returns_the_ticket_of_the_event(backlog: Backlog) -> None:

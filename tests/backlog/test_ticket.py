@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.backlog.failures import (
-    MAX_RAW_BYTES,
+    MAX_RESPONSE_BYTES,
     FailureRecord,
-    decode_failure,
+    compress_raw,
+    decode_failed_ticket,
     encode_failure,
+    with_raw,
 )
 from service.backlog.ticket import (
     CorruptTicket,
@@ -125,11 +127,18 @@ def test_failure_record_holds_the_ticket_and_a_cut_response() -> None:
     """Decoding returns what was encoded."""
     ticket = ticket_from_event(make_event(version="1"))
     failure = FailureRecord(
-        reason="not_found", detail="x" * 2000, raw=b"y" * (MAX_RAW_BYTES + 1), ticket=ticket
+        reason="not_found", detail="x" * 2000, raw=b"y" * (MAX_RESPONSE_BYTES + 1), ticket=ticket
     )
-    decoded = decode_failure(encode_failure(failure))
+    record_only = decode_failed_ticket("id:x", 0, encode_failure(failure))
+    assert record_only.failure == replace(failure, raw=b"")
+    decoded = with_raw(record_only, compress_raw(failure.raw)).failure
     assert decoded == failure
-    assert (len(decoded.detail), len(decoded.raw), decoded.raw_cut) == (1000, MAX_RAW_BYTES, True)
+    assert (len(decoded.detail), decoded.raw_size, decoded.raw_cut) == (
+        *(1000, MAX_RESPONSE_BYTES),
+        True,
+    )
+    damaged = with_raw(record_only, b"not compressed")
+    assert damaged == record_only
 
 
 def test_decode_of_a_queue_time_that_is_no_number_returns_a_corrupt_ticket() -> None:

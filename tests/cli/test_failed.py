@@ -162,6 +162,29 @@ async def test_failed_show_prints_everything_known(
     assert (stranger.code, stranger.err) == (1, "id:nobody has not failed\n")
 
 
+async def test_failed_show_lists_all_webhooks_of_a_version(
+    command_runner: CommandRunner, failed_harness: FailedTicketsHarness
+) -> None:
+    """Two deployments of one version failed: a line or an object for each, the newest first."""
+    for number in (1, 2):
+        await failed_harness.backlog.add(
+            make_event(
+                delivery=f"d{number}", deployment_id=None, event_time=number * 1_000_000_000_000
+            )
+        )
+        (lease,) = (await failed_harness.backlog.claim(1)).leases
+        assert isinstance(lease, Lease)
+        failure = FailureRecord(reason="not_found", ticket=lease.ticket)
+        assert await failed_harness.backlog.fail(lease, failure) == "failed"
+    job = "find:default/production/shop/1.1"
+    shown = (await command_runner.run(f"failed show {job}")).out
+    assert "webhooks     2 of this version; a retry queues all\n" in shown
+    first, second = shown.find("delivery d2, outcome"), shown.find("delivery d1, outcome")
+    assert 0 < first < second
+    whole = json.loads((await command_runner.run(f"failed show --json {job}")).out)
+    assert [event["delivery"] for event in whole["events"]] == ["d2", "d1"]
+
+
 async def test_retried_ticket_is_published_once_the_deployment_exists(
     command_runner: CommandRunner,
 ) -> None:

@@ -1,10 +1,13 @@
-"""Tests of the view of a record."""
+"""Tests of the views of a record and of a failed ticket."""
 
 import json
 
 import pytest
 
-from service.console.timeline import view_from_record
+from service.backlog.failures import FailedTicket, FailureRecord
+from service.backlog.ticket import QueuedEvent
+from service.console.timeline import format_raw, view_failed_events, view_from_record
+from tests.factories import make_ticket
 
 DATA = {
     "schemaVersion": 1,
@@ -56,3 +59,24 @@ def test_view_from_record_with_a_foreign_revision_has_revision_0(revision: str) 
     view = view_from_record("1-0", {b"revision": revision.encode()})
     assert view.record is not None
     assert view.record.revision == 0
+
+
+def test_view_of_a_failed_ticket_has_every_webhook_of_its_version() -> None:
+    """One webhook is the ticket itself; of several, each is shown with its own times."""
+    events = tuple(QueuedEvent(make_ticket(delivery=f"d{number}"), number) for number in (2, 1))
+    failure = FailureRecord(reason="not_found", ticket=make_ticket())
+    failed = FailedTicket(job="find:a/b/c/d", at_ms=9, digest="", failure=failure, events=events)
+    views = view_failed_events(failed)
+    assert [(view.delivery, view.steps[0].at_ms) for view in views] == [("d2", 2.0), ("d1", 1.0)]
+    one = FailedTicket(job="find:a/b/c/d", at_ms=9, digest="", failure=failure, events=events[:1])
+    assert not view_failed_events(one)
+
+
+def test_large_body_is_shown_as_received_and_cut() -> None:
+    """Formatting 25 MiB would keep the console busy."""
+    body = b'{"a":"' + b"x" * 1000 + b'"}'
+    failure = FailureRecord(reason="unmappable", raw=body)
+    assert format_raw(failure, max_chars=100) == (body[:100].decode(), True)
+    text, is_cut = format_raw(failure, max_chars=2000)
+    assert text.startswith('{\n  "a"')
+    assert not is_cut

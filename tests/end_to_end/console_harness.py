@@ -10,7 +10,7 @@ import aiohttp
 from msgspec.structs import replace
 
 from service.app import add_console, open_receiver
-from service.backlog.failures import FailureRecord, encode_failure
+from service.backlog.failures import FailureRecord, compress_raw, encode_failure
 from service.cli.preconditions import read_sources
 from tests.end_to_end.harness import ServiceHarness
 from tests.factories import make_ticket
@@ -49,6 +49,7 @@ async def add_failed_ticket(
     failure = FailureRecord(reason="not_found", detail=detail, raw=raw, ticket=ticket)
     seconds, _ = await service.redis.time()
     await service.redis.hset(service.keys.failed_data, job, encode_failure(failure))
+    await service.redis.hset(service.keys.failed_raw, job, compress_raw(failure.raw))
     await service.redis.zadd(service.keys.failed, {job: seconds * 1000 + offset_ms})
     return job
 

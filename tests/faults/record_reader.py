@@ -149,7 +149,10 @@ def _parse_entries(reply: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
 def keys_allowed_without_ttl(keys: Keys) -> frozenset[str]:
     """Return the keys that may exist without a TTL."""
     return frozenset(
-        {keys.enriched, keys.milestones, keys.failed, keys.failed_data, keys.counts, keys.clock}
+        {
+            *(keys.failed, keys.failed_data, keys.failed_raw),
+            *(keys.enriched, keys.milestones, keys.counts, keys.clock),
+        }
     )
 
 

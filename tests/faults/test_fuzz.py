@@ -120,7 +120,8 @@ class FuzzHarness:
         records, failures = await service.records(), await service.failed_jobs()
         unchanged = service.log_events("deployment_unchanged")
         await service.redis.delete(
-            service.keys.enriched, service.keys.failed, service.keys.failed_data
+            *(service.keys.enriched, service.keys.failed),
+            *(service.keys.failed_data, service.keys.failed_raw),
         )
         service.log_output.seek(0)
         service.log_output.truncate()

@@ -1,6 +1,6 @@
 -- Record one delivery and queue its ticket. (Loaded after lib_failures.lua and lib_tickets.lua.)
 -- KEYS     1 delivery mark  2 backlog  3 tickets  4 failed  5 failed data  6 wakeup  7 budget
---          8 counts
+--          8 counts  9 failed raw
 -- ARGV     1 token of this call  2 job  3 ticket (msgpack)  4 TTL of the mark (ms)  5 maximum tickets
 -- Returns  {"queued", job} | {"duplicate", job} | {"full", seconds to wait}
 -- Atomic   a mark without its ticket would drop every retry of the sender;
@@ -9,6 +9,7 @@
 local token, job, ticket, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local keys = {
   backlog = KEYS[2], tickets = KEYS[3], failed = KEYS[4], failed_data = KEYS[5], counts = KEYS[8],
+  failed_raw = KEYS[9],
 }
 
 local mark, failed_job = redis.call('GET', KEYS[1]), nil

@@ -1,5 +1,5 @@
 -- Delete failed tickets and parked events that a person has chosen. (Loaded after lib_failures.lua.)
--- KEYS     1 failed  2 failed data  3 reply of this call  4 counts
+-- KEYS     1 failed  2 failed data  3 reply of this call  4 counts  5 failed raw
 -- ARGV     pairs: job, SHA-1 of its failure record as it was read ("" if there was none)
 -- Returns  one element per pair: "dropped" | "gone" (deleted or failed again since it was read)
 -- Atomic   only the record that the person saw is deleted, never one that was stored later.
@@ -10,7 +10,7 @@ if reply then
   redis.call('PEXPIRE', KEYS[3], REPLY_TTL) -- a write, so that the group commit makes the first one durable
   return cmsgpack.unpack(reply)
 end
-local keys = { failed = KEYS[1], failed_data = KEYS[2], counts = KEYS[4] }
+local keys = { failed = KEYS[1], failed_data = KEYS[2], counts = KEYS[4], failed_raw = KEYS[5] }
 local statuses = {}
 for i = 1, #ARGV, 2 do
   local job, stored = ARGV[i], redis.call('HGET', keys.failed_data, ARGV[i])

@@ -1,15 +1,16 @@
 -- Move a leased ticket to the failed ones, for a person. (Loaded after lib_failures.lua and lib_tickets.lua.)
 -- KEYS     1 backlog  2 tickets  3 failed  4 failed data  5 calls  6 waiting  7 wakeup
---          8 counts
+--          8 counts  9 failed raw
 -- ARGV     1 job  2 fence  3 generation  4 failure record (msgpack)  5 TTL of failure records (ms)
 --          6 the events that failed (event list), or "" if their job says which deployment it is
 --          7 first and 8 last of the events of the ticket that failed
+--          9 raw response (compressed), or ""
 -- Returns  "failed" (other events of the ticket may wait still) | "superseded" (a newer event of the
 --          deployment arrived meanwhile: it is due now) | "lease_lost"
 -- Atomic   a ticket is either in the backlog or failed, never both and never neither.
 local keys = {
   backlog = KEYS[1], tickets = KEYS[2], failed = KEYS[3], failed_data = KEYS[4],
-  calls = KEYS[5], waiting = KEYS[6], wakeup = KEYS[7], counts = KEYS[8],
+  calls = KEYS[5], waiting = KEYS[6], wakeup = KEYS[7], counts = KEYS[8], failed_raw = KEYS[9],
 }
 local job, failure, now = ARGV[1], ARGV[4], (now_ms())
 local score = redis.call('ZSCORE', keys.backlog, job)
@@ -28,7 +29,7 @@ if not is_superseded and ARGV[6] ~= '' then
   failure = join_failure(failure, ARGV[6], redis.call('HGET', keys.failed_data, job))
 end
 if not is_superseded then
-  store_failure(keys, job, failure, now)
+  store_failure(keys, job, failure, ARGV[9], now)
 end
 release_calls(keys, job)
 end_ticket(keys, job, plan, now)

@@ -1,9 +1,10 @@
 -- Define how failure records are stored, dropped and counted by reason. Placed before scripts that do any of it.
 -- KEYS     none of its own: each function takes a table with the names of the keys:
---          failed, failed_data, counts
+--          failed, failed_data, failed_raw, counts
 -- ARGV     none of its own
--- Returns  nothing; defines store_failure(keys, job, failure, now), drop_failure(keys, job) and
---          drop_old_failures(keys, before)
+-- Returns  nothing; defines store_failure(keys, job, failure, raw, now), where raw is the response or body, or
+--          empty; replace_failure(keys, job, failure), which leaves that and the time as they are;
+--          drop_failure(keys, job) and drop_old_failures(keys, before)
 -- Atomic   a record and its count change in one script, so the counts per reason can be read without
 --          reading all records.
 -- The count is the field "failed:<reason>" of counts. The field is deleted when the count reaches 0.
@@ -22,17 +23,27 @@ end
 
 local function drop_failure(keys, job)
   if redis.call('ZSCORE', keys.failed, job) then
+    redis.call('HDEL', keys.failed_raw, job) -- the record goes later: without it, a repeated call finds nothing to do
     count_failure(keys.counts, redis.call('HGET', keys.failed_data, job) or '', -1)
     redis.call('HDEL', keys.failed_data, job)
     redis.call('ZREM', keys.failed, job)
   end
 end
 
-local function store_failure(keys, job, failure, now)
+local function store_failure(keys, job, failure, raw, now)
   drop_failure(keys, job)
+  if raw ~= '' then
+    redis.call('HSET', keys.failed_raw, job, raw)
+  end
   redis.call('HSET', keys.failed_data, job, failure)
   count_failure(keys.counts, failure, 1)
   redis.call('ZADD', keys.failed, now, job)
+end
+
+local function replace_failure(keys, job, failure)
+  count_failure(keys.counts, redis.call('HGET', keys.failed_data, job) or '', -1)
+  redis.call('HSET', keys.failed_data, job, failure)
+  count_failure(keys.counts, failure, 1)
 end
 
 local function drop_old_failures(keys, before)

@@ -1,6 +1,6 @@
 -- Queue failed tickets and parked events that a person has chosen. (Loaded after lib_failures.lua and lib_tickets.lua.)
 -- KEYS     1 backlog  2 tickets  3 failed  4 failed data  5 wakeup  6 reply of this call  7 counts
---          then one per failed job: its delivery mark
+--          8 failed raw, then one per failed job: its delivery mark
 -- ARGV     fours, one per failed job: the failed job, SHA-1 of its failure record as it was read,
 --          job to queue or "" to skip it, ticket (msgpack) or the failure record with its new reason
 -- Returns  one element per failed job: "queued" | "superseded" (a newer ticket of the job is queued: the
@@ -14,6 +14,7 @@ if reply then
 end
 local keys = {
   backlog = KEYS[1], tickets = KEYS[2], failed = KEYS[3], failed_data = KEYS[4], counts = KEYS[7],
+  failed_raw = KEYS[8],
 }
 local now = now_ms()
 
@@ -37,24 +38,24 @@ local function retry(nth)
   if not failed_at or not failure or redis.sha1hex(failure) ~= digest then
     return 'gone'
   elseif job == '' then
-    store_failure(keys, failed_job, value, failed_at)
+    replace_failure(keys, failed_job, value)
     return 'skipped'
   end
-  local mark = redis.call('GET', KEYS[7 + nth])
+  local mark = redis.call('GET', KEYS[8 + nth])
   local status = queue(job, value, tonumber(failed_at))
   local other_failure = redis.call('HGET', keys.failed_data, job)
   requeue_failed_events(keys, job, redis.call('HGET', keys.tickets, job), read_failed_events(other_failure), now)
   drop_failure(keys, job) -- the job of a parked event may have failed too
   if mark and job ~= failed_job and string.sub(mark, -#failed_job - 1) == ' ' .. failed_job then
     -- Redeliveries of the parked event become duplicates of the job that it is now.
-    redis.call('SET', KEYS[7 + nth], string.sub(mark, 1, #mark - #failed_job) .. job, 'KEEPTTL')
+    redis.call('SET', KEYS[8 + nth], string.sub(mark, 1, #mark - #failed_job) .. job, 'KEEPTTL')
   end
   drop_failure(keys, failed_job)
   return status
 end
 
 local statuses, is_any_queued = {}, false
-for nth = 1, #KEYS - 7 do
+for nth = 1, #KEYS - 8 do
   statuses[nth] = retry(nth)
   is_any_queued = is_any_queued or statuses[nth] == 'queued'
 end
