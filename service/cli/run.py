@@ -31,7 +31,7 @@ from service.cli.preconditions import (
     require_webhook_secret,
 )
 from service.cli.reload import Reloads, handle_sighup, open_sources, reload_token
-from service.cli.signals import run_async
+from service.cli.signals import run_async, run_service
 from service.cli.terminal import EXIT_CODES, EXIT_FAILURE
 from service.log import Log, escape_unprintable
 from service.metrics.http import serve_app, serve_exposition
@@ -49,7 +49,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 @click.command("run", epilog=EXIT_CODES)
-@run_async
+@run_service
 async def run_command() -> None:
     """Receive webhooks and work on them, in one process."""
     settings = read_settings(os.environ)
@@ -59,7 +59,7 @@ async def run_command() -> None:
 
 
 @click.command("serve", epilog=EXIT_CODES)
-@run_async
+@run_service
 async def serve_command() -> None:
     """Receive webhooks only (needs ENRICHER_REDIS_URL)."""
     settings = read_settings(os.environ)
@@ -69,7 +69,7 @@ async def serve_command() -> None:
 
 
 @click.command("work", epilog=EXIT_CODES)
-@run_async
+@run_service
 async def work_command() -> None:
     """Work on the backlog only (needs ENRICHER_REDIS_URL)."""
     settings = read_settings(os.environ)

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from aiohttp import web
 
+from service.cli.event_loop import new_event_loop
 from tests.bench.peer_task import CONCURRENCY, GET_COUNT_KEY, PeerTask
 
 NumberHandler = Callable[[int], Awaitable[object]]
@@ -66,4 +67,5 @@ async def serve_receiver() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve_receiver() if sys.argv[1] == "receiver" else run_worker(sys.argv[1]))
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:  # the loop of the service
+        runner.run(serve_receiver() if sys.argv[1] == "receiver" else run_worker(sys.argv[1]))

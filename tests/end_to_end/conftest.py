@@ -1,15 +1,42 @@
 """The fixtures of the end-to-end tests: the service in one process, Redis and a simulator."""
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 from playwright.async_api import Browser
 from redis.asyncio import Redis
 
+from service.cli.event_loop import new_event_loop
 from service.settings import Secret
 from service.store.keys import Keys
 from tests.end_to_end.browser import connect_browser, start_chromium
 from tests.end_to_end.harness import ServiceHarness, open_harness, remaining_tasks
+
+
+def pytest_asyncio_loop_factories(
+    item: pytest.Item,
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run these tests on the loop of the service; all other tests run on asyncio's.
+
+    Tests that ask for it run with eager tasks too. Python 3.11 has none, and skips them.
+    """
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"service": new_event_loop}
+    marker = item.get_closest_marker("asyncio")
+    if (
+        sys.version_info >= (3, 12)
+        and marker
+        and "eager" in marker.kwargs.get("loop_factories", ())
+    ):
+
+        def new_eager_loop() -> asyncio.AbstractEventLoop:
+            loop = asyncio.new_event_loop()  # uvloop does not call this factory correctly
+            loop.set_task_factory(asyncio.eager_task_factory)
+            return loop
+
+        factories["eager"] = new_eager_loop
+    return factories
 
 
 @pytest.fixture

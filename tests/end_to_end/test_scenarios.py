@@ -18,6 +18,8 @@ from tests.factories import deployment_id
 
 Event = dict[str, object]
 
+pytestmark = pytest.mark.asyncio(loop_factories=["service", "eager"])  # see conftest.py
+
 
 async def test_webhook_with_id_becomes_one_record(
     service: ServiceHarness, event: Event, eventually: Eventually
