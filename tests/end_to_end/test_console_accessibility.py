@@ -22,7 +22,7 @@ from tests.end_to_end.console_harness import (
 from tests.end_to_end.harness import ServiceHarness
 from tests.factories import deployment_id
 
-AXE = ROOT / "tests" / "console" / "node_modules" / "axe-core" / "axe.min.js"
+AXE = ROOT / "tests" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
 SMALLEST_VIEWPORT = {"width": 320, "height": 640}  # to which every page must fit (WCAG 1.4.10)
 BACKGROUNDS = {"light": "rgb(238, 241, 242)", "dark": "rgb(12, 17, 19)"}
 LONG_TEXT = "an-unusually-long-value-" * 9
@@ -31,7 +31,7 @@ PARKED_JOB = "unmappable:github/9f31c2"
 pytestmark = [
     needs_chromium,
     pytest.mark.skipif(
-        not AXE.exists() and "GATE" not in os.environ, reason="needs `npm ci` in tests/console"
+        not AXE.exists() and "GATE" not in os.environ, reason="needs `npm ci` in tests/npm"
     ),
     pytest.mark.timeout(180),
 ]

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,9 +14,9 @@ from service.settings import Secret
 from tests.end_to_end.browser import PUBLIC_HOST, BrowserPage, needs_chromium
 from tests.end_to_end.console_harness import TOKEN, add_failed_ticket, open_console
 from tests.end_to_end.harness import ServiceHarness
+from tests.interop.proxies import find_nginx
 
-UNPACKED = Path(__file__).parents[2] / ".tool" / "nginx" / "usr" / "sbin" / "nginx"
-NGINX = shutil.which("nginx") or shutil.which("/usr/sbin/nginx") or shutil.which(UNPACKED) or ""
+NGINX = find_nginx() or ""
 CONFIG = """
 daemon off; worker_processes 1; pid nginx.pid; error_log stderr; {user} events {{}}
 http {{
