@@ -16,7 +16,7 @@ from service.simulate.generator import generate_stages
 from service.simulate.options import Json, SimulatedDeployment
 from service.simulate.pages import PageRenderer, render_link, render_self_link
 from service.simulate.responses import Call, FieldError
-from service.simulate.visible import Selection
+from service.simulate.visible import DeploymentRange
 from service.simulate.world import World
 
 _DAY_MS = 24 * 60 * 60 * 1000
@@ -196,8 +196,8 @@ def _matching_pull_requests(
                 yield ListedPullRequest(deployment=deployment, index=index, fields=fields)
 
 
-def _select(query: ListQuery, *, start: int, end: int) -> Selection:
-    return Selection(
+def _select(query: ListQuery, *, start: int, end: int) -> DeploymentRange:
+    return DeploymentRange(
         project=query.project,
         environment=query.environment,
         applications=query.applications,

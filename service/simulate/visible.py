@@ -18,7 +18,7 @@ class VisibleVersion(Struct, frozen=True, kw_only=True):
     deployment: SimulatedDeployment
 
 
-class Selection(Struct, frozen=True, kw_only=True):
+class DeploymentRange(Struct, frozen=True, kw_only=True):
     """The deployments of a project that started from ``start`` to ``end``.
 
     An empty environment or set of applications selects them all.
@@ -60,7 +60,7 @@ class VisibleDeployments:
         self._show_until(now)
         return self._versions.get(identifier)
 
-    def list_started(self, selection: Selection, now: int) -> list[VisibleVersion]:
+    def list_started(self, selection: DeploymentRange, now: int) -> list[VisibleVersion]:
         """Return the selected versions, newest start first."""
         self._show_until(now)
         selected = [

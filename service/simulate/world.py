@@ -17,7 +17,7 @@ from service.simulate.options import (
     Shape,
     SimulatedDeployment,
 )
-from service.simulate.visible import Selection, VisibleDeployments, VisibleVersion
+from service.simulate.visible import DeploymentRange, VisibleDeployments, VisibleVersion
 
 UNKNOWN_ID_PREFIX = "04040404"
 """Ids with this prefix are never created automatically."""
@@ -132,7 +132,7 @@ class World:
                 return None
         return generate_deployment(self.config.seed, identifier, self.config.shape)
 
-    def list_started(self, selection: Selection, now: int) -> list[SimulatedDeployment]:
+    def list_started(self, selection: DeploymentRange, now: int) -> list[SimulatedDeployment]:
         """Return the selected visible deployments, newest start first.
 
         Automatically created deployments are not listed.

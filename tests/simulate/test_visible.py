@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.simulate.options import SimulatedDeployment
-from service.simulate.visible import Selection, VisibleDeployments, VisibleVersion
+from service.simulate.visible import DeploymentRange, VisibleDeployments, VisibleVersion
 
 TIMES = st.integers(0, 9)
 
@@ -28,7 +28,7 @@ def versions(draw: st.DrawFn) -> VisibleVersion:
     added=st.lists(versions()),
     nows=st.lists(TIMES).map(sorted),
     selection=st.builds(
-        Selection,
+        DeploymentRange,
         project=st.just("p"),
         environment=st.sampled_from(["", "x", "y"]),
         applications=st.frozensets(st.sampled_from("uv")),
@@ -37,7 +37,7 @@ def versions(draw: st.DrawFn) -> VisibleVersion:
     ),
 )
 def test_list_equals_a_search_through_all_versions(
-    added: list[VisibleVersion], nows: list[int], selection: Selection
+    added: list[VisibleVersion], nows: list[int], selection: DeploymentRange
 ) -> None:
     """At each time the last visible version of each deployment is listed, newest start first."""
     visible = VisibleDeployments()
