@@ -15,7 +15,7 @@ _ENCODED_HALF = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf]")  # what UTF-8 forbids
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # The largest float has 309 digits. What may be larger has an exponent or a lot of digits.
 _MAYBE_TOO_LARGE = re.compile(rb"[0-9][eE]\+?0*[0-9]{3}|[0-9]{300}")
-_PIECE_BYTES, _MAX_MATCH_BYTES = 1 << 20, 400  # zeros may precede an exponent, but not so many
+_PIECE_BYTES, _MAX_MATCH_BYTES = 1 << 18, 400  # zeros may precede an exponent, but not so many
 _STRING_OR_NUMBER = re.compile(
     rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|(?P<number>-?[0-9][0-9.eE+-]*)', re.DOTALL
 )

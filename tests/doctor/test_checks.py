@@ -14,6 +14,7 @@ from service.doctor.checks import (
     ScopeFacts,
     SourceFacts,
     UpstreamFacts,
+    check_body_limit,
     check_receiver,
     check_redis,
     check_scopes,
@@ -23,6 +24,7 @@ from service.doctor.checks import (
 )
 from service.doctor.report import format_findings, format_findings_json, has_no_error
 from service.enrich.rate_limits import RateLimitWindow
+from service.settings import Settings
 from service.store.services import find_service
 
 DRAGONFLY = find_service([], {"dragonfly_version": "1"})
@@ -265,3 +267,11 @@ def test_check_scopes_reports_misspelt_scopes() -> None:
         ("scope default/prodution", "warning"),
     ]
     assert all("spelling" in finding.fix for finding in findings)
+
+
+def test_check_body_limit_names_the_limits() -> None:
+    """A proxy in front with a lower limit would refuse what the receiver accepts."""
+    settings = Settings()
+    finding = check_body_limit(settings.max_body_bytes, settings.max_buffered_bytes)
+    assert finding.status == "ok"
+    assert finding.found.startswith("up to 25.0 MiB each, 128.0 MiB at a time; a proxy in front")
