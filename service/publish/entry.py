@@ -27,6 +27,12 @@ from service.publish.record import (
 
 # Only the script that appends knows the revision: it inserts the number after this prefix.
 BEFORE_REVISION = b'{"schemaVersion":1,"revision":'
+_CONSTANT_FIELDS = (
+    *("specversion", "1.0"),
+    *("type", RECORD_TYPE),
+    *("datacontenttype", JSON_CONTENT_TYPE),
+    *("dataschema", DATA_SCHEMA_ID),
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGEST_LENGTH = 32  # hex digits of a SHA-256, which processors compute in hardware
 
@@ -158,22 +164,17 @@ def _build_source_event(lease: Lease) -> SourceEvent:
 def _build_fields(deployment: Deployment, lease: Lease, *, complete: bool) -> tuple[str, ...]:
     ticket = lease.ticket
     occurred_at = deployment.ended_at or ticket.event_time or lease.received_at
-    fields = {
-        "specversion": "1.0",
-        "source": f"/deployment-enricher/{ticket.source}",
-        "type": RECORD_TYPE,
-        "subject": deployment.id,
-        "time": format_time(occurred_at, fallback_ms=lease.queued_at),
-        "datacontenttype": JSON_CONTENT_TYPE,
-        "dataschema": DATA_SCHEMA_ID,
-        "projectkey": ticket.project or "",
-        "environmentkey": deployment.environment_key or ticket.environment or "",
-        "applicationkey": deployment.application_key or ticket.application or "",
-        "complete": "true" if complete else "false",
-    }
-    if ticket.traceparent is not None:
-        fields["traceparent"] = ticket.traceparent
-    return tuple(part for pair in fields.items() for part in pair)
+    return (
+        *_CONSTANT_FIELDS,
+        *("source", f"/deployment-enricher/{ticket.source}"),
+        *("subject", deployment.id),
+        *("time", format_time(occurred_at, fallback_ms=lease.queued_at)),
+        *("projectkey", ticket.project or ""),
+        *("environmentkey", deployment.environment_key or ticket.environment or ""),
+        *("applicationkey", deployment.application_key or ticket.application or ""),
+        *("complete", "true" if complete else "false"),
+        *(() if ticket.traceparent is None else ("traceparent", ticket.traceparent)),
+    )
 
 
 def format_time(time_ms: int, *, fallback_ms: int) -> str:

@@ -12,7 +12,7 @@ from service.backlog.refreshes import load_settle_lua
 from service.backlog.ticket import Lease
 from service.log import EventLogger
 from service.publish.entry import BEFORE_REVISION, Entry
-from service.store.encoded_command import Chunks
+from service.store.encoded_command import pack_chunks
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script
@@ -113,7 +113,7 @@ class OutputStream:
                 entry.digest,
                 self._retention.dedup_ttl_ms,
                 BEFORE_REVISION,
-                Chunks(entry.data_chunks),
+                pack_chunks(entry.data_chunks),
                 plan.since,
                 "" if plan.due is None else plan.due,
                 plan.ticket,

@@ -29,11 +29,19 @@ Argument = str | bytes | int | float | Chunks
 """What a command may hold. Numbers and texts become bytes."""
 
 
+def pack_chunks(buffers: tuple[Buffer, ...]) -> bytes | Chunks:
+    """Return the argument of these buffers, in one piece if they are small."""
+    chunks = Chunks(buffers)
+    return chunks if chunks.size > _MAX_COPIED_BYTES else b"".join(buffers)
+
+
 def encode_command(arguments: Sequence[Argument]) -> EncodedCommand:
     """Return the bytes of a command. Raises TypeError for an argument of another type."""
-    in_chunks = [argument for argument in arguments if isinstance(argument, Chunks)]
-    if sum([argument.size for argument in in_chunks]) <= _MAX_COPIED_BYTES:
-        return (_pack([*map(join_chunks, arguments)] if in_chunks else arguments),)
+    try:
+        return (_pack(arguments),)
+    except TypeError:
+        if not any(isinstance(argument, Chunks) for argument in arguments):
+            raise
     buffers: list[Buffer] = [b"*%d\r\n" % len(arguments)]
     for argument in arguments:
         if isinstance(argument, Chunks):
