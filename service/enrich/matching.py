@@ -306,6 +306,8 @@ class ListMatcher:
         self._candidates: dict[str, dict[str, DeploymentHead]] = defaultdict(dict)
         self._bodies: dict[str, Raw] = {}
         self._buffer_left = max_buffered_bytes
+        self._is_dense = True
+        self._wanted_items = 0
         self._unreadable: tuple[Drift, bytes] | None = None
 
     @property
@@ -327,12 +329,18 @@ class ListMatcher:
         """Return the jobs without a match, sorted."""
         return sorted(self._unmatched)
 
-    def match_page(self, items: Iterable[Raw], *, body_bytes: int) -> Iterator[tuple[str, Match]]:
-        """Match the items of one page of ``body_bytes``; yield each job whose match is final."""
+    def match_page(self, items: Sequence[Raw], *, body_bytes: int) -> Iterator[tuple[str, Match]]:
+        """Match the items of one page of ``body_bytes``; yield each job whose match is final.
+
+        While most items belong to no job, only their heads are parsed, and the rest of an item when
+        a job needs it.
+        """
         keep_bodies = self.keeps_bodies
         self._buffer_left -= body_bytes
+        parse = parse_list_item if keep_bodies and self._is_dense else parse_head
+        self._wanted_items = 0
         for item in items:
-            match parse_list_item(item) if keep_bodies else parse_head(item):
+            match parse(item):
                 case Drift() as drift:
                     self.keep_unreadable(drift, item)
                 case DeploymentHead() as head:
@@ -341,6 +349,7 @@ class ListMatcher:
                     yield from self._match_item(head, item if keep_bodies else None)
                 case None:
                     pass
+        self._is_dense = 2 * self._wanted_items >= len(items)
 
     def keep_unreadable(self, drift: Drift, json: bytes | Raw) -> None:
         """Keep the first JSON that may be, or lead to, the deployment of a job without a match."""
@@ -366,10 +375,13 @@ class ListMatcher:
         return NoMatch(self._unreadable, index, find_other_deployment(candidates, queries[index]))
 
     def _match_item(self, head: DeploymentHead, body: Raw | None) -> Iterator[tuple[str, Match]]:
-        for job in self._jobs_by_id.get(head.id.lower(), ()):
-            yield from self._resolve_job(job, Match(head, body))
         version_key = (head.application_key or "", _version_prefix(head.application_version or ""))
-        for job in self._jobs_by_version.get(version_key, ()):
+        jobs_of_id = self._jobs_by_id.get(head.id.lower(), ())
+        jobs_of_version = self._jobs_by_version.get(version_key, ())
+        self._wanted_items += bool(jobs_of_id or jobs_of_version)
+        for job in jobs_of_id:
+            yield from self._resolve_job(job, Match(head, body))
+        for job in jobs_of_version:
             queries = self._queries[job]
             exact = [index for index, query in enumerate(queries) if is_exact_match(head, query)]
             if exact:

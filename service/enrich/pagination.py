@@ -97,10 +97,11 @@ def resolve_next_link(href: str, *, origin: str, defaults: LinkDefaults) -> ApiR
 
 def has_more(collection: PullRequests | NestedDeployments | None) -> bool:
     """Return whether a collection has a further page."""
-    if collection is None or not next_link(collection.links):
+    if collection is None:
         return False
     total = collection.total_count
-    return total is None or lacks_items(total, len(collection.items or ()))
+    may_continue = total is None or lacks_items(total, len(collection.items or ()))
+    return may_continue and bool(next_link(collection.links))
 
 
 def is_complete(deployment: Deployment) -> bool:
@@ -127,8 +128,9 @@ def list_omits_details(deployment: Deployment) -> bool:
 
 
 def _is_truncated(collection: PullRequests | NestedDeployments | FlagReferences) -> bool:
-    continues = not isinstance(collection, FlagReferences) and has_more(collection)
-    return lacks_items(collection.total_count, len(collection.items or ())) and not continues
+    if not lacks_items(collection.total_count, len(collection.items or ())):
+        return False
+    return isinstance(collection, FlagReferences) or not has_more(collection)
 
 
 def next_link(links: Mapping[str, Link | None] | None) -> str | None:

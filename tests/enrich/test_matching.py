@@ -91,6 +91,19 @@ def test_match_page_returns_only_an_unbeatable_match_at_once() -> None:
     assert match_pages([[near], []], query=make_query()) == make_match(near)
 
 
+def test_match_page_parses_only_heads_while_most_items_are_of_other_events() -> None:
+    """After such a page, a match is a head with its JSON; then it is parsed whole again."""
+    versions = [f"v{number}" for number in range(4)]
+    items = [
+        make_item(id=version, applicationVersion=version, endedAt=1000) for version in versions
+    ]
+    queries = {version: [make_query(version=version)] for version in versions[2:]}
+    matcher = ListMatcher(deployment_ids={}, queries=queries, max_buffered_bytes=1 << 20)
+    matches = [match for item in items for _, match in matcher.match_page([item], body_bytes=100)]
+    assert [type(match.head) for match in matches] == [DeploymentHead, Deployment]
+    assert [match.body for match in matches] == items[2:]
+
+
 def test_match_page_beyond_the_buffer_keeps_only_the_head() -> None:
     """The memory for pages is bounded."""
     page = [make_item(id="a", applicationVersion=SHA, endedAt=7)]
@@ -194,9 +207,11 @@ def test_list_matcher_for_many_jobs_matches_as_for_each_alone(
     results_by_job = dict(results)
     assert len(results_by_job) == len(results) == len(queries) + 1
     heads_by_id = {head.id: head for head in listed}
-    assert results_by_job.pop("by-id") == (
-        make_match(encode_head(heads_by_id["c"])) if "c" in heads_by_id else NoMatch()
-    )
+    by_id = results_by_job.pop("by-id")
+    if isinstance(by_id, Match):
+        assert (by_id.head.id, by_id.body) == ("c", encode_head(heads_by_id["c"]))
+    else:
+        assert (by_id, "c" in heads_by_id) == (NoMatch(), False)
     for job, result in results_by_job.items():
         query = queries[int(job)]
         chosen_alone = choose_deployment(listed, [query])
