@@ -18,12 +18,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from service.cli.event_loop import new_event_loop
 from tests.bench import reports
 from tests.bench.bench_env import BenchEnvironment, open_bench_environment
 from tests.bench.peer_catalog import Peers, install_peers
 from tests.bench.reports import BenchConfig
+from tests.bench.summary import Comparison, Report, format_summary
 
-REPORTS: Mapping[str, Callable[[BenchEnvironment, BenchConfig], Awaitable[str]]] = {
+REPORTS: Mapping[str, Callable[[BenchEnvironment, BenchConfig], Awaitable[Report]]] = {
     "record": reports.report_record,
     "listed": reports.report_listed,
     "receiver": reports.report_receiver,
@@ -31,13 +33,15 @@ REPORTS: Mapping[str, Callable[[BenchEnvironment, BenchConfig], Awaitable[str]]]
     "depth": reports.report_depth,
     "memory": reports.report_memory,
     "scaling": reports.report_scaling,
+    "reading": reports.report_reading,
 }
 REPORTS_WITH_PEERS = {"record", "receiver"}
 
 
 async def run_reports(names: Sequence[str], config: BenchConfig) -> None:
-    """Measure each report and print it as soon as it is ready."""
+    """Measure each report and print it as soon as it is ready, and the summary at the end."""
     print(describe_machine(), flush=True)
+    comparisons: list[Comparison] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         async with open_bench_environment(Path(folder)) as env:
             for name in names:
@@ -45,10 +49,20 @@ async def run_reports(names: Sequence[str], config: BenchConfig) -> None:
                 try:
                     report = await REPORTS[name](env, config)
                 except Exception as error:  # noqa: BLE001 - a failing report must not stop the others
-                    report = f"## {name}\n\nFailed: {type(error).__name__}: {error}"
+                    report = Report(f"## {name}\n\nFailed: {type(error).__name__}: {error}")
                     env.stop_all_but_upstream()
-                print(f"\n{report}", flush=True)
+                comparisons += report.comparisons
+                print(f"\n{report.text}", flush=True)
                 print(f"\n({name}: {time.monotonic() - started_s:.0f} s)", flush=True)
+    if comparisons:
+        print(f"\n{format_summary(comparisons, loop=describe_loop())}", flush=True)
+
+
+def describe_loop() -> str:
+    """Return the event loop of the service and of the baselines."""
+    loop = new_event_loop()
+    loop.close()
+    return type(loop).__module__.partition(".")[0]
 
 
 def describe_machine() -> str:

@@ -10,9 +10,13 @@ from service.simulate.options import DEFAULT_PROJECT, Shape
 from service.simulate.pages import PageRenderer, RenderConfig
 
 APPLICATIONS = 10
+LARGE_NUMBER = 10**9
+"""From this number on, a deployment has 25 MB."""
+
 STARTED_AT = 1_760_000_000_000
 ENDED_AT = STARTED_AT + 600_000
 
+_LARGE_BYTES = 25 << 20
 _EXPANDED_FIELDS = frozenset({"pullRequests", "flagReferences"})
 _ID_PLACEHOLDER = "b0eebc99-9c0b-4ef8-bb6d-000000000000"
 _VERSION_PLACEHOLDER, _APPLICATION_PLACEHOLDER = "version-placeholder", "application-placeholder"
@@ -35,12 +39,25 @@ def version_for(number: int) -> str:
 
 def encode_deployment(number: int, *, expanded: bool = True) -> bytes:
     """Return one deployment, with its pull requests and flags if expanded."""
+    template = (
+        _large_template() if number >= LARGE_NUMBER else _deployment_template(expanded=expanded)
+    )
     return (
-        _deployment_template(expanded=expanded)
-        .replace(_ID_PLACEHOLDER.encode(), deployment_id_for(number).encode())
+        template.replace(_ID_PLACEHOLDER.encode(), deployment_id_for(number).encode())
         .replace(_APPLICATION_PLACEHOLDER.encode(), application_for(number).encode())
         .replace(_VERSION_PLACEHOLDER.encode(), version_for(number).encode())
     )
+
+
+@cache
+def _large_template() -> bytes:
+    """Return the same deployment with as many pull requests as fill 25 MB, all on one page."""
+    deployment = msgspec.json.decode(_deployment_template(expanded=True))
+    items = msgspec.json.encode(deployment["pullRequests"]["items"])
+    repetitions = _LARGE_BYTES // len(items)
+    deployment["pullRequests"]["items"] *= repetitions
+    deployment["pullRequests"]["totalCount"] *= repetitions
+    return msgspec.json.encode(deployment)
 
 
 @cache

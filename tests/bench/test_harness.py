@@ -23,6 +23,8 @@ from tests.bench.reports import (
 from tests.bench.rounds import iterate_rounds
 from tests.bench.scaling import measure_throughput
 from tests.bench.spread import Spread, check_goal, compare_rounds, measure_spread
+from tests.bench.summary import compare_with, compare_with_cheapest, format_summary
+from tests.bench.worker_memory import measure_large_responses
 from tests.environments import LOCKS
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
@@ -76,20 +78,22 @@ async def test_failing_contestant_is_reported(bench_env: BenchEnvironment) -> No
 
 async def test_receiver_is_measured(bench_env: BenchEnvironment) -> None:
     """The service and the receiver that only reads accept every webhook."""
-    table = await report_receiver(bench_env, SHORT_CONFIG)
-    assert table.count("\n| ") == 4
-    assert "| only reads | " in table
+    report = await report_receiver(bench_env, SHORT_CONFIG)
+    assert report.text.count("\n| ") == 4
+    assert "| only reads | " in report.text
+    (comparison,) = report.comparisons
+    assert comparison.value.low > 0
 
 
 async def test_latency_is_measured(bench_env: BenchEnvironment) -> None:
     """Every trigger of the service and of the script makes a record."""
-    assert "| p99 | " in await report_latency(bench_env, SHORT_CONFIG)
+    assert "| p99 | " in (await report_latency(bench_env, SHORT_CONFIG)).text
 
 
 async def test_backlog_is_measured_at_two_depths(bench_env: BenchEnvironment) -> None:
     """Claims and settlements work at both depths, and the memory of a ticket is measured."""
-    table = await report_depth(bench_env, SHORT_CONFIG)
-    assert "| one ticket | " in table
+    report = await report_depth(bench_env, SHORT_CONFIG)
+    assert "| one ticket | " in report.text
 
 
 async def test_two_workers_are_measured(bench_env: BenchEnvironment) -> None:
@@ -108,6 +112,24 @@ def test_goal_within_the_spread_is_undecided() -> None:
         "met",
     ]
     assert measure_spread([4.0]) == Spread(4.0, 4.0, 4.0)
+
+
+def test_summary_compares_with_the_cheapest() -> None:
+    """It has the ratio of paired rounds, the goal, and whether it is met."""
+    samples = {"service": [1.0, 2.0], "slow": [9.0, 9.0], "fast": [2.0, 4.0], "gone": []}
+    names = ("slow", "fast", "gone")
+    (comparison,) = compare_with_cheapest(samples, names, what="record", beside="queue", goal=0.6)
+    table = format_summary([comparison], loop="uvloop")
+    assert "| record | queue: fast | 0.50 (0.50 … 0.50) | <= 0.60 | met |" in table
+    assert compare_with_cheapest({"service": []}, ["fast"], what="", beside="", goal=1) == ()
+    assert compare_with(samples, "gone", what="", beside="", goal=1) == ()
+
+
+async def test_longest_block_of_the_loop_is_measured(bench_env: BenchEnvironment) -> None:
+    """It is read from a worker that received a response of 25 MB."""
+    cost = await measure_large_responses(bench_env, count=1)
+    assert cost.record_mb > 25
+    assert cost.blocked_ms > 0
 
 
 def test_unavailable_peer_is_reported() -> None:
