@@ -1,6 +1,7 @@
 """Rules of the repository that no linter knows: pure files, Lua headers, locks, private paths."""
 
 import ast
+import functools
 import itertools
 import re
 import tomllib
@@ -50,16 +51,22 @@ def read_text_files() -> Iterator[tuple[str, str]]:
             yield relative_name(path), path.read_text(encoding="utf-8", errors="replace")
 
 
+@functools.cache
+def parse(path: Path) -> ast.Module:
+    """Return the syntax tree of a file, which several tests read."""
+    return ast.parse(path.read_text())
+
+
 def functions_in(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Return the functions of a file, nested ones too."""
-    nodes = ast.walk(ast.parse(path.read_text()))
+    nodes = ast.walk(parse(path))
     return [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
 
 
 def imported_packages(path: Path) -> set[str]:
     """Return the top-level packages that a file imports, inside functions too."""
     packages = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             packages |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -85,7 +92,7 @@ PURE_FILES = [
 @every_python_file
 def test_python_file_with_content_has_a_docstring(path: Path) -> None:
     """Every file that holds anything opens with a docstring."""
-    tree = ast.parse(path.read_text())
+    tree = parse(path)
     assert ast.get_docstring(tree) or not tree.body
 
 
@@ -104,7 +111,7 @@ def test_class_names_of_the_service_are_unique() -> None:
     """No two classes of the service share a name: a search for one finds one idea."""
     places = defaultdict(list)
     for path in sorted((ROOT / "service").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parse(path)):
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(relative_name(path))
     assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
