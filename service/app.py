@@ -209,7 +209,7 @@ async def open_receiver(
     sources: Mapping[str, Source],
     *,
     list_warnings: Callable[[], Sequence[str]] = tuple,
-    add_routes: Callable[[web.Application], None] = lambda _: None,
+    add_routes: Callable[[web.Application], object] = lambda _: None,
 ) -> AsyncIterator[str]:
     """Listen for webhooks and yield the URL; on exit, answer the requests that are in progress."""
     settings = runtime.settings
@@ -232,6 +232,7 @@ async def open_receiver(
     health = HealthRoutes(
         runtime.namespace_reader.read_stats,
         backlog_limit=settings.backlog_limit,
+        lease_s=settings.lease,
         list_warnings=list_warnings,
     )
     health.add_routes(app)
@@ -465,10 +466,15 @@ def is_console_enabled(settings: Settings) -> bool:
     return settings.console == "auto" and is_protected
 
 
-def add_console(runtime: Runtime, sources: Mapping[str, Source], app: web.Application) -> None:
-    """Add the console to the receiver, if it is on."""
-    if is_console_enabled(runtime.settings):
-        build_console(runtime, sources).add_routes(app)
+def add_console(
+    runtime: Runtime, sources: Mapping[str, Source], app: web.Application
+) -> AuthMiddleware | None:
+    """Add the console to the receiver, if it is on; return what holds its token."""
+    if not is_console_enabled(runtime.settings):
+        return None
+    console = build_console(runtime, sources)
+    console.add_routes(app)
+    return console.auth_middleware
 
 
 def build_console(runtime: Runtime, sources: Mapping[str, Source]) -> Console:

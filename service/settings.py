@@ -271,6 +271,15 @@ _SERVICE_LINK = (
 )
 
 
+def list_secret_files(environ: Mapping[str, str]) -> list[Path]:
+    """Return the files that the variables ``<VARIABLE>_FILE`` name."""
+    return [
+        Path(environ[f"{variable_name(field.name)}_FILE"])
+        for field in msgspec.structs.fields(Settings)
+        if isinstance(field.default, Secret) and environ.get(f"{variable_name(field.name)}_FILE")
+    ]
+
+
 def read_settings(environ: Mapping[str, str]) -> Settings:
     """Return the settings of an environment. Raises `SettingsError`."""
     variables = {variable_name(name): name for name in Settings.__struct_fields__}

@@ -20,7 +20,11 @@ PAGES = [
     *(ROOT / "deploy" / name for name in ("README.md", "SECURITY.md", "monitoring/runbook.md")),
 ]
 # Variables of docker-compose.yml, which are no settings of the service.
-COMPOSE_VARIABLES = {"ENRICHER_PUBLISH", "ENRICHER_VERSION", "ENRICHER_ENV_FILE"}
+COMPOSE_VARIABLES = {
+    f"ENRICHER_{name}"
+    for name in ("PUBLISH", "VERSION", "ENV_FILE", "RECEIVERS", "WORKERS", "REDIS_IMAGE")
+}
+COMPOSE_PAGE = DOCS / "operating.md"  # its blocks need Docker: tests/deploy/test_operating.py
 TEST_COLUMN = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 
 
@@ -34,7 +38,11 @@ every_page = pytest.mark.parametrize("page", PAGES, ids=page_name)
 
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if any(block.is_run for block in read_blocks(page))],
+    [
+        page
+        for page in PAGES
+        if page != COMPOSE_PAGE and any(block.is_run for block in read_blocks(page))
+    ],
     ids=page_name,
 )
 @pytest.mark.timeout(240)  # many programs, one after the other
@@ -133,6 +141,12 @@ def test_the_table_of_presets_is_complete() -> None:
     known = [path.stem for path in (ROOT / "service" / "accept" / "presets").glob("*.toml")]
     assert sorted(named) == sorted(known)
     assert len(known) == 24  # "Twenty-four" on that page, "18 more" in the README
+
+
+def test_the_page_of_recipes_is_short_and_all_of_it_runs() -> None:
+    """An operator reads it in the middle of an incident."""
+    assert len(COMPOSE_PAGE.read_text(encoding="utf-8").split()) <= 900
+    assert all(block.is_run for block in read_blocks(COMPOSE_PAGE))
 
 
 @pytest.fixture(scope="session")

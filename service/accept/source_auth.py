@@ -101,16 +101,22 @@ def _check_secret(secret: str, schemes: Sequence[AuthScheme]) -> str | None:
     """Return why a secret cannot verify any request, and the fix; None if it can."""
     accepting_schemes = [scheme for scheme in schemes if accepts_secret(scheme, secret)]
     if is_public_key(secret):
-        if not accepting_schemes:
-            return "is a public key (whpk_), and verify has no ed25519: remove it"
-        if not is_ed25519_installed():
-            return "is a public key (whpk_): pip install 'deployment-enricher[ed25519]'"
-        if decode_public_key(secret) is None:
-            return "is not a public key: write whpk_ and the base64 of 32 bytes"
-    elif not all(is_usable_secret(scheme, secret) for scheme in accepting_schemes):
+        return _check_public_key(secret, has_scheme=bool(accepting_schemes))
+    if not all(is_usable_secret(scheme, secret) for scheme in accepting_schemes):
         return "is empty; set it, or remove it"
-    elif not accepting_schemes:
+    if not accepting_schemes:
         return "is not a public key (whpk_), and verify has only ed25519: remove it"
+    return None
+
+
+def _check_public_key(secret: str, *, has_scheme: bool) -> str | None:
+    """Return why a public key cannot verify any request, and the fix; None if it can."""
+    if not has_scheme:
+        return "is a public key (whpk_), and verify has no ed25519: remove it"
+    if not is_ed25519_installed():
+        return "is a public key (whpk_): pip install 'deployment-enricher[ed25519]'"
+    if decode_public_key(secret) is None:
+        return "is not a public key: write whpk_ and the base64 of 32 bytes"
     return None
 
 

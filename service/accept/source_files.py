@@ -3,6 +3,7 @@
 Sources can be reloaded while webhooks arrive.
 """
 
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
@@ -12,6 +13,11 @@ from service.accept.source_auth import ReadSecret, resolve_secret
 from service.accept.sources import Source, load_sources, native_source
 from service.accept.toml_tables import SourceError
 from service.log import EventLogger
+
+MIN_SECRET_LENGTH = 16
+"""Characters of a webhook secret: a shorter one could be guessed from one signed webhook."""
+
+_WHSEC_PREFIX = "whsec_"  # of a secret of Standard Webhooks
 
 LoadSources = Callable[[], Mapping[str, Source]]
 
@@ -47,6 +53,37 @@ def inspect_configured_sources(
         return secret or None
 
     return _read_sources(path, native_secrets, read_secret), secret_problems
+
+
+def list_source_files(path: str) -> list[Path]:
+    """Return the file of sources at ``path`` and the secret files that it names; none if empty."""
+    if not path:
+        return []
+    try:
+        document = tomllib.loads(_read_sources_file(path))
+    except (SourceError, ValueError, RecursionError):
+        document = {}
+    return [_expand_home(name) for name in (path, *_find_secret_files(document))]
+
+
+def _expand_home(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # ~nobody has no home
+        return Path(name)
+
+
+def _find_secret_files(value: object) -> Iterator[str]:
+    """Yield the path of each ``file:PATH`` in a document of TOML."""
+    match value:
+        case str() if value.startswith("file:"):
+            yield value.removeprefix("file:")
+        case dict():
+            for inner in value.values():
+                yield from _find_secret_files(inner)
+        case list():
+            for inner in value:
+                yield from _find_secret_files(inner)
 
 
 def read_presets() -> str:
@@ -86,8 +123,11 @@ class ReloadableSources(Mapping[str, Source]):
     def __len__(self) -> int:
         return len(self._sources)
 
-    def reload(self) -> None:
-        """Load the sources and their secrets again; on a mistake, keep the present ones."""
+    def reload(self) -> str | None:
+        """Load the sources and their secrets again; on a mistake, keep the present ones.
+
+        Return the mistake, or None.
+        """
         try:
             new = self._load()
         except SourceError as error:
@@ -95,9 +135,10 @@ class ReloadableSources(Mapping[str, Source]):
             self._log.warning(
                 "sources_reload_failed", reason=self._reload_error, sources=sorted(self)
             )
-            return
+            return self._reload_error
         old, self._sources, self._reload_error = self._sources, new, None
         self._log.info("sources_reloaded", sources=sorted(new), **_diff_sources(old, new))
+        return None
 
     def list_warnings(self) -> list[str]:
         """Return what a person should fix although webhooks are accepted."""
@@ -125,12 +166,24 @@ def _read_sources(
     presets = read_presets()
     if path:
         text = _read_sources_file(path)
-        return load_sources(text, presets=presets, read_secret=read_secret, origin=path)
+        sources = load_sources(text, presets=presets, read_secret=read_secret, origin=path)
+        for source in sources.values():
+            _check_secret_lengths(source.secrets, f'{path}: source "{source.name}": its secret')
+        return sources
     if not native_secrets:
         raise SourceError(
             "there is no source of webhooks: set ENRICHER_WEBHOOK_SECRET, or ENRICHER_SOURCES"
         )
+    _check_secret_lengths(native_secrets, "ENRICHER_WEBHOOK_SECRET: its secret")
     return {"native": native_source(native_secrets, presets=presets)}
+
+
+def _check_secret_lengths(secrets: Sequence[str], subject: str) -> None:
+    """Raise SourceError if a secret could be guessed; it is named by its number."""
+    for number, secret in enumerate(secrets, 1):
+        if len(secret.removeprefix(_WHSEC_PREFIX)) < MIN_SECRET_LENGTH:
+            problem = f"{subject} {number} has fewer than {MIN_SECRET_LENGTH} characters"
+            raise SourceError(f"{problem}: take one such as `openssl rand -base64 32` prints")
 
 
 def _read_sources_file(path: str) -> str:

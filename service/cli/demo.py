@@ -38,6 +38,7 @@ from service.cli.preconditions import (
     require_simulator,
     require_webhook_secret,
 )
+from service.cli.reload import Reloads, handle_sighup
 from service.cli.signals import run_async
 from service.cli.tail import (
     StreamEntryText,
@@ -50,7 +51,7 @@ from service.cli.terminal import EXIT_CODES
 from service.log import Log, build_log
 from service.metrics.http import serve_app
 from service.metrics.namespace import NamespaceReader, NamespaceStats
-from service.settings import Secret, Settings, data_directory, read_settings
+from service.settings import Secret, Settings, SettingsError, data_directory, read_settings
 from service.simulate.options import Options, Shape
 from service.simulate.pipeline import EventBody, Pipeline, SendRate, report_event
 from service.simulate.quota import Limits
@@ -124,13 +125,13 @@ async def demo_command(*, events: int, per_second: float, quota: int, seed: int 
 @run_async
 async def pipeline_command(*, url: str, events: int, per_second: float) -> None:
     """Simulate a CD pipeline that deploys until it is stopped."""
-    settings = read_settings(os.environ)
-    secret = require_webhook_secret(settings)
+    reloads, settings = handle_sighup(), read_settings(os.environ)
+    require_webhook_secret(settings)
     require_access_token(settings)
     require_simulator(settings)
     rate = SendRate(per_second=per_second, max_events=events)
     log = configure_log(settings)
-    await run_pipeline(settings, webhook_url=url, secret=secret, rate=rate, log=log)
+    await run_pipeline(settings, webhook_url=url, rate=rate, log=log, reloads=reloads)
 
 
 class CallCounts(Struct, frozen=True):
@@ -327,24 +328,39 @@ async def run_demo(
 
 
 async def run_pipeline(
-    settings: Settings, *, webhook_url: str, secret: str, rate: SendRate, log: Log
+    settings: Settings, *, webhook_url: str, rate: SendRate, log: Log, reloads: Reloads
 ) -> None:
     """Run a pipeline that reports to a simulated LaunchDarkly and a receiver until cancelled."""
     rng = random.Random()
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession() as session, reloads.watch():
         event_sender = _EventSender(
             session,
             webhook_url=webhook_url,
             upstream=settings.launchdarkly_url,
-            secret=secret,
+            secret=require_webhook_secret(settings),
             token=settings.access_token.reveal(),
         )
+        reloads.add(partial(_reload_secrets, event_sender, log))
         pipeline = Pipeline(event_sender.report, event_sender.post, rate=rate, rng=rng)
         log.info("pipeline_started", receiver=webhook_url, per_second=rate.per_second)
         try:
             await pipeline.deploy()
         finally:
             log.info("pipeline_ended", queued=pipeline.queued, repeated=pipeline.repeated)
+
+
+def _reload_secrets(event_sender: "_EventSender", log: Log) -> str | None:
+    """Read both secrets of a pipeline again; keep the present ones if they cannot be used."""
+    try:
+        settings = read_settings(os.environ)
+        require_access_token(settings)
+        secret = require_webhook_secret(settings)
+    except SettingsError as error:
+        log.warning("secrets_reload_failed", reason=str(error))
+        return str(error)
+    event_sender.replace_secrets(secret=secret, token=settings.access_token.reveal())
+    log.info("secrets_reloaded")
+    return None
 
 
 def _demo_settings(settings: Settings) -> Settings:
@@ -378,6 +394,10 @@ class _EventSender:
         self._upstream = upstream
         self._secret = secret
         self._token = token
+
+    def replace_secrets(self, *, secret: str, token: str) -> None:
+        """Use other secrets from the next event on."""
+        self._secret, self._token = secret, token
 
     async def report(self, event: EventBody) -> None:
         """Post a deployment event to LaunchDarkly."""

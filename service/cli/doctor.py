@@ -155,6 +155,7 @@ async def _probe_redis_and_backlog(
             namespace_reader.read_stats,
             keys=keys,
             limit=settings.backlog_limit,
+            lease_s=settings.lease,
             scopes=scopes,
         )
         await group_commit.aclose()

@@ -3,16 +3,19 @@
 import io
 import os
 import sys
-from typing import TextIO
+from functools import partial
+from typing import IO, Any, TextIO
 
 import click
 
 from service import __version__
 from service.accept.sources import SourceError
 from service.cli.backfill import backfill_command
+from service.cli.container_problem import hold, read_hold_s, write_problem
 from service.cli.demo import demo_command, pipeline_command
 from service.cli.doctor import doctor_command
 from service.cli.failed import failed_commands
+from service.cli.reload import read_file_states
 from service.cli.run import (
     run_command,
     send_command,
@@ -34,6 +37,7 @@ from service.log import escape_unprintable
 from service.settings import SettingsError, list_settings
 
 _PROGRAM = "deployment-enricher"
+_ROLES = {"run", "serve", "work"}
 _CONTRACT_NAMES = [*CONTRACTS]
 
 
@@ -41,6 +45,12 @@ class CommandError(click.ClickException):
     """Something needed is away or refuses: one sentence, and exit code 1."""
 
     exit_code = EXIT_FAILURE
+    is_shown = False
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message, once."""
+        if not self.is_shown:
+            super().show(file)
 
     def format_message(self) -> str:
         """Return the message without characters that move a terminal's cursor."""
@@ -65,14 +75,27 @@ class CommandGroup(click.Group):
         try:
             exit_code: int | None = super().invoke(ctx)
         except (SettingsError, SourceError) as error:
-            raise SettingError(str(error)) from error
+            raise _hold_role(ctx, SettingError(str(error))) from error
         except BrokenPipeError:
             exit_code = _silence_stdout()
         except EXPECTED_ERRORS as error:
-            raise CommandError(explain_error(error)) from error
+            raise _hold_role(ctx, CommandError(explain_error(error))) from error
         except KeyboardInterrupt:
             exit_code = 0
         ctx.exit(exit_code or 0)
+
+
+def _hold_role(ctx: click.Context, error: CommandError) -> CommandError:
+    """Return how a command ends that cannot run; in a container, show why and keep a role first."""
+    hold_s = read_hold_s(os.environ)
+    if not hold_s or ctx.invoked_subcommand not in _ROLES:
+        return error
+    error.show()
+    sys.stderr.flush()
+    write_problem(error.format_message())
+    hold(partial(read_file_states, os.environ), hold_s=hold_s)
+    error.is_shown = True
+    return error
 
 
 def _silence_stdout() -> int:

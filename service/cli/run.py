@@ -12,6 +12,7 @@ from functools import partial
 
 import aiohttp
 import click
+from aiohttp import web
 
 from service.accept.source_files import ReloadableSources
 from service.app import (
@@ -30,7 +31,14 @@ from service.cli.preconditions import (
     require_redis,
     require_webhook_secret,
 )
-from service.cli.reload import Reloads, handle_sighup, open_sources, reload_token
+from service.cli.reload import (
+    Reloads,
+    handle_sighup,
+    open_sources,
+    reload_console_token,
+    reload_token,
+    warn_of_other_redis,
+)
 from service.cli.signals import run_async, run_service
 from service.cli.terminal import EXIT_CODES, EXIT_FAILURE
 from service.log import Log, escape_unprintable
@@ -52,9 +60,9 @@ _LOOPBACK = "127.0.0.1"
 @run_service
 async def run_command() -> None:
     """Receive webhooks and work on them, in one process."""
-    settings = read_settings(os.environ)
+    reloads, settings = handle_sighup(), read_settings(os.environ)
     require_access_token(settings)
-    log, reloads = configure_log(settings), handle_sighup()
+    log = configure_log(settings)
     await run(settings, open_sources(reloads, log), log, reloads)
 
 
@@ -62,20 +70,20 @@ async def run_command() -> None:
 @run_service
 async def serve_command() -> None:
     """Receive webhooks only (needs ENRICHER_REDIS_URL)."""
-    settings = read_settings(os.environ)
+    reloads, settings = handle_sighup(), read_settings(os.environ)
     require_redis(settings, "serve")
     log = configure_log(settings)
-    await serve(settings, open_sources(handle_sighup(), log), log)
+    await serve(settings, open_sources(reloads, log), log, reloads)
 
 
 @click.command("work", epilog=EXIT_CODES)
 @run_service
 async def work_command() -> None:
     """Work on the backlog only (needs ENRICHER_REDIS_URL)."""
-    settings = read_settings(os.environ)
+    reloads, settings = handle_sighup(), read_settings(os.environ)
     require_redis(settings, "work")
     require_access_token(settings)
-    await work(settings, configure_log(settings), handle_sighup())
+    await work(settings, configure_log(settings), reloads)
 
 
 @click.command("simulate", epilog=EXIT_CODES)
@@ -99,6 +107,7 @@ async def simulate_command(*, host: str, port: int, options: str) -> None:
     simulator_options = apply_changes(Options(), os.fsencode(options))
     if isinstance(simulator_options, str):
         raise SettingsError(f"--options: {simulator_options}")
+    handle_sighup()  # nothing is read again, and nothing ends
     log = configure_log(read_settings(os.environ))
     await simulate(simulator_options, host=host, port=port, log=log)
 
@@ -151,11 +160,12 @@ async def send_command(
     return 0 if result.status < _FIRST_HTTP_REDIRECT else EXIT_FAILURE
 
 
-async def serve(settings: Settings, sources: ReloadableSources, log: Log) -> None:
+async def serve(settings: Settings, sources: ReloadableSources, log: Log, reloads: Reloads) -> None:
     """Receive webhooks until cancelled."""
     async with (
         _open_traced_runtime(settings, log) as runtime,
-        _open_receiver_with_console(runtime, sources),
+        _open_receiver_with_console(runtime, sources, reloads),
+        _reload_other_settings(runtime, reloads),
     ):
         await _wait_until_cancelled()
 
@@ -167,6 +177,7 @@ async def work(settings: Settings, log: Log, reloads: Reloads) -> None:
         serve_worker_health(runtime),
         open_worker(runtime),
         open_reconciler(runtime),
+        _reload_other_settings(runtime, reloads),
     ):
         reloads.add(partial(reload_token, runtime.access_token, log))
         await _wait_until_cancelled()
@@ -177,8 +188,9 @@ async def run(settings: Settings, sources: ReloadableSources, log: Log, reloads:
     async with _open_traced_runtime(settings, log) as runtime, AsyncExitStack() as stack:
         await stack.enter_async_context(open_worker(runtime))
         await stack.enter_async_context(open_reconciler(runtime))
-        await stack.enter_async_context(_open_receiver_with_console(runtime, sources))
+        await stack.enter_async_context(_open_receiver_with_console(runtime, sources, reloads))
         reloads.add(partial(reload_token, runtime.access_token, log))
+        await stack.enter_async_context(_reload_other_settings(runtime, reloads))
         await _wait_until_cancelled()
 
 
@@ -230,15 +242,24 @@ async def _open_traced_runtime(settings: Settings, log: Log) -> AsyncIterator[Ru
 
 
 def _open_receiver_with_console(
-    runtime: Runtime, sources: ReloadableSources
+    runtime: Runtime, sources: ReloadableSources, reloads: Reloads
 ) -> AbstractAsyncContextManager[str]:
     """Open the receiver, with the console unless the settings turn it off."""
+
+    def add_pages(app: web.Application) -> None:
+        auth = add_console(runtime, sources, app)
+        if auth is not None and auth.asks_for_token:
+            reloads.add(partial(reload_console_token, auth, runtime.log))
+
     return open_receiver(
-        runtime,
-        sources,
-        list_warnings=sources.list_warnings,
-        add_routes=partial(add_console, runtime, sources),
+        runtime, sources, list_warnings=sources.list_warnings, add_routes=add_pages
     )
+
+
+def _reload_other_settings(runtime: Runtime, reloads: Reloads) -> AbstractAsyncContextManager[None]:
+    """Watch the secret files; warn of a change that no process can make while it runs."""
+    reloads.add(partial(warn_of_other_redis, runtime.settings, runtime.log))
+    return reloads.watch()
 
 
 async def _wait_until_cancelled() -> None:

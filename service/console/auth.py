@@ -156,6 +156,18 @@ class AuthMiddleware:
         self._new_session_id = new_session_id
         self._log = log
 
+    @property
+    def asks_for_token(self) -> bool:
+        """Whether there is a token."""
+        return bool(self._auth.token)
+
+    def replace_token(self, token: str) -> bool:
+        """Ask for another token; return whether it is another one, whose sessions begin now."""
+        if token == self._auth.token:
+            return False
+        self._auth = ConsoleAuth(token=token, signing_key=derive_key(token))
+        return True
+
     def add_routes(self, app: web.Application) -> None:
         """Add the routes for signing in and out."""
         app.router.add_post("/console/sign-in", self._sign_in)

@@ -54,6 +54,11 @@ class Console:
     def __init__(self, dependencies: ConsoleDependencies) -> None:
         self._dependencies = dependencies
 
+    @property
+    def auth_middleware(self) -> AuthMiddleware:
+        """What asks for the console's token."""
+        return self._dependencies.auth_middleware
+
     def add_routes(self, app: web.Application) -> None:
         """Add the routes, and the live feed that runs while the application does."""
         pages = {

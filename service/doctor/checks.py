@@ -428,7 +428,8 @@ class BacklogFacts(Struct, frozen=True, kw_only=True):
     ``idle_group_timeout_s`` is when that counts as idle. ``forbidden`` names the projects and
     environments that the access token may not read. ``clock_behind_s`` is by how much Redis's clock
     was set back. ``scope_age_s`` is how long ago each
-    reconcile scope was listed to its end; None for never.
+    reconcile scope was listed to its end; None for never. ``stalled_s`` is for how long no worker
+    was alive while tickets wait; None if one may be.
     """
 
     waiting: int = 0
@@ -450,6 +451,7 @@ class BacklogFacts(Struct, frozen=True, kw_only=True):
     idle_group_timeout_s: float = 604_800.0
     scope_age_s: Mapping[str, float | None] = {}
     reconcile_interval_s: float = 600.0
+    stalled_s: float | None = None
 
     @property
     def can_call(self) -> bool:
@@ -535,6 +537,9 @@ def _check_workers(facts: BacklogFacts) -> Finding:
     if facts.idle_workers:
         return ok("workers", f"{facts.idle_workers} idle")
     fix = "start `work`, or `run`"
+    if facts.stalled_s is not None:
+        found = f"none for {format_age(facts.stalled_s, digits=1)}, and {facts.waiting} wait"
+        return fail("workers", found, fix)
     if facts.due and facts.overdue_s > _WORKER_START_S and facts.closed_s <= 0:
         found = f"no worker claims a ticket due since {format_age(facts.overdue_s, digits=1)}"
         return fail("workers", found, fix)

@@ -119,6 +119,7 @@ async def probe_backlog(
     *,
     keys: Keys,
     limit: int,
+    lease_s: float,
     scopes: Sequence[str],
 ) -> BacklogFacts | str:
     """Return the facts about backlog, budget, failed tickets and scopes, or why Redis gave none."""
@@ -139,6 +140,7 @@ async def probe_backlog(
                 closed_reason=stats.closed_reason,
                 forbidden=format_forbidden(stats),
                 clock_behind_s=stats.clock_behind_s,
+                stalled_s=stats.find_stall_s(lease_s),
                 calls_available=stats.calls_left["list"],
                 opens_in_s=stats.next_call_in_s,
                 group_idle_s=await _read_group_idle_times(client, keys),

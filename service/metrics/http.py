@@ -157,8 +157,8 @@ class _Scrape:
 class HealthRoutes:
     """The receiver's liveness and readiness: whether to restart it, and whether to send it traffic.
 
-    ``read_stats`` may raise RedisUnavailable. ``list_warnings`` returns problems that a person
-    should fix while the receiver stays ready.
+    ``read_stats`` may raise RedisUnavailable. ``lease_s`` is the lease of workers.
+    ``list_warnings`` returns problems that a person should fix while the receiver stays ready.
     """
 
     def __init__(
@@ -166,10 +166,12 @@ class HealthRoutes:
         read_stats: ReadStats,
         *,
         backlog_limit: int,
+        lease_s: float,
         list_warnings: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._read_stats = read_stats
         self._backlog_limit = backlog_limit
+        self._lease_s = lease_s
         self._list_warnings = list_warnings
 
     def add_routes(self, app: web.Application) -> None:
@@ -195,14 +197,21 @@ class HealthRoutes:
         if reasons:
             return _build_json_response(503, {"status": "unready", "reasons": reasons})
         body: dict[str, object] = {"status": "ready", "backlog": stats.backlog}
+        if (silent_s := stats.find_stall_s(self._lease_s)) is not None:
+            # Not a 503: webhooks are still accepted, and more refusals would help nobody.
+            reason = f"workers: none for {silent_s:.0f} s, and {stats.backlog} tickets wait"
+            body |= {"status": "stalled", "reasons": [reason]}
+        if warnings := self._find_warnings(stats):
+            body["warnings"] = warnings
+        return _build_json_response(200, body)
+
+    def _find_warnings(self, stats: NamespaceStats) -> list[str]:
         warnings = list(self._list_warnings())
         if forbidden := format_forbidden(stats):
             warnings.append(f"forbidden: the access token may not read {forbidden}")
         if stats.clock_behind_s >= MIN_REPORTED_S:
             warnings.append(f"redis clock: it was set back by {stats.clock_behind_s:.1f} s")
-        if warnings:
-            body["warnings"] = warnings
-        return _build_json_response(200, body)
+        return warnings
 
 
 def _build_json_response(status: int, body: dict[str, object]) -> web.Response:

@@ -21,7 +21,8 @@ from service.store.keys import Keys
 from service.store.script import Script, load_script
 
 _READ_TIMEOUT_S = 2.0
-_NUMBER_COUNT = 19  # the script returns these, a list of names, then pairs of reason and count
+_MIN_SILENCE_S = 10.0  # an idle worker claims every 4 s; Redis may be away for some seconds
+_NUMBER_COUNT = 20  # the script returns these, a list of names, then pairs of reason and count
 _PAIRS_INDEX = _NUMBER_COUNT + 1
 _CLOSED_REASON_INDEX = 10
 
@@ -39,7 +40,9 @@ class NamespaceStats(Struct, frozen=True, kw_only=True):
     ``calls_left`` is by route. ``next_call_in_s`` is 0 while a list call may be made. ``failed`` is
     by reason. ``forbidden_total`` counts the projects and environments that the access token may
     not read, and ``forbidden`` names the last ten. ``clock_behind_s`` is by how much Redis's clock
-    is behind the latest time that a script stored.
+    is behind the latest time that a script stored. ``claimed_s`` is how long ago a worker last
+    claimed, which each live one does every few seconds unless it holds leases; None if none did
+    within a day.
     """
 
     backlog: int
@@ -62,6 +65,16 @@ class NamespaceStats(Struct, frozen=True, kw_only=True):
     forbidden_total: int = 0
     forbidden: tuple[str, ...] = ()
     clock_behind_s: float = 0.0
+    claimed_s: float | None = None
+
+    def find_stall_s(self, lease_s: float) -> float | None:
+        """Return for how long no worker was alive while tickets wait; None if one may be.
+
+        A worker that was silent for ``lease_s``, and at least 10 s, has ended.
+        """
+        silent_s = self.overdue_s if self.claimed_s is None else self.claimed_s
+        is_stalled = self.backlog > 0 and not self.running_leases
+        return silent_s if is_stalled and silent_s > max(lease_s, _MIN_SILENCE_S) else None
 
 
 class NamespaceReader:
@@ -75,7 +88,7 @@ class NamespaceReader:
         self._keys = (
             *(keys.backlog, keys.tickets, keys.counts, keys.enriched, keys.milestones),
             *(keys.budget, keys.budget_calls, keys.budget_waiting, keys.write_probe, keys.failed),
-            keys.forbidden,
+            *(keys.forbidden, keys.turns),
         )
         self._share = share
         prelude = load_budget_prelude() + load_lines_lua()
@@ -115,6 +128,7 @@ def _parse_stats(reply: list[object]) -> NamespaceStats:
         next_call_in_ms,
         forbidden_total,
         clock_behind_ms,
+        claimed_ms,
     ) = [value for value in reply[:_NUMBER_COUNT] if isinstance(value, int)]
     return NamespaceStats(
         backlog=backlog,
@@ -136,6 +150,7 @@ def _parse_stats(reply: list[object]) -> NamespaceStats:
         failed=failed,
         forbidden_total=forbidden_total,
         clock_behind_s=clock_behind_ms / 1000,
+        claimed_s=None if claimed_ms < 0 else claimed_ms / 1000,
         forbidden=tuple(map(decode_text, cast("list[bytes]", reply[_NUMBER_COUNT]))),
     )
 

@@ -74,12 +74,12 @@ def parse_deployment_id(path: str) -> str:
 def check_credentials(
     route: Route, headers: Mapping[str, str], token: str
 ) -> SimulatedResponse | None:
-    """Return 401 without the bare token, 403 without the beta header, otherwise None.
+    """Return 401 without the bare token (or one of several), 403 without the beta header, or None.
 
     Posting events is the one route that needs no beta header: LaunchDarkly's own GitHub action
     sends none.
     """
-    if headers.get("Authorization") != token:
+    if headers.get("Authorization") not in token.split():
         return unauthorized()
     if headers.get("LD-API-Version") != "beta" and route is not Route.POST_EVENT:
         return beta_header_missing()

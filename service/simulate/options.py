@@ -56,7 +56,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The behaviour of the simulator. By default it has no rate limits and no faults."""
 
     token: str = "api-simulator"  # noqa: S105 -- the default of a simulator, not a secret
-    """The access token that callers send as `Authorization`, without `Bearer`."""
+    """The access token that callers send as `Authorization`, without `Bearer`; or several."""
     seed: int = 1
     """Decides everything that is generated. The same seed gives the same deployments."""
     forbidden_projects: tuple[str, ...] = ()

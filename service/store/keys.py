@@ -34,7 +34,7 @@ class Keys(Struct, frozen=True, dict=True):
 
     @cached_property
     def turns(self) -> str:
-        """Hash: which project and environment had the last turn, and how many turns follow."""
+        """Hash: who had the last turn, how many turns follow, when a worker last claimed (ms)."""
         return self._key("turns")
 
     @cached_property

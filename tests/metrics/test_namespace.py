@@ -74,6 +74,26 @@ async def test_empty_namespace_has_no_work_and_calls_left(
     assert 0 < await redis.pttl(keys.write_probe) <= 1000
 
 
+async def test_each_claim_says_that_a_worker_lives(
+    namespace_reader: NamespaceReader, backlog: Backlog, redis: Redis, keys: Keys
+) -> None:
+    """Also one that finds nothing, at most once per second, in a key that expires by itself."""
+    assert (await namespace_reader.read_stats()).claimed_s is None
+    await backlog.claim(1)
+    claimed_s = (await namespace_reader.read_stats()).claimed_s
+    assert claimed_s is not None
+    assert 0 <= claimed_s < 30
+    assert await redis.pttl(keys.turns) > 0
+    await redis.hset(keys.turns, "claimed_at", str(await redis_now_ms(redis) - 60_000))
+    claimed_s = (await namespace_reader.read_stats()).claimed_s
+    assert claimed_s is not None
+    assert claimed_s >= 60
+    await backlog.claim(1)
+    stats = await namespace_reader.read_stats()
+    assert stats.claimed_s is not None
+    assert stats.claimed_s < 60
+
+
 async def test_tickets_are_counted_as_due_leased_or_waiting(
     namespace_reader: NamespaceReader, backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from service.store.connect import UNAVAILABLE_ERRORS, open_client
 from service.store.keys import Keys
-from tests.deploy.compose_stack import ROOT, SECRET, Composition, receiver_urls
+from tests.deploy.compose_stack import ROOT, SECRET, Composition
 from tests.faults.oracle import OracleReport, check_deliveries
 from tests.faults.record_reader import RecordReader, keys_allowed_without_ttl, read_leftover_state
 from tests.faults.senders import WebhookSenders
@@ -68,7 +68,7 @@ async def _soak(options: argparse.Namespace, folder: Path) -> int:
         async with open_client(f"redis://127.0.0.1:{composition.redis_port}") as redis:
             senders = WebhookSenders(
                 http,
-                receiver_urls(composition.ports),
+                [composition.url],
                 secret=SECRET,
                 upstream=NoUpstreamState(),
                 seed=options.seed,

@@ -12,7 +12,7 @@ from tests.deploy.compose_stack import (
     Composition,
     CompositionConfig,
     EngineError,
-    build_redis_image,
+    build_images,
     open_composition,
     run_command,
 )
@@ -33,19 +33,19 @@ _OPTIONS = {
     "faults": {"error": 0.02, "error_html": 0.01, "truncated": 0.01, "html": 0.01, "reset": 0.02},
     "shape": {"pull_requests": [0, 4], "big_share": 0.02, "big_pull_requests": [6, 12]},
 }
-_SERVICES = ("redis", "receiver", "worker", "simulator")
+_SERVICES = ("redis", "receiver", "proxy", "worker", "simulator")
 
 
 @asynccontextmanager
 async def open_soak_stack(folder: Path) -> AsyncIterator[Composition]:
     """Start the composition with two workers, and stop it at the end."""
     config = CompositionConfig(
-        redis_image=await build_redis_image(folder),
+        images=await build_images(folder),
+        workers=2,
         settings=_SETTINGS,
         simulator_options=json.dumps(_OPTIONS),
     )
-    arguments = ("--scale", "worker=2", *_SERVICES)
-    async with open_composition(folder, os.environ, config, *arguments) as composition:
+    async with open_composition(folder, os.environ, config, *_SERVICES) as composition:
         yield composition
 
 

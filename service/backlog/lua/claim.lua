@@ -12,7 +12,8 @@
 -- its worker died. A due ticket enters its line at the next claim; new tickets stand in a line at once.
 --
 -- Each call goes to the next project and environment, in a circle: first the first attempts, then the
--- retries, but every RETRY_EVERY-th call goes to a retry if one is due. KEYS[9] holds who had the last turns.
+-- retries, but every RETRY_EVERY-th call goes to a retry if one is due. KEYS[9] holds who had the last turns,
+-- and when a worker last claimed, to the second: no live worker is silent for longer than a lease.
 --
 -- A batch is the tickets that one list call can serve: those to be found in one project and environment.
 -- While calls are scarce, tickets with a known deployment id join a batch too. Most of them need a call of
@@ -26,6 +27,7 @@ local MIN_BATCH = 3 -- tickets with an id that justify a list call
 -- none. So one that kills its workers is found and harms few, and the others still share their calls.
 local MAX_BATCHES = { 64, 16, 4 } -- tickets in a batch by the number of their crashes
 local TURNS_TTL = 86400000
+local CLAIMED_STEP = 1000 -- ms
 
 local limit, lease_ms, call_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local followers_free = tonumber(ARGV[5])
@@ -260,8 +262,12 @@ local function plan_call(ticket, offset) -- the call that a ticket needs, or nil
 end
 
 -- A circle is the scopes with lines of first attempts, or of retries, from the one after the last turn on.
-local turns = redis.call('HMGET', KEYS[9], 'first', 'retry', 'first_calls')
+local turns = redis.call('HMGET', KEYS[9], 'first', 'retry', 'first_calls', 'claimed_at')
 local first_calls = tonumber(turns[3] or '0') -- calls for first attempts while retries were due, since the last one
+if now - tonumber(turns[4] or '0') >= CLAIMED_STEP then -- full memory must not stop a claim here
+  redis.pcall('HSET', KEYS[9], 'claimed_at', string.format('%.0f', now))
+  redis.pcall('PEXPIRE', KEYS[9], TURNS_TTL)
+end
 local has_retries = redis.call('ZCOUNT', KEYS[1], LINES.retry, '(0') > 0
 local function open_circle(name, last_turn)
   local parts = { { last_turn + 1, LINES.scopes }, { 0, last_turn + 1 } }

@@ -1,15 +1,16 @@
 -- Measure the whole namespace; every replica gets the same numbers. (Loaded after enrich/lua/lib_budget.lua and
 -- backlog/lua/lib_lines.lua.)
 -- KEYS     1 backlog  2 tickets  3 counts  4 stream  5 milestones  6 budget  7 calls  8 waiting
---          9 a key to write, which expires after a second  10 failed  11 forbidden
+--          9 a key to write, which expires after a second  10 failed  11 forbidden  12 turns
 -- ARGV     1 share of the rate limit to use
 -- Returns  {tickets, due, leased, ms the longest due is overdue, ms since the oldest ticket at the head was queued,
 --           entries, groups, records not delivered to the slowest group, ms since the oldest record
 --           that a group has not read, ms the budget is closed, the reason, calls in flight, calls
 --           available for get, for list, failed tickets, leases that have not ended among the HEAD
 --           tickets due next, ms until a list call is available (0: now), number of projects and
---           environments that the token may not read, ms that Redis's clock is behind the latest time, a
---           list with the NAMED last of the forbidden, then pairs: reason, number failed for it}
+--           environments that the token may not read, ms that Redis's clock is behind the latest time, ms
+--           since a worker last claimed (-1: not known), a list with the NAMED last of the forbidden, then
+--           pairs: reason, number failed for it}
 -- Atomic   the numbers belong to one moment.
 -- The cost does not grow with the backlog. Redis keeps the sizes (ZCARD, XLEN) and finds positions in
 -- log n (ZCOUNT, ZRANGE, XRANGE). Leases and failures are counted where they change (counts). At most
@@ -128,6 +129,7 @@ local closed = redis.call('HMGET', KEYS[6], 'closed_until', 'closed_reason')
 local get = budget.calls_available('get', true)
 local list, opens = budget.calls_available('list', true)
 local opens_in = list < 1 and opens > now + RECHECK and math.ceil(opens - now) or 0
+local claimed_at = tonumber(redis.call('HGET', KEYS[12], 'claimed_at') or nil)
 return {
   redis.call('ZCARD', KEYS[1]),
   redis.call('ZCOUNT', KEYS[1], '-inf', now),
@@ -148,6 +150,7 @@ return {
   opens_in,
   redis.call('ZCOUNT', KEYS[11], '(' .. now, '+inf'),
   clock_offset,
+  claimed_at and math.max(0, now - claimed_at) or -1,
   redis.call('ZREVRANGEBYSCORE', KEYS[11], '+inf', '(' .. now, 'LIMIT', 0, NAMED),
   unpack(reasons),
 }
