@@ -30,6 +30,8 @@ async def command_runner(
     runner = CommandRunner(tmp_path, fork_server)
     yield runner
     await asyncio.gather(*(command.stop(signal.SIGKILL) for command in runner.started))
+    if fork_server is not None:
+        await fork_server.close_pipes()
 
 
 @pytest.fixture

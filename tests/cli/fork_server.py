@@ -67,6 +67,7 @@ class ForkServer:
     """The server process, seen from the tests."""
 
     def __init__(self) -> None:
+        self._transports: list[asyncio.ReadTransport] = []
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
@@ -87,7 +88,9 @@ class ForkServer:
         self, arguments: Sequence[str], env: Mapping[str, str], *, stdin: int = DEVNULL
     ) -> ForkedProcess:
         """Run a command; ``stdin`` is a file descriptor."""
-        (status, status_fd), (out, out_fd), (err, err_fd) = [await _open_pipe() for _ in range(3)]
+        (status, status_fd), (out, out_fd), (err, err_fd) = [
+            await self._open_pipe() for _ in range(3)
+        ]
         message = json.dumps([[*arguments], {**env}]).encode()
         stdin_fd = os.open(os.devnull, os.O_RDONLY) if stdin == DEVNULL else os.dup(stdin)
         fds = [stdin_fd, out_fd, err_fd, status_fd]
@@ -96,15 +99,22 @@ class ForkServer:
             os.close(fd)
         return await ForkedProcess(out, err).follow(status)
 
+    async def _open_pipe(self) -> tuple[asyncio.StreamReader, int]:
+        """Return a stream, and the descriptor whose writer it reads."""
+        read_fd, write_fd = os.pipe()
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_fd, "rb")
+        )
+        self._transports.append(transport)
+        return reader, write_fd
 
-async def _open_pipe() -> tuple[asyncio.StreamReader, int]:
-    """Return a stream, and the descriptor whose writer it reads."""
-    read_fd, write_fd = os.pipe()
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_fd, "rb")
-    )
-    return reader, write_fd
+    async def close_pipes(self) -> None:
+        """Close the pipes of all commands before the event loop of a test ends."""
+        for transport in self._transports:
+            transport.close()
+        self._transports.clear()
+        await asyncio.sleep(0)  # the transports close their files
 
 
 def serve(control: socket.socket) -> None:
