@@ -1,7 +1,8 @@
 """JMESPath expressions over a webhook: compiled once, evaluated for each event.
 
-jmespath's own interpreter evaluates them. Plain paths such as ``a.b.c`` and ``a.b || c``, which
-most fields of a source are, take a shorter way with the same result. Two functions are added:
+Plain paths such as ``a.b.c``, and ``||``, ``&&`` and ``{x: a, y: b}`` over them, are compiled to
+functions, since most fields of a source are like this. jmespath's own interpreter evaluates the
+rest, with the same result. Two functions are added:
 
 ``match(regex, value)``  the first group of the match, or the whole match; null without a match
 ``json(value)``          the value that a JSON text holds; a value that is not text stays as it is
@@ -81,11 +82,7 @@ def compile_expression(text: str) -> Expression:
     for node in _iter_nodes(tree):
         if node["type"] == "function_expression":
             _check_call(node["value"], node["children"])
-    if tree["type"] == "or_expression":
-        left, right = (_plain_path(child) for child in tree["children"])
-        if left and right:
-            return Expression(text, partial(_follow_either, left, right))
-    return Expression(text, partial(_Interpreter().visit, tree), _plain_path(tree))
+    return Expression(text, _compile_node(tree), _plain_path(tree))
 
 
 def compile_regex(text: str) -> re.Pattern[str]:
@@ -152,25 +149,7 @@ def _parameter_count(name: str) -> tuple[int, bool]:
 
 
 class _Interpreter(TreeInterpreter):  # type: ignore[misc]  # jmespath ships no types
-    """JMESPath's interpreter with our two functions, and with fewer calls on common nodes."""
-
-    def visit_subexpression(self, node: Node, value: Any) -> Any:
-        """Evaluate ``a.b.c``; a name in it costs no call of its own."""
-        for child in node["children"]:
-            if child["type"] != "field":
-                value = self.visit(child, value)
-                continue
-            try:
-                value = value.get(child["value"])
-            except AttributeError:
-                value = None
-        return value
-
-    def visit_multi_select_dict(self, node: Node, value: Any) -> Any:
-        """Evaluate ``{x: a, y: b}``; a pair in it costs no call of its own."""
-        if value is None:
-            return None
-        return {pair["value"]: self.visit(pair["children"][0], value) for pair in node["children"]}
+    """JMESPath's interpreter with our two functions."""
 
     def visit_function_expression(self, node: Node, value: Any) -> Any:
         """Call one of our functions, or one of JMESPath's."""
@@ -182,6 +161,25 @@ class _Interpreter(TreeInterpreter):  # type: ignore[misc]  # jmespath ships no 
         return super().visit_function_expression(node, value)
 
 
+def _compile_node(node: Node) -> Evaluator:
+    """Return a function that evaluates a node as jmespath's interpreter does, in fewer calls."""
+    names, children = _plain_path(node), node["children"]
+    if names:
+        return partial(_follow_path, names)
+    match node["type"]:
+        case "subexpression":
+            return partial(_evaluate_steps, [*map(_compile_node, children)])
+        case "or_expression":
+            return partial(_evaluate_or, *map(_compile_node, children))
+        case "and_expression":
+            return partial(_evaluate_and, *map(_compile_node, children))
+        case "multi_select_dict":
+            pairs = [(pair["value"], _compile_node(pair["children"][0])) for pair in children]
+            return partial(_build_object, pairs)
+        case _:
+            return partial(_Interpreter().visit, node)
+
+
 def _plain_path(tree: Node) -> tuple[str, ...]:
     """Return the names of ``a`` or ``a.b.c``; an empty tuple for any other expression."""
     steps = [tree] if tree["type"] == "field" else tree["children"]
@@ -191,14 +189,6 @@ def _plain_path(tree: Node) -> tuple[str, ...]:
     return ()
 
 
-def _follow_either(left: Sequence[str], right: Sequence[str], inputs: Any) -> Any:
-    """Evaluate ``a.b || c.d`` for two plain paths."""
-    value = _follow_path(left, inputs)
-    if value is None or value is False or value in ("", [], {}):  # false to JMESPath; 0 is not
-        return _follow_path(right, inputs)
-    return value
-
-
 def _follow_path(names: Sequence[str], value: Any) -> Any:
     try:
         for name in names:
@@ -206,6 +196,31 @@ def _follow_path(names: Sequence[str], value: Any) -> Any:
     except AttributeError:  # a value without members, as in jmespath's visit_field
         return None
     return value
+
+
+def _evaluate_steps(steps: Sequence[Evaluator], value: Any) -> Any:
+    for step in steps:
+        value = step(value)
+    return value
+
+
+def _evaluate_or(left: Evaluator, right: Evaluator, inputs: Any) -> Any:
+    value = left(inputs)
+    return right(inputs) if _is_false(value) else value
+
+
+def _evaluate_and(left: Evaluator, right: Evaluator, inputs: Any) -> Any:
+    value = left(inputs)
+    return value if _is_false(value) else right(inputs)
+
+
+def _build_object(pairs: Sequence[tuple[str, Evaluator]], value: Any) -> Any:
+    return None if value is None else {name: evaluate(value) for name, evaluate in pairs}
+
+
+def _is_false(value: Any) -> bool:
+    """Return whether JMESPath takes a value as false; 0 is not."""
+    return value is None or value is False or value in ("", [], {})
 
 
 def _first_line(error: BaseException) -> str:
