@@ -20,6 +20,7 @@ used instead. A 503 has ``Retry-After``.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import assert_never
 
@@ -158,8 +159,14 @@ class WebhookHandler:
         self._json_responses = JsonResponses(clock)
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes for ``app.add_routes``."""
-        return [
+        """Return the routes for ``app.add_routes``.
+
+        A source that is known at the start has a route of its own, which costs less than a pattern.
+        """
+        own_routes = [
+            web.post(f"/webhooks/{name}", partial(self._respond, name)) for name in self._sources
+        ]
+        return own_routes + [
             route
             for path in ("/webhooks/{source}", "/webhooks/{source}/")
             for route in (
@@ -200,8 +207,11 @@ class WebhookHandler:
 
     async def receive(self, request: web.Request) -> web.StreamResponse:
         """Respond to one webhook: 200, 202, 400, 401, 404, 408, 413, 422 or 503."""
+        return await self._respond(request.match_info["source"], request)
+
+    async def _respond(self, name: str, request: web.Request) -> web.StreamResponse:
         try:
-            response = await self._handle(request)
+            response = await self._handle(name, request)
             if response.headers is JSON_HEADERS:
                 body = _encode_body(response.body)
                 return self._json_responses.build(request, response.status, body)
@@ -212,8 +222,7 @@ class WebhookHandler:
                 self._respond_unavailable("unknown", "internal error", RETRY_AFTER_S)
             )
 
-    async def _handle(self, request: web.Request) -> Response:
-        name = request.match_info["source"]
+    async def _handle(self, name: str, request: web.Request) -> Response:
         source = self._sources.get(name)
         if source is None:
             return self._reject(ascii(name[:64]), 404, "there is no source of this name")

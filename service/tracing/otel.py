@@ -53,6 +53,7 @@ from service.tracing.tracing import Tracing
 from service.worker import WorkerDependencies
 
 _FIRST_ERROR_STATUS = 400
+_WEBHOOK_ROUTE = "/webhooks/{source}"  # also of a source whose route holds its name
 
 
 def build_trace_config(tracer: Tracer, propagator: TextMapPropagator) -> TraceConfig:
@@ -130,17 +131,16 @@ class PipelineSpans:
     async def trace_webhook(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer a webhook within a server span, a child of the sender's span."""
         resource = request.match_info.route.resource
-        route = resource.canonical if resource else ""
-        if not route.startswith("/webhooks/"):
+        if resource is None or not resource.canonical.startswith("/webhooks/"):
             return await handler(request)
         method = request.method if request.method in _KNOWN_METHODS else "_OTHER"
         attributes: dict[str, AttributeValue] = {
             "http.request.method": method,
-            "http.route": route,
+            "http.route": _WEBHOOK_ROUTE,
             "url.scheme": request.scheme,
         }
         parent = _parse_parent(request.headers.get("traceparent"))
-        name = f"{'HTTP' if method == '_OTHER' else method} {route}"
+        name = f"{'HTTP' if method == '_OTHER' else method} {_WEBHOOK_ROUTE}"
         with self._start_span(name, SpanKind.SERVER, parent, attributes) as span:
             response = await handler(request)
             span.set_attribute("http.response.status_code", response.status)

@@ -96,8 +96,22 @@ async def serve_receiver(
     memory: BufferMemory | None = None,
 ) -> AsyncIterator[ReceiverAddress]:
     """Serve the webhook endpoint on a port of its own; yield its address."""
+    by_name = {source.name: source for source in sources}
+    async with serve_sources(backlog, by_name, limits=limits, memory=memory) as address:
+        yield address
+
+
+@asynccontextmanager
+async def serve_sources(
+    backlog: BacklogStub,
+    sources: Mapping[str, Source],
+    *,
+    limits: BodyLimits = BodyLimits(max_bytes=MAX_BODY_BYTES),  # noqa: B008 - it is frozen
+    memory: BufferMemory | None = None,
+) -> AsyncIterator[ReceiverAddress]:
+    """Serve the webhook endpoint for sources that may change; yield its address."""
     handler = WebhookHandler(
-        {source.name: source for source in sources},
+        sources,
         enqueue=backlog.enqueue,
         park=backlog.park,
         apply_filter=DeploymentFilter().apply,

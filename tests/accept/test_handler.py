@@ -27,6 +27,7 @@ from tests.accept.receiver_harness import (
     native_headers,
     parse_response,
     serve_receiver,
+    serve_sources,
 )
 
 
@@ -409,3 +410,20 @@ def test_every_genuine_body_has_a_documented_status(
             return statuses
 
     assert asyncio.run(post_all()) <= {200, 202, 400, 422}
+
+
+async def test_source_added_later_is_served(
+    native: Source, github: Source, backlog_stub: BacklogStub
+) -> None:
+    """A reload of the sources adds one, and removes the one that had a route of its own."""
+    sources = {"github": github}
+    async with serve_sources(backlog_stub, sources) as address, ClientSession() as session:
+        sources.clear()
+        sources["native"] = native
+        body = encode_body(FINISHED)
+        statuses = {}
+        for name in ("native", "github"):
+            url = "http://{}:{}/webhooks/".format(*address) + name
+            async with session.post(url, data=body, headers=native_headers(body)) as response:
+                statuses[name] = response.status
+    assert statuses == {"native": 202, "github": 404}
