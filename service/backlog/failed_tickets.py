@@ -168,8 +168,8 @@ class FailedTickets:
         ]
 
     async def _read_raw(self, failed: FailedTicket) -> FailedTicket:
-        """Return a failed ticket with its raw response or body."""
-        if failed.failure is None or not failed.failure.raw_size:
+        """Return a failed ticket with its raw response or body, which is read only once."""
+        if failed.failure is None or failed.failure.raw or not failed.failure.raw_size:
             return failed
         reply = self._client.hget(self._keys.failed_raw, failed.job)
         stored = cast("bytes | None", await cast("Awaitable[object]", reply))

@@ -196,7 +196,8 @@ def plan_retry(failed: FailedTicket, sources: Mapping[str, Source]) -> Requeue |
 
 def _plan_parked_retry(source: Source, failure: FailureRecord, *, delivery: str) -> Requeue | Skip:
     if len(failure.raw) < failure.raw_size:
-        return Skip("its body cannot be read: ask its sender to send it again")
+        reason = "its body cannot be read: ask its sender to send it again"
+        return Skip(reason, replace(failure, detail=reason))  # or it is gone: retry.lua says which
     context = failure.replay_context or ReplayContext()
     event = parse_webhook(source, SignedRequest(context.headers, context.query, failure.raw))
     if isinstance(event, DeploymentCompleted):

@@ -92,7 +92,10 @@ class RetryModel(BacklogModel):
     def retry(self, indexes: list[int], sources: Mapping[str, Source], twice: bool) -> None:
         """Retry some failed tickets, perhaps before their source is fixed."""
         self.token = f"{next(self.tokens):016d}"
-        batch = self.run(self.failed_tickets.read(self.choose_failed(indexes)))
+        # With the bodies, a call that is repeated is the same: the first one deletes them.
+        jobs = dict.fromkeys(self.choose_failed(indexes))
+        read = [self.run(self.failed_tickets.read_whole(job)) for job in jobs]
+        batch = [failed for failed in read if failed is not None]
         results = self.run(self.failed_tickets.retry(batch, sources))
         if twice:
             assert self.run(self.failed_tickets.retry(batch, sources)) == results

@@ -88,6 +88,17 @@ async def test_retry_maps_the_whole_body_and_deletes_it(
     await fail_remaining(backlog)
 
 
+async def test_second_retry_of_a_parked_event_finds_it_gone(
+    backlog: Backlog, failed_tickets: FailedTickets, sources: dict[str, Source]
+) -> None:
+    """Two people retry it at the same time: the body is gone, and so is the event."""
+    await park_large(backlog)
+    batch = await failed_tickets.read([JOB])
+    statuses = [(await failed_tickets.retry(batch, sources))[0].status for _ in range(2)]
+    assert statuses == ["queued", "gone"]
+    await fail_remaining(backlog)
+
+
 async def test_skipped_retry_keeps_the_body(
     backlog: Backlog,
     failed_tickets: FailedTickets,

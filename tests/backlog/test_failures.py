@@ -156,11 +156,6 @@ def test_retry_of_a_record_without_replay_context_says_so() -> None:
         ("id:x", None, "its failure record cannot be read"),
         ("id:x", FailureRecord(reason="corrupt_ticket"), "its ticket is not readable"),
         ("unmappable:gone/1", FailureRecord(reason="unmappable"), "there is no source 'gone' here"),
-        (
-            "unmappable:ours/1",
-            FailureRecord(reason="unmappable", raw_size=7, replay_context=ReplayContext()),
-            "its body cannot be read",
-        ),
     ],
 )
 def test_retry_that_is_impossible_leaves_the_record_unchanged(
@@ -172,3 +167,13 @@ def test_retry_that_is_impossible_leaves_the_record_unchanged(
     assert isinstance(plan, Skip)
     assert plan.reason.startswith(reason)
     assert plan.failure is None
+
+
+def test_retry_of_an_event_whose_body_cannot_be_read_stores_that_reason() -> None:
+    """Storing it also finds out whether the event is gone, because another retry deleted both."""
+    failure = FailureRecord(reason="unmappable", raw_size=7, replay_context=ReplayContext())
+    failed = FailedTicket(job="unmappable:ours/1", at_ms=1, digest="", failure=failure)
+    plan = plan_retry(failed, {"ours": load_source(FIXED_SOURCE)})
+    assert isinstance(plan, Skip)
+    assert plan.reason.startswith("its body cannot be read")
+    assert plan.failure == replace(failure, detail=plan.reason)
