@@ -344,6 +344,7 @@ def _build_entry_builder(settings: Settings) -> EntryBuilder:
         refresh_schedule=parse_schedule(settings.refresh_after),
         deployment_filter=build_filter(settings),
         max_bytes=settings.max_record_bytes,
+        launchdarkly_origin=settings.launchdarkly_url,
     )
 
 

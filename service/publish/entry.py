@@ -14,6 +14,7 @@ from service.enrich.large_json import Chunk, measure_chunks
 from service.enrich.models import Deployment
 from service.enrich.steps import LARGE_BYTES, STEP_BYTES, Steps, cut_slices, finish_steps, pause_if
 from service.enrich.verdict import Fail, Found
+from service.publish.links import build_links
 from service.publish.record import (
     DATA_SCHEMA_ID,
     JSON_CONTENT_TYPE,
@@ -66,12 +67,13 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
     """Builds the entries of the deployments that the filter lets through.
 
     ``refresh_schedule``: see :mod:`service.backlog.refresh_schedule`. ``max_bytes`` is the largest
-    data of a record.
+    data of a record. ``launchdarkly_origin`` is where the links to flags lead.
     """
 
     refresh_schedule: Sequence[int] = ()
     deployment_filter: DeploymentFilter = DeploymentFilter()
     max_bytes: int = 1 << 26
+    launchdarkly_origin: str = "https://app.launchdarkly.com"
 
     def build(self, found: Found, lease: Lease, *, now_ms: int) -> Entry | Fail:
         """Return the entry of a deployment at once, as :meth:`build_in_steps` does."""
@@ -95,21 +97,7 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             now_ms=now_ms,
             unfinished=deployment.is_unfinished,
         )
-        is_large = measure_chunks(found.chunks) >= LARGE_BYTES
-        yield from pause_if(is_large)
-        summary = yield from summarize(deployment)
-        yield from pause_if(is_large)
-        completeness = measure_completeness(deployment, stop_reason=found.stop_reason)
-        yield from pause_if(is_large)
-        record = EnrichedDeployment(
-            enriched_at=now_ms,
-            attempts=ticket.attempts + 1,
-            deployment=Raw(b""),
-            summary=summary,
-            completeness=completeness,
-            refreshes=RefreshProgress(plan.done, plan.until),
-            event=_build_source_event(lease),
-        )
+        record = yield from self._build_record(found, lease, plan, now_ms=now_ms)
         data_chunks = _encode_data(record, found.chunks)
         size = measure_chunks(data_chunks)
         if size > self.max_bytes:  # it is never cut: a person decides
@@ -118,11 +106,39 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
         return Entry(
             deployment_id=deployment.id,
             digest=digest,
-            fields=_build_fields(deployment, lease, complete=completeness.complete),
+            fields=_build_fields(deployment, lease, complete=record.completeness.complete),
             data_chunks=data_chunks,
-            complete=completeness.complete,
+            complete=record.completeness.complete,
             unreadable_fields=deployment.unreadable_fields,
             plan=plan,
+        )
+
+    def _build_record(
+        self, found: Found, lease: Lease, plan: RefreshPlan, *, now_ms: int
+    ) -> Steps[EnrichedDeployment]:
+        ticket, deployment = lease.ticket, found.deployment
+        is_large = measure_chunks(found.chunks) >= LARGE_BYTES
+        yield from pause_if(is_large)
+        summary = yield from summarize(deployment)
+        yield from pause_if(is_large)
+        links = yield from build_links(
+            summary,
+            origin=self.launchdarkly_origin,
+            project=ticket.project,
+            environment=deployment.environment_key or ticket.environment,
+        )
+        yield from pause_if(is_large)
+        completeness = measure_completeness(deployment, stop_reason=found.stop_reason)
+        yield from pause_if(is_large)
+        return EnrichedDeployment(
+            enriched_at=now_ms,
+            attempts=ticket.attempts + 1,
+            deployment=Raw(b""),
+            summary=summary,
+            links=links,
+            completeness=completeness,
+            refreshes=RefreshProgress(plan.done, plan.until),
+            event=_build_source_event(lease),
         )
 
 

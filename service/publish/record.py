@@ -55,6 +55,30 @@ class Summary(Struct, frozen=True, rename="camel"):
     slowest_stage: str | None
 
 
+class PullRequestLink(Struct, frozen=True, gc=False):
+    """The page of one pull request."""
+
+    number: str | None
+    url: str
+
+
+class FlagLink(Struct, frozen=True, gc=False):
+    """The page of one flag in LaunchDarkly, for the environment of the deployment."""
+
+    key: str
+    url: str
+
+
+class Links(Struct, frozen=True, rename="camel"):
+    """Pages about the deployment: of its pull requests, and of the flags that it touched.
+
+    What has no certain URL is left out: a flag of another project, or of an unknown one.
+    """
+
+    pull_requests: tuple[PullRequestLink, ...] = ()
+    flags: tuple[FlagLink, ...] = ()
+
+
 def summarize(deployment: Deployment) -> Steps[Summary]:
     """Return the authors, pull requests, flags and lead time of a deployment."""
     pull_requests = deployment.pull_requests
@@ -196,6 +220,7 @@ class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     attempts: int
     deployment: Raw
     summary: Summary
+    links: Links = Links()  # older records lack it
     completeness: Completeness
     refreshes: RefreshProgress = RefreshProgress()  # older records lack it
     event: SourceEvent

@@ -73,6 +73,7 @@ def test_data_has_the_documented_fields_in_order() -> None:
         "attempts",
         "deployment",
         "summary",
+        "links",
         "completeness",
         "refreshes",
         "event",
