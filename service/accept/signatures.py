@@ -192,7 +192,10 @@ def decode_hmac_key(scheme: Hmac, secret: str) -> bytes:
 
 def sign_bytes(scheme: Hmac, key: bytes, signed_bytes: bytes) -> bytes:
     """Return the signature of some bytes, encoded as in the header."""
-    digest = hmac.digest(key, signed_bytes, scheme.algorithm)
+    return _encode_digest(scheme, hmac.digest(key, signed_bytes, scheme.algorithm))
+
+
+def _encode_digest(scheme: Hmac, digest: bytes) -> bytes:
     return digest.hex().encode() if scheme.encoding == "hex" else b64encode(digest)
 
 
@@ -346,9 +349,15 @@ def _build_request_part(name: str) -> TemplatePart:
 def _build_hmac_matcher(scheme: Hmac, keys: Sequence[bytes]) -> SignatureMatcher:
     # Comparing encoded text needs no decoder, which might skip junk; hex may differ in case only.
     normalize = bytes.lower if scheme.encoding == "hex" else bytes
+    keyed_macs = [hmac.new(key, digestmod=scheme.algorithm) for key in keys]
+
+    def sign(keyed_mac: hmac.HMAC, signed_bytes: bytes) -> bytes:
+        mac = keyed_mac.copy()  # OpenSSL looks up the algorithm and prepares the key only once
+        mac.update(signed_bytes)
+        return _encode_digest(scheme, mac.digest())
 
     def matches_any(candidates: Sequence[bytes], signed_bytes: bytes) -> bool:
-        expected = [sign_bytes(scheme, key, signed_bytes) for key in keys]
+        expected = [sign(keyed_mac, signed_bytes) for keyed_mac in keyed_macs]
         # Every pair is compared: the time taken must not reveal which candidate matched.
         return True in [
             hmac.compare_digest(normalize(candidate), signature)
