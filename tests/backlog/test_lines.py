@@ -180,6 +180,25 @@ async def test_claim_of_many_tickets_gives_out_a_bounded_number_of_calls(backlog
     assert (len(claimed.leases), claimed.sleep_s) == (64, 0)
 
 
+async def count_commands(redis: Redis) -> Counter[str]:
+    """Return how often the server has executed each command."""
+    stats = cast("dict[str, dict[str, int]]", await redis.info("commandstats"))
+    return Counter({name.removeprefix("cmdstat_"): used["calls"] for name, used in stats.items()})
+
+
+async def test_claim_from_many_environments_reads_each_of_them_once(
+    backlog: Backlog, redis: Redis
+) -> None:
+    """One range query finds the environment whose turn it is, and its first ticket."""
+    for number in range(80):
+        await backlog.add(make_event(number, environment=f"environment-{number}"))
+    before = await count_commands(redis)
+    assert len(await claim_leases(backlog, 64)) == 64
+    spent = await count_commands(redis) - before
+    assert spent["zrangebyscore"] < 64 + 10
+    assert spent["pexpire"] < 10
+
+
 async def test_tickets_that_became_due_enter_their_lines_a_page_at_a_time(
     backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:

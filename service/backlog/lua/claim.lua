@@ -125,6 +125,16 @@ local function open_line(begins)
   lines[begins] = lines[begins] or { begins = begins, jobs = {}, scores = {}, at = 1, step = 1, has_more = true }
   return lines[begins]
 end
+local function open_scope(begins, job, score) -- this ticket is the first in the lines of the scope
+  local has_list = score < begins + LINES.get
+  local line = open_line(begins + (has_list and 0 or LINES.get))
+  if #line.jobs == 0 then
+    line.jobs[1], line.scores[1], line.step = job, score, 4
+  end
+  if not has_list then
+    open_line(begins).has_more = false
+  end
+end
 local function read_line(line, count)
   local last, skip = line.begins + LINES.last, #line.jobs
   local more = redis.call('ZRANGEBYSCORE', KEYS[1], line.begins, last, 'WITHSCORES', 'LIMIT', skip, count)
@@ -283,7 +293,9 @@ local function next_scope(circle)
     local from, to = circle.begins + part[1] * LINES.scope, circle.begins + part[2] * LINES.scope - 0.5
     local found = redis.call('ZRANGEBYSCORE', KEYS[1], from, to, 'WITHSCORES', 'LIMIT', 0, 1)
     if found[2] then
-      local scope = math.floor((tonumber(found[2]) - circle.begins) / LINES.scope)
+      local score = tonumber(found[2])
+      local scope = math.floor((score - circle.begins) / LINES.scope)
+      open_scope(circle.begins + scope * LINES.scope, found[1], score)
       part[1], circle.at = scope + 1, #circle.scopes + 1
       circle.scopes[circle.at] = scope
       return scope

@@ -96,9 +96,13 @@ local function open_budget(budget, calls, waiting, now, share, call_ttl)
     return free - in_flight - (is_started and 0 or waiting_count), opens, lowest
   end
 
+  local has_ttl = false
   local function acquire(call, until_ms)
     redis.call('ZADD', calls, until_ms, call)
-    redis.call('PEXPIRE', calls, DAY)
+    if not has_ttl then
+      redis.call('PEXPIRE', calls, DAY)
+      has_ttl = true
+    end
     in_flight = in_flight + 1
   end
 
