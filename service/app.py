@@ -23,9 +23,10 @@ from service.accept.body_reader import BodyLimits, BodyReader
 from service.accept.filters import DeploymentFilter
 from service.accept.handler import WebhookHandler
 from service.accept.sources import Source
-from service.backlog.backlog import MAX_BLOCK_S, Backlog, BacklogConfig, Wakeup
+from service.backlog.backlog import Backlog, BacklogConfig
 from service.backlog.failed_tickets import FailedTickets
 from service.backlog.refreshes import RefreshConfig, Refreshes
+from service.backlog.wakeup import MAX_BLOCK_S, Wakeup
 from service.buffer_memory import BufferMemory
 from service.console.auth import AuthMiddleware, ConsoleAuth, derive_key, is_loopback_bind
 from service.console.live import LiveFeed, OverviewReader
@@ -380,7 +381,9 @@ def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputSt
         step_runner=launchdarkly.step_runner,
         append_and_settle=output.append_and_settle,
         refreshes=_build_refreshes(runtime),
-        wait_for_wakeup=Wakeup(runtime.client, runtime.keys.wakeup).wait,
+        wakeup=Wakeup(
+            runtime.client, runtime.group_commit, keys=runtime.keys, token=secrets.token_hex(8)
+        ),
         clock=time.monotonic,
         log=count_events(runtime.log, attempt_counters(runtime.metrics)),
     )

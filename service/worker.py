@@ -20,6 +20,7 @@ from service.backlog.ticket import (
     lease_log_fields,
     select_event,
 )
+from service.backlog.wakeup import Wakeup
 from service.enrich.step_runner import StepRunner
 from service.enrich.verdict import Fail, Found, Retry, Shared, Verdict
 from service.log import EventLogger
@@ -29,7 +30,7 @@ from service.store import RedisRefused
 
 T = TypeVar("T")
 
-_STOP_CLAIM_TIMEOUT_S = 2.0
+_STOP_TIMEOUT_S = 2.0
 _RELEASE_TIMEOUT_S = 2.0
 _ERROR_PAUSE_S = 1.0
 _MAX_SLEEP_S = 3600.0
@@ -51,7 +52,7 @@ class WorkerDependencies(Struct, frozen=True, kw_only=True):
     step_runner: StepRunner
     append_and_settle: Callable[[Entry, Lease], Awaitable[PublishResult]]
     refreshes: Refreshes
-    wait_for_wakeup: Callable[[float], Awaitable[None]]
+    wakeup: Wakeup
     clock: Callable[[], float]
     log: EventLogger
     trace_attempt: Callable[[Lease], AbstractContextManager[object]] = nullcontext
@@ -115,13 +116,19 @@ class Worker:
         renew_task = asyncio.create_task(
             self._lease_keeper.renew_until_cancelled(), name="renew-leases"
         )
+        end_wait_task = asyncio.create_task(self._end_wait_when_stopped(), name="end-wait")
         try:
             while not self._stopping.is_set():
                 await self._claim_or_wait()
             await self._finish()
         finally:
             renew_task.cancel()
-            await asyncio.gather(renew_task, return_exceptions=True)
+            end_wait_task.cancel()
+            await asyncio.gather(renew_task, end_wait_task, return_exceptions=True)
+
+    async def _end_wait_when_stopped(self) -> None:
+        await self._stopping.wait()
+        await self._dependencies.wakeup.end()
 
     async def _claim_or_wait(self) -> None:
         """Claim as many tickets as the capacity allows; else wait for capacity or a wakeup."""
@@ -132,8 +139,10 @@ class Worker:
         try:
             # A cancelled claim would leave leases that no worker knows, so it gets extra time.
             claimed = await self._until_stopped(
-                self._dependencies.backlog.claim(capacity.leaders, followers=capacity.followers),
-                extra_s=_STOP_CLAIM_TIMEOUT_S,
+                self._dependencies.backlog.claim(
+                    capacity.leaders, followers=capacity.followers, waits=True
+                ),
+                extra_s=_STOP_TIMEOUT_S,
             )
         except Exception:  # a worker that ends silently would be worse than any error
             self._dependencies.log.exception("claim_failed")
@@ -144,10 +153,18 @@ class Worker:
         self._start_tasks(claimed.leases)
         is_idle = self._lease_keeper.free_capacity().leaders > 0 and claimed.sleep_s != 0
         if is_idle and not self._stopping.is_set():
-            await self._until_stopped(self._refresh_or_sleep(claimed.sleep_s))
+            # A cancelled wait could leave such a lease too.
+            handed_over = await self._until_stopped(
+                self._refresh_or_sleep(claimed.sleep_s), extra_s=_STOP_TIMEOUT_S
+            )
+            if handed_over is not None:
+                self._start_tasks([handed_over])
 
-    async def _refresh_or_sleep(self, sleep_s: float | None) -> None:
-        """Queue the refreshes that are due, if there are spare calls; else sleep."""
+    async def _refresh_or_sleep(self, sleep_s: float | None) -> Lease | CorruptTicket | None:
+        """Queue the refreshes that are due, if there are spare calls; else sleep.
+
+        Return the lease that was handed over meanwhile.
+        """
         try:
             refresh_in_s = await self._dependencies.refreshes.enqueue_due()
         except Exception:  # as for a claim; refreshes can wait
@@ -156,8 +173,7 @@ class Worker:
         wait_s = min(
             delay_s for delay_s in (sleep_s, refresh_in_s, _MAX_SLEEP_S) if delay_s is not None
         )
-        if wait_s > 0:
-            await self._dependencies.wait_for_wakeup(wait_s)
+        return await self._dependencies.wakeup.wait(wait_s) if wait_s > 0 else None
 
     def _start_tasks(self, leases: Sequence[Lease | CorruptTicket]) -> None:
         """Start a task per lease; first register which leases share a list call."""

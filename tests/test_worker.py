@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -13,10 +14,11 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from service.backlog.backlog import Backlog, BacklogConfig, Claimed, Wakeup
+from service.backlog.backlog import Backlog, BacklogConfig, Claimed
 from service.backlog.failures import FailureRecord
 from service.backlog.refreshes import RefreshConfig, Refreshes
 from service.backlog.ticket import CorruptTicket, Lease
+from service.backlog.wakeup import Wakeup
 from service.enrich.budget import load_budget_prelude
 from service.enrich.models import Deployment
 from service.enrich.step_runner import StepRunner
@@ -45,6 +47,7 @@ class WorkerHarness:
 
     def __init__(self, backlog: Backlog, group: GroupCommit, redis: Redis, keys: Keys) -> None:
         self.backlog = backlog
+        self.group = group
         self.redis = redis
         self.keys = keys
         self.log_output = io.StringIO()
@@ -71,7 +74,7 @@ class WorkerHarness:
             step_runner=StepRunner(),
             append_and_settle=self._stream.append_and_settle,
             refreshes=self._refreshes,
-            wait_for_wakeup=Wakeup(self.redis, self.keys.wakeup).wait,
+            wakeup=Wakeup(self.redis, self.group, keys=self.keys, token=secrets.token_hex(8)),
             clock=time.monotonic,
             log=build_log(stream=self.log_output, pretty=False),
         )
@@ -270,8 +273,55 @@ async def test_idle_worker_waits_for_a_wakeup_without_polling(
         spent = (await harness.redis.info("stats"))["total_commands_processed"] - before
         await harness.backlog.add(make_event(2))
         await eventually(harness.is_done)
-    assert spent < 30  # with the two of this test; the commands inside scripts count too
+    assert spent < 40  # with the two of this test; the commands inside scripts count too
     assert harness.log_event_names() == ["deployment_published"] * 2
+
+
+async def test_idle_worker_is_handed_the_ticket_that_is_added(
+    harness: WorkerHarness, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the lease without a claim."""
+    claimed_jobs: list[str] = []
+    claim = harness.backlog.claim
+
+    async def record_claim(limit: int, *, followers: int, waits: bool) -> Claimed:
+        claimed = await claim(limit, followers=followers, waits=waits)
+        claimed_jobs.extend(lease.job for lease in claimed.leases)
+        return claimed
+
+    async def is_worker_blocked() -> bool:
+        return int((await harness.redis.info("clients"))["blocked_clients"]) > 0
+
+    monkeypatch.setattr(harness.backlog, "claim", record_claim)
+    async with harness.running_worker(find_deployment):
+        for number in (1, 2):
+            await eventually(is_worker_blocked)
+            await harness.backlog.add(make_event(number))
+            await eventually(harness.is_done)
+    assert not claimed_jobs
+    assert await harness.redis.xlen(harness.keys.enriched) == 2
+
+
+async def test_ticket_that_is_handed_over_while_its_worker_stops_is_not_lost(
+    harness: WorkerHarness,
+) -> None:
+    """Whenever the worker stops, no lease is left that nobody knows."""
+    for number in range(20):
+        async with harness.running_worker(find_deployment, lease_s=60.0) as worker:
+            while not await harness.redis.exists(harness.keys.waiting_worker):
+                await asyncio.sleep(0)
+            adding = asyncio.create_task(harness.backlog.add(make_event(number)))
+            for _ in range(number // 2):
+                await asyncio.sleep(0)
+            worker.stop()
+            await adding
+    await harness.redis.delete(harness.keys.waiting_worker)
+    while (claimed := await harness.backlog.claim(10)).leases:
+        for lease in claimed.leases:
+            assert isinstance(lease, Lease)
+            assert lease.crashes == 0
+            await harness.backlog.fail(lease, FailureRecord(reason="test"))
+    assert await harness.is_done()
 
 
 async def test_claim_that_fails_is_logged_and_repeated(
@@ -281,10 +331,10 @@ async def test_claim_that_fails_is_logged_and_repeated(
     claim = harness.backlog.claim
     failures = iter([ResponseError("NOPERM this user has no permissions")])
 
-    async def claim_at_second_try(limit: int, *, followers: int) -> Claimed:
+    async def claim_at_second_try(limit: int, *, followers: int, waits: bool) -> Claimed:
         for failure in failures:
             raise failure
-        return await claim(limit, followers=followers)
+        return await claim(limit, followers=followers, waits=waits)
 
     monkeypatch.setattr(harness.backlog, "claim", claim_at_second_try)
     await harness.backlog.add(make_event(1))

@@ -1,13 +1,10 @@
 """The backlog: tickets that wait or are leased, in a Redis sorted set."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from service.accept.large_bodies import run_aside
 from service.accept.mapping import BacklogFull, DeploymentCompleted, Duplicate, Queued, Unmappable
@@ -32,7 +29,6 @@ from service.backlog.ticket import (
     job_key,
     ticket_from_event,
 )
-from service.store.connect import UNAVAILABLE_ERRORS, drop_idle_connections
 from service.store.encoded_command import Chunks
 from service.store.group_commit import GroupCommit, ScriptArgument, ScriptReply
 from service.store.keys import Keys
@@ -89,9 +85,11 @@ class Backlog:
         self._new_token = new_token
         failures_lua = read_lua(__package__, "lib_failures")
         tickets_lua = read_lua(__package__, "lib_lines", "lib_tickets")
-        self._add: Script = load_script(__package__, "add", prelude=failures_lua + tickets_lua)
+        hand_over_lua = read_lua(__package__, "lib_hand_over")
+        add_lua = budget_lua + failures_lua + tickets_lua + hand_over_lua
+        self._add: Script = load_script(__package__, "add", prelude=add_lua)
         self._park: Script = load_script(__package__, "park", prelude=failures_lua)
-        claim_lua = budget_lua + load_lines_lua()
+        claim_lua = budget_lua + load_lines_lua() + hand_over_lua
         self._claim: Script = load_script(__package__, "claim", prelude=claim_lua)
         self._renew: Script = load_script(__package__, "renew")
         self._postpone: Script = load_script(__package__, "postpone", prelude=tickets_lua)
@@ -100,6 +98,7 @@ class Backlog:
     async def add(self, event: DeploymentCompleted) -> Queued | Duplicate | BacklogFull:
         """Store a delivery and its ticket; return once Redis has them as durably as configured.
 
+        On an idle system the ticket is leased at once, to the worker that the wakeup list wakes.
         Raise :class:`service.store.RedisUnavailable` if that takes too long.
         """
         keys, job = self._keys, job_key(event)
@@ -117,6 +116,10 @@ class Backlog:
                     keys.budget,
                     keys.counts,
                     keys.failed_raw,
+                    keys.budget_calls,
+                    keys.budget_waiting,
+                    keys.turns,
+                    keys.waiting_worker,
                 ),
                 args=(
                     self._new_token(),
@@ -124,6 +127,9 @@ class Backlog:
                     encode_ticket(ticket_from_event(event), job=job),
                     self._config.delivery_ttl_ms,
                     self._config.max_tickets,
+                    self._config.lease_ms,
+                    self._config.call_ttl_ms,
+                    self._config.rate_limit_share,
                 ),
                 durable=True,
                 timeout_s=self._config.enqueue_timeout_s,
@@ -166,12 +172,15 @@ class Backlog:
         )
         return reply == 1
 
-    async def claim(self, limit: int, *, followers: int = 0) -> Claimed:
+    async def claim(self, limit: int, *, followers: int = 0, waits: bool = False) -> Claimed:
         """Lease up to ``limit`` tickets that are due, each with its first call.
 
         Lease up to ``followers`` more that one of these calls can serve too: see claim.lua. One
         script leases a bounded number, so that it blocks Redis briefly. A shared call needs all its
         followers before it begins, so the script is called again while more of them are due.
+
+        ``waits``: the caller waits for a wakeup if it could take more, and can then be handed a
+        ticket that is added.
         """
         leases: list[Lease | CorruptTicket] = []
         batch = ("", 0.0)
@@ -183,6 +192,7 @@ class Backlog:
                     min(limit - leaders, _MAX_LEADERS),
                     min(free_followers, _MAX_FOLLOWERS),
                     batch=batch,
+                    waits=waits,
                 )
             except Exception:
                 if not leases:
@@ -195,7 +205,7 @@ class Backlog:
             batch = (leader, fence)
 
     async def _claim_slice(
-        self, limit: int, followers: int, *, batch: tuple[str, float]
+        self, limit: int, followers: int, *, batch: tuple[str, float], waits: bool
     ) -> tuple[Claimed, str]:
         """Call claim.lua once; return its leases and the job of which more followers are due.
 
@@ -214,6 +224,7 @@ class Backlog:
                 keys.claim_reply(self._new_token()),
                 keys.counts,
                 keys.turns,
+                keys.waiting_worker,
             ),
             args=(
                 limit,
@@ -222,6 +233,7 @@ class Backlog:
                 self._config.rate_limit_share,
                 followers,
                 *batch,
+                int(waits),
             ),
         )
         now, sleep_ms, *rest = cast("list[int]", reply)
@@ -327,40 +339,3 @@ def _failed_event_args(lease: Lease | CorruptTicket) -> tuple[bytes, int, int]:
 
 def _has_call(lease: Lease | CorruptTicket) -> bool:
     return isinstance(lease, CorruptTicket) or lease.leader is None
-
-
-MAX_BLOCK_S = 4.0
-"""The longest BLPOP. It must stay well below the client's reply timeout, which would cut it."""
-
-_MIN_BLOCK_S = 0.005
-_REPLY_MARGIN_S = 0.5
-_SERVER_TICK_S = 0.1
-"""How late an idle server may end a BLPOP: it checks for timeouts ten times a second (`hz`)."""
-
-
-class Wakeup:
-    """Wakes an idle worker when a ticket becomes due. A missed wakeup is safe: every sleep ends."""
-
-    def __init__(self, client: Redis, key: str) -> None:
-        self._client = client
-        self._key = key
-
-    async def wait(self, timeout_s: float) -> None:
-        """Sleep until a wakeup, at most ``timeout_s``; without Redis it is a short plain sleep.
-
-        The end of a sleep is a plain sleep too, because BLPOP may end one server tick late. A
-        timeout limits the wait for a server that hangs. After an error the connections are dropped,
-        because the server may no longer be the master.
-        """
-        block_s = min(max(timeout_s, _MIN_BLOCK_S), MAX_BLOCK_S)
-        final_sleep_s = _SERVER_TICK_S if 2 * _SERVER_TICK_S < timeout_s <= MAX_BLOCK_S else 0.0
-        clock = asyncio.get_running_loop().time
-        ends_at = clock() + block_s
-        try:
-            async with asyncio.timeout(block_s + _REPLY_MARGIN_S):
-                woken = await self._client.blpop([self._key], timeout=block_s - final_sleep_s)
-            if woken is None and final_sleep_s:
-                await asyncio.sleep(ends_at - clock())
-        except (*UNAVAILABLE_ERRORS, RedisError):
-            await drop_idle_connections(self._client)
-            await asyncio.sleep(min(block_s, 0.5))

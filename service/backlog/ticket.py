@@ -293,6 +293,19 @@ def decode_lease(
     return _with_events(lease, others) if others else lease
 
 
+def decode_handed_over(element: bytes) -> Lease | CorruptTicket | None:
+    """Return the lease in an element of the wakeup list, as lib_hand_over.lua writes it.
+
+    None if the element only wakes a worker.
+    """
+    fence, *parts = element.split(b" ", 3)
+    if not parts:
+        return None
+    now, job_size, rest = parts
+    job, stored = rest[: int(job_size)], rest[int(job_size) :]
+    return decode_lease(job, fence=fence, stored=stored, now=int(now))
+
+
 def _with_events(lease: Lease, others: tuple[QueuedEvent, ...]) -> Lease:
     """Add further events to a lease. An id is one deployment, of which the last event counts."""
     events = (QueuedEvent(lease.ticket, lease.queued_at), *others)

@@ -39,8 +39,17 @@ class Keys(Struct, frozen=True, dict=True):
 
     @cached_property
     def wakeup(self) -> str:
-        """List: one element wakes one idle worker."""
+        """List: one element wakes one idle worker; it may hold a lease for this worker."""
         return self._key("wakeup")
+
+    def worker_wakeup(self, token: str) -> str:
+        """Return the key of the list that wakes one worker alone, so that it can stop."""
+        return self._key(f"wakeup:{token}")
+
+    @cached_property
+    def waiting_worker(self) -> str:
+        """String: exists while a worker waits for a wakeup."""
+        return self._key("waiting-worker")
 
     @cached_property
     def budget(self) -> str:

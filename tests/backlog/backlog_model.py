@@ -21,7 +21,14 @@ from msgspec.structs import replace
 from service.accept.mapping import DeploymentCompleted, Duplicate, Queued
 from service.backlog.backlog import Backlog, BacklogConfig, PostponeStatus
 from service.backlog.failures import FailureRecord
-from service.backlog.ticket import MAX_EVENTS, Lease, decode_lease, select_event
+from service.backlog.ticket import (
+    MAX_EVENTS,
+    Lease,
+    decode_handed_over,
+    decode_lease,
+    job_key,
+    select_event,
+)
 from service.enrich.budget import load_budget_prelude
 from service.publish.entry import Entry
 from service.publish.stream import OutputStream, PublishResult, RetentionConfig
@@ -126,6 +133,7 @@ class BacklogModel(RuleBasedStateMachine):
         self.settled_events: Counter[str] = Counter()
         self.reopened: list[str] = []
         self.leases: list[Lease] = []
+        self.handed_over: Lease | None = None
 
     async def open(self, url: str) -> None:
         """Connect, with a budget that allows every call."""
@@ -152,6 +160,7 @@ class BacklogModel(RuleBasedStateMachine):
         self.output = OutputStream(self.group, keys=self.keys, retention=retention)
         await self.client.hset(self.keys.budget, mapping={"probe": 1000})
         await self.client.pexpire(self.keys.budget, LONG_MS)
+        await self.client.set(self.keys.waiting_worker, "1", px=LONG_MS)
 
     def take_lease(self, index: int) -> Lease:
         """Remove one of the held leases and return it."""
@@ -175,6 +184,7 @@ class BacklogModel(RuleBasedStateMachine):
 
     def add_and_check(self, event: DeploymentCompleted, *, twice: bool) -> None:
         """Add an event under the current token and check the reply."""
+        is_idle = self.is_idle_without(job_key(event))
         delivery, result = event.delivery, self.run(self.backlog.add(event))
         if twice:
             assert self.run(self.backlog.add(event)) == result
@@ -190,6 +200,65 @@ class BacklogModel(RuleBasedStateMachine):
         for failed_job in sorted(failed_before):
             self.requeue_failed(failed_job, job)
         self.put_event(job, [delivery], event.outcome)
+        self.check_hand_over(job, is_expected=is_idle and not failed_before)
+
+    def is_idle_without(self, job: str) -> bool:
+        """Return whether a worker waits for a ticket of this job, and for no other."""
+        self.run(self.read_wakeup())
+        is_busy = self.run(self.count_calls()) > 0
+        is_any_due = any(ticket.is_due for ticket in self.tickets.values())
+        return not (self.handed_over or is_busy or is_any_due or job in self.tickets)
+
+    async def count_calls(self) -> int:
+        """Return the number of calls in flight."""
+        return int(await self.client.zcard(self.keys.budget_calls))
+
+    def check_hand_over(self, job: str, *, is_expected: bool) -> None:
+        """Check whether a ticket was handed over; a worker takes an element that only wakes it."""
+        element = self.run(self.read_wakeup())
+        lease = decode_handed_over(element) if self.handed_over is None else None
+        assert (lease is not None) == is_expected
+        if lease is not None:
+            assert isinstance(lease, Lease)
+            self.hold_lease(lease)
+            self.handed_over = lease
+            self.turns.first_calls = 0
+            self.turns.last_environment[True] = environment_of(job)
+
+    async def read_wakeup(self) -> bytes:
+        """Return the element of the wakeup list; take it if it only wakes a worker."""
+        elements = cast("list[bytes]", await self.client.lrange(self.keys.wakeup, 0, -1))
+        if elements == [b"1"]:
+            await self.client.delete(self.keys.wakeup)
+        return elements[0] if elements else b""
+
+    async def take_element(self) -> bytes | None:
+        """Take the element of the wakeup list."""
+        return cast("bytes | None", await self.client.lpop(self.keys.wakeup))
+
+    def hold_lease(self, lease: Lease) -> None:
+        """Note that the ticket of a lease is leased."""
+        ticket = self.tickets[lease.job]
+        assert lease.generation == ticket.generation
+        ticket.fence, ticket.is_leased, ticket.is_due = lease.fence, True, False
+
+    @precondition(lambda self: self.handed_over)
+    @rule(dies=st.booleans())
+    def take_handed_over(self, dies: bool) -> None:
+        """Take the lease that was handed over, as a worker that may die at once."""
+        assert self.handed_over is not None
+        assert self.run(self.take_element())
+        if not dies:
+            self.leases.append(self.handed_over)
+        self.handed_over = None
+
+    def take_back(self) -> None:
+        """Put a ticket that no worker has taken back into its line, as a claim does."""
+        if self.handed_over is not None:
+            ticket = self.held_ticket(self.handed_over)
+            if ticket is not None:
+                ticket.fence, ticket.is_leased, ticket.is_due = None, False, True
+            self.handed_over = None
 
     def is_event_failed(self, job: str, outcome: str) -> bool:
         """Return whether an event of a job says what a failed one said."""
@@ -233,6 +302,7 @@ class BacklogModel(RuleBasedStateMachine):
     def claim(self, limit: int, followers: int, twice: bool) -> None:
         """Claim as a worker: as many due tickets as it wants, none that another holds."""
         self.token = f"{next(self.tokens):016d}"
+        self.take_back()
         self.run(self.level_places())
         first_attempts = self.run(self.read_first_attempts())
         claimed = self.run(self.backlog.claim(limit, followers=followers))
@@ -254,10 +324,9 @@ class BacklogModel(RuleBasedStateMachine):
             else:
                 assert lease.leader in leaders
                 assert lease.job.startswith(f"find:default/{environment_of(lease.leader)}/")
-            ticket = self.tickets[lease.job]
-            assert lease.generation == ticket.generation
-            ticket.fence, ticket.is_leased, ticket.is_due = lease.fence, True, False
+            self.hold_lease(lease)
             self.leases.append(lease)
+        self.run(self.read_wakeup())
 
     async def level_places(self) -> None:
         """Let all due tickets have waited equally long.

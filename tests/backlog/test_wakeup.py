@@ -6,13 +6,26 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 from redis.asyncio import Redis
 
-from service.backlog.backlog import MAX_BLOCK_S, Wakeup
+from service.backlog.wakeup import MAX_BLOCK_S, Wakeup
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
+from service.store.group_commit import GroupCommit
+from service.store.keys import Keys
 from tests.faults.bad_network import FaultyProxy
 from tests.tcp_proxy import connect_to_socket
+
+KEYS = Keys("wakeup")
+
+
+def build_wakeup(client: Redis) -> Wakeup:
+    """Return the wakeup of one worker."""
+    group_commit = GroupCommit(
+        client, durability="memory", clock=time.monotonic, log=structlog.get_logger()
+    )
+    return Wakeup(client, group_commit, keys=KEYS, token="one")
 
 
 @pytest.fixture
@@ -38,18 +51,18 @@ async def client(faulty_network: FaultyProxy) -> AsyncIterator[Redis]:
 
 async def test_wait_ends_at_a_wakeup(client: Redis) -> None:
     """The length of the sleep does not matter."""
-    wakeup = Wakeup(client, "wakeup")
+    wakeup = build_wakeup(client)
     waiting = asyncio.create_task(wakeup.wait(1000))
-    await client.lpush("wakeup", "1")
+    await client.lpush(KEYS.wakeup, "1")
     await waiting
-    assert not await client.exists("wakeup")
+    assert not await client.exists(KEYS.wakeup)
 
 
 async def test_wait_on_a_silent_server_ends_after_its_timeout(
     client: Redis, faulty_network: FaultyProxy
 ) -> None:
     """A connection that is open and silent costs only a moment."""
-    wakeup = Wakeup(client, "wakeup")
+    wakeup = build_wakeup(client)
     await wakeup.wait(0.01)
     faulty_network.set_fault("silent")
     async with asyncio.timeout(20):
@@ -63,7 +76,7 @@ async def test_wait_on_a_demoted_master_opens_a_new_connection(
     client: Redis, server: EmbeddedServer, faulty_network: FaultyProxy
 ) -> None:
     """The next sleep uses a new connection, which leads to the current master."""
-    wakeup = Wakeup(client, "wakeup")
+    wakeup = build_wakeup(client)
     for _ in range(2):
         await wakeup.wait(0.01)
     assert faulty_network.connection_count == 1
@@ -89,7 +102,7 @@ async def test_wait_ends_on_time_although_blpop_ends_late(timeout_s: float) -> N
     """BLPOP ends one tick early and a plain sleep follows; the total is never shorter."""
     slow = SlowRedis()
     started_at = time.monotonic()
-    await Wakeup(slow, "wakeup").wait(timeout_s)
+    await build_wakeup(slow).wait(timeout_s)
     assert time.monotonic() - started_at >= timeout_s - 0.01
     assert slow.blocked_s == pytest.approx(timeout_s - 0.1)
 
@@ -97,5 +110,5 @@ async def test_wait_ends_on_time_although_blpop_ends_late(timeout_s: float) -> N
 async def test_wait_without_a_due_ticket_blocks_to_its_end() -> None:
     """A webhook that arrives at an idle worker wakes it at once."""
     slow = SlowRedis()
-    await Wakeup(slow, "wakeup").wait(3600.0)
+    await build_wakeup(slow).wait(3600.0)
     assert slow.blocked_s == MAX_BLOCK_S

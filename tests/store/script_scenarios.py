@@ -18,6 +18,7 @@ from service.backlog.failures import FailedTicket, FailureRecord
 from service.backlog.refresh_schedule import RefreshPlan
 from service.backlog.refreshes import RefreshConfig, Refreshes
 from service.backlog.ticket import Lease, RefreshState, Ticket, new_ticket_bytes
+from service.backlog.wakeup import Wakeup
 from service.enrich.budget import Budget, load_budget_prelude
 from service.enrich.models import Deployment, parse_deployment
 from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow
@@ -97,6 +98,7 @@ class Stage:
         self.backlog = Backlog(
             group, keys=keys, config=config, budget_lua=load_budget_prelude(), new_token=new_token
         )
+        self.wakeup = Wakeup(redis, group, keys=keys, token="token")
         self.failed_tickets = FailedTickets(redis, group, keys=keys, new_token=new_token)
         self.refreshes = Refreshes(
             group,
@@ -169,6 +171,12 @@ async def add_new(stage: Stage) -> Act:
     return lambda: stage.backlog.add(make_event(1))
 
 
+async def add_to_a_waiting_worker(stage: Stage) -> Act:
+    """Prepare a first delivery on an idle system, which is handed over."""
+    await stage.backlog.claim(1, waits=True)
+    return lambda: stage.backlog.add(make_event(1))
+
+
 async def add_to_a_leased_ticket(stage: Stage) -> Act:
     """Prepare a newer event of a deployment that a worker holds."""
     await stage.add_and_claim()
@@ -196,6 +204,18 @@ async def claim_new_and_dead(stage: Stage) -> Act:
     await stage.end_lease(lease.job)
     await stage.redis.zadd(stage.keys.backlog, {"id:forgotten": 1})
     return lambda: stage.backlog.claim(2, followers=10)
+
+
+async def claim_what_nobody_took(stage: Stage) -> Act:
+    """Prepare a claim of a ticket that was handed over, and that no worker has taken."""
+    act = await add_to_a_waiting_worker(stage)
+    await act()
+    return lambda: stage.backlog.claim(1, waits=True)
+
+
+async def end_wait(stage: Stage) -> Act:
+    """Prepare a worker that stops."""
+    return stage.wakeup.end
 
 
 async def renew(stage: Stage) -> Act:
@@ -363,10 +383,13 @@ async def namespace(stage: Stage) -> Act:
 
 SCENARIOS: dict[str, tuple[str, Scenario]] = {
     "add": ("add", add_new),
+    "add to a waiting worker": ("add", add_to_a_waiting_worker),
     "add to a leased ticket": ("add", add_to_a_leased_ticket),
     "add a failed delivery": ("add", add_failed),
     "park": ("park", park),
     "claim": ("claim", claim_new_and_dead),
+    "claim what nobody took": ("claim", claim_what_nobody_took),
+    "end_wait": ("end_wait", end_wait),
     "renew": ("renew", renew),
     "postpone": ("postpone", postpone),
     "postpone superseded": ("postpone", postpone_superseded),

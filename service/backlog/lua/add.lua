@@ -1,11 +1,18 @@
--- Record one delivery and queue its ticket. (Loaded after lib_failures.lua and lib_tickets.lua.)
+-- Record one delivery and queue its ticket; on an idle system, hand it to a worker that waits.
+-- (Loaded after enrich/lua/lib_budget.lua, lib_failures.lua, lib_tickets.lua and lib_hand_over.lua.)
 -- KEYS     1 delivery mark  2 backlog  3 tickets  4 failed  5 failed data  6 wakeup  7 budget
---          8 counts  9 failed raw
+--          8 counts  9 failed raw  10 calls  11 waiting  12 turns  13 waiting worker
 -- ARGV     1 token of this call  2 job  3 ticket (msgpack)  4 TTL of the mark (ms)  5 maximum tickets
+--          6 lease (ms)  7 TTL of a call (ms)  8 share of the rate limit to use
 -- Returns  {"queued", job} | {"duplicate", job} | {"full", seconds to wait}
 -- Atomic   a mark without its ticket would drop every retry of the sender;
 --          a ticket without its mark would be fetched twice.
 -- A failed ticket of the job is retried if this is one of its events. Other failed events of the job stay.
+--
+-- A system is idle if a worker waits, no call is in flight, no ticket is due, and there are spare calls. Then it
+-- is the turn of the new ticket, and a claim would lease it next. Its lease in this script needs no write of its
+-- own. Of several tickets that arrive at once only the first is handed over: the others may share a call.
+local TURNS_TTL = 86400000
 local token, job, ticket, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local keys = {
   backlog = KEYS[2], tickets = KEYS[3], failed = KEYS[4], failed_data = KEYS[5], counts = KEYS[8],
@@ -32,7 +39,33 @@ if not stored and redis.call('ZCARD', keys.backlog) >= tonumber(ARGV[5]) then
   return { 'full', math.ceil(redis.call('ZCARD', keys.backlog) / math.max(per_s, 0.1)) }
 end
 
-local now = now_ms()
+local now, microseconds = now_ms()
+local function find_spare_call() -- the budget, if this ticket can be handed over
+  if redis.call('EXISTS', KEYS[13]) == 0 or redis.call('LLEN', KEYS[6]) > 0 then
+    return nil -- nobody waits, or nobody has taken the last element
+  elseif redis.call('ZCARD', KEYS[10]) > 0 or redis.call('ZSCORE', keys.backlog, job) then
+    return nil
+  end
+  local budget = open_budget(KEYS[7], KEYS[10], KEYS[11], now, tonumber(ARGV[8]), tonumber(ARGV[7]))
+  local route = string.sub(job, 1, 3) == 'id:' and 'get' or 'list'
+  return spare_calls(budget, keys.backlog, route, now) >= 1 and budget or nil
+end
+
+-- As claim.lua leases it. The lease is the last write: until then the ticket stands in its line.
+local function hand_over(budget)
+  local queued, place = redis.call('HGET', keys.tickets, job), tonumber(redis.call('ZSCORE', keys.backlog, job))
+  local scope = math.floor((place - LINES.first) / LINES.scope)
+  local fence, fence_text = new_fence(now, microseconds, tonumber(ARGV[6]))
+  budget.acquire(job, now + tonumber(ARGV[7]))
+  redis.call('HSET', KEYS[12], 'first', scope, 'first_calls', 0)
+  redis.call('PEXPIRE', KEYS[12], TURNS_TTL)
+  redis.call('LPUSH', KEYS[6], format_handed_over(job, fence_text, now, queued))
+  redis.call('PEXPIRE', KEYS[6], ARGV[6])
+  redis.call('HINCRBY', keys.counts, 'leased', 1)
+  redis.call('ZADD', keys.backlog, fence, job)
+end
+
+local is_new = not stored and not failed_job
 local has_failed = redis.call('ZSCORE', keys.failed, job)
 if has_failed then
   local events = read_failed_events(redis.call('HGET', keys.failed_data, job))
@@ -43,6 +76,7 @@ if has_failed then
     has_failed = false -- by another deployment of the version: its failure stays
   end
 end
+local spare = is_new and not has_failed and find_spare_call()
 -- The failures follow the ticket, and the mark follows both: a command that fails loses nothing.
 put_ticket(keys, job, stored, ticket, now)
 if has_failed then
@@ -52,5 +86,9 @@ if failed_job and failed_job ~= job then
   drop_failure(keys, failed_job)
 end
 redis.call('SET', KEYS[1], token .. ' ' .. job, 'PX', ttl)
-wake(KEYS[6])
+if spare then
+  hand_over(spare)
+else
+  wake(KEYS[6])
+end
 return { 'queued', job }

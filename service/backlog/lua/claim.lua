@@ -1,10 +1,11 @@
 -- Lease the tickets whose turn it is, as many as calls are available.
--- (Loaded after enrich/lua/lib_budget.lua and lib_lines.lua.)
+-- (Loaded after enrich/lua/lib_budget.lua, lib_lines.lua and lib_hand_over.lua.)
 -- KEYS     1 backlog  2 tickets  3 budget  4 calls  5 waiting  6 wakeup  7 reply of this call
---          8 counts  9 turns
+--          8 counts  9 turns  10 waiting worker
 -- ARGV     1 maximum tickets with a call of their own  2 lease (ms)  3 TTL of a call (ms)
 --          4 share of the rate limit to use  5 maximum followers: tickets that share the call of one of these
 --          6 job whose followers did not all fit into the last claim, or ""  7 its fence
+--          8 "1" if the worker waits for a wakeup when it could take more than is due, else "0"
 -- Returns  {now, ms to sleep, job whose followers do not all fit, or "", then fours: job, fence, ticket,
 --          its leader: the job whose call it shares, or ""}
 -- Atomic   two workers never lease the same ticket, and no ticket is leased without a call.
@@ -28,13 +29,12 @@ local MIN_BATCH = 3 -- tickets with an id that justify a list call
 local MAX_BATCHES = { 64, 16, 4 } -- tickets in a batch by the number of their crashes
 local TURNS_TTL = 86400000
 local CLAIMED_STEP = 1000 -- ms
+local WAITING_TTL = 10000 -- ms for which a worker counts as waiting; it claims again every 4 s
 
 local limit, lease_ms, call_ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local followers_free = tonumber(ARGV[5])
 local now, microseconds = now_ms()
--- The fraction holds the microseconds: leases of one ticket that begin in the same millisecond differ.
-local fence = now + lease_ms + (microseconds + 1) / 1024
-local fence_text = string.format('%.10f', fence)
+local fence, fence_text = new_fence(now, microseconds, lease_ms)
 local reply = { now, 0, '' }
 
 local function add_to_reply(job, stored, leader)
@@ -77,6 +77,19 @@ local function remove_job(job, score)
   redis.call('ZREM', KEYS[1], job)
   leased_change = leased_change - (score % 1 ~= 0 and 1 or 0)
 end
+local function take_back() -- a ticket that was handed over, and that no worker has taken
+  local job, handed_fence = read_handed_over(redis.call('LINDEX', KEYS[6], 0))
+  if not job then
+    return
+  end
+  local stored = redis.call('HGET', KEYS[2], job)
+  if stored and tonumber(redis.call('ZSCORE', KEYS[1], job) or '0') == handed_fence then
+    drop_calls(job)
+    redis.call('HINCRBY', KEYS[8], 'leased', -1)
+    redis.call('ZADD', KEYS[1], line_score(job, stored, now, is_retry(stored)), job)
+  end
+  redis.call('DEL', KEYS[6])
+end
 local function enter_lines()
   local due = redis.call('ZRANGEBYSCORE', KEYS[1], 0, now, 'WITHSCORES', 'LIMIT', 0, MAX_ENTERED)
   local jobs, places = {}, {}
@@ -114,6 +127,7 @@ local function drop_dead_calls()
     end
   end
 end
+take_back()
 enter_lines()
 if calls_available('get') < 1 or calls_available('list') < 1 then
   drop_dead_calls()
@@ -397,6 +411,9 @@ if not sleep or calls_available('get') >= 1 or calls_available('list') >= 1 then
   local first = redis.call('ZRANGEBYSCORE', KEYS[1], 0, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   local next_due = first[2] and math.max(0, tonumber(first[2]) - now)
   sleep = next_due and math.min(sleep or math.huge, next_due) or sleep or -1
+end
+if ARGV[8] == '1' and sleep ~= 0 and calls_acquired < limit and redis.call('PTTL', KEYS[10]) < WAITING_TTL / 2 then
+  redis.call('SET', KEYS[10], '1', 'PX', WAITING_TTL)
 end
 reply[2] = math.ceil(sleep)
 return reply
