@@ -53,7 +53,7 @@ class BacklogConfig(Struct, frozen=True, kw_only=True):
     enqueue_timeout_s: float = 8.0
 
 
-_MAX_LEADERS, _MAX_FOLLOWERS = 64, 250
+_MAX_LEADERS, _MAX_FOLLOWERS = 64, 150
 """The most tickets that one call of claim.lua leases: with a call of their own, and without."""
 
 

@@ -150,7 +150,7 @@ async def test_newer_event_of_a_waiting_ticket_does_not_lose_its_place(
 async def test_claim_of_a_large_batch_is_cut_into_slices_with_one_leader(
     backlog: Backlog, redis: Redis, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One script leases at most 250 followers, and all slices share one call."""
+    """One script leases at most 150 followers, and all slices share one call."""
     sizes: list[int] = []
     claim_slice = backlog._claim_slice
 
@@ -166,7 +166,7 @@ async def test_claim_of_a_large_batch_is_cut_into_slices_with_one_leader(
     leases = await claim_leases(backlog, 10, followers=1000)
     assert (len(leases), sum(lease.leader is None for lease in leases)) == (701, 2)
     assert await redis.zcard(keys.budget_calls) == 2
-    assert max(sizes) <= 252
+    assert max(sizes) <= 152
     assert {await redis.zscore(keys.backlog, lease.job) for lease in leases} == {
         lease.fence for lease in leases
     }

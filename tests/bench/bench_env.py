@@ -14,6 +14,7 @@ from service.store.embedded import EmbeddedServer
 from tests.bench.paths import ROOT
 from tests.bench.peer_task import GET_COUNT_KEY
 from tests.bench.processes import MeasuredProcess
+from tests.bench.server_cost import ServerCosts
 
 _POLL_INTERVAL_S = 0.01
 _TIMEOUT_S = 120.0
@@ -28,6 +29,7 @@ class BenchEnvironment:
         self.redis = redis
         self.upstream_url = ""
         self.concurrency = 32
+        self.server_costs = ServerCosts(redis)
         self._processes: list[MeasuredProcess] = []
 
     def start(

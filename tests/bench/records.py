@@ -53,9 +53,10 @@ async def measure_record(env: BenchEnvironment, contestant: Contestant, *, items
         process.pause()
         await contestant.fill(env, process, range(WARM_UP, WARM_UP + items))
         cpu_before_s = process.read_cpu_s()
-        process.resume()
-        await env.wait_for_count(contestant.output_key, WARM_UP + items, watch=process)
-        await asyncio.sleep(_ACKNOWLEDGE_WAIT_S)
+        async with env.server_costs.measure(contestant.name, items=items):
+            process.resume()
+            await env.wait_for_count(contestant.output_key, WARM_UP + items, watch=process)
+            await asyncio.sleep(_ACKNOWLEDGE_WAIT_S)
         cpu_s = process.read_cpu_s() - cpu_before_s
     finally:
         env.stop(process)

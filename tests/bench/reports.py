@@ -1,6 +1,6 @@
 """The reports: how each is measured and formatted."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -12,6 +12,8 @@ from tests.bench.peer_catalog import Peers
 from tests.bench.read import compare_readers
 from tests.bench.records import measure_rounds
 from tests.bench.rounds import iterate_rounds
+from tests.bench.script_times import Depths, ScriptTime, measure_scripts
+from tests.bench.server_cost import format_server_costs
 from tests.bench.spread import (
     Spread,
     check_goal,
@@ -48,6 +50,7 @@ _LATENCY_GOALS = {"median": 1.8, "p99": 3.0}
 _CONCURRENT_MB, _LARGE_RECORD_MB = 70, 100
 _LONGEST_BLOCK_MS = 50
 _TICKET_BYTES = 300
+_LONGEST_SCRIPT_MS = 5
 
 _COST_HEADER = ("", "rounds", "CPU ms each: median (quartiles)", "service / other", "goal", "")
 
@@ -81,7 +84,9 @@ async def report_record(env: BenchEnvironment, config: BenchConfig) -> Report:
     missing = config.peers.unavailable | errors
     what = "record by id"
     return Report(
-        "## One enriched record, with its id\n\n" + format_costs(samples, missing, goals),
+        "## One enriched record, with its id\n\n"
+        + format_costs(samples, missing, goals)
+        + _format_redis(env),
         (
             *compare_with(
                 samples,
@@ -105,7 +110,7 @@ async def report_listed(env: BenchEnvironment, config: BenchConfig) -> Report:
     )
     title = "## One enriched record, without its id: ten applications of one environment\n\n"
     return Report(
-        title + format_costs(samples, errors, {"bare loop": _LISTED_GOAL}),
+        title + format_costs(samples, errors, {"bare loop": _LISTED_GOAL}) + _format_redis(env),
         compare_with(
             samples,
             "bare loop",
@@ -131,7 +136,9 @@ async def report_receiver(env: BenchEnvironment, config: BenchConfig) -> Report:
     }
     what = "webhook, verified and kept"
     return Report(
-        "## One accepted webhook\n\n" + format_costs(samples, absent | errors, goals),
+        "## One accepted webhook\n\n"
+        + format_costs(samples, absent | errors, goals)
+        + _format_redis(env),
         (
             *compare_with(
                 samples,
@@ -198,12 +205,27 @@ async def report_depth(env: BenchEnvironment, config: BenchConfig) -> Report:
         ],
         ["with its delivery mark", f"{memory.total_bytes:.0f}", "", ""],
     ]
+    count = config.deep_backlog
+    held = Depths(tickets=count, entries=count, failed=count // 10, refreshes=count // 10)
+    scripts = await measure_scripts(env, held, rounds=5 * config.rounds)
+    longest = Comparison("longest script", held.describe(), scripts[0].ms, _LONGEST_SCRIPT_MS, "ms")
     return Report(
         "## A full backlog\n\n"
         + format_table(header, rows)
         + "\n\n"
         + format_table(["Redis memory of a waiting ticket", "bytes each", "goal", ""], bytes_rows)
+        + f"\n\nEach script with {held.describe()}:\n\n"
+        + _format_scripts(scripts),
+        (longest,),
     )
+
+
+def _format_scripts(scripts: Sequence[ScriptTime]) -> str:
+    rows = [
+        [script.name, str(script.calls), script.ms.format(), f"{script.max_ms:.2f}"]
+        for script in scripts
+    ]
+    return format_table(["script", "calls", "ms: median (quartiles)", "maximum"], rows)
 
 
 async def report_memory(env: BenchEnvironment, config: BenchConfig) -> Report:
@@ -265,6 +287,10 @@ async def report_scaling(env: BenchEnvironment, config: BenchConfig) -> Report:
     ]
     header = ["", "1 worker", "2 workers", "ratio", "goal", ""]
     return Report("## Throughput\n\n" + format_table(header, rows))
+
+
+def _format_redis(env: BenchEnvironment) -> str:
+    return f"\n\n{format_server_costs(env.server_costs.take())}"
 
 
 def format_costs(samples: Samples, absent: Mapping[str, str], goals: Mapping[str, float]) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from service.store.connect import open_client
+from service.store.embedded import EmbeddedServer
 from tests.bench.bench_env import BenchEnvironment, open_bench_environment
 from tests.bench.contestants import build_baseline, build_service
 from tests.bench.depth import BATCH, BATCHES
@@ -22,6 +24,8 @@ from tests.bench.reports import (
 )
 from tests.bench.rounds import iterate_rounds
 from tests.bench.scaling import measure_throughput
+from tests.bench.script_times import Depths, measure_scripts
+from tests.bench.server_cost import ServerCost, format_server_costs
 from tests.bench.spread import Spread, check_goal, compare_rounds, measure_spread
 from tests.bench.summary import compare_with, compare_with_cheapest, format_summary
 from tests.bench.worker_memory import measure_large_responses
@@ -79,7 +83,7 @@ async def test_failing_contestant_is_reported(bench_env: BenchEnvironment) -> No
 async def test_receiver_is_measured(bench_env: BenchEnvironment) -> None:
     """The service and the receiver that only reads accept every webhook."""
     report = await report_receiver(bench_env, SHORT_CONFIG)
-    assert report.text.count("\n| ") == 4
+    assert report.text.count("\n| ") == 8  # costs, and costs of Redis
     assert "| only reads | " in report.text
     (comparison,) = report.comparisons
     assert comparison.value.low > 0
@@ -174,3 +178,30 @@ def test_service_and_peers_share_client_versions() -> None:
 def parse_pins(lock: Path) -> dict[str, str]:
     """Return the pinned versions of a lock."""
     return dict(re.findall(r"^([\w.-]+)==([^\s;\\]+)", lock.read_text(), re.MULTILINE))
+
+
+async def test_script_times_cover_every_script_of_the_service(
+    tmp_path: Path, server: EmbeddedServer
+) -> None:
+    """A script that is not measured could block Redis for long."""
+    async with open_client(server.url) as redis:
+        env = BenchEnvironment(tmp_path, server.url, redis)
+        held = Depths(tickets=400, entries=200, groups=2, failed=200, refreshes=10)
+        measured = await measure_scripts(env, held, rounds=1)
+    scripts = {
+        path.stem
+        for path in (ROOT / "service").rglob("lua/*.lua")
+        if not path.stem.startswith("lib_")
+    }
+    # Only a failed or stopped worker runs these, and none of them depends on a depth.
+    assert scripts - {script.name for script in measured} == {
+        "end_wait",
+        "script_probe",
+        "skip_refresh",
+    }
+
+
+def test_format_server_costs_shows_calls_and_time() -> None:
+    """Each contestant has a row."""
+    table = format_server_costs({"service": [ServerCost(1.0, 20.0)]})
+    assert "| service | 1.00 (1.00 … 1.00) | 20.0 (20.0 … 20.0) |" in table

@@ -67,8 +67,9 @@ async def measure_receiver(
         )
         await post_webhooks(env, url, range(WARM_UP))
         cpu_before_s = process.read_cpu_s()
-        await post_webhooks(env, url, range(WARM_UP, WARM_UP + items))
-        await asyncio.sleep(_ACKNOWLEDGE_WAIT_S)
+        async with env.server_costs.measure(receiver.name, items=items):
+            await post_webhooks(env, url, range(WARM_UP, WARM_UP + items))
+            await asyncio.sleep(_ACKNOWLEDGE_WAIT_S)
         cpu_s = process.read_cpu_s() - cpu_before_s
     finally:
         env.stop(process)
