@@ -128,7 +128,7 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             environment=deployment.environment_key or ticket.environment,
         )
         yield from pause_if(is_large)
-        completeness = measure_completeness(deployment, stop_reason=found.stop_reason)
+        completeness = yield from measure_completeness(deployment, stop_reason=found.stop_reason)
         yield from pause_if(is_large)
         return EnrichedDeployment(
             enriched_at=now_ms,

@@ -16,7 +16,7 @@ from ..enrich.models import (
 )
 from ..enrich.steps import Steps
 
-_REFERENCES_PER_STEP = 4096
+_REFERENCES_PER_STEP, _ITEMS_PER_STEP = 4096, 1024
 
 
 class TouchedFlag(Struct, frozen=True, gc=False):
@@ -258,7 +258,7 @@ def _may_hide_items(unreadable_field: str) -> bool:
     return name in _COUNTING_FIELDS or "_links" in {*parents, name}
 
 
-def measure_completeness(deployment: Deployment, *, stop_reason: str | None) -> Completeness:
+def measure_completeness(deployment: Deployment, *, stop_reason: str | None) -> Steps[Completeness]:
     """Compare the items in the deployment with LaunchDarkly's counts, at both levels.
 
     A collection that cannot be read counts as incomplete.
@@ -275,7 +275,9 @@ def measure_completeness(deployment: Deployment, *, stop_reason: str | None) -> 
         lacks_items(count.expected, count.present) for count in top_level
     )
     nested_expected = nested_present = 0
-    for item in items:
+    for position, item in enumerate(items, 1):
+        if not position % _ITEMS_PER_STEP:
+            yield
         for part in (item.deployments, item.flag_references):
             if part is not None:
                 present = _count_present(part)

@@ -105,9 +105,9 @@ async def append_records(url: str, count: int) -> int:
     return len(entry_fields(0, **deployment)["data"])
 
 
-_BASELINE = "XREADGROUP, json.loads"
+_CLIENT, _BASELINE = "client", "XREADGROUP, json.loads"
 _READERS = {
-    "client": read_with_client,
+    _CLIENT: read_with_client,
     "client, deployment decoded": read_and_decode_deployments,
     _BASELINE: read_with_redis_py,
 }
@@ -144,7 +144,7 @@ def _format_costs(costs: dict[str, list[ReadCost]], count: int) -> str:
         )
         goal_cells = (
             ["", "", ""]
-            if round_costs is baseline
+            if name != _CLIENT
             else [ratio.format(), f"<= {_GOAL}", check_goal(ratio, _GOAL)]
         )
         rows.append([name, us_per_record, per_s, *goal_cells])

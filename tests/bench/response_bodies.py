@@ -16,7 +16,7 @@ LARGE_NUMBER = 10**9
 STARTED_AT = 1_760_000_000_000
 ENDED_AT = STARTED_AT + 600_000
 
-_LARGE_BYTES = 25 << 20
+_LARGE_BYTES = 24 << 20
 _EXPANDED_FIELDS = frozenset({"pullRequests", "flagReferences"})
 _ID_PLACEHOLDER = "b0eebc99-9c0b-4ef8-bb6d-000000000000"
 _VERSION_PLACEHOLDER, _APPLICATION_PLACEHOLDER = "version-placeholder", "application-placeholder"

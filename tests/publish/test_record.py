@@ -14,6 +14,7 @@ from service.enrich.steps import finish_steps
 from service.enrich.verdict import Found
 from service.publish.entry import BEFORE_REVISION, Entry, EntryBuilder, format_time
 from service.publish.record import (
+    Completeness,
     EnrichedDeployment,
     Summary,
     measure_completeness,
@@ -51,6 +52,11 @@ def build_entry(fields: object, *, stopped: str | None = None) -> Entry:
     entry = EntryBuilder().build(verdict, LEASE, now_ms=QUEUED_AT + 99)
     assert isinstance(entry, Entry)
     return entry
+
+
+def measure_at_once(deployment: Deployment, *, stop_reason: str | None) -> Completeness:
+    """Return whether a deployment is complete."""
+    return finish_steps(measure_completeness(deployment, stop_reason=stop_reason))
 
 
 def summarize_at_once(deployment: Deployment) -> Summary:
@@ -156,8 +162,8 @@ def test_measure_completeness_compares_items_with_counts(
 ) -> None:
     """Both levels count, null items do not, and a stop reason makes it incomplete."""
     deployment = deployment_of({"id": "a", **fields})
-    assert measure_completeness(deployment, stop_reason=None).complete is complete
-    assert measure_completeness(deployment, stop_reason="a page was refused").complete is False
+    assert measure_at_once(deployment, stop_reason=None).complete is complete
+    assert measure_at_once(deployment, stop_reason="a page was refused").complete is False
 
 
 @pytest.mark.parametrize(
@@ -257,6 +263,12 @@ def test_many_flags_are_summed_in_steps() -> None:
     deployment = deployment_of({"id": "a", "flagReferences": {"items": items}})
     assert len([*summarize(deployment)]) == 10_000 // 4096
     assert [flag.added for flag in summarize_at_once(deployment).flags] == [10_000]
+
+
+def test_completeness_of_many_pull_requests_is_measured_in_steps() -> None:
+    """So is that of a deployment with 5,000 pull requests."""
+    deployment = deployment_of({"id": "a", "pullRequests": {"items": [{"id": "p"}] * 5000}})
+    assert len([*measure_completeness(deployment, stop_reason=None)]) == 5000 // 1024
 
 
 def test_summarize_without_own_flags_sums_those_of_pull_requests() -> None:
