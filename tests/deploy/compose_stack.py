@@ -49,7 +49,7 @@ async def run_command(*command: str, env: Mapping[str, str] | None = None, cwd: 
     )
     out, err = await child.communicate()
     if child.returncode:
-        raise EngineError(f"{' '.join(command)}\n{err.decode()[-3000:]}")
+        raise EngineError(f"{' '.join(command)}\n{(out + err).decode()[-3000:]}")
     return out.decode()
 
 
@@ -84,7 +84,7 @@ class Composition:
     def __init__(self, home: Path, environ: Mapping[str, str], config: CompositionConfig) -> None:
         port, self.redis_port, simulator_port = _find_free_ports()
         self._config = config
-        self.version = f"test-{port}"  # does not replace an image of this machine
+        self.version = f"0.1.0.dev{port}"  # does not replace an image of this machine
         self.url = f"http://127.0.0.1:{port}"
         self.checkout = home / "checkout"
         _copy_checkout(self.checkout)
@@ -94,7 +94,7 @@ class Composition:
         override = yaml.safe_dump(self._override())
         (self.checkout / "docker-compose.override.yml").write_text(override)
         variables = {
-            "COMPOSE_PROJECT_NAME": f"enricher-{self.version}",
+            "COMPOSE_PROJECT_NAME": f"enricher-test-{port}",
             "COMPOSE_PROFILES": "test",
             "ENRICHER_VERSION": self.version,
             "ENRICHER_PUBLISH": f"127.0.0.1:{port}",

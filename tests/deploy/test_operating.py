@@ -77,7 +77,9 @@ class Page:
         """Run the first block left that contains a text; return what it printed."""
         script = next(script for script in self._scripts if text in script)
         self._scripts.remove(script)
-        return await self._composition.run("env", f"TOKEN={NEW_TOKEN}", "bash", "-euc", script)
+        return await self._composition.run(
+            "env", f"TOKEN={NEW_TOKEN}", "bash", "-euc", f"exec 2>&1\n{script}"
+        )
 
     def assert_all_ran(self) -> None:
         """Fail if a block is left."""
@@ -105,7 +107,9 @@ class Traffic:
             upstream=FaultyLaunchDarkly(options),
             seed=number + 1,
         )
-        webhooks = draw_webhooks(number + 1, TrafficConfig(without_id_share=0.0))
+        webhooks = draw_webhooks(
+            number + 1, TrafficConfig(without_id_share=0.0, repeated_share=0.0)
+        )
         task = asyncio.create_task(senders.send_all(webhooks, per_s=PER_S, concurrency=8))
         try:
             while senders.accepted < 5:
@@ -135,6 +139,7 @@ class Traffic:
             f"{name:30} accepted {senders.accepted:4} published {report.records - self._records:4}"
             f" lost {len(report.lost)} doubled {doubled} answers {senders.statuses}"
         )
+        assert report.records - self._records == senders.accepted
         self._records = report.records
         assert report.is_clean, report
         assert not report.failed
@@ -146,7 +151,9 @@ async def wait_for_log(composition: Composition, service: str, pattern: str) -> 
     names = (await composition.compose("ps", "-q", service)).split()
     async with asyncio.timeout(120):
         for name in names:
-            while not re.search(pattern, await composition.run("docker", "logs", name)):
+            while not re.search(
+                pattern, await composition.run("bash", "-c", f"docker logs {name} 2>&1")
+            ):
                 await asyncio.sleep(0.2)
 
 
@@ -219,7 +226,7 @@ async def _send_sighup(composition: Composition, page: Page) -> None:
 
 
 async def _upgrade(composition: Composition, page: Page) -> None:
-    version = f"{composition.version}.1"
+    version = f"{composition.version}1"  # a version of Python too: the package has it
     init = composition.checkout / "service" / "__init__.py"
     init.write_text(re.sub('__version__ = ".*"', f'__version__ = "{version}"', init.read_text()))
     assert (await page.run("deploy/upgrade")).endswith(f"{version} runs\n")
