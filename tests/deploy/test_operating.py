@@ -171,7 +171,9 @@ async def test_each_recipe_loses_and_doubles_nothing(
         await traffic.during("upgrade", lambda: _upgrade(composition, page))
         await _check_failing_upgrade(composition, traffic)
         await _back_up_and_restore(composition, page, traffic, tmp_path)
-        await traffic.during("upgrade of Redis", lambda: _upgrade_redis(composition, tmp_path))
+        await traffic.during(
+            "upgrade of Redis", lambda: _upgrade_redis(composition, page, tmp_path)
+        )
         assert re.fullmatch(r"\d+ MB\n", await page.run("per_day"))
         await traffic.during("workers alone", lambda: page.run("--no-deps worker"))
     page.assert_all_ran()
@@ -295,11 +297,11 @@ async def _read_jobs(url: str) -> set[str]:
         return {record.job for record in await read_records(redis, KEYS)}
 
 
-async def _upgrade_redis(composition: Composition, home: Path) -> None:
+async def _upgrade_redis(composition: Composition, page: Page, home: Path) -> None:
     """Valkey 8 becomes Valkey 9."""
     (redis,) = await composition.list_containers("redis")
     image = await build_newer_redis_image(home / "newer", redis["Config"]["Image"])
     composition.set_variable("ENRICHER_REDIS_IMAGE", image)
-    await composition.compose("up", "-d", "--wait")
+    await page.run("--wait redis")
     printed = await composition.compose("exec", "-T", "redis", "valkey-cli", "info", "server")
     assert "valkey_version:9" in printed
