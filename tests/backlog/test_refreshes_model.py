@@ -96,15 +96,13 @@ class RefreshModel(RetryModel):
         if names:
             await self.client.zadd(self.keys.refreshes, dict.fromkeys(names, 1))
 
-    @rule(limit=st.integers(1, 3), followers=st.sampled_from([0, 1, 3]), twice=st.booleans())
-    def claim(self, limit: int, followers: int, twice: bool) -> None:
-        """Claim, and record when each claimed event was added."""
-        super().claim(limit, followers, twice)
-        for lease in self.leases:
-            if (ticket := self.held_ticket(lease)) is not None:
-                self.added_orders.setdefault((lease.job, lease.queued_at), ticket.added_order)
-                for event, known in zip(list_events(lease), ticket.events, strict=False):
-                    self.added_orders.setdefault((lease.job, event.queued_at), known.added_order)
+    def hold_lease(self, lease: Lease) -> None:
+        """Note the lease, and when each of its events was added."""
+        super().hold_lease(lease)
+        ticket = self.tickets[lease.job]
+        self.added_orders.setdefault((lease.job, lease.queued_at), ticket.added_order)
+        for event, known in zip(list_events(lease), ticket.events, strict=False):
+            self.added_orders.setdefault((lease.job, event.queued_at), known.added_order)
 
     def publish_and_check(self, entry: Entry, index: int, *, twice: bool) -> PublishResult:
         """Publish, and record which refresh is scheduled."""

@@ -17,18 +17,18 @@ SOURCES = """
 [[source]]
 name = "azure"
 preset = "azure-devops"
-secrets = ["the secret"]
+secrets = ["the sender's secret"]
 project = "default"
 
 [[source]]
 name = "gitlab"
 preset = "gitlab"
-secrets = ["the secret"]
+secrets = ["the sender's secret"]
 project = "default"
 """
 CREDENTIALS = {
-    "azure": ("Authorization", "Basic the secret"),
-    "gitlab": ("X-Gitlab-Token", "the secret"),
+    "azure": ("Authorization", "Basic the sender's secret"),
+    "gitlab": ("X-Gitlab-Token", "the sender's secret"),
 }
 
 Event = dict[str, object]

@@ -24,7 +24,7 @@ def find_nginx() -> str | None:
 
 @contextmanager
 def serve_nginx(nginx: str, folder: Path, receiver_url: str) -> Iterator[str]:
-    """Run nginx in front of a receiver, whose other ports are closed; yield its URL."""
+    """Run nginx in front of a receiver and of one that is gone; yield its URL."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     config = folder / "nginx.conf"
@@ -45,9 +45,8 @@ def _render_config(port: int, receiver_port: int) -> str:
         for block in read_blocks(ROOT / "docs" / "operations.md")
         if block.language == "nginx"
     ]
-    documented = page_block.replace(":8080 ", f":{receiver_port} ")
-    for closed_port, documented_port in enumerate((8081, 8082, 8083), start=1):
-        documented = documented.replace(f":{documented_port} ", f":{closed_port} ")
+    documented = page_block.replace("10.0.0.1:8080 ", f"127.0.0.1:{receiver_port} ")
+    documented = documented.replace("10.0.0.2:8080 ", "127.0.0.1:1 ")  # nothing listens there
     upstream, location, location_body = documented.partition("location ")
     assert str(receiver_port) in upstream
     paths = " ".join(

@@ -14,7 +14,7 @@ from tests.end_to_end.harness import ServiceHarness, read_stream
 from tests.interop.conftest import RunProgram
 from tests.publish.sample_records import append_records
 
-TOKEN = "the token"
+TOKEN = "the sender's token"
 SOURCES = f"""
 [[source]]
 name = "cd"
