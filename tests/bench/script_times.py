@@ -74,7 +74,7 @@ _FILL_FAILED = """
 for number = tonumber(ARGV[1]), tonumber(ARGV[2]) do
   local job = string.format('id:failed-%012d', number)
   redis.call('HSET', KEYS[2], job, ARGV[3])
-  redis.call('ZADD', KEYS[1], tonumber(ARGV[4]) + number, job)
+  redis.call('ZADD', KEYS[1], tonumber(ARGV[4]) + 1000 * number, job)
 end
 """
 
@@ -221,7 +221,7 @@ class DeepNamespace:
     async def _fill_failed(self, count: int) -> None:
         """Add failed tickets, a tenth of them older than the retention."""
         keys = self._keys
-        since = int(time.time() * 1000) - _DAY_MS - count // 10
+        since = int(time.time() * 1000) - _DAY_MS - count // 10 * 1000  # a tenth has expired
         event = make_event(1)
         failure = FailureRecord(
             reason="not_found", raw=b"x" * _FAILED_RAW_BYTES, ticket=ticket_from_event(event)
