@@ -237,7 +237,7 @@ class BacklogModel(RuleBasedStateMachine):
         return cast("bytes | None", await self.client.lpop(self.keys.wakeup))
 
     def hold_lease(self, lease: Lease) -> None:
-        """Note that the ticket of a lease is leased."""
+        """Record that the ticket of a lease is leased."""
         ticket = self.tickets[lease.job]
         assert lease.generation == ticket.generation
         ticket.fence, ticket.is_leased, ticket.is_due = lease.fence, True, False

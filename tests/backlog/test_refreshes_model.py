@@ -97,7 +97,7 @@ class RefreshModel(RetryModel):
             await self.client.zadd(self.keys.refreshes, dict.fromkeys(names, 1))
 
     def hold_lease(self, lease: Lease) -> None:
-        """Note the lease, and when each of its events was added."""
+        """Record the lease, and when each of its events was added."""
         super().hold_lease(lease)
         ticket = self.tickets[lease.job]
         self.added_orders.setdefault((lease.job, lease.queued_at), ticket.added_order)

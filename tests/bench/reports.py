@@ -231,14 +231,14 @@ def _format_scripts(scripts: Sequence[ScriptTime]) -> str:
 async def report_memory(env: BenchEnvironment, config: BenchConfig) -> Report:
     """Report the memory of a worker, and for how long a large record blocks its event loop."""
     concurrent_mb = await worker_memory.measure_concurrent_mb(env)
-    one = [
+    single = [
         await worker_memory.measure_large_deployment(env) for _ in config.round_numbers("memory")
     ]
     many = await worker_memory.measure_large_responses(env)
-    record = f"one record of {one[0].record_mb:.0f} MB"
+    record = f"one record of {single[0].record_mb:.0f} MB"
     responses = f"{worker_memory.LARGE_RESPONSES} responses of {many.record_mb:.0f} MB at once"
     peak_mb, blocked_ms = (
-        measure_spread([getattr(sample, name) for sample in one])
+        measure_spread([getattr(sample, name) for sample in single])
         for name in ("peak_mb", "blocked_ms")
     )
     many_ms = measure_spread([many.blocked_ms])

@@ -68,8 +68,10 @@ def test_view_of_a_failed_ticket_has_every_webhook_of_its_version() -> None:
     failed = FailedTicket(job="find:a/b/c/d", at_ms=9, digest="", failure=failure, events=events)
     views = view_failed_events(failed)
     assert [(view.delivery, view.steps[0].at_ms) for view in views] == [("d2", 2.0), ("d1", 1.0)]
-    one = FailedTicket(job="find:a/b/c/d", at_ms=9, digest="", failure=failure, events=events[:1])
-    assert not view_failed_events(one)
+    single = FailedTicket(
+        job="find:a/b/c/d", at_ms=9, digest="", failure=failure, events=events[:1]
+    )
+    assert not view_failed_events(single)
 
 
 def test_large_body_is_shown_as_received_and_cut() -> None:

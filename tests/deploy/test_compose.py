@@ -172,7 +172,9 @@ async def _upgrade(composition: Composition) -> None:
     await composition.compose("up", "-d", "--wait")
     assert await _list_images(composition) == upgraded
     unchanged = await composition.list_containers("receiver")
-    assert [each["Id"] for each in unchanged] == [each["Id"] for each in containers]
+    assert [container["Id"] for container in unchanged] == [
+        container["Id"] for container in containers
+    ]
 
 
 async def _list_images(composition: Composition) -> dict[str, list[str]]:

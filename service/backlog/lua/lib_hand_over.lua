@@ -1,4 +1,4 @@
--- Define how a lease is told to a worker that waits. Placed before scripts that hand a ticket over or take it back.
+-- Define how a waiting worker learns of its lease. Placed before scripts that hand a ticket over or take it back.
 -- KEYS     none of its own
 -- ARGV     none of its own
 -- Returns  nothing; defines new_fence(now, microseconds, lease_ms) -> fence, its text;
