@@ -69,7 +69,7 @@ class WorkerConfig(Struct, frozen=True, kw_only=True):
     lease_s: float
     shutdown_timeout_s: float
     followers: int = 1000
-    max_crashes: int = 5
+    max_crashes: int = 8  # it is leased alone from the fourth on: see MAX_BATCHES in claim.lua
 
 
 class BuiltEntry(Struct, frozen=True):
