@@ -11,6 +11,7 @@ from msgspec import Raw, Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from service.backlog.failures import decode_failed_ticket
 from service.store.connect import UNAVAILABLE_ERRORS
 from service.store.keys import Keys
 from tests.faults.oracle import LeftoverState, StreamRecord
@@ -163,8 +164,9 @@ async def read_leftover_state(redis: Redis, keys: Keys) -> LeftoverState:
     failures: Any = await redis.hgetall(keys.failed_data)
     failed: Any = await redis.zrange(keys.failed, 0, -1)
     reasons = {
-        job.decode(): str(msgspec.msgpack.decode(stored)["reason"])
+        job.decode(): failure.reason if failure is not None else "unreadable"
         for job, stored in failures.items()
+        for failure in [decode_failed_ticket(job.decode(), 0, stored).failure]
     }
     return LeftoverState(
         backlog=frozenset(job.decode() for job in backlog),
