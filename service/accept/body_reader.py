@@ -125,7 +125,7 @@ class BodyReader:
     async def _next_chunk(self, arrival: _Arrival) -> bytes | BodyRefusal:
         """Return what has arrived, at least a byte; empty at the end of the body."""
         content = arrival.content
-        if content.is_eof():  # nothing to wait for, as for most webhooks: no timer is needed
+        if content.is_eof():  # the rest has arrived: no timer is needed
             return await content.readany()
         clock = asyncio.get_running_loop().time
         while (left_s := self._allowed_s(arrival) - arrival.waited_s) > 0:

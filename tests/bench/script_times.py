@@ -221,7 +221,7 @@ class DeepNamespace:
     async def _fill_failed(self, count: int) -> None:
         """Add failed tickets, a tenth of them older than the retention."""
         keys = self._keys
-        since = int(time.time() * 1000) - _DAY_MS - count // 10 * 1000  # a tenth has expired
+        since = int(time.time() * 1000) - _DAY_MS - count // 10 * 1000
         event = make_event(1)
         failure = FailureRecord(
             reason="not_found", raw=b"x" * _FAILED_RAW_BYTES, ticket=ticket_from_event(event)

@@ -87,5 +87,5 @@ async def test_reader_may_send_the_commands_of_a_connector(
     async with open_client(reader_url) as client:
         client.response_callbacks.clear()
         for command in CONNECTORS[connector]:
-            words = command.format(stream=keys.enriched, entry=entry.decode()).split()
-            await client.execute_command(*words)  # type: ignore[no-untyped-call] # of redis-py
+            arguments = command.format(stream=keys.enriched, entry=entry.decode()).split()
+            await client.execute_command(*arguments)  # type: ignore[no-untyped-call] # of redis-py
