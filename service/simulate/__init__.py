@@ -9,6 +9,7 @@ api         the routes
   pages       the JSON of a deployment, page by page
   listing     the list calls
   events      posted deployment events
+  flag_events what happened to flags, and when its impact is known
 responses   one call, one response, and the documented errors
 rates       how often each fault hits a call
 faults      what each fault does to a response

@@ -1,7 +1,7 @@
 """The routes of the simulated Engineering Insights API.
 
 The routes, parameters, defaults and errors are those of LaunchDarkly's OpenAPI document (tags
-"Insights deployments (beta)" and "Insights pull requests (beta)").
+"Insights deployments (beta)", "Insights pull requests (beta)" and "Insights flag events (beta)").
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import msgspec
 
 from service.simulate.events import apply_event
+from service.simulate.flag_events import FlagEventLog
 from service.simulate.listing import ListPage, list_deployments, list_pull_requests, parse_list
 from service.simulate.options import SimulatedDeployment
 from service.simulate.pages import BASE, DEPLOYMENTS, PULL_REQUESTS, PageRenderer
@@ -32,9 +33,10 @@ from service.simulate.world import World
 ListItems = Callable[
     [World, PageRenderer, Mapping[str, str], int], ListPage | tuple[FieldError, ...]
 ]
-"""Lists deployments or pull requests by the parameters of a call, at a time (epoch ms)."""
+"""Lists items by the parameters of a call, at a time (epoch ms)."""
 
 EVENTS = f"{BASE}/deployment-events"
+FLAG_EVENTS = f"{BASE}/flag-events"
 _MAX_CACHED_RESPONSES = 4_096
 
 
@@ -44,6 +46,7 @@ class Route(StrEnum):
     GET_DEPLOYMENT = "GET /deployments/{id}"
     LIST_DEPLOYMENTS = "GET /deployments"
     LIST_PULL_REQUESTS = "GET /pull-requests"
+    LIST_FLAG_EVENTS = "GET /flag-events"
     POST_EVENT = "POST /deployment-events"
     UNKNOWN = "unknown"
     WRONG_METHOD = "wrong method"
@@ -54,6 +57,7 @@ def match_route(method: str, path: str) -> Route:
     routes = {
         DEPLOYMENTS: ("GET", Route.LIST_DEPLOYMENTS),
         PULL_REQUESTS: ("GET", Route.LIST_PULL_REQUESTS),
+        FLAG_EVENTS: ("GET", Route.LIST_FLAG_EVENTS),
         EVENTS: ("POST", Route.POST_EVENT),
     }
     entry = routes.get(path)
@@ -94,20 +98,27 @@ class CachedResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Api:
-    """The routes, served from one `World`."""
+    """The routes, served from one `World` and its flag events."""
 
     def __init__(
         self,
         world: World,
         pages: PageRenderer,
         *,
+        flag_events: FlagEventLog,
         full_links: bool,
         forbidden_projects: Collection[str] = (),
     ) -> None:
         self._world = world
+        self._flag_events = flag_events
         self._forbidden_projects = forbidden_projects
         self._pages = pages
         self._full_links = full_links
+        self._lists: dict[Route, ListItems] = {
+            Route.LIST_DEPLOYMENTS: list_deployments,
+            Route.LIST_PULL_REQUESTS: list_pull_requests,
+            Route.LIST_FLAG_EVENTS: self._list_flag_events,
+        }
         self._cache: dict[tuple[str, str], CachedResponse] = {}
 
     def handle(self, call: Call, now: int) -> SimulatedResponse:
@@ -116,10 +127,8 @@ class Api:
         match route:
             case Route.GET_DEPLOYMENT:
                 return self._get_deployment(call, now)
-            case Route.LIST_DEPLOYMENTS:
-                return self._list(list_deployments, call, now)
-            case Route.LIST_PULL_REQUESTS:
-                return self._list(list_pull_requests, call, now)
+            case Route.LIST_DEPLOYMENTS | Route.LIST_PULL_REQUESTS | Route.LIST_FLAG_EVENTS:
+                return self._list(self._lists[route], call, now)
             case Route.POST_EVENT:
                 return apply_event(self._world, call.body, now)
             case Route.UNKNOWN:
@@ -139,6 +148,11 @@ class Api:
         if isinstance(listing, tuple):
             return invalid_request(listing)
         return json_response(listing.render(call, self._pages, full_links=self._full_links))
+
+    def _list_flag_events(
+        self, _: World, __: PageRenderer, parameters: Mapping[str, str], now: int
+    ) -> ListPage | tuple[FieldError, ...]:
+        return self._flag_events.list_events(parameters, now)
 
     def _is_forbidden(self, project: str, environment: str) -> bool:
         forbidden_projects = self._forbidden_projects

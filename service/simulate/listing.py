@@ -147,7 +147,7 @@ def list_deployments(
         deployments = [
             deployment for deployment in deployments if _deployment_matches(deployment, query)
         ]
-    return _paginate(
+    return paginate(
         deployments,
         query,
         item_id=lambda deployment: deployment.id,
@@ -174,7 +174,7 @@ def list_pull_requests(
     pull_requests = sorted(
         _matching_pull_requests(world, pages, query, now), key=_sort_key(pages, query)
     )
-    return _paginate(
+    return paginate(
         pull_requests,
         query,
         item_id=lambda listed: str(listed.fields["id"]),
@@ -234,13 +234,14 @@ def _deployment_matches(deployment: SimulatedDeployment, query: ListQuery) -> bo
     return query.status in {"", deployment.status} and query.kind in {"", kind}
 
 
-def _paginate(
+def paginate(
     items: Sequence[T],
     query: ListQuery,
     *,
     item_id: Callable[[T], str],
     render: Callable[[T], Json],
 ) -> ListPage | tuple[FieldError, ...]:
+    """Return the page of a sorted list that the limit and the cursor of a query select."""
     start, end = 0, query.limit
     if query.after or query.before:
         cursor = query.after or query.before

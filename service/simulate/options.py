@@ -61,7 +61,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Decides everything that is generated. The same seed gives the same deployments."""
     forbidden_projects: tuple[str, ...] = ()
     """Projects that the token may not read, as `project` or `project/environment`. Their
-    deployments and pull requests answer 403. Events for them are still accepted."""
+    deployments, pull requests and flag events answer 403. Events for them are still accepted."""
     auto_create: bool = True
     """Every UUID requested by id exists, except those that begin with 04040404."""
     visible_after_ms: Milliseconds = 0
@@ -70,6 +70,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     grow_every_ms: Milliseconds = 0
     """Time after which a deployment shows one more pull request, until it shows all. 0: it shows
     all at once. Automatically created deployments do not grow."""
+    flag_impact_after_ms: Milliseconds = 600_000
+    """Time after a flag event at which its impact is computed; before, its reason is `waiting`."""
     nested_page_size: Annotated[int, msgspec.Meta(ge=1)] = 20
     """Items on each page of a collection in a deployment or a pull request."""
     nested_details: bool = True

@@ -18,6 +18,7 @@ from service.simulate.faults import (
     send_oversized,
     send_slowly,
 )
+from service.simulate.flag_events import FlagEventConfig, FlagEventLog, NewFlagEvent
 from service.simulate.options import DEFAULT_PROJECT, Options, apply_changes
 from service.simulate.pages import BASE, PageRenderer, RenderConfig
 from service.simulate.quota import Caller, QuotaWindow, decide_call, rate_limit_headers
@@ -39,10 +40,12 @@ This is a simulator of LaunchDarkly's Engineering Insights API, for demos and te
   GET  {base}/deployments/{{id}}
   GET  {base}/deployments
   GET  {base}/pull-requests
+  GET  {base}/flag-events
   POST {base}/deployment-events
-  GET  /simulator/stats      counts of calls, responses, faults and rate-limit windows
-  POST /simulator/reset      reset the counts
-  POST /simulator/options    change the behaviour: a JSON object of the changed fields
+  GET  /simulator/stats        counts of calls, responses, faults and rate-limit windows
+  POST /simulator/reset        reset the counts
+  POST /simulator/options      change the behaviour: a JSON object of the changed fields
+  POST /simulator/flag-events  add a flag event: a JSON object with flagKey, and what differs
 """
 
 
@@ -71,6 +74,7 @@ class Simulator:
         self._options = options
         self._world = World(_world_config(options))
         self._pages = PageRenderer(_render_config(options))
+        self._flag_events = FlagEventLog(_flag_event_config(options))
         self._api = self._build_api()
 
     def app(self) -> web.Application:
@@ -81,6 +85,7 @@ class Simulator:
         app.router.add_get("/simulator/stats", self._show_stats)
         app.router.add_post("/simulator/reset", self._reset_stats)
         app.router.add_post("/simulator/options", self._change_options)
+        app.router.add_post("/simulator/flag-events", self._add_flag_event)
         app.router.add_route("*", "/{path:.*}", self._serve)
         return app
 
@@ -94,6 +99,7 @@ class Simulator:
         self._options = options
         self._world.config = _world_config(options)
         self._pages.config = _render_config(options)
+        self._flag_events.config = _flag_event_config(options)
         self._api = self._build_api()
 
     @property
@@ -118,6 +124,10 @@ class Simulator:
         """Add a deployment that is visible at once, and return its id."""
         return self._world.add(new_deployment, self._now()).id
 
+    def add_flag_event(self, new_event: NewFlagEvent) -> str:
+        """Add a flag event, and return its id."""
+        return self._flag_events.add(new_event, self._now())
+
     def _now(self) -> int:
         return int(self._clock() * 1000)
 
@@ -125,6 +135,7 @@ class Simulator:
         return Api(
             self._world,
             self._pages,
+            flag_events=self._flag_events,
             full_links=self._options.list_links == "full",
             forbidden_projects=frozenset(self._options.forbidden_projects),
         )
@@ -225,6 +236,9 @@ class Simulator:
         self.options = changed
         return web.Response(status=204)
 
+    async def _add_flag_event(self, request: web.Request) -> web.Response:
+        return full_response(self._flag_events.add_from_json(await request.read(), self._now()))
+
 
 def _world_config(options: Options) -> WorldConfig:
     return WorldConfig(
@@ -233,6 +247,15 @@ def _world_config(options: Options) -> WorldConfig:
         auto_create=options.auto_create,
         visible_after_ms=options.visible_after_ms,
         grow_every_ms=options.grow_every_ms,
+    )
+
+
+def _flag_event_config(options: Options) -> FlagEventConfig:
+    return FlagEventConfig(
+        seed=options.seed,
+        visible_after_ms=options.visible_after_ms,
+        impact_after_ms=options.flag_impact_after_ms,
+        novelties=options.shape.novelties,
     )
 
 
