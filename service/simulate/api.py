@@ -14,7 +14,7 @@ import msgspec
 from service.simulate.events import apply_event
 from service.simulate.flag_events import FlagEventLog
 from service.simulate.listing import ListPage, list_deployments, list_pull_requests, parse_list
-from service.simulate.options import SimulatedDeployment
+from service.simulate.options import Options, SimulatedDeployment
 from service.simulate.pages import BASE, DEPLOYMENTS, PULL_REQUESTS, PageRenderer
 from service.simulate.responses import (
     Call,
@@ -76,15 +76,18 @@ def parse_deployment_id(path: str) -> str:
 
 
 def check_credentials(
-    route: Route, headers: Mapping[str, str], token: str
+    route: Route, headers: Mapping[str, str], options: Options
 ) -> SimulatedResponse | None:
     """Return 401 without the bare token (or one of several), 403 without the beta header, or None.
 
     Posting events is the one route that needs no beta header: LaunchDarkly's own GitHub action
-    sends none.
+    sends none. It is also the only one that changes something: a Reader gets 403.
     """
-    if headers.get("Authorization") not in token.split():
+    token = headers.get("Authorization")
+    if token not in options.token.split():
         return unauthorized()
+    if route is Route.POST_EVENT and token in options.reader_tokens:
+        return forbidden()
     if headers.get("LD-API-Version") != "beta" and route is not Route.POST_EVENT:
         return beta_header_missing()
     return None

@@ -14,6 +14,7 @@ from service.simulate.responses import (
     invalid_request,
     malformed_json,
 )
+from service.simulate.told import ToldEvent
 from service.simulate.world import NewDeployment, World
 
 Key = Annotated[str, msgspec.Meta(min_length=1)]
@@ -50,6 +51,7 @@ def apply_event(world: World, body: bytes, now: int) -> SimulatedResponse:
         started_at=event.event_time,
         status=event.event_type,
     )
+    _record_told(world, event)
     match event.event_type:
         case "started":
             world.start(new_deployment, event.deployment_metadata, now)
@@ -60,6 +62,21 @@ def apply_event(world: World, body: bytes, now: int) -> SimulatedResponse:
         case _:
             assert_never(event.event_type)
     return SimulatedResponse(status=201, headers={})
+
+
+def _record_told(world: World, event: PostedEvent) -> None:
+    if event.event_type == "custom" or event.event_time is None:
+        return
+    world.told_events.record(
+        ToldEvent(
+            project=event.project_key,
+            environment=event.environment_key,
+            application=event.application_key,
+            version=event.version,
+            is_end=event.event_type != "started",
+            time=event.event_time,
+        )
+    )
 
 
 def _parse_event(body: bytes) -> PostedEvent | SimulatedResponse:

@@ -57,6 +57,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     token: str = "api-simulator"  # noqa: S105 -- the default of a simulator, not a secret
     """The access token that callers send as `Authorization`, without `Bearer`; or several."""
+    reader_tokens: tuple[str, ...] = ()
+    """Those of the tokens that have the role Reader: posting an event answers 403."""
     seed: int = 1
     """Decides everything that is generated. The same seed gives the same deployments."""
     forbidden_projects: tuple[str, ...] = ()
@@ -67,6 +69,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     visible_after_ms: Milliseconds = 0
     """How long the change of an event stays invisible. An automatically created deployment stays
     invisible for the same time after the first request for it."""
+    events_visible_after_ms: Milliseconds | None = None
+    """The same for events alone. Without it, `visible_after_ms` is for both."""
     grow_every_ms: Milliseconds = 0
     """Time after which a deployment shows one more pull request, until it shows all. 0: it shows
     all at once. Automatically created deployments do not grow."""

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import msgspec
 from aiohttp import web
 
 from service.simulate.api import Api, Route, check_credentials, match_route, parse_deployment_id
@@ -19,7 +20,12 @@ from service.simulate.faults import (
     send_slowly,
 )
 from service.simulate.flag_events import FlagEventConfig, FlagEventLog, NewFlagEvent
-from service.simulate.options import DEFAULT_PROJECT, Options, apply_changes
+from service.simulate.options import (
+    DEFAULT_PROJECT,
+    Options,
+    SimulatedDeployment,
+    apply_changes,
+)
 from service.simulate.pages import BASE, PageRenderer, RenderConfig
 from service.simulate.quota import Caller, QuotaWindow, decide_call, rate_limit_headers
 from service.simulate.rates import Fault, choose_fault
@@ -76,6 +82,7 @@ class Simulator:
         self._pages = PageRenderer(_render_config(options))
         self._flag_events = FlagEventLog(_flag_event_config(options))
         self._api = self._build_api()
+        self._told_twice_before = 0
 
     def app(self) -> web.Application:
         """Return the aiohttp application. It starts nothing and needs no cleanup."""
@@ -105,7 +112,8 @@ class Simulator:
     @property
     def stats(self) -> SimulatorStats:
         """The counts since the last reset."""
-        return self._stats.snapshot()
+        told_twice = self._world.told_events.told_twice - self._told_twice_before
+        return msgspec.structs.replace(self._stats.snapshot(), told_twice=told_twice)
 
     def set_response(self, path_suffix: str, canned: Canned, *, times: float = math.inf) -> None:
         """Respond with `canned` to every path that ends with the suffix, with or without its query.
@@ -127,6 +135,10 @@ class Simulator:
     def add_flag_event(self, new_event: NewFlagEvent) -> str:
         """Add a flag event, and return its id."""
         return self._flag_events.add(new_event, self._now())
+
+    def list_deployments(self) -> list[SimulatedDeployment]:
+        """Return the last state of each deployment that was added or told, visible or not."""
+        return self._world.list_all()
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
@@ -155,7 +167,7 @@ class Simulator:
             self._stats.end_call(status)
 
     async def _respond(self, request: web.Request, route: Route) -> web.StreamResponse:
-        error = check_credentials(route, request.headers, self._options.token)
+        error = check_credentials(route, request.headers, self._options)
         if error is not None:
             return full_response(error)
         limits, now = self._options.quota, self._now()
@@ -227,6 +239,7 @@ class Simulator:
 
     async def _reset_stats(self, _: web.Request) -> web.Response:
         self._stats = self._stats.reset()
+        self._told_twice_before = self._world.told_events.told_twice
         return web.Response(status=204)
 
     async def _change_options(self, request: web.Request) -> web.Response:
@@ -246,6 +259,7 @@ def _world_config(options: Options) -> WorldConfig:
         shape=options.shape,
         auto_create=options.auto_create,
         visible_after_ms=options.visible_after_ms,
+        events_visible_after_ms=options.events_visible_after_ms,
         grow_every_ms=options.grow_every_ms,
     )
 

@@ -17,6 +17,7 @@ from service.simulate.options import (
     Shape,
     SimulatedDeployment,
 )
+from service.simulate.told import ToldEvents
 from service.simulate.visible import DeploymentRange, VisibleDeployments, VisibleVersion
 
 UNKNOWN_ID_PREFIX = "04040404"
@@ -43,7 +44,14 @@ class WorldConfig(msgspec.Struct, frozen=True, kw_only=True):
     shape: Shape
     auto_create: bool
     visible_after_ms: int
+    events_visible_after_ms: int | None = None
     grow_every_ms: int = 0
+
+    @property
+    def event_lag_ms(self) -> int:
+        """How long the change of an event stays invisible."""
+        lag_ms = self.events_visible_after_ms
+        return self.visible_after_ms if lag_ms is None else lag_ms
 
 
 class World:
@@ -54,7 +62,8 @@ class World:
 
     def __init__(self, config: WorldConfig) -> None:
         self.config = config
-        self._known: set[str] = set()
+        self.told_events = ToldEvents()
+        self._known: dict[str, SimulatedDeployment] = {}
         self._visible = VisibleDeployments()
         self._running: dict[tuple[str, str, str, str], SimulatedDeployment] = {}
         self._first_requested_at: dict[str, int] = {}
@@ -91,7 +100,7 @@ class World:
         """Start a deployment by an event. It becomes visible later."""
         started_at = now if new_deployment.started_at is None else new_deployment.started_at
         deployment = self._build(new_deployment, started_at, metadata)
-        self._add_version(deployment, now + self.config.visible_after_ms)
+        self._add_version(deployment, now + self.config.event_lag_ms)
         return deployment
 
     def end(
@@ -112,8 +121,12 @@ class World:
             ended_at=max(ended_at, running.started_at),
             metadata={**running.metadata, **metadata},
         )
-        self._add_version(deployment, now + self.config.visible_after_ms)
+        self._add_version(deployment, now + self.config.event_lag_ms)
         return deployment
+
+    def list_all(self) -> list[SimulatedDeployment]:
+        """Return the last state of each deployment that was added or told, visible or not."""
+        return list(self._known.values())
 
     def get(self, identifier: str, now: int) -> SimulatedDeployment | None:
         """Return the visible state of a deployment, or None."""
@@ -164,7 +177,7 @@ class World:
         )
 
     def _add_version(self, deployment: SimulatedDeployment, visible_at: int) -> None:
-        self._known.add(deployment.id)
+        self._known[deployment.id] = deployment
         if deployment.status == "started":
             self._running[_deployment_key(deployment)] = deployment
         self._visible.add(VisibleVersion(visible_at=visible_at, deployment=deployment))

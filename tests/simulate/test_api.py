@@ -304,3 +304,52 @@ async def test_raw_deployment_is_returned_unchanged(simulated_api: SimulatedApi)
     simulated_api.simulator.add_raw_deployment(given)
     assert (await simulated_api.get(f"/deployments/{given['id']}")).json == given
     assert (await list_deployments(simulated_api))["items"] == [given]
+
+
+async def count_told_twice(api: SimulatedApi) -> int:
+    """Return how many events were told twice, as any program can ask for it."""
+    stats = await api.call("/simulator/stats", headers={})
+    return int(stats.json["told_twice"])
+
+
+async def test_empty_simulator_knows_only_what_it_was_told(start_simulator: StartSimulator) -> None:
+    """Without automatic creation the list is empty, and no id exists, until an event is posted."""
+    api = await start_simulator(Options(auto_create=False))
+    assert (await list_deployments(api))["items"] == []
+    assert (await api.get(f"/deployments/{ID}")).status == 404
+    await api.post_event("failed")
+    (item,) = (await list_deployments(api))["items"]
+    assert item["status"] == "failed"
+    assert (await api.get(f"/deployments/{item['id']}")).status == 200
+
+
+@pytest.mark.parametrize("second", ["finished", "failed"])
+async def test_end_of_one_time_that_is_posted_again_is_told_twice(
+    simulated_api: SimulatedApi, clock: ManualClock, second: str
+) -> None:
+    """Either word counts; a start, another time, another version and a reset do not."""
+    await simulated_api.post_event("started", eventTime=clock.ms)
+    await simulated_api.post_event("finished", eventTime=clock.ms)
+    await simulated_api.post_event(second, eventTime=clock.ms + 1)
+    await simulated_api.post_event(second, eventTime=clock.ms, version="b90a8a2")
+    assert await count_told_twice(simulated_api) == 0
+    await simulated_api.post_event(second, eventTime=clock.ms)
+    assert await count_told_twice(simulated_api) == 1
+    await simulated_api.post_event("started", eventTime=clock.ms)
+    assert await count_told_twice(simulated_api) == 2
+    await simulated_api.call("/simulator/reset", method="POST", headers={})
+    assert await count_told_twice(simulated_api) == 0
+
+
+async def test_reader_may_read_and_not_post(start_simulator: StartSimulator) -> None:
+    """A token with the role Reader gets 403 for an event, even for one that is invalid."""
+    options = Options(token="api-writer api-reader", reader_tokens=("api-reader",))
+    api = await start_simulator(options)
+    headers = {**BETA_HEADERS, "Authorization": "api-reader"}
+    path = f"{BASE}/deployment-events"
+    for body in ({}, {**PROJECT_AND_ENVIRONMENT, "applicationKey": "a", "version": "1"}):
+        reply = await api.call(path, method="POST", headers=headers, json=body)
+        assert (reply.status, reply.json["code"]) == (403, "forbidden")
+    assert (await api.call(f"{BASE}/deployments/{ID}", headers=headers)).status == 200
+    writer = {**BETA_HEADERS, "Authorization": "api-writer"}
+    assert (await api.call(path, method="POST", headers=writer, json={})).status == 400

@@ -1,0 +1,33 @@
+"""The events that were posted, and how many of them tell what was told before."""
+
+from collections import Counter
+
+import msgspec
+
+
+class ToldEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes two posted events the same one: deployment, start or end, and time (epoch ms)."""
+
+    project: str
+    environment: str
+    application: str
+    version: str
+    is_end: bool
+    time: int
+
+
+class ToldEvents:
+    """Counts the events that stand for a start or an end that was told before.
+
+    One deployment starts once and ends once, at one time. So a second event of the same time is
+    told twice, whether it says finished or failed. An event without a time is never counted.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[ToldEvent] = Counter()
+        self.told_twice = 0
+
+    def record(self, event: ToldEvent) -> None:
+        """Record one accepted event with a time."""
+        self.told_twice += self._counts[event] > 0
+        self._counts[event] += 1
