@@ -31,7 +31,9 @@ SETTINGS_SECTIONS = {
     "Console": "console console_token",
     "Worker": "concurrency lease shutdown_timeout metrics_port",
     "Finding a deployment": "lookback not_found_timeout outage_timeout",
-    "Refreshes and reconciliation": "refresh_after reconcile_scopes reconcile_interval",
+    "Refreshes and reconciliation": (
+        "refresh_after flag_events flag_event_members reconcile_scopes reconcile_interval"
+    ),
     "Filters": "include_applications include_environments include_outcomes",
     "Records": (
         "max_record_bytes stream_retention stream_max_records idle_group_timeout"

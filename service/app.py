@@ -42,6 +42,7 @@ from service.enrich.budget import (
 )
 from service.enrich.client import LaunchDarkly, Upstream, open_session
 from service.enrich.enricher import Enricher, EnrichLimits
+from service.enrich.flag_event_lists import Enrich, FlagEventLists
 from service.enrich.proxy import ProxyError, find_proxy
 from service.enrich.verdict import RetryPolicy
 from service.log import Log, count_events, count_lost_lines, log_unhandled_error
@@ -349,6 +350,30 @@ def _build_entry_builder(settings: Settings) -> EntryBuilder:
     )
 
 
+def _add_flag_events(runtime: Runtime, launchdarkly: LaunchDarkly, enrich: Enrich) -> Enrich:
+    """Return ``enrich`` with flag events in refreshes, if they are on."""
+    settings = runtime.settings
+    if settings.flag_events == "off":
+        return enrich
+    budget = Budget(
+        runtime.group_commit, keys=runtime.keys, share=settings.rate_limit_share, rng=random.random
+    )
+    lists = FlagEventLists(
+        Upstream(
+            launchdarkly=launchdarkly,
+            budget=budget,
+            limiter=asyncio.Semaphore(1),
+            rng=random.random,
+            repeats=RetryPolicy().repeats,
+        ),
+        name=secrets.token_hex(8),
+        with_members=settings.flag_event_members == "on",
+        clock=time.monotonic,
+        log=runtime.log,
+    )
+    return lists.wrap(enrich)
+
+
 def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputStream) -> Worker:
     settings = runtime.settings
     enricher = Enricher(
@@ -373,7 +398,7 @@ def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputSt
     dependencies = WorkerDependencies(
         backlog=runtime.backlog,
         share_lists=enricher.share_lists,
-        enrich=enricher.enrich,
+        enrich=_add_flag_events(runtime, launchdarkly, enricher.enrich),
         on_internal_error=enricher.on_internal_error,
         on_taken=enricher.on_taken,
         release_memory=enricher.release_memory,

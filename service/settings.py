@@ -167,6 +167,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         str,
         _describe("Seconds after which a record is refreshed with spare calls, or `never`"),
     ] = "120 900 3600 86400"
+    flag_events: Annotated[
+        Literal["on", "off"],
+        _describe("Whether refreshes add what happened to the touched flags, with spare calls"),
+    ] = "off"
+    flag_event_members: Annotated[
+        Literal["on", "off"],
+        _describe("Whether flag events name the e-mail address of who made them"),
+    ] = "off"
     reconcile_scopes: Annotated[
         str,
         _describe("Scopes `project/environment` to reconcile, separated by spaces; empty: none"),
@@ -391,6 +399,11 @@ def _check_schedule(settings: Settings) -> None:
     if schedule and schedule[-1] / 1000 >= retention_s:
         raise SettingsError(
             f"ENRICHER_REFRESH_AFTER goes beyond ENRICHER_PUBLISHED_RETENTION ({retention_s:g} s)"
+        )
+    if settings.flag_events == "on" and not schedule:
+        raise SettingsError(
+            "ENRICHER_FLAG_EVENTS is on, but only refreshes ask for flag events: give times in"
+            " ENRICHER_REFRESH_AFTER"
         )
 
 

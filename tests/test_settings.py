@@ -271,3 +271,11 @@ def test_short_console_token_is_refused() -> None:
     with pytest.raises(SettingsError, match="at least 16 characters") as refused:
         read_settings({"ENRICHER_CONSOLE_TOKEN": "short-one"})
     assert "short-one" not in str(refused.value)
+
+
+def test_flag_events_without_refreshes_are_refused() -> None:
+    """Only refreshes ask for them, so the setting would have no effect."""
+    environ = {"ENRICHER_FLAG_EVENTS": "on"}
+    assert read_settings(environ).flag_events == "on"
+    message = settings_error(environ | {"ENRICHER_REFRESH_AFTER": "never"})
+    assert "ENRICHER_REFRESH_AFTER" in message

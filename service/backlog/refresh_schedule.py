@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from service.backlog.ticket import Lease, RefreshState, new_ticket_bytes
 
 _FINAL_AFTER_MS = 86_400_000
+_ASK_AGAIN_AFTER_MS = 900_000  # LaunchDarkly computes an impact within some ten minutes
 
 
 class RefreshPlan(Struct, frozen=True, kw_only=True):
@@ -39,26 +40,39 @@ def schedule_for(schedule: Sequence[int], *, ended_at: int | None, now_ms: int) 
 
 
 def plan_refresh(
-    schedule: Sequence[int], lease: Lease, deployment_id: str, *, now_ms: int, unfinished: bool
+    schedule: Sequence[int],
+    lease: Lease,
+    deployment_id: str,
+    *,
+    now_ms: int,
+    unfinished: bool,
+    may_change: bool = False,
 ) -> RefreshPlan:
     """Return the plan after this lease; ``schedule`` is ms after the first record, ascending.
 
     A late refresh skips those that it missed. An unfinished deployment is fetched again each time
-    that the elapsed time has doubled, but not later than the schedule says.
+    that the elapsed time has doubled, but not later than the schedule says. If the last refresh got
+    what ``may_change`` soon, one more follows, and no other after it.
     """
     state = lease.ticket.refresh
     done, since = (0, now_ms) if state is None else (state.done + 1, state.since)
     elapsed = now_ms - since
     upcoming = [after_ms for after_ms in schedule if after_ms > elapsed]
-    if not upcoming:
+    if upcoming:
+        doubled_ms = max(2 * elapsed, schedule[0])
+        due = since + (min(upcoming[0], doubled_ms) if unfinished else upcoming[0])
+        until, is_last = since + schedule[-1], False
+    elif may_change and state is not None and not state.is_last:
+        due = until = now_ms + _ASK_AGAIN_AFTER_MS
+        is_last = True
+    else:
         return RefreshPlan(done=done, since=since)
-    doubled_ms = max(2 * elapsed, schedule[0])
-    state = RefreshState(done, since)
+    state = RefreshState(done, since, is_last)
     ticket = replace(lease.ticket, attempts=0, reason=None, taken=(), refresh=state)
     return RefreshPlan(
         done=done,
         since=since,
-        due=since + (min(upcoming[0], doubled_ms) if unfinished else upcoming[0]),
-        until=since + schedule[-1],
+        due=due,
+        until=until,
         ticket=new_ticket_bytes(ticket, job=f"id:{deployment_id}", queued_at=lease.queued_at),
     )

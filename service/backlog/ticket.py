@@ -31,11 +31,13 @@ _UNQUOTED = re.compile(r"[A-Za-z0-9_.~-]*")  # text that quoting does not change
 class RefreshState(Struct, frozen=True, array_like=True):
     """The refreshes of a published deployment: how many are done, and since when (Redis ms).
 
-    ``since`` is when the record of its webhook was published. The schedule counts from there.
+    ``since`` is when the record of its webhook was published. The schedule counts from there. After
+    the schedule's end, one refresh more may follow, which ``is_last``.
     """
 
     done: int
     since: int
+    is_last: bool = False
 
 
 LOG_EVENTS = {

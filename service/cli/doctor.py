@@ -24,11 +24,13 @@ from service.cli.terminal import EXIT_FAILURE
 from service.doctor.checks import (
     BacklogFacts,
     Finding,
+    FlagEventFacts,
     RedisFacts,
     ScopeFacts,
     SourceFacts,
     UpstreamFacts,
     check_body_limit,
+    check_flag_events,
     check_receiver,
     check_redis,
     check_scopes,
@@ -40,6 +42,7 @@ from service.doctor.checks import (
 )
 from service.doctor.probes import (
     probe_backlog,
+    probe_flag_events,
     probe_receiver,
     probe_redis,
     probe_scopes,
@@ -89,6 +92,8 @@ async def run_doctor(settings: Settings, log: Log, *, as_json: bool = False) -> 
     findings += [*check_upstream(upstream_facts)]
     if upstream_facts.status:
         findings += [*check_scopes(await _probe_scopes(settings))]
+        if settings.flag_events == "on":
+            findings.append(check_flag_events(await _probe_flag_events(settings, sources)))
     receiver_facts = await probe_receiver(
         local_receiver_url(settings), host=settings.host, port=settings.port
     )
@@ -195,6 +200,17 @@ async def _probe_launchdarkly(
 async def _probe_scopes(settings: Settings) -> list[ScopeFacts]:
     return await probe_scopes(
         parse_scopes(settings.reconcile_scopes),
+        origin=settings.launchdarkly_url,
+        proxy=find_configured_proxy(settings),
+        token=settings.access_token.reveal(),
+        clock=time.time,
+    )
+
+
+async def _probe_flag_events(settings: Settings, sources: Mapping[str, Source]) -> FlagEventFacts:
+    scopes = parse_scopes(settings.reconcile_scopes)
+    return await probe_flag_events(
+        _find_project_environment([*sources.values()]) or next(iter(scopes), None),
         origin=settings.launchdarkly_url,
         proxy=find_configured_proxy(settings),
         token=settings.access_token.reveal(),

@@ -13,6 +13,8 @@ from .enrich.models import Deployment, PullRequest
 from .publish.record import (
     Completeness,
     EnrichedDeployment,
+    FlagEvent,
+    FlagEventsCompleteness,
     FlagLink,
     Links,
     PullRequestLink,
@@ -27,6 +29,8 @@ __all__ = [
     "Deployment",
     "EnrichedDeployment",
     "EnrichedStream",
+    "FlagEvent",
+    "FlagEventsCompleteness",
     "FlagLink",
     "InvalidEntry",
     "InvalidEntryError",

@@ -397,6 +397,32 @@ def check_scopes(scopes: Sequence[ScopeFacts]) -> Iterator[Finding]:
             yield warn(check_name, "LaunchDarkly has never listed a deployment of it", fix)
 
 
+class FlagEventFacts(Struct, frozen=True):
+    """What LaunchDarkly answered to one list of flag events; ``status`` 0: there was no answer.
+
+    ``scope`` is the project and environment, empty if nothing names one.
+    """
+
+    scope: str
+    status: int = 0
+    message: str = ""
+
+
+def check_flag_events(facts: FlagEventFacts) -> Finding:
+    """Check whether the token may read flag events, of a service that adds them to records."""
+    fix = "give the token's role access to Engineering Insights, or set ENRICHER_FLAG_EVENTS=off"
+    if not facts.scope:
+        found = "not checked: no source and no reconcile scope names a project and environment"
+        return ok("flag events", found)
+    if facts.status in {_UNAUTHORIZED, _FORBIDDEN}:
+        found = f"the token may not read those of {facts.scope} ({facts.status}): {facts.message}"
+        return warn("flag events", found, fix)
+    if facts.status not in {_OK, _TOO_MANY_REQUESTS}:
+        found = f"{facts.scope}: {facts.status or 'no answer'}"
+        return warn("flag events", found, "check the project and the environment; try again later")
+    return ok("flag events", f"the token may read those of {facts.scope}")
+
+
 def _check_quota(windows: Sequence[RateLimitWindow]) -> Finding:
     if not windows:
         return ok("quota", "unknown: the response has no rate-limit headers")

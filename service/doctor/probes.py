@@ -15,6 +15,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from service.doctor.checks import (
     BacklogFacts,
+    FlagEventFacts,
     ReceiverFacts,
     RedisFacts,
     ScopeFacts,
@@ -241,6 +242,26 @@ async def probe_scopes(
                             facts.append(
                                 ScopeFacts("/".join(scope), status, _is_empty_list(status, body))
                             )
+    return facts
+
+
+async def probe_flag_events(
+    scope: tuple[str, str] | None, *, origin: str, proxy: str | None, token: str, clock: Clock
+) -> FlagEventFacts:
+    """Ask for one flag event of a project and environment, if they are known."""
+    if scope is None:
+        return FlagEventFacts("")
+    query = {"projectKey": scope[0], "environmentKey": scope[1], "limit": "1"}
+    facts = FlagEventFacts("/".join(scope))
+    async with open_session(token, max_connections=1, proxy=proxy) as session:
+        upstream = LaunchDarkly(session, origin=origin, max_bytes=_MAX_RESPONSE_BYTES, clock=clock)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_UPSTREAM_TIMEOUT_S):
+                path = f"{API_ROOT}flag-events?{urlencode(query)}"
+                match await upstream.get(path, route="flag-events"):
+                    case ApiResponse(status=status, body=body):
+                        _, message = _parse_message(body)
+                        return msgspec.structs.replace(facts, status=status, message=message)
     return facts
 
 

@@ -14,9 +14,11 @@ CALL_TTL_MS = 40_000
 """Age in ms at which a call in flight is taken for lost. Must exceed the request timeout."""
 
 _MAX_SLEEP_S = 5.0
+_MAX_SPARE_SLEEP_S = 0.5  # a first attempt that arrives meanwhile ends the wait
 
 
 _MAX_SCOPE_CHARS = 200
+_FOR_REFRESH = 2  # see acquire.lua
 
 
 def format_access_scope(
@@ -77,6 +79,23 @@ class Budget:
             if wait_ms == 0:
                 return
             await asyncio.sleep(min(wait_ms / 1000, _MAX_SLEEP_S))
+
+    async def acquire_for_refresh(self, call_id: str, route: str) -> bool:
+        """Acquire one call more for refreshes under ``call_id``, if no first attempt needs it.
+
+        Wait while only the limit is in the way. Return False as soon as a first attempt is due for
+        which there might be no call.
+        """
+        while True:
+            reply = self._group.submit(
+                self._acquire,
+                keys=self._acquire_keys,
+                args=(call_id, route, CALL_TTL_MS, self._share, _FOR_REFRESH),
+            )
+            wait_ms = cast("int", await reply)
+            if wait_ms <= 0:
+                return wait_ms == 0
+            await asyncio.sleep(min(wait_ms / 1000, _MAX_SPARE_SLEEP_S))
 
     def record(
         self, call_id: str, result: CallResult, rate_limits: RateLimitHeaders, *, scope: str = ""

@@ -32,8 +32,12 @@ from service.enrich.steps import LARGE_BYTES, Steps
 API_ROOT = "/api/v2/engineering-insights/"
 PAGE_SIZE = "100"  # the documented maximum
 
-Route = Literal["get", "list", "pull-requests"]
-_ROUTES: dict[str, Route] = {"deployments": "list", "pull-requests": "pull-requests"}
+Route = Literal["get", "list", "pull-requests", "flag-events"]
+_ROUTES: dict[str, Route] = {
+    "deployments": "list",
+    "pull-requests": "pull-requests",
+    "flag-events": "flag-events",
+}
 _MAX_HREF_LENGTH = 4096
 # `from` defaults to seven days ago: without it a page would silently omit older items.
 _FULL_HISTORY = {"from": "1", "limit": PAGE_SIZE}

@@ -50,6 +50,7 @@ from typing import Literal, TypeGuard
 
 from msgspec import Struct
 
+from service.enrich.flag_events import FlagEventsFound
 from service.enrich.large_json import Chunk
 from service.enrich.models import Deployment, Drift
 from service.enrich.rate_limits import RateLimitHeaders
@@ -117,6 +118,7 @@ class Found(Struct, frozen=True):
 
     ``stop_reason`` says why pages are missing, if some are. ``calls`` is what the ticket cost.
     ``event_index`` is the event of the ticket that it belongs to, if the ticket has several.
+    ``flag_events`` is None if they were not asked for.
     """
 
     deployment: Deployment
@@ -124,6 +126,7 @@ class Found(Struct, frozen=True):
     stop_reason: str | None = None
     calls: int = 1
     event_index: int | None = None
+    flag_events: FlagEventsFound | None = None
 
     @property
     def body(self) -> bytes:

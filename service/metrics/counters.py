@@ -30,7 +30,7 @@ CallOutcome = Literal[
     "other",
 ]
 
-CALL_ROUTES = ("get", "list", "pull-requests")
+CALL_ROUTES = ("get", "list", "pull-requests", "flag-events")
 RECONCILE_OUTCOMES = ("ended", "failed", "lease_lost")
 FAILURE_REASONS = (
     "forbidden",

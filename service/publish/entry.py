@@ -6,6 +6,7 @@ from hashlib import sha256
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from service.accept.filters import DeploymentFilter
 from service.backlog.refresh_schedule import RefreshPlan, plan_refresh, schedule_for
@@ -14,6 +15,7 @@ from service.enrich.large_json import Chunk, measure_chunks
 from service.enrich.models import Deployment
 from service.enrich.steps import LARGE_BYTES, STEP_BYTES, Steps, cut_slices, finish_steps, pause_if
 from service.enrich.verdict import Fail, Found
+from service.publish.flag_events import build_completeness, build_flag_events, extend_digest
 from service.publish.links import build_links
 from service.publish.record import (
     DATA_SCHEMA_ID,
@@ -96,6 +98,7 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             deployment.id,
             now_ms=now_ms,
             unfinished=deployment.is_unfinished,
+            may_change=found.flag_events is not None and found.flag_events.may_change,
         )
         record = yield from self._build_record(found, lease, plan, now_ms=now_ms)
         data_chunks = _encode_data(record, found.chunks)
@@ -105,7 +108,7 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             return Fail(reason="record_too_large", detail=detail)
         return Entry(
             deployment_id=deployment.id,
-            digest=digest,
+            digest=extend_digest(digest, found.flag_events, record.flag_events),
             fields=_build_fields(deployment, lease, complete=record.completeness.complete),
             data_chunks=data_chunks,
             complete=record.completeness.complete,
@@ -136,7 +139,8 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             deployment=Raw(b""),
             summary=summary,
             links=links,
-            completeness=completeness,
+            flag_events=build_flag_events(found.flag_events),
+            completeness=replace(completeness, flag_events=build_completeness(found.flag_events)),
             refreshes=RefreshProgress(plan.done, plan.until),
             event=_build_source_event(lease),
         )

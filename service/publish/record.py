@@ -157,10 +157,18 @@ class Count(Struct, frozen=True, omit_defaults=True):
     present: int
 
 
+class FlagEventsCompleteness(Struct, frozen=True):
+    """Whether ``flagEvents`` holds every event until this refresh, and if not, the reason."""
+
+    complete: bool
+    reason: str | UnsetType = UNSET
+
+
 class Completeness(Struct, frozen=True, rename="camel"):
     """Whether the record holds everything that LaunchDarkly counts, and if not, the reason.
 
-    ``nested`` sums the deployments and flag references inside the pull requests.
+    ``nested`` sums the deployments and flag references inside the pull requests. ``flag_events`` is
+    there only if they were asked for; ``complete`` does not count them.
     """
 
     complete: bool
@@ -177,6 +185,42 @@ class Completeness(Struct, frozen=True, rename="camel"):
                 "`summary` lacks them"
             ),
         ]
+        | UnsetType
+    ) = UNSET
+    flag_events: FlagEventsCompleteness | UnsetType = UNSET
+
+
+class FlagEvent(Struct, frozen=True, rename="camel"):
+    """What happened to a flag that the deployment touched, after its end.
+
+    ``event_time`` is epoch ms. ``event_type`` is LaunchDarkly's, such as ``enabled_targeting``.
+    ``audit_log_entry_id`` leads to who did it.
+    """
+
+    flag_key: str
+    event_type: str | None
+    event_time: int
+    description: str | None
+    impact: Annotated[
+        Raw,
+        Meta(
+            description="LaunchDarkly's own JSON: how many evaluations changed; null if it sent "
+            "none. The `reason` `waiting` means that it is not computed yet",
+            extra_json_schema={
+                "type": ["object", "null"],
+                "properties": {
+                    "size": {"description": "none, small, medium or large"},
+                    "percentage": {"description": "Share of the evaluations that changed"},
+                    "reason": {"description": "evaluations, global or waiting"},
+                    "evaluationsSummary": {"description": "Evaluations before and after"},
+                },
+                "additionalProperties": True,
+            },
+        ),
+    ]
+    audit_log_entry_id: str | None
+    member_email: (
+        Annotated[str, Meta(description="Who did it; only with ENRICHER_FLAG_EVENT_MEMBERS")]
         | UnsetType
     ) = UNSET
 
@@ -210,7 +254,8 @@ class SourceEvent(Struct, frozen=True, rename="camel", omit_defaults=True):
 class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     """The ``data`` of one stream entry.
 
-    ``deployment`` is LaunchDarkly's own JSON: every page merged, unknown fields byte for byte. The
+    ``deployment`` is LaunchDarkly's own JSON: every page merged, unknown fields byte for byte.
+    ``flag_events`` are in order of time; null if nobody asked for them, or none could be read. The
     first two fields must stay first: the script that appends inserts the revision.
     """
 
@@ -221,6 +266,7 @@ class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     deployment: Raw
     summary: Summary
     links: Links = Links()  # older records lack it
+    flag_events: tuple[FlagEvent, ...] | None = None  # older records lack it
     completeness: Completeness
     refreshes: RefreshProgress = RefreshProgress()  # older records lack it
     event: SourceEvent

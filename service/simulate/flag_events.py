@@ -55,12 +55,11 @@ class FlagEventConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SimulatedFlagEvent(msgspec.Struct, frozen=True, kw_only=True):
-    """One flag event, from when it is listed, and from when its impact is known."""
+    """One flag event, and from when on it is listed."""
 
     id: str
     occurred_at: int
     visible_at: int
-    impact_at: int
     fields: NewFlagEvent
 
 
@@ -78,16 +77,12 @@ class FlagEventLog:
         identifier = seeded_uuid(config.seed, "flag event", self._count)
         self._count += 1
         occurred_at = now if new_event.event_time is None else new_event.event_time
-        impact_after_ms = new_event.impact_after_ms
-        if impact_after_ms is None:
-            impact_after_ms = config.impact_after_ms
         if len(self._events) >= _MAX_EVENTS:
             self._events.pop(next(iter(self._events)))
         self._events[identifier] = SimulatedFlagEvent(
             id=identifier,
             occurred_at=occurred_at,
             visible_at=now + config.visible_after_ms,
-            impact_at=occurred_at + impact_after_ms,
             fields=new_event,
         )
         return identifier
@@ -164,7 +159,10 @@ class FlagEventLog:
 
     def _render_impact(self, event: SimulatedFlagEvent, now: int) -> Json:
         """Return a `FlagEventImpactRep`: its reason is `waiting` until it is computed."""
-        if now < event.impact_at:
+        impact_after_ms = event.fields.impact_after_ms
+        if impact_after_ms is None:
+            impact_after_ms = self.config.impact_after_ms
+        if now < event.occurred_at + impact_after_ms:
             return {"reason": "waiting"}
         rng = SeededRandom(self.config.seed, event.id, "impact")
         percentage, total = rng.between(1, 100), rng.between(100, 9_999)

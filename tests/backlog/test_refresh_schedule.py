@@ -27,11 +27,25 @@ LEASE = make_lease(
 )
 
 
-def plan_next(*, after: int, done: int | None = None, unfinished: bool = False) -> RefreshPlan:
+def plan_next(
+    *,
+    after: int,
+    done: int | None = None,
+    unfinished: bool = False,
+    may_change: bool = False,
+    is_last: bool = False,
+) -> RefreshPlan:
     """Return the plan at this many ms after the first record."""
-    refresh_state = None if done is None else RefreshState(done, STARTED_AT)
+    refresh_state = None if done is None else RefreshState(done, STARTED_AT, is_last)
     lease = replace(LEASE, ticket=replace(LEASE.ticket, refresh=refresh_state))
-    return plan_refresh(SCHEDULE, lease, "a", now_ms=STARTED_AT + after, unfinished=unfinished)
+    return plan_refresh(
+        SCHEDULE,
+        lease,
+        "a",
+        now_ms=STARTED_AT + after,
+        unfinished=unfinished,
+        may_change=may_change,
+    )
 
 
 def lease_from_plan(planned: RefreshPlan) -> Lease:
@@ -68,6 +82,29 @@ def test_plan_after_a_refresh_is_the_next_until_the_last() -> None:
         RefreshState(1, STARTED_AT),
     )
     assert plan_next(after=3_600_000, done=2) == RefreshPlan(done=3, since=STARTED_AT)
+
+
+def test_plan_after_the_last_refresh_is_one_more_if_its_content_may_change() -> None:
+    """A quarter of an hour later, and no other after it; an earlier refresh changes nothing."""
+    extra = plan_next(after=3_700_000, done=2, may_change=True)
+    assert (extra.done, extra.due, extra.until) == (
+        3,
+        STARTED_AT + 3_700_000 + 900_000,
+        STARTED_AT + 3_700_000 + 900_000,
+    )
+    refresh = lease_from_plan(extra).ticket.refresh
+    assert refresh == RefreshState(3, STARTED_AT, is_last=True)
+    end = plan_next(after=4_600_000, done=3, may_change=True, is_last=True)
+    assert end == RefreshPlan(done=4, since=STARTED_AT)
+    for after, done in ((0, None), (120_000, 0)):
+        plans = {plan_next(after=after, done=done, may_change=value).due for value in (True, False)}
+        assert len(plans) == 1
+
+
+def test_plan_of_a_first_attempt_without_schedule_is_none() -> None:
+    """Only a refresh asks for what may change."""
+    plan = plan_refresh((), LEASE, "a", now_ms=STARTED_AT, unfinished=False, may_change=True)
+    assert plan == RefreshPlan(since=STARTED_AT)
 
 
 def test_plan_after_a_late_refresh_skips_missed_ones() -> None:

@@ -46,6 +46,7 @@ async def test_doctor_of_a_running_service_finds_no_error(command_runner: Comman
         await report_event(session, upstream, event, token=Options().token)
     command_runner.env["ENRICHER_LAUNCHDARKLY_URL"] = upstream
     command_runner.env["ENRICHER_RECONCILE_SCOPES"] = "default/production"
+    command_runner.env["ENRICHER_FLAG_EVENTS"] = "on"
     serving = await command_runner.start("run", ready_pattern="receiver_started")
     await serving.wait_for("deployments_reconciled")
     found = parse_findings(await command_runner.run("doctor --json"))
@@ -55,6 +56,7 @@ async def test_doctor_of_a_running_service_finds_no_error(command_runner: Comman
     assert found["redis durability"][1].startswith("fsync: each write is on disk")
     assert found["workers"][1].startswith("1 idle")
     assert found["quota"][1].startswith("calls left: global ")
+    assert found["flag events"][1] == "the token may read those of default/production"
     assert found["receiver"][1].startswith("answers at ")
     page = await command_runner.run("doctor")
     assert page.code == 0

@@ -9,12 +9,14 @@ from msgspec.structs import replace
 from service.doctor.checks import (
     BacklogFacts,
     Finding,
+    FlagEventFacts,
     ReceiverFacts,
     RedisFacts,
     ScopeFacts,
     SourceFacts,
     UpstreamFacts,
     check_body_limit,
+    check_flag_events,
     check_receiver,
     check_redis,
     check_scopes,
@@ -276,3 +278,20 @@ def test_check_body_limit_names_the_limits() -> None:
     finding = check_body_limit(settings.max_body_bytes, settings.max_buffered_bytes)
     assert finding.status == "ok"
     assert finding.found.startswith("up to 25.0 MiB each, 128.0 MiB at a time; a proxy in front")
+
+
+@pytest.mark.parametrize(
+    ("facts", "status"),
+    [
+        (FlagEventFacts(""), "ok"),
+        (FlagEventFacts("default/production", 200), "ok"),
+        (FlagEventFacts("default/production", 429), "ok"),
+        (FlagEventFacts("default/production", 403, "Forbidden."), "warning"),
+        (FlagEventFacts("default/production", 401), "warning"),
+        (FlagEventFacts("default/production", 404), "warning"),
+        (FlagEventFacts("default/production"), "warning"),
+    ],
+)
+def test_flag_events_that_cannot_be_read_are_a_warning(facts: FlagEventFacts, status: str) -> None:
+    """Records are published without them, so it is no error."""
+    assert status_of([check_flag_events(facts)], "flag events") == status

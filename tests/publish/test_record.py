@@ -80,6 +80,7 @@ def test_data_has_the_documented_fields_in_order() -> None:
         "deployment",
         "summary",
         "links",
+        "flagEvents",
         "completeness",
         "refreshes",
         "event",

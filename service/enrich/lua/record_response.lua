@@ -188,7 +188,8 @@ else
   else
     failed_calls = failed_calls + 1
     -- One deployment that always fails, tried again and again, is no outage: its job counts once.
-    local job = string.match(ARGV[1], '^list for (.*)$') or ARGV[1]
+    -- Neither are the lists of flag events, which all workers ask for: they count as one job.
+    local job = string.match(ARGV[1], '^list for (.*)$') or string.match(ARGV[1], '^flag events') or ARGV[1]
     local digest = string.sub(redis.sha1hex(job), 1, DIGEST_SIZE)
     if #failed_jobs < MIN_FAILED_JOBS * DIGEST_SIZE and not string.find(failed_jobs, digest, 1, true) then
       failed_jobs = failed_jobs .. digest

@@ -25,6 +25,9 @@ local job, fence, id, digest, ttl = ARGV[1], ARGV[2], ARGV[4], ARGV[5], ARGV[6]
 local now = now_ms()
 local last = redis.call('HMGET', keys.published, 'revision', 'digest', 'settled:' .. job, ARGV[15])
 local last_fence, last_status, last_revision = string.match(last[3] or '', '^(%S+) (%S+) (%d+)$')
+-- The digest of content with flag events is content.events. The same content without them is no news: this attempt
+-- did not ask for them, or in vain.
+local has_digest = last[2] == digest or (digest ~= '' and string.sub(last[2] or '', 1, #digest + 1) == digest .. '.')
 local is_leased = tonumber(redis.call('ZSCORE', keys.backlog, job) or '0') == tonumber(fence)
 local stored = redis.call('HGET', keys.tickets, job)
 
@@ -75,7 +78,9 @@ if ARGV[12] == 'share' then
   digest = last[2] or ''
 elseif ARGV[12] == 'filter' then
   status, digest = 'filtered', last[2] or '' -- if a filter includes it later, its content counts as new
-elseif last[2] ~= digest then
+elseif has_digest then
+  digest = last[2]
+else
   status = 'published'
   revision = revision + 1
   local number = string.format('%d', revision)
