@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from service.cli.event_loop import new_event_loop
 from service.settings import Secret
 from service.store.keys import Keys
+from tests.end_to_end.axe import AXE, PageChecker
 from tests.end_to_end.browser import connect_browser, start_chromium
 from tests.end_to_end.harness import ServiceHarness, open_harness, remaining_tasks
 
@@ -60,6 +61,17 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
     """Connect to Chromium; the pages of a test share no cookies with those of another."""
     async with connect_browser(chromium) as browser:
         yield browser
+
+
+@pytest.fixture
+async def checker(browser: Browser) -> AsyncIterator[PageChecker]:
+    """Return a checker; fails on any fault that it found."""
+    page = await browser.new_page()
+    await page.add_init_script(path=AXE)
+    checker = PageChecker(page)
+    yield checker
+    await page.close()
+    assert not checker.faults, "\n".join(map(str, checker.faults))
 
 
 @pytest.fixture

@@ -1,0 +1,243 @@
+"""What the pages show: tiles with charts, a table of the parts, deployments; pure."""
+
+from collections.abc import Container, Mapping, Sequence
+
+from msgspec import Struct
+
+from .charts import BarChart, DotChart, draw_bars, draw_dots
+from .deployments import Deployment, FlagEvent, Scope
+from .format import format_duration, format_number, format_percent, split_duration
+from .history import History, find_rollbacks
+from .measures import Measures, has_failed, measure, recovery_of
+from .periods import Part, Period, split_into_parts
+
+PAGE_SIZE = 50
+_NO_NUMBER = "–"  # noqa: RUF001 - a dash where there is no number
+
+
+class Reading(Struct, frozen=True, kw_only=True):
+    """What was read of the stream: how many deployments, and whether that is all.
+
+    ``redis_lost_at`` (epoch ms) is None unless Redis was away after the last record. ``error`` says
+    why nothing is read any more.
+    """
+
+    known: int = 0
+    is_loaded: bool = True
+    redis_lost_at: int | None = None
+    error: str = ""
+
+
+class Tile(Struct, frozen=True, kw_only=True):
+    """One measure: its number, and a chart of it with a title for each bar section or dot."""
+
+    name: str
+    title: str
+    number: str
+    unit: str = ""
+    note: str
+    bars: BarChart | None = None
+    dots: DotChart | None = None
+    top: str
+    titles: Sequence[str] = ()
+
+
+class OverviewRow(Struct, frozen=True):
+    """The tiles of an application in an environment."""
+
+    scope: Scope
+    tiles: Sequence[Tile]
+
+
+class TableRow(Struct, frozen=True):
+    """The measures of one part of the period: the charts as a table."""
+
+    starts_at: int
+    measures: Measures
+
+
+class FlagView(Struct, frozen=True):
+    """A flag that a deployment touched, and what happened to it afterwards."""
+
+    key: str
+    url: str
+    events: Sequence[FlagEvent]
+
+
+class DeploymentView(Struct, frozen=True, kw_only=True):
+    """A deployment, and the one that rolled it back, if any."""
+
+    deployment: Deployment
+    rolled_back_by: Deployment | None
+    flags: Sequence[FlagView]
+
+
+class ApplicationView(Struct, frozen=True, kw_only=True):
+    """One application in an environment; ``next_start`` is the offset of older deployments."""
+
+    scope: Scope
+    tiles: Sequence[Tile]
+    table: Sequence[TableRow]
+    deployments: Sequence[DeploymentView]
+    total: int
+    next_start: int | None
+
+    def lists(self, deployment_id: str) -> bool:
+        """Return whether a deployment is on this page of the list."""
+        return any(view.deployment.id == deployment_id for view in self.deployments)
+
+
+def build_overview(history: History, period: Period, now_ms: int) -> Sequence[OverviewRow]:
+    """Return a row for each application and environment with a deployment in the period."""
+    rows = []
+    for scope, deployments in history.by_scope().items():
+        parts = split_into_parts(deployments, period, now_ms)
+        if any(part.deployments for part in parts):
+            rows.append(
+                OverviewRow(scope, _build_tiles(parts, find_rollbacks(deployments), period))
+            )
+    return rows
+
+
+def build_application(
+    history: History, scope: Scope, period: Period, *, now_ms: int, start: int
+) -> ApplicationView:
+    """Return the view of an application; its deployments begin at an offset, newest first."""
+    deployments = history.by_scope().get(scope, ())
+    rollbacks = find_rollbacks(deployments)
+    parts = split_into_parts(deployments, period, now_ms)
+    newest_first = [deployment for part in parts for deployment in part.deployments][::-1]
+    end = start + PAGE_SIZE
+    return ApplicationView(
+        scope=scope,
+        tiles=_build_tiles(parts, rollbacks, period),
+        table=[TableRow(part.starts_at, measure(part.deployments, rollbacks)) for part in parts],
+        deployments=[
+            DeploymentView(
+                deployment=deployment,
+                rolled_back_by=rollbacks.get(deployment.id),
+                flags=_list_flags(deployment),
+            )
+            for deployment in newest_first[start:end]
+        ],
+        total=len(newest_first),
+        next_start=end if end < len(newest_first) else None,
+    )
+
+
+def _list_flags(deployment: Deployment) -> Sequence[FlagView]:
+    """Return the flags with their events; a flag may be known by its events alone."""
+    events = deployment.flag_events or ()
+    urls = {flag.key: flag.url for flag in deployment.flags}
+    keys = dict.fromkeys((*urls, *(event.flag_key for event in events)))
+    return [
+        FlagView(key, urls.get(key, ""), [event for event in events if event.flag_key == key])
+        for key in keys
+    ]
+
+
+def _build_tiles(
+    parts: Sequence[Part], rollbacks: Mapping[str, Deployment], period: Period
+) -> Sequence[Tile]:
+    deployments = [deployment for part in parts for deployment in part.deployments]
+    measures = measure(deployments, rollbacks)
+    return (
+        _frequency_tile(parts, measures, period),
+        _lead_time_tile(parts, measures),
+        _failure_tile(parts, measures, rollbacks),
+        _recovery_tile(parts, measures),
+    )
+
+
+def _frequency_tile(parts: Sequence[Part], measures: Measures, period: Period) -> Tile:
+    counts = [sum(deployment.succeeded for deployment in part.deployments) for part in parts]
+    chart = draw_bars([(count,) for count in counts])
+    return Tile(
+        name="frequency",
+        title="Deployment frequency",
+        number=format_number(period.rate(measures.succeeded)),
+        unit=f"per {period.unit}",
+        note=count_text(measures.succeeded, "successful deployment"),
+        bars=chart,
+        top=f"{chart.top}",
+        titles=[f"{count} succeeded" for count in counts if count],
+    )
+
+
+def _failure_tile(parts: Sequence[Part], measures: Measures, rolled_back: Container[str]) -> Tile:
+    stacks = []
+    for part in parts:
+        failed = sum(has_failed(deployment, rolled_back) for deployment in part.deployments)
+        stacks.append((failed, len(part.deployments) - failed))
+    chart = draw_bars(stacks)
+    rate = measures.failure_rate
+    kinds = ("failed or rolled back", "good")
+    return Tile(
+        name="failures",
+        title="Change failure rate",
+        number=_NO_NUMBER if rate is None else format_percent(rate),
+        unit="" if rate is None else "%",
+        note=f"{measures.failed} of {count_text(measures.total, 'deployment')}",
+        bars=chart,
+        top=f"{chart.top}",
+        titles=[
+            f"{count} {kind}"
+            for stack in stacks
+            for count, kind in zip(stack, kinds, strict=True)
+            if count
+        ],
+    )
+
+
+def _lead_time_tile(parts: Sequence[Part], measures: Measures) -> Tile:
+    points = [
+        (deployment.ended_at, deployment.lead_time_ms)
+        for part in parts
+        for deployment in part.deployments
+        if deployment.succeeded and deployment.lead_time_ms is not None
+    ]
+    note = f"median of {count_text(len(points), 'deployment')}" if points else "no deployment"
+    return _dot_tile(
+        "lead-time", "Lead time for changes", note, points, parts, measures.lead_time_ms
+    )
+
+
+def _recovery_tile(parts: Sequence[Part], measures: Measures) -> Tile:
+    points = [
+        (deployment.ended_at, after_ms)
+        for part in parts
+        for deployment in part.deployments
+        if (after_ms := recovery_of(deployment)) is not None
+    ]
+    count = count_text(len(points), "recovery", "recoveries")
+    note = f"median of {count}" if points else "no recovery"
+    return _dot_tile("recovery", "Time to restore", note, points, parts, measures.recovery_ms)
+
+
+def _dot_tile(
+    name: str,
+    title: str,
+    note: str,
+    points: Sequence[tuple[int, int]],
+    parts: Sequence[Part],
+    median: float | None,
+) -> Tile:
+    length_ms = parts[1].starts_at - parts[0].starts_at
+    end = parts[-1].starts_at + length_ms
+    chart = draw_dots(points, start=parts[0].starts_at, end=end, median=median)
+    number, unit = (_NO_NUMBER, "") if median is None else split_duration(median)
+    return Tile(
+        name=name,
+        title=title,
+        number=number,
+        unit=unit,
+        note=note,
+        dots=chart,
+        top=format_duration(chart.top) if points else "",
+        titles=[format_duration(duration) for _, duration in points],
+    )
+
+
+def count_text(count: int, singular: str, plural: str = "") -> str:
+    """Return a number with its noun."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
