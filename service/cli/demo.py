@@ -30,6 +30,7 @@ from service.app import (
     open_runtime,
     open_worker,
 )
+from service.cli.dora_page import serve_dora_page
 from service.cli.parameters import DEFAULT_WEBHOOK_URL, MAX_NUMBER, parse_url
 from service.cli.preconditions import (
     configure_log,
@@ -53,7 +54,14 @@ from service.metrics.http import serve_app
 from service.metrics.namespace import NamespaceReader, NamespaceStats
 from service.settings import Secret, Settings, SettingsError, data_directory, read_settings
 from service.simulate.options import Options, Shape
-from service.simulate.pipeline import EventBody, Pipeline, SendRate, report_event
+from service.simulate.pipeline import (
+    EventBody,
+    Pipeline,
+    PipelineTargets,
+    SendRate,
+    report_event,
+    report_flag_event,
+)
 from service.simulate.quota import Limits
 from service.simulate.rates import Rates
 from service.simulate.send import SendResult, send_event
@@ -79,6 +87,12 @@ _PER_SECOND_OPTION = click.option(
     default=2.0,
     help="Deployments a second.",
 )
+_SEED_OPTION = click.option(
+    "--seed",
+    type=click.IntRange(0, MAX_NUMBER),
+    metavar="N",
+    help="Generate the same deployments for the same number.",
+)
 
 
 @click.command("demo", epilog=EXIT_CODES)
@@ -91,12 +105,7 @@ _PER_SECOND_OPTION = click.option(
     default=60,
     help="Calls that LaunchDarkly allows in 5 s.",
 )
-@click.option(
-    "--seed",
-    type=click.IntRange(0, MAX_NUMBER),
-    metavar="N",
-    help="Generate the same deployments for the same number.",
-)
+@_SEED_OPTION
 @run_async
 async def demo_command(*, events: int, per_second: float, quota: int, seed: int | None) -> None:
     """Show the service at work, with everything else simulated."""
@@ -122,8 +131,9 @@ async def demo_command(*, events: int, per_second: float, quota: int, seed: int 
 )
 @_EVENTS_OPTION
 @_PER_SECOND_OPTION
+@_SEED_OPTION
 @run_async
-async def pipeline_command(*, url: str, events: int, per_second: float) -> None:
+async def pipeline_command(*, url: str, events: int, per_second: float, seed: int | None) -> None:
     """Simulate a CD pipeline that deploys until it is stopped."""
     reloads, settings = handle_sighup(), read_settings(os.environ)
     require_webhook_secret(settings)
@@ -131,7 +141,14 @@ async def pipeline_command(*, url: str, events: int, per_second: float) -> None:
     require_simulator(settings)
     rate = SendRate(per_second=per_second, max_events=events)
     log = configure_log(settings)
-    await run_pipeline(settings, webhook_url=url, rate=rate, log=log, reloads=reloads)
+    await run_pipeline(
+        settings,
+        webhook_url=url,
+        rate=rate,
+        rng=random.Random(seed),
+        log=log,
+        reloads=reloads,
+    )
 
 
 class CallCounts(Struct, frozen=True):
@@ -144,8 +161,7 @@ class CallCounts(Struct, frozen=True):
 class DemoInputs(Struct, frozen=True, kw_only=True):
     """What the demo is given: the other sides as functions, and the stream it writes to."""
 
-    report: Callable[[EventBody], Awaitable[None]]
-    post: Callable[[EventBody, str], Awaitable[SendResult]]
+    targets: PipelineTargets
     read_stats: Callable[[], Awaitable[NamespaceStats]]
     count_calls: Callable[[], CallCounts]
     records: AsyncIterator[StreamEntryText]
@@ -159,7 +175,7 @@ class Demo:
     def __init__(self, inputs: DemoInputs, *, rate: SendRate, rng: Random) -> None:
         self._inputs = inputs
         self._max_records = rate.max_events
-        self._pipeline = Pipeline(inputs.report, inputs.post, rate=rate, rng=rng)
+        self._pipeline = Pipeline(inputs.targets, rate=rate, rng=rng, clock=time.time)
         self._published = 0
         self._limit_reached_count = 0
         self._stats: NamespaceStats | None = None
@@ -173,7 +189,7 @@ class Demo:
         self._print_above_status(render_record_header(columns=self._inputs.columns()))
         try:
             async for entry in self._inputs.records:
-                self._published += 1
+                self._published += entry.fields.get("revision", "1") == "1"
                 self._print_above_status(render_record_row(entry, columns=self._inputs.columns()))
                 if self._max_records and self._published >= self._max_records:
                     break
@@ -267,6 +283,7 @@ def _is_limit_reached(stats: NamespaceStats | None) -> bool:
 _WINDOW_MS = 5_000
 _RATE_LIMIT_SHARE = 0.8  # the pipeline's own posts use the rest of the limit
 _MAX_SHUTDOWN_S = 1.0
+_REFRESH_AFTER = "20 60"  # so that late corrections are seen while one watches
 _SCAN_COUNT = 1000
 
 BuildSources = Callable[[str], dict[str, Source]]
@@ -304,6 +321,7 @@ async def run_demo(
             access_token=Secret(options.token),
             launchdarkly_url=upstream,
             rate_limit_share=_RATE_LIMIT_SHARE,
+            refresh_after=_REFRESH_AFTER,
             shutdown_timeout=min(settings.shutdown_timeout, _MAX_SHUTDOWN_S),
         )
         runtime = await enter_context(open_runtime(run_settings, log))
@@ -322,16 +340,27 @@ async def run_demo(
             secret=secret,
             token=options.token,
         )
-        _print_introduction(runtime, receiver_url=receiver_url, upstream=upstream, options=options)
+        dora_url = await enter_context(
+            serve_dora_page(
+                runtime.redis_url, namespace=runtime.keys.namespace, period="15m", log=log
+            )
+        )
+        addresses = _Addresses(receiver=receiver_url, upstream=upstream, dora=dora_url)
+        _print_introduction(runtime, addresses, options)
         inputs = _demo_inputs(runtime, client, event_sender, simulator)
-        await Demo(inputs, rate=rate, rng=random.Random()).run()
+        await Demo(inputs, rate=rate, rng=random.Random(f"pipeline {options.seed}")).run()
 
 
 async def run_pipeline(
-    settings: Settings, *, webhook_url: str, rate: SendRate, log: Log, reloads: Reloads
+    settings: Settings,
+    *,
+    webhook_url: str,
+    rate: SendRate,
+    rng: Random,
+    log: Log,
+    reloads: Reloads,
 ) -> None:
     """Run a pipeline that reports to a simulated LaunchDarkly and a receiver until cancelled."""
-    rng = random.Random()
     async with aiohttp.ClientSession() as session, reloads.watch():
         event_sender = _EventSender(
             session,
@@ -341,7 +370,7 @@ async def run_pipeline(
             token=settings.access_token.reveal(),
         )
         reloads.add(partial(_reload_secrets, event_sender, log))
-        pipeline = Pipeline(event_sender.report, event_sender.post, rate=rate, rng=rng)
+        pipeline = Pipeline(event_sender.targets(), rate=rate, rng=rng, clock=time.time)
         log.info("pipeline_started", receiver=webhook_url, per_second=rate.per_second)
         try:
             await pipeline.deploy()
@@ -399,9 +428,17 @@ class _EventSender:
         """Use other secrets from the next event on."""
         self._secret, self._token = secret, token
 
+    def targets(self) -> PipelineTargets:
+        """Return both sides as a pipeline takes them."""
+        return PipelineTargets(report=self.report, post=self.post, report_flag=self.report_flag)
+
     async def report(self, event: EventBody) -> None:
         """Post a deployment event to LaunchDarkly."""
         await report_event(self._session, self._upstream, event, token=self._token)
+
+    async def report_flag(self, event: EventBody) -> None:
+        """Add a flag event to the simulated LaunchDarkly."""
+        await report_flag_event(self._session, self._upstream, event)
 
     async def post(self, event: EventBody, delivery: str) -> SendResult:
         """Post a signed webhook to the receiver."""
@@ -423,8 +460,7 @@ def _demo_inputs(
         return CallCounts(calls=sum(stats.calls.values()), rate_limited=stats.rate_limited)
 
     return DemoInputs(
-        report=event_sender.report,
-        post=event_sender.post,
+        targets=event_sender.targets(),
         read_stats=NamespaceReader(
             runtime.group_commit, keys=runtime.keys, share=_RATE_LIMIT_SHARE
         ).read_stats,
@@ -435,9 +471,15 @@ def _demo_inputs(
     )
 
 
-def _print_introduction(
-    runtime: Runtime, *, receiver_url: str, upstream: str, options: Options
-) -> None:
+class _Addresses(Struct, frozen=True, kw_only=True):
+    """The URLs of what runs; ``dora`` is empty without the page of the example."""
+
+    receiver: str
+    upstream: str
+    dora: str
+
+
+def _print_introduction(runtime: Runtime, addresses: _Addresses, options: Options) -> None:
     """Print the addresses of everything, and commands that read the stream."""
     quota, window_s = options.quota.global_limit, options.quota.window_ms / 1000
     redis_label = f"on {runtime.settings.data_dir}" if not runtime.settings.redis_url else "yours"
@@ -445,9 +487,10 @@ def _print_introduction(
         "A pipeline deploys, signs a webhook for each deployment and posts it here. The service",
         "fetches the rest from LaunchDarkly and appends one enriched record to a Redis stream.",
         "",
-        f"webhooks      {receiver_url}/webhooks/native",
-        *([f"console       {receiver_url}/"] if is_console_enabled(runtime.settings) else []),
-        f"LaunchDarkly  {upstream}  simulated, {quota} calls in {window_s:g} s,",
+        f"webhooks      {addresses.receiver}/webhooks/native",
+        *([f"console       {addresses.receiver}/"] if is_console_enabled(runtime.settings) else []),
+        *([f"four measures {addresses.dora}/"] if addresses.dora else []),
+        f"LaunchDarkly  {addresses.upstream}  simulated, {quota} calls in {window_s:g} s,",
         f"              {_RATE_LIMIT_SHARE:.0%} for the service, the rest for the pipeline",
         f"Redis         {redis_label}",
         "",

@@ -17,6 +17,7 @@ faults      what each fault does to a response
 stats       counts of calls, responses and rate-limit windows
 send        one signed webhook to any receiver
 pipeline    a simulated CD system that reports and posts its deployments
+plan        what that system does: releases, failures, rollbacks, flag changes
 
 Only ``send`` imports another package of the project: it needs the webhook signature.
 """

@@ -69,7 +69,7 @@ _APPLICATIONS = ("billing-service", "checkout", "identity", "search", "storefron
 _AUTHORS = ("ada", "barbara", "edsger", "frances", "grace", "katherine", "ken", "margaret")
 _VERBS = ("Add", "Cache", "Enable", "Fix", "Measure", "Remove", "Rename", "Speed up")
 _SUBJECTS = ("card retries", "dark mode", "payment structure", "the audit log", "the old search")
-_FLAGS = ("dark-mode", "enable-new-payment-structure", "fast-search", "retry-cards")
+FLAG_KEYS = ("dark-mode", "enable-new-payment-structure", "fast-search", "retry-cards")
 
 
 class StageDurations(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,13 +143,13 @@ def generate_stages(seed: int, deployment: SimulatedDeployment, index: int) -> S
 def generate_flag_references(seed: int, project: str, owner_id: str, shape: Shape) -> list[Json]:
     """Return the flag references of an owner: the id of a deployment or of a pull request."""
     rng = SeededRandom(seed, owner_id, "flags")
-    first = rng.between(0, len(_FLAGS) - 1)
+    first = rng.between(0, len(FLAG_KEYS) - 1)
     references: list[Json] = []
     for number in range(rng.between(*shape.flag_references)):
-        round_number, flag_index = divmod(first + number, len(_FLAGS))
+        round_number, flag_index = divmod(first + number, len(FLAG_KEYS))
         reference: Json = {
             "projectKey": project,
-            "flagKey": _FLAGS[flag_index] + (f"-{round_number}" if round_number else ""),
+            "flagKey": FLAG_KEYS[flag_index] + (f"-{round_number}" if round_number else ""),
             "referencesAdded": rng.between(0, 9),
             "referencesRemoved": rng.between(0, 9),
         }

@@ -1,24 +1,31 @@
 """A simulated CD system: it reports each deployment to LaunchDarkly and to a receiver."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from http import HTTPStatus
 from random import Random
+from typing import Any
 
 import aiohttp
 from msgspec import Struct
 
+from service.simulate.plan import (
+    PLAN_PROJECT,
+    DeploymentPlan,
+    PlannedDeployment,
+    PlannedFlagChange,
+    PlanStep,
+)
 from service.simulate.send import SendResult
 
 EventBody = dict[str, object]
 
 EVENTS_PATH = "/api/v2/engineering-insights/deployment-events"
+FLAG_EVENTS_PATH = "/simulator/flag-events"
 
-_APPLICATIONS = ("billing-service", "checkout", "search", "web-frontend", "mobile-api")
-_ENVIRONMENTS = ("production", "staging")
-_REPEATED_SHARE = 0.15  # share of webhooks that are sent twice, as real senders do
-_BATCH_EVERY, _BATCH_SIZE = 14, 10  # one merge often deploys many services
 _RETRY_PAUSE_S = 0.5
+_IMPACT_AFTER_MS = 20_000
 
 
 class SendRate(Struct, frozen=True):
@@ -28,52 +35,81 @@ class SendRate(Struct, frozen=True):
     max_events: int = 0
 
 
-class Pipeline:
-    """Deploys at a rate and counts the responses to its webhooks.
+class PipelineTargets(Struct, frozen=True, kw_only=True):
+    """The other sides of a pipeline, as functions.
 
-    ``report`` sends an event to LaunchDarkly. ``post`` sends it to a receiver with a delivery id.
+    ``report`` sends an event to LaunchDarkly, ``post`` to a receiver with a delivery id.
+    ``report_flag`` adds a flag event to the simulator.
+    """
+
+    report: Callable[[EventBody], Awaitable[None]]
+    post: Callable[[EventBody, str], Awaitable[SendResult]]
+    report_flag: Callable[[EventBody], Coroutine[Any, Any, None]]
+
+
+class Pipeline:
+    """Deploys by a plan at a rate, and counts the responses to its webhooks.
+
+    The plan and the gaps follow from ``rng``. ``clock`` returns epoch seconds.
     """
 
     def __init__(
         self,
-        report: Callable[[EventBody], Awaitable[None]],
-        post: Callable[[EventBody, str], Awaitable[SendResult]],
+        targets: PipelineTargets,
         *,
         rate: SendRate,
         rng: Random,
+        clock: Callable[[], float],
     ) -> None:
         self.received = 0
         self.queued = 0
         self.repeated = 0
-        self._report = report
-        self._post = post
+        self._targets = targets
         self._rate = rate
         self._rng = rng
+        self._clock = clock
+        self._plan = DeploymentPlan(rng)
+        self._last_event_ms = 0
 
     async def deploy(self) -> None:
         """Deploy one application at random intervals, and regularly many applications at once."""
-        sent = 0
+        sent, max_events = 0, self._rate.max_events
         async with asyncio.TaskGroup() as task_group:
-            while not self._rate.max_events or sent < self._rate.max_events:
-                batch_size = _BATCH_SIZE if sent % _BATCH_EVERY == _BATCH_EVERY // 2 else 1
-                remaining = self._rate.max_events - sent if self._rate.max_events else batch_size
-                for _ in range(min(batch_size, remaining)):
-                    task_group.create_task(self._report_and_post(self._generate_event()))
-                    sent += 1
-                gap = batch_size if batch_size > 1 else self._rng.expovariate(1.0)
+            while not max_events or sent < max_events:
+                step = self._draw_step(max_events - sent if max_events else None)
+                for deployment in step.deployments:
+                    event = build_event(deployment, time_ms=self._next_event_ms())
+                    task_group.create_task(self._report_and_post(deployment, event))
+                for change in step.flag_changes:
+                    body = build_flag_event(change, time_ms=self._next_event_ms())
+                    task_group.create_task(self._targets.report_flag(body))
+                count = len(step.deployments)
+                sent += count
+                gap = count if count > 1 else self._rng.expovariate(1.0)
                 await asyncio.sleep(gap / self._rate.per_second)
 
-    async def _report_and_post(self, event: EventBody) -> None:
+    def _draw_step(self, max_deployments: int | None) -> PlanStep:
+        if max_deployments is None:
+            return self._plan.draw_step()
+        return self._plan.draw_step(max_deployments=max_deployments)
+
+    def _next_event_ms(self) -> int:
+        """Return the time of an event (epoch ms); no two events have the same."""
+        self._last_event_ms = max(int(self._clock() * 1000), self._last_event_ms + 1)
+        return self._last_event_ms
+
+    async def _report_and_post(self, deployment: PlannedDeployment, event: EventBody) -> None:
         """Report one deployment and post its webhook, sometimes twice."""
-        delivery = f"demo-{self._rng.getrandbits(64):016x}"
-        post_count = 2 if self._rng.random() < _REPEATED_SHARE else 1
-        posts = (self._post_until_accepted(event, delivery) for _ in range(post_count))
-        await asyncio.gather(self._report(event), *posts)
+        posts = (
+            self._post_until_accepted(event, deployment.delivery)
+            for _ in range(deployment.post_count)
+        )
+        await asyncio.gather(self._targets.report(event), *posts)
 
     async def _post_until_accepted(self, event: EventBody, delivery: str) -> None:
         while True:
             try:
-                status = (await self._post(event, delivery)).status
+                status = (await self._targets.post(event, delivery)).status
             except (aiohttp.ClientError, TimeoutError):
                 status = 0
             self.received += status > 0
@@ -83,15 +119,34 @@ class Pipeline:
                 return
             await asyncio.sleep(_RETRY_PAUSE_S)
 
-    def _generate_event(self) -> EventBody:
-        return {
-            "projectKey": "default",
-            "environmentKey": self._rng.choice(_ENVIRONMENTS),
-            "applicationKey": self._rng.choice(_APPLICATIONS),
-            "version": f"{self._rng.getrandbits(160):040x}",
-            "eventType": "finished",
-            "eventMetadata": {"pipeline": "demo", "run": self._rng.randrange(1000, 9999)},
-        }
+
+def build_event(deployment: PlannedDeployment, *, time_ms: int) -> EventBody:
+    """Return the event of a deployment that ended at a time (epoch ms), as pipelines post it."""
+    return {
+        "projectKey": PLAN_PROJECT,
+        "environmentKey": deployment.environment,
+        "applicationKey": deployment.application,
+        "version": deployment.version,
+        "eventType": "finished" if deployment.succeeds else "failed",
+        "eventTime": time_ms,
+        "eventMetadata": {"pipeline": "demo", "run": deployment.run},
+    }
+
+
+def build_flag_event(change: PlannedFlagChange, *, time_ms: int) -> EventBody:
+    """Return the control call of the simulator that adds a flag change at a time (epoch ms)."""
+    verb = "Turned on" if change.is_on else "Turned off"
+    return {
+        "projectKey": PLAN_PROJECT,
+        "environmentKey": change.environment,
+        "flagKey": change.flag_key,
+        "eventType": "enabled_targeting" if change.is_on else "disabled_targeting",
+        "eventTime": time_ms,
+        "description": f"{verb} targeting",
+        "actions": ["updateOn"],
+        "memberEmail": change.member_email,
+        "impactAfterMs": _IMPACT_AFTER_MS,
+    }
 
 
 async def report_event(
@@ -112,3 +167,12 @@ async def report_event(
         except (aiohttp.ClientError, TimeoutError):
             pass
         await asyncio.sleep(_RETRY_PAUSE_S)
+
+
+async def report_flag_event(
+    session: aiohttp.ClientSession, upstream: str, event: EventBody
+) -> None:
+    """Add a flag event to the simulator; one that the simulator does not take is lost."""
+    with suppress(aiohttp.ClientError, TimeoutError):
+        async with session.post(upstream + FLAG_EVENTS_PATH, json=event) as response:
+            await response.read()

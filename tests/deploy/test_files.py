@@ -37,6 +37,7 @@ def test_composition_has_only_known_services_and_networks() -> None:
         "prometheus",
         "grafana",
         "notes",
+        "dora",
     }
     assert COMPOSE.keys() == names
     assert COMPOSITION["networks"] == {"default": {}, "store": {"internal": True}}
@@ -68,7 +69,7 @@ def test_every_variable_of_the_composition_is_explained_in_the_example() -> None
     """`.env.example` names each variable with its default, and git ignores `.env`."""
     text = (ROOT / "docker-compose.yml").read_text()
     used = dict(re.findall(r"\$\{(\w+):-([^}]*)\}", text))
-    demo_only = {"SIMULATOR_OPTIONS", "SIMULATOR_PORT"}
+    demo_only = {"DORA_PORT", "SIMULATOR_OPTIONS", "SIMULATOR_PORT"}
     example = (ROOT / ".env.example").read_text()
     named = dict(re.findall(r"^#(\w+)=(.*)$", example, re.MULTILINE))
     assert named.keys() == used.keys() - demo_only - {"ENRICHER_REVISION"}

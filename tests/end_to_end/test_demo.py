@@ -47,17 +47,23 @@ async def run_short_demo(redis_url: str, keys: Keys) -> None:
     )
 
 
-@pytest.mark.usefixtures("capsys")
 async def test_second_demo_deletes_only_the_keys_of_the_first(
-    redis: Redis, redis_url: str, keys: Keys, demo_keys: Keys
+    redis: Redis,
+    redis_url: str,
+    keys: Keys,
+    demo_keys: Keys,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """No key of the first demo stays, and no other key is deleted."""
+    """No key of the first demo stays, and no other key is deleted. It names all addresses."""
     kinds = [name.replace("*", "earlier") for name in list_keys(demo_keys.namespace)]
     await redis.mset(dict.fromkeys(kinds, STALE_VALUE))
     await redis.set(keys.write_probe, STALE_VALUE, px=60_000)
     assert demo_keys.reader_groups in kinds
     assert demo_keys.published("earlier") in kinds
     await run_short_demo(redis_url, keys)
+    printed = capsys.readouterr().out
+    for name in ("webhooks     ", "console      ", "four measures", "LaunchDarkly "):
+        assert f"\n{name} http://127.0.0.1:" in printed
     strings = [
         key for key in await all_keys(redis, demo_keys) if await redis.type(key) == b"string"
     ]

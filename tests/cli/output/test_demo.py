@@ -14,7 +14,7 @@ import pytest
 from service.cli.demo import CallCounts, Demo, DemoInputs
 from service.cli.tail import StreamEntryText
 from service.metrics.namespace import NamespaceStats
-from service.simulate.pipeline import EventBody, SendRate
+from service.simulate.pipeline import EventBody, PipelineTargets, SendRate
 from service.simulate.send import SendResult
 from service.store import RedisUnavailable
 from tests.metrics.sample_stats import make_namespace_stats
@@ -46,9 +46,11 @@ class DemoHarness:
     def __init__(self, entry: StreamEntryText, *, terminal: bool) -> None:
         self.screen = FakeTerminal(terminal=terminal)
         self.entry = entry
+        self.correction: StreamEntryText | None = None
         self.arrived: asyncio.Queue[str] = asyncio.Queue()
         self.deliveries: list[str] = []
         self.reported: list[EventBody] = []
+        self.flag_events: list[EventBody] = []
         self.faults: list[HTTPStatus | Exception] = []
         self.states: list[NamespaceStats | Exception] = [READY]
         self.columns = 80
@@ -56,6 +58,10 @@ class DemoHarness:
     async def report(self, event: EventBody) -> None:
         """Take an event as LaunchDarkly does."""
         self.reported.append(event)
+
+    async def report_flag(self, event: EventBody) -> None:
+        """Take a flag event as the simulator does."""
+        self.flag_events.append(event)
 
     async def post(self, _: EventBody, delivery: str) -> SendResult:
         """Take a webhook as the receiver does."""
@@ -84,12 +90,15 @@ class DemoHarness:
             while len(self.states) > 1:
                 await asyncio.sleep(0.01)
             yield self.entry
+            if self.correction is not None:
+                yield self.correction
 
     async def run(self, *, events: int) -> list[str]:
         """Play to the end; gives what can be seen on the screen."""
         inputs = DemoInputs(
-            report=self.report,
-            post=self.post,
+            targets=PipelineTargets(
+                report=self.report, post=self.post, report_flag=self.report_flag
+            ),
             read_stats=self.read_state,
             count_calls=lambda: CallCounts(calls=31, rate_limited=0),
             records=self.records(),
@@ -105,7 +114,7 @@ class DemoHarness:
 @pytest.fixture
 def demo_harness(make_entry: Make) -> DemoHarness:
     """Build a demo that writes to a terminal."""
-    return DemoHarness(make_entry(), terminal=True)
+    return DemoHarness(make_entry(revision="1"), terminal=True)
 
 
 async def test_demo_ends_after_the_requested_records(demo_harness: DemoHarness) -> None:
@@ -113,8 +122,19 @@ async def test_demo_ends_after_the_requested_records(demo_harness: DemoHarness) 
     lines = await demo_harness.run(events=40)
     assert len([line for line in lines if line.startswith("a0eebc99  billing-service")]) == 40
     assert len(demo_harness.reported) == len(set(demo_harness.deliveries)) == 40
-    assert len({str(event["version"]) for event in demo_harness.reported}) == 40
+    assert {event["eventType"] for event in demo_harness.reported} == {"finished", "failed"}
+    assert demo_harness.flag_events
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("demo-")]
+
+
+async def test_later_revision_is_shown_and_not_counted(
+    demo_harness: DemoHarness, make_entry: Make
+) -> None:
+    """A refresh corrects a record while the demo runs: that is no further deployment."""
+    demo_harness.correction = make_entry(revision="2")
+    lines = await demo_harness.run(events=4)
+    assert len([line for line in lines if line.startswith("a0eebc99  billing-service")]) == 7
+    assert any("published 4  waiting" in line for line in lines)
 
 
 async def test_demo_summary_counts_what_happened(demo_harness: DemoHarness) -> None:
@@ -183,7 +203,7 @@ async def test_foreign_entry_does_not_end_the_demo(demo_harness: DemoHarness) ->
 
 async def test_demo_output_to_a_file_has_no_control_codes(make_entry: Make) -> None:
     """What is no terminal gets the count now and then, on lines of its own."""
-    table = DemoHarness(make_entry(), terminal=False)
+    table = DemoHarness(make_entry(revision="1"), terminal=False)
     table.states = list(itertools.repeat(READY, 15))
     await table.run(events=1)
     written = table.screen.getvalue()
