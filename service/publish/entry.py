@@ -15,7 +15,12 @@ from service.enrich.large_json import Chunk, measure_chunks
 from service.enrich.models import Deployment
 from service.enrich.steps import LARGE_BYTES, STEP_BYTES, Steps, cut_slices, finish_steps, pause_if
 from service.enrich.verdict import Fail, Found
-from service.publish.flag_events import build_completeness, build_flag_events, extend_digest
+from service.publish.flag_events import (
+    TOO_LARGE_FLAG_EVENTS,
+    build_completeness,
+    build_flag_events,
+    extend_digest,
+)
 from service.publish.links import build_links
 from service.publish.record import (
     DATA_SCHEMA_ID,
@@ -103,6 +108,9 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
         record = yield from self._build_record(found, lease, plan, now_ms=now_ms)
         data_chunks = _encode_data(record, found.chunks)
         size = measure_chunks(data_chunks)
+        if size > self.max_bytes and record.flag_events:
+            too_large = replace(found, flag_events=TOO_LARGE_FLAG_EVENTS)
+            return (yield from self.build_in_steps(too_large, lease, now_ms=now_ms))
         if size > self.max_bytes:  # it is never cut: a person decides
             detail = f"{size} bytes, the limit is {self.max_bytes}"
             return Fail(reason="record_too_large", detail=detail)

@@ -9,6 +9,11 @@ from msgspec import UNSET, UnsetType
 from service.enrich.flag_events import FlagEventsFound, ListedFlagEvent
 from service.publish.record import FlagEvent, FlagEventsCompleteness
 
+TOO_LARGE_FLAG_EVENTS = FlagEventsFound(
+    None, reason="the record would exceed ENRICHER_MAX_RECORD_BYTES", unsettled=True
+)
+"""What takes the place of flag events that do not fit into the record; the deployment does."""
+
 _DIGEST_LENGTH = 16
 
 

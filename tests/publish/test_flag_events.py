@@ -10,7 +10,7 @@ from service.backlog.backlog import Backlog
 from service.backlog.ticket import Lease, RefreshState
 from service.enrich.flag_events import FlagEventMember, FlagEventsFound, ListedFlagEvent
 from service.enrich.models import Deployment, parse_deployment
-from service.enrich.verdict import Found
+from service.enrich.verdict import Fail, Found
 from service.publish.entry import BEFORE_REVISION, Entry, EntryBuilder
 from service.publish.stream import OutputStream, PublishResult, RetentionConfig
 from service.store.group_commit import GroupCommit
@@ -100,6 +100,23 @@ def test_digest_covers_flag_events_that_are_settled() -> None:
     }
     assert len(digests) == 3
     assert all(digest.startswith(f"{plain}.") for digest in digests)
+
+
+def test_flag_events_that_do_not_fit_are_left_out() -> None:
+    """The deployment is published all the same; one that is too large by itself is not."""
+    body = json.dumps({"id": deployment_id()}).encode()
+    deployment = parse_deployment(body)
+    assert isinstance(deployment, Deployment)
+    found = Found(deployment=deployment, chunks=(body,), flag_events=FlagEventsFound((EVENT,) * 99))
+    lease = make_lease(make_ticket())
+    entry = EntryBuilder(max_bytes=4000).build(found, lease, now_ms=NOW)
+    assert isinstance(entry, Entry)
+    data = decode_data(entry)
+    assert data["flagEvents"] is None
+    assert "ENRICHER_MAX_RECORD_BYTES" in data["completeness"]["flagEvents"]["reason"]
+    assert "." not in entry.digest
+    failed = EntryBuilder(max_bytes=40).build(found, lease, now_ms=NOW)
+    assert isinstance(failed, Fail)
 
 
 def test_plan_after_the_last_refresh_asks_again_for_a_waiting_impact() -> None:
