@@ -322,6 +322,8 @@ async def run_demo(
             launchdarkly_url=upstream,
             rate_limit_share=_RATE_LIMIT_SHARE,
             refresh_after=_REFRESH_AFTER,
+            flag_events="on",
+            flag_event_members="on",
             shutdown_timeout=min(settings.shutdown_timeout, _MAX_SHUTDOWN_S),
         )
         runtime = await enter_context(open_runtime(run_settings, log))

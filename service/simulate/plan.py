@@ -19,7 +19,7 @@ _REPEATED_SHARE = 0.15  # share of webhooks that are sent twice, as real senders
 _BATCH_EVERY, _BATCH_SIZE = 14, 10  # one merge often deploys many services
 _FAILED_SHARE, _ROLLBACK_SHARE, _REDEPLOYMENT_SHARE = 0.12, 0.08, 0.05
 _RERUN_SHARE, _REPAIR_BY_ROLLBACK_SHARE = 0.45, 0.35  # what follows a failure; else a new version
-_FLAG_CHANGES_PER_STEP = 0.3
+_FLAG_CHANGES_PER_STEP = 0.15
 _MAX_VERSIONS = 20  # that one application may go back to
 
 Act = Literal["release", "failure", "rerun", "rollback", "redeployment"]

@@ -221,14 +221,14 @@ async def test_unknown_addresses_are_not_found(page_client: PageClient) -> None:
 
 
 async def test_older_deployments_are_on_further_pages(page_client: PageClient) -> None:
-    """The newest 50 come first."""
+    """The newest 25 come first."""
     now = _end_of(make_history()[5])
-    await page_client.append(*(make_fields(number, ended_at=now - number) for number in range(60)))
-    page = await page_client.wait_for(APPLICATION, "60 deployments in")
-    assert list(page.deployments) == [deployment_id(number) for number in range(50)]
-    (older,) = [link for link in page.links if "start=50" in link]
+    await page_client.append(*(make_fields(number, ended_at=now - number) for number in range(40)))
+    page = await page_client.wait_for(APPLICATION, "40 deployments in")
+    assert list(page.deployments) == [deployment_id(number) for number in range(25)]
+    (older,) = [link for link in page.links if "start=25" in link]
     page = await page_client.get(older)
-    assert list(page.deployments) == [deployment_id(number) for number in range(50, 60)]
+    assert list(page.deployments) == [deployment_id(number) for number in range(25, 40)]
 
 
 async def test_page_says_why_it_reads_nothing(redis: Redis, redis_url: str, keys: Keys) -> None:

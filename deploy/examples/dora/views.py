@@ -11,7 +11,7 @@ from .history import History, find_rollbacks
 from .measures import Measures, has_failed, measure, recovery_of
 from .periods import Part, Period, split_into_parts
 
-PAGE_SIZE = 50
+PAGE_SIZE = 25
 _NO_NUMBER = "–"  # noqa: RUF001 - a dash where there is no number
 
 
