@@ -136,14 +136,8 @@ def make_hostile_fields() -> dict[Any, Any]:
         ],
     }
     flags = {"totalCount": 1, "items": [{"projectKey": "default", "flagKey": SCRIPT}]}
-    event = {
-        "flagKey": SCRIPT,
-        "eventType": SCRIPT,
-        "eventTime": now,
-        "description": SCRIPT,
-        "impact": {"reason": "waiting"},
-        "memberEmail": SCRIPT,
-    }
+    texts = dict.fromkeys(("flagKey", "eventType", "description", "memberEmail"), SCRIPT)
+    event = make_flag_event(now) | texts | {"impact": {"reason": "waiting"}}
     links = {
         "pullRequests": [{"number": "7", "url": "javascript:alert(4)"}],
         "flags": [{"key": SCRIPT, "url": "javascript:alert(5)"}],

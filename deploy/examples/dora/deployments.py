@@ -104,18 +104,6 @@ class _Additions(Struct, frozen=True, rename="camel"):
     """The fields that older records lack."""
 
     change: Raw = Raw(b"null")
-    flag_events: Raw = Raw(b"null")
-
-
-class _SentFlagEvent(Struct, frozen=True, rename="camel"):
-    """A flag event as records have it; ``impact`` is LaunchDarkly's own JSON."""
-
-    flag_key: str
-    event_time: int
-    event_type: str | None = None
-    description: str | None = None
-    impact: Any = None
-    member_email: str | None = None
 
 
 def parse_record(record: Any) -> Deployment:
@@ -135,7 +123,7 @@ def parse_record(record: Any) -> Deployment:
         pull_requests=_list_pull_requests(data),
         pull_request_count=len(data.summary.pull_requests),
         flags=_list_flags(data),
-        flag_events=_list_flag_events(additions.flag_events),
+        flag_events=_list_flag_events(data.flag_events),
     )
 
 
@@ -147,8 +135,7 @@ def _decode(json: Raw, wanted: type[T]) -> T | None:
         return None
 
 
-def _list_flag_events(json: Raw) -> tuple[FlagEvent, ...] | None:
-    events = _decode(json, list[_SentFlagEvent])
+def _list_flag_events(events: Any) -> tuple[FlagEvent, ...] | None:
     if events is None:
         return None
     return tuple(
@@ -157,7 +144,7 @@ def _list_flag_events(json: Raw) -> tuple[FlagEvent, ...] | None:
             event_type=event.event_type or "changed",
             event_time=event.event_time,
             description=event.description or "",
-            impact=_read_impact(event.impact),
+            impact=_read_impact(msgspec.json.decode(event.impact)),
             member=event.member_email or "",
         )
         for event in sorted(events, key=lambda event: event.event_time)[:_MAX_LISTED]
