@@ -411,6 +411,7 @@ async def test_refreshes_that_are_due_do_not_stop_the_list(
     harness: FlagEventHarness, redis: Redis, keys: Keys
 ) -> None:
     """They wait for the list: it would never be read while many of them are due."""
+    await set_window(redis, keys, remaining=6)
     await redis.zadd(keys.backlog, {f"id:{number}": -(2**51) + number for number in range(50)})
     await redis.zadd(keys.backlog, {"id:due": 1})
     await redis.pexpire(keys.backlog, 60_000)
