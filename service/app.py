@@ -26,6 +26,7 @@ from service.accept.sources import Source
 from service.backlog.backlog import Backlog, BacklogConfig
 from service.backlog.failed_tickets import FailedTickets
 from service.backlog.refreshes import RefreshConfig, Refreshes
+from service.backlog.reports import Reports
 from service.backlog.wakeup import MAX_BLOCK_S, Wakeup
 from service.buffer_memory import BufferMemory
 from service.console.auth import AuthMiddleware, ConsoleAuth, derive_key, is_loopback_bind
@@ -61,6 +62,7 @@ from service.publish.stream import OutputStream, RetentionConfig
 from service.reconcile.checkpoint import Runs
 from service.reconcile.missed import Scope
 from service.reconcile.reconciler import ReconcileConfig, Reconciler, Scanner
+from service.reporting import Reporting
 from service.settings import (
     Settings,
     SettingsError,
@@ -395,6 +397,7 @@ def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputSt
         rng=random.random,
         record_drift=runtime.metrics.record_schema_mismatch,
     )
+    log = count_events(runtime.log, attempt_counters(runtime.metrics))
     dependencies = WorkerDependencies(
         backlog=runtime.backlog,
         share_lists=enricher.share_lists,
@@ -410,7 +413,10 @@ def _build_worker(runtime: Runtime, launchdarkly: LaunchDarkly, output: OutputSt
             runtime.client, runtime.group_commit, keys=runtime.keys, token=secrets.token_hex(8)
         ),
         clock=time.monotonic,
-        log=count_events(runtime.log, attempt_counters(runtime.metrics)),
+        log=log,
+        reporting=Reporting(
+            Reports(runtime.group_commit, keys=runtime.keys), enricher.build_reporter(), log
+        ),
     )
     config = WorkerConfig(
         concurrency=settings.concurrency,

@@ -64,7 +64,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Every setting. Times are in seconds unless the name says otherwise."""
 
     access_token: Annotated[
-        Secret, _describe("LaunchDarkly API access token; the Reader role is enough")
+        Secret, _describe("LaunchDarkly API access token; Reader, or Writer to report")
     ] = Secret("")
     launchdarkly_url: Annotated[str, _describe("Origin of the LaunchDarkly API")] = (
         "https://app.launchdarkly.com"

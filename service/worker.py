@@ -22,10 +22,11 @@ from service.backlog.ticket import (
 )
 from service.backlog.wakeup import Wakeup
 from service.enrich.step_runner import StepRunner
-from service.enrich.verdict import Fail, Found, Retry, Shared, Verdict
+from service.enrich.verdict import Ended, Fail, Found, Retry, Shared, Tell, Verdict
 from service.log import EventLogger
 from service.publish.entry import Entry, EntryBuilder
 from service.publish.stream import PublishResult
+from service.reporting import Reporting
 from service.store import RedisRefused
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class WorkerDependencies(Struct, frozen=True, kw_only=True):
     clock: Callable[[], float]
     log: EventLogger
     trace_attempt: Callable[[Lease], AbstractContextManager[object]] = nullcontext
+    reporting: Reporting | None = None
 
 
 class WorkerConfig(Struct, frozen=True, kw_only=True):
@@ -80,7 +82,7 @@ class BuiltEntry(Struct, frozen=True):
     event_index: int | None = None
 
 
-Outcome = BuiltEntry | Retry | Fail
+Outcome = BuiltEntry | Retry | Fail | Ended
 """How an attempt ended; each member has one way to settle the ticket."""
 
 Settlement = tuple[str, dict[str, object]]
@@ -231,15 +233,18 @@ class Worker:
         """Attempt a ticket once, settle it as the outcome says, and log how it ended."""
         started_at = self._clock()
         try:
-            outcome = await self._attempt(lease, started_at)
+            outcome = await self._attempt(held_lease, lease, started_at)
+            attempted = lease
+            if isinstance(held_lease.lease, Lease):  # what was reported has changed its ticket
+                attempted = replace(held_lease.lease, fence=lease.fence)
             if not isinstance(outcome, Retry) and outcome.event_index is not None:
-                lease = select_event(lease, outcome.event_index)
+                attempted = select_event(attempted, outcome.event_index)
             event, fields = await self._until_accepted(
-                held_lease, lambda fence: self._settle(outcome, replace(lease, fence=fence))
+                held_lease, lambda fence: self._settle(outcome, replace(attempted, fence=fence))
             )
         finally:
             self._dependencies.release_memory(lease)
-        self._log_attempt(event, fields, lease=lease, started_at=started_at)
+        self._log_attempt(event, fields, lease=attempted, started_at=started_at)
 
     async def _until_accepted(
         self, held_lease: HeldLease, settle: Callable[[float], Awaitable[T]]
@@ -258,14 +263,16 @@ class Worker:
             await asyncio.sleep(wait_s)
         raise AssertionError("unreachable")
 
-    async def _attempt(self, lease: Lease, started_at: float) -> Outcome:
+    async def _attempt(self, held_lease: HeldLease, lease: Lease, started_at: float) -> Outcome:
         """Enrich a ticket and build its entry; an internal error becomes a Retry or a Fail."""
         if not self._can_attempt(lease):
             return Fail(reason="poison", detail=f"{lease.crashes} workers ended holding it")
         try:
             verdict = await self._dependencies.enrich(lease)
-            if isinstance(verdict, Retry | Fail):
+            if isinstance(verdict, Retry | Fail | Ended):
                 return verdict
+            if isinstance(verdict, Tell):
+                return await self._report(held_lease, verdict, started_at)
             if isinstance(verdict, Shared):
                 entry = Entry(deployment_id=verdict.deployment_id, digest="", is_shared=True)
                 return BuiltEntry(entry, verdict.calls, verdict.event_index)
@@ -273,6 +280,21 @@ class Worker:
         except Exception as error:  # a defect of this program must not lose the ticket
             self._dependencies.log.exception("attempt_error", job=lease.job)
             return self._dependencies.on_internal_error(lease, error)
+
+    async def _report(
+        self, held_lease: HeldLease, verdict: Tell, started_at: float
+    ) -> Retry | Fail | Ended:
+        """Tell LaunchDarkly of a deployment, so that a later attempt finds it."""
+        reporting, lease = self._dependencies.reporting, held_lease.lease
+        assert reporting is not None and isinstance(lease, Lease)  # noqa: PT018, S101
+        claimed_at_ms = lease.now
+        return await reporting.tell(
+            held_lease,
+            verdict,
+            lease_keeper=self._lease_keeper,
+            until_accepted=self._until_accepted,
+            read_now_ms=lambda: claimed_at_ms + round((self._clock() - started_at) * 1000),
+        )
 
     async def _build_entry(
         self, found: Found, lease: Lease, started_at: float
@@ -295,6 +317,8 @@ class Worker:
                 return await self._publish(outcome, lease)
             case Retry():
                 return await self._postpone(outcome, lease)
+            case Ended():
+                return await self._end_start(outcome, lease)
             case Fail() if lease.ticket.refresh is not None:
                 return await self._skip_refresh(outcome, lease)
             case Fail():
@@ -341,6 +365,14 @@ class Worker:
         """End a failed refresh; the next one is scheduled, unless the reason is final."""
         status = await self._dependencies.refreshes.skip(lease, failed.reason)
         return LOG_EVENTS[status], {"reason": failed.reason, "detail": failed.detail}
+
+    async def _end_start(self, ended: Ended, lease: Lease) -> Settlement:
+        """End the ticket of a start: there is no record of it."""
+        reporting = self._dependencies.reporting
+        assert reporting is not None  # noqa: S101 - only a report ends so
+        status = await reporting.reports.end_start(lease)
+        ended_as = "start_told" if ended.is_told else "start_dropped"
+        return LOG_EVENTS[ended_as if status == "ended" else status], {}
 
     async def _fail(self, failed: Fail, lease: Lease) -> Settlement:
         """Move the ticket to the failed ones, for a person."""

@@ -56,6 +56,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 "incomplete": rate("records_incomplete_total"),
                 "unchanged": rate("deployments_unchanged_total"),
                 "filtered": rate("deployments_filtered_total"),
+                "reported": rate("deployments_reported_total"),
             },
         ),
         Panel(

@@ -35,7 +35,8 @@ class DeploymentFilter(Struct, frozen=True, kw_only=True):
         """Return Ignored for the event of an unwanted deployment, any other event unchanged."""
         if not isinstance(event, DeploymentCompleted):
             return event
+        outcome = "" if event.outcome == "started" else event.outcome  # nobody knows how it ends
         reason = self.rejection_reason(
-            application=event.application, environment=event.environment, outcome=event.outcome
+            application=event.application, environment=event.environment, outcome=outcome
         )
         return event if reason is None else Ignored(reason, event.delivery)

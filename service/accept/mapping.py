@@ -18,6 +18,7 @@ from service.accept.signatures import SignedRequest
 from service.accept.sources import Fields, Source, is_valid_key
 
 MAX_METADATA_BYTES = 8192
+MAX_NAME_CHARACTERS = 256
 
 _DEPLOYMENT_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 _REQUIRED_KEYS = ("project", "environment", "application", "version")
@@ -132,7 +133,10 @@ def _parse_iso(local_time: str, offset: str) -> int | None:
 
 
 class DeploymentCompleted(Struct, frozen=True, kw_only=True):
-    """A deployment that ended, as its sender reported it.
+    """A deployment that ended, as its sender reported it; or one that started.
+
+    ``report``: LaunchDarkly is told of it, if it lists no such deployment. Only then the outcome
+    can be ``started``, and ``version_name`` is what people call the version.
 
     It has a ``deployment_id``, or all of project, environment, application and version.
     ``event_time`` is in ms since 1970. ``metadata`` is JSON of at most 8 KiB; larger metadata, or
@@ -147,12 +151,14 @@ class DeploymentCompleted(Struct, frozen=True, kw_only=True):
     application: str | None
     version: str | None
     deployment_id: str | None
-    outcome: Literal["succeeded", "failed"]
+    outcome: Literal["succeeded", "failed", "started"]
     event_time: int | None
     metadata: msgspec.Raw | None
     metadata_dropped: bool
     traceparent: str | None
     time_unreadable: bool = False
+    report: bool = False
+    version_name: str | None = None
 
 
 class Ignored(Struct, frozen=True):
@@ -263,6 +269,8 @@ def _classify_payload(
     outcome = source.outcome.decide(outcome_value)
     if outcome is not None:
         return _map_completed(source, inputs, outcome, delivery=delivery, raw=payload.raw)
+    if source.report and source.outcome.is_start(outcome_value):
+        return _map_started(source, inputs, delivery=delivery, raw=payload.raw)
     if outcome_value is None:
         label = field_label(source.outcome.expression, "outcome")
         return Unmappable(f"missing: {label}", (label,), delivery, payload.raw)
@@ -298,7 +306,7 @@ def _delivery_id(source: Source, inputs: Mapping[str, object], payload: Payload)
 def _map_completed(
     source: Source,
     inputs: Mapping[str, object],
-    outcome: Literal["succeeded", "failed"],
+    outcome: Literal["succeeded", "failed", "started"],
     *,
     delivery: str,
     raw: bytes,
@@ -308,8 +316,10 @@ def _map_completed(
     if mapping_error := check_keys(fields, keys):
         return Unmappable(mapping_error.reason, mapping_error.labels, delivery, raw)
     metadata, metadata_dropped = _encode_metadata(_evaluate(fields.metadata, inputs))
-    finished_at = _evaluate(fields.finished_at, inputs)
-    event_time = parse_time(finished_at)
+    has_start_time = outcome == "started" and fields.started_at is not None
+    time_field = fields.started_at if has_start_time else fields.finished_at
+    event_at = _evaluate(time_field, inputs)
+    event_time = parse_time(event_at)
     return DeploymentCompleted(
         source=source.name,
         delivery=delivery,
@@ -323,8 +333,29 @@ def _map_completed(
         metadata=metadata,
         metadata_dropped=metadata_dropped,
         traceparent=_parse_traceparent(_evaluate(fields.traceparent, inputs)),
-        time_unreadable=event_time is None and finished_at not in (None, ""),
+        time_unreadable=event_time is None and event_at not in (None, ""),
+        report=source.report,
+        version_name=_version_name(source, inputs) if source.report else None,
     )
+
+
+def _version_name(source: Source, inputs: Mapping[str, object]) -> str | None:
+    name = to_text(_evaluate(source.fields.version_name, inputs))
+    return name if name and len(name) <= MAX_NAME_CHARACTERS else None
+
+
+def _map_started(
+    source: Source, inputs: Mapping[str, object], *, delivery: str, raw: bytes
+) -> DeploymentCompleted | Ignored:
+    """Map the start of a deployment. Its end is what counts: a start is never parked."""
+    event = _map_completed(source, inputs, "started", delivery=delivery, raw=raw)
+    if isinstance(event, Unmappable):
+        return Ignored(
+            f"a deployment started, but its event is incomplete: {event.reason}", delivery
+        )
+    if event.deployment_id is not None:
+        return Ignored("a deployment started that LaunchDarkly already knows by its id", delivery)
+    return event
 
 
 def _evaluate(expression: Expression | None, inputs: Mapping[str, object]) -> object:

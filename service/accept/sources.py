@@ -18,6 +18,7 @@ preset, that names a preset overrides it: ``when`` and ``fields`` key by key, al
     outcome = { path = "body.state", succeeded = ["success"], failed = ["error"] }
     dedupe = "headers.x_delivery"              # the delivery id; without it: a digest of the body
     strict = false                             # true: 422 for missing fields, instead of parking
+    report = false                             # true: tell LaunchDarkly of each deployment
     [source.fields]                            # Fields, each an expression (expressions.py)
     version = "body.sha"                       # over {headers, query, body}; headers in snake_case
 
@@ -81,6 +82,7 @@ class OutcomeRule(Struct, frozen=True):
     expression: Expression
     succeeded: tuple[RuleValue, ...]
     failed: tuple[RuleValue, ...]
+    started: tuple[RuleValue, ...] = ()
 
     def decide(self, actual: object) -> Literal["succeeded", "failed"] | None:
         """Return how a deployment ended, from the value found; None if it has not ended."""
@@ -88,11 +90,16 @@ class OutcomeRule(Struct, frozen=True):
             return "succeeded"
         return "failed" if _is_one_of(actual, self.failed) else None
 
+    def is_start(self, actual: object) -> bool:
+        """Return whether a value says that a deployment started."""
+        return _is_one_of(actual, self.started)
+
 
 class _OutcomeTable(Struct, frozen=True):
     path: str
     succeeded: tuple[RuleValue, ...] = ()
     failed: tuple[RuleValue, ...] = ()
+    started: tuple[RuleValue, ...] = ()
 
 
 def parse_expression(key: KeyPath, text: str) -> Expression:
@@ -109,12 +116,16 @@ def parse_outcome(raw_table: TomlTable) -> OutcomeRule:
         problem = "write path = <expression>, succeeded = [...] and failed = [...]"
         raise SourceError(problem, key=("outcome",))
     table = convert_table(raw_table, _OutcomeTable, key=("outcome",))
-    for key in ("succeeded", "failed"):
+    for key in ("succeeded", "failed", "started"):
         if any(_is_regex(value) for value in getattr(table, key)):
             problem = "a regex is not allowed here; put it into the path: match('...', ...)"
             raise SourceError(problem, key=("outcome", key))
+    ended = (*table.succeeded, *table.failed)
+    if any(_is_one_of(value, ended) for value in table.started):
+        problem = "a value here must not be one of succeeded or failed"
+        raise SourceError(problem, key=("outcome", "started"))
     path = parse_expression(("outcome", "path"), table.path)
-    return OutcomeRule(path, table.succeeded, table.failed)
+    return OutcomeRule(path, table.succeeded, table.failed, table.started)
 
 
 def parse_condition(text: str, raw_values: Any) -> Condition:
@@ -151,6 +162,8 @@ class Fields(Struct, frozen=True, kw_only=True):
     environment: Expression | None = None
     application: Expression | None = None
     version: Expression | None = None
+    version_name: Expression | None = None
+    started_at: Expression | None = None
     finished_at: Expression | None = None
     metadata: Expression | None = None
     traceparent: Expression | None = None
@@ -161,7 +174,8 @@ class Source(Struct, frozen=True, kw_only=True):
 
     ``checks`` are its schemes with its secrets: a request is genuine if one of them passes.
     ``about`` says what its sender has to be told, in plain text. With ``has_own_verify`` the source
-    itself says how it is verified, and the setup page of its preset does not fit.
+    itself says how it is verified, and the setup page of its preset does not fit. With ``report``
+    a worker tells LaunchDarkly of each deployment that it does not list.
     """
 
     name: str
@@ -178,6 +192,7 @@ class Source(Struct, frozen=True, kw_only=True):
     environments: Mapping[str, str]
     applications: Mapping[str, str]
     strict: bool
+    report: bool = False
     about: str = ""
     has_own_verify: bool = False
 
@@ -203,6 +218,7 @@ class _SourceTable(Struct, frozen=True, kw_only=True):
     environments: dict[str, str] = {}
     applications: dict[str, str] = {}
     strict: bool = False
+    report: bool = False
     about: str = ""
 
 
@@ -292,7 +308,7 @@ def _parse_source(raw_table: TomlTable, presets: TomlTable, read_secret: ReadSec
     _refuse_invalid_keys(table)
     schemes = parse_schemes(table.verify, presets)
     secrets = resolve_secrets(table.secrets, schemes, read_secret)
-    return Source(
+    source = Source(
         name=name,
         preset=table.preset,
         schemes=schemes,
@@ -307,9 +323,33 @@ def _parse_source(raw_table: TomlTable, presets: TomlTable, read_secret: ReadSec
         environments=table.environments,
         applications=table.applications,
         strict=table.strict,
+        report=table.report,
         about=table.about.strip(),
         has_own_verify="verify" in raw_table,
     )
+    _refuse_incomplete_report(source, raw_table)
+    return source
+
+
+def _refuse_incomplete_report(source: Source, raw_table: TomlTable) -> None:
+    """Raise SourceError if LaunchDarkly could never be told what ``report`` promises."""
+    if not source.report:
+        for section, key in (("outcome", "started"), ("fields", "started_at")):
+            if key in raw_table.get(section, {}):
+                raise SourceError("it has no effect without report = true", key=(section, key))
+        return
+    if not source.outcome.succeeded and not source.outcome.failed:
+        problem = "this source ends no deployment: there is nothing to tell LaunchDarkly"
+        raise SourceError(problem, key=("report",))
+    fields = source.fields
+    missing = [
+        key for key in ("environment", "application", "version") if getattr(fields, key) is None
+    ]
+    if fields.project is None and source.project is None:
+        missing.insert(0, "project")
+    if missing:
+        problem = f"LaunchDarkly must be told the {', '.join(missing)}: add it to the source"
+        raise SourceError(problem, key=("report",))
 
 
 def _merge_preset(table: TomlTable, presets: TomlTable, *, key: KeyPath) -> TomlTable:

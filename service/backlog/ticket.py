@@ -25,7 +25,19 @@ _ID_JOB_FIELDS: dict[str, None] = {"deployment_id": None}
 _FIND_JOB_FIELDS: dict[str, None] = dict.fromkeys(
     ("project", "environment", "application", "version")
 )
+_OMITTED_FIELDS = {"id": _ID_JOB_FIELDS, "find": _FIND_JOB_FIELDS}
 _UNQUOTED = re.compile(r"[A-Za-z0-9_.~-]*")  # text that quoting does not change
+
+
+STARTED = "started"
+"""The outcome of an event that says that a deployment started."""
+
+
+REPORT_PATIENCE_S = 60.0
+"""How long a report without an answer is looked for in the list, before it is sent again.
+
+LaunchDarkly's lists show a write late: its own Terraform provider waits for up to 30 s.
+"""
 
 
 class RefreshState(Struct, frozen=True, array_like=True):
@@ -40,6 +52,18 @@ class RefreshState(Struct, frozen=True, array_like=True):
     is_last: bool = False
 
 
+class ReportState(Struct, frozen=True, array_like=True):
+    """What LaunchDarkly was told of a deployment whose source has ``report = true``.
+
+    ``told_at`` is when this service began to tell it (Redis ms); 0 if it did not, or if
+    LaunchDarkly certainly did not store it. ``is_stored``: LaunchDarkly confirmed that it did.
+    """
+
+    told_at: int = 0
+    is_stored: bool = False
+    version_name: str | None = None
+
+
 LOG_EVENTS = {
     "published": "deployment_published",
     "unchanged": "deployment_unchanged",
@@ -49,6 +73,8 @@ LOG_EVENTS = {
     "skipped": "refresh_skipped",
     "superseded": "deployment_requeued",
     "lease_lost": "lease_lost",
+    "start_told": "start_reported",
+    "start_dropped": "start_dropped",
 }
 """The log event for each status that a script returns when it settles an attempt."""
 
@@ -61,7 +87,8 @@ class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
     ``event_time`` is epoch ms, ``metadata`` JSON bytes. ``attempts`` counts the attempts so far;
     ``reason`` says why the last one did not end. With ``refresh`` it is a refresh, not a webhook.
     ``received_at`` is when its webhook arrived (Redis ms), if not when it was queued. ``taken``
-    are the ids of deployments that its source reported by other events.
+    are the ids of deployments that its source reported by other events. ``report`` is set if its
+    source has ``report = true``.
     """
 
     source: str
@@ -81,6 +108,7 @@ class Ticket(Struct, frozen=True, array_like=True, kw_only=True):
     received_at: int | None = None
     taken: tuple[str, ...] = ()
     metadata_dropped: bool = False
+    report: ReportState | None = None
 
 
 class QueuedEvent(Struct, frozen=True):
@@ -88,6 +116,12 @@ class QueuedEvent(Struct, frozen=True):
 
     ticket: Ticket
     queued_at: int
+
+    @property
+    def time_ms(self) -> int:
+        """The time of the event (epoch ms). The arrival stands in for a missing time."""
+        ticket = self.ticket
+        return ticket.event_time or ticket.received_at or self.queued_at
 
 
 class Lease(Struct, frozen=True, kw_only=True):
@@ -161,7 +195,8 @@ def job_key(event: DeploymentCompleted) -> str:
     if event.deployment_id is not None:
         return f"id:{event.deployment_id}"
     parts = (event.project, event.environment, event.application, event.version)
-    return "find:" + "/".join(_encode_part(part or "") for part in parts)
+    kind = "start" if event.outcome == STARTED else "find"
+    return f"{kind}:" + "/".join(_encode_part(part or "") for part in parts)
 
 
 def _encode_part(part: str) -> str:
@@ -183,6 +218,7 @@ def ticket_from_event(event: DeploymentCompleted) -> Ticket:
         metadata=None if event.metadata is None else bytes(event.metadata),
         traceparent=event.traceparent,
         metadata_dropped=event.metadata_dropped,
+        report=ReportState(version_name=event.version_name) if event.report else None,
     )
 
 
@@ -194,6 +230,15 @@ def select_event(lease: Lease, index: int) -> Lease:
     return replace(lease, ticket=event.ticket, queued_at=event.queued_at, index=index)
 
 
+def with_ticket(lease: Lease, ticket: Ticket) -> Lease:
+    """Return the lease with a new state of its ticket, and so of the event at its index."""
+    events = tuple(
+        replace(event, ticket=ticket) if index == lease.index else event
+        for index, event in enumerate(lease.events)
+    )
+    return replace(lease, ticket=ticket, events=events)
+
+
 def list_events(lease: Lease) -> tuple[QueuedEvent, ...]:
     """Return the events of a ticket, of which there is at least one."""
     return lease.events or (QueuedEvent(lease.ticket, lease.queued_at),)
@@ -201,7 +246,7 @@ def list_events(lease: Lease) -> tuple[QueuedEvent, ...]:
 
 def encode_ticket(ticket: Ticket, *, job: str) -> bytes:
     """Return a ticket as the bytes that Lua stores after the header, under its job."""
-    omitted = _ID_JOB_FIELDS if job.startswith("id:") else _FIND_JOB_FIELDS
+    omitted = _OMITTED_FIELDS.get(job.partition(":")[0], {})
     encoded = msgspec.msgpack.encode(replace(ticket, **omitted))
     return encoded if ticket.refresh is None else encoded + _REFRESH_END
 

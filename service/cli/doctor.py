@@ -47,10 +47,12 @@ from service.doctor.probes import (
     probe_redis,
     probe_scopes,
     probe_upstream,
+    probe_write,
     redis_location,
     upstream_path,
 )
 from service.doctor.report import format_findings, format_findings_json, has_no_error
+from service.doctor.write_check import check_write
 from service.log import Log
 from service.metrics.namespace import NamespaceReader
 from service.reconcile.missed import Scope
@@ -94,6 +96,7 @@ async def run_doctor(settings: Settings, log: Log, *, as_json: bool = False) -> 
         findings += [*check_scopes(await _probe_scopes(settings))]
         if settings.flag_events == "on":
             findings.append(check_flag_events(await _probe_flag_events(settings, sources)))
+        findings += await _check_write(settings, sources)
     receiver_facts = await probe_receiver(
         local_receiver_url(settings), host=settings.host, port=settings.port
     )
@@ -195,6 +198,21 @@ async def _probe_launchdarkly(
     path = upstream_path(project_environment, unknown_id=str(uuid.uuid4()))
     token = settings.access_token.reveal()
     return await probe_upstream(facts, token=token, path=path, clock=time.time)
+
+
+async def _check_write(settings: Settings, sources: Mapping[str, Source]) -> list[Finding]:
+    """Check whether the token may write, if a source needs it."""
+    names = [source.name for source in sources.values() if source.report]
+    if not names:
+        return []
+    facts = await probe_write(
+        names,
+        origin=settings.launchdarkly_url,
+        proxy=find_configured_proxy(settings),
+        token=settings.access_token.reveal(),
+        clock=time.time,
+    )
+    return [check_write(facts)]
 
 
 async def _probe_scopes(settings: Settings) -> list[ScopeFacts]:

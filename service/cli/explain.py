@@ -28,6 +28,7 @@ from service.log import escape_unprintable
 
 _MAX_VALUE_CHARACTERS = 160  # of a shown value
 _LABEL_WIDTH = 13
+_REPORT_FIELDS = frozenset({"version_name", "started_at"})
 
 ExpressionInput = Mapping[str, object]
 
@@ -103,16 +104,26 @@ def _format_mapping(source: Source, input_data: ExpressionInput) -> Iterator[str
         yield _format_labelled_line(
             "when", f"{_format_evaluation(condition.expression, input_data)}, {result}"
         )
-    outcome = source.outcome.decide(source.outcome.expression.evaluate(input_data))
-    outcome_text = outcome or "neither succeeded nor failed"
+    outcome_text = _describe_outcome(source, input_data)
     yield _format_labelled_line(
         "outcome", f"{outcome_text}, as {_format_evaluation(source.outcome.expression, input_data)}"
     )
     keys = resolve_keys(source, input_data)
     for field in Fields.__struct_fields__:
+        if field in _REPORT_FIELDS and not source.report:
+            continue
         expression: Expression | None = getattr(source.fields, field)
         if expression is not None or keys.get(field):
             yield _format_labelled_line(field, _format_field(field, expression, keys, input_data))
+
+
+def _describe_outcome(source: Source, input_data: ExpressionInput) -> str:
+    value = source.outcome.expression.evaluate(input_data)
+    if (outcome := source.outcome.decide(value)) is not None:
+        return outcome
+    if not source.outcome.is_start(value):
+        return "neither succeeded nor failed"
+    return "started" if source.report else "started, which counts only with report = true"
 
 
 def _format_field(
@@ -129,7 +140,7 @@ def _format_field(
     text = _format_evaluation(expression, input_data)
     if isinstance(value, str) and key and key != value:
         return f"{_format_value(key)}, for {text}"
-    if field == "finished_at" and value is not None and parse_time(value) is None:
+    if field in {"started_at", "finished_at"} and value is not None and parse_time(value) is None:
         return f"{text}, which is not a time: the arrival is used"
     return text
 
@@ -139,6 +150,8 @@ def _format_response(source: Source, event: Event, *, genuine: bool) -> str:
     match event:
         case DeploymentCompleted():
             response = f"queued as {job_key(event)} (202), delivery {event.delivery}"
+            if event.report and event.deployment_id is None:
+                response += "; LaunchDarkly is told of it unless it lists it"
         case Ignored(reason):
             response = f"ignored (200): {reason}"
         case Unmappable(reason) if source.strict:

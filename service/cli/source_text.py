@@ -72,3 +72,5 @@ def _format_source(
     for index, location in enumerate(source.secret_locations):
         status = secret_problems.get(location, "is set")
         yield f"  {'' if index else 'secrets':<13}{location} {status}"
+    if source.report:
+        yield f"  {'report':<13}LaunchDarkly is told of each deployment that it does not list"

@@ -21,9 +21,11 @@ from service.doctor.checks import (
     ScopeFacts,
     UpstreamFacts,
 )
+from service.doctor.write_check import WriteFacts
 from service.enrich.client import LaunchDarkly, open_session
 from service.enrich.models import DeploymentPage, parse_deployment_page
 from service.enrich.pagination import API_ROOT
+from service.enrich.reporter import REPORT_PATH
 from service.enrich.verdict import ApiResponse, NoResponse
 from service.metrics.namespace import NamespaceStats, format_forbidden
 from service.store import RedisMisconfigured, RedisUnavailable
@@ -211,6 +213,20 @@ async def probe_upstream(
                 clock_ahead_s=None if date_ms is None else date_ms / 1000 - clock(),
                 windows=rate_limits.windows,
             )
+
+
+async def probe_write(
+    sources: Sequence[str], *, origin: str, proxy: str | None, token: str, clock: Clock
+) -> WriteFacts:
+    """Post an empty event, which LaunchDarkly refuses, and return its status."""
+    async with open_session(token, max_connections=1, proxy=proxy) as session:
+        upstream = LaunchDarkly(session, origin=origin, max_bytes=_MAX_RESPONSE_BYTES, clock=clock)
+        try:
+            async with asyncio.timeout(_UPSTREAM_TIMEOUT_S):
+                response = await upstream.post(REPORT_PATH, b"{}", route="report")
+        except TimeoutError:
+            response = NoResponse("timed out")
+    return WriteFacts(sources, response.status if isinstance(response, ApiResponse) else 0)
 
 
 def upstream_path(scope: tuple[str, str] | None, *, unknown_id: str) -> str:

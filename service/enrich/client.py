@@ -1,4 +1,4 @@
-"""The LaunchDarkly client: one GET at a time, each counted against the budget."""
+"""The LaunchDarkly client: one call at a time, each counted against the budget."""
 
 import asyncio
 import sys
@@ -34,6 +34,7 @@ from service.json_repair import repair_json
 REQUEST_TIMEOUT_S = 30.0
 _MIN_RESERVED_BYTES = 1 << 16
 _CONNECT_TIMEOUT_S = 5.0
+_NOT_CONNECTED = (aiohttp.ClientConnectorError, aiohttp.ClientHttpProxyError)
 
 T = TypeVar("T")
 RecordCall = Callable[[str, ApiResponse | NoResponse, float], None]
@@ -125,15 +126,37 @@ class LaunchDarkly:
     ) -> ApiResponse | NoResponse:
         """Return the response for a path with its query. A network error is a ``NoResponse``."""
         reading = reading or Reading(BufferMemory(sys.maxsize).open_hold())
+        return await self._send("GET", path, None, route=route, reading=reading)
+
+    async def post(self, path: str, body: bytes, *, route: str) -> ApiResponse | NoResponse:
+        """Post JSON once and return the response. aiohttp repeats no POST either."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        reading = Reading(BufferMemory(sys.maxsize).open_hold())
+        response = await self._send("POST", path, body, route=route, reading=reading)
+        if self._record_call is not None:
+            self._record_call(route, response, loop.time() - started)
+        return response
+
+    async def _send(
+        self, method: str, path: str, data: bytes | None, *, route: str, reading: Reading
+    ) -> ApiResponse | NoResponse:
+        headers = None if data is None else {"Content-Type": "application/json"}
         try:
             url = URL(self.origin + path, encoded=True)
-            async with self._session.get(url, allow_redirects=False) as response:
+            async with self._session.request(
+                method, url, data=data, headers=headers, allow_redirects=False
+            ) as response:
                 body = await self._read_body(response, reading)
                 rate_limits = parse_rate_limits(
                     response.headers.items(),
                     route=route,
                     now_ms=int(self._clock() * 1000),
                 )
+        except _NOT_CONNECTED as error:
+            return NoResponse(reason=type(error).__name__, is_unsent=True)
+        except aiohttp.ConnectionTimeoutError:
+            return NoResponse(reason="timed out", is_unsent=True)
         except TimeoutError:
             return WAITED_FOR_MEMORY if reading.has_waited else NoResponse(reason="timed out")
         except (aiohttp.ClientError, ValueError, OSError) as error:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from service.backlog.ticket import Lease, Ticket, select_event
+from service.backlog.ticket import Lease, QueuedEvent, Ticket, list_events, select_event
 from service.buffer_memory import BufferMemory, MemoryHold
 from service.enrich.budget import Budget, format_access_scope
 from service.enrich.client import (
@@ -41,6 +41,8 @@ from service.enrich.pagination import (
     list_omits_details,
     resolve_next_link,
 )
+from service.enrich.report import check_version, decide_report, describe_report, waits_since
+from service.enrich.reporter import Reporter
 from service.enrich.shared_list import (
     EXPAND,
     ListLimits,
@@ -54,11 +56,13 @@ from service.enrich.steps import Steps
 from service.enrich.verdict import (
     AttemptHistory,
     CallFailure,
+    Ended,
     Fail,
     Found,
     Retry,
     RetryPolicy,
     Shared,
+    Tell,
     Verdict,
     decide_call_failure,
     decide_drift,
@@ -143,6 +147,8 @@ class Enricher:
         """Return the verdict on a ticket. The claim of its lease acquired the first call."""
         shared_list = self._shared_lists.pop(lease.job, None)
         deployment_id = lease.ticket.deployment_id
+        if deployment_id is None and (invalid := check_version(lease.ticket)) is not None:
+            return replace(invalid, event_index=lease.index if lease.events else None)
         if shared_list is None and deployment_id is not None:
             return await self._fetch_by_id(
                 self._start_attempt(lease, reserved_by=lease.job), deployment_id
@@ -165,6 +171,12 @@ class Enricher:
     def on_taken(self, lease: Lease) -> Retry:
         """Return the verdict on an event whose found deployment belongs to an earlier event."""
         return decide_taken(self._build_history(lease), self._retry_policy)
+
+    def build_reporter(self) -> Reporter:
+        """Return the reporter of the deployments that LaunchDarkly must be told of."""
+        return Reporter(
+            self._upstream, policy=self._retry_policy, build_history=self._build_history
+        )
 
     def _build_history(self, lease: Lease) -> AttemptHistory:
         return AttemptHistory(
@@ -215,6 +227,9 @@ class Enricher:
         """Return the verdict by the list; fetch the deployment by id if the list lacks parts."""
         result = await shared_list.result_for(lease.job)
         if lease.ticket.deployment_id is None and isinstance(result, Match | NoMatch):
+            step = self._decide_report(lease, result)
+            if step is not None:
+                return step
             lease = select_event(lease, result.index)
         attempt = self._start_attempt(lease, group=shared_list.hold.group)
         attempt.shared_calls = shared_list.calls if lease.leader is None else None
@@ -222,6 +237,18 @@ class Enricher:
         if lease.events and isinstance(verdict, Found | Fail):
             verdict = replace(verdict, event_index=lease.index)
         return verdict
+
+    def _decide_report(self, lease: Lease, result: Match | NoMatch) -> Tell | Retry | Ended | None:
+        """Return whether LaunchDarkly must be told of the deployment first; None if not."""
+        if lease.ticket.report is None and not lease.events:
+            return None
+        return decide_report(
+            list_events(lease),
+            result,
+            now_ms=lease.now,
+            history=self._build_history(lease),
+            policy=self._retry_policy,
+        )
 
     async def _decide_list_result(self, attempt: "_Attempt", result: ListResult) -> Verdict:
         if isinstance(result, Match):
@@ -260,7 +287,12 @@ class Enricher:
                 return self._decide_drift(problem, body)
             case NoMatch(unreadable, other=other):
                 known = "" if other is None else describe_other_deployment(other)
-                verdict = decide_not_found(history, policy, known=known)
+                verdict = decide_not_found(
+                    attempt.waiting_history,
+                    policy,
+                    known=known,
+                    advice=describe_report(attempt.lease.ticket),
+                )
                 if isinstance(verdict, Fail) and unreadable is not None:
                     return self._decide_drift(*unreadable)
                 return verdict
@@ -287,7 +319,7 @@ class Enricher:
     async def _complete_deployment(
         self, attempt: "_Attempt", deployment: Deployment, body: bytes | Raw
     ) -> Verdict:
-        retry = decide_unfinished(deployment, attempt.history, self._retry_policy)
+        retry = decide_unfinished(deployment, attempt.waiting_history, self._retry_policy)
         if retry is not None:
             return retry
         found = Found(deployment=deployment, chunks=(body,), calls=attempt.call_count)
@@ -364,6 +396,15 @@ class _Attempt:
         self.lease = lease
         self.calls = calls
         self.shared_calls: BudgetedCalls | None = None
+
+    @property
+    def waiting_history(self) -> AttemptHistory:
+        """The history, with the age since when the event waits for its deployment to be listed."""
+        lease = self.lease
+        if lease.ticket.report is None:
+            return self.history
+        since_ms = waits_since(QueuedEvent(lease.ticket, lease.queued_at), lease.now)
+        return replace(self.history, age_s=max(0, lease.now - since_ms) / 1000)
 
     @property
     def call_count(self) -> int:

@@ -29,7 +29,8 @@ class DeploymentQuery(Struct, frozen=True):
     ``taken`` are the ids of deployments whose records belong to other events of the sender.
     ``has_waited`` is true once the event waited for a deployment that fits better. After that it
     gets one that fits worse. ``may_share``: it may end with a deployment of ``taken``.
-    ``is_expired``: it has waited to its timeout.
+    ``is_expired``: it has waited to its timeout. ``is_start``: nothing matches it, because it only
+    asks what is listed.
     """
 
     environment: str
@@ -41,6 +42,7 @@ class DeploymentQuery(Struct, frozen=True):
     has_waited: bool = False
     may_share: bool = False
     is_expired: bool = False
+    is_start: bool = False
 
 
 class Choice(Struct, frozen=True):
@@ -172,6 +174,7 @@ def _fits(head: DeploymentHead, query: DeploymentQuery) -> bool:
         or ended_long_before(head, query)
         or contradicts_outcome(head, query)
         or _began_after(head, query)
+        or query.is_start
     )
 
 
@@ -274,12 +277,13 @@ class NoMatch(Struct, frozen=True):
     """No page held the deployment. ``unreadable``, the first unparsable JSON, may hold it.
 
     ``index`` is the event of the ticket that expired first. ``other`` is another deployment of the
-    version.
+    version, the last one of those ``listed``.
     """
 
     unreadable: tuple[Drift, bytes] | None = None
     index: int = 0
     other: DeploymentHead | None = None
+    listed: tuple[DeploymentHead, ...] = ()
 
 
 class ListMatcher:
@@ -366,13 +370,15 @@ class ListMatcher:
         if queries is None:
             return NoMatch(self._unreadable)
         candidates = self._candidates.get(job, {}).values()
-        choice = choose_deployment(candidates, queries)
+        choice = None if queries[0].is_start else choose_deployment(candidates, queries)
         if choice is not None:
             body = self._bodies.get(choice.head.id)
             return Match(choice.head, body, choice.index, choice.is_shared)
         expired = next((index for index, query in enumerate(queries) if query.is_expired), None)
         index = len(queries) - 1 if expired is None else expired
-        return NoMatch(self._unreadable, index, find_other_deployment(candidates, queries[index]))
+        listed = tuple(head for head in candidates if _matches(head, queries[index]))
+        other = find_other_deployment(listed, queries[index])
+        return NoMatch(self._unreadable, index, other, listed)
 
     def _match_item(self, head: DeploymentHead, body: Raw | None) -> Iterator[tuple[str, Match]]:
         version_key = (head.application_key or "", _version_prefix(head.application_version or ""))

@@ -7,12 +7,13 @@ from urllib.parse import parse_qsl, urlencode
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from service.backlog.ticket import Lease, QueuedEvent, list_events
+from service.backlog.ticket import STARTED, Lease, QueuedEvent, list_events
 from service.buffer_memory import MemoryHold
 from service.enrich.client import BudgetedCalls, Parsed
 from service.enrich.matching import DeploymentQuery, ListMatcher, Match, NoMatch
 from service.enrich.models import DeploymentPage, Drift, parse_page_in_steps
 from service.enrich.pagination import API_ROOT, PAGE_SIZE, ApiRequest, next_link, resolve_next_link
+from service.enrich.report import waits_since
 from service.enrich.steps import LARGE_BYTES
 from service.enrich.verdict import ApiResponse, CallFailure
 
@@ -55,19 +56,20 @@ def build_deployment_query(event: QueuedEvent, *, now_ms: int, timeout_s: float)
     event without a time may be a repetition, so it waits for ``_BETTER_MATCH_S`` only.
     """
     ticket = event.ticket
-    age_s = (now_ms - event.queued_at) / 1000
+    age_s = (now_ms - waits_since(event, now_ms)) / 1000
     is_expired = age_s >= timeout_s
     has_waited = is_expired or age_s >= _BETTER_MATCH_S
     return DeploymentQuery(
         environment=ticket.environment or "",
         application=ticket.application or "",
         version=ticket.version or "",
-        time_ms=ticket.event_time or ticket.received_at or event.queued_at,
+        time_ms=event.time_ms,
         outcome=ticket.outcome,
         taken=ticket.taken,
         has_waited=has_waited,
         may_share=is_expired if ticket.event_time is not None else has_waited,
         is_expired=is_expired,
+        is_start=ticket.outcome == STARTED,
     )
 
 
@@ -78,7 +80,8 @@ def build_list_query(
 
     All tickets belong to one environment. The list starts two hours before the earliest ticket
     if all tickets are recent first attempts, or if all know their id and could be fetched without
-    the list. Else it starts ``lookback_ms`` before. The list ends an hour after the latest ticket.
+    the list. Else it starts ``lookback_ms`` before, and so it does if LaunchDarkly is told of what
+    is not listed. The list ends an hour after the latest ticket.
     It has no end if a ticket lacks an id and a ticket was tried before: the deployment may take
     long, or LaunchDarkly's clock may differ from the sender's.
     """
@@ -87,12 +90,10 @@ def build_list_query(
     all_have_ids = all(ticket.deployment_id is not None for ticket in tickets)
     is_first_attempt = not any(ticket.attempts for ticket in tickets)
     is_recent = is_first_attempt and all(
-        lease.now - event.queued_at < _RECENT_MS for lease, event in queued
+        lease.now - event.queued_at < _RECENT_MS and event.ticket.report is None
+        for lease, event in queued
     )
-    times_ms = [
-        event.ticket.event_time or event.ticket.received_at or event.queued_at
-        for _, event in queued
-    ]
+    times_ms = [event.time_ms for _, event in queued]
     first_ticket = tickets[0]
     query = {
         "projectKey": first_ticket.project or "",

@@ -93,9 +93,13 @@ class ApiResponse(Struct, frozen=True):
 
 
 class NoResponse(Struct, frozen=True):
-    """A call without a usable response: refused, disconnected or timed out."""
+    """A call without a usable response: refused, disconnected or timed out.
+
+    ``is_unsent``: it was certainly not sent, because there was no connection.
+    """
 
     reason: str
+    is_unsent: bool = False
 
 
 WAITED_FOR_MEMORY = NoResponse(reason="waited for memory")
@@ -170,7 +174,23 @@ class Fail(Struct, frozen=True):
     event_index: int | None = None
 
 
-Verdict = Found | Shared | Retry | Fail
+class Tell(Struct, frozen=True):
+    """LaunchDarkly must be told of the event at ``event_index`` before its deployment is listed."""
+
+    event_index: int
+
+
+class Ended(Struct, frozen=True):
+    """The event at ``event_index`` ends without a record: it says that a deployment started.
+
+    ``is_told``: LaunchDarkly was told of it. Otherwise LaunchDarkly knows it already.
+    """
+
+    event_index: int
+    is_told: bool = False
+
+
+Verdict = Found | Shared | Retry | Fail | Tell | Ended
 CallResult = Literal["ok", "forbidden", "rate_limited", "server_error", "unauthorized"]
 
 
@@ -347,17 +367,23 @@ def ends_refresh(failure: Fail, history: AttemptHistory) -> bool:
 
 
 def decide_not_found(
-    history: AttemptHistory, policy: RetryPolicy, *, raw: bytes = b"", known: str = ""
+    history: AttemptHistory,
+    policy: RetryPolicy,
+    *,
+    raw: bytes = b"",
+    known: str = "",
+    advice: str = "",
 ) -> Retry | Fail:
     """Return the verdict on a deployment that LaunchDarkly does not know (yet).
 
     A refresh fails at once: the deployment was there, so it was deleted. ``known`` names another
     deployment of the version. It is never taken instead: its record would tell of another event.
+    ``advice`` says what is probably missing.
     """
     if history.is_refresh or history.age_s >= policy.not_found_timeout_s:
-        detail = f"not there after {history.age_s:.0f} s" + (f"; {known}" if known else "")
-        return Fail(reason="not_found", detail=detail, raw=raw)
-    return Retry(reason="not_found_yet", wait_s=_not_found_wait(history, policy))
+        parts = (f"not there after {history.age_s:.0f} s", known, advice)
+        return Fail(reason="not_found", detail="; ".join(filter(None, parts)), raw=raw)
+    return Retry(reason="not_found_yet", wait_s=not_found_wait(history, policy))
 
 
 def decide_forbidden(history: AttemptHistory, policy: RetryPolicy, *, raw: bytes) -> Retry | Fail:
@@ -370,7 +396,7 @@ def decide_forbidden(history: AttemptHistory, policy: RetryPolicy, *, raw: bytes
     if history.is_refresh or history.age_s >= policy.not_found_timeout_s:
         detail = "HTTP 403: the access token may not read this project and environment"
         return Fail(reason=FORBIDDEN, detail=detail, raw=raw)
-    wait_s = _not_found_wait(history, policy)
+    wait_s = not_found_wait(history, policy)
     return Retry(
         reason=FORBIDDEN,
         wait_s=wait_s,
@@ -383,7 +409,7 @@ def decide_taken(history: AttemptHistory, policy: RetryPolicy) -> Retry:
 
     The deployment of this event may not be listed yet.
     """
-    return Retry(reason="not_found_yet", wait_s=max(0.0, _not_found_wait(history, policy)))
+    return Retry(reason="not_found_yet", wait_s=max(0.0, not_found_wait(history, policy)))
 
 
 def decide_drift(problem: Drift, raw: bytes) -> Fail:
@@ -406,7 +432,7 @@ def decide_unfinished(
         or history.age_s >= policy.not_found_timeout_s
     ):
         return None
-    return Retry(reason="not_finished_yet", wait_s=_not_found_wait(history, policy))
+    return Retry(reason="not_finished_yet", wait_s=not_found_wait(history, policy))
 
 
 def decide_internal_error(
@@ -419,7 +445,7 @@ def decide_internal_error(
     return Retry(reason="internal_error", wait_s=wait_s)
 
 
-def _not_found_wait(history: AttemptHistory, policy: RetryPolicy) -> float:
+def not_found_wait(history: AttemptHistory, policy: RetryPolicy) -> float:
     """Return the seconds to wait for a deployment to appear or end, or for access to it.
 
     The last wait ends just after the timeout, so that the last attempt is made then.

@@ -30,7 +30,7 @@ CallOutcome = Literal[
     "other",
 ]
 
-CALL_ROUTES = ("get", "list", "pull-requests", "flag-events")
+CALL_ROUTES = ("get", "list", "pull-requests", "flag-events", "report")
 RECONCILE_OUTCOMES = ("ended", "failed", "lease_lost")
 FAILURE_REASONS = (
     "forbidden",
@@ -39,6 +39,9 @@ FAILURE_REASONS = (
     "poison",
     "record_too_large",
     "rejected",
+    "report_forbidden",
+    "report_invalid",
+    "report_rejected",
     "too_large",
     "undecodable",
     "unmappable",
@@ -56,11 +59,16 @@ POSTPONE_REASONS = (
     "not_finished_yet",
     "not_found_yet",
     "rate_limited",
+    "report_busy",
+    "report_forbidden",
+    "report_unclear",
+    "reported",
     "token_refused",
     "other",
 )
 _OUTCOME_BY_STATUS: dict[int, CallOutcome] = {
     HTTPStatus.OK: "ok",
+    HTTPStatus.CREATED: "ok",
     HTTPStatus.NOT_FOUND: "not_found",
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limited",
 }
@@ -180,6 +188,9 @@ class Metrics:
         )
         self.unchanged = build_counter(
             "deployments_unchanged", "Deployments fetched whose record had not changed"
+        )
+        self.reported = build_counter(
+            "deployments_reported", "Deployment events that LaunchDarkly was told and stored"
         )
         self.filtered = build_counter(
             "deployments_filtered", "Deployments fetched that a filter excludes"

@@ -240,6 +240,7 @@ class SourceEvent(Struct, frozen=True, rename="camel", omit_defaults=True):
     """The webhook that caused the record. Times are epoch ms.
 
     ``metadataDropped`` is true when the webhook had metadata that was too large or not JSON.
+    ``reportedAt`` is when this service told LaunchDarkly of the deployment (``report = true``).
     """
 
     source: str
@@ -249,6 +250,7 @@ class SourceEvent(Struct, frozen=True, rename="camel", omit_defaults=True):
     event_time: int | None
     metadata: Raw
     metadata_dropped: bool = False
+    reported_at: int | None = None
 
 
 class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):

@@ -142,6 +142,10 @@ class Keys(Struct, frozen=True, dict=True):
         """Return the key of the mark of one delivery of one source."""
         return self._key(f"delivery:{source}:{delivery}")
 
+    def reported(self, version: str) -> str:
+        """Return the key of one version's hash: the end and the start that were reported (ms)."""
+        return self._key(f"reported:{version}")
+
     def published(self, deployment_id: str) -> str:
         """Return the key of one deployment's hash: its last revision and content digest."""
         return self._key(f"published:{deployment_id}")

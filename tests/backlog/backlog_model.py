@@ -21,13 +21,17 @@ from msgspec.structs import replace
 from service.accept.mapping import DeploymentCompleted, Duplicate, Queued
 from service.backlog.backlog import Backlog, BacklogConfig, PostponeStatus
 from service.backlog.failures import FailureRecord
+from service.backlog.reports import Reports
 from service.backlog.ticket import (
     MAX_EVENTS,
     Lease,
+    ReportState,
     decode_handed_over,
     decode_lease,
     job_key,
+    list_events,
     select_event,
+    with_ticket,
 )
 from service.enrich.budget import load_budget_prelude
 from service.publish.entry import Entry
@@ -89,8 +93,11 @@ class TurnModel(Struct):
 
 
 def environment_of(job: str) -> str:
-    """Return the environment of a job: each number has its own."""
-    return f"environment-{job[-1]}"
+    """Return the environment of a job.
+
+    Each number has its own, which is also that of the deployment that the other outcome finds.
+    """
+    return f"environment-{int(job[-1]) % 2}"
 
 
 def build_event(number: int, delivery: str, *, known: bool) -> DeploymentCompleted:
@@ -158,6 +165,7 @@ class BacklogModel(RuleBasedStateMachine):
         )
         retention = RetentionConfig(dedup_ttl_ms=LONG_MS, max_age_ms=LONG_MS)
         self.output = OutputStream(self.group, keys=self.keys, retention=retention)
+        self.reports = Reports(self.group, keys=self.keys)
         await self.client.hset(self.keys.budget, mapping={"probe": 1000})
         await self.client.pexpire(self.keys.budget, LONG_MS)
         await self.client.set(self.keys.waiting_worker, "1", px=LONG_MS)
@@ -519,6 +527,38 @@ class BacklogModel(RuleBasedStateMachine):
             assert result == ("superseded" if newer else "postponed")
             ticket.fence, ticket.is_leased = None, False
             ticket.is_due = newer or delay_s == 0
+
+    @precondition(lambda self: self.leases)
+    @rule(index=st.integers(0, 9), nth=st.integers(0, 3), ends=st.booleans(), twice=st.booleans())
+    def report(self, index: int, nth: int, ends: bool, twice: bool) -> None:
+        """Write to one event of a ticket that LaunchDarkly is told, or was told.
+
+        Events that arrived meanwhile stay as they are.
+        """
+        lease = self.choose_event(index, nth)
+        if not lease.job.startswith("find:"):
+            return
+        report = ReportState(told_at=next(self.tokens) + 1, is_stored=ends)
+        told = with_ticket(lease, replace(lease.ticket, report=report))
+        write = self.reports.finish if ends else self.reports.begin
+        result = self.run(write(told))
+        if twice:
+            assert self.run(write(told)) == result
+        if self.held_ticket(lease) is None:
+            assert result == "lease_lost"
+            return
+        assert result == "written"
+        stored = [event.ticket for event in list_events(self.run(self.read_ticket(lease)))]
+        known = [event.ticket for event in list_events(told)]
+        assert stored[: len(known)] == known
+        self.leases[index % len(self.leases)] = told
+
+    async def read_ticket(self, lease: Lease) -> Lease:
+        """Return a lease with its ticket as Redis holds it now."""
+        stored = cast("bytes", await self.client.hget(self.keys.tickets, lease.job))
+        decoded = decode_lease(lease.job.encode(), fence=b"1.5", stored=stored, now=0)
+        assert isinstance(decoded, Lease)
+        return decoded
 
     @precondition(lambda self: self.leases)
     @rule(index=st.integers(0, 9), twice=st.booleans())

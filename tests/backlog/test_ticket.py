@@ -19,6 +19,7 @@ from service.backlog.failures import (
 from service.backlog.ticket import (
     CorruptTicket,
     Lease,
+    ReportState,
     Ticket,
     decode_lease,
     encode_ticket,
@@ -83,12 +84,26 @@ def test_encode_omits_the_fields_of_the_job() -> None:
         assert lease.ticket == ticket
 
 
-def test_encode_of_dropped_metadata_sets_the_last_field() -> None:
-    """The record names it later; the field is the last of the stored array."""
+def test_encode_of_dropped_metadata_sets_its_field() -> None:
+    """The record names it later; only the report follows it in the stored array."""
     event = replace(make_event(version="1"), metadata_dropped=True)
     ticket = ticket_from_event(event)
     assert ticket.metadata_dropped
-    assert msgspec.msgpack.decode(encode_ticket(ticket, job="id:x"))[-1] is True
+    assert msgspec.msgpack.decode(encode_ticket(ticket, job="id:x"))[-2:] == [True, None]
+
+
+def test_ticket_of_a_source_with_report_knows_what_was_told() -> None:
+    """Nothing yet; a start is a job of its own, whose ticket has all its fields."""
+    event = make_event(report=True, version_name="June", deployment_id=None)
+    ticket = ticket_from_event(event)
+    assert ticket.report == ReportState(told_at=0, is_stored=False, version_name="June")
+    started = replace(event, outcome="started")
+    assert job_key(started) == job_key(event).replace("find:", "start:")
+    told = replace(ticket_from_event(started), report=ReportState(told_at=7, is_stored=True))
+    stored = HEADER + encode_ticket(told, job=job_key(started))
+    lease = decode_lease(job_key(started).encode(), fence=b"1.5", stored=stored, now=0)
+    assert isinstance(lease, Lease)
+    assert lease.ticket == told
 
 
 def test_decode_of_tickets_of_other_versions_returns_leases() -> None:

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -147,3 +148,36 @@ async def test_doctor_makes_no_call_while_the_rate_limit_is_reached(
         "no call was made: the rate limit is reached, and tickets wait for it",
     )
     assert found["budget"][0] == "warning"
+
+
+async def test_doctor_checks_whether_the_token_may_write(
+    command_runner: CommandRunner, tmp_path: Path
+) -> None:
+    """Only if a source has `report = true`; no deployment is created."""
+    options = f'{{"reader_tokens":["{Options().token}"],"auto_create":false}}'
+    simulate = await command_runner.start(
+        f"simulate --port 0 --options {options}", ready_pattern="simulator_started"
+    )
+    upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
+    source = '[[source]]\nname = "web"\npreset = "github"\nproject = "default"\n'
+    source += f'secrets = ["{SECRET}"]\n'
+    for text, expected in ((source, None), (f"{source}report = true\n", "error")):
+        (tmp_path / "sources.toml").write_text(text)
+        ended = await command_runner.run(
+            "doctor --json",
+            ENRICHER_LAUNCHDARKLY_URL=upstream,
+            ENRICHER_SOURCES=str(tmp_path / "sources.toml"),
+        )
+        assert parse_findings(ended).get("report", (None, ""))[0] == expected
+    async with aiohttp.ClientSession() as session:
+        await session.post(f"{upstream}/simulator/options", json={"reader_tokens": []})
+        ended = await command_runner.run(
+            "doctor --json",
+            ENRICHER_LAUNCHDARKLY_URL=upstream,
+            ENRICHER_SOURCES=str(tmp_path / "sources.toml"),
+        )
+        assert parse_findings(ended)["report"][0] == "ok"
+        path = "/api/v2/engineering-insights/deployments?projectKey=default&environmentKey=e"
+        headers = {"Authorization": Options().token, "LD-API-Version": "beta"}
+        async with session.get(upstream + path, headers=headers) as response:
+            assert (await response.json())["items"] == []

@@ -5,11 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.backlog.failures import UNMAPPABLE
+from service.enrich.report import REPORT_FORBIDDEN
 from service.enrich.verdict import FORBIDDEN
 from service.metrics.counters import FAILURE_REASONS, failure_label
 
 SERVICE = Path(__file__).resolve().parents[2] / "service"
-CONSTANTS = {"FORBIDDEN": FORBIDDEN, "UNMAPPABLE": UNMAPPABLE}
+CONSTANTS = {
+    "FORBIDDEN": FORBIDDEN,
+    "REPORT_FORBIDDEN": REPORT_FORBIDDEN,
+    "UNMAPPABLE": UNMAPPABLE,
+}
 FORWARDED_NAMES = {"reason"}  # passes on a reason that was written elsewhere
 
 

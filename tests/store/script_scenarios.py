@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,7 +18,15 @@ from service.backlog.failed_tickets import FailedTickets
 from service.backlog.failures import FailedTicket, FailureRecord
 from service.backlog.refresh_schedule import RefreshPlan
 from service.backlog.refreshes import RefreshConfig, Refreshes
-from service.backlog.ticket import Lease, RefreshState, Ticket, new_ticket_bytes
+from service.backlog.reports import Reports
+from service.backlog.ticket import (
+    Lease,
+    RefreshState,
+    ReportState,
+    Ticket,
+    new_ticket_bytes,
+    with_ticket,
+)
 from service.backlog.wakeup import Wakeup
 from service.enrich.budget import Budget, load_budget_prelude
 from service.enrich.models import Deployment, parse_deployment
@@ -108,6 +117,7 @@ class Stage:
             ),
             budget_lua=load_budget_prelude(),
         )
+        self.reports = Reports(group, keys=keys)
         self.output = OutputStream(group, keys=keys, retention=retention)
         self.budget = Budget(group, keys=keys, share=1.0, rng=random.Random(1).random)
         self.runs = Runs(group, keys=keys, new_token=new_token, ttl_ms=MINUTE_MS)
@@ -249,6 +259,40 @@ async def fail_superseded(stage: Stage) -> Act:
     lease = await stage.add_and_claim()
     await stage.backlog.add(make_event(1, delivery="newer"))
     return lambda: stage.backlog.fail(lease, FailureRecord(reason="not_found"))
+
+
+async def _claim_report(stage: Stage, outcome: Literal["succeeded", "started"]) -> Lease:
+    """Lease the ticket of a source with ``report = true``, with what is to be written to it."""
+    fields = {"deployment_id": None, "report": True, "outcome": outcome}
+    await stage.backlog.add(make_event(1, **fields))
+    lease = await stage.claim()
+    return with_ticket(lease, replace(lease.ticket, report=ReportState(told_at=7)))
+
+
+async def begin_report(stage: Stage) -> Act:
+    """Prepare the report of an end."""
+    lease = await _claim_report(stage, "succeeded")
+    return lambda: stage.reports.begin(lease)
+
+
+async def begin_start(stage: Stage) -> Act:
+    """Prepare the report of a start."""
+    lease = await _claim_report(stage, "started")
+    return lambda: stage.reports.begin(lease)
+
+
+async def finish_start(stage: Stage) -> Act:
+    """Prepare the answer to the report of a start."""
+    lease = await _claim_report(stage, "started")
+    await stage.reports.begin(lease)
+    stored = replace(lease.ticket, report=ReportState(told_at=7, is_stored=True))
+    return lambda: stage.reports.finish(with_ticket(lease, stored))
+
+
+async def end_start(stage: Stage) -> Act:
+    """Prepare a start of which LaunchDarkly knows."""
+    lease = await _claim_report(stage, "started")
+    return lambda: stage.reports.end_start(lease)
 
 
 async def skip_refresh(stage: Stage) -> Act:
@@ -395,6 +439,10 @@ SCENARIOS: dict[str, tuple[str, Scenario]] = {
     "postpone superseded": ("postpone", postpone_superseded),
     "fail": ("fail", fail),
     "fail superseded": ("fail", fail_superseded),
+    "report of an end": ("write_report", begin_report),
+    "report of a start": ("write_report", begin_start),
+    "answer to a report": ("write_report", finish_start),
+    "end_start": ("end_start", end_start),
     "skip_refresh": ("skip_refresh", skip_refresh),
     "refresh_due": ("refresh_due", refresh_due),
     "retry": ("retry", retry_failed),
