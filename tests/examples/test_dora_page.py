@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+import msgspec
 import pytest
 import structlog
 from redis.asyncio import Redis
@@ -168,9 +169,7 @@ async def test_page_counts_the_last_revision(page_client: PageClient) -> None:
 
 
 def _end_of(fields: dict[str, bytes]) -> int:
-    match = re.search(rb'"endedAt":(\d+)', fields["data"])
-    assert match is not None
-    return int(match[1])
+    return int(msgspec.json.decode(fields["data"])["deployment"]["endedAt"])
 
 
 async def test_page_is_transferred_only_when_it_changes(page_client: PageClient) -> None:
@@ -229,6 +228,18 @@ async def test_older_deployments_are_on_further_pages(page_client: PageClient) -
     (older,) = [link for link in page.links if "start=25" in link]
     page = await page_client.get(older)
     assert list(page.deployments) == [deployment_id(number) for number in range(25, 40)]
+
+
+async def test_many_deployments_have_one_dot_for_each_part(page_client: PageClient) -> None:
+    """The overview stays small, whatever the number of deployments."""
+    now = _end_of(make_history()[5])
+    await page_client.append(
+        *(make_fields(number, ended_at=now - number, leadTime=number) for number in range(60))
+    )
+    await page_client.wait_for("", "60 successful deployments")
+    for path, expected in (("", range(1, 3)), (APPLICATION, range(60, 61))):
+        async with page_client.session.get(f"{page_client.url}/{path}") as response:
+            assert (await response.text()).count('class="dot"') in expected
 
 
 async def test_page_says_why_it_reads_nothing(redis: Redis, redis_url: str, keys: Keys) -> None:

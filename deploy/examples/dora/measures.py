@@ -39,17 +39,19 @@ def recovery_of(deployment: Deployment) -> int | None:
     return recovery.after_ms if recovery else None
 
 
+def lead_time_of(deployment: Deployment) -> int | None:
+    """Return the lead time of a deployment; None if it failed or nobody knows it."""
+    return deployment.lead_time_ms if deployment.succeeded else None
+
+
 def measure(deployments: Iterable[Deployment], rolled_back: Container[str]) -> Measures:
     """Return the measures of the last revisions; ``rolled_back`` has ids of deployments."""
     listed = list(deployments)
-    succeeded = [deployment for deployment in listed if deployment.succeeded]
     recoveries = [after_ms for after_ms in map(recovery_of, listed) if after_ms is not None]
-    lead_times = [
-        deployment.lead_time_ms for deployment in succeeded if deployment.lead_time_ms is not None
-    ]
+    lead_times = [lead_time for lead_time in map(lead_time_of, listed) if lead_time is not None]
     return Measures(
         total=len(listed),
-        succeeded=len(succeeded),
+        succeeded=sum(deployment.succeeded for deployment in listed),
         failed=sum(has_failed(deployment, rolled_back) for deployment in listed),
         recoveries=len(recoveries),
         lead_time_ms=median(lead_times) if lead_times else None,

@@ -1,6 +1,8 @@
 """What the pages show: tiles with charts, a table of the parts, deployments; pure."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from statistics import median
+from typing import Any
 
 from msgspec import Struct
 
@@ -8,10 +10,11 @@ from .charts import BarChart, DotChart, draw_bars, draw_dots
 from .deployments import Deployment, FlagEvent, Scope
 from .format import format_duration, format_number, format_percent, split_duration
 from .history import History, find_rollbacks
-from .measures import Measures, has_failed, measure, recovery_of
+from .measures import Measures, has_failed, lead_time_of, measure, recovery_of
 from .periods import Part, Period, split_into_parts
 
 PAGE_SIZE = 25
+_OVERVIEW_DOTS, _APPLICATION_DOTS = 40, 250  # if there are more, each part has one dot
 _NO_NUMBER = "–"  # noqa: RUF001 - a dash where there is no number
 
 
@@ -94,7 +97,12 @@ def build_overview(history: History, period: Period, now_ms: int) -> Sequence[Ov
         parts = split_into_parts(deployments, period, now_ms)
         if any(part.deployments for part in parts):
             rows.append(
-                OverviewRow(scope, _build_tiles(parts, find_rollbacks(deployments), period))
+                OverviewRow(
+                    scope,
+                    _build_tiles(
+                        parts, find_rollbacks(deployments), period, max_dots=_OVERVIEW_DOTS
+                    ),
+                )
             )
     return rows
 
@@ -110,7 +118,7 @@ def build_application(
     end = start + PAGE_SIZE
     return ApplicationView(
         scope=scope,
-        tiles=_build_tiles(parts, rollbacks, period),
+        tiles=_build_tiles(parts, rollbacks, period, max_dots=_APPLICATION_DOTS),
         table=[TableRow(part.starts_at, measure(part.deployments, rollbacks)) for part in parts],
         deployments=[
             DeploymentView(
@@ -137,15 +145,30 @@ def _list_flags(deployment: Deployment) -> Sequence[FlagView]:
 
 
 def _build_tiles(
-    parts: Sequence[Part], rollbacks: Mapping[str, Deployment], period: Period
+    parts: Sequence[Part], rollbacks: Mapping[str, Deployment], period: Period, *, max_dots: int
 ) -> Sequence[Tile]:
     deployments = [deployment for part in parts for deployment in part.deployments]
     measures = measure(deployments, rollbacks)
+    lead_times, recoveries = (
+        _list_points(parts, value_of, max_points=max_dots)
+        for value_of in (lead_time_of, recovery_of)
+    )
+    lead_time_count = sum(lead_time_of(deployment) is not None for deployment in deployments)
     return (
         _frequency_tile(parts, measures, period),
-        _lead_time_tile(parts, measures),
+        Tile(
+            name="lead-time",
+            title="Lead time for changes",
+            note=_median_note(lead_time_count, "deployment", "deployments"),
+            **_dot_chart(lead_times, parts, measures.lead_time_ms),
+        ),
         _failure_tile(parts, measures, rollbacks),
-        _recovery_tile(parts, measures),
+        Tile(
+            name="recovery",
+            title="Time to restore",
+            note=_median_note(measures.recoveries, "recovery", "recoveries"),
+            **_dot_chart(recoveries, parts, measures.recovery_ms),
+        ),
     )
 
 
@@ -189,53 +212,43 @@ def _failure_tile(parts: Sequence[Part], measures: Measures, rolled_back: Contai
     )
 
 
-def _lead_time_tile(parts: Sequence[Part], measures: Measures) -> Tile:
-    points = [
-        (deployment.ended_at, deployment.lead_time_ms)
-        for part in parts
-        for deployment in part.deployments
-        if deployment.succeeded and deployment.lead_time_ms is not None
-    ]
-    note = f"median of {count_text(len(points), 'deployment')}" if points else "no deployment"
-    return _dot_tile(
-        "lead-time", "Lead time for changes", note, points, parts, measures.lead_time_ms
-    )
+def _dot_chart(
+    points: Sequence[tuple[int, int]], parts: Sequence[Part], median_ms: float | None
+) -> dict[str, Any]:
+    """Return the fields of a tile that show durations over time."""
+    start, length_ms = parts[0].starts_at, parts[1].starts_at - parts[0].starts_at
+    chart = draw_dots(points, start=start, end=parts[-1].starts_at + length_ms, median=median_ms)
+    number, unit = (_NO_NUMBER, "") if median_ms is None else split_duration(median_ms)
+    return {
+        "number": number,
+        "unit": unit,
+        "dots": chart,
+        "top": format_duration(chart.top) if points else "",
+        "titles": [format_duration(duration) for _, duration in points],
+    }
 
 
-def _recovery_tile(parts: Sequence[Part], measures: Measures) -> Tile:
-    points = [
-        (deployment.ended_at, after_ms)
-        for part in parts
-        for deployment in part.deployments
-        if (after_ms := recovery_of(deployment)) is not None
-    ]
-    count = count_text(len(points), "recovery", "recoveries")
-    note = f"median of {count}" if points else "no recovery"
-    return _dot_tile("recovery", "Time to restore", note, points, parts, measures.recovery_ms)
-
-
-def _dot_tile(
-    name: str,
-    title: str,
-    note: str,
-    points: Sequence[tuple[int, int]],
-    parts: Sequence[Part],
-    median: float | None,
-) -> Tile:
+def _list_points(
+    parts: Sequence[Part], value_of: Callable[[Deployment], int | None], *, max_points: int
+) -> Sequence[tuple[int, int]]:
+    """Return (time, duration in ms) of each deployment; if these are too many, of each part."""
     length_ms = parts[1].starts_at - parts[0].starts_at
-    end = parts[-1].starts_at + length_ms
-    chart = draw_dots(points, start=parts[0].starts_at, end=end, median=median)
-    number, unit = (_NO_NUMBER, "") if median is None else split_duration(median)
-    return Tile(
-        name=name,
-        title=title,
-        number=number,
-        unit=unit,
-        note=note,
-        dots=chart,
-        top=format_duration(chart.top) if points else "",
-        titles=[format_duration(duration) for _, duration in points],
-    )
+    points, medians = [], []
+    for part in parts:
+        values = [
+            (deployment.ended_at, value)
+            for deployment in part.deployments
+            if (value := value_of(deployment)) is not None
+        ]
+        points += values
+        if values:
+            middle = round(median(value for _, value in values))
+            medians.append((part.starts_at + length_ms // 2, middle))
+    return points if len(points) <= max_points else medians
+
+
+def _median_note(count: int, singular: str, plural: str) -> str:
+    return f"median of {count_text(count, singular, plural)}" if count else f"no {singular}"
 
 
 def count_text(count: int, singular: str, plural: str = "") -> str:
