@@ -90,8 +90,9 @@ def make_history() -> list[dict[Any, Any]]:
         number: {"change": change} for number, change in changes.items()
     }
     data[1] = {"change": None, "flagEvents": None, "links": None, "refreshes": None}
-    data[4] |= {"flagEvents": []}
-    data[5] |= {"flagEvents": [make_flag_event(now_ms - 2 * MINUTE_MS)], "links": LINKS}
+    late = make_flag_event(now_ms - 2 * MINUTE_MS)  # after the next deployment
+    data[4] |= {"flagEvents": [late]}
+    data[5] |= {"flagEvents": [late], "links": LINKS}
     versions = {1: "1.0.0", 2: "2.0.0", 3: "2.0.0", 4: "3.0.0", 5: "2.0.0", 6: "4.0.0"}
     contents: dict[int, dict[str, Any]] = {
         1: {"leadTime": 3_600_000},

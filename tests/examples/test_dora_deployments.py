@@ -35,14 +35,6 @@ def test_record_without_the_newer_fields_is_a_deployment() -> None:
     assert parse(data={"change": make_change(2)}).change is not None
 
 
-@pytest.mark.parametrize("value", [7, "x", [1], {"previous": 3}, {"rollback": "no"}])
-def test_fields_of_another_form_are_left_out(value: object) -> None:
-    """The rest of the record is read."""
-    deployment = parse(data={"change": value, "flagEvents": [make_flag_event()]})
-    assert deployment.change is None
-    assert deployment.flag_events
-
-
 @pytest.mark.parametrize(
     ("sent", "expected"),
     [

@@ -149,7 +149,7 @@ async def test_deployments_say_what_changed_and_what_came_after(page_client: Pag
     assert "Ended a failure that had lasted 4 min." in repaired
     assert "rolled back later" in bad
     assert "Rolled back 2 min later by 2.0.0" in bad
-    assert "dark-mode not changed since" in bad
+    assert "dark-mode not changed before the next deployment" in bad
     assert "rollback restored" in rollback
     assert "Rolled back from 3.0.0 , which had succeeded" in rollback
     assert "#7 Pay by card jo" in rollback

@@ -1,6 +1,7 @@
 """What the pages show: tiles with charts, a table of the parts, deployments; pure."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -68,9 +69,10 @@ class FlagView(Struct, frozen=True):
 
 
 class DeploymentView(Struct, frozen=True, kw_only=True):
-    """A deployment, and the one that rolled it back, if any."""
+    """A deployment, the one that rolled it back, if any, and whether it is the last one."""
 
     deployment: Deployment
+    is_last: bool
     rolled_back_by: Deployment | None
     flags: Sequence[FlagView]
 
@@ -114,6 +116,7 @@ def build_application(
     deployments = history.by_scope().get(scope, ())
     rollbacks = find_rollbacks(deployments)
     parts = split_into_parts(deployments, period, now_ms)
+    next_ends = {before.id: after.ended_at for before, after in pairwise(deployments)}
     newest_first = [deployment for part in parts for deployment in part.deployments][::-1]
     end = start + PAGE_SIZE
     return ApplicationView(
@@ -124,7 +127,8 @@ def build_application(
             DeploymentView(
                 deployment=deployment,
                 rolled_back_by=rollbacks.get(deployment.id),
-                flags=_list_flags(deployment),
+                flags=_list_flags(deployment, next_ends.get(deployment.id)),
+                is_last=deployment.id not in next_ends,
             )
             for deployment in newest_first[start:end]
         ],
@@ -133,9 +137,16 @@ def build_application(
     )
 
 
-def _list_flags(deployment: Deployment) -> Sequence[FlagView]:
-    """Return the flags with their events; a flag may be known by its events alone."""
-    events = deployment.flag_events or ()
+def _list_flags(deployment: Deployment, next_end: int | None) -> Sequence[FlagView]:
+    """Return the flags with their events until the next deployment ended (epoch ms; None: none).
+
+    A flag may be known by its events alone.
+    """
+    events = [
+        event
+        for event in deployment.flag_events or ()
+        if next_end is None or event.event_time < next_end
+    ]
     urls = {flag.key: flag.url for flag in deployment.flags}
     keys = dict.fromkeys((*urls, *(event.flag_key for event in events)))
     return [
