@@ -16,6 +16,7 @@ from tests.faults.report import format_report
 from tests.faults.storm import Storm, StormConfig, StormResult, log_progress
 from tests.faults.strike_schedule import StrikeConfig
 from tests.faults.system import LEASE_S, SystemConfig, start_system
+from tests.faults.traffic import TrafficConfig
 
 
 def main() -> int:
@@ -32,6 +33,7 @@ def main() -> int:
     add("--durability", choices=["always", "everysec"], default="always", help="appendfsync")
     add("--every", type=float, default=2.4, help="mean seconds between two strikes")
     add("--per-s", type=float, default=70.0, help="webhooks sent per second")
+    add("--reported", type=float, default=0.1, help="share of them that the service reports")
     add("--rounds", type=int, default=10, help="kills per process to measure the recovery")
     options = parser.parse_args()
     if not (options.webhooks or options.kills or options.minutes):
@@ -53,6 +55,7 @@ async def _run(options: argparse.Namespace) -> tuple[StormResult, Recovery | Non
         webhooks=options.webhooks,
         kills=options.kills,
         seconds=options.minutes * 60,
+        traffic=TrafficConfig(reported_share=options.reported),
     )
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         system_config = SystemConfig(seed=options.seed, appendfsync=options.durability)

@@ -133,6 +133,22 @@ def check_deliveries(
     )
 
 
+def find_mistold(reported: Mapping[str, str], told: Iterable[tuple[str, str]]) -> list[str]:
+    """Return the jobs that LaunchDarkly does not know exactly once, as they ended.
+
+    ``reported`` has the type of the event of each job. ``told`` are job and status of all
+    deployments of which LaunchDarkly was told.
+    """
+    statuses: defaultdict[str, list[str]] = defaultdict(list)
+    for job, status in told:
+        statuses[job].append(status)
+    return sorted(
+        f"{job}: {', '.join(statuses[job]) or 'not told'}"
+        for job, event_type in reported.items()
+        if statuses[job] != [event_type]
+    )
+
+
 def _is_stale(last: StreamRecord, expected_epoch: int) -> bool:
     return last.epoch is not None and last.epoch < expected_epoch
 

@@ -37,6 +37,8 @@ def _list_rows(outcome: StormResult) -> list[tuple[str, str]]:
         ("**lost**", f"**{len(report.lost) + len(report.stale)}**"),
         ("**duplicated**", f"**{len(report.duplicated) + len(report.queued_twice)}**"),
         ("**stuck**", f"**{len(report.stuck)}**"),
+        ("deployments that only the service tells LaunchDarkly of", f"{outcome.reported:,}"),
+        ("**told twice, told wrongly**", f"**{outcome.told_twice}, {len(outcome.mistold)}**"),
         (
             "unrequested, or waiting and failed",
             f"{len(report.unrequested) + len(report.pending_and_failed)}",
@@ -96,5 +98,6 @@ def _list_problems(outcome: StormResult) -> list[str]:
         "waiting and failed": report.pending_and_failed,
         "key without TTL": report.keys_without_ttl,
         "violation": outcome.violations,
+        "told wrongly": outcome.mistold,
     }
     return [f"- {name}: {item}" for name, items in problems.items() for item in items[:10]]

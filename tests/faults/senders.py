@@ -17,6 +17,9 @@ from tests.faults.oracle import SentDelivery
 from tests.faults.traffic import Webhook
 
 _REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=12.0)  # longer than the receiver waits for Redis
+REPORTING_SOURCE = "reporting"
+"""The name of the source with ``report = true``."""
+
 _ACCEPTED_STATUSES = {HTTPStatus.OK, HTTPStatus.ACCEPTED}
 
 
@@ -35,7 +38,8 @@ class WebhookSenders:
     """Concurrent senders with a common rate of ``per_s`` webhooks a second.
 
     Every copy of a webhook goes to a random receiver. ``deliveries`` holds the responses to each
-    delivery. ``statuses`` counts responses by status; 0 means no response.
+    delivery. ``statuses`` counts responses by status; 0 means no response. ``reported`` holds the
+    type of the last event of each job of which only the service tells LaunchDarkly.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class WebhookSenders:
     ) -> None:
         self.deliveries: list[SentDelivery] = []
         self.statuses: dict[int, int] = {}
+        self.reported: dict[str, str] = {}
         self.accepted = 0
         self._session = session
         self._receiver_urls = receiver_urls
@@ -83,14 +88,24 @@ class WebhookSenders:
     async def send(self, webhook: Webhook) -> None:
         """Send all copies at once, each until it is accepted, and record the responses."""
         event: dict[str, object] = dict(webhook.event)
+        now = int(time.time() * 1000)
         if webhook.deployment is not None:
-            now = int(time.time() * 1000)
             self._upstream.add_deployment(replace(webhook.deployment, started_at=now))
             event["eventTime"] = now
+        source = "native"
+        if webhook.is_reported:
+            source, event["eventTime"] = REPORTING_SOURCE, now
+            self.reported[webhook.job] = str(event["eventType"])
+        if webhook.has_start:
+            start = msgspec.json.encode(event | {"eventType": "started", "eventTime": now - 1000})
+            await self._post_until_accepted(f"{webhook.delivery}-start", start, source)
         delivery = SentDelivery(name=webhook.delivery, job=webhook.job, epoch=self._upstream.epoch)
         body = msgspec.json.encode(event)
         statuses = await asyncio.gather(
-            *(self._post_until_accepted(webhook.delivery, body) for _ in range(webhook.copies))
+            *(
+                self._post_until_accepted(webhook.delivery, body, source)
+                for _ in range(webhook.copies)
+            )
         )
         self.accepted += 1
         self.deliveries.append(
@@ -101,25 +116,25 @@ class WebhookSenders:
             )
         )
 
-    async def _post_until_accepted(self, delivery: str, body: bytes) -> int:
+    async def _post_until_accepted(self, delivery: str, body: bytes, source: str) -> int:
         """Post until the webhook is accepted; return the status."""
         wait_s = 0.05
         while True:
-            status = await self._post(delivery, body)
+            status = await self._post(delivery, body, source)
             self.statuses[status] = self.statuses.get(status, 0) + 1
             if status in _ACCEPTED_STATUSES:
                 return status
             await asyncio.sleep(wait_s * self._rng.uniform(0.5, 1.0))
             wait_s = min(wait_s * 2, 0.8)
 
-    async def _post(self, delivery: str, body: bytes) -> int:
+    async def _post(self, delivery: str, body: bytes, source: str) -> int:
         receiver_url = self._rng.choice(self._receiver_urls)
         headers = sign_standard_webhook(
             self._secret, delivery=delivery, timestamp_s=int(time.time()), body=body
         )
         try:
             async with self._session.post(
-                f"{receiver_url}/webhooks/native",
+                f"{receiver_url}/webhooks/{source}",
                 data=body,
                 headers=headers,
                 timeout=_REQUEST_TIMEOUT,

@@ -10,10 +10,11 @@ from itertools import count
 from msgspec import Struct
 from redis.exceptions import RedisError
 
+from service.simulate.options import SimulatedDeployment
 from service.simulate.rates import Fault
 from service.store.connect import UNAVAILABLE_ERRORS
 from tests.faults.make_due import make_due
-from tests.faults.oracle import OracleReport, check_deliveries
+from tests.faults.oracle import OracleReport, check_deliveries, find_mistold
 from tests.faults.processes import RedisProcess, ServiceProcess
 from tests.faults.record_reader import GROUP, keys_allowed_without_ttl, read_leftover_state
 from tests.faults.strike_schedule import ROLE_ACTIONS, Strike, StrikeConfig, draw_strikes
@@ -50,7 +51,10 @@ class StormConfig(Struct, frozen=True, kw_only=True):
 class StormResult(Struct, frozen=True, kw_only=True):
     """The result of a storm. ``strikes`` counts by (role, action).
 
-    ``recoveries`` are the seconds from each restart of Redis to the next record.
+    ``recoveries`` are the seconds from each restart of Redis to the next record. ``reported``
+    counts the deployments of which only the service tells LaunchDarkly. ``told_twice`` are the
+    events that it told again, and ``mistold`` the deployments that LaunchDarkly does not know
+    exactly once.
     """
 
     report: OracleReport
@@ -66,6 +70,9 @@ class StormResult(Struct, frozen=True, kw_only=True):
     log_events: Counter[str]
     violations: Sequence[str]
     recoveries: Sequence[float]
+    reported: int = 0
+    told_twice: int = 0
+    mistold: Sequence[str] = ()
 
     @property
     def kills(self) -> int:
@@ -78,7 +85,9 @@ class StormResult(Struct, frozen=True, kw_only=True):
 
         Each fault ends within seconds, so it is no reason to give a ticket up.
         """
-        return self.report.is_clean and not self.violations and not self.report.failed
+        is_told_once = not self.told_twice and not self.mistold
+        is_clean = self.report.is_clean and not self.violations
+        return is_clean and is_told_once and not self.report.failed
 
 
 def count_kills(strikes: Counter[tuple[str, str]]) -> int:
@@ -246,7 +255,21 @@ class Storm:
             recoveries=measure_recoveries(
                 system.redis_process.started_at[1:], system.reader.read_at
             ),
+            reported=len(system.senders.reported),
+            told_twice=stats.told_twice,
+            mistold=find_mistold(
+                system.senders.reported,
+                (
+                    (_job_of(deployment), deployment.status)
+                    for deployment in system.upstream.simulator.list_deployments()
+                ),
+            ),
         )
+
+
+def _job_of(deployment: SimulatedDeployment) -> str:
+    parts = (deployment.project, deployment.environment, deployment.application, deployment.version)
+    return "find:" + "/".join(parts)
 
 
 def measure_recoveries(started_at: Sequence[float], read_at: Sequence[float]) -> list[float]:

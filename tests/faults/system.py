@@ -24,7 +24,7 @@ from service.store.keys import Keys
 from tests.faults.processes import RedisProcess, ServiceProcess
 from tests.faults.record_reader import RecordReader
 from tests.faults.redis_clock import build_redis_clock
-from tests.faults.senders import WebhookSenders
+from tests.faults.senders import REPORTING_SOURCE, WebhookSenders
 from tests.faults.upstream import FaultyLaunchDarkly
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -37,6 +37,7 @@ CALM_OPTIONS = Options(
     nested_page_size=2,
     nested_details=False,
     latency_ms=(5, 60),
+    events_visible_after_ms=5000,  # longer than a lease: an event is told again only if it must
     quota=Limits(global_limit=5000),
     shape=Shape(pull_requests=(0, 2), big_share=0.05, big_pull_requests=(3, 6)),
 )
@@ -100,7 +101,7 @@ async def start_system(config: SystemConfig, folder: Path) -> AsyncIterator[Syst
         ports = _find_free_ports(config.receivers)
         urls = [f"http://127.0.0.1:{port}" for port in ports]
         receivers, workers = _build_processes(
-            config, ports, folder, _build_environ(config, redis_process, upstream)
+            config, ports, folder, _build_environ(config, redis_process, upstream, folder)
         )
         system = SystemUnderTest(
             receivers=receivers,
@@ -143,13 +144,26 @@ def _build_processes(
     return receivers, workers
 
 
+def _write_sources(folder: Path) -> Path:
+    """Write a file with a source of the native body, and one that tells LaunchDarkly."""
+    source = f'[[source]]\npreset = "native"\nsecrets = ["{SECRET}"]\n'
+    path = folder / "sources.toml"
+    path.write_text(
+        f'{source}name = "native"\n{source}name = "{REPORTING_SOURCE}"\nreport = true\n'
+    )
+    return path
+
+
 def _build_environ(
-    config: SystemConfig, redis_process: RedisProcess, upstream: FaultyLaunchDarkly
+    config: SystemConfig,
+    redis_process: RedisProcess,
+    upstream: FaultyLaunchDarkly,
+    folder: Path,
 ) -> dict[str, str]:
     return {
         "ENRICHER_REDIS_URL": redis_process.url,
         "ENRICHER_NAMESPACE": KEYS.namespace,
-        "ENRICHER_WEBHOOK_SECRET": SECRET,
+        "ENRICHER_SOURCES": str(_write_sources(folder)),
         "ENRICHER_LEASE": str(LEASE_S),
         "ENRICHER_SHUTDOWN_TIMEOUT": "5",
         "ENRICHER_RATE_LIMIT_SHARE": "1",

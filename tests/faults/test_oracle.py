@@ -2,7 +2,13 @@
 
 from msgspec.structs import replace
 
-from tests.faults.oracle import LeftoverState, SentDelivery, StreamRecord, check_deliveries
+from tests.faults.oracle import (
+    LeftoverState,
+    SentDelivery,
+    StreamRecord,
+    check_deliveries,
+    find_mistold,
+)
 
 
 def make_delivery(number: int, job: str, *, epoch: int = 0) -> SentDelivery:
@@ -111,3 +117,21 @@ def test_key_without_ttl_is_found() -> None:
     )
     assert report.keys_without_ttl == ["reply:1"]
     assert not report.is_clean
+
+
+def test_deployment_that_launchdarkly_does_not_know_once_is_told_wrongly() -> None:
+    """It was not told, told twice, told as something else, or its start was told after its end."""
+    reported = {"a": "finished", "b": "finished", "c": "finished", "d": "failed", "e": "failed"}
+    told = [
+        ("a", "finished"),
+        *(("c", "finished"), ("c", "finished")),
+        ("d", "finished"),
+        *(("e", "failed"), ("e", "started")),
+        ("of a pipeline", "started"),
+    ]
+    assert find_mistold(reported, told) == [
+        "b: not told",
+        "c: finished, finished",
+        "d: finished",
+        "e: failed, started",
+    ]

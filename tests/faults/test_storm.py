@@ -10,6 +10,7 @@ from tests.faults.report import format_report
 from tests.faults.storm import Storm, StormConfig
 from tests.faults.strike_schedule import StrikeConfig
 from tests.faults.system import LEASE_S, SystemConfig, start_system
+from tests.faults.traffic import TrafficConfig
 
 SHORT_STRIKES = StrikeConfig(interval_s=0.9, lease_s=LEASE_S)
 
@@ -50,9 +51,13 @@ async def test_work_continues_after_a_kill(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 async def test_long_storm_loses_and_duplicates_nothing(tmp_path: Path) -> None:
-    """The storm lasts some minutes, as `run.py faults` runs it."""
+    """The storm lasts some minutes, as `run.py faults` runs it; nothing is told twice either."""
     storm_config = StormConfig(
-        seed=5, strikes=StrikeConfig(interval_s=2.4, lease_s=LEASE_S), per_s=70, kills=100
+        seed=5,
+        strikes=StrikeConfig(interval_s=2.4, lease_s=LEASE_S),
+        per_s=70,
+        kills=100,
+        traffic=TrafficConfig(reported_share=0.1),
     )
     async with start_system(SystemConfig(seed=5), tmp_path) as system:
         outcome = await Storm(system, storm_config).run()

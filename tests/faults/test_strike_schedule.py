@@ -50,3 +50,16 @@ def test_equal_seeds_give_equal_webhooks() -> None:
     assert 50 < sum(times - 1 for times in jobs.values()) < 200
     assert 50 < sum(webhook.deployment is not None for webhook in first) < 200
     assert {webhook.copies for webhook in first} == {2, 3}
+    assert not any(webhook.is_reported for webhook in first)
+
+
+def test_some_deployments_are_reported_by_the_service_alone() -> None:
+    """LaunchDarkly does not know them before; a half of them has the webhook of a start."""
+    config = TrafficConfig(reported_share=0.2)
+    reported = [
+        webhook for webhook in islice(draw_webhooks(7, config), 1000) if webhook.is_reported
+    ]
+    assert 150 < len(reported) < 250
+    assert not any(webhook.deployment for webhook in reported)
+    assert 50 < sum(webhook.has_start for webhook in reported) < 150
+    assert {webhook.event["eventType"] for webhook in reported} == {"finished", "failed"}

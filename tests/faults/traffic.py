@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from service.simulate.world import NewDeployment
 
@@ -12,16 +13,20 @@ KNOWN_ID_PREFIX = "a0eebc99-9c0b-4ef8-"
 """The prefix of all deployment ids that webhooks contain."""
 
 _MAX_REMEMBERED = 2000
+_HALF = 0.5
 
 
 class TrafficConfig(Struct, frozen=True, kw_only=True):
     """The shares of the webhooks without an id and of those that repeat a deployment.
 
-    ``copies`` are the minimum and maximum number of copies of each delivery, all sent at once.
+    ``reported_share`` is that of deployments of which only the service tells LaunchDarkly; their
+    source has ``report = true``, and a half of them begins with the webhook of a start. ``copies``
+    are the minimum and maximum number of copies of each delivery, all sent at once.
     """
 
     without_id_share: float = 0.1
     repeated_share: float = 0.1
+    reported_share: float = 0.0
     copies: tuple[int, int] = (2, 3)
 
 
@@ -29,7 +34,8 @@ class Webhook(Struct, frozen=True, kw_only=True):
     """One delivery: its job, its event and its number of copies.
 
     ``deployment`` must exist upstream before the webhook is sent. It is set when the event has no
-    id.
+    id. ``is_reported``: only the service tells LaunchDarkly of it. ``has_start``: the webhook of
+    its start is sent before.
     """
 
     delivery: str
@@ -37,6 +43,8 @@ class Webhook(Struct, frozen=True, kw_only=True):
     event: dict[str, str]
     copies: int
     deployment: NewDeployment | None = None
+    is_reported: bool = False
+    has_start: bool = False
 
 
 def draw_webhooks(seed: int, config: TrafficConfig) -> Iterator[Webhook]:
@@ -54,6 +62,8 @@ def draw_webhooks(seed: int, config: TrafficConfig) -> Iterator[Webhook]:
             continue
         if roll < config.repeated_share + config.without_id_share:
             webhook = _build_webhook_without_id(delivery, f"{seed:x}v{number:x}", copies, rng)
+        elif roll >= 1 - config.reported_share:
+            webhook = _build_reported_webhook(delivery, f"{seed:x}v{number:x}", copies, rng)
         else:
             deployment_id = f"{KNOWN_ID_PREFIX}{seed % 65536:04x}-{number:012x}"
             event = {
@@ -66,6 +76,16 @@ def draw_webhooks(seed: int, config: TrafficConfig) -> Iterator[Webhook]:
             )
             sent.append(webhook)
         yield webhook
+
+
+def _build_reported_webhook(
+    delivery: str, version: str, copies: int, rng: random.Random
+) -> Webhook:
+    webhook = _build_webhook_without_id(delivery, version, copies, rng)
+    event = webhook.event | {"eventType": rng.choice(["finished", "finished", "failed"])}
+    return replace(
+        webhook, event=event, deployment=None, is_reported=True, has_start=rng.random() < _HALF
+    )
 
 
 def _build_webhook_without_id(
