@@ -4,6 +4,7 @@ Everything follows from the random numbers that the plan is given.
 """
 
 from collections.abc import Sequence
+from itertools import product
 from random import Random
 from typing import Literal
 
@@ -16,7 +17,8 @@ PLAN_APPLICATIONS = ("billing-service", "checkout", "search", "web-frontend", "m
 PLAN_ENVIRONMENTS = ("production", "staging")
 
 _REPEATED_SHARE = 0.15  # share of webhooks that are sent twice, as real senders do
-_BATCH_EVERY, _BATCH_SIZE = 14, 10  # one merge often deploys many services
+_SCOPES = tuple(product(PLAN_ENVIRONMENTS, PLAN_APPLICATIONS))
+_BATCH_EVERY, _BATCH_SIZE = 14, len(_SCOPES)  # one merge often deploys many services
 _FAILED_SHARE, _ROLLBACK_SHARE, _REDEPLOYMENT_SHARE = 0.12, 0.08, 0.05
 _RERUN_SHARE, _REPAIR_BY_ROLLBACK_SHARE = 0.45, 0.35  # what follows a failure; else a new version
 _FLAG_CHANGES_PER_STEP = 0.15
@@ -65,17 +67,17 @@ class DeploymentPlan:
         self._flags_on: set[tuple[str, str]] = set()
 
     def draw_step(self, *, max_deployments: int = _BATCH_SIZE) -> PlanStep:
-        """Return the next step; a batch is cut to ``max_deployments``."""
+        """Return the next step; a batch deploys everything once, or ``max_deployments``."""
         is_batch = self._drawn % _BATCH_EVERY == _BATCH_EVERY // 2
         count = min(_BATCH_SIZE if is_batch else 1, max_deployments)
-        deployments = [self._draw_deployment() for _ in range(count)]
+        scopes = self._rng.sample(_SCOPES, count)
+        deployments = [self._draw_deployment(scope) for scope in scopes]
         self._drawn += count
         has_flag_change = self._rng.random() < _FLAG_CHANGES_PER_STEP
         return PlanStep(deployments, [self._draw_flag_change()] if has_flag_change else [])
 
-    def _draw_deployment(self) -> PlannedDeployment:
+    def _draw_deployment(self, scope: tuple[str, str]) -> PlannedDeployment:
         rng = self._rng
-        scope = rng.choice(PLAN_ENVIRONMENTS), rng.choice(PLAN_APPLICATIONS)
         act = self._draw_act(scope)
         version = self._draw_version(scope, act)
         if act == "failure":

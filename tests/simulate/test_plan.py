@@ -75,6 +75,13 @@ def test_batch_is_cut_to_the_number_that_is_left() -> None:
     assert len(plan.draw_step(max_deployments=1).deployments) == 1
 
 
+def test_batch_deploys_each_application_once() -> None:
+    """Two deployments of one application at the same moment would end a failure within a ms."""
+    for step in draw_steps(1, 100):
+        scopes = [(item.environment, item.application) for item in step.deployments]
+        assert len(scopes) == len(set(scopes))
+
+
 def test_events_say_what_happened() -> None:
     """A failed deployment is reported as failed, a flag as turned on or off."""
     deployments = draw_deployments(3, 200)
