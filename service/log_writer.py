@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 _MAX_QUEUED_CHARACTERS = 4 << 20
 _MAX_WRITE_BYTES = 1 << 16
-_BATCH_INTERVAL_S = 0.005  # a wakeup of the thread for each line would cost more than its write
+_BATCH_INTERVAL_S = 0.02  # a wakeup of the thread for each line would cost more than its write
 _RETRY_DELAY_S = 0.1
 _MAX_RETRY_DELAY_S = 5.0
 _POLL_MS = 1000

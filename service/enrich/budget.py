@@ -6,7 +6,7 @@ from typing import cast
 
 from service.enrich.rate_limits import RateLimitHeaders
 from service.enrich.verdict import CallResult
-from service.store.group_commit import GroupCommit, ScriptReply
+from service.store.group_commit import GroupCommit, ScriptArgument, ScriptReply
 from service.store.keys import Keys
 from service.store.script import Script, load_script, read_lua
 
@@ -56,11 +56,11 @@ class Budget:
         spare_only: bool = False,
     ) -> None:
         self._group = group
-        self._keys = keys
         self._share = share
         self._rng = rng
         self._spare_only = spare_only
         self._acquire_keys = (keys.budget, keys.budget_calls, keys.budget_waiting, keys.backlog)
+        self._record_keys = (keys.budget, keys.budget_calls, keys.wakeup, keys.forbidden)
         self._acquire: Script = load_script(__package__, "acquire", prelude=load_budget_prelude())
         self._record: Script = load_script(__package__, "record_response")
 
@@ -105,20 +105,13 @@ class Budget:
         With a ``scope``, record that LaunchDarkly refuses access to it ("forbidden") or grants it
         ("ok"). The future holds the milliseconds for which the budget is closed (0: open).
         """
-        keys = self._keys
-        window_args = [
-            part
-            for window in rate_limits.windows
-            for part in (
-                window.family,
-                _encode_optional(window.limit),
-                window.remaining,
-                _encode_optional(window.reset_ms),
-            )
-        ]
+        window_args: list[ScriptArgument] = []
+        for window in rate_limits.windows:
+            limit, reset_ms = _encode_optional(window.limit), _encode_optional(window.reset_ms)
+            window_args += (window.family, limit, window.remaining, reset_ms)
         return self._group.submit(
             self._record,
-            keys=(keys.budget, keys.budget_calls, keys.wakeup, keys.forbidden),
+            keys=self._record_keys,
             args=(
                 call_id,
                 result,

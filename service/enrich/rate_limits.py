@@ -13,7 +13,6 @@ has had: ``RateLimit: "default";r=50;t=30`` with ``RateLimit-Policy: "default";q
 A number of seconds from 1e9 on is an epoch, from 1e12 on in milliseconds: some servers send one.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -79,24 +78,23 @@ def parse_rate_limits(
         _parse_window("token", values, _TOKEN, token_reset_ms),
         None if policy is None else _policy_window(policy, date_ms or now_ms),
     )
-    waits_ms = (
-        _parse_retry_after(values.get("retry-after", ()), date_ms or now_ms),
-        policy.wait_ms if policy is not None and policy.remaining == 0 else None,
-    )
+    waits_ms = _parse_retry_after(values.get("retry-after", ()), date_ms or now_ms)
+    if policy is not None and policy.remaining == 0 and policy.wait_ms is not None:
+        waits_ms.append(policy.wait_ms)
     return RateLimitHeaders(
-        windows=tuple(window for window in windows if window is not None),
-        retry_after_ms=max((wait for wait in waits_ms if wait is not None), default=None),
+        windows=tuple([window for window in windows if window is not None]),
+        retry_after_ms=max(waits_ms, default=None),
         resume_at_ms=_resume_time(*windows[:3], reset_ms=reset_ms, token_reset_ms=token_reset_ms),
         date_ms=date_ms,
     )
 
 
 def _select_headers(headers: Iterable[tuple[str, str]]) -> HeaderValues:
-    values: dict[str, list[str]] = defaultdict(list)
+    values: dict[str, list[str]] = {}
     for name, value in headers:
         lower_name = name.lower()
         if lower_name in _NAMES:
-            values[lower_name].append(value)
+            values.setdefault(lower_name, []).append(value)
     return values
 
 
@@ -196,16 +194,18 @@ def _resume_time(
     (find-code-references-in-pull-request, internal/ldclient/retry.go).
     """
     resets = []
-    remaining = [window.remaining for window in (global_window, route_window) if window is not None]
-    if reset_ms is not None and (not remaining or 0 in remaining):
-        resets.append(reset_ms)
+    if reset_ms is not None:
+        windows = (global_window, route_window)
+        remaining = [window.remaining for window in windows if window is not None]
+        if not remaining or 0 in remaining:
+            resets.append(reset_ms)
     if token_reset_ms is not None and (token_window is None or token_window.remaining == 0):
         resets.append(token_reset_ms)
     return max(resets, default=None)
 
 
-def _parse_retry_after(values: Sequence[str], now_ms: int) -> int | None:
-    """Parse seconds or an HTTP date (RFC 9110) to ms from now; return the longest of several."""
+def _parse_retry_after(values: Sequence[str], now_ms: int) -> list[int]:
+    """Parse each value, seconds or an HTTP date (RFC 9110), to ms from now."""
     waits_ms = []
     for value in values:
         seconds = _parse_number(value)
@@ -214,7 +214,7 @@ def _parse_retry_after(values: Sequence[str], now_ms: int) -> int | None:
             waits_ms.append(wait_ms)
         elif date_ms is not None and date_ms > now_ms:
             waits_ms.append(date_ms - now_ms)
-    return max(waits_ms, default=None)
+    return waits_ms
 
 
 def _to_wait_ms(seconds: int, now_ms: int) -> int:
@@ -231,8 +231,11 @@ def _to_epoch_ms(epoch: int | None) -> int | None:
 
 
 def _parse_first_date(values: Sequence[str]) -> int | None:
-    dates = (_parse_date(value) for value in values)
-    return next((date_ms for date_ms in dates if date_ms is not None), None)
+    for value in values:
+        date_ms = _parse_date(value)
+        if date_ms is not None:
+            return date_ms
+    return None
 
 
 @lru_cache(maxsize=64)  # many responses carry the Date of the same second
@@ -248,12 +251,14 @@ def _parse_date(value: str) -> int | None:
 
 def _parse_number(text: str) -> int | None:
     text = text.strip()
-    if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS:
+    if text.isdigit() and text.isascii() and len(text) <= _MAX_DIGITS:
         return int(text)
     return None
 
 
 def _parse_numbers(values: Sequence[str]) -> list[int]:
+    if len(values) == 1 and (number := _parse_number(values[0])) is not None:
+        return [number]
     parts = [part for value in values for part in value.split(",")]
     return [number for number in map(_parse_number, parts) if number is not None]
 

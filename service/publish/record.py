@@ -293,7 +293,7 @@ class Attributes(Struct, frozen=True, kw_only=True, rename=lambda name: name.rep
     trace_parent: Annotated[str, Meta(description="W3C trace context of the last span")] = ""
 
 
-_NULL = memoryview(b"null")
+_NULL = Raw(b"null")
 
 # The fields without which nobody knows how many items LaunchDarkly has.
 _COUNTING_FIELDS = frozenset(
@@ -353,8 +353,5 @@ def _count_present(collection: PullRequests | FlagReferences | NestedDeployments
     """Return how many items are not null."""
     if not collection.items:
         return 0
-    if isinstance(collection, NestedDeployments):
-        nulls = sum([memoryview(item) == _NULL for item in collection.items])
-    else:
-        nulls = collection.items.count(None)
-    return len(collection.items) - nulls
+    null = _NULL if isinstance(collection, NestedDeployments) else None
+    return len(collection.items) - collection.items.count(null)  # type: ignore[arg-type] # of its type
