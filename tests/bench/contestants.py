@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from service.accept.mapping import DeploymentCompleted
 from service.app import Runtime, open_runtime
@@ -63,6 +64,13 @@ def build_baseline(mode: str) -> Contestant:
         ready_text="ready",
         fill=fill,
         output_key=STREAM if mode == "record" else GET_COUNT_KEY,
+    )
+
+
+def build_floor() -> Contestant:
+    """Return the least record that loses nothing: see :mod:`tests.bench.floor`."""
+    return replace(
+        build_baseline("record"), name="floor", command=("-m", "tests.bench.floor", "record")
     )
 
 

@@ -7,7 +7,7 @@ from msgspec import Struct
 from service.store.embedded import EmbeddedServer
 from tests.bench import depth, latency, scaling, worker_memory
 from tests.bench.bench_env import BenchEnvironment
-from tests.bench.contestants import build_baseline, build_service
+from tests.bench.contestants import build_baseline, build_floor, build_service
 from tests.bench.peer_catalog import Peers
 from tests.bench.read import compare_readers
 from tests.bench.records import measure_rounds
@@ -26,6 +26,7 @@ from tests.bench.summary import (
     Comparison,
     Report,
     Samples,
+    compare_floor,
     compare_with,
     compare_with_cheapest,
 )
@@ -74,6 +75,7 @@ async def report_record(env: BenchEnvironment, config: BenchConfig) -> Report:
         build_service(),
         build_baseline("record"),
         build_baseline("get"),
+        build_floor(),
         *config.peers.contestants,
     ]
     samples, errors = await measure_rounds(
@@ -93,6 +95,13 @@ async def report_record(env: BenchEnvironment, config: BenchConfig) -> Report:
                 "bare loop",
                 what=what,
                 beside="bare loop: GET, decode, XADD",
+                goal=goals["bare loop"],
+            ),
+            *compare_floor(
+                samples,
+                "bare loop",
+                what="floor of a record by id",
+                beside="bare loop",
                 goal=goals["bare loop"],
             ),
             *compare_with_cheapest(
@@ -144,6 +153,13 @@ async def report_receiver(env: BenchEnvironment, config: BenchConfig) -> Report:
                 samples,
                 "only reads",
                 what=what,
+                beside="handler that only reads the body",
+                goal=goals["only reads"],
+            ),
+            *compare_floor(
+                samples,
+                "only reads",
+                what="floor of a webhook",
                 beside="handler that only reads the body",
                 goal=goals["only reads"],
             ),

@@ -51,6 +51,14 @@ def compare_with(
     return (Comparison(what, beside, compare_rounds(service, other), goal),)
 
 
+def compare_floor(
+    samples: Samples, name: str, *, what: str, beside: str, goal: float
+) -> tuple[Comparison, ...]:
+    """Compare the floor with another one: a goal below this ratio is out of reach."""
+    floor = {key: samples[key] for key in ("floor", name)}
+    return compare_with(floor, name, what=what, beside=beside, goal=goal)
+
+
 def compare_with_cheapest(
     samples: Samples, names: Iterable[str], *, what: str, beside: str, goal: float
 ) -> tuple[Comparison, ...]:

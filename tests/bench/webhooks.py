@@ -9,6 +9,7 @@ from msgspec import Struct
 from service.store.keys import Keys
 from tests.bench.bench_env import BenchEnvironment
 from tests.bench.contestants import service_environ
+from tests.bench.floor import KEPT
 from tests.bench.paths import SERVICE_PYTHON
 from tests.bench.records import WrongOutput
 
@@ -35,8 +36,12 @@ async def _count_tickets(env: BenchEnvironment) -> int:
     return int(await env.redis.hlen(Keys("deployments").tickets))
 
 
-def own_receivers() -> tuple[ReceiverContestant, ReceiverContestant]:
-    """Return the real receiver, and the handler that only reads the body."""
+async def _count_kept(env: BenchEnvironment) -> int:
+    return int(await env.redis.hlen(KEPT))
+
+
+def own_receivers() -> tuple[ReceiverContestant, ...]:
+    """Return the real receiver, the handler that only reads the body, and the floor."""
     return (
         ReceiverContestant(
             name="service",
@@ -45,6 +50,11 @@ def own_receivers() -> tuple[ReceiverContestant, ReceiverContestant]:
             count_accepted=_count_tickets,
         ),
         ReceiverContestant(name="only reads", command=("-m", "tests.bench.baseline", "receiver")),
+        ReceiverContestant(
+            name="floor",
+            command=("-m", "tests.bench.floor", "receiver"),
+            count_accepted=_count_kept,
+        ),
     )
 
 
