@@ -1,15 +1,15 @@
 """The ticket of a deployment that waits, its job, and the lease on it."""
 
-import re
 import struct
 from collections.abc import Iterable, Iterator
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
 from service.accept.mapping import DeploymentCompleted
+from service.url_part import quote_part
 
 # Lua writes it before the ticket: generation, crashes, and when it was queued (Redis ms).
 _HEADER = struct.Struct(">IHd")
@@ -26,7 +26,6 @@ _FIND_JOB_FIELDS: dict[str, None] = dict.fromkeys(
     ("project", "environment", "application", "version")
 )
 _OMITTED_FIELDS = {"id": _ID_JOB_FIELDS, "find": _FIND_JOB_FIELDS}
-_UNQUOTED = re.compile(r"[A-Za-z0-9_.~-]*")  # text that quoting does not change
 
 
 STARTED = "started"
@@ -196,11 +195,7 @@ def job_key(event: DeploymentCompleted) -> str:
         return f"id:{event.deployment_id}"
     parts = (event.project, event.environment, event.application, event.version)
     kind = "start" if event.outcome == STARTED else "find"
-    return f"{kind}:" + "/".join(_encode_part(part or "") for part in parts)
-
-
-def _encode_part(part: str) -> str:
-    return part if _UNQUOTED.fullmatch(part) else quote(part, safe="")
+    return f"{kind}:" + "/".join(quote_part(part or "") for part in parts)
 
 
 def ticket_from_event(event: DeploymentCompleted) -> Ticket:

@@ -118,7 +118,7 @@ class Budget:
                 _encode_optional(rate_limits.date_ms),
                 _encode_optional(rate_limits.retry_after_ms),
                 _encode_optional(rate_limits.resume_at_ms),
-                self._rng(),
+                0 if result == "ok" else self._rng(),  # jitter: only a failure needs it
                 scope,
                 *window_args,
             ),

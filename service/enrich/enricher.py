@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar, assert_never
-from urllib.parse import quote
 
 from msgspec import Raw, Struct
 from msgspec.structs import replace
@@ -73,6 +72,7 @@ from service.enrich.verdict import (
     decide_unfinished,
     ends_refresh,
 )
+from service.url_part import quote_part
 
 T = TypeVar("T")
 
@@ -306,7 +306,7 @@ class Enricher:
 
     async def _fetch_by_id(self, attempt: "_Attempt", deployment_id: str) -> Verdict:
         """Fetch one deployment by its id and return the verdict."""
-        path = f"{API_ROOT}deployments/{quote(deployment_id, safe='')}?expand={EXPAND}"
+        path = f"{API_ROOT}deployments/{quote_part(deployment_id)}?expand={EXPAND}"
         fetched = await attempt.calls.fetch(
             ApiRequest(route="get", path=path), partial(parse_deployment_of_id, deployment_id)
         )

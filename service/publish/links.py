@@ -6,10 +6,10 @@ API (https://launchdarkly.com/docs/api/feature-flags). Its extension for VS Code
 """
 
 from collections.abc import Iterable
-from urllib.parse import quote
 
 from service.enrich.steps import Steps
 from service.publish.record import FlagLink, Links, PullRequestLink, PullRequestSummary, Summary
+from service.url_part import quote_part
 
 _FLAGS_PER_STEP = 4096
 _WEB_SCHEMES = ("https://", "http://")
@@ -25,13 +25,13 @@ def build_links(
     """
     if not (project and environment):
         return Links(pull_requests=_link_pull_requests(summary.pull_requests))
-    prefix = f"{origin}/{quote(project, safe='')}/{quote(environment, safe='')}/features/"
+    prefix = f"{origin}/{quote_part(project)}/{quote_part(environment)}/features/"
     flags: list[FlagLink] = []
     for position, flag in enumerate(summary.flags, 1):
         if not position % _FLAGS_PER_STEP:
             yield
         if flag.project == project and flag.key:
-            flags.append(FlagLink(flag.key, prefix + quote(flag.key, safe="")))
+            flags.append(FlagLink(flag.key, prefix + quote_part(flag.key)))
     return Links(pull_requests=_link_pull_requests(summary.pull_requests), flags=tuple(flags))
 
 

@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from http import HTTPStatus
-from urllib.parse import quote
 
 from msgspec import Raw, Struct
 
@@ -40,6 +39,7 @@ from service.reconcile.missed import (
     next_checkpoint,
     select_out_of_view,
 )
+from service.url_part import quote_part
 
 UNKNOWN_SCOPE = "unknown_scope"
 """Why a list could not be read: LaunchDarkly knows no such project or environment."""
@@ -142,7 +142,7 @@ class Scanner:
         for deployment_id, start_ms in run.out_of_view.items():
             if deployment_id in known.open_starts or deployment_id in known.decided:
                 continue
-            path = f"{API_ROOT}deployments/{quote(deployment_id, safe='')}"
+            path = f"{API_ROOT}deployments/{quote_part(deployment_id)}"
             request = ApiRequest(route="get", path=path)
             fetched = await calls.fetch(request, partial(parse_deployment_of_id, deployment_id))
             if not isinstance(fetched, CallFailure):

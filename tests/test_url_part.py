@@ -1,0 +1,13 @@
+"""Text as one part of a URL's path."""
+
+from urllib.parse import quote
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.url_part import quote_part
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",))))
+def test_any_text_is_quoted_as_urllib_quotes_it(text: str) -> None:
+    assert quote_part(text) == quote(text, safe="")
