@@ -11,20 +11,24 @@ from .client.group import ReaderOptions
 from .client.stream import EnrichedStream, InvalidEntryError
 from .enrich.models import Deployment, PullRequest
 from .publish.record import (
+    Change,
     Completeness,
     EnrichedDeployment,
     FlagEvent,
     FlagEventsCompleteness,
     FlagLink,
     Links,
+    PreviousDeployment,
     PullRequestLink,
     PullRequestSummary,
+    Recovery,
     SourceEvent,
     Summary,
     TouchedFlag,
 )
 
 __all__ = [
+    "Change",
     "Completeness",
     "Deployment",
     "EnrichedDeployment",
@@ -35,11 +39,13 @@ __all__ = [
     "InvalidEntry",
     "InvalidEntryError",
     "Links",
+    "PreviousDeployment",
     "PullRequest",
     "PullRequestLink",
     "PullRequestSummary",
     "ReaderOptions",
     "Record",
+    "Recovery",
     "SourceEvent",
     "StreamEntry",
     "Summary",

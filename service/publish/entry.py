@@ -21,6 +21,7 @@ from service.publish.flag_events import (
     build_flag_events,
     extend_digest,
 )
+from service.publish.history import HistoryLine, build_history_line
 from service.publish.links import build_links
 from service.publish.record import (
     DATA_SCHEMA_ID,
@@ -33,8 +34,9 @@ from service.publish.record import (
     summarize,
 )
 
-# Only the script that appends knows the revision: it inserts the number after this prefix.
+# Only the script that appends knows the revision and the change: it inserts both after this prefix.
 BEFORE_REVISION = b'{"schemaVersion":1,"revision":'
+_PLACEHOLDER_LENGTH = len(b'0,"change":null')
 _CONSTANT_FIELDS = (
     *("specversion", "1.0"),
     *("type", RECORD_TYPE),
@@ -48,10 +50,11 @@ _DIGEST_LENGTH = 32  # hex digits of a SHA-256, which processors compute in hard
 class Entry(Struct, frozen=True):
     """One entry to append: its fields as names and values in turn, and the data.
 
-    ``data_chunks`` are the data after the revision. ``digest`` identifies the content: an equal
-    digest makes no new revision. ``plan`` says when the deployment is refreshed. If
-    ``filtered_because`` holds a reason, nothing is appended. Nor is it if the entry ``is_shared``:
-    another event of the deployment has the record.
+    ``data_chunks`` are the data after the revision and the change. ``digest`` identifies the
+    content: an equal digest and an equal change make no new revision. ``plan`` says when the
+    deployment is refreshed, ``history`` where and when it ended. If ``filtered_because`` holds a
+    reason, nothing is appended. Nor is it if the entry ``is_shared``: another event of the
+    deployment has the record.
     """
 
     deployment_id: str
@@ -61,6 +64,7 @@ class Entry(Struct, frozen=True):
     complete: bool = True
     unreadable_fields: tuple[str, ...] = ()
     plan: RefreshPlan = RefreshPlan()
+    history: HistoryLine = HistoryLine()
     filtered_because: str = ""
     is_shared: bool = False
 
@@ -122,6 +126,7 @@ class EntryBuilder(Struct, frozen=True, kw_only=True):
             complete=record.completeness.complete,
             unreadable_fields=deployment.unreadable_fields,
             plan=plan,
+            history=build_history_line(deployment, ticket),
         )
 
     def _build_record(
@@ -168,12 +173,12 @@ def _digest_content(chunks: Iterable[Chunk]) -> Steps[str]:
 
 
 def _encode_data(record: EnrichedDeployment, deployment: Iterable[Chunk]) -> tuple[Chunk, ...]:
-    """Return the data after the revision, in chunks, so that the deployment is not copied.
+    """Return the data after the change, in chunks, so that the deployment is not copied.
 
     Nothing before the deployment holds a text that could look like its name.
     """
     before, name, after = msgspec.json.encode(record).partition(b'"deployment":')
-    return before[len(BEFORE_REVISION) + 1 :] + name, *deployment, after
+    return before[len(BEFORE_REVISION) + _PLACEHOLDER_LENGTH :] + name, *deployment, after
 
 
 def _build_source_event(lease: Lease) -> SourceEvent:

@@ -225,6 +225,44 @@ class FlagEvent(Struct, frozen=True, rename="camel"):
     ) = UNSET
 
 
+class PreviousDeployment(Struct, frozen=True, rename="camel"):
+    """The deployment that ended before this one; ``version`` is null if nobody knows it.
+
+    ``ended_at`` is epoch ms.
+    """
+
+    deployment_id: str
+    version: str | None
+    ended_at: int
+    outcome: Literal["succeeded", "failed"]
+
+
+class Recovery(Struct, frozen=True, rename="camel"):
+    """The end of a failure: the deployment that began it, when (epoch ms), and its duration (ms).
+
+    It began with the first of the deployments that failed in a row before this one, or with the
+    previous one if this one rolled it back.
+    """
+
+    failed_deployment_id: str
+    failed_at: int
+    after_ms: int
+
+
+class Change(Struct, frozen=True, rename="camel"):
+    """What the deployment changed in its environment, by the deployments that ended before it.
+
+    ``redeployment``: it has the version of the previous one. ``rollback``: it has another version,
+    which succeeded before the previous one.
+    """
+
+    previous: PreviousDeployment | None
+    since_previous_ms: int | None
+    redeployment: bool
+    rollback: bool
+    recovery: Recovery | None
+
+
 class RefreshProgress(Struct, frozen=True):
     """How often the deployment was refreshed since its first record, and the end of refreshing.
 
@@ -257,12 +295,14 @@ class EnrichedDeployment(Struct, frozen=True, rename="camel", kw_only=True):
     """The ``data`` of one stream entry.
 
     ``deployment`` is LaunchDarkly's own JSON: every page merged, unknown fields byte for byte.
-    ``flag_events`` are in order of time; null if nobody asked for them, or none could be read. The
-    first two fields must stay first: the script that appends inserts the revision.
+    ``change`` is null if it is not known. ``flag_events`` are in order of time; null if nobody
+    asked for them, or none could be read. The first three fields must stay first: the script that
+    appends inserts revision and change.
     """
 
     schema_version: Literal[1] = 1
     revision: int = 0
+    change: Change | None = None  # older records lack it
     enriched_at: int
     attempts: int
     deployment: Raw

@@ -15,7 +15,7 @@ from service.publish.entry import BEFORE_REVISION, Entry
 from service.store.encoded_command import pack_chunks
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
-from service.store.script import Script, load_script
+from service.store.script import Script, load_script, read_lua
 
 _TRIM_INTERVAL_S = 60.0
 
@@ -86,15 +86,18 @@ class OutputStream:
         self._keys = keys
         self._retention = retention
         self._append_script: Script = load_script(
-            __package__, "append_and_settle", prelude=load_settle_lua()
+            __package__,
+            "append_and_settle",
+            prelude=load_settle_lua() + read_lua(__package__, "lib_history"),
         )
         self._trim_script: Script = load_script(__package__, "trim")
 
     async def append_and_settle(self, entry: Entry, lease: Lease) -> PublishResult:
-        """Append one record as the next revision unless its content is unchanged; end its ticket.
+        """Append one record as the next revision unless nothing changed; end its ticket.
 
-        The same script schedules the next refresh. A filtered entry ends its ticket without a
-        record; reconciliation may queue the deployment again after the filter changes. Raise
+        Besides the content, ``change`` may be another one: an earlier deployment arrived late. The
+        same script schedules the next refresh. A filtered entry ends its ticket without a record;
+        reconciliation may queue the deployment again after the filter changes. Raise
         :class:`service.store.RedisRefused` if Redis refuses the write for now.
         """
         keys, plan = self._keys, entry.plan
@@ -103,7 +106,7 @@ class OutputStream:
             keys=(
                 *(keys.backlog, keys.tickets, keys.enriched, keys.published(entry.deployment_id)),
                 *(keys.budget_calls, keys.budget, keys.wakeup, keys.counts, keys.milestones),
-                *(keys.refreshes, keys.refresh_tickets),
+                *(keys.refreshes, keys.refresh_tickets, keys.history(*entry.history.scope)),
             ),
             args=(
                 lease.job,
@@ -120,6 +123,7 @@ class OutputStream:
                 _append_mode(entry),
                 *lease.settled_events,
                 *_source_event(lease),
+                entry.history.text,
                 *entry.fields,
             ),
             durable=True,

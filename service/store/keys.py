@@ -1,6 +1,7 @@
 """The Redis keys of one namespace, all in one Cluster slot."""
 
 from functools import cached_property
+from urllib.parse import quote
 
 from msgspec import Struct
 
@@ -149,3 +150,11 @@ class Keys(Struct, frozen=True, dict=True):
     def published(self, deployment_id: str) -> str:
         """Return the key of one deployment's hash: its last revision and content digest."""
         return self._key(f"published:{deployment_id}")
+
+    def history(self, project: str, environment: str, application: str) -> str:
+        """Return the key of the list of the last deployments that ended there.
+
+        See ``history.py`` of ``publish``. An unknown part is empty.
+        """
+        parts = [quote(part, safe="*") for part in (project, environment, application)]
+        return self._key(f"history:{'/'.join(parts)}")

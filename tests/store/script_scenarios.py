@@ -157,9 +157,10 @@ class Stage:
         await self.redis.zadd(self.keys.backlog, {job: 1000.5})
 
 
-def build_entry(lease: Lease, *, refresh: bool = True) -> Entry:
+def build_entry(lease: Lease, *, refresh: bool = True, ended_at: int = 1000) -> Entry:
     """Return the entry of the deployment of a lease."""
-    body = json.dumps({"id": lease.ticket.deployment_id, "applicationKey": "shop"}).encode()
+    deployment_id = lease.ticket.deployment_id
+    body = json.dumps({"id": deployment_id, "applicationKey": "shop", "endedAt": ended_at}).encode()
     deployment = parse_deployment(body)
     assert isinstance(deployment, Deployment)
     entry = EntryBuilder().build(
@@ -354,6 +355,26 @@ async def append_unchanged(stage: Stage) -> Act:
     return lambda: stage.output.append_and_settle(build_entry(again), again)
 
 
+async def _append_ended(stage: Stage, number: int, ended_at: int) -> None:
+    lease = await stage.add_and_claim(number)
+    await stage.output.append_and_settle(build_entry(lease, ended_at=ended_at), lease)
+
+
+async def append_after_another(stage: Stage) -> Act:
+    """Prepare a record of the newest deployment of an application."""
+    await _append_ended(stage, 2, 500)
+    lease = await stage.add_and_claim()
+    return lambda: stage.output.append_and_settle(build_entry(lease), lease)
+
+
+async def append_late(stage: Stage) -> Act:
+    """Prepare a record of a deployment that ended before another one."""
+    await _append_ended(stage, 2, 500)
+    await _append_ended(stage, 3, 1500)
+    lease = await stage.add_and_claim()
+    return lambda: stage.output.append_and_settle(build_entry(lease), lease)
+
+
 async def trim(stage: Stage) -> Act:
     """Prepare a stream with old records, too many records, and a group."""
     for entry_id in ("1-1", "1-2", "*", "*", "*"):
@@ -451,6 +472,8 @@ SCENARIOS: dict[str, tuple[str, Scenario]] = {
     "append a milestone": ("append_and_settle", append_a_milestone),
     "append superseded": ("append_and_settle", append_superseded),
     "append unchanged": ("append_and_settle", append_unchanged),
+    "append after another": ("append_and_settle", append_after_another),
+    "append late": ("append_and_settle", append_late),
     "trim": ("trim", trim),
     "acquire": ("acquire", acquire),
     "record_response": ("record_response", record_response),

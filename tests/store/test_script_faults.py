@@ -30,6 +30,9 @@ _UNIMPORTANT_KEYS = (b":wakeup", b":milestones", b":waiting-worker", b":wakeup:t
 # An add that failed hands its ticket to nobody: the ticket waits for a claim, which gives it calls.
 _UNIMPORTANT_KEYS_OF: Mapping[str, tuple[bytes, ...]] = {
     "add to a waiting worker": (b":budget:calls", b":turns", b":counts"),
+    # The rate of settled tickets is measured last. Without one measurement, Retry-After is less exact.
+    "append a milestone": (b":budget",),
+    "append unchanged": (b":budget",),
 }
 # The rest is repaired soon: the entry of a failed ticket whose data is deleted already, by the next
 # retry or drop; a refresh beside its ticket, by one more fetch.
@@ -119,6 +122,8 @@ class Faults(Struct):
                 return _normalize_hash(name, await self.redis.hgetall(name))
             case "zset":
                 return sorted(await self.redis.zrange(name, 0, -1))
+            case "list":
+                return await self.redis.lrange(name, 0, -1)
             case "stream":
                 return [fields for _, fields in await self.redis.xrange(name)]
             case other_kind:

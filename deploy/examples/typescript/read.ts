@@ -23,8 +23,9 @@ for (let seen = 0; seen < count; ) {
   const streams = (reply ?? []) as { messages: { id: string; message: Record<string, string> }[] }[]
   for (const { id, message } of streams.flatMap(({ messages }) => messages)) {
     const record = JSON.parse(message.data) as EnrichedDeployment
-    const { deployment, summary, revision } = record
-    console.log(JSON.stringify({ id: message.id, deployment: deployment.id, revision, authors: summary.authors }))
+    const { deployment, summary, revision, change } = record
+    const previous = change?.previous?.version // what ran before; unknown if there is no change
+    console.log(JSON.stringify({ id: message.id, deployment: deployment.id, revision, authors: summary.authors, previous }))
     await client.xAck(stream, group, id)
     seen += 1
   }

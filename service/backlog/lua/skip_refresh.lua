@@ -18,8 +18,10 @@ if tonumber(redis.call('ZSCORE', keys.backlog, job) or '0') ~= tonumber(ARGV[2])
 end
 local stored = redis.call('HGET', keys.tickets, job)
 if not is_superseded(stored, ARGV[3]) then
-  schedule_refresh(keys, ARGV[4], { since = ARGV[5], due = ARGV[6], ticket = ARGV[7], ttl = ARGV[8] }, now)
-  redis.call('HSET', keys.published, 'settled:' .. job, settlement)
+  local since = redis.call('HGET', keys.published, 'since')
+  local plan = { since = ARGV[5], due = ARGV[6], ticket = ARGV[7], ttl = ARGV[8] }
+  local fields = schedule_refresh(keys, ARGV[4], plan, since)
+  redis.call('HSET', keys.published, 'settled:' .. job, settlement, unpack(fields))
   redis.call('PEXPIRE', keys.published, ARGV[8])
 end
 release_calls(keys, job)
