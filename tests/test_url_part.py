@@ -10,4 +10,5 @@ from service.url_part import quote_part
 
 @given(st.text(st.characters(exclude_categories=("Cs",))))
 def test_any_text_is_quoted_as_urllib_quotes_it(text: str) -> None:
+    """The fast way and urllib agree for every text."""
     assert quote_part(text) == quote(text, safe="")

@@ -30,7 +30,7 @@ _UNIMPORTANT_KEYS = (b":wakeup", b":milestones", b":waiting-worker", b":wakeup:t
 # An add that failed hands its ticket to nobody: the ticket waits for a claim, which gives it calls.
 _UNIMPORTANT_KEYS_OF: Mapping[str, tuple[bytes, ...]] = {
     "add to a waiting worker": (b":budget:calls", b":turns", b":counts"),
-    # The rate of settled tickets is measured last. Without one measurement, Retry-After is less exact.
+    # The rate of settled tickets is measured last: without it, Retry-After is less exact.
     "append a milestone": (b":budget",),
     "append unchanged": (b":budget",),
 }
