@@ -76,7 +76,7 @@ class Webhook(Struct, frozen=True, rename="camel"):
     event_type: str
     deployment_id: str | None = None
     event_time: int | None = None
-    event_metadata: msgspec.Raw | None = None
+    event_metadata: dict[str, object] = {}
 
 
 class Floor:

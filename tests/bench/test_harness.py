@@ -10,7 +10,7 @@ import pytest
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from tests.bench.bench_env import BenchEnvironment, open_bench_environment
-from tests.bench.contestants import build_baseline, build_service
+from tests.bench.contestants import build_baseline, build_floor, build_service
 from tests.bench.depth import BATCH, BATCHES
 from tests.bench.paths import ROOT
 from tests.bench.peer_catalog import Peers
@@ -45,16 +45,17 @@ async def bench_env(tmp_path: Path) -> AsyncIterator[BenchEnvironment]:
 
 
 async def test_record_is_measured_and_checked(bench_env: BenchEnvironment) -> None:
-    """The service with and without ids, the bare loop and the GET do their work."""
+    """The service with and without ids, the bare loop, the GET and the floor do their work."""
     contestants = [
         build_service(),
         build_service(without_ids=True),
         build_baseline("record"),
         build_baseline("get"),
+        build_floor(),
     ]
     samples, errors = await measure_rounds(bench_env, contestants, [0], items=20)
     assert errors == {}
-    assert [len(values) for values in samples.values()] == [1, 1, 1, 1]
+    assert [len(values) for values in samples.values()] == [1, 1, 1, 1, 1]
 
 
 async def test_missing_output_is_an_error(bench_env: BenchEnvironment) -> None:
@@ -81,12 +82,12 @@ async def test_failing_contestant_is_reported(bench_env: BenchEnvironment) -> No
 
 
 async def test_receiver_is_measured(bench_env: BenchEnvironment) -> None:
-    """The service and the receiver that only reads accept every webhook."""
+    """The service, the receiver that only reads, and the floor accept every webhook."""
     report = await report_receiver(bench_env, SHORT_CONFIG)
-    assert report.text.count("\n| ") == 8  # costs, and costs of Redis
+    assert report.text.count("\n| ") == 10  # costs, and costs of Redis
     assert "| only reads | " in report.text
-    (comparison,) = report.comparisons
-    assert comparison.value.low > 0
+    assert "| floor | " in report.text
+    assert all(comparison.value.low > 0 for comparison in report.comparisons)
 
 
 async def test_latency_is_measured(bench_env: BenchEnvironment) -> None:
@@ -193,11 +194,13 @@ async def test_script_times_cover_every_script_of_the_service(
         for path in (ROOT / "service").rglob("lua/*.lua")
         if not path.stem.startswith("lib_")
     }
-    # Only a failed or stopped worker runs these, and none of them depends on a depth.
+    # Few tickets need these, and none of them depends on a depth: each changes one ticket at most.
     assert scripts - {script.name for script in measured} == {
+        "end_start",
         "end_wait",
         "script_probe",
         "skip_refresh",
+        "write_report",
     }
 
 
