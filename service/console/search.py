@@ -13,9 +13,11 @@ from service.backlog.failures import decode_failed_ticket
 from service.console.live import MAX_RECORD_BYTES, pair_fields, split_rows
 from service.console.timeline import (
     DeploymentView,
+    RollbackFinder,
     view_from_failed,
     view_from_record,
     view_from_ticket,
+    with_rollback,
 )
 from service.store.exchange import decode_text
 from service.store.group_commit import GroupCommit, ScriptArgument
@@ -79,11 +81,13 @@ class Searcher:
             revision = await self._read_revision(query)
             ends_at, scanned, is_complete = self._clock() + _TIMEOUT_S, 0, True
             found: dict[str, DeploymentView] = {}
+            rollback_finder = RollbackFinder()
             for scan_pages in (self._scan_tickets, self._scan_failed, self._scan_records):
                 is_at_end, matches = False, dict[str, DeploymentView]()
                 async with aclosing(scan_pages(query)) as pages:
                     async for page in pages:
                         scanned, is_at_end = scanned + page.scanned, page.is_last
+                        rollback_finder.add(page.deployments)
                         matches |= {
                             deployment.key: deployment
                             for deployment in page.deployments
@@ -93,9 +97,13 @@ class Searcher:
                             break
                 found |= matches
                 is_complete = is_complete and is_at_end
+            rollbacks = rollback_finder.list_rollbacks()
             return SearchResult(
                 query=query,
-                deployments=sorted(found.values(), key=_sort_key)[:MAX_RESULTS],
+                deployments=[
+                    with_rollback(deployment, rollbacks)
+                    for deployment in sorted(found.values(), key=_sort_key)[:MAX_RESULTS]
+                ],
                 scanned=scanned,
                 is_complete=is_complete and len(found) <= MAX_RESULTS,
                 revision=revision,

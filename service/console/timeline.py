@@ -1,12 +1,12 @@
 """A deployment as the console shows it, built from a ticket, a failed ticket or a record; pure."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Literal
 
 import msgspec
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Raw, Struct
 
 from service.backlog.failures import (
     MIN_SHOWN_EVENTS,
@@ -18,11 +18,19 @@ from service.backlog.lines import due_since_ms
 from service.backlog.ticket import Lease, Ticket, decode_lease
 from service.client.entry import format_fields
 from service.enrich.models import DeploymentHead, parse_head
-from service.publish.record import EnrichedDeployment, PullRequestSummary, TouchedFlag
+from service.publish.record import (
+    Change,
+    EnrichedDeployment,
+    FlagEvent,
+    PullRequestSummary,
+    TouchedFlag,
+)
 
 DeploymentStatus = Literal["waiting", "leased", "published", "failed", "parked"]
 
 
+_MAX_FLAG_STEPS = 20
+_FLAG_EVENT_TEXTS = {"enabled_targeting": "turned on", "disabled_targeting": "turned off"}
 _REVISION_PATTERN = re.compile(r"[0-9]{1,10}")  # other writers may put anything there
 
 
@@ -34,10 +42,25 @@ class TimelineStep(Struct, frozen=True):
     note: str = ""
 
 
+class Rollback(Struct, frozen=True):
+    """The deployment that rolled another one back, and when it ended (epoch ms)."""
+
+    deployment_id: str
+    version: str
+    at_ms: float
+
+
 class PublishedRecord(Struct, frozen=True, kw_only=True):
-    """The content of a record; ``refresh`` is 0 for a record that a webhook caused."""
+    """The content of a record; ``refresh`` is 0 for a record that a webhook caused.
+
+    ``change`` is None if nobody knows it. ``flag_urls`` has the flags with a page in LaunchDarkly.
+    """
 
     revision: int
+    has_failed: bool = False
+    change: Change | None = None
+    rolled_back_by: Rollback | None = None
+    flag_urls: Mapping[str, str] = {}
     is_complete: bool = True
     incomplete_reason: str = ""
     pull_requests: Sequence[PullRequestSummary] = ()
@@ -69,6 +92,11 @@ class DeploymentView(Struct, frozen=True, kw_only=True):
     detail: str = ""
     steps: Sequence[TimelineStep] = ()
     record: PublishedRecord | None = None
+
+    @property
+    def deployed_ms(self) -> float:
+        """When the deployment ended (epoch ms); of a record of another writer, its own time."""
+        return next((step.at_ms for step in self.steps if step.name == "deployed"), self.at_ms)
 
     @property
     def took_ms(self) -> float | None:
@@ -159,6 +187,45 @@ def view_from_failed(failed: FailedTicket) -> DeploymentView:
     )
 
 
+class RollbackFinder:
+    """Finds what rolled a deployment back: a later one, by the last revision of its record."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, tuple[int, str | None, Rollback]] = {}
+
+    def add(self, views: Iterable[DeploymentView]) -> None:
+        """Look at further records, in any order."""
+        for view in views:
+            record = view.record
+            known_revision = self._records.get(view.deployment_id, (0,))[0]
+            if record is None or record.revision < known_revision:
+                continue
+            change = record.change
+            previous = change.previous if change is not None and change.rollback else None
+            self._records[view.deployment_id] = (
+                record.revision,
+                previous.deployment_id if previous is not None else None,
+                Rollback(view.deployment_id, view.version, view.deployed_ms),
+            )
+
+    def list_rollbacks(self) -> Mapping[str, Rollback]:
+        """Return what rolled back each deployment, by the id of the latter."""
+        return {
+            rolled_back: rollback
+            for _, rolled_back, rollback in self._records.values()
+            if rolled_back is not None
+        }
+
+
+def with_rollback(view: DeploymentView, rollbacks: Mapping[str, Rollback]) -> DeploymentView:
+    """Return the view of a record with what rolled it back, if anything did."""
+    rollback = rollbacks.get(view.deployment_id)
+    if view.record is None or rollback is None:
+        return view
+    record = msgspec.structs.replace(view.record, rolled_back_by=rollback)
+    return msgspec.structs.replace(view, record=record)
+
+
 def view_failed_events(failed: FailedTicket) -> Sequence[DeploymentView]:
     """Return the views of the webhooks of a version, if several failed, the newest first."""
     if len(failed.events) < MIN_SHOWN_EVENTS:
@@ -240,9 +307,11 @@ def _with_record(
     notes += [] if record.attempts == 1 else [f"attempt {record.attempts}"]
     steps += [
         TimelineStep("webhook", float(event.received_at), event.source),
+        *map(_flag_step, (record.flag_events or ())[:_MAX_FLAG_STEPS]),
         TimelineStep("enriched", float(record.enriched_at), ", ".join(notes)),
         TimelineStep("record", view.at_ms, f"revision {record.revision}"),
     ]
+    steps.sort(key=lambda step: step.at_ms)
     return msgspec.structs.replace(
         view,
         version=deployment.application_version or "",
@@ -252,6 +321,9 @@ def _with_record(
         steps=tuple(steps),
         record=PublishedRecord(
             revision=record.revision,
+            has_failed=event.outcome == "failed",
+            change=record.change,
+            flag_urls={link.key: link.url for link in record.links.flags},
             is_complete=completeness.complete,
             incomplete_reason="" if completeness.reason is UNSET else completeness.reason,
             pull_requests=summary.pull_requests,
@@ -260,3 +332,29 @@ def _with_record(
             refresh=refresh,
         ),
     )
+
+
+def _flag_step(event: FlagEvent) -> TimelineStep:
+    what = _FLAG_EVENT_TEXTS.get(event.event_type or "", "") or event.description
+    return TimelineStep(
+        f"flag {event.flag_key}",
+        float(event.event_time),
+        f"{what or event.event_type or 'changed'}{_format_impact(event.impact)}",
+    )
+
+
+def _format_impact(json: Raw) -> str:
+    """Return what is readable of an impact, which is LaunchDarkly's own JSON."""
+    try:
+        impact = msgspec.json.decode(json)
+    except (msgspec.MsgspecError, RecursionError):
+        return ""
+    match impact:
+        case {"reason": "waiting"}:
+            return ", impact not known yet"
+        case {"percentage": int() | float() as percentage, "size": str() as size}:
+            return f", impact {percentage:.3g} % ({size})"
+        case {"percentage": int() | float() as percentage}:
+            return f", impact {percentage:.3g} %"
+        case _:
+            return ""

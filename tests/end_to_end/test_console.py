@@ -23,6 +23,8 @@ from tests.end_to_end.console_harness import (
     open_console,
 )
 from tests.end_to_end.harness import ServiceHarness
+from tests.examples.dora_records import FLAG_URL, make_history
+from tests.examples.dora_records import deployment_id as history_id
 from tests.factories import deployment_id
 
 
@@ -282,6 +284,30 @@ async def test_search_lists_waiting_tickets_then_the_newest(
     statuses = re.findall(r'class="status ([a-z-]+)"', text)
     assert statuses[:3] == ["waiting", "published", "failed"]
     assert "there may be more" in text
+
+
+async def test_search_says_what_a_deployment_changed_and_what_became_of_it(
+    local_client: ConsoleClient, service: ServiceHarness
+) -> None:
+    """What ran before, rollbacks both ways, recoveries, flags; each version leads to its search."""
+    for fields in make_history():
+        await service.redis.xadd(service.keys.enriched, fields)
+    pages = {}
+    for number in range(1, 7):
+        _, text = await local_client.get(f"/console/search?q={history_id(number)}")
+        own_text = text.split(f"<dd>{history_id(number)}</dd>")[0].rpartition("<details")[2]
+        pages[number] = " ".join(re.sub(r"<[^>]*>", " ", own_text).split())
+    assert "What changed" not in pages[1]
+    assert "This deployment failed . Before it ran 1.0.0 , which had succeeded 5 min" in pages[2]
+    assert "The same version again: 1.0.0 , which had failed 5 min earlier." in pages[3]
+    assert "It ended a failure that had lasted 4 min." in pages[3]
+    assert "It was rolled back 2 min later by 2.0.0" in pages[4]
+    assert "A rollback from 3.0.0" in pages[5]
+    assert "flag dark-mode turned on, impact 42 % (medium)" in pages[5]
+    assert "rolled back" not in pages[6]
+    _, text = await local_client.get(f"/console/search?q={history_id(5)}")
+    assert f'href="../console/search?q={history_id(4)}"' in text
+    assert f'href="{FLAG_URL}"' in text
 
 
 async def test_search_finds_a_published_deployment_with_its_revision(

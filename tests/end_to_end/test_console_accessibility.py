@@ -18,6 +18,7 @@ from tests.end_to_end.console_harness import (
     open_console,
 )
 from tests.end_to_end.harness import ServiceHarness
+from tests.examples.dora_records import make_history, make_hostile_fields
 from tests.factories import deployment_id
 
 LONG_TEXT = "an-unusually-long-value-" * 9
@@ -51,6 +52,8 @@ async def test_pages_follow_the_rules_and_fit_a_phone(
         await expect(page.locator(".events .status.published")).to_have_count(1)
         await page.get_by_text("Drop", exact=True).first.click()
         await checker.check("/")
+        for fields in (*make_history(), make_hostile_fields()):
+            await service.redis.xadd(service.keys.enriched, fields)
         for path in (
             "/console/failed?result=gone",
             f"/console/failed/show?job={job}",
@@ -58,6 +61,7 @@ async def test_pages_follow_the_rules_and_fit_a_phone(
             "/console/failed/show?job=unknown",
             f"/console/search?q={LONG_TEXT}",
             f"/console/search?q={deployment_id()}&result=queued",
+            "/console/search?q=shop",
         ):
             await page.goto(url + path)
             await checker.check(path)
