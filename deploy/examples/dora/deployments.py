@@ -1,12 +1,10 @@
 """Deployments as the page needs them, taken from records; pure. Times are epoch ms."""
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Raw, Struct
-
-T = TypeVar("T")
+from msgspec import Struct
 
 _MAX_LISTED = 40  # pull requests, flags or flag events of one deployment
 
@@ -19,30 +17,25 @@ class Scope(NamedTuple):
     application: str
 
 
-class Previous(Struct, frozen=True, rename="camel"):
+class Previous(Struct, frozen=True):
     """The deployment that ended before another one."""
 
     deployment_id: str
-    version: str | None = None
-    ended_at: int | None = None
-    outcome: str = ""
+    version: str = ""
+    succeeded: bool = True
 
 
-class Recovery(Struct, frozen=True, rename="camel"):
-    """The end of a failure, and how long it lasted."""
+class Change(Struct, frozen=True):
+    """What a deployment changed in its environment; ``recovery_ms`` is how long a failure lasted.
 
-    after_ms: int
-    failed_deployment_id: str = ""
-
-
-class Change(Struct, frozen=True, rename="camel"):
-    """What a deployment changed in its environment."""
+    That is None unless the deployment ended a failure.
+    """
 
     previous: Previous | None = None
     since_previous_ms: int | None = None
     redeployment: bool = False
     rollback: bool = False
-    recovery: Recovery | None = None
+    recovery_ms: int | None = None
 
 
 class Impact(Struct, frozen=True):
@@ -100,16 +93,9 @@ class Deployment(Struct, frozen=True, kw_only=True):
     flag_events: tuple[FlagEvent, ...] | None = None
 
 
-class _Additions(Struct, frozen=True, rename="camel"):
-    """The fields that older records lack."""
-
-    change: Raw = Raw(b"null")
-
-
 def parse_record(record: Any) -> Deployment:
     """Return the deployment of a record of the client."""
     data, deployment = record.data, record.deployment
-    additions = msgspec.json.decode(record.fields[b"data"], type=_Additions)
     event_times = (deployment.ended_at, data.event.event_time, data.event.received_at)
     return Deployment(
         id=record.id.rpartition(":")[0] or record.id,
@@ -119,7 +105,7 @@ def parse_record(record: Any) -> Deployment:
         ended_at=next(time for time in event_times if time is not None),
         succeeded=data.event.outcome != "failed",
         lead_time_ms=data.summary.lead_time_ms,
-        change=_decode(additions.change, Change),
+        change=_read_change(data.change),
         pull_requests=_list_pull_requests(data),
         pull_request_count=len(data.summary.pull_requests),
         flags=_list_flags(data),
@@ -127,12 +113,20 @@ def parse_record(record: Any) -> Deployment:
     )
 
 
-def _decode(json: Raw, wanted: type[T]) -> T | None:
-    """Return a value of a type; None if there is none, or it has another form."""
-    try:
-        return msgspec.json.decode(json, type=wanted | None)
-    except msgspec.MsgspecError:
+def _read_change(change: Any) -> Change | None:
+    if change is None:
         return None
+    previous = change.previous
+    return Change(
+        previous=previous
+        and Previous(
+            previous.deployment_id, previous.version or "", previous.outcome == "succeeded"
+        ),
+        since_previous_ms=change.since_previous_ms,
+        redeployment=change.redeployment,
+        rollback=change.rollback,
+        recovery_ms=change.recovery and change.recovery.after_ms,
+    )
 
 
 def _list_flag_events(events: Any) -> tuple[FlagEvent, ...] | None:

@@ -35,8 +35,7 @@ def has_failed(deployment: Deployment, rolled_back: Container[str]) -> bool:
 
 def recovery_of(deployment: Deployment) -> int | None:
     """Return how long the failure lasted that a deployment ended; None if it ended none."""
-    recovery = deployment.change.recovery if deployment.change else None
-    return recovery.after_ms if recovery else None
+    return deployment.change.recovery_ms if deployment.change else None
 
 
 def lead_time_of(deployment: Deployment) -> int | None:
