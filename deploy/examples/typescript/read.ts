@@ -25,7 +25,9 @@ for (let seen = 0; seen < count; ) {
     const record = JSON.parse(message.data) as EnrichedDeployment
     const { deployment, summary, revision, change } = record
     const previous = change?.previous?.version // what ran before; unknown if there is no change
-    console.log(JSON.stringify({ id: message.id, deployment: deployment.id, revision, authors: summary.authors, previous }))
+    const flags = record.flagEvents?.map((event) => event.flagKey) // which were changed since; unknown by default
+    const { authors } = summary
+    console.log(JSON.stringify({ id: message.id, deployment: deployment.id, revision, authors, previous, flags }))
     await client.xAck(stream, group, id)
     seen += 1
   }
