@@ -1,6 +1,6 @@
 """The Redis keys of one namespace, all in one Cluster slot."""
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -156,5 +156,9 @@ class Keys(Struct, frozen=True, dict=True):
 
         See ``history.py`` of ``publish``. An unknown part is empty.
         """
-        parts = [quote(part, safe="*") for part in (project, environment, application)]
-        return self._key(f"history:{'/'.join(parts)}")
+        return self._key(f"history:{_quote_scope(project, environment, application)}")
+
+
+@lru_cache(maxsize=1024)  # a worker publishes for the same few again and again
+def _quote_scope(*parts: str) -> str:
+    return "/".join([quote(part, safe="*") for part in parts])

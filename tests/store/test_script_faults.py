@@ -22,7 +22,7 @@ from tests.store.conftest import execute
 from tests.store.script_scenarios import SCENARIOS, CallCatcher, HeldBack, ScriptCall, Stage
 
 USER = "limited"
-_TIMED_FIELDS = {b"until", b"ran", b"starting"}
+_TIMED_FIELDS = {b"until", b"ran", b"starting", b"claimed_at"}
 _HEADER_BYTES = 14  # of a stored ticket: generation (4), crashes (2), and when it was queued (8)
 
 # A missed wakeup is safe, and a lost milestone makes one measurement less exact.
