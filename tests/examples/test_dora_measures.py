@@ -99,7 +99,7 @@ def read(revisions: Sequence[Deployment]) -> History:
 
 
 @given(histories())
-@settings(max_examples=300)
+@settings(max_examples=200)
 def test_measures_equal_the_plain_oracle(revisions: list[Deployment]) -> None:
     """In whatever order revisions come, the last one of each deployment counts."""
     by_scope = read(revisions).by_scope()
