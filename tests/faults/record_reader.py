@@ -25,6 +25,7 @@ FindEpoch = Callable[[str, int | str], int | None]
 
 class _Data(Struct):
     deployment: Raw
+    change: Raw = Raw(b"null")
 
 
 class _DeploymentFields(Struct, rename="camel"):
@@ -101,7 +102,8 @@ def parse_record(
     entry_id: bytes, fields: dict[bytes, bytes], find_epoch: FindEpoch = lambda *_: None
 ) -> StreamRecord:
     """Return the record of one stream entry."""
-    deployment = msgspec.json.decode(fields[b"data"], type=_Data).deployment
+    data = msgspec.json.decode(fields[b"data"], type=_Data)
+    deployment = data.deployment
     deployment_fields = msgspec.json.decode(deployment, type=_DeploymentFields)
     ms, _, number = entry_id.decode().partition("-")
     field_names = ("projectkey", "environmentkey", "applicationkey")
@@ -115,7 +117,8 @@ def parse_record(
         id=fields[b"id"].decode(),
         job=f"id:{deployment_fields.id}" if has_known_id else find_job,
         revision=int(fields[b"revision"]),
-        digest=blake2b(deployment, digest_size=8).digest(),
+        # A deployment that arrived late gives later ones another change, and so another revision.
+        digest=blake2b(bytes(deployment) + bytes(data.change), digest_size=8).digest(),
         epoch=find_epoch(deployment_fields.id, deployment_fields.started_at)
         if has_known_id
         else None,

@@ -1,5 +1,8 @@
 """Tests of the oracle: it finds each kind of planted loss, duplicate and leftover."""
 
+import json
+from typing import Any
+
 from msgspec.structs import replace
 
 from tests.faults.oracle import (
@@ -9,6 +12,7 @@ from tests.faults.oracle import (
     check_deliveries,
     find_mistold,
 )
+from tests.faults.record_reader import parse_record
 
 
 def make_delivery(number: int, job: str, *, epoch: int = 0) -> SentDelivery:
@@ -135,3 +139,28 @@ def test_deployment_that_launchdarkly_does_not_know_once_is_told_wrongly() -> No
         "d: finished",
         "e: failed, started",
     ]
+
+
+def parse_revision(revision: int, *, previous: str) -> StreamRecord:
+    """Return a record of one deployment as it is read, with another deployment before it."""
+    deployment = {"id": "a0eebc99-9c0b-4ef8-0001-000000000001"}
+    change: dict[str, Any] = {"previous": {"deploymentId": previous}}
+    fields = {
+        b"id": b"a",
+        b"revision": str(revision).encode(),
+        b"complete": b"true",
+        b"data": json.dumps({"deployment": deployment, "change": change}).encode(),
+    }
+    fields |= {name + b"key": b"" for name in (b"project", b"environment", b"application")}
+    return replace(parse_record(f"{revision}-0".encode(), fields), id=f"a:{revision}")
+
+
+def test_revision_of_the_same_content_needs_another_change() -> None:
+    """A deployment that arrived late gives a later one a revision, and only one."""
+    first = parse_revision(1, previous="b")
+    deliveries = [make_delivery(1, first.job)]
+    corrected = [first, parse_revision(2, previous="c")]
+    assert check_deliveries(deliveries, corrected, LeftoverState()).is_clean
+    repeated = [*corrected, parse_revision(3, previous="c")]
+    report = check_deliveries(deliveries, repeated, LeftoverState())
+    assert report.duplicated == [first.job]
