@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 from msgspec.structs import replace
@@ -186,6 +186,19 @@ async def test_change_as_documented(
     change = (await history.read_changes())[deployments[-1].id]
     assert (change["redeployment"], change["rollback"]) == (redeployment, rollback)
     assert (change["recovery"] or {}).get("failedDeploymentId") == failed
+    assert change == expected_changes(deployments)[deployments[-1].id]
+
+
+@pytest.mark.parametrize(("versions_between", "rollback"), [(24, True), (25, False)])
+async def test_rollback_looks_at_the_25_deployments_before(
+    history: History, versions_between: int, *, rollback: bool
+) -> None:
+    """A version that ran longer ago counts as new."""
+    between = (f"v{number}" for number in range(versions_between))
+    deployments = deployments_of("1", *between, "1")
+    await publish_all(history, deployments)
+    change = (await history.read_changes())[deployments[-1].id]
+    assert change["rollback"] == rollback
     assert change == expected_changes(deployments)[deployments[-1].id]
 
 
@@ -362,6 +375,11 @@ def runner(redis_url: str) -> Iterator[Runner]:
     running.close()
 
 
+EQUAL_ENDS = [
+    Report(EndedDeployment(id=id_, version=id_, ended_at=START_MS, outcome="succeeded"))
+    for id_ in ("b", "ab", "a", "c")
+]
+
 SETTINGS = settings(
     deadline=None,
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
@@ -370,6 +388,7 @@ SETTINGS = settings(
 
 
 @given(history_reports=reports())
+@example(history_reports=EQUAL_ENDS)
 @settings(SETTINGS, max_examples=15)
 def test_change_of_generated_histories_equals_the_oracle(
     runner: Runner, history_reports: list[Report]
