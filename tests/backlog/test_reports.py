@@ -71,6 +71,25 @@ async def test_event_that_arrives_meanwhile_stays(backlog: Backlog, reports: Rep
     ]
 
 
+async def test_answer_clears_the_crashes_of_the_ticket(
+    backlog: Backlog, reports: Reports, redis: Redis, keys: Keys
+) -> None:
+    """A ticket that made its call did not kill its worker."""
+    lease = await add_and_claim(backlog, "a")
+    await redis.zadd(keys.backlog, {lease.job: 1000.5})  # its worker died
+    (again,) = (await backlog.claim(1)).leases
+    assert isinstance(again, Lease)
+    assert again.crashes == 1
+    told = with_report(again, told_at=7)
+    assert await reports.begin(told) == "written"
+    stored = with_report(told, is_stored=True)
+    assert await reports.finish(stored) == "written"
+    await backlog.postpone(stored, stored.ticket, delay_s=0)
+    (last,) = (await backlog.claim(1)).leases
+    assert isinstance(last, Lease)
+    assert last.crashes == 0
+
+
 async def test_lost_lease_writes_nothing(backlog: Backlog, reports: Reports) -> None:
     """Another worker may tell LaunchDarkly now."""
     lease = with_report(await add_and_claim(backlog, "a"), told_at=7)

@@ -40,6 +40,9 @@ else
   redis.call('PEXPIRE', keys.reports, ARGV[9])
 end
 local generation, crashes = struct.unpack('>I4I2', stored)
+if ARGV[7] == 'finish' then
+  crashes = 0 -- the call has ended: what follows is another attempt, and this ticket did not kill its worker
+end
 events[index][2] = event
 redis.call('HSET', keys.tickets, job, join_events(generation, crashes, events))
 return 'written'
