@@ -14,7 +14,6 @@ from service.backlog.ticket import (
     select_event,
     with_ticket,
 )
-from service.enrich.report import decide_busy
 from service.enrich.reporter import Reporter
 from service.enrich.verdict import Ended, Fail, Retry, Tell
 from service.log import EventLogger
@@ -68,8 +67,7 @@ class Reporting(Struct, frozen=True):
         status = await write(replace(before, told_at=read_now_ms()), self.reports.begin)
         if status != "written":
             held_lease.lease = with_ticket(_lease_of(held_lease), lease.ticket)
-            is_late = status == "late"
-            return Ended(index) if is_late else decide_busy(self.reporter.build_history(lease))
+            return Ended(index) if status == "late" else self.reporter.decide_busy(lease)
         answer = await self.reporter.tell(select_event(_lease_of(held_lease), index))
         report = answer.report
         if report.told_at:

@@ -74,7 +74,7 @@ _CLOCK_SKEW_MS = 60_000  # of the sender's clock, as in matching.py
 _SAME_EVENT_MS = 1_000  # as SAME_SENDER_MS in lib_tickets.lua
 _SAME_WITHOUT_TIME_MS = 900_000  # as NO_TIME_MS in lib_tickets.lua
 _FIRST_WAIT_S = 1.0
-_BUSY_WAIT_S = 1.0
+_LONGEST_BUSY_WAIT_S = 10.0
 
 
 def check_version(ticket: Ticket) -> Fail | None:
@@ -277,9 +277,13 @@ def decide_answer(
             return ReportAnswer(untold, Fail("report_rejected", detail, response.body))
 
 
-def decide_busy(history: AttemptHistory) -> Retry:
-    """Return the verdict on an end whose start is being told."""
-    return Retry("report_busy", wait_s=_BUSY_WAIT_S + history.jitter, counts_as_attempt=False)
+def decide_busy(history: AttemptHistory, policy: RetryPolicy) -> Retry:
+    """Return the verdict on an end whose start is being told.
+
+    A start is told within seconds, unless its worker died.
+    """
+    wait_s = policy.not_found_backoff.delay(history.attempts + 1, history.jitter)
+    return Retry("report_busy", wait_s=min(wait_s, _LONGEST_BUSY_WAIT_S))
 
 
 def _decide_forbidden(

@@ -6,8 +6,14 @@ from service.backlog.ticket import Lease, QueuedEvent
 from service.enrich.client import Upstream
 from service.enrich.pagination import API_ROOT
 from service.enrich.rate_limits import RateLimitHeaders
-from service.enrich.report import ReportAnswer, classify_report, decide_answer, encode_report
-from service.enrich.verdict import ApiResponse, AttemptHistory, CallFailure, RetryPolicy
+from service.enrich.report import (
+    ReportAnswer,
+    classify_report,
+    decide_answer,
+    decide_busy,
+    encode_report,
+)
+from service.enrich.verdict import ApiResponse, AttemptHistory, CallFailure, Retry, RetryPolicy
 
 REPORT_PATH = f"{API_ROOT}deployment-events"
 _ROUTE = "report"
@@ -28,7 +34,7 @@ class Reporter:
     ) -> None:
         self._upstream = upstream
         self._policy = policy
-        self.build_history = build_history
+        self._build_history = build_history
 
     async def acquire(self, lease: Lease) -> None:
         """Wait until the budget allows the call.
@@ -38,6 +44,10 @@ class Reporter:
         """
         async with self._upstream.limiter:
             await self._upstream.budget.acquire(lease.job, _ROUTE)
+
+    def decide_busy(self, lease: Lease) -> Retry:
+        """Return the verdict on an end whose start is being told."""
+        return decide_busy(self._build_history(lease), self._policy)
 
     async def tell(self, lease: Lease) -> ReportAnswer:
         """Post the event of a ticket, and return what the answer means."""
@@ -52,5 +62,5 @@ class Reporter:
         )
         assert isinstance(closed_ms, int)  # noqa: S101 - as the script returns it
         failure = CallFailure(response, closed_s=closed_ms / 1000)
-        history = self.build_history(lease)
+        history = self._build_history(lease)
         return decide_answer(failure, ticket, history, self._policy, index=lease.index)

@@ -24,6 +24,7 @@ from service.enrich.report import (
     check_version,
     classify_report,
     decide_answer,
+    decide_busy,
     decide_report,
     describe_report,
     encode_report,
@@ -278,6 +279,14 @@ def test_event_says_what_is_known() -> None:
     listed = replace(ticket, metadata=b"[1]", event_time=None)
     body = json.loads(encode_report(QueuedEvent(listed, NOW + 5)))
     assert (body["eventMetadata"], body["eventTime"]) == ({"metadata": [1]}, NOW + 5)
+
+
+def test_end_waits_seconds_for_a_start_that_is_being_told() -> None:
+    """Longer each time, but never long: the start may be told any moment."""
+    waits = [decide_busy(replace(HISTORY, attempts=n), POLICY).wait_s for n in (0, 1, 2, 9)]
+    assert waits == sorted(waits)
+    assert 0 < waits[0] < 2
+    assert waits[-1] == 10
 
 
 def test_failed_ticket_says_what_is_probably_missing() -> None:
