@@ -69,6 +69,19 @@ async def read_statuses(service: ServiceHarness) -> list[tuple[str, str]]:
     ]
 
 
+async def wait_for_line(
+    service: ServiceHarness, eventually: Eventually, event: str
+) -> dict[str, Any]:
+    """Return the one line of an event, which is logged just after its ticket has ended."""
+
+    async def is_logged() -> bool:
+        return bool(service.log_events(event))
+
+    await eventually(is_logged)
+    (line,) = service.log_events(event)
+    return line
+
+
 @pytest.mark.parametrize("kind", ["succeeded", "failed"])
 async def test_webhook_of_each_preset_is_enough(
     empty: ServiceHarness, eventually: Eventually, sources: str, kind: str
@@ -129,9 +142,7 @@ async def test_start_and_end_are_one_deployment(
     deployment = record["data"]["deployment"]
     assert (deployment["status"], deployment["durationMs"]) == ("failed", 60_000)
     assert (count_posts(empty), empty.simulator.stats.told_twice) == (2, 0)
-    assert [line["event"] for line in empty.log_events() if "start_" in line["event"]] == [
-        "start_reported"
-    ]
+    await wait_for_line(empty, eventually, "start_reported")
     assert [item.status for item in empty.simulator.list_deployments()] == ["failed"]
 
 
@@ -151,7 +162,7 @@ async def test_start_after_its_end_is_dropped(
     assert (await empty.post(started))[0] == 202
     await eventually(empty.is_done)
     assert len(await empty.records()) == 1
-    assert len(empty.log_events("start_dropped")) == 1
+    await wait_for_line(empty, eventually, "start_dropped")
     assert count_posts(empty) == 1
 
 
@@ -176,7 +187,7 @@ async def test_version_that_launchdarkly_refuses_fails_without_a_call(
     await empty.open(sources=sources)
     assert (await empty.post(event | {"version": "feature/x"}))[0] == 202
     await eventually(empty.is_done)
-    (failed,) = empty.log_events("deployment_failed")
+    failed = await wait_for_line(empty, eventually, "deployment_failed")
     assert failed["reason"] == "report_invalid"
     assert "'feature/x'" in failed["detail"]
     assert empty.simulator.stats.calls == {}
@@ -191,7 +202,7 @@ async def test_reader_token_fails_with_a_reason_of_its_own(
     await empty.open(sources=sources, not_found_timeout=1.0)
     assert (await empty.post(event))[0] == 202
     await eventually(empty.is_done)
-    (failed,) = empty.log_events("deployment_failed")
+    failed = await wait_for_line(empty, eventually, "deployment_failed")
     assert failed["reason"] == "report_forbidden"
     assert "Writer" in failed["detail"]
     reasons = {line["reason"] for line in empty.log_events("deployment_postponed")}
@@ -206,7 +217,7 @@ async def test_rejected_event_keeps_the_answer(
     await empty.open(sources=sources)
     assert (await empty.post(event))[0] == 202
     await eventually(empty.is_done)
-    (failed,) = empty.log_events("deployment_failed")
+    failed = await wait_for_line(empty, eventually, "deployment_failed")
     assert failed["reason"] == "report_rejected"
     assert count_posts(empty) == 1
 
