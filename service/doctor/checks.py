@@ -220,7 +220,10 @@ def _check_unreachable_redis(facts: RedisFacts) -> Finding:
         fix = "correct user and password in ENRICHER_REDIS_URL"
         return fail("redis", f"{facts.location} refuses the login: {facts.connection_error}", fix)
     if not facts.is_embedded:
-        fix = "start it, or correct ENRICHER_REDIS_URL; until then the receiver answers 503"
+        fix = (
+            "start it, or correct ENRICHER_REDIS_URL; until then the receiver answers 503. If it"
+            " ends again, see its log: the disk of Redis may be full"
+        )
         return fail("redis", f"{facts.location} is away: {facts.connection_error}", fix)
     if facts.can_start:
         fix = "start `run`, or set ENRICHER_REDIS_URL to a Redis of yours"

