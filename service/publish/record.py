@@ -267,7 +267,7 @@ class RefreshProgress(Struct, frozen=True):
     """How often the deployment was refreshed since its first record, and the end of refreshing.
 
     ``until`` is the last planned refresh (epoch ms), null when none is planned. A refresh makes the
-    next revision if the content changed, and no record if it did not.
+    next revision if the content or the change is another one, and no record if neither is.
     """
 
     done: int = 0
