@@ -29,10 +29,11 @@ local function ended_at(element)
   return tonumber(string.sub(element, 9, 23))
 end
 
--- Compare a deployment with all that are remembered. Returns its change as JSON, or nil, and what tells the change
--- from others; the number of corrections; and whether it is the newest and has still to be added. If it has another
--- place, it is put there. Most calls do not need any of this, so the functions are defined in here.
-local function compare_with_all(key, own, corrections, ttl)
+-- Compare a deployment with those that are remembered: with all, or with the newest ones if it is_newer. Returns its
+-- change as JSON, or nil, and what tells the change from others; the number of corrections; and whether it is the
+-- newest and has still to be added. If it has another place, it is put there. Most calls do not need any of this, so
+-- the functions are defined in here.
+local function compare_with_others(key, own, is_newer, corrections, ttl)
   local function checksum_of(element)
     return string.sub(element, 32, 39)
   end
@@ -66,8 +67,11 @@ local function compare_with_all(key, own, corrections, ttl)
 
   local others, own_id = {}, id_of(own) -- the newest first
   local place, stored = 1, nil -- the place of the first one that is not later; what the list holds of this deployment
-  for _, element in ipairs(redis.call('LRANGE', key, 0, -1)) do
+  for _, element in ipairs(redis.call('LRANGE', key, 0, is_newer and LOOKBACK - 1 or -1)) do
     if id_of(element) == own_id then
+      if is_newer then -- it has another place so far: all are needed to write them again
+        return compare_with_others(key, own, false, corrections, ttl)
+      end
       stored = element
     else
       others[#others + 1] = element
@@ -82,9 +86,9 @@ local function compare_with_all(key, own, corrections, ttl)
     end
     local version, is_rollback, failure = version_of(own), false, nil
     local is_redeployment = version ~= nil and version == version_of(previous)
-    for i = place + 1, last do
+    for i = place + 1, is_redeployment and 0 or last do
       local has_run = version ~= nil and has_succeeded(others[i]) and version_of(others[i]) == version
-      is_rollback = is_rollback or (has_run and not is_redeployment)
+      is_rollback = is_rollback or has_run
     end
     for i = place, last do -- the first of those that failed in a row
       if has_succeeded(others[i]) then
@@ -142,12 +146,13 @@ local function update_history(key, line, mark, is_same, now, ttl)
     local since = ended_at(own) - newest_end
     local ends_failure = string.sub(newest, 40, 40) == '-' and string.sub(own, 40, 40) == '+'
     local has_run_lately = string.find(codes, string.sub(own, 24, 23 + CODE), 1, true)
-    if mark == '' and since > 0 and not ends_failure and not has_run_lately then -- most deployments
+    local is_newer = mark == '' and since > 0
+    if is_newer and not ends_failure and not has_run_lately then -- most deployments
       change = '{"previous":' .. string.sub(newest, 41, line_end - 1) .. string.format(',"sincePreviousMs":%.0f', since)
         .. ',"redeployment":false,"rollback":false,"recovery":null}'
       text = string.sub(own, 9, 23) .. string.sub(newest, 32, 39)
     else
-      change, text, corrections, is_new = compare_with_all(key, own, corrections, ttl)
+      change, text, corrections, is_new = compare_with_others(key, own, is_newer, corrections, ttl)
     end
   end
   if is_new then
