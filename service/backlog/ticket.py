@@ -16,7 +16,8 @@ _HEADER = struct.Struct(">IHd")
 _LISTED_EVENT = struct.Struct(">Id")  # the length of an event, and when it was queued (Redis ms)
 _LIST_LENGTH = struct.Struct(">I")
 _LIST_END = b"\xc1"  # see lib_tickets.lua: the last byte says what the bytes before it are
-_REFRESH_END = b"\xc8"
+REFRESH_END = b"\xc8"
+"""The last byte of a stored refresh, as in lib_tickets.lua."""
 MAX_EVENTS = 16
 """The most events of one ticket, as in lib_tickets.lua."""
 
@@ -243,7 +244,7 @@ def encode_ticket(ticket: Ticket, *, job: str) -> bytes:
     """Return a ticket as the bytes that Lua stores after the header, under its job."""
     omitted = _OMITTED_FIELDS.get(job.partition(":")[0], {})
     encoded = msgspec.msgpack.encode(replace(ticket, **omitted))
-    return encoded if ticket.refresh is None else encoded + _REFRESH_END
+    return encoded if ticket.refresh is None else encoded + REFRESH_END
 
 
 def encode_attempted(lease: Lease, ticket: Ticket) -> bytes:
@@ -299,7 +300,7 @@ def decode_event_list(listed: bytes, job: str) -> Iterator[QueuedEvent]:
 
 
 def _decode_ticket(encoded: bytes, job: str) -> Ticket:
-    ticket = msgspec.msgpack.decode(encoded.removesuffix(_REFRESH_END), type=Ticket)
+    ticket = msgspec.msgpack.decode(encoded.removesuffix(REFRESH_END), type=Ticket)
     return _fill_from_job(ticket, job)
 
 

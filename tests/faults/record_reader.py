@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from service.backlog.failures import decode_failed_ticket
+from service.backlog.ticket import REFRESH_END
 from service.store.connect import UNAVAILABLE_ERRORS
 from service.store.keys import Keys
 from tests.faults.oracle import LeftoverState, StreamRecord
@@ -158,6 +159,14 @@ def keys_allowed_without_ttl(keys: Keys) -> frozenset[str]:
             *(keys.enriched, keys.milestones, keys.counts, keys.clock),
         }
     )
+
+
+async def drop_refreshes(redis: Redis, keys: Keys) -> None:
+    """Drop the refreshes that became due while the system stopped: no webhook waits for them."""
+    tickets: Any = await redis.hgetall(keys.tickets)
+    for job in [job for job, stored in tickets.items() if stored.endswith(REFRESH_END)]:
+        await redis.zrem(keys.backlog, job)
+        await redis.hdel(keys.tickets, job)
 
 
 async def read_leftover_state(redis: Redis, keys: Keys) -> LeftoverState:

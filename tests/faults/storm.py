@@ -16,7 +16,12 @@ from service.store.connect import UNAVAILABLE_ERRORS
 from tests.faults.make_due import make_due
 from tests.faults.oracle import OracleReport, check_deliveries, find_mistold
 from tests.faults.processes import RedisProcess, ServiceProcess
-from tests.faults.record_reader import GROUP, keys_allowed_without_ttl, read_leftover_state
+from tests.faults.record_reader import (
+    GROUP,
+    drop_refreshes,
+    keys_allowed_without_ttl,
+    read_leftover_state,
+)
 from tests.faults.strike_schedule import ROLE_ACTIONS, Strike, StrikeConfig, draw_strikes
 from tests.faults.system import KEYS, SystemUnderTest
 from tests.faults.traffic import TrafficConfig, draw_webhooks
@@ -231,6 +236,7 @@ class Storm:
     async def _build_result(self, seconds: float) -> StormResult:
         system = self._system
         await system.stop()
+        await drop_refreshes(system.redis, KEYS)
         records = system.reader.records.values()
         report = check_deliveries(
             system.senders.deliveries,

@@ -170,7 +170,6 @@ def _build_environ(
         "ENRICHER_CONCURRENCY": "16",
         "ENRICHER_LOOKBACK": "30",
         "ENRICHER_STREAM_RETENTION": "30",
-        "ENRICHER_REFRESH_AFTER": "never",  # one that is queued at the end would count as stuck
         "ENRICHER_LOG_FORMAT": "json",
         "ENRICHER_LAUNCHDARKLY_URL": upstream.url,
         "LAUNCHDARKLY_ACCESS_TOKEN": config.upstream.token,
