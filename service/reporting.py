@@ -1,4 +1,4 @@
-"""Reporting: tells LaunchDarkly of a deployment under its lease, once, whatever dies in between."""
+"""Reporting: reports a deployment to LaunchDarkly under its lease, once, whatever dies between."""
 
 from collections.abc import Awaitable, Callable
 
@@ -15,7 +15,7 @@ from service.backlog.ticket import (
     with_ticket,
 )
 from service.enrich.reporter import Reporter
-from service.enrich.verdict import Ended, Fail, Retry, Tell
+from service.enrich.verdict import Ended, Fail, Retry, Unreported
 from service.log import EventLogger
 
 UntilAccepted = Callable[
@@ -35,16 +35,16 @@ class Reporting(Struct, frozen=True):
     reporter: Reporter
     log: EventLogger
 
-    async def tell(
+    async def report(
         self,
         held_lease: HeldLease,
-        verdict: Tell,
+        verdict: Unreported,
         *,
         lease_keeper: LeaseKeeper,
         until_accepted: UntilAccepted,
         read_now_ms: Callable[[], int],
     ) -> Retry | Fail | Ended:
-        """Tell LaunchDarkly of one event of a lease, and return the verdict on it.
+        """Report one event of a lease to LaunchDarkly, and return the verdict on it.
 
         ``read_now_ms`` returns the time of Redis, as far as this process knows it.
         """
@@ -64,14 +64,14 @@ class Reporting(Struct, frozen=True):
         lease = select_event(_lease_of(held_lease), index)
         before = lease.ticket.report or ReportState()
         await self.reporter.acquire(lease)
-        status = await write(replace(before, told_at=read_now_ms()), self.reports.begin)
+        status = await write(replace(before, reported_at=read_now_ms()), self.reports.begin)
         if status != "written":
             held_lease.lease = with_ticket(_lease_of(held_lease), lease.ticket)
             return Ended(index) if status == "late" else self.reporter.decide_busy(lease)
-        answer = await self.reporter.tell(select_event(_lease_of(held_lease), index))
+        answer = await self.reporter.post(select_event(_lease_of(held_lease), index))
         report = answer.report
-        if report.told_at:
-            report = replace(report, told_at=read_now_ms())
+        if report.reported_at:
+            report = replace(report, reported_at=read_now_ms())
         await write(report, self.reports.finish)
         if report.is_stored:
             lease = select_event(_lease_of(held_lease), index)

@@ -22,7 +22,7 @@ from service.backlog.ticket import (
 )
 from service.backlog.wakeup import Wakeup
 from service.enrich.step_runner import StepRunner
-from service.enrich.verdict import Ended, Fail, Found, Retry, Shared, Tell, Verdict
+from service.enrich.verdict import Ended, Fail, Found, Retry, Shared, Unreported, Verdict
 from service.log import EventLogger
 from service.publish.entry import Entry, EntryBuilder
 from service.publish.stream import PublishResult
@@ -271,7 +271,7 @@ class Worker:
             verdict = await self._dependencies.enrich(lease)
             if isinstance(verdict, Retry | Fail | Ended):
                 return verdict
-            if isinstance(verdict, Tell):
+            if isinstance(verdict, Unreported):
                 return await self._report(held_lease, verdict, started_at)
             if isinstance(verdict, Shared):
                 entry = Entry(deployment_id=verdict.deployment_id, digest="", is_shared=True)
@@ -282,13 +282,13 @@ class Worker:
             return self._dependencies.on_internal_error(lease, error)
 
     async def _report(
-        self, held_lease: HeldLease, verdict: Tell, started_at: float
+        self, held_lease: HeldLease, verdict: Unreported, started_at: float
     ) -> Retry | Fail | Ended:
-        """Tell LaunchDarkly of a deployment, so that a later attempt finds it."""
+        """Report a deployment to LaunchDarkly, so that a later attempt finds it."""
         reporting, lease = self._dependencies.reporting, held_lease.lease
         assert reporting is not None and isinstance(lease, Lease)  # noqa: PT018, S101
         claimed_at_ms = lease.now
-        return await reporting.tell(
+        return await reporting.report(
             held_lease,
             verdict,
             lease_keeper=self._lease_keeper,
@@ -371,7 +371,7 @@ class Worker:
         reporting = self._dependencies.reporting
         assert reporting is not None  # noqa: S101 - only a report ends so
         status = await reporting.reports.end_start(lease)
-        ended_as = "start_told" if ended.is_told else "start_dropped"
+        ended_as = "start_reported" if ended.is_reported else "start_dropped"
         return LOG_EVENTS[ended_as if status == "ended" else status], {}
 
     async def _fail(self, failed: Fail, lease: Lease) -> Settlement:

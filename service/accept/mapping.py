@@ -135,7 +135,7 @@ def _parse_iso(local_time: str, offset: str) -> int | None:
 class DeploymentCompleted(Struct, frozen=True, kw_only=True):
     """A deployment that ended, as its sender reported it; or one that started.
 
-    ``report``: LaunchDarkly is told of it, if it lists no such deployment. Only then the outcome
+    ``report``: LaunchDarkly is told about it, if it lists no such deployment. Only then the outcome
     can be ``started``, and ``version_name`` is what people call the version.
 
     It has a ``deployment_id``, or all of project, environment, application and version.

@@ -18,7 +18,7 @@ preset, that names a preset overrides it: ``when`` and ``fields`` key by key, al
     outcome = { path = "body.state", succeeded = ["success"], failed = ["error"] }
     dedupe = "headers.x_delivery"              # the delivery id; without it: a digest of the body
     strict = false                             # true: 422 for missing fields, instead of parking
-    report = false                             # true: tell LaunchDarkly of each deployment
+    report = false                             # true: tell LaunchDarkly about each deployment
     [source.fields]                            # Fields, each an expression (expressions.py)
     version = "body.sha"                       # over {headers, query, body}; headers in snake_case
 
@@ -175,7 +175,7 @@ class Source(Struct, frozen=True, kw_only=True):
     ``checks`` are its schemes with its secrets: a request is genuine if one of them passes.
     ``about`` says what its sender has to be told, in plain text. With ``has_own_verify`` the source
     itself says how it is verified, and the setup page of its preset does not fit. With ``report``
-    a worker tells LaunchDarkly of each deployment that it does not list.
+    a worker tells LaunchDarkly about each deployment that it does not list.
     """
 
     name: str

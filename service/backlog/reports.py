@@ -1,4 +1,4 @@
-"""Reports: what tickets say of the deployments that LaunchDarkly is told of.
+"""Reports: what tickets say about the deployments that are reported to LaunchDarkly.
 
 A report is written to its ticket before the call and after it. So the next holder of the lease
 knows that LaunchDarkly may have been told, whichever process ended in between.

@@ -53,13 +53,13 @@ class RefreshState(Struct, frozen=True, array_like=True):
 
 
 class ReportState(Struct, frozen=True, array_like=True):
-    """What LaunchDarkly was told of a deployment whose source has ``report = true``.
+    """What LaunchDarkly was told about a deployment whose source has ``report = true``.
 
-    ``told_at`` is when this service began to tell it (Redis ms); 0 if it did not, or if
+    ``reported_at`` is when this service began to tell it (Redis ms); 0 if it did not, or if
     LaunchDarkly certainly did not store it. ``is_stored``: LaunchDarkly confirmed that it did.
     """
 
-    told_at: int = 0
+    reported_at: int = 0
     is_stored: bool = False
     version_name: str | None = None
 
@@ -73,7 +73,7 @@ LOG_EVENTS = {
     "skipped": "refresh_skipped",
     "superseded": "deployment_requeued",
     "lease_lost": "lease_lost",
-    "start_told": "start_reported",
+    "start_reported": "start_reported",
     "start_dropped": "start_dropped",
 }
 """The log event for each status that a script returns when it settles an attempt."""

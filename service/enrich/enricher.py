@@ -61,7 +61,7 @@ from service.enrich.verdict import (
     Retry,
     RetryPolicy,
     Shared,
-    Tell,
+    Unreported,
     Verdict,
     decide_call_failure,
     decide_drift,
@@ -173,7 +173,7 @@ class Enricher:
         return decide_taken(self._build_history(lease), self._retry_policy)
 
     def build_reporter(self) -> Reporter:
-        """Return the reporter of the deployments that LaunchDarkly must be told of."""
+        """Return the reporter of the deployments that LaunchDarkly must be told about."""
         return Reporter(
             self._upstream, policy=self._retry_policy, build_history=self._build_history
         )
@@ -238,8 +238,10 @@ class Enricher:
             verdict = replace(verdict, event_index=lease.index)
         return verdict
 
-    def _decide_report(self, lease: Lease, result: Match | NoMatch) -> Tell | Retry | Ended | None:
-        """Return whether LaunchDarkly must be told of the deployment first; None if not."""
+    def _decide_report(
+        self, lease: Lease, result: Match | NoMatch
+    ) -> Unreported | Retry | Ended | None:
+        """Return whether LaunchDarkly must be told about the deployment first; None if not."""
         if lease.ticket.report is None and not lease.events:
             return None
         return decide_report(

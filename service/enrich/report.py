@@ -1,4 +1,4 @@
-"""Reports: when LaunchDarkly is told of a deployment, with which event, and what its answer means.
+"""Reports: when a deployment is reported to LaunchDarkly, how, and what its answer means.
 
 A source with ``report = true`` needs no other program that tells LaunchDarkly. All functions are
 pure: time and chance are arguments.
@@ -58,7 +58,7 @@ from service.enrich.verdict import (
     NoResponse,
     Retry,
     RetryPolicy,
-    Tell,
+    Unreported,
     classify_response,
     decide_call_failure,
     is_passing_fault,
@@ -66,7 +66,7 @@ from service.enrich.verdict import (
 )
 
 REPORT_FORBIDDEN = "report_forbidden"
-"""The reason of a verdict while LaunchDarkly refuses that the token tells it of deployments."""
+"""The reason of a verdict while LaunchDarkly refuses that the token tells it about deployments."""
 
 _VERSION = re.compile(r"[A-Za-z0-9._-]+")  # PostDeploymentEventInput of LaunchDarkly's OpenAPI
 _EVENT_TYPES = {"succeeded": "finished", "failed": "failed", STARTED: "started"}
@@ -115,8 +115,8 @@ def describe_report(ticket: Ticket) -> str:
     """Return what is probably missing if LaunchDarkly does not list a deployment, for a person."""
     if ticket.report is None:
         return (
-            "LaunchDarkly lists a deployment only if it is told of it. If no pipeline or SDK tells"
-            f" it, set report = true in the source {ticket.source}"
+            "LaunchDarkly lists a deployment only if it is told about it. If no pipeline or SDK"
+            f" tells it, set report = true in the source {ticket.source}"
         )
     if ticket.report.is_stored:
         return "LaunchDarkly accepted the report of this service, but does not list it"
@@ -131,7 +131,7 @@ def waits_since(event: QueuedEvent, now_ms: int) -> int:
     report = event.ticket.report
     if report is None or event.ticket.deployment_id is not None:
         return event.queued_at
-    return max(event.queued_at, report.told_at) if report.told_at else now_ms
+    return max(event.queued_at, report.reported_at) if report.reported_at else now_ms
 
 
 def decide_report(
@@ -141,15 +141,17 @@ def decide_report(
     now_ms: int,
     history: AttemptHistory,
     policy: RetryPolicy,
-) -> Tell | Retry | Ended | None:
-    """Return whether to tell LaunchDarkly of one of the events; None: go on by the list.
+) -> Unreported | Retry | Ended | None:
+    """Return whether to tell LaunchDarkly about one of the events; None: go on by the list.
 
     ``result`` is that of a list which was read after ``now_ms``.
     """
     if isinstance(result, Match):
         is_running = result.head.is_unfinished and not result.is_shared
         return (
-            _decide_untold(events, [result.index], now_ms, history, policy) if is_running else None
+            _decide_unreported(events, [result.index], now_ms, history, policy)
+            if is_running
+            else None
         )
     if result.unreadable is not None:
         return None  # it may be the deployment: nobody can tell
@@ -157,7 +159,7 @@ def decide_report(
         return _decide_start(events, result.listed, now_ms, history, policy)
     order = sorted(range(len(events)), key=lambda index: events[index].time_ms)
     missing = [index for index in order if not _is_repetition(events[index], result.listed)]
-    return _decide_untold(events, missing, now_ms, history, policy)
+    return _decide_unreported(events, missing, now_ms, history, policy)
 
 
 def _decide_start(
@@ -166,12 +168,12 @@ def _decide_start(
     now_ms: int,
     history: AttemptHistory,
     policy: RetryPolicy,
-) -> Tell | Retry | Ended:
+) -> Unreported | Retry | Ended:
     """Return what follows for the first of some starts: it ends, or it is told."""
     report = events[0].ticket.report or ReportState()
     if report.is_stored or any(_has_start(head, events[0]) for head in listed):
         return Ended(0)
-    return _decide_untold(events, [0], now_ms, history, policy) or Ended(0)
+    return _decide_unreported(events, [0], now_ms, history, policy) or Ended(0)
 
 
 def _has_start(head: DeploymentHead, event: QueuedEvent) -> bool:
@@ -200,13 +202,13 @@ def _is_repetition(event: QueuedEvent, listed: Iterable[DeploymentHead]) -> bool
     )
 
 
-def _decide_untold(
+def _decide_unreported(
     events: Sequence[QueuedEvent],
     indexes: Iterable[int],
     now_ms: int,
     history: AttemptHistory,
     policy: RetryPolicy,
-) -> Tell | Retry | None:
+) -> Unreported | Retry | None:
     """Return the first of these events that is to be told; ``Retry`` while its answer is unclear.
 
     An event that may have been told waits for the list; another one is told meanwhile.
@@ -216,9 +218,11 @@ def _decide_untold(
         report = events[index].ticket.report
         if report is None or report.is_stored:
             continue
-        again_at_ms = report.told_at + round(REPORT_PATIENCE_S * 1000) if report.told_at else now_ms
+        again_at_ms = (
+            report.reported_at + round(REPORT_PATIENCE_S * 1000) if report.reported_at else now_ms
+        )
         if again_at_ms <= now_ms:
-            return Tell(index)
+            return Unreported(index)
         unclear_until_ms = min(again_at_ms, unclear_until_ms or again_at_ms)
     if unclear_until_ms is None:
         return None
@@ -259,22 +263,22 @@ def decide_answer(
     if _is_stored(response):
         stored = replace(report, is_stored=True)
         if ticket.outcome == STARTED:
-            return ReportAnswer(stored, Ended(index, is_told=True))
+            return ReportAnswer(stored, Ended(index, is_reported=True))
         return ReportAnswer(stored, Retry("reported", wait_s=_FIRST_WAIT_S + history.jitter))
-    untold = replace(report, told_at=0)
+    unreported = replace(report, reported_at=0)
     if is_passing_fault(response):
         is_unsent = isinstance(response, NoResponse) and response.is_unsent
         verdict = decide_call_failure(failure, history, policy)
-        return ReportAnswer(untold if is_unsent else report, verdict)
+        return ReportAnswer(unreported if is_unsent else report, verdict)
     assert isinstance(response, ApiResponse)  # noqa: S101 - no response is a passing fault
     match classify_response(response):
         case "forbidden":
-            return ReportAnswer(untold, _decide_forbidden(response, history, policy))
+            return ReportAnswer(unreported, _decide_forbidden(response, history, policy))
         case "rate_limited" | "unauthorized":
-            return ReportAnswer(untold, decide_call_failure(failure, history, policy))
+            return ReportAnswer(unreported, decide_call_failure(failure, history, policy))
         case _:
             detail = f"LaunchDarkly rejects the report with HTTP {response.status}"
-            return ReportAnswer(untold, Fail("report_rejected", detail, response.body))
+            return ReportAnswer(unreported, Fail("report_rejected", detail, response.body))
 
 
 def decide_busy(history: AttemptHistory, policy: RetryPolicy) -> Retry:
@@ -289,14 +293,14 @@ def decide_busy(history: AttemptHistory, policy: RetryPolicy) -> Retry:
 def _decide_forbidden(
     response: ApiResponse, history: AttemptHistory, policy: RetryPolicy
 ) -> Retry | Fail:
-    """Return the verdict while the token may read the project, but not tell of deployments.
+    """Return the verdict while the token may read the project, but not tell about deployments.
 
     A person may widen the token's role meanwhile, as for a project that it may not read.
     """
     if history.age_s >= policy.not_found_timeout_s:
         detail = (
-            "HTTP 403: the access token may not tell LaunchDarkly of deployments. Give it the role"
-            " Writer, or remove report = true from the source"
+            "HTTP 403: the access token may not tell LaunchDarkly about deployments. Give it the"
+            " role Writer, or remove report = true from the source"
         )
         return Fail(REPORT_FORBIDDEN, detail, response.body)
     wait_s = policy.not_found_backoff.delay(history.attempts + 1, history.jitter)

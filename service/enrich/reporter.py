@@ -1,4 +1,4 @@
-"""The reporter: tells LaunchDarkly of one deployment, with one call from the shared budget."""
+"""The reporter: tells LaunchDarkly about one deployment, with one call from the shared budget."""
 
 from collections.abc import Callable
 
@@ -49,7 +49,7 @@ class Reporter:
         """Return the verdict on an end whose start is being told."""
         return decide_busy(self._build_history(lease), self._policy)
 
-    async def tell(self, lease: Lease) -> ReportAnswer:
+    async def post(self, lease: Lease) -> ReportAnswer:
         """Post the event of a ticket, and return what the answer means."""
         ticket = lease.ticket
         response = await self._upstream.launchdarkly.post(

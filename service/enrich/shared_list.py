@@ -80,8 +80,8 @@ def build_list_query(
 
     All tickets belong to one environment. The list starts two hours before the earliest ticket
     if all tickets are recent first attempts, or if all know their id and could be fetched without
-    the list. Else it starts ``lookback_ms`` before, and so it does if LaunchDarkly is told of what
-    is not listed. The list ends an hour after the latest ticket.
+    the list. Else it starts ``lookback_ms`` before, and so it does if what is not listed is
+    reported to LaunchDarkly. The list ends an hour after the latest ticket.
     It has no end if a ticket lacks an id and a ticket was tried before: the deployment may take
     long, or LaunchDarkly's clock may differ from the sender's.
     """

@@ -174,8 +174,8 @@ class Fail(Struct, frozen=True):
     event_index: int | None = None
 
 
-class Tell(Struct, frozen=True):
-    """LaunchDarkly must be told of the event at ``event_index`` before its deployment is listed."""
+class Unreported(Struct, frozen=True):
+    """The event at ``event_index`` is to be reported before its deployment can be listed."""
 
     event_index: int
 
@@ -183,14 +183,14 @@ class Tell(Struct, frozen=True):
 class Ended(Struct, frozen=True):
     """The event at ``event_index`` ends without a record: it says that a deployment started.
 
-    ``is_told``: LaunchDarkly was told of it. Otherwise LaunchDarkly knows it already.
+    ``is_reported``: LaunchDarkly was told about it. Otherwise LaunchDarkly knows it already.
     """
 
     event_index: int
-    is_told: bool = False
+    is_reported: bool = False
 
 
-Verdict = Found | Shared | Retry | Fail | Tell | Ended
+Verdict = Found | Shared | Retry | Fail | Unreported | Ended
 CallResult = Literal["ok", "forbidden", "rate_limited", "server_error", "unauthorized"]
 
 
@@ -377,7 +377,7 @@ def decide_not_found(
     """Return the verdict on a deployment that LaunchDarkly does not know (yet).
 
     A refresh fails at once: the deployment was there, so it was deleted. ``known`` names another
-    deployment of the version. It is never taken instead: its record would tell of another event.
+    deployment of the version. It is never taken instead: its record would tell about another event.
     ``advice`` says what is probably missing.
     """
     if history.is_refresh or history.age_s >= policy.not_found_timeout_s:

@@ -191,7 +191,7 @@ def _build_source_event(lease: Lease) -> SourceEvent:
         event_time=ticket.event_time,
         metadata=Raw(ticket.metadata or b"null"),
         metadata_dropped=ticket.metadata_dropped,
-        reported_at=(ticket.report.told_at or None) if ticket.report is not None else None,
+        reported_at=(ticket.report.reported_at or None) if ticket.report is not None else None,
     )
 
 

@@ -10,7 +10,7 @@ api         the routes
   listing     the list calls
   events      posted deployment events
   flag_events what happened to flags, and when its impact is known
-  told        how many events were told twice
+  reported_events  how many events were reported twice
 responses   one call, one response, and the documented errors
 rates       how often each fault hits a call
 faults      what each fault does to a response

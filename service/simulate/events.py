@@ -8,13 +8,13 @@ from typing import Annotated, Any, Literal, assert_never
 
 import msgspec
 
+from service.simulate.reported_events import ReportedEvent
 from service.simulate.responses import (
     FieldError,
     SimulatedResponse,
     invalid_request,
     malformed_json,
 )
-from service.simulate.told import ToldEvent
 from service.simulate.world import NewDeployment, World
 
 Key = Annotated[str, msgspec.Meta(min_length=1)]
@@ -51,7 +51,7 @@ def apply_event(world: World, body: bytes, now: int) -> SimulatedResponse:
         started_at=event.event_time,
         status=event.event_type,
     )
-    _record_told(world, event)
+    _record_reported(world, event)
     match event.event_type:
         case "started":
             world.start(new_deployment, event.deployment_metadata, now)
@@ -64,11 +64,11 @@ def apply_event(world: World, body: bytes, now: int) -> SimulatedResponse:
     return SimulatedResponse(status=201, headers={})
 
 
-def _record_told(world: World, event: PostedEvent) -> None:
+def _record_reported(world: World, event: PostedEvent) -> None:
     if event.event_type == "custom" or event.event_time is None:
         return
-    world.told_events.record(
-        ToldEvent(
+    world.reported_events.record(
+        ReportedEvent(
             project=event.project_key,
             environment=event.environment_key,
             application=event.application_key,

@@ -82,7 +82,7 @@ class Simulator:
         self._pages = PageRenderer(_render_config(options))
         self._flag_events = FlagEventLog(_flag_event_config(options))
         self._api = self._build_api()
-        self._told_twice_before = 0
+        self._reported_twice_before = 0
 
     def app(self) -> web.Application:
         """Return the aiohttp application. It starts nothing and needs no cleanup."""
@@ -112,8 +112,8 @@ class Simulator:
     @property
     def stats(self) -> SimulatorStats:
         """The counts since the last reset."""
-        told_twice = self._world.told_events.told_twice - self._told_twice_before
-        return msgspec.structs.replace(self._stats.snapshot(), told_twice=told_twice)
+        reported_twice = self._world.reported_events.reported_twice - self._reported_twice_before
+        return msgspec.structs.replace(self._stats.snapshot(), reported_twice=reported_twice)
 
     def set_response(self, path_suffix: str, canned: Canned, *, times: float = math.inf) -> None:
         """Respond with `canned` to every path that ends with the suffix, with or without its query.
@@ -239,7 +239,7 @@ class Simulator:
 
     async def _reset_stats(self, _: web.Request) -> web.Response:
         self._stats = self._stats.reset()
-        self._told_twice_before = self._world.told_events.told_twice
+        self._reported_twice_before = self._world.reported_events.reported_twice
         return web.Response(status=204)
 
     async def _change_options(self, request: web.Request) -> web.Response:

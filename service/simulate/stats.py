@@ -38,8 +38,8 @@ class SimulatorStats(msgspec.Struct, frozen=True, kw_only=True):
     """Different deployments requested by id."""
     max_concurrent: int
     """Highest number of concurrent calls."""
-    told_twice: int = 0
-    """Posted events that tell of a start or an end for the second time: `told.py`."""
+    reported_twice: int = 0
+    """Posted events that tell about a start or an end for the second time: `reported_events.py`."""
     windows: list[WindowUse]
     """The newest windows, oldest first."""
 

@@ -17,7 +17,7 @@ from service.simulate.options import (
     Shape,
     SimulatedDeployment,
 )
-from service.simulate.told import ToldEvents
+from service.simulate.reported_events import ReportedEvents
 from service.simulate.visible import DeploymentRange, VisibleDeployments, VisibleVersion
 
 UNKNOWN_ID_PREFIX = "04040404"
@@ -62,7 +62,7 @@ class World:
 
     def __init__(self, config: WorldConfig) -> None:
         self.config = config
-        self.told_events = ToldEvents()
+        self.reported_events = ReportedEvents()
         self._known: dict[str, SimulatedDeployment] = {}
         self._visible = VisibleDeployments()
         self._running: dict[tuple[str, str, str, str], SimulatedDeployment] = {}

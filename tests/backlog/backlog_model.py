@@ -531,27 +531,27 @@ class BacklogModel(RuleBasedStateMachine):
     @precondition(lambda self: self.leases)
     @rule(index=st.integers(0, 9), nth=st.integers(0, 3), ends=st.booleans(), twice=st.booleans())
     def report(self, index: int, nth: int, ends: bool, twice: bool) -> None:
-        """Write to one event of a ticket that LaunchDarkly is told, or was told.
+        """Write to one event of a ticket that LaunchDarkly is reported, or was reported.
 
         Events that arrived meanwhile stay as they are.
         """
         lease = self.choose_event(index, nth)
         if not lease.job.startswith("find:"):
             return
-        report = ReportState(told_at=next(self.tokens) + 1, is_stored=ends)
-        told = with_ticket(lease, replace(lease.ticket, report=report))
+        report = ReportState(reported_at=next(self.tokens) + 1, is_stored=ends)
+        reported = with_ticket(lease, replace(lease.ticket, report=report))
         write = self.reports.finish if ends else self.reports.begin
-        result = self.run(write(told))
+        result = self.run(write(reported))
         if twice:
-            assert self.run(write(told)) == result
+            assert self.run(write(reported)) == result
         if self.held_ticket(lease) is None:
             assert result == "lease_lost"
             return
         assert result == "written"
         stored = [event.ticket for event in list_events(self.run(self.read_ticket(lease)))]
-        known = [event.ticket for event in list_events(told)]
+        known = [event.ticket for event in list_events(reported)]
         assert stored[: len(known)] == known
-        self.leases[index % len(self.leases)] = told
+        self.leases[index % len(self.leases)] = reported
 
     async def read_ticket(self, lease: Lease) -> Lease:
         """Return a lease with its ticket as Redis holds it now."""

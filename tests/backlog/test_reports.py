@@ -44,18 +44,18 @@ async def test_report_is_in_the_ticket_of_the_next_holder(
     backlog: Backlog, reports: Reports
 ) -> None:
     """Whatever became of the worker that wrote it."""
-    lease = with_report(await add_and_claim(backlog, "a"), told_at=7)
+    lease = with_report(await add_and_claim(backlog, "a"), reported_at=7)
     assert await reports.begin(lease) == "written"
     assert await reports.begin(lease) == "written"  # the reply was lost
     await backlog.postpone(lease, lease.ticket, delay_s=0)
     (again,) = (await backlog.claim(1)).leases
     assert isinstance(again, Lease)
-    assert again.ticket.report == ReportState(told_at=7)
+    assert again.ticket.report == ReportState(reported_at=7)
 
 
 async def test_event_that_arrives_meanwhile_stays(backlog: Backlog, reports: Reports) -> None:
     """The report is written although the ticket has a newer event by then."""
-    lease = with_report(await add_and_claim(backlog, "a"), told_at=7)
+    lease = with_report(await add_and_claim(backlog, "a"), reported_at=7)
     later = make_event(1, delivery="b", version="1", deployment_id=None, report=True)
     await backlog.add(replace(later, event_time=NOW + 60_000))
     assert await reports.begin(lease) == "written"
@@ -66,7 +66,7 @@ async def test_event_that_arrives_meanwhile_stays(backlog: Backlog, reports: Rep
     assert isinstance(again, Lease)
     events = [(event.ticket.delivery, event.ticket.report) for event in list_events(again)]
     assert events == [
-        ("a", ReportState(told_at=7, is_stored=True)),
+        ("a", ReportState(reported_at=7, is_stored=True)),
         ("b", ReportState()),
     ]
 
@@ -80,9 +80,9 @@ async def test_answer_clears_the_crashes_of_the_ticket(
     (again,) = (await backlog.claim(1)).leases
     assert isinstance(again, Lease)
     assert again.crashes == 1
-    told = with_report(again, told_at=7)
-    assert await reports.begin(told) == "written"
-    stored = with_report(told, is_stored=True)
+    reported = with_report(again, reported_at=7)
+    assert await reports.begin(reported) == "written"
+    stored = with_report(reported, is_stored=True)
     assert await reports.finish(stored) == "written"
     await backlog.postpone(stored, stored.ticket, delay_s=0)
     (last,) = (await backlog.claim(1)).leases
@@ -92,7 +92,7 @@ async def test_answer_clears_the_crashes_of_the_ticket(
 
 async def test_lost_lease_writes_nothing(backlog: Backlog, reports: Reports) -> None:
     """Another worker may tell LaunchDarkly now."""
-    lease = with_report(await add_and_claim(backlog, "a"), told_at=7)
+    lease = with_report(await add_and_claim(backlog, "a"), reported_at=7)
     await backlog.postpone(lease, replace(lease.ticket, report=ReportState()), delay_s=0)
     assert await reports.begin(lease) == "lease_lost"
     assert await reports.finish(lease) == "lease_lost"
@@ -102,13 +102,13 @@ async def test_start_after_the_report_of_its_end_is_late(
     backlog: Backlog, reports: Reports
 ) -> None:
     """The start of a later deployment of the version is not."""
-    end = with_report(await add_and_claim(backlog, "end"), told_at=7)
+    end = with_report(await add_and_claim(backlog, "end"), reported_at=7)
     assert await reports.begin(end) == "written"
     for time_ms, expected in ((NOW, "late"), (NOW + 1, "written")):
         start = await add_and_claim(
             backlog, f"start {time_ms}", outcome="started", event_time=time_ms
         )
-        assert await reports.begin(with_report(start, told_at=8)) == expected
+        assert await reports.begin(with_report(start, reported_at=8)) == expected
         assert await reports.end_start(start) == "ended"
         assert await reports.end_start(start) == "ended"  # the reply was lost
 
@@ -117,14 +117,14 @@ async def test_end_waits_for_a_start_that_is_being_told(
     backlog: Backlog, reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Until its answer is written, or until the patience is over."""
-    start = with_report(await add_and_claim(backlog, "start", outcome="started"), told_at=7)
+    start = with_report(await add_and_claim(backlog, "start", outcome="started"), reported_at=7)
     assert await reports.begin(start) == "written"
-    end = with_report(await add_and_claim(backlog, "end", event_time=NOW + 5), told_at=8)
+    end = with_report(await add_and_claim(backlog, "end", event_time=NOW + 5), reported_at=8)
     assert await reports.begin(end) == "busy"
     monkeypatch.setattr(reports_module, "REPORT_PATIENCE_S", 0.0)
     assert await reports.begin(end) == "written"
     monkeypatch.undo()
-    other = with_report(end, told_at=9)
+    other = with_report(end, reported_at=9)
     assert await reports.begin(other) == "busy"
     assert await reports.finish(with_report(start, is_stored=True)) == "written"
     assert await reports.begin(other) == "written"

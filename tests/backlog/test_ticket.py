@@ -96,14 +96,16 @@ def test_ticket_of_a_source_with_report_knows_what_was_told() -> None:
     """Nothing yet; a start is a job of its own, whose ticket has all its fields."""
     event = make_event(report=True, version_name="June", deployment_id=None)
     ticket = ticket_from_event(event)
-    assert ticket.report == ReportState(told_at=0, is_stored=False, version_name="June")
+    assert ticket.report == ReportState(reported_at=0, is_stored=False, version_name="June")
     started = replace(event, outcome="started")
     assert job_key(started) == job_key(event).replace("find:", "start:")
-    told = replace(ticket_from_event(started), report=ReportState(told_at=7, is_stored=True))
-    stored = HEADER + encode_ticket(told, job=job_key(started))
+    reported = replace(
+        ticket_from_event(started), report=ReportState(reported_at=7, is_stored=True)
+    )
+    stored = HEADER + encode_ticket(reported, job=job_key(started))
     lease = decode_lease(job_key(started).encode(), fence=b"1.5", stored=stored, now=0)
     assert isinstance(lease, Lease)
-    assert lease.ticket == told
+    assert lease.ticket == reported
 
 
 def test_decode_of_tickets_of_other_versions_returns_leases() -> None:

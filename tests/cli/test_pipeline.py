@@ -8,7 +8,7 @@ from tests.cli.shell import CommandRunner
 async def test_pipeline_reports_each_deployment_to_both_sides(
     command_runner: CommandRunner,
 ) -> None:
-    """What it makes up is found by those who are told of it, and published."""
+    """What it makes up is found by those who are told about it, and published."""
     simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_started")
     upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
     command_runner.env["ENRICHER_LAUNCHDARKLY_URL"] = upstream

@@ -201,7 +201,7 @@ def test_preset_without_a_page_renders_one_from_its_fields(preset: str) -> None:
     page = render_setup_page(source)
     assert f"https://hooks.example.com/webhooks/{preset}" in page
     fields = source_from_page(page, preset).fields
-    if preset != "launchdarkly":  # tells of no deployments at all
+    if preset != "launchdarkly":  # tells about no deployments at all
         assert fields.environment and fields.application and fields.version  # noqa: PT018 - all three
 
 

@@ -1,4 +1,4 @@
-"""Tests of the check whether the token may tell LaunchDarkly of deployments."""
+"""Tests of the check whether the token may tell LaunchDarkly about deployments."""
 
 import pytest
 

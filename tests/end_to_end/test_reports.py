@@ -26,7 +26,7 @@ EVENTS = "deployment-events"
 POST_ROUTE = "POST /deployment-events"
 VISIBLE_AFTER_MS = 300
 Event = dict[str, object]
-Tell = Callable[[Reporter, Lease], Awaitable[ReportAnswer]]
+PostReport = Callable[[Reporter, Lease], Awaitable[ReportAnswer]]
 REPORTING = [name for name in PRESETS if name != "launchdarkly"]
 
 
@@ -101,7 +101,7 @@ async def test_webhook_of_each_preset_is_enough(
     records = await empty.records()
     assert {record["projectkey"] for record in records} == set(REPORTING)
     assert all(record["data"]["event"]["reportedAt"] for record in records)
-    assert (count_posts(empty), empty.simulator.stats.told_twice) == (len(REPORTING), 0)
+    assert (count_posts(empty), empty.simulator.stats.reported_twice) == (len(REPORTING), 0)
 
 
 async def test_deployment_that_launchdarkly_lists_is_not_told(
@@ -110,14 +110,14 @@ async def test_deployment_that_launchdarkly_lists_is_not_told(
     """A pipeline told it already."""
     now = int(time.time() * 1000)
     url = f"{empty.settings.launchdarkly_url}/api/v2/engineering-insights/{EVENTS}"
-    told = event | {"eventTime": now}
+    sent = event | {"eventTime": now}
     async with empty.session.post(
-        url, json=told, headers={"Authorization": Options().token}
+        url, json=sent, headers={"Authorization": Options().token}
     ) as response:
         assert response.status == 201
     await asyncio.sleep(2 * VISIBLE_AFTER_MS / 1000)
     await empty.open(sources=sources)
-    assert (await empty.post(told))[0] == 202
+    assert (await empty.post(sent))[0] == 202
     await eventually(empty.is_done)
     [record] = await empty.records()
     assert "reportedAt" not in record["data"]["event"]
@@ -141,7 +141,7 @@ async def test_start_and_end_are_one_deployment(
     [record] = await empty.records()
     deployment = record["data"]["deployment"]
     assert (deployment["status"], deployment["durationMs"]) == ("failed", 60_000)
-    assert (count_posts(empty), empty.simulator.stats.told_twice) == (2, 0)
+    assert (count_posts(empty), empty.simulator.stats.reported_twice) == (2, 0)
     await wait_for_line(empty, eventually, "start_reported")
     assert [item.status for item in empty.simulator.list_deployments()] == ["failed"]
 
@@ -154,10 +154,10 @@ async def test_start_after_its_end_is_dropped(
     now = int(time.time() * 1000)
     assert (await empty.post(event | {"eventTime": now}))[0] == 202
 
-    async def is_told() -> bool:
+    async def is_reported() -> bool:
         return count_posts(empty) == 1
 
-    await eventually(is_told)
+    await eventually(is_reported)
     started = event | {"eventType": "started", "eventTime": now - 60_000}
     assert (await empty.post(started))[0] == 202
     await eventually(empty.is_done)
@@ -166,7 +166,7 @@ async def test_start_after_its_end_is_dropped(
     assert count_posts(empty) == 1
 
 
-async def test_rerun_of_a_version_is_told_and_a_repetition_is_not(
+async def test_rerun_of_a_version_is_reported_and_a_repetition_is_not(
     empty: ServiceHarness, event: Event, eventually: Eventually, sources: str
 ) -> None:
     """Each announced deployment is told once, and gets its record."""
@@ -233,22 +233,22 @@ async def test_reports_share_the_budget(
         assert (await empty.post(event | {"version": f"v{number}"}))[0] == 202
     await eventually(empty.is_done)
     assert len(await empty.records()) == 8
-    assert empty.simulator.stats.told_twice == 0
+    assert empty.simulator.stats.reported_twice == 0
     assert empty.simulator.stats.rate_limited_while_closed == 0
 
 
-def build_deaths(moment: Literal["before", "after"]) -> Tell:
+def build_deaths(moment: Literal["before", "after"]) -> PostReport:
     """Return a reporter whose worker dies once, before its call or after it.
 
     It dies as a killed process does: nothing more is written.
     """
-    tell, deaths = Reporter.tell, [moment]
+    post, deaths = Reporter.post, [moment]
 
     async def die_once(reporter: Reporter, lease: Lease) -> ReportAnswer:
         death = deaths.pop() if deaths else None
         if death == "before":
             raise asyncio.CancelledError
-        answer = await tell(reporter, lease)
+        answer = await post(reporter, lease)
         if death == "after":
             raise asyncio.CancelledError
         return answer
@@ -278,12 +278,12 @@ async def test_death_at_a_report_tells_launchdarkly_once(
     outcome: str,
 ) -> None:
     """The worker is killed between the intent and the call, and between the call and its answer."""
-    monkeypatch.setattr(Reporter, "tell", build_deaths(moment))
+    monkeypatch.setattr(Reporter, "post", build_deaths(moment))
     await unclear.open(sources=sources)
     now = int(time.time() * 1000)
     assert (await unclear.post(event | {"eventType": outcome, "eventTime": now}))[0] == 202
     await eventually(unclear.is_done)
-    assert (count_posts(unclear), unclear.simulator.stats.told_twice) == (1, 0)
+    assert (count_posts(unclear), unclear.simulator.stats.reported_twice) == (1, 0)
     assert len(await unclear.records()) == (0 if outcome == "started" else 1)
     assert await unclear.failed_jobs() == []
 
@@ -321,5 +321,5 @@ async def test_answer_that_says_nothing_tells_launchdarkly_once(
     await unclear.open(sources=sources)
     assert (await unclear.post(event))[0] == 202
     await eventually(unclear.is_done)
-    assert (count_posts(unclear), unclear.simulator.stats.told_twice) == (1, 0)
+    assert (count_posts(unclear), unclear.simulator.stats.reported_twice) == (1, 0)
     assert len(await unclear.records()) == 1

@@ -193,12 +193,12 @@ async def test_refreshes_due_together_share_few_calls(harness: FlagEventHarness)
             for number, age in enumerate(ages)
         )
     )
-    for number, (one, age) in enumerate(zip(found, ages, strict=True)):
+    for number, (verdict, age) in enumerate(zip(found, ages, strict=True)):
         expected = sum(minutes % 10 == number % 10 and minutes <= age for minutes in range(240))
-        assert len(events_of(one).events or ()) == expected
-        assert events_of(one).reason is None
+        assert len(events_of(verdict).events or ()) == expected
+        assert events_of(verdict).reason is None
     assert harness.calls <= 20
-    assert sum(one.calls - 1 for one in found) == harness.calls
+    assert sum(verdict.calls - 1 for verdict in found) == harness.calls
 
 
 async def test_list_is_read_again_when_it_is_old_or_too_short(harness: FlagEventHarness) -> None:

@@ -39,7 +39,7 @@ from service.enrich.verdict import (
     NoResponse,
     Retry,
     RetryPolicy,
-    Tell,
+    Unreported,
 )
 from tests.factories import make_event
 
@@ -79,7 +79,7 @@ def make_head(
 
 def decide(
     events: QueuedEvent | Sequence[QueuedEvent], result: Match | NoMatch, *, now: int = NOW
-) -> Tell | Retry | Ended | None:
+) -> Unreported | Retry | Ended | None:
     """Decide on events of the first attempt."""
     queued = [events] if isinstance(events, QueuedEvent) else events
     return decide_report(queued, result, now_ms=now, history=HISTORY, policy=POLICY)
@@ -87,13 +87,13 @@ def decide(
 
 def answer(response: ApiResponse | NoResponse, *, age_s: float = 0.0, **fields: Any) -> Any:
     """Return the meaning of an answer to a report that was begun now."""
-    ticket = make_reported(ReportState(told_at=NOW), **fields)
+    ticket = make_reported(ReportState(reported_at=NOW), **fields)
     return decide_answer(CallFailure(response), ticket, replace(HISTORY, age_s=age_s), POLICY)
 
 
-def test_unlisted_event_is_told() -> None:
+def test_unlisted_event_is_reported() -> None:
     """It is told at once, however long it waited in the backlog."""
-    assert decide(make_queued(), NoMatch()) == Tell(0)
+    assert decide(make_queued(), NoMatch()) == Unreported(0)
     assert waits_since(make_queued(), NOW + 9) == NOW + 9
 
 
@@ -104,14 +104,14 @@ def test_event_of_a_source_without_report_is_not_told() -> None:
 
 
 def test_listed_deployment_is_not_told_again() -> None:
-    """It has ended, whoever told LaunchDarkly of it."""
+    """It has ended, whoever told LaunchDarkly about it."""
     assert decide(make_queued(), Match(make_head(), None)) is None
 
 
-def test_end_of_a_running_deployment_is_told_once() -> None:
+def test_end_of_a_running_deployment_is_reported_once() -> None:
     """LaunchDarkly knows the start only."""
     running = Match(make_head("started", ended_at=None, started_at=NOW - 60_000), None)
-    assert decide(make_queued(), running) == Tell(0)
+    assert decide(make_queued(), running) == Unreported(0)
     assert decide(make_queued(ReportState(NOW, is_stored=True)), running) is None
 
 
@@ -122,9 +122,9 @@ def test_confirmed_report_is_never_told_again() -> None:
     assert waits_since(stored, NOW + 10 * PATIENCE_MS) == NOW
 
 
-def test_unclear_report_is_looked_for_before_it_is_told_again() -> None:
+def test_unclear_report_is_looked_for_before_it_is_reported_again() -> None:
     """The list is read again and again for a minute; the last wait ends just after it."""
-    unclear = make_queued(ReportState(told_at=NOW))
+    unclear = make_queued(ReportState(reported_at=NOW))
     first = decide(unclear, NoMatch(), now=NOW + 1000)
     assert isinstance(first, Retry)
     assert (first.reason, first.counts_as_attempt) == ("report_unclear", True)
@@ -132,7 +132,7 @@ def test_unclear_report_is_looked_for_before_it_is_told_again() -> None:
     last = decide(unclear, NoMatch(), now=NOW + PATIENCE_MS - 100)
     assert isinstance(last, Retry)
     assert last.wait_s == pytest.approx(0.11)
-    assert decide(unclear, NoMatch(), now=NOW + PATIENCE_MS) == Tell(0)
+    assert decide(unclear, NoMatch(), now=NOW + PATIENCE_MS) == Unreported(0)
 
 
 def test_list_that_cannot_be_read_entirely_decides_nothing() -> None:
@@ -143,13 +143,13 @@ def test_list_that_cannot_be_read_entirely_decides_nothing() -> None:
 def test_events_of_one_version_are_told_in_the_order_of_time() -> None:
     """An event whose answer is unclear does not hold up the next one."""
     later, earlier = make_queued(), make_queued(event_time=NOW - 60_000)
-    assert decide([later, earlier], NoMatch()) == Tell(1)
-    unclear = QueuedEvent(replace(earlier.ticket, report=ReportState(told_at=NOW)), NOW)
-    assert decide([later, unclear], NoMatch(), now=NOW + 1) == Tell(0)
+    assert decide([later, earlier], NoMatch()) == Unreported(1)
+    unclear = QueuedEvent(replace(earlier.ticket, report=ReportState(reported_at=NOW)), NOW)
+    assert decide([later, unclear], NoMatch(), now=NOW + 1) == Unreported(0)
 
 
 @pytest.mark.parametrize(
-    ("event_time", "distance_ms", "outcome", "told"),
+    ("event_time", "distance_ms", "outcome", "is_reported"),
     [
         (NOW, 1_000, "succeeded", False),
         (NOW, 1_001, "succeeded", True),
@@ -158,13 +158,13 @@ def test_events_of_one_version_are_told_in_the_order_of_time() -> None:
     ],
 )
 def test_repetition_of_a_published_event_is_not_told(
-    event_time: int | None, distance_ms: int, outcome: str, *, told: bool
+    event_time: int | None, distance_ms: int, outcome: str, *, is_reported: bool
 ) -> None:
     """The source reported the deployment by another event, and this one says the same."""
     queued = make_queued(event_time=event_time, outcome=outcome)
     queued = QueuedEvent(replace(queued.ticket, taken=("d-1",)), NOW)
     head = make_head(ended_at=NOW - distance_ms)
-    assert (decide(queued, NoMatch(listed=(head,))) == Tell(0)) is told
+    assert (decide(queued, NoMatch(listed=(head,))) == Unreported(0)) is is_reported
 
 
 @pytest.mark.parametrize(
@@ -176,12 +176,12 @@ def test_repetition_of_a_published_event_is_not_told(
         (make_head(ended_at=NOW - 1), False),
     ],
 )
-def test_start_is_told_unless_launchdarkly_knows_it_or_its_end(
+def test_start_is_reported_unless_launchdarkly_knows_it_or_its_end(
     head: DeploymentHead, *, known: bool
 ) -> None:
     """A deployment that ended before, or that lost its end, is another one."""
     start = make_queued(outcome=STARTED)
-    assert decide(start, NoMatch(listed=(head,))) == (Ended(0) if known else Tell(0))
+    assert decide(start, NoMatch(listed=(head,))) == (Ended(0) if known else Unreported(0))
 
 
 def test_start_that_was_told_ends() -> None:
@@ -192,10 +192,10 @@ def test_start_that_was_told_ends() -> None:
 
 def test_stored_answer_lets_the_list_be_read_soon() -> None:
     """After 1 to 2 s; a start ends at once."""
-    told = answer(ApiResponse(status=201, body=b""))
-    assert told.report == ReportState(NOW, is_stored=True)
-    assert told.verdict == Retry("reported", wait_s=1.5)
-    assert answer(ApiResponse(201, b""), outcome=STARTED).verdict == Ended(0, is_told=True)
+    reported = answer(ApiResponse(status=201, body=b""))
+    assert reported.report == ReportState(NOW, is_stored=True)
+    assert reported.verdict == Retry("reported", wait_s=1.5)
+    assert answer(ApiResponse(201, b""), outcome=STARTED).verdict == Ended(0, is_reported=True)
     assert classify_report(ApiResponse(201, b"")) == "ok"
 
 
@@ -223,11 +223,11 @@ def test_other_answer_is_retried(
     response: ApiResponse | NoResponse, reason: str, *, is_unclear: bool, counts: bool
 ) -> None:
     """If it does not say whether the event was stored, that is remembered."""
-    told = answer(response)
-    assert told.report == ReportState(told_at=NOW if is_unclear else 0)
-    assert isinstance(told.verdict, Retry)
-    assert told.verdict.reason.startswith(reason)
-    assert told.verdict.counts_as_attempt is counts
+    reported = answer(response)
+    assert reported.report == ReportState(reported_at=NOW if is_unclear else 0)
+    assert isinstance(reported.verdict, Retry)
+    assert reported.verdict.reason.startswith(reason)
+    assert reported.verdict.counts_as_attempt is counts
 
 
 @pytest.mark.parametrize(
@@ -244,11 +244,11 @@ def test_answer_that_stays_ends_in_failed(
     response: ApiResponse | NoResponse, age_s: float, reason: str
 ) -> None:
     """With a reason of its own, and the raw answer."""
-    told = answer(response, age_s=age_s)
-    assert isinstance(told.verdict, Fail)
-    assert told.verdict.reason == reason
+    reported = answer(response, age_s=age_s)
+    assert isinstance(reported.verdict, Fail)
+    assert reported.verdict.reason == reason
     if isinstance(response, ApiResponse):
-        assert told.verdict.raw == response.body
+        assert reported.verdict.raw == response.body
 
 
 @pytest.mark.parametrize("version", ["feature/x", "1.0+7", "a b", "ü", "1.0\n", ""])
@@ -290,7 +290,7 @@ def test_end_waits_seconds_for_a_start_that_is_being_told() -> None:
 
 
 def test_failed_ticket_says_what_is_probably_missing() -> None:
-    """Nobody tells LaunchDarkly; or it was told, and does not list it."""
+    """Nobody tells LaunchDarkly; or it was reported, and does not list it."""
     assert "set report = true in the source native" in describe_report(make_reported(None))
     stored = make_reported(ReportState(NOW, is_stored=True))
     assert "accepted the report" in describe_report(stored)
@@ -310,7 +310,7 @@ class ToldOnce:
         if any(stored_at + self.lag_ms <= self.now for stored_at in self.stored_at):
             return True
         decision = decide(self.event, NoMatch(), now=self.now)
-        if isinstance(decision, Tell):
+        if isinstance(decision, Unreported):
             self._tell(step)
             self.now += 1000
         else:
@@ -318,7 +318,7 @@ class ToldOnce:
         return False
 
     def _tell(self, step: str) -> None:
-        self._write(ReportState(told_at=self.now))
+        self._write(ReportState(reported_at=self.now))
         if step == "dies before the call":
             return
         responses: dict[str, ApiResponse | NoResponse] = {
@@ -332,8 +332,8 @@ class ToldOnce:
             self.stored_at.append(self.now)
         if step == "dies after the call":
             return
-        told = decide_answer(CallFailure(response), self.event.ticket, HISTORY, POLICY)
-        self._write(told.report)
+        reported = decide_answer(CallFailure(response), self.event.ticket, HISTORY, POLICY)
+        self._write(reported.report)
 
     def _write(self, report: ReportState) -> None:
         self.event = QueuedEvent(replace(self.event.ticket, report=report), self.event.queued_at)
@@ -346,7 +346,7 @@ STEPS = ["ok", "unsent", "limited", "lost", "fails", "dies before the call", "di
     steps=st.lists(st.sampled_from(STEPS), max_size=12),
     lag_ms=st.integers(min_value=0, max_value=PATIENCE_MS),
 )
-def test_deployment_is_told_once_whatever_happens(steps: list[str], lag_ms: int) -> None:
+def test_deployment_is_reported_once_whatever_happens(steps: list[str], lag_ms: int) -> None:
     """Whatever dies or gets lost, if the list shows an event within the patience."""
     world = ToldOnce(lag_ms)
     remaining = iter(steps)

@@ -58,12 +58,12 @@ class PageText(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         """Join the text with single spaces."""
-        words = " ".join(data.split())
-        if words and not self._is_title:
-            self.text += f"{words} "
+        text = " ".join(data.split())
+        if text and not self._is_title:
+            self.text += f"{text} "
             if self._open:
                 known = self.deployments.get(self._open, "")
-                self.deployments[self._open] = f"{known}{words} "
+                self.deployments[self._open] = f"{known}{text} "
 
 
 class PageClient:

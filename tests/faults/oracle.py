@@ -133,17 +133,17 @@ def check_deliveries(
     )
 
 
-def find_mistold(reported: Mapping[str, str], told: Iterable[tuple[str, str]]) -> list[str]:
+def find_wrong_reports(reported: Mapping[str, str], known: Iterable[tuple[str, str]]) -> list[str]:
     """Return the jobs that LaunchDarkly does not know exactly once, as they ended.
 
-    ``reported`` has the type of the event of each job. ``told`` are job and status of all
-    deployments of which LaunchDarkly was told.
+    ``reported`` has the type of the event of each job. ``known`` are job and status of all
+    deployments that were reported to LaunchDarkly.
     """
     statuses: defaultdict[str, list[str]] = defaultdict(list)
-    for job, status in told:
+    for job, status in known:
         statuses[job].append(status)
     return sorted(
-        f"{job}: {', '.join(statuses[job]) or 'not told'}"
+        f"{job}: {', '.join(statuses[job]) or 'not reported'}"
         for job, event_type in reported.items()
         if statuses[job] != [event_type]
     )

@@ -37,8 +37,11 @@ def _list_rows(outcome: StormResult) -> list[tuple[str, str]]:
         ("**lost**", f"**{len(report.lost) + len(report.stale)}**"),
         ("**duplicated**", f"**{len(report.duplicated) + len(report.queued_twice)}**"),
         ("**stuck**", f"**{len(report.stuck)}**"),
-        ("deployments that only the service tells LaunchDarkly of", f"{outcome.reported:,}"),
-        ("**told twice, told wrongly**", f"**{outcome.told_twice}, {len(outcome.mistold)}**"),
+        ("deployments that only the service tells LaunchDarkly about", f"{outcome.reported:,}"),
+        (
+            "**reported twice, reported wrongly**",
+            f"**{outcome.reported_twice}, {len(outcome.wrong_reports)}**",
+        ),
         (
             "unrequested, or waiting and failed",
             f"{len(report.unrequested) + len(report.pending_and_failed)}",
@@ -98,6 +101,6 @@ def _list_problems(outcome: StormResult) -> list[str]:
         "waiting and failed": report.pending_and_failed,
         "key without TTL": report.keys_without_ttl,
         "violation": outcome.violations,
-        "told wrongly": outcome.mistold,
+        "reported wrongly": outcome.wrong_reports,
     }
     return [f"- {name}: {item}" for name, items in problems.items() for item in items[:10]]

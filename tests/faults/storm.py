@@ -14,7 +14,7 @@ from service.simulate.options import SimulatedDeployment
 from service.simulate.rates import Fault
 from service.store.connect import UNAVAILABLE_ERRORS
 from tests.faults.make_due import make_due
-from tests.faults.oracle import OracleReport, check_deliveries, find_mistold
+from tests.faults.oracle import OracleReport, check_deliveries, find_wrong_reports
 from tests.faults.processes import RedisProcess, ServiceProcess
 from tests.faults.record_reader import (
     GROUP,
@@ -57,8 +57,8 @@ class StormResult(Struct, frozen=True, kw_only=True):
     """The result of a storm. ``strikes`` counts by (role, action).
 
     ``recoveries`` are the seconds from each restart of Redis to the next record. ``reported``
-    counts the deployments of which only the service tells LaunchDarkly. ``told_twice`` are the
-    events that it told again, and ``mistold`` the deployments that LaunchDarkly does not know
+    counts the deployments of which only the service tells LaunchDarkly. ``reported_twice`` are the
+    events that it told again, and ``wrong_reports`` the deployments that LaunchDarkly does not know
     exactly once.
     """
 
@@ -76,8 +76,8 @@ class StormResult(Struct, frozen=True, kw_only=True):
     violations: Sequence[str]
     recoveries: Sequence[float]
     reported: int = 0
-    told_twice: int = 0
-    mistold: Sequence[str] = ()
+    reported_twice: int = 0
+    wrong_reports: Sequence[str] = ()
 
     @property
     def kills(self) -> int:
@@ -90,9 +90,9 @@ class StormResult(Struct, frozen=True, kw_only=True):
 
         Each fault ends within seconds, so it is no reason to give a ticket up.
         """
-        is_told_once = not self.told_twice and not self.mistold
+        is_reported_once = not self.reported_twice and not self.wrong_reports
         is_clean = self.report.is_clean and not self.violations
-        return is_clean and is_told_once and not self.report.failed
+        return is_clean and is_reported_once and not self.report.failed
 
 
 def count_kills(strikes: Counter[tuple[str, str]]) -> int:
@@ -262,8 +262,8 @@ class Storm:
                 system.redis_process.started_at[1:], system.reader.read_at
             ),
             reported=len(system.senders.reported),
-            told_twice=stats.told_twice,
-            mistold=find_mistold(
+            reported_twice=stats.reported_twice,
+            wrong_reports=find_wrong_reports(
                 system.senders.reported,
                 (
                     (_job_of(deployment), deployment.status)

@@ -10,7 +10,7 @@ from tests.faults.oracle import (
     SentDelivery,
     StreamRecord,
     check_deliveries,
-    find_mistold,
+    find_wrong_reports,
 )
 from tests.faults.record_reader import parse_record
 
@@ -123,18 +123,18 @@ def test_key_without_ttl_is_found() -> None:
     assert not report.is_clean
 
 
-def test_deployment_that_launchdarkly_does_not_know_once_is_told_wrongly() -> None:
-    """It was not told, told twice, told as something else, or its start was told after its end."""
+def test_deployment_that_launchdarkly_does_not_know_once_is_reported_wrongly() -> None:
+    """It was not reported, or twice, or as something else, or its start after its end."""
     reported = {"a": "finished", "b": "finished", "c": "finished", "d": "failed", "e": "failed"}
-    told = [
+    known = [
         ("a", "finished"),
         *(("c", "finished"), ("c", "finished")),
         ("d", "finished"),
         *(("e", "failed"), ("e", "started")),
         ("of a pipeline", "started"),
     ]
-    assert find_mistold(reported, told) == [
-        "b: not told",
+    assert find_wrong_reports(reported, known) == [
+        "b: not reported",
         "c: finished, finished",
         "d: finished",
         "e: failed, started",

@@ -34,7 +34,7 @@ class Webhook(Struct, frozen=True, kw_only=True):
     """One delivery: its job, its event and its number of copies.
 
     ``deployment`` must exist upstream before the webhook is sent. It is set when the event has no
-    id. ``is_reported``: only the service tells LaunchDarkly of it. ``has_start``: the webhook of
+    id. ``is_reported``: only the service tells LaunchDarkly about it. ``has_start``: the webhook of
     its start is sent before.
     """
 

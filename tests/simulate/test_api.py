@@ -306,10 +306,10 @@ async def test_raw_deployment_is_returned_unchanged(simulated_api: SimulatedApi)
     assert (await list_deployments(simulated_api))["items"] == [given]
 
 
-async def count_told_twice(api: SimulatedApi) -> int:
+async def count_reported_twice(api: SimulatedApi) -> int:
     """Return how many events were told twice, as any program can ask for it."""
     stats = await api.call("/simulator/stats", headers={})
-    return int(stats.json["told_twice"])
+    return int(stats.json["reported_twice"])
 
 
 async def test_empty_simulator_knows_only_what_it_was_told(start_simulator: StartSimulator) -> None:
@@ -324,7 +324,7 @@ async def test_empty_simulator_knows_only_what_it_was_told(start_simulator: Star
 
 
 @pytest.mark.parametrize("second", ["finished", "failed"])
-async def test_end_of_one_time_that_is_posted_again_is_told_twice(
+async def test_end_of_one_time_that_is_posted_again_is_reported_twice(
     simulated_api: SimulatedApi, clock: ManualClock, second: str
 ) -> None:
     """Either word counts; a start, another time, another version and a reset do not."""
@@ -332,13 +332,13 @@ async def test_end_of_one_time_that_is_posted_again_is_told_twice(
     await simulated_api.post_event("finished", eventTime=clock.ms)
     await simulated_api.post_event(second, eventTime=clock.ms + 1)
     await simulated_api.post_event(second, eventTime=clock.ms, version="b90a8a2")
-    assert await count_told_twice(simulated_api) == 0
+    assert await count_reported_twice(simulated_api) == 0
     await simulated_api.post_event(second, eventTime=clock.ms)
-    assert await count_told_twice(simulated_api) == 1
+    assert await count_reported_twice(simulated_api) == 1
     await simulated_api.post_event("started", eventTime=clock.ms)
-    assert await count_told_twice(simulated_api) == 2
+    assert await count_reported_twice(simulated_api) == 2
     await simulated_api.call("/simulator/reset", method="POST", headers={})
-    assert await count_told_twice(simulated_api) == 0
+    assert await count_reported_twice(simulated_api) == 0
 
 
 async def test_reader_may_read_and_not_post(start_simulator: StartSimulator) -> None:

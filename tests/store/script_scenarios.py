@@ -267,7 +267,7 @@ async def _claim_report(stage: Stage, outcome: Literal["succeeded", "started"]) 
     fields = {"deployment_id": None, "report": True, "outcome": outcome}
     await stage.backlog.add(make_event(1, **fields))
     lease = await stage.claim()
-    return with_ticket(lease, replace(lease.ticket, report=ReportState(told_at=7)))
+    return with_ticket(lease, replace(lease.ticket, report=ReportState(reported_at=7)))
 
 
 async def begin_report(stage: Stage) -> Act:
@@ -286,7 +286,7 @@ async def finish_start(stage: Stage) -> Act:
     """Prepare the answer to the report of a start."""
     lease = await _claim_report(stage, "started")
     await stage.reports.begin(lease)
-    stored = replace(lease.ticket, report=ReportState(told_at=7, is_stored=True))
+    stored = replace(lease.ticket, report=ReportState(reported_at=7, is_stored=True))
     return lambda: stage.reports.finish(with_ticket(lease, stored))
 
 

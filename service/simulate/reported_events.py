@@ -5,7 +5,7 @@ from collections import Counter
 import msgspec
 
 
-class ToldEvent(msgspec.Struct, frozen=True, kw_only=True):
+class ReportedEvent(msgspec.Struct, frozen=True, kw_only=True):
     """What makes two posted events the same one: deployment, start or end, and time (epoch ms)."""
 
     project: str
@@ -16,7 +16,7 @@ class ToldEvent(msgspec.Struct, frozen=True, kw_only=True):
     time: int
 
 
-class ToldEvents:
+class ReportedEvents:
     """Counts the events that stand for a start or an end that was told before.
 
     One deployment starts once and ends once, at one time. So a second event of the same time is
@@ -24,10 +24,10 @@ class ToldEvents:
     """
 
     def __init__(self) -> None:
-        self._counts: Counter[ToldEvent] = Counter()
-        self.told_twice = 0
+        self._counts: Counter[ReportedEvent] = Counter()
+        self.reported_twice = 0
 
-    def record(self, event: ToldEvent) -> None:
+    def record(self, event: ReportedEvent) -> None:
         """Record one accepted event with a time."""
-        self.told_twice += self._counts[event] > 0
+        self.reported_twice += self._counts[event] > 0
         self._counts[event] += 1
