@@ -9,7 +9,7 @@ the others concurrently. ``receiver`` is an HTTP server that only reads each bod
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from aiohttp import web
 
@@ -33,17 +33,23 @@ async def handle_numbers(handle: NumberHandler, numbers: Iterator[int]) -> None:
         await handle(number)
 
 
-async def run_worker(mode: str) -> None:
-    """Process every batch that stdin names."""
-    task = PeerTask()
-    handle = task.get if mode == "get" else task.process
-    concurrency = 1 if mode == "one" else CONCURRENCY
+async def process_batches(handle: NumberHandler, *, concurrency: int) -> AsyncIterator[int]:
+    """Process every batch that stdin names; yield its size."""
     reader = await open_stdin()
     print("ready", flush=True)
     while line := await reader.readline():
         first, count = map(int, line.split())
         numbers = iter(range(first, first + count))
         await asyncio.gather(*(handle_numbers(handle, numbers) for _ in range(concurrency)))
+        yield count
+
+
+async def run_worker(mode: str) -> None:
+    """Process every batch that stdin names."""
+    task = PeerTask()
+    handle = task.get if mode == "get" else task.process
+    concurrency = 1 if mode == "one" else CONCURRENCY
+    async for count in process_batches(handle, concurrency=concurrency):
         if mode == "get":
             await task.redis.incrby(GET_COUNT_KEY, count)
     await task.aclose()
@@ -55,10 +61,10 @@ async def accept_webhook(request: web.Request) -> web.Response:
     return web.Response(status=202)
 
 
-async def serve_receiver() -> None:
-    """Serve until the process is killed."""
+async def serve_receiver(handle: Callable[[web.Request], Awaitable[web.Response]]) -> None:
+    """Serve webhooks until the process is killed."""
     app = web.Application()
-    app.router.add_post("/webhooks/{source}", accept_webhook)
+    app.router.add_post("/webhooks/{source}", handle)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -68,4 +74,6 @@ async def serve_receiver() -> None:
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=new_event_loop) as runner:  # the loop of the service
-        runner.run(serve_receiver() if sys.argv[1] == "receiver" else run_worker(sys.argv[1]))
+        runner.run(
+            serve_receiver(accept_webhook) if sys.argv[1] == "receiver" else run_worker(sys.argv[1])
+        )

@@ -26,7 +26,7 @@ from service.log import build_log
 from service.store.connect import open_client
 from service.store.group_commit import GroupCommit, ScriptArgument, ScriptReply
 from service.store.script import Script
-from tests.bench.baseline import handle_numbers, open_stdin
+from tests.bench.baseline import process_batches, serve_receiver
 from tests.bench.peer_task import (
     CONCURRENCY,
     DEDUP_TTL_S,
@@ -131,32 +131,14 @@ class Floor:
         answer = msgspec.json.encode({"status": "queued", "job": job, "delivery": delivery})
         return web.Response(status=202, body=answer, content_type="application/json")
 
-    async def work(self) -> None:
-        """Process every batch that stdin names."""
-        reader = await open_stdin()
-        print("ready", flush=True)
-        while line := await reader.readline():
-            first, count = map(int, line.split())
-            numbers = iter(range(first, first + count))
-            await asyncio.gather(
-                *(handle_numbers(self.process, numbers) for _ in range(CONCURRENCY))
-            )
-
-    async def serve(self) -> None:
-        """Serve until the process is killed."""
-        app = web.Application()
-        app.router.add_post("/webhooks/native", self.receive)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        print(f"ready http://127.0.0.1:{runner.addresses[0][1]}", flush=True)
-        await asyncio.Event().wait()
-
 
 async def main() -> None:
     """Run the mode that the command line names."""
     floor = Floor()
-    await (floor.serve() if sys.argv[1] == "receiver" else floor.work())
+    if sys.argv[1] == "receiver":
+        await serve_receiver(floor.receive)
+    async for _ in process_batches(floor.process, concurrency=CONCURRENCY):
+        pass
 
 
 if __name__ == "__main__":
