@@ -234,9 +234,8 @@ class Worker:
         started_at = self._clock()
         try:
             outcome = await self._attempt(held_lease, lease, started_at)
-            attempted = lease
-            if isinstance(held_lease.lease, Lease):  # what was reported has changed its ticket
-                attempted = replace(held_lease.lease, fence=lease.fence)
+            held = held_lease.lease  # what was reported has changed its ticket
+            attempted = held if isinstance(held, Lease) else lease
             if not isinstance(outcome, Retry) and outcome.event_index is not None:
                 attempted = select_event(attempted, outcome.event_index)
             event, fields = await self._until_accepted(
