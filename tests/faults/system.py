@@ -37,7 +37,7 @@ CALM_OPTIONS = Options(
     nested_page_size=2,
     nested_details=False,
     latency_ms=(5, 60),
-    events_visible_after_ms=3000,  # longer than a lease: an event is told again only if it must
+    events_visible_after_ms=3000,  # longer than a lease: an event is reported again only if it must
     quota=Limits(global_limit=5000),
     shape=Shape(pull_requests=(0, 2), big_share=0.05, big_pull_requests=(3, 6)),
 )
