@@ -273,15 +273,7 @@ class PageEnvironment:
 
     def run_until(self, text: str, stop_text: str) -> str:
         """Run a command that does not end until it has printed a text; return what it printed."""
-        process = subprocess.Popen(
-            [_BASH, "-c", f"exec {text}"],
-            cwd=self._folder,
-            env=self._env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        process = self._start_command(text)
         timer = threading.Timer(_TIMEOUT_S, process.kill)
         timer.start()
         lines: list[str] = []
@@ -297,9 +289,27 @@ class PageEnvironment:
         timer.cancel()
         return "".join(lines)
 
-    def run_for(self, text: str, *, seconds: float) -> None:
-        """Run a command that does not end and prints nothing, for some seconds."""
-        self.run_command(f"timeout -s INT -k {_TIMEOUT_S} {seconds} {text}", exit_code="124")
+    @contextlib.contextmanager
+    def running(self, text: str) -> Iterator[None]:
+        """Run a command that does not end, until the block is left."""
+        process = self._start_command(text)
+        try:
+            yield
+        finally:
+            assert process.stdout is not None
+            with process.stdout:
+                self._interrupt(process)
+
+    def _start_command(self, text: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [_BASH, "-c", f"exec {text}"],
+            cwd=self._folder,
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     @staticmethod
     def _interrupt(process: subprocess.Popen[bytes]) -> None:

@@ -27,7 +27,7 @@ def post(url: str, message: dict[str, str]) -> None:
 
 
 def main(redis_url: str, chat_url: str) -> None:
-    """Post each first revision once, however often this program is restarted."""
+    """Post each first revision; a message comes twice only if this is stopped right after it."""
     with read_blocking(EnrichedStream(redis_url, group="chat")) as records:
         for record in records:
             if record.data.revision == 1:

@@ -1,5 +1,6 @@
 """Tests of deploy/examples: each example is short, runs, and prints what it should."""
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -101,18 +102,36 @@ def chat() -> Iterator[tuple[str, list[bytes]]]:
         thread.join()
 
 
+async def wait_until_acknowledged(environment: PageEnvironment, group: str) -> None:
+    """Wait until a group has read and acknowledged every record of the stream."""
+    client: Redis = open_client(environment.redis_url)
+    stream = Keys("deployments").enriched
+    try:
+        while True:
+            state = {row["name"].decode(): row for row in await client.xinfo_groups(stream)}
+            if group in state and state[group]["pending"] == state[group]["lag"] == 0:
+                return
+            await asyncio.sleep(0.02)
+    finally:
+        await client.aclose()
+
+
 async def test_post_to_chat_posts_each_deployment_once(
     environment: PageEnvironment, chat: tuple[str, list[bytes]]
 ) -> None:
-    """A later revision posts nothing; neither does a second run."""
+    """A later revision posts nothing; a second run posts only what is new."""
     url, messages = chat
+    command = f"python3 {EXAMPLES / 'post_to_chat.py'} {environment.redis_url} {url}"
     await append(environment, 1, environmentKey="staging", pullRequests=PULL_REQUESTS)
     await append(environment, 1, revision=2, environmentKey="staging")
-    command = f"python3 {EXAMPLES / 'post_to_chat.py'} {environment.redis_url} {url}"
-    environment.run_until(command, "shop is in staging")
-    environment.run_for(command, seconds=3)
+    with environment.running(command):
+        await wait_until_acknowledged(environment, "chat")
+    await append(environment, 2, environmentKey="production")
+    with environment.running(command):
+        await wait_until_acknowledged(environment, "chat")
     assert [json.loads(message) for message in messages] == [
-        {"text": "shop is in staging: 1 pull requests by jo"}
+        {"text": "shop is in staging: 1 pull requests by jo"},
+        {"text": "shop is in production: 0 pull requests by nobody known"},
     ]
 
 
