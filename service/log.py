@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 import msgspec
@@ -163,11 +164,24 @@ class LibraryLogHandler(logging.Handler):
 
 
 def log_interpreter_errors(log: EventLogger) -> None:
-    """Log what Python itself would print to stderr, and wait for: errors that nobody can catch."""
+    """Log what Python itself would print to stderr, and wait for: errors that nobody can catch.
+
+    Its text would also stand in the middle of a line of the log. The error that ends the process
+    is logged with its traceback.
+    """
 
     def log_error(reason: str, error: type[BaseException] | None) -> None:
         log.warning("unhandled_error", reason=reason, error=error.__name__ if error else "")
 
+    def log_end(
+        error_type: type[BaseException], error: BaseException, at: TracebackType | None
+    ) -> None:
+        if issubclass(error_type, KeyboardInterrupt):
+            sys.__excepthook__(error_type, error, at)
+        else:
+            log.error("unhandled_error", reason="in the main thread", exc_info=error)
+
+    sys.excepthook = log_end
     sys.unraisablehook = lambda args: log_error(args.err_msg or "in a destructor", args.exc_type)
     threading.excepthook = lambda args: log_error("in a thread", args.exc_type)
 
