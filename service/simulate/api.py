@@ -9,12 +9,10 @@ from enum import StrEnum
 from typing import assert_never
 from urllib.parse import unquote
 
-import msgspec
-
 from service.simulate.events import apply_event
 from service.simulate.flag_events import FlagEventLog
 from service.simulate.listing import ListPage, list_deployments, list_pull_requests, parse_list
-from service.simulate.options import Options, SimulatedDeployment
+from service.simulate.options import Options
 from service.simulate.pages import BASE, DEPLOYMENTS, PULL_REQUESTS, PageRenderer
 from service.simulate.responses import (
     Call,
@@ -37,7 +35,6 @@ ListItems = Callable[
 
 EVENTS = f"{BASE}/deployment-events"
 FLAG_EVENTS = f"{BASE}/flag-events"
-_MAX_CACHED_RESPONSES = 4_096
 
 
 class Route(StrEnum):
@@ -93,13 +90,6 @@ def check_credentials(
     return None
 
 
-class CachedResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """An encoded response and the state of the deployment that it shows."""
-
-    deployment: SimulatedDeployment
-    response: SimulatedResponse
-
-
 class Api:
     """The routes, served from one `World` and its flag events."""
 
@@ -122,7 +112,6 @@ class Api:
             Route.LIST_PULL_REQUESTS: list_pull_requests,
             Route.LIST_FLAG_EVENTS: self._list_flag_events,
         }
-        self._cache: dict[tuple[str, str], CachedResponse] = {}
 
     def handle(self, call: Call, now: int) -> SimulatedResponse:
         """Return the response to one granted call. `now` is in epoch milliseconds."""
@@ -168,16 +157,5 @@ class Api:
             return not_found()
         if self._is_forbidden(deployment.project, deployment.environment):
             return forbidden()
-        key = (identifier, call.query.get("expand", ""))
-        cached = self._cache.get(key)
-        if cached is not None and cached.deployment == deployment:
-            return cached.response
-        rendered = self._pages.render_deployment(deployment, parse_list(key[1]))
-        response = json_response(rendered)
-        # A paginated response contains a cursor. The renderer must store it again on every call,
-        # because it forgets the oldest cursors.
-        if not self._pages.is_paginated(deployment):
-            if len(self._cache) >= _MAX_CACHED_RESPONSES:
-                self._cache.pop(next(iter(self._cache)))
-            self._cache[key] = CachedResponse(deployment=deployment, response=response)
-        return response
+        expand = parse_list(call.query.get("expand", ""))
+        return json_response(self._pages.encode_deployment(deployment, expand))

@@ -96,7 +96,7 @@ T = TypeVar("T")
 class ListPage(msgspec.Struct, frozen=True, kw_only=True):
     """One page of a list: items, total count, and the cursors of the next and previous page."""
 
-    items: Sequence[Json]
+    items: Sequence[Json | msgspec.Raw]
     total: int
     next_cursor: str | None = None
     previous_cursor: str | None = None
@@ -142,16 +142,16 @@ def list_deployments(
         limit = query.limit if "limit" in parameters else None
         nested_page = pages.render_deployments(cursor, query.expand, limit)
         return ListPage(items=(), total=0, nested_page=nested_page)
-    deployments = world.list_started(_select(query, start=query.start, end=query.end), now)
+    versions = world.list_started(_select(query, start=query.start, end=query.end), now)
     if query.status or query.kind:
-        deployments = [
-            deployment for deployment in deployments if _deployment_matches(deployment, query)
+        versions = [
+            version for version in versions if _deployment_matches(version.deployment, query)
         ]
     return paginate(
-        deployments,
+        versions,
         query,
-        item_id=lambda deployment: deployment.id,
-        render=lambda deployment: pages.render_deployment(deployment, query.expand),
+        item_id=lambda version: version.deployment.id,
+        render=lambda version: pages.encode_deployment(world.show(version, now), query.expand),
     )
 
 
@@ -187,9 +187,8 @@ def list_pull_requests(
 def _matching_pull_requests(
     world: World, pages: PageRenderer, query: ListQuery, now: int
 ) -> Iterator[ListedPullRequest]:
-    for deployment in world.list_started(
-        _select(query, start=-_END_OF_TIME, end=_END_OF_TIME), now
-    ):
+    for version in world.list_started(_select(query, start=-_END_OF_TIME, end=_END_OF_TIME), now):
+        deployment = world.show(version, now)
         for index in range(deployment.pull_requests):
             fields = pages.render_pull_request(deployment, index, frozenset())
             if _pull_request_matches(fields, query):
@@ -239,7 +238,7 @@ def paginate(
     query: ListQuery,
     *,
     item_id: Callable[[T], str],
-    render: Callable[[T], Json],
+    render: Callable[[T], Json | msgspec.Raw],
 ) -> ListPage | tuple[FieldError, ...]:
     """Return the page of a sorted list that the limit and the cursor of a query select."""
     start, end = 0, query.limit

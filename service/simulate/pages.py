@@ -30,6 +30,7 @@ PULL_REQUESTS = f"{BASE}/pull-requests"
 PULL_REQUEST_DETAILS = frozenset({"deployments", "flagReferences", "leadTime"})
 """The fields that List pull requests can expand."""
 _MAX_CURSORS = 20_000
+_MAX_ENCODED = 20_000
 
 
 class Cursor(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,19 +54,54 @@ class RenderConfig(msgspec.Struct, frozen=True, kw_only=True):
     nested_details: bool
 
 
+class EncodedDeployment(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON of one state of a deployment."""
+
+    deployment: SimulatedDeployment
+    json: msgspec.Raw
+
+
 class PageRenderer:
     """Renders deployments and pull requests and stores the cursors of their nested pages."""
 
     def __init__(self, config: RenderConfig) -> None:
-        self.config = config
+        self._config = config
         self._cursors: dict[str, Cursor] = {}
+        self._encoded: dict[tuple[str, AbstractSet[str]], EncodedDeployment] = {}
+
+    @property
+    def config(self) -> RenderConfig:
+        """The options that decide how deployments are rendered."""
+        return self._config
+
+    @config.setter
+    def config(self, config: RenderConfig) -> None:
+        self._config = config
+        self._encoded.clear()
 
     def get_cursor(self, cursor_id: str) -> Cursor | None:
         """Return the position of a cursor id, or None when the id is unknown."""
         return self._cursors.get(cursor_id)
 
-    def is_paginated(self, deployment: SimulatedDeployment) -> bool:
-        """Return whether the rendered deployment may contain cursors."""
+    def encode_deployment(
+        self, deployment: SimulatedDeployment, expand: AbstractSet[str]
+    ) -> msgspec.Raw:
+        """Return an encoded `DeploymentRep`. What was rendered before is not rendered again.
+
+        One that contains cursors is: the renderer forgets the oldest, so it must store them again.
+        """
+        key = (deployment.id, expand)
+        known = self._encoded.get(key)
+        if known is not None and known.deployment == deployment:
+            return known.json
+        encoded = msgspec.Raw(msgspec.json.encode(self.render_deployment(deployment, expand)))
+        if not self._is_paginated(deployment):
+            if len(self._encoded) >= _MAX_ENCODED:
+                self._encoded.pop(next(iter(self._encoded)))
+            self._encoded[key] = EncodedDeployment(deployment=deployment, json=encoded)
+        return encoded
+
+    def _is_paginated(self, deployment: SimulatedDeployment) -> bool:
         largest_collection = max(deployment.pull_requests, self.config.shape.deployments[1])
         return largest_collection > self.config.page_size
 
@@ -131,7 +167,9 @@ class PageRenderer:
         next_link = self._render_next_link(cursor, end, DEPLOYMENTS) if end < total else {}
         return self.render_collection(items, total, render_self_link(DEPLOYMENTS) | next_link)
 
-    def render_collection(self, items: Iterable[Json], total: int, links: Json) -> Json:
+    def render_collection(
+        self, items: Iterable[Json | msgspec.Raw], total: int, links: Json
+    ) -> Json:
         """Return a collection with its links."""
         collection: Json = {"totalCount": total, "items": list(items), "_links": links}
         return collection | ({"estimated": False} if self.config.shape.novelties else {})

@@ -132,7 +132,7 @@ class World:
         """Return the visible state of a deployment, or None."""
         if identifier in self._known:
             version = self._visible.get(identifier, now)
-            return None if version is None else self._with_joined_pull_requests(version, now)
+            return None if version is None else self.show(version, now)
         if (
             not self.config.auto_create
             or identifier.startswith(UNKNOWN_ID_PREFIX)
@@ -145,15 +145,22 @@ class World:
                 return None
         return generate_deployment(self.config.seed, identifier, self.config.shape)
 
-    def list_started(self, selection: DeploymentRange, now: int) -> list[SimulatedDeployment]:
-        """Return the selected visible deployments, newest start first.
+    def list_started(self, selection: DeploymentRange, now: int) -> list[VisibleVersion]:
+        """Return the selected visible deployments, newest start first; :meth:`show` completes one.
 
         Automatically created deployments are not listed.
         """
-        versions = self._visible.list_started(selection, now)
-        if not self.config.grow_every_ms:
-            return [version.deployment for version in versions]
-        return [self._with_joined_pull_requests(version, now) for version in versions]
+        return self._visible.list_started(selection, now)
+
+    def show(self, version: VisibleVersion, now: int) -> SimulatedDeployment:
+        """Return a deployment with the pull requests that it shows by now."""
+        deployment, interval_ms = version.deployment, self.config.grow_every_ms
+        if not interval_ms or deployment.raw is not None:
+            return deployment
+        joined_count = 1 + (now - version.visible_at) // interval_ms
+        return msgspec.structs.replace(
+            deployment, pull_requests=min(joined_count, deployment.pull_requests)
+        )
 
     def _build(
         self, new_deployment: NewDeployment, started_at: int, metadata: dict[str, Any] | None = None
@@ -181,16 +188,6 @@ class World:
         if deployment.status == "started":
             self._running[_deployment_key(deployment)] = deployment
         self._visible.add(VisibleVersion(visible_at=visible_at, deployment=deployment))
-
-    def _with_joined_pull_requests(self, version: VisibleVersion, now: int) -> SimulatedDeployment:
-        """Return a deployment with the pull requests that it shows by now."""
-        deployment, interval_ms = version.deployment, self.config.grow_every_ms
-        if not interval_ms or deployment.raw is not None:
-            return deployment
-        joined_count = 1 + (now - version.visible_at) // interval_ms
-        return msgspec.structs.replace(
-            deployment, pull_requests=min(joined_count, deployment.pull_requests)
-        )
 
 
 def _deployment_key(deployment: SimulatedDeployment | NewDeployment) -> tuple[str, str, str, str]:
