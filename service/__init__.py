@@ -1,7 +1,7 @@
 """deployment-enricher: a signed webhook in, one enriched record out.
 
-accept     signed webhook bytes in, DeploymentCompleted out
-backlog    DeploymentCompleted in, Ticket out: what waits or is leased
+accept     signed webhook bytes in, DeploymentEvent out
+backlog    DeploymentEvent in, Ticket out: what waits or is leased
 enrich     Ticket in, Verdict out, within the shared budget
 publish    Found in, one entry of the output stream out
 reconcile  LaunchDarkly's list in, missed deployments into the backlog

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from service.accept.mapping import DeploymentCompleted
+from service.accept.mapping import DeploymentEvent
 from service.backlog.ticket import Lease, Ticket
 
 
@@ -13,12 +13,12 @@ def deployment_id(number: int = 1) -> str:
     return f"a0eebc99-9c0b-4ef8-bb6d-{number:012d}"
 
 
-def make_event(number: int = 1, **fields: Any) -> DeploymentCompleted:
+def make_event(number: int = 1, **fields: Any) -> DeploymentEvent:
     """Return the event of one deployment, known by its id and by its version.
 
     ``fields`` replaces fields of the event; ``deployment_id=None`` makes one that has to be found.
     """
-    event = DeploymentCompleted(
+    event = DeploymentEvent(
         source="native",
         delivery=f"delivery-{number}",
         project="default",

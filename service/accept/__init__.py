@@ -1,1 +1,1 @@
-"""Signed webhook bytes in, DeploymentCompleted out."""
+"""Signed webhook bytes in, DeploymentEvent out."""

@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 
 from msgspec import Struct
 
-from service.accept.mapping import DeploymentCompleted, Event, Ignored
+from service.accept.mapping import DeploymentEvent, Event, Ignored
 
 
 class DeploymentFilter(Struct, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ class DeploymentFilter(Struct, frozen=True, kw_only=True):
 
     def apply(self, event: Event) -> Event:
         """Return Ignored for the event of an unwanted deployment, any other event unchanged."""
-        if not isinstance(event, DeploymentCompleted):
+        if not isinstance(event, DeploymentEvent):
             return event
         outcome = "" if event.outcome == "started" else event.outcome  # nobody knows how it ends
         reason = self.rejection_reason(

@@ -34,7 +34,7 @@ from service.accept.large_bodies import run_aside
 from service.accept.mapping import (
     BacklogFull,
     Batch,
-    DeploymentCompleted,
+    DeploymentEvent,
     Duplicate,
     EnqueueResult,
     Event,
@@ -53,7 +53,7 @@ from service.store import RedisUnavailable
 
 RETRY_AFTER_S = 2
 
-Enqueue = Callable[[DeploymentCompleted], Awaitable[EnqueueResult]]
+Enqueue = Callable[[DeploymentEvent], Awaitable[EnqueueResult]]
 Park = Callable[[str, Unmappable], Awaitable[bool]]
 
 # https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/http-webhook.md, section 4: any origin
@@ -290,7 +290,7 @@ class WebhookHandler:
 
     async def _dispatch_event(self, source: Source, event: Event) -> Response:
         match event:
-            case DeploymentCompleted():
+            case DeploymentEvent():
                 return self._respond_to_enqueue(event, await self._enqueue(event))
             case Ignored(reason, delivery):
                 self._log.info(
@@ -306,7 +306,7 @@ class WebhookHandler:
             case never:
                 assert_never(never)
 
-    def _respond_to_enqueue(self, event: DeploymentCompleted, result: EnqueueResult) -> Response:
+    def _respond_to_enqueue(self, event: DeploymentEvent, result: EnqueueResult) -> Response:
         source, delivery = event.source, event.delivery
         extra_fields = {"time_unreadable": True} if event.time_unreadable else {}
         if event.metadata_dropped:

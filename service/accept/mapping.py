@@ -132,8 +132,8 @@ def _parse_iso(local_time: str, offset: str) -> int | None:
     return ms if 0 < ms <= _MAX_MS else None
 
 
-class DeploymentCompleted(Struct, frozen=True, kw_only=True):
-    """A deployment that ended, as its sender reported it; or one that started.
+class DeploymentEvent(Struct, frozen=True, kw_only=True):
+    """A deployment that ended, or that started, as its sender reported it.
 
     ``report``: LaunchDarkly is told about it, if it lists no such deployment. Only then the outcome
     can be ``started``, and ``version_name`` is what people call the version.
@@ -200,7 +200,7 @@ class BacklogFull(Struct, frozen=True):
     retry_after_s: int
 
 
-Event = DeploymentCompleted | Ignored | Unmappable | InvalidPayload
+Event = DeploymentEvent | Ignored | Unmappable | InvalidPayload
 EnqueueResult = Queued | Duplicate | BacklogFull
 
 
@@ -268,7 +268,7 @@ def _classify_payload(
     outcome_value = source.outcome.expression.evaluate(inputs)
     outcome = source.outcome.decide(outcome_value)
     if outcome is not None:
-        return _map_completed(source, inputs, outcome, delivery=delivery, raw=payload.raw)
+        return _map_deployment(source, inputs, outcome, delivery=delivery, raw=payload.raw)
     if source.report and source.outcome.is_start(outcome_value):
         return _map_started(source, inputs, delivery=delivery, raw=payload.raw)
     if outcome_value is None:
@@ -303,14 +303,14 @@ def _delivery_id(source: Source, inputs: Mapping[str, object], payload: Payload)
     return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _map_completed(
+def _map_deployment(
     source: Source,
     inputs: Mapping[str, object],
     outcome: Literal["succeeded", "failed", "started"],
     *,
     delivery: str,
     raw: bytes,
-) -> DeploymentCompleted | Unmappable:
+) -> DeploymentEvent | Unmappable:
     fields = source.fields
     keys = resolve_keys(source, inputs)
     if mapping_error := check_keys(fields, keys):
@@ -320,7 +320,7 @@ def _map_completed(
     time_field = fields.started_at if has_start_time else fields.finished_at
     event_at = _evaluate(time_field, inputs)
     event_time = parse_time(event_at)
-    return DeploymentCompleted(
+    return DeploymentEvent(
         source=source.name,
         delivery=delivery,
         project=keys["project"],
@@ -346,9 +346,9 @@ def _version_name(source: Source, inputs: Mapping[str, object]) -> str | None:
 
 def _map_started(
     source: Source, inputs: Mapping[str, object], *, delivery: str, raw: bytes
-) -> DeploymentCompleted | Ignored:
+) -> DeploymentEvent | Ignored:
     """Map the start of a deployment. Its end is what counts: a start is never parked."""
-    event = _map_completed(source, inputs, "started", delivery=delivery, raw=raw)
+    event = _map_deployment(source, inputs, "started", delivery=delivery, raw=raw)
     if isinstance(event, Unmappable):
         return Ignored(
             f"a deployment started, but its event is incomplete: {event.reason}", delivery

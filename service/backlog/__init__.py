@@ -1,1 +1,1 @@
-"""The backlog: turns a DeploymentCompleted event into a Ticket that waits."""
+"""The backlog: turns a DeploymentEvent into a Ticket that waits."""

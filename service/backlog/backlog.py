@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from service.accept.large_bodies import run_aside
-from service.accept.mapping import BacklogFull, DeploymentCompleted, Duplicate, Queued, Unmappable
+from service.accept.mapping import BacklogFull, DeploymentEvent, Duplicate, Queued, Unmappable
 from service.backlog.failures import (
     UNMAPPABLE,
     FailureRecord,
@@ -95,7 +95,7 @@ class Backlog:
         self._postpone: Script = load_script(__package__, "postpone", prelude=tickets_lua)
         self._fail: Script = load_script(__package__, "fail", prelude=failures_lua + tickets_lua)
 
-    async def add(self, event: DeploymentCompleted) -> Queued | Duplicate | BacklogFull:
+    async def add(self, event: DeploymentEvent) -> Queued | Duplicate | BacklogFull:
         """Store a delivery and its ticket; return once Redis has them as durably as configured.
 
         On an idle system the ticket is leased at once, to the worker that the wakeup list wakes.

@@ -12,7 +12,7 @@ from msgspec.structs import force_setattr, replace
 
 from service.accept.mapping import (
     Batch,
-    DeploymentCompleted,
+    DeploymentEvent,
     Event,
     Ignored,
     Unmappable,
@@ -200,7 +200,7 @@ def _plan_parked_retry(source: Source, failure: FailureRecord, *, delivery: str)
         return Skip(reason, replace(failure, detail=reason))  # or it is gone: retry.lua says which
     context = failure.replay_context or ReplayContext()
     event = parse_webhook(source, SignedRequest(context.headers, context.query, failure.raw))
-    if isinstance(event, DeploymentCompleted):
+    if isinstance(event, DeploymentEvent):
         # The delivery mark has the id under which the event arrived, perhaps in a batch.
         requeued_event = replace(event, delivery=delivery)
         return Requeue(job_key(requeued_event), ticket_from_event(requeued_event))
@@ -218,7 +218,7 @@ def _skip_reason(event: Event | Batch) -> str:
             return f"it no longer is an event: {reason}"
         case Batch():
             return "it is a batch of events"
-        case DeploymentCompleted():
+        case DeploymentEvent():
             return ""
         case unreachable:
             assert_never(unreachable)

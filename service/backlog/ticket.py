@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from service.accept.mapping import DeploymentCompleted
+from service.accept.mapping import DeploymentEvent
 from service.url_part import quote_part
 
 # Lua writes it before the ticket: generation, crashes, and when it was queued (Redis ms).
@@ -190,7 +190,7 @@ def lease_log_fields(lease: Lease) -> dict[str, object]:
     }
 
 
-def job_key(event: DeploymentCompleted) -> str:
+def job_key(event: DeploymentEvent) -> str:
     """Return the job of an event; events with the same job share one ticket."""
     if event.deployment_id is not None:
         return f"id:{event.deployment_id}"
@@ -199,7 +199,7 @@ def job_key(event: DeploymentCompleted) -> str:
     return f"{kind}:" + "/".join(quote_part(part or "") for part in parts)
 
 
-def ticket_from_event(event: DeploymentCompleted) -> Ticket:
+def ticket_from_event(event: DeploymentEvent) -> Ticket:
     """Return the ticket of an event, without attempts."""
     return Ticket(
         source=event.source,

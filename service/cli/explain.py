@@ -10,7 +10,7 @@ from service.accept.expressions import Expression
 from service.accept.filters import DeploymentFilter
 from service.accept.mapping import (
     Batch,
-    DeploymentCompleted,
+    DeploymentEvent,
     Event,
     Ignored,
     Unmappable,
@@ -43,7 +43,7 @@ class Explanation(Struct, frozen=True):
     @property
     def accepted(self) -> bool:
         """Return whether the receiver would answer 2xx and park nothing for a person."""
-        accepted_types = (DeploymentCompleted, Ignored)
+        accepted_types = (DeploymentEvent, Ignored)
         return self.genuine and all(isinstance(event, accepted_types) for event in self.events)
 
 
@@ -148,7 +148,7 @@ def _format_field(
 def _format_response(source: Source, event: Event, *, genuine: bool) -> str:
     """Return the receiver's answer; for a forged request also that to a genuine one."""
     match event:
-        case DeploymentCompleted():
+        case DeploymentEvent():
             response = f"queued as {job_key(event)} (202), delivery {event.delivery}"
             if event.report and event.deployment_id is None:
                 response += "; LaunchDarkly is told about it unless it lists it"

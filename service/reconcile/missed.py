@@ -10,7 +10,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from service.accept.filters import DeploymentFilter
-from service.accept.mapping import DeploymentCompleted
+from service.accept.mapping import DeploymentEvent
 from service.backlog.ticket import job_key, new_ticket_bytes, ticket_from_event
 from service.enrich.models import DeploymentHead, parse_head
 
@@ -100,7 +100,7 @@ def build_missed(
 
     Return None if the filter excludes the deployment.
     """
-    event = DeploymentCompleted(
+    event = DeploymentEvent(
         source=scope.source,
         delivery=head.id,
         project=scope.project,

@@ -42,7 +42,7 @@ from opentelemetry.util.types import AttributeValue
 
 from service import __version__
 from service.accept.handler import Enqueue
-from service.accept.mapping import DeploymentCompleted, EnqueueResult
+from service.accept.mapping import DeploymentEvent, EnqueueResult
 from service.backlog.ticket import Lease
 from service.enrich.verdict import Fail, Found, Retry, Verdict
 from service.log import EventLogger
@@ -153,7 +153,7 @@ class PipelineSpans:
     def wrap_enqueue(self, enqueue: Enqueue) -> Enqueue:
         """Return ``enqueue`` that stores the webhook's span in the ticket."""
 
-        async def enqueue_traced(event: DeploymentCompleted) -> EnqueueResult:
+        async def enqueue_traced(event: DeploymentEvent) -> EnqueueResult:
             return await enqueue(replace(event, traceparent=_choose_traceparent(event.traceparent)))
 
         return enqueue_traced

@@ -15,7 +15,7 @@ from service.accept.filters import DeploymentFilter
 from service.accept.handler import WebhookHandler
 from service.accept.mapping import (
     BacklogFull,
-    DeploymentCompleted,
+    DeploymentEvent,
     Duplicate,
     EnqueueResult,
     Queued,
@@ -46,13 +46,13 @@ class BacklogStub:
     """Stands for the backlog and the log: keeps events, or returns or raises ``result``."""
 
     def __init__(self) -> None:
-        self.events: dict[tuple[str, str], DeploymentCompleted] = {}
+        self.events: dict[tuple[str, str], DeploymentEvent] = {}
         self.parked: dict[tuple[str, str], tuple[str, bytes]] = {}
         self.log_events: list[tuple[str, dict[str, object]]] = []
         self.logged = asyncio.Event()
         self.result: BacklogFull | Exception | None = None
 
-    async def enqueue(self, event: DeploymentCompleted) -> EnqueueResult:
+    async def enqueue(self, event: DeploymentEvent) -> EnqueueResult:
         """Keep an event; a second one of the same delivery is a duplicate."""
         match self.result:
             case Exception() as error:

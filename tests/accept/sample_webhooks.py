@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from service.accept.mapping import Batch, DeploymentCompleted, Event, Ignored, Unmappable
+from service.accept.mapping import Batch, DeploymentEvent, Event, Ignored, Unmappable
 from service.accept.payload import InvalidPayload
 from service.accept.sources import Source, load_sources
 
@@ -64,7 +64,7 @@ def make_sources(presets: str, *, verify: str | None = None) -> dict[str, Source
 def summarize(event: Event | Batch) -> dict[str, Any]:
     """Return an event in the form of ``expected`` in the samples."""
     match event:
-        case DeploymentCompleted():
+        case DeploymentEvent():
             fields = msgspec.structs.asdict(event)
             names = ("outcome", "environment", "application", "version", "event_time", "delivery")
             return {name: fields[name] for name in names}

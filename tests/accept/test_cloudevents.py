@@ -10,7 +10,7 @@ from aiohttp import ClientSession
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.accept.mapping import Batch, DeploymentCompleted, parse_webhook
+from service.accept.mapping import Batch, DeploymentEvent, parse_webhook
 from service.accept.payload import MAX_BATCH_EVENTS, InvalidPayload, Payload, decode_request
 from service.accept.signatures import SignedRequest
 from service.accept.sources import Source
@@ -161,7 +161,7 @@ def test_event_is_mapped_alike_in_every_mode(cdevents: Source) -> None:
     ]
     results = [parse_webhook(cdevents, request) for request in requests]
     flat = [result.events[0] if isinstance(result, Batch) else result for result in results]
-    assert isinstance(flat[0], DeploymentCompleted)
+    assert isinstance(flat[0], DeploymentEvent)
     assert flat == [flat[0]] * 4
 
 
@@ -175,7 +175,7 @@ def test_batch_ignores_the_delivery_id_of_the_request(native: Source) -> None:
     headers = {"content-type": BATCHED, "webhook-id": "msg_1"}
     batch = parse_webhook(native, SignedRequest(headers, {}, json.dumps(events).encode()))
     assert isinstance(batch, Batch)
-    keys = [event.delivery for event in batch.events if isinstance(event, DeploymentCompleted)]
+    keys = [event.delivery for event in batch.events if isinstance(event, DeploymentEvent)]
     assert len(keys) == 3
     assert keys[0] == keys[2] != keys[1]
 

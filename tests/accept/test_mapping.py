@@ -13,7 +13,7 @@ from multidict import MultiDict
 from service.accept.mapping import (
     MAX_METADATA_BYTES,
     Batch,
-    DeploymentCompleted,
+    DeploymentEvent,
     Event,
     Ignored,
     Unmappable,
@@ -46,10 +46,10 @@ def map_body(source: Source, body: object, **headers: str) -> Event:
     return event
 
 
-def map_completed(source: Source, body: object, **headers: str) -> DeploymentCompleted:
+def map_completed(source: Source, body: object, **headers: str) -> DeploymentEvent:
     """Map a body that must be a completed deployment."""
     event = map_body(source, body, **headers)
-    assert isinstance(event, DeploymentCompleted), event
+    assert isinstance(event, DeploymentEvent), event
     return event
 
 
@@ -101,8 +101,8 @@ def test_native_body_is_mapped_completely(native: Source) -> None:
 @pytest.mark.parametrize(
     ("event_type", "kind"),
     [
-        ("finished", DeploymentCompleted),
-        ("failed", DeploymentCompleted),
+        ("finished", DeploymentEvent),
+        ("failed", DeploymentEvent),
         ("started", Ignored),
         ("custom", Ignored),
         ([], Ignored),
@@ -269,7 +269,7 @@ def test_metadata_that_is_not_json_is_dropped_and_reported(presets: str, path: s
     for query in ({"token": "private"}, MultiDict({"token": "private"})):
         raw = json.dumps(FINISHED).encode()
         event = parse_webhook(source, SignedRequest(headers, query, raw))
-        assert isinstance(event, DeploymentCompleted)
+        assert isinstance(event, DeploymentEvent)
         assert (event.metadata, event.metadata_dropped) == (None, True)
 
 
@@ -278,7 +278,7 @@ def test_one_url_parameter_may_be_metadata(presets: str) -> None:
     source = source_with_metadata(presets, "query.run")
     raw = json.dumps(FINISHED).encode()
     event = parse_webhook(source, SignedRequest({}, MultiDict({"run": "7"}), raw))
-    assert isinstance(event, DeploymentCompleted)
+    assert isinstance(event, DeploymentEvent)
     assert event.metadata is not None
     assert bytes(event.metadata) == b'"7"'
 
@@ -288,7 +288,7 @@ def test_metadata_at_the_nesting_limit_is_no_error(native: Source) -> None:
     for depth in range(700, 1000):
         deep = '{"a":' * depth + "1" + "}" * depth
         body = json.dumps(FINISHED)[:-1] + f', "eventMetadata": {deep}}}'
-        assert isinstance(map_body(native, body.encode()), DeploymentCompleted | InvalidPayload)
+        assert isinstance(map_body(native, body.encode()), DeploymentEvent | InvalidPayload)
 
 
 @pytest.mark.parametrize(
@@ -334,17 +334,17 @@ def test_github_states_map_to_outcomes(github: Source, state: object, outcome: s
     if outcome is None:
         assert isinstance(event, Ignored)
     else:
-        assert isinstance(event, Unmappable | DeploymentCompleted)
+        assert isinstance(event, Unmappable | DeploymentEvent)
         body = deployment_status(deployment_status={"state": state, "environment": "test"})
         completed = map_github(github, body)
-        assert isinstance(completed, DeploymentCompleted)
+        assert isinstance(completed, DeploymentEvent)
         assert (completed.outcome, completed.environment) == (outcome, "test")
 
 
 def test_github_environment_may_come_from_the_deployment(github: Source) -> None:
     """An older status has no environment of its own."""
     event = map_github(github, deployment_status(deployment_status={"state": "error"}))
-    assert isinstance(event, DeploymentCompleted)
+    assert isinstance(event, DeploymentEvent)
     assert event.environment == "production"
 
 
@@ -362,7 +362,7 @@ def test_github_payload_may_hold_the_deployment_id(github: Source, *, as_text: b
     event = map_github(
         github, deployment_status_with_payload(json.dumps(payload) if as_text else payload)
     )
-    assert isinstance(event, DeploymentCompleted)
+    assert isinstance(event, DeploymentEvent)
     assert (event.deployment_id, event.project) == (DEPLOYMENT_ID, "mobile")
     assert event.metadata is not None
     assert json.loads(bytes(event.metadata)) == payload
@@ -372,7 +372,7 @@ def test_github_payload_may_hold_the_deployment_id(github: Source, *, as_text: b
 def test_github_payload_of_any_shape_is_accepted(github: Source, payload: object) -> None:
     """The deployment is mapped by its names."""
     event = map_github(github, deployment_status_with_payload(payload))
-    assert isinstance(event, DeploymentCompleted)
+    assert isinstance(event, DeploymentEvent)
     assert event.deployment_id is None
 
 
@@ -441,8 +441,8 @@ def test_github_examples_are_mapped_as_documented(github: Source) -> None:
     for path in require_samples("webhooks/github/*.payload.json"):
         name = path.name.partition(".")[0]
         event = map_body(github, path.read_bytes(), x_github_event=name)
-        assert isinstance(event, DeploymentCompleted | Ignored), path.name
-        if isinstance(event, DeploymentCompleted):
+        assert isinstance(event, DeploymentEvent | Ignored), path.name
+        if isinstance(event, DeploymentEvent):
             completed.add(path.name)
     assert completed == {
         "deployment_status.payload.json",

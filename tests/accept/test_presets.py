@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from service.accept import mapping
-from service.accept.mapping import Batch, DeploymentCompleted, Event, parse_webhook
+from service.accept.mapping import Batch, DeploymentEvent, Event, parse_webhook
 from service.accept.payload import InvalidPayload
 from service.accept.signatures import SignedRequest
 from service.accept.sources import Source
@@ -85,7 +85,7 @@ def test_sample_is_mapped_as_expected(sources: dict[str, Source], sample: Sample
     extra = {key: sample.expected[key] for key in EXTRAS.keys() & sample.expected.keys()}
     expected = {key: value for key, value in sample.expected.items() if key not in EXTRAS}
     assert summarize(event) == expected
-    if isinstance(event, DeploymentCompleted):
+    if isinstance(event, DeploymentEvent):
         metadata = None if event.metadata is None else json.loads(bytes(event.metadata))
         values = {key: getattr(event, key) for key in EXTRAS} | {"metadata": metadata}
         assert values == EXTRAS | {"metadata": metadata} | extra
@@ -214,8 +214,8 @@ def test_repeated_delivery_keeps_its_id(sources: dict[str, Source], sample: Samp
     first, second = (
         map_sample(sources, attempt, attempt.body) for attempt in (sample, second_attempt)
     )
-    assert isinstance(first, DeploymentCompleted)
-    assert isinstance(second, DeploymentCompleted)
+    assert isinstance(first, DeploymentEvent)
+    assert isinstance(second, DeploymentEvent)
     assert first.delivery == second.delivery
 
 
@@ -234,7 +234,7 @@ def test_missing_field_never_changes_the_outcome(
     """Each field in turn: the same outcome, or no completed deployment."""
     for path in json_paths(sample.body):
         event = map_sample(sources, sample, without_path(sample.body, path))
-        if isinstance(event, DeploymentCompleted):
+        if isinstance(event, DeploymentEvent):
             assert event.outcome == sample.expected["outcome"], path
 
 
@@ -243,7 +243,7 @@ def test_field_of_a_wrong_type_never_raises(sources: dict[str, Source], sample: 
     """Each field in turn, of every wrong type; no invalid key is accepted."""
     for path, value in itertools.product(json_paths(sample.body), ODD_VALUES):
         event = map_sample(sources, sample, with_value(sample.body, path, value))
-        if isinstance(event, DeploymentCompleted):
+        if isinstance(event, DeploymentEvent):
             names = (event.project, event.environment, event.application, event.version)
             assert event.deployment_id or all(names)
             assert not any("\x00" in (name or "") or len(name or "") > 256 for name in names)
@@ -263,9 +263,7 @@ def test_invalid_time_is_reported_and_keeps_the_event(
     ]
     events = [map_sample(sources, changed, body) for changed, body in changed_requests]
     reported = [
-        event
-        for event in events
-        if isinstance(event, DeploymentCompleted) and event.time_unreadable
+        event for event in events if isinstance(event, DeploymentEvent) and event.time_unreadable
     ]
     assert all(event.event_time is None for event in reported)
     assert len(reported) == (sample.expected["event_time"] is not None)

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from service.accept.filters import DeploymentFilter
-from service.accept.mapping import DeploymentCompleted, Event, Ignored, parse_webhook
+from service.accept.mapping import DeploymentEvent, Event, Ignored, parse_webhook
 from service.accept.signatures import SignedRequest
 from service.accept.sources import Source, SourceError, load_sources
 from tests.accept.sample_webhooks import Sample, make_sources, read_samples, with_value
@@ -46,7 +46,7 @@ def map_start(source: Source, sample: Sample) -> Event:
     if sample.preset == "tekton":
         headers["ce-type"] = "dev.tekton.event.pipelinerun.started.v1"
     event = parse_webhook(source, SignedRequest(headers, {}, json.dumps(body).encode()))
-    assert isinstance(event, DeploymentCompleted | Ignored), event
+    assert isinstance(event, DeploymentEvent | Ignored), event
     return event
 
 
@@ -56,7 +56,7 @@ def test_preset_understands_a_start(sources: dict[str, Source], preset: str) -> 
     source, sample = sources[preset], STARTS[preset]
     assert isinstance(map_start(source, sample), Ignored)
     event = map_start(replace(source, report=True), sample)
-    assert isinstance(event, DeploymentCompleted), event
+    assert isinstance(event, DeploymentEvent), event
     assert (event.outcome, event.report, event.application) == ("started", True, "web")
     assert event.event_time == STARTED_MS - STARTED_BEFORE_MS.get(preset, 0)
 
@@ -72,18 +72,18 @@ def map_native(sources: dict[str, Source], **fields: object) -> Event:
     body: dict[str, Any] = dict(STARTS["native"].body) | fields
     source = replace(sources["native"], report=True)
     event = parse_webhook(source, SignedRequest({}, {}, json.dumps(body).encode()))
-    assert isinstance(event, DeploymentCompleted | Ignored), event
+    assert isinstance(event, DeploymentEvent | Ignored), event
     return event
 
 
 def test_name_of_a_version_is_read_only_to_report_it(sources: dict[str, Source]) -> None:
     """A name that is too long, or no text, is left out."""
     event = map_native(sources, eventType="finished")
-    assert isinstance(event, DeploymentCompleted)
+    assert isinstance(event, DeploymentEvent)
     assert (event.version_name, event.report) == ("1.4.0", True)
     for name in ("x" * 257, {"a": 1}, "", None):
         unnamed = map_native(sources, eventType="finished", versionName=name)
-        assert isinstance(unnamed, DeploymentCompleted)
+        assert isinstance(unnamed, DeploymentEvent)
         assert unnamed.version_name is None
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote_plus, urlencode
 import pytest
 from aiohttp import ClientSession
 
-from service.accept.mapping import Batch, DeploymentCompleted, Event, parse_webhook
+from service.accept.mapping import Batch, DeploymentEvent, Event, parse_webhook
 from service.accept.signatures import Ed25519, SignedRequest, is_genuine, sign_standard_webhook
 from service.accept.sources import Source, load_sources
 from tests.accept.receiver_harness import (
@@ -210,7 +210,7 @@ def test_form_payload_is_mapped_as_json(github: Source) -> None:
     """GitHub's other content type has the body in ``payload``."""
     raw = json.dumps(GITHUB_BODY | {"odd": "a+b %41 ü €"}, ensure_ascii=False)
     plain = map_form(github, raw.encode())
-    assert isinstance(plain, DeploymentCompleted)
+    assert isinstance(plain, DeploymentEvent)
     assert map_form(github, f"payload={quote_plus(raw)}".encode()) == plain
     assert map_form(github, urlencode({"payload": raw, "more": 1}).encode()) == plain
 
@@ -280,6 +280,6 @@ def test_odd_json_is_mapped_without_raising(native: Source, body: bytes, kept: s
     """The last of equal keys counts; a number out of range costs only the time."""
     whole = b'{"deploymentId":"d-1",' + body[1:]
     event = parse_webhook(native, SignedRequest({}, {}, whole))
-    assert isinstance(event, DeploymentCompleted), kept
+    assert isinstance(event, DeploymentEvent), kept
     assert event.event_time is None
     assert event.time_unreadable is (b"eventTime" in body)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.accept.mapping import Batch, DeploymentCompleted, Event, parse_webhook
+from service.accept.mapping import Batch, DeploymentEvent, Event, parse_webhook
 from service.accept.signatures import SignedRequest, is_genuine
 from service.accept.sources import Source, load_sources, native_source
 from service.cli.explain import explain_webhook
@@ -323,7 +323,7 @@ def test_published_request_of_standard_webhooks_is_accepted(presets: str) -> Non
     explanation = explain_webhook(source, request, now_s=now_s)
     assert explanation.accepted
     (event,) = explanation.events
-    assert isinstance(event, DeploymentCompleted)
+    assert isinstance(event, DeploymentEvent)
     assert (event.application, event.delivery) == ("web-app", sent["headers"]["webhook-id"])
 
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import (
 from msgspec import Struct
 from msgspec.structs import replace
 
-from service.accept.mapping import DeploymentCompleted, Duplicate, Queued
+from service.accept.mapping import DeploymentEvent, Duplicate, Queued
 from service.backlog.backlog import Backlog, BacklogConfig, PostponeStatus
 from service.backlog.failures import FailureRecord
 from service.backlog.reports import Reports
@@ -100,7 +100,7 @@ def environment_of(job: str) -> str:
     return f"environment-{int(job[-1]) % 2}"
 
 
-def build_event(number: int, delivery: str, *, known: bool) -> DeploymentCompleted:
+def build_event(number: int, delivery: str, *, known: bool) -> DeploymentEvent:
     """Return the event of one deployment, with its id or to be found by its version.
 
     Its delivery says whether the deployment failed.
@@ -190,7 +190,7 @@ class BacklogModel(RuleBasedStateMachine):
         self.token = f"{next(self.tokens):016d}"
         self.add_and_check(build_event(number, f"{number}-{known}-{nth}", known=known), twice=twice)
 
-    def add_and_check(self, event: DeploymentCompleted, *, twice: bool) -> None:
+    def add_and_check(self, event: DeploymentEvent, *, twice: bool) -> None:
         """Add an event under the current token and check the reply."""
         is_idle = self.is_idle_without(job_key(event))
         delivery, result = event.delivery, self.run(self.backlog.add(event))

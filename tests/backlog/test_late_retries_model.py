@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 from msgspec.structs import replace
 
-from service.accept.mapping import DeploymentCompleted, Queued
+from service.accept.mapping import DeploymentEvent, Queued
 from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
 from service.publish.entry import Entry
@@ -47,14 +47,14 @@ class LostReplyModel(BacklogModel):
         self.add_and_check(event, twice=False)
         self.pending_repeats.append(partial(self.repeat_add, event, self.token))
 
-    def add_and_check(self, event: DeploymentCompleted, *, twice: bool) -> None:
+    def add_and_check(self, event: DeploymentEvent, *, twice: bool) -> None:
         """Add an event, and record whose token the delivery mark holds."""
         job = self.job_by_delivery.get(event.delivery)
         if job is None or job in self.failed:
             self.mark_tokens[event.delivery] = self.token
         super().add_and_check(event, twice=twice)
 
-    def repeat_add(self, event: DeploymentCompleted, token: str) -> None:
+    def repeat_add(self, event: DeploymentEvent, token: str) -> None:
         """Repeat an add: its own mark is recognised, the mark of another is a duplicate."""
         self.token = token
         if self.mark_tokens[event.delivery] != token:

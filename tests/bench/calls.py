@@ -24,7 +24,7 @@ import msgspec
 from aiohttp import ClientSession
 from msgspec import Struct
 
-from service.accept.mapping import DeploymentCompleted
+from service.accept.mapping import DeploymentEvent
 from service.app import Runtime, open_runtime, open_worker
 from service.enrich.client import open_session
 from service.enrich.pagination import API_ROOT
@@ -152,7 +152,7 @@ def _add_deployment(simulator: Simulator, number: int, *, total: int) -> Finishe
     return FinishedDeployment(deployment_id, application, version, ended_at)
 
 
-def _completed_event(deployment: FinishedDeployment, variant: str) -> DeploymentCompleted:
+def _completed_event(deployment: FinishedDeployment, variant: str) -> DeploymentEvent:
     names: dict[str, Any] = {
         "application": deployment.application,
         "version": deployment.version,

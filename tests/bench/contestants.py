@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from service.accept.mapping import DeploymentCompleted
+from service.accept.mapping import DeploymentEvent
 from service.app import Runtime, open_runtime
 from service.log import build_log
 from service.settings import Secret, Settings
@@ -86,7 +86,7 @@ async def add_tickets(
             await asyncio.gather(*(enqueue_event(runtime, event) for event in events))
 
 
-async def enqueue_event(runtime: Runtime, event: DeploymentCompleted) -> None:
+async def enqueue_event(runtime: Runtime, event: DeploymentEvent) -> None:
     """Add one event, and repeat while Redis is too busy to confirm it."""
     while True:
         with suppress(RedisUnavailable):
@@ -94,7 +94,7 @@ async def enqueue_event(runtime: Runtime, event: DeploymentCompleted) -> None:
             return
 
 
-def bench_event(number: int, project: str, *, with_id: bool) -> DeploymentCompleted:
+def bench_event(number: int, project: str, *, with_id: bool) -> DeploymentEvent:
     """Return the event of the webhook with this number."""
     return make_event(
         number,

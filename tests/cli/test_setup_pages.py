@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.accept.mapping import DeploymentCompleted, parse_webhook
+from service.accept.mapping import DeploymentEvent, parse_webhook
 from service.accept.signatures import SignedRequest, is_genuine
 from service.accept.source_files import read_presets, read_setup_page
 from service.accept.sources import Source, SourceError, load_sources
@@ -63,7 +63,7 @@ def test_source_of_a_page_maps_its_senders_webhook(preset: str) -> None:
     source = source_from_page(PAGES[preset], preset)
     headers, body = read_sample(preset)
     event = parse_webhook(source, SignedRequest(headers, {}, json.dumps(body).encode()))
-    assert isinstance(event, DeploymentCompleted), event
+    assert isinstance(event, DeploymentEvent), event
     assert (event.outcome, source.preset) == ("succeeded", preset)
 
 
@@ -92,7 +92,7 @@ def test_github_page_tells_applications_apart(case: list[str]) -> None:
     body["deployment"] |= {"task": task, "payload": payload}
     source = source_from_page(PAGES["github"], "github-of-two-owners")
     event = parse_webhook(source, SignedRequest(headers, {}, json.dumps(body).encode()))
-    assert isinstance(event, DeploymentCompleted)
+    assert isinstance(event, DeploymentEvent)
     assert event.application == application
 
 
@@ -148,12 +148,12 @@ def test_curl_step_of_a_page_sends_an_accepted_body(preset: str) -> None:
     assert "run-7" in event.delivery
 
 
-def assert_accepted(source: Source, headers: dict[str, str], body: bytes) -> DeploymentCompleted:
+def assert_accepted(source: Source, headers: dict[str, str], body: bytes) -> DeploymentEvent:
     """Judge a request as the receiver does; it must be a deployment that ended."""
     request = SignedRequest(headers, {}, body)
     assert is_genuine(source.checks, request, now_s=0)
     event = parse_webhook(source, request)
-    assert isinstance(event, DeploymentCompleted), event
+    assert isinstance(event, DeploymentEvent), event
     return event
 
 

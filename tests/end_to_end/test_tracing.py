@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode, format_span_id, format_trace_id
 
-from service.accept.mapping import DeploymentCompleted, Queued
+from service.accept.mapping import DeploymentEvent, Queued
 from service.simulate.options import Options
 from service.simulate.responses import Canned
 from service.tracing.otel import build_tracing, close_provider
@@ -243,7 +243,7 @@ async def test_event_trace_is_linked_when_request_has_another(
     """A CloudEvent may name its sender and its request an intermediary: a link connects them."""
     traceparents: list[str | None] = []
 
-    async def record_traceparent(event: DeploymentCompleted) -> Queued:
+    async def record_traceparent(event: DeploymentEvent) -> Queued:
         traceparents.append(event.traceparent)
         return Queued(job="id:1")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.accept.mapping import DeploymentCompleted, Ignored, Unmappable, parse_webhook
+from service.accept.mapping import DeploymentEvent, Ignored, Unmappable, parse_webhook
 from service.accept.signatures import SignedRequest
 from service.accept.source_files import read_presets
 from service.accept.sources import Source
@@ -52,7 +52,7 @@ def test_only_finished_deployments_of_the_examples_are_deployments(
         headers = {"x-github-event": name, "x-github-delivery": "1"}
         request = SignedRequest(headers, {}, json.dumps(body).encode())
         event = parse_webhook(sources[preset], request)
-        if isinstance(event, DeploymentCompleted):
+        if isinstance(event, DeploymentEvent):
             state = body.get("deployment_status", {}).get("state")
             found[f"{name} {state or body['workflow_run']['conclusion']}"] += 1
         elif isinstance(event, Unmappable):

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 
-from service.accept.mapping import DeploymentCompleted, parse_webhook
+from service.accept.mapping import DeploymentEvent, parse_webhook
 from service.accept.signatures import SignedRequest
 from service.accept.source_files import read_presets
 from service.accept.sources import Source, native_source
@@ -113,7 +113,7 @@ def native() -> Source:
 def test_ticket_keeps_only_a_well_formed_traceparent(native: Source, text: str) -> None:
     """The receiver drops a malformed traceparent of a sender."""
     event = parse_webhook(native, SignedRequest({"traceparent": text}, {}, FINISHED))
-    assert isinstance(event, DeploymentCompleted)
+    assert isinstance(event, DeploymentEvent)
     assert event.traceparent == (text if is_well_formed(text) else None)
 
 

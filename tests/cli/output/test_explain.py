@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from service.accept.mapping import DeploymentCompleted
+from service.accept.mapping import DeploymentEvent
 from service.accept.signatures import SignedRequest
 from service.accept.source_files import read_presets
 from service.accept.sources import Source, load_sources
@@ -67,7 +67,7 @@ def test_explanation_of_a_deployment_lists_every_field() -> None:
     """What each comes to, from what, and by which expression."""
     trial = explain_github(BODY)
     assert trial.accepted
-    assert isinstance(trial.events[0], DeploymentCompleted)
+    assert isinstance(trial.events[0], DeploymentEvent)
     assert trial.report.splitlines() == [
         "source       web, preset github",
         "verified     yes",
