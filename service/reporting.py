@@ -27,8 +27,8 @@ UntilAccepted = Callable[
 class Reporting(Struct, frozen=True):
     """The steps of a report: acquire a call, write the report, post the event, write the answer.
 
-    After the first write, the held lease says that LaunchDarkly may have been told. So it says when
-    a worker that stops puts the ticket back.
+    After the first write, the held lease says that the deployment may have been reported. So a
+    worker that stops puts that back with the ticket.
     """
 
     reports: Reports

@@ -1,7 +1,7 @@
 """Reports: what tickets say about the deployments that are reported to LaunchDarkly.
 
 A report is written to its ticket before the call and after it. So the next holder of the lease
-knows that LaunchDarkly may have been told, whichever process ended in between.
+knows that a deployment may have been reported, whichever process ended in between.
 """
 
 from typing import Literal, cast
@@ -35,7 +35,7 @@ class Reports:
         self._end_start: Script = load_script(__package__, "end_start", prelude=tickets_lua)
 
     async def begin(self, lease: Lease) -> WriteStatus:
-        """Write the report of a lease durably, before LaunchDarkly is told."""
+        """Write the report of a lease durably, before it is sent to LaunchDarkly."""
         return await self._write_report(lease, "begin")
 
     async def finish(self, lease: Lease) -> WriteStatus:

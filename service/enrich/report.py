@@ -6,12 +6,12 @@ pure: time and chance are arguments.
 ============================  ==================================================================
 what is known of the event    what follows
 ============================  ==================================================================
-listed, and it has ended      nothing is told: the deployment is published
-listed as in progress         its end is told, unless it was told before
-not listed, never told        it is told
+listed, and it has ended      nothing is reported: the deployment is published
+listed as in progress         its end is reported, unless it was before
+not listed, never reported    it is reported
 not listed, LD confirmed it   the list is read again, as for any deployment that is not listed yet
-not listed, no clear answer   the list is read again for 60 s, then it is told again
-a start, listed or later      nothing is told: the ticket ends
+not listed, no clear answer   the list is read again for 60 s, then it is reported again
+a start, listed or later      nothing is reported: the ticket ends
 ============================  ==================================================================
 
 LaunchDarkly's answer to ``POST /deployment-events`` is 201 without an id, and there is no
@@ -78,7 +78,7 @@ _LONGEST_BUSY_WAIT_S = 10.0
 
 
 def check_version(ticket: Ticket) -> Fail | None:
-    """Return ``Fail`` for a version of which LaunchDarkly cannot be told."""
+    """Return ``Fail`` for a version that cannot be reported."""
     if ticket.report is None or _VERSION.fullmatch(ticket.version or ""):
         return None
     detail = (
@@ -126,7 +126,7 @@ def describe_report(ticket: Ticket) -> str:
 def waits_since(event: QueuedEvent, now_ms: int) -> int:
     """Return since when an event waits for its deployment to be listed (Redis ms).
 
-    An event that is to be told waits from then on: a backlog or an outage before does not count.
+    An event to report waits from then on: a backlog or an outage before does not count.
     """
     report = event.ticket.report
     if report is None or event.ticket.deployment_id is not None:
@@ -169,7 +169,7 @@ def _decide_start(
     history: AttemptHistory,
     policy: RetryPolicy,
 ) -> Unreported | Retry | Ended:
-    """Return what follows for the first of some starts: it ends, or it is told."""
+    """Return what follows for the first of some starts: it ends, or it is reported."""
     report = events[0].ticket.report or ReportState()
     if report.is_stored or any(_has_start(head, events[0]) for head in listed):
         return Ended(0)
@@ -189,7 +189,7 @@ def _has_start(head: DeploymentHead, event: QueuedEvent) -> bool:
 def _is_repetition(event: QueuedEvent, listed: Iterable[DeploymentHead]) -> bool:
     """Return whether its source reported the same end by another event before.
 
-    Nothing is told then: the event ends with the deployment of the other one.
+    Nothing is reported then: the event ends with the deployment of the other one.
     """
     ticket = event.ticket
     query = Query("", "", "", event.time_ms, outcome=ticket.outcome)
@@ -209,9 +209,9 @@ def _decide_unreported(
     history: AttemptHistory,
     policy: RetryPolicy,
 ) -> Unreported | Retry | None:
-    """Return the first of these events that is to be told; ``Retry`` while its answer is unclear.
+    """Return the first of these events to report; ``Retry`` while its answer is unclear.
 
-    An event that may have been told waits for the list; another one is told meanwhile.
+    An event that may have been reported waits for the list; another one is reported meanwhile.
     """
     unclear_until_ms = None
     for index in indexes:
@@ -282,9 +282,9 @@ def decide_answer(
 
 
 def decide_busy(history: AttemptHistory, policy: RetryPolicy) -> Retry:
-    """Return the verdict on an end whose start is being told.
+    """Return the verdict on an end whose start is being reported.
 
-    A start is told within seconds, unless its worker died.
+    A start is reported within seconds, unless its worker died.
     """
     wait_s = policy.not_found_backoff.delay(history.attempts + 1, history.jitter)
     return Retry("report_busy", wait_s=min(wait_s, _LONGEST_BUSY_WAIT_S))

@@ -46,7 +46,7 @@ class Reporter:
             await self._upstream.budget.acquire(lease.job, _ROUTE)
 
     def decide_busy(self, lease: Lease) -> Retry:
-        """Return the verdict on an end whose start is being told."""
+        """Return the verdict on an end whose start is being reported."""
         return decide_busy(self._build_history(lease), self._policy)
 
     async def post(self, lease: Lease) -> ReportAnswer:

@@ -1,4 +1,4 @@
-"""The events that were posted, and how many of them tell what was told before."""
+"""The events that were posted, and how many of them report again what was reported before."""
 
 from collections import Counter
 
@@ -17,10 +17,10 @@ class ReportedEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReportedEvents:
-    """Counts the events that stand for a start or an end that was told before.
+    """Counts the events that stand for a start or an end that was reported before.
 
     One deployment starts once and ends once, at one time. So a second event of the same time is
-    told twice, whether it says finished or failed. An event without a time is never counted.
+    reported twice, whether it says finished or failed. An event without a time is never counted.
     """
 
     def __init__(self) -> None:

@@ -137,7 +137,7 @@ class Simulator:
         return self._flag_events.add(new_event, self._now())
 
     def list_deployments(self) -> list[SimulatedDeployment]:
-        """Return the last state of each deployment that was added or told, visible or not."""
+        """Return the last state of each deployment that was added or reported, visible or not."""
         return self._world.list_all()
 
     def _now(self) -> int:

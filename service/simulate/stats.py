@@ -39,7 +39,7 @@ class SimulatorStats(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrent: int
     """Highest number of concurrent calls."""
     reported_twice: int = 0
-    """Posted events that tell about a start or an end for the second time: `reported_events.py`."""
+    """Posted events that report a start or an end for the second time: `reported_events.py`."""
     windows: list[WindowUse]
     """The newest windows, oldest first."""
 

@@ -125,7 +125,7 @@ class World:
         return deployment
 
     def list_all(self) -> list[SimulatedDeployment]:
-        """Return the last state of each deployment that was added or told, visible or not."""
+        """Return the last state of each deployment that was added or reported, visible or not."""
         return list(self._known.values())
 
     def get(self, identifier: str, now: int) -> SimulatedDeployment | None:

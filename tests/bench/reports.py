@@ -1,6 +1,6 @@
 """The reports: how each is measured and formatted."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -43,10 +43,26 @@ _TIME_LIMITS_S = {
     "scaling": 150,
 }
 
+
+class CostGoals(Struct, frozen=True, kw_only=True):
+    """What the service may cost at most, beside the baseline of this name and beside a queue."""
+
+    baseline: str
+    beside_baseline: float
+    beside_queue: float
+
+    def by_contestant(self, queues: Iterable[str]) -> dict[str, float]:
+        """Return the goal beside each contestant."""
+        return {
+            self.baseline: self.beside_baseline,
+            **dict.fromkeys(queues, self.beside_queue),
+        }
+
+
 # The goals of the summary: a cost of the service by that of something else, or a value.
-_RECORD_GOALS = {"bare loop": 1.35, "queue": 0.42}
+_RECORD_GOALS = CostGoals(baseline="bare loop", beside_baseline=1.35, beside_queue=0.42)
 _LISTED_GOAL = 0.75
-_WEBHOOK_GOALS = {"only reads": 2.1, "queue": 0.25}
+_WEBHOOK_GOALS = CostGoals(baseline="only reads", beside_baseline=2.1, beside_queue=0.25)
 _LATENCY_GOALS = {"median": 1.8, "p99": 3.0}
 _CONCURRENT_MB, _LARGE_RECORD_MB = 70, 100
 _LONGEST_BLOCK_MS = 50
@@ -82,31 +98,18 @@ async def report_record(env: BenchEnvironment, config: BenchConfig) -> Report:
         env, contestants, config.round_numbers("record"), items=config.items
     )
     names = [contestant.name for contestant in config.peers.contestants]
-    goals = _RECORD_GOALS | dict.fromkeys(names, _RECORD_GOALS["queue"])
-    missing = config.peers.unavailable | errors
-    what = "record by id"
     return Report(
         "## One enriched record, with its id\n\n"
-        + format_costs(samples, missing, goals)
+        + format_costs(
+            samples, config.peers.unavailable | errors, _RECORD_GOALS.by_contestant(names)
+        )
         + _format_redis(env),
-        (
-            *compare_with(
-                samples,
-                "bare loop",
-                what=what,
-                beside="bare loop: GET, decode, XADD",
-                goal=goals["bare loop"],
-            ),
-            *compare_floor(
-                samples,
-                "bare loop",
-                what="floor of a record by id",
-                beside="bare loop",
-                goal=goals["bare loop"],
-            ),
-            *compare_with_cheapest(
-                samples, names, what=what, beside="cheapest queue", goal=goals["queue"]
-            ),
+        _compare_costs(
+            samples,
+            names,
+            what="record by id",
+            baseline_text="bare loop: GET, decode, XADD",
+            goals=_RECORD_GOALS,
         ),
     )
 
@@ -137,35 +140,35 @@ async def report_receiver(env: BenchEnvironment, config: BenchConfig) -> Report:
         env, receivers, config.round_numbers("receiver"), items=config.items
     )
     names = [receiver.name for receiver in config.peers.receivers]
-    goals = _WEBHOOK_GOALS | dict.fromkeys(names, _WEBHOOK_GOALS["queue"])
     absent = {
         name: reason
         for name, reason in config.peers.unavailable.items()
         if name.startswith("FastAPI")
     }
-    what = "webhook, verified and kept"
     return Report(
         "## One accepted webhook\n\n"
-        + format_costs(samples, absent | errors, goals)
+        + format_costs(samples, absent | errors, _WEBHOOK_GOALS.by_contestant(names))
         + _format_redis(env),
-        (
-            *compare_with(
-                samples,
-                "only reads",
-                what=what,
-                beside="handler that only reads the body",
-                goal=goals["only reads"],
-            ),
-            *compare_floor(
-                samples,
-                "only reads",
-                what="floor of a webhook",
-                beside="handler that only reads the body",
-                goal=goals["only reads"],
-            ),
-            *compare_with_cheapest(
-                samples, names, what=what, beside="cheapest of", goal=goals["queue"]
-            ),
+        _compare_costs(
+            samples,
+            names,
+            what="webhook, verified and kept",
+            baseline_text="handler that only reads the body",
+            goals=_WEBHOOK_GOALS,
+        ),
+    )
+
+
+def _compare_costs(
+    samples: Samples, queues: Sequence[str], *, what: str, baseline_text: str, goals: CostGoals
+) -> tuple[Comparison, ...]:
+    """Compare the service and the floor with the baseline, and the service with the queues."""
+    name, goal = goals.baseline, goals.beside_baseline
+    return (
+        *compare_with(samples, name, what=what, beside=baseline_text, goal=goal),
+        *compare_floor(samples, name, what=f"floor of a {what}", beside=baseline_text, goal=goal),
+        *compare_with_cheapest(
+            samples, queues, what=what, beside="cheapest queue", goal=goals.beside_queue
         ),
     )
 
