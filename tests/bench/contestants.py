@@ -18,7 +18,12 @@ from tests.bench.bench_env import BenchEnvironment
 from tests.bench.paths import SERVICE_PYTHON
 from tests.bench.peer_task import GET_COUNT_KEY, SECRET, STREAM
 from tests.bench.processes import MeasuredProcess
-from tests.bench.response_bodies import ENDED_AT, application_for, deployment_id_for, version_for
+from tests.bench.response_bodies import (
+    application_for,
+    deployment_id_for,
+    ended_at_for,
+    version_for,
+)
 from tests.factories import make_event
 
 FillQueue = Callable[[BenchEnvironment, MeasuredProcess, range], Awaitable[None]]
@@ -102,7 +107,7 @@ def bench_event(number: int, project: str, *, with_id: bool) -> DeploymentEvent:
         application=application_for(number),
         version=version_for(number),
         deployment_id=deployment_id_for(number) if with_id else None,
-        event_time=ENDED_AT,
+        event_time=ended_at_for(number),
         metadata=Raw(b'{"event":{"pipeline":"main","build":%d},"deployment":null}' % number),
     )
 

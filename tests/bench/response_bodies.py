@@ -13,8 +13,8 @@ APPLICATIONS = 10
 LARGE_NUMBER = 10**9
 """From this number on, a deployment has 25 MB."""
 
-STARTED_AT = 1_760_000_000_000
-ENDED_AT = STARTED_AT + 600_000
+_STARTED_AT = 1_760_000_000_000
+_ENDED_AT = _STARTED_AT + 600_000
 
 _LARGE_BYTES = 24 << 20
 _EXPANDED_FIELDS = frozenset({"pullRequests", "flagReferences"})
@@ -37,6 +37,11 @@ def version_for(number: int) -> str:
     return f"v{number}"
 
 
+def ended_at_for(number: int) -> int:
+    """Return when a deployment ended (epoch ms): one after the other, as in one environment."""
+    return _ENDED_AT + number
+
+
 def encode_deployment(number: int, *, expanded: bool = True) -> bytes:
     """Return one deployment, with its pull requests and flags if expanded."""
     template = (
@@ -46,6 +51,7 @@ def encode_deployment(number: int, *, expanded: bool = True) -> bytes:
         template.replace(_ID_PLACEHOLDER.encode(), deployment_id_for(number).encode())
         .replace(_APPLICATION_PLACEHOLDER.encode(), application_for(number).encode())
         .replace(_VERSION_PLACEHOLDER.encode(), version_for(number).encode())
+        .replace(b'"endedAt":%d' % _ENDED_AT, b'"endedAt":%d' % ended_at_for(number))
     )
 
 
@@ -70,8 +76,8 @@ def _deployment_template(*, expanded: bool) -> bytes:
         project=DEFAULT_PROJECT,
         application=_APPLICATION_PLACEHOLDER,
         version=_VERSION_PLACEHOLDER,
-        started_at=STARTED_AT,
-        ended_at=ENDED_AT,
+        started_at=_STARTED_AT,
+        ended_at=_ENDED_AT,
     )
     return msgspec.json.encode(
         pages.render_deployment(deployment, _EXPANDED_FIELDS if expanded else frozenset())

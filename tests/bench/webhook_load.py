@@ -16,7 +16,12 @@ import msgspec
 
 from service.accept.signatures import sign_standard_webhook
 from tests.bench.peer_task import SECRET
-from tests.bench.response_bodies import ENDED_AT, application_for, deployment_id_for, version_for
+from tests.bench.response_bodies import (
+    application_for,
+    deployment_id_for,
+    ended_at_for,
+    version_for,
+)
 
 
 def encode_request(url: str, number: int) -> bytes:
@@ -29,7 +34,7 @@ def encode_request(url: str, number: int) -> bytes:
             "applicationKey": application_for(number),
             "version": version_for(number),
             "eventType": "finished",
-            "eventTime": ENDED_AT,
+            "eventTime": ended_at_for(number),
             "eventMetadata": {"pipeline": "main", "build": number},
             "deploymentId": deployment_id_for(number),
         }
