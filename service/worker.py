@@ -156,16 +156,14 @@ class Worker:
         is_idle = self._lease_keeper.free_capacity().leaders > 0 and claimed.sleep_s != 0
         if is_idle and not self._stopping.is_set():
             # A cancelled wait could leave such a lease too.
-            handed_over = await self._until_stopped(
+            await self._until_stopped(
                 self._refresh_or_sleep(claimed.sleep_s), extra_s=_STOP_TIMEOUT_S
             )
-            if handed_over is not None:
-                self._start_tasks([handed_over])
 
-    async def _refresh_or_sleep(self, sleep_s: float | None) -> Lease | CorruptTicket | None:
+    async def _refresh_or_sleep(self, sleep_s: float | None) -> None:
         """Queue the refreshes that are due, if there are spare calls; else sleep.
 
-        Return the lease that was handed over meanwhile.
+        A ticket that is handed over meanwhile is begun at once, before the next claim.
         """
         try:
             refresh_in_s = await self._dependencies.refreshes.enqueue_due()
@@ -175,7 +173,9 @@ class Worker:
         wait_s = min(
             delay_s for delay_s in (sleep_s, refresh_in_s, _MAX_SLEEP_S) if delay_s is not None
         )
-        return await self._dependencies.wakeup.wait(wait_s) if wait_s > 0 else None
+        handed_over = await self._dependencies.wakeup.wait(wait_s) if wait_s > 0 else None
+        if handed_over is not None:
+            self._start_tasks([handed_over])
 
     def _start_tasks(self, leases: Sequence[Lease | CorruptTicket]) -> None:
         """Start a task per lease; first register which leases share a list call."""
