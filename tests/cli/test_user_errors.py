@@ -188,7 +188,7 @@ async def test_occupied_port_is_reported_with_the_setting(command_runner: Comman
             command_runner.run(f"simulate --port {port}"),
         )
     assert (run.code, simulate.code) == (1, 1)
-    assert "address already in use" in simulate.error_text
+    assert f"Address already in use: 127.0.0.1, port {port}" in simulate.error_text
     (message,) = [line for line in run.err.splitlines() if line.startswith("Error: ")]
     assert "ENRICHER_PORT" in message
     assert "Traceback" not in run.err
