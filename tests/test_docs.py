@@ -35,9 +35,10 @@ def page_name(page: Path) -> str:
 
 def list_markdown() -> list[Path]:
     """Return every page of the repository, those beside the code and the tests too."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return sorted(ROOT / line for line in listed.stdout.splitlines())
+    folders = [ROOT / name for name in ("docs", "deploy", "service", "tests")]
+    inside = [page for folder in folders for page in folder.rglob("*.md")]
+    pages = [*ROOT.glob("*.md"), *inside]
+    return sorted(page for page in pages if "node_modules" not in page.parts)
 
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=page_name)

@@ -4,9 +4,7 @@
 on a port of its own, with a ``/healthz`` that fails once the worker has ended.
 """
 
-import asyncio
 import logging
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -18,6 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 
 from service.log import EventLogger
+from service.metrics.listeners import find_addresses, open_listeners
 from service.metrics.namespace import NamespaceStats, collect_gauges, format_forbidden
 from service.store import RedisUnavailable
 from service.store.redis_clock import MIN_REPORTED_S
@@ -27,7 +26,6 @@ ReadStats = Callable[[], Awaitable[NamespaceStats]]
 SHUTDOWN_TIMEOUT_S = 5.0
 MAX_HEADER_BYTES = 1 << 14  # of one line; aiohttp's own limit, 8 KiB, is below that of most proxies
 
-_BACKLOG = 128  # connections that wait to be accepted
 _READ_BUFFER_BYTES = 1 << 16  # half of what a connection buffers before its sender has to wait
 
 _MALFORMED = {"source": "other", "reason": "the request is not HTTP, or its head is too large"}
@@ -80,41 +78,11 @@ async def serve_app(
     )
     await runner.setup()
     try:
-        for listener in await open_listeners(host, port):
+        for listener in open_listeners(await find_addresses(host, port)):
             await web.SockSite(runner, listener).start()
         yield f"http://{f'[{host}]' if ':' in host else host}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
-
-
-async def open_listeners(host: str, port: int) -> list[socket.socket]:
-    """Return a socket that listens on the port at each address of a host. Raises OSError.
-
-    uvloop hides that ``listen`` failed, so the port would be taken and nobody would know: of two
-    processes that start at once, both may bind a port, and only one can listen. With port 0 the
-    kernel chooses one, and a port that may be used again could be that of another process.
-    """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    listeners: list[socket.socket] = []
-    try:
-        for family, address in dict.fromkeys((info[0], info[4]) for info in found):
-            listener = socket.socket(family, socket.SOCK_STREAM)
-            listeners.append(listener)
-            if port:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            try:
-                listener.bind(address)
-                listener.listen(_BACKLOG)
-            except OSError as error:
-                raise OSError(error.errno, f"{error.strerror}: {address[0]}, port {port}") from None
-    except OSError:
-        for listener in listeners:
-            listener.close()
-        raise
-    return listeners
 
 
 class Exposition:

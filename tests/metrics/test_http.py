@@ -1,17 +1,12 @@
 """Tests of ``/healthz`` and ``/readyz``."""
 
 import asyncio
-import errno
-import socket
-import threading
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import aiohttp
 import pytest
 import structlog
-import uvloop
 from aiohttp import web
 from redis.asyncio import Redis
 
@@ -41,33 +36,6 @@ async def get_json(url: str) -> tuple[int, dict[str, object]]:
     """Return status and body of a response."""
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         return response.status, await response.json()
-
-
-def serve_at_once(count: int) -> list[str]:
-    """Serve an application on one port from several event loops at once; return what became."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    begin, end = (threading.Barrier(count, timeout=10) for _ in range(2))
-
-    async def serve() -> str:
-        begin.wait()
-        try:
-            async with serve_app(web.Application(), host="127.0.0.1", port=port):
-                end.wait()
-                return "serves"
-        except OSError as error:
-            end.wait()
-            return errno.errorcode[error.errno or 0]
-
-    with ThreadPoolExecutor(count) as pool:
-        served = [pool.submit(uvloop.run, serve()) for _ in range(count)]
-        return sorted(future.result() for future in served)
-
-
-def test_of_processes_that_start_at_once_each_serves_or_learns_that_the_port_is_taken() -> None:
-    """All may bind the port, and only one can listen: two workers of one machine."""
-    for _ in range(20):
-        assert serve_at_once(4) == ["EADDRINUSE", "EADDRINUSE", "EADDRINUSE", "serves"]
 
 
 async def test_error_of_any_page_is_logged_with_its_exception() -> None:
