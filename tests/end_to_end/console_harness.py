@@ -8,6 +8,8 @@ from typing import Any
 
 import aiohttp
 from msgspec.structs import replace
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.app import add_console, open_receiver
 from service.backlog.failures import FailureRecord, compress_raw, encode_failure
@@ -61,12 +63,20 @@ async def failure_digest(service: ServiceHarness, job: str) -> str:
 
 
 async def disconnect_redis(service: ServiceHarness) -> None:
-    """Let the service lose Redis; no later connection succeeds."""
+    """Let the service lose Redis; no later command gets a connection.
+
+    The pool refuses, because a connection that is in use now comes back to the pool later, and
+    would be opened again at the address that it was made with.
+    """
     assert service.runtime is not None
     pool = service.runtime.client.connection_pool
-    pool.connection_kwargs["path"] = "/nowhere/redis.sock"
+    pool.get_connection = refuse_connection  # type: ignore[method-assign]
     await pool.disconnect()
-    pool._available_connections.clear()  # they would be opened again at their old address
+
+
+async def refuse_connection(*_: object, **__: object) -> AbstractConnection:
+    """Stand in for the method that takes a connection from a pool; raises RedisConnectionError."""
+    raise RedisConnectionError("Error 2 connecting to unix:/nowhere/redis.sock.")
 
 
 class ConsoleClient:
