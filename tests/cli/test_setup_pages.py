@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from service.accept.mapping import DeploymentEvent, parse_webhook
 from service.accept.signatures import SignedRequest, is_genuine
@@ -116,11 +117,21 @@ def test_argo_template_renders_an_accepted_body(preset: str, variable: str) -> N
     _, sample = read_sample(preset)
     assert isinstance(sample, dict)
     headers = {"authorization": f"{prefix} {SECRET}"}
+    source = source_from_page(page, preset)
+    reporting_source = replace(source, report=True)
     outcomes = []
     for template in templates:
         body = render_go_template(template, {variable: sample.get(variable, sample)}).encode()
-        outcomes.append(assert_accepted(source_from_page(page, preset), headers, body).outcome)
-    assert outcomes == ["succeeded", "failed"][: len(outcomes)]
+        outcomes.append(assert_accepted(reporting_source, headers, body).outcome)
+    assert outcomes == ["succeeded", "failed", "started"][: len(outcomes)]
+
+
+@pytest.mark.parametrize(
+    "preset", sorted(name for name in PAGES if "started" in PRESETS[name]["outcome"])
+)
+def test_page_says_how_a_start_is_reported(preset: str) -> None:
+    """Most senders send the webhook of a start only if they are configured to."""
+    assert "the source has `report = true`" in PAGES[preset]
 
 
 @pytest.mark.parametrize("preset", ["native", "cdevents"])
