@@ -11,7 +11,7 @@ from service.accept.mapping import DeploymentEvent, Event, Ignored
 class DeploymentFilter(Struct, frozen=True, kw_only=True):
     """Names or shell patterns such as ``payments-*`` of wanted deployments; empty: all of them.
 
-    An unknown name (None) passes every filter, since LaunchDarkly may still tell it.
+    An unknown name (None) passes every filter, since LaunchDarkly may still name it.
     """
 
     applications: Sequence[str] = ()

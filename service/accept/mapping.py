@@ -135,7 +135,7 @@ def _parse_iso(local_time: str, offset: str) -> int | None:
 class DeploymentEvent(Struct, frozen=True, kw_only=True):
     """A deployment that ended, or that started, as its sender reported it.
 
-    ``report``: LaunchDarkly is told about it, if it lists no such deployment. Only then the outcome
+    ``report``: it is reported, if LaunchDarkly lists no such deployment. Only then the outcome
     can be ``started``, and ``version_name`` is what people call the version.
 
     It has a ``deployment_id``, or all of project, environment, application and version.

@@ -18,11 +18,11 @@ preset, that names a preset overrides it: ``when`` and ``fields`` key by key, al
     outcome = { path = "body.state", succeeded = ["success"], failed = ["error"] }
     dedupe = "headers.x_delivery"              # the delivery id; without it: a digest of the body
     strict = false                             # true: 422 for missing fields, instead of parking
-    report = false                             # true: tell LaunchDarkly about each deployment
+    report = false                             # true: report each deployment to LaunchDarkly
     [source.fields]                            # Fields, each an expression (expressions.py)
     version = "body.sha"                       # over {headers, query, body}; headers in snake_case
 
-A preset also has ``about``: what its sender has to be told, and where its vendor documents it.
+A preset also has ``about``: what to configure at its sender, and where its vendor documents it.
 """
 
 import json
@@ -173,9 +173,9 @@ class Source(Struct, frozen=True, kw_only=True):
     """One sender of webhooks. Its repr never shows the secrets.
 
     ``checks`` are its schemes with its secrets: a request is genuine if one of them passes.
-    ``about`` says what its sender has to be told, in plain text. With ``has_own_verify`` the source
-    itself says how it is verified, and the setup page of its preset does not fit. With ``report``
-    a worker tells LaunchDarkly about each deployment that it does not list.
+    ``about`` says what to configure at its sender, in plain text. With ``has_own_verify`` the
+    source itself says how it is verified, and the setup page of its preset does not fit. With
+    ``report`` a worker reports each deployment that LaunchDarkly does not list.
     """
 
     name: str
@@ -332,14 +332,14 @@ def _parse_source(raw_table: TomlTable, presets: TomlTable, read_secret: ReadSec
 
 
 def _refuse_incomplete_report(source: Source, raw_table: TomlTable) -> None:
-    """Raise SourceError if LaunchDarkly could never be told what ``report`` promises."""
+    """Raise SourceError if nothing could be reported as ``report`` promises."""
     if not source.report:
         for section, key in (("outcome", "started"), ("fields", "started_at")):
             if key in raw_table.get(section, {}):
                 raise SourceError("it has no effect without report = true", key=(section, key))
         return
     if not source.outcome.succeeded and not source.outcome.failed:
-        problem = "this source ends no deployment: there is nothing to tell LaunchDarkly"
+        problem = "this source ends no deployment: there is nothing to report to LaunchDarkly"
         raise SourceError(problem, key=("report",))
     fields = source.fields
     missing = [
@@ -348,7 +348,7 @@ def _refuse_incomplete_report(source: Source, raw_table: TomlTable) -> None:
     if fields.project is None and source.project is None:
         missing.insert(0, "project")
     if missing:
-        problem = f"LaunchDarkly must be told the {', '.join(missing)}: add it to the source"
+        problem = f"a report must name the {', '.join(missing)}: add it to the source"
         raise SourceError(problem, key=("report",))
 
 

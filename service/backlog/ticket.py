@@ -53,9 +53,9 @@ class RefreshState(Struct, frozen=True, array_like=True):
 
 
 class ReportState(Struct, frozen=True, array_like=True):
-    """What LaunchDarkly was told about a deployment whose source has ``report = true``.
+    """What was reported of a deployment whose source has ``report = true``.
 
-    ``reported_at`` is when this service began to tell it (Redis ms); 0 if it did not, or if
+    ``reported_at`` is when this service began to report it (Redis ms); 0 if it did not, or if
     LaunchDarkly certainly did not store it. ``is_stored``: LaunchDarkly confirmed that it did.
     """
 

@@ -151,7 +151,7 @@ def _format_response(source: Source, event: Event, *, genuine: bool) -> str:
         case DeploymentEvent():
             response = f"queued as {job_key(event)} (202), delivery {event.delivery}"
             if event.report and event.deployment_id is None:
-                response += "; LaunchDarkly is told about it unless it lists it"
+                response += "; it is reported to LaunchDarkly, unless it is listed"
         case Ignored(reason):
             response = f"ignored (200): {reason}"
         case Unmappable(reason) if source.strict:

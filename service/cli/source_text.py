@@ -73,4 +73,4 @@ def _format_source(
         status = secret_problems.get(location, "is set")
         yield f"  {'' if index else 'secrets':<13}{location} {status}"
     if source.report:
-        yield f"  {'report':<13}LaunchDarkly is told about each deployment that it does not list"
+        yield f"  {'report':<13}each deployment that LaunchDarkly does not list is reported to it"

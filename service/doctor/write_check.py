@@ -34,7 +34,7 @@ def check_write(facts: WriteFacts) -> Finding:
         case code if code == _FORBIDDEN:
             names = ", ".join(facts.sources)
             fix = f"give it the role Writer, or remove report = true from the source {names}"
-            return fail(_CHECK, "the token may not tell LaunchDarkly about deployments (403)", fix)
+            return fail(_CHECK, "the token may not report deployments to LaunchDarkly (403)", fix)
         case code if code in {_UNAUTHORIZED, _TOO_MANY_REQUESTS}:
             return ok(_CHECK, f"not checked: LaunchDarkly answers {code}")
         case code:

@@ -173,7 +173,7 @@ class Enricher:
         return decide_taken(self._build_history(lease), self._retry_policy)
 
     def build_reporter(self) -> Reporter:
-        """Return the reporter of the deployments that LaunchDarkly must be told about."""
+        """Return the reporter of the deployments that LaunchDarkly does not list."""
         return Reporter(
             self._upstream, policy=self._retry_policy, build_history=self._build_history
         )
@@ -241,7 +241,7 @@ class Enricher:
     def _decide_report(
         self, lease: Lease, result: Match | NoMatch
     ) -> Unreported | Retry | Ended | None:
-        """Return whether LaunchDarkly must be told about the deployment first; None if not."""
+        """Return what has to be reported first; None if nothing has."""
         if lease.ticket.report is None and not lease.events:
             return None
         return decide_report(

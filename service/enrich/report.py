@@ -1,7 +1,7 @@
 """Reports: when a deployment is reported to LaunchDarkly, how, and what its answer means.
 
-A source with ``report = true`` needs no other program that tells LaunchDarkly. All functions are
-pure: time and chance are arguments.
+A source with ``report = true`` needs no other program that reports to LaunchDarkly. All functions
+are pure: time and chance are arguments.
 
 ============================  ==================================================================
 what is known of the event    what follows
@@ -66,7 +66,7 @@ from service.enrich.verdict import (
 )
 
 REPORT_FORBIDDEN = "report_forbidden"
-"""The reason of a verdict while LaunchDarkly refuses that the token tells it about deployments."""
+"""The reason of a verdict while the token may not report deployments."""
 
 _VERSION = re.compile(r"[A-Za-z0-9._-]+")  # PostDeploymentEventInput of LaunchDarkly's OpenAPI
 _EVENT_TYPES = {"succeeded": "finished", "failed": "failed", STARTED: "started"}
@@ -115,8 +115,8 @@ def describe_report(ticket: Ticket) -> str:
     """Return what is probably missing if LaunchDarkly does not list a deployment, for a person."""
     if ticket.report is None:
         return (
-            "LaunchDarkly lists a deployment only if it is told about it. If no pipeline or SDK"
-            f" tells it, set report = true in the source {ticket.source}"
+            "LaunchDarkly lists a deployment only if it is reported. If no pipeline or SDK"
+            f" reports it, set report = true in the source {ticket.source}"
         )
     if ticket.report.is_stored:
         return "LaunchDarkly accepted the report of this service, but does not list it"
@@ -142,7 +142,7 @@ def decide_report(
     history: AttemptHistory,
     policy: RetryPolicy,
 ) -> Unreported | Retry | Ended | None:
-    """Return whether to tell LaunchDarkly about one of the events; None: go on by the list.
+    """Return whether to report one of the events; None: go on by the list.
 
     ``result`` is that of a list which was read after ``now_ms``.
     """
@@ -154,7 +154,7 @@ def decide_report(
             else None
         )
     if result.unreadable is not None:
-        return None  # it may be the deployment: nobody can tell
+        return None  # it may be the deployment: nobody can know
     if events[0].ticket.outcome == STARTED:
         return _decide_start(events, result.listed, now_ms, history, policy)
     order = sorted(range(len(events)), key=lambda index: events[index].time_ms)
@@ -293,13 +293,13 @@ def decide_busy(history: AttemptHistory, policy: RetryPolicy) -> Retry:
 def _decide_forbidden(
     response: ApiResponse, history: AttemptHistory, policy: RetryPolicy
 ) -> Retry | Fail:
-    """Return the verdict while the token may read the project, but not tell about deployments.
+    """Return the verdict while the token may read the project, but not report deployments.
 
     A person may widen the token's role meanwhile, as for a project that it may not read.
     """
     if history.age_s >= policy.not_found_timeout_s:
         detail = (
-            "HTTP 403: the access token may not tell LaunchDarkly about deployments. Give it the"
+            "HTTP 403: the access token may not report deployments to LaunchDarkly. Give it the"
             " role Writer, or remove report = true from the source"
         )
         return Fail(REPORT_FORBIDDEN, detail, response.body)

@@ -1,4 +1,4 @@
-"""The reporter: tells LaunchDarkly about one deployment, with one call from the shared budget."""
+"""The reporter: reports one deployment to LaunchDarkly, with one call from the shared budget."""
 
 from collections.abc import Callable
 

@@ -183,7 +183,7 @@ class Unreported(Struct, frozen=True):
 class Ended(Struct, frozen=True):
     """The event at ``event_index`` ends without a record: it says that a deployment started.
 
-    ``is_reported``: LaunchDarkly was told about it. Otherwise LaunchDarkly knows it already.
+    ``is_reported``: it was reported. Otherwise LaunchDarkly knows it already.
     """
 
     event_index: int

@@ -190,7 +190,7 @@ class Metrics:
             "deployments_unchanged", "Deployments fetched whose record had not changed"
         )
         self.reported = build_counter(
-            "deployments_reported", "Deployment events that LaunchDarkly was told and stored"
+            "deployments_reported", "Deployment events that LaunchDarkly stored when reported"
         )
         self.filtered = build_counter(
             "deployments_filtered", "Deployments fetched that a filter excludes"

@@ -278,7 +278,7 @@ class SourceEvent(Struct, frozen=True, rename="camel", omit_defaults=True):
     """The webhook that caused the record. Times are epoch ms.
 
     ``metadataDropped`` is true when the webhook had metadata that was too large or not JSON.
-    ``reportedAt`` is when this service told LaunchDarkly about the deployment (``report = true``).
+    ``reportedAt`` is when this service reported the deployment to LaunchDarkly (``report = true``).
     """
 
     source: str

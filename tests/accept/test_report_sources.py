@@ -52,7 +52,7 @@ def map_start(source: Source, sample: Sample) -> Event:
 
 @pytest.mark.parametrize("preset", sorted(STARTS.keys() - WITHOUT_START))
 def test_preset_understands_a_start(sources: dict[str, Source], preset: str) -> None:
-    """With report it is told with its time; without it is ignored as before."""
+    """With report it is reported with its time; without it is ignored as before."""
     source, sample = sources[preset], STARTS[preset]
     assert isinstance(map_start(source, sample), Ignored)
     event = map_start(replace(source, report=True), sample)
@@ -113,7 +113,7 @@ HEAD = '[[source]]\nname = "a"\nsecrets = ["s"]\n'
     [
         (
             f'{HEAD}preset = "launchdarkly"\nproject = "p"\nreport = true',
-            "report: this source ends no deployment: there is nothing to tell LaunchDarkly",
+            "report: this source ends no deployment: there is nothing to report to LaunchDarkly",
         ),
         (
             f'{HEAD}preset = "github"\nreport = true\n[source.fields]\nproject = "body.p"',
@@ -121,11 +121,11 @@ HEAD = '[[source]]\nname = "a"\nsecrets = ["s"]\n'
         ),
         (
             f'{HEAD}preset = "gitlab"\nreport = true',
-            "report: LaunchDarkly must be told the project: add it to the source",
+            "report: a report must name the project: add it to the source",
         ),
         (
             f'{HEAD}preset = "render"\nreport = true',
-            "report: LaunchDarkly must be told the project, environment, version: add it",
+            "report: a report must name the project, environment, version: add it",
         ),
         (
             f'{HEAD}preset = "github"\nproject = "p"\noutcome = {OUTCOME.format("b")}',

@@ -91,7 +91,7 @@ async def test_answer_clears_the_crashes_of_the_ticket(
 
 
 async def test_lost_lease_writes_nothing(backlog: Backlog, reports: Reports) -> None:
-    """Another worker may tell LaunchDarkly now."""
+    """Another worker may report it now."""
     lease = with_report(await add_and_claim(backlog, "a"), reported_at=7)
     await backlog.postpone(lease, replace(lease.ticket, report=ReportState()), delay_s=0)
     assert await reports.begin(lease) == "lease_lost"

@@ -1,4 +1,4 @@
-"""Tests of the check whether the token may tell LaunchDarkly about deployments."""
+"""Tests of the check whether the token may report deployments to LaunchDarkly."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Tests of sources with ``report = true``: one webhook is enough, and LaunchDarkly is told once."""
+"""Tests of sources with ``report = true``: each deployment is reported once."""
 
 import asyncio
 import time
@@ -169,7 +169,7 @@ async def test_start_after_its_end_is_dropped(
 async def test_rerun_of_a_version_is_reported_and_a_repetition_is_not(
     empty: ServiceHarness, event: Event, eventually: Eventually, sources: str
 ) -> None:
-    """Each announced deployment is told once, and gets its record."""
+    """Each announced deployment is reported once, and gets its record."""
     await empty.open(sources=sources)
     now = int(time.time() * 1000)
     for ago_ms in (300_000, 0, 500):  # the last one says the same as the one before
@@ -267,7 +267,7 @@ def unclear(empty: ServiceHarness, monkeypatch: pytest.MonkeyPatch) -> ServiceHa
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("outcome", ["finished", "started"])
-async def test_death_at_a_report_tells_launchdarkly_once(
+async def test_death_at_a_report_reports_once(
     unclear: ServiceHarness,
     event: Event,
     eventually: Eventually,
@@ -296,7 +296,7 @@ async def test_death_at_a_report_tells_launchdarkly_once(
         (NoResponse("ServerDisconnectedError"), False),
     ],
 )
-async def test_answer_that_says_nothing_tells_launchdarkly_once(
+async def test_answer_that_says_nothing_reports_once(
     unclear: ServiceHarness,
     event: Event,
     eventually: Eventually,

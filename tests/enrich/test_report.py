@@ -1,4 +1,4 @@
-"""Tests of the decisions on reports: LaunchDarkly is told once, and what its answers mean."""
+"""Tests of reports: each deployment is reported once, and what the answers mean."""
 
 import json
 from collections.abc import Sequence
@@ -92,7 +92,7 @@ def answer(response: ApiResponse | NoResponse, *, age_s: float = 0.0, **fields: 
 
 
 def test_unlisted_event_is_reported() -> None:
-    """It is told at once, however long it waited in the backlog."""
+    """It is reported at once, however long it waited in the backlog."""
     assert decide(make_queued(), NoMatch()) == Unreported(0)
     assert waits_since(make_queued(), NOW + 9) == NOW + 9
 
@@ -290,7 +290,7 @@ def test_end_waits_seconds_for_a_start_that_is_being_told() -> None:
 
 
 def test_failed_ticket_says_what_is_probably_missing() -> None:
-    """Nobody tells LaunchDarkly; or it was reported, and does not list it."""
+    """Nobody reports it; or it was reported, and does not list it."""
     assert "set report = true in the source native" in describe_report(make_reported(None))
     stored = make_reported(ReportState(NOW, is_stored=True))
     assert "accepted the report" in describe_report(stored)

@@ -37,7 +37,7 @@ def _list_rows(outcome: StormResult) -> list[tuple[str, str]]:
         ("**lost**", f"**{len(report.lost) + len(report.stale)}**"),
         ("**duplicated**", f"**{len(report.duplicated) + len(report.queued_twice)}**"),
         ("**stuck**", f"**{len(report.stuck)}**"),
-        ("deployments that only the service tells LaunchDarkly about", f"{outcome.reported:,}"),
+        ("deployments that only the service reports", f"{outcome.reported:,}"),
         (
             "**reported twice, reported wrongly**",
             f"**{outcome.reported_twice}, {len(outcome.wrong_reports)}**",

@@ -39,7 +39,7 @@ class WebhookSenders:
 
     Every copy of a webhook goes to a random receiver. ``deliveries`` holds the responses to each
     delivery. ``statuses`` counts responses by status; 0 means no response. ``reported`` holds the
-    type of the last event of each job of which only the service tells LaunchDarkly.
+    type of the last event of each job whose deployment only the service reports.
     """
 
     def __init__(

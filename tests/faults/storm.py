@@ -57,9 +57,9 @@ class StormResult(Struct, frozen=True, kw_only=True):
     """The result of a storm. ``strikes`` counts by (role, action).
 
     ``recoveries`` are the seconds from each restart of Redis to the next record. ``reported``
-    counts the deployments of which only the service tells LaunchDarkly. ``reported_twice`` are the
-    events that it told again, and ``wrong_reports`` the deployments that LaunchDarkly does not know
-    exactly once.
+    counts the deployments that only the service reports. ``reported_twice`` are the events that it
+    reported again, and ``wrong_reports`` the deployments that LaunchDarkly does not know exactly
+    once.
     """
 
     report: OracleReport

@@ -145,7 +145,7 @@ def _build_processes(
 
 
 def _write_sources(folder: Path) -> Path:
-    """Write a file with a source of the native body, and one that tells LaunchDarkly."""
+    """Write a file with a source of the native body, and one that is reported to LaunchDarkly."""
     source = f'[[source]]\npreset = "native"\nsecrets = ["{SECRET}"]\n'
     path = folder / "sources.toml"
     path.write_text(

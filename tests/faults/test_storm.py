@@ -51,7 +51,7 @@ async def test_work_continues_after_a_kill(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 async def test_long_storm_loses_and_duplicates_nothing(tmp_path: Path) -> None:
-    """The storm lasts some minutes, as `run.py faults` runs it; nothing is told twice either."""
+    """A storm of some minutes, as `run.py faults` runs it; nothing is reported twice either."""
     storm_config = StormConfig(
         seed=5,
         strikes=StrikeConfig(interval_s=2.4, lease_s=LEASE_S),

@@ -19,7 +19,7 @@ _HALF = 0.5
 class TrafficConfig(Struct, frozen=True, kw_only=True):
     """The shares of the webhooks without an id and of those that repeat a deployment.
 
-    ``reported_share`` is that of deployments of which only the service tells LaunchDarkly; their
+    ``reported_share`` is that of deployments that only the service reports; their
     source has ``report = true``, and a half of them begins with the webhook of a start. ``copies``
     are the minimum and maximum number of copies of each delivery, all sent at once.
     """
@@ -34,7 +34,7 @@ class Webhook(Struct, frozen=True, kw_only=True):
     """One delivery: its job, its event and its number of copies.
 
     ``deployment`` must exist upstream before the webhook is sent. It is set when the event has no
-    id. ``is_reported``: only the service tells LaunchDarkly about it. ``has_start``: the webhook of
+    id. ``is_reported``: only the service reports it. ``has_start``: the webhook of
     its start is sent before.
     """
 
