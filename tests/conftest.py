@@ -108,7 +108,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
 
 async def _only_refreshes_wait(redis: Redis, keys: Keys) -> bool:
     """Return whether refreshes are all that waits: one that falls due as a worker stops is kept."""
-    tickets = await redis.hvals(keys.tickets)
+    tickets: Any = await redis.hvals(keys.tickets)
     return bool(tickets) and all(ticket.endswith(REFRESH_END) for ticket in tickets)
 
 
