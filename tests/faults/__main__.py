@@ -34,6 +34,7 @@ def main() -> int:
     add("--every", type=float, default=2.4, help="mean seconds between two strikes")
     add("--per-s", type=float, default=70.0, help="webhooks sent per second")
     add("--reported", type=float, default=0.1, help="share of them that the service reports")
+    add("--flag-events", type=float, default=0.0, help="changes of flags per second")
     add("--rounds", type=int, default=10, help="kills per process to measure the recovery")
     options = parser.parse_args()
     if not (options.webhooks or options.kills or options.minutes):
@@ -55,10 +56,15 @@ async def _run(options: argparse.Namespace) -> tuple[StormResult, Recovery | Non
         webhooks=options.webhooks,
         kills=options.kills,
         seconds=options.minutes * 60,
+        flag_events_per_s=options.flag_events,
         traffic=TrafficConfig(reported_share=options.reported),
     )
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        system_config = SystemConfig(seed=options.seed, appendfsync=options.durability)
+        system_config = SystemConfig(
+            seed=options.seed,
+            appendfsync=options.durability,
+            has_flag_events=options.flag_events > 0,
+        )
         (Path(folder) / "idle").mkdir()
         recovery = None
         if options.rounds:

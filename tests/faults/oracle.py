@@ -30,6 +30,7 @@ class StreamRecord(Struct, frozen=True, kw_only=True):
     """One entry of the stream: its position, its id, its job and its content.
 
     ``epoch`` is the epoch of the upstream when a worker fetched it, or None when unknown.
+    ``flag_events`` are the ids of its flag events.
     """
 
     entry: tuple[int, int]
@@ -39,6 +40,7 @@ class StreamRecord(Struct, frozen=True, kw_only=True):
     digest: bytes
     epoch: int | None = None
     complete: bool = True
+    flag_events: tuple[str, ...] = ()
 
 
 class LeftoverState(Struct, frozen=True, kw_only=True):
@@ -55,6 +57,7 @@ class OracleReport(Struct, frozen=True, kw_only=True):
 
     ``stale``: the last record of a job is older than its last accepted event. ``unrequested``: a
     record of a job that no delivery asked for. ``queued_twice``: a delivery with two responses 202.
+    ``with_flag_events`` counts the records that have some.
     """
 
     deliveries: int
@@ -63,6 +66,7 @@ class OracleReport(Struct, frozen=True, kw_only=True):
     records: int
     published_jobs: int
     incomplete: int
+    with_flag_events: int
     lost: Sequence[str]
     stale: Sequence[str]
     duplicated: Sequence[str]
@@ -117,13 +121,20 @@ def check_deliveries(
         records=len(all_records),
         published_jobs=len(by_job),
         incomplete=sum(not record.complete for record in all_records),
+        with_flag_events=sum(bool(record.flag_events) for record in all_records),
         lost=sorted(newest_epoch.keys() - by_job.keys() - unfinished_jobs),
         stale=sorted(
             job
             for job, job_records in finished.items()
             if _is_stale(job_records[-1], newest_epoch[job])
         ),
-        duplicated=sorted({*_find_repeated_ids(all_records), *_find_repeated_content(by_job)}),
+        duplicated=sorted(
+            {
+                *_find_repeated_ids(all_records),
+                *_find_repeated_content(by_job),
+                *_find_repeated_flag_events(all_records),
+            }
+        ),
         unrequested=sorted(by_job.keys() - {delivery.job for delivery in sent}),
         queued_twice=sorted(delivery.name for delivery in sent if delivery.queued > 1),
         stuck=sorted(leftover.backlog | leftover.tickets),
@@ -159,6 +170,11 @@ def _find_repeated_ids(records: Iterable[StreamRecord]) -> set[str]:
         for record_id, count in Counter(record.id for record in records).items()
         if count > 1
     }
+
+
+def _find_repeated_flag_events(records: Iterable[StreamRecord]) -> set[str]:
+    """Find records that have a flag event twice."""
+    return {record.id for record in records if len({*record.flag_events}) < len(record.flag_events)}
 
 
 def _find_repeated_content(by_job: Mapping[str, Sequence[StreamRecord]]) -> set[str]:

@@ -24,9 +24,14 @@ _BATCH = 500
 FindEpoch = Callable[[str, int | str], int | None]
 
 
-class _Data(Struct):
+class _FlagEvent(Struct, rename="camel"):
+    audit_log_entry_id: str
+
+
+class _Data(Struct, rename="camel"):
     deployment: Raw
     change: Raw = Raw(b"null")
+    flag_events: Raw = Raw(b"null")
 
 
 class _DeploymentFields(Struct, rename="camel"):
@@ -106,6 +111,7 @@ def parse_record(
     data = msgspec.json.decode(fields[b"data"], type=_Data)
     deployment = data.deployment
     deployment_fields = msgspec.json.decode(deployment, type=_DeploymentFields)
+    flag_events = msgspec.json.decode(data.flag_events, type=list[_FlagEvent] | None)
     ms, _, number = entry_id.decode().partition("-")
     field_names = ("projectkey", "environmentkey", "applicationkey")
     project, environment, application = (
@@ -119,11 +125,15 @@ def parse_record(
         job=f"id:{deployment_fields.id}" if has_known_id else find_job,
         revision=int(fields[b"revision"]),
         # A deployment that arrived late gives later ones another change, and so another revision.
-        digest=blake2b(bytes(deployment) + bytes(data.change), digest_size=8).digest(),
+        # So does a flag event.
+        digest=blake2b(
+            b"".join(map(bytes, (deployment, data.change, data.flag_events))), digest_size=8
+        ).digest(),
         epoch=find_epoch(deployment_fields.id, deployment_fields.started_at)
         if has_known_id
         else None,
         complete=fields[b"complete"] == b"true",
+        flag_events=tuple(event.audit_log_entry_id for event in flag_events or ()),
     )
 
 

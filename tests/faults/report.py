@@ -34,6 +34,7 @@ def _list_rows(outcome: StormResult) -> list[tuple[str, str]]:
         ("deployments requested", f"{report.jobs:,}"),
         ("records published", f"{report.records:,} of {report.published_jobs:,} deployments"),
         ("of these incomplete", f"{report.incomplete:,}"),
+        ("of these with flag events", f"{report.with_flag_events:,}"),
         ("**lost**", f"**{len(report.lost) + len(report.stale)}**"),
         ("**duplicated**", f"**{len(report.duplicated) + len(report.queued_twice)}**"),
         ("**stuck**", f"**{len(report.stuck)}**"),

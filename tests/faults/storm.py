@@ -49,6 +49,7 @@ class StormConfig(Struct, frozen=True, kw_only=True):
     traffic: TrafficConfig = TrafficConfig()
     concurrency: int = 64
     epoch_s: float = 20.0
+    flag_events_per_s: float = 0.0
     no_progress_timeout_s: float = 330.0
     skip_backoff: bool = False
 
@@ -137,10 +138,12 @@ class Storm:
             group.create_task(send_task)
             epoch_task = group.create_task(self._advance_epochs())
             progress_task = group.create_task(self._log_progress(log))
+            flag_task = group.create_task(self._change_flags())
             await self._run_strikes()
             system.senders.stop()
             await asyncio.gather(*self._running_strikes)
             epoch_task.cancel()
+            flag_task.cancel()
             progress_task.cancel()
         seconds = time.monotonic() - self._started_s
         await self._drain()
@@ -196,6 +199,13 @@ class Storm:
         while True:
             await asyncio.sleep(self._config.epoch_s)
             self._system.upstream.advance_epoch()
+
+    async def _change_flags(self) -> None:
+        if not self._config.flag_events_per_s:
+            return
+        for number in count():
+            self._system.upstream.change_flag(number)
+            await asyncio.sleep(1 / self._config.flag_events_per_s)
 
     async def _log_progress(self, log: Callable[[str], None]) -> None:
         system = self._system

@@ -141,7 +141,9 @@ def test_deployment_that_launchdarkly_does_not_know_once_is_reported_wrongly() -
     ]
 
 
-def parse_revision(revision: int, *, previous: str) -> StreamRecord:
+def parse_revision(
+    revision: int, *, previous: str, flag_events: tuple[str, ...] = ()
+) -> StreamRecord:
     """Return a record of one deployment as it is read, with another deployment before it."""
     deployment = {"id": "a0eebc99-9c0b-4ef8-0001-000000000001"}
     change: dict[str, Any] = {"previous": {"deploymentId": previous}}
@@ -149,7 +151,13 @@ def parse_revision(revision: int, *, previous: str) -> StreamRecord:
         b"id": b"a",
         b"revision": str(revision).encode(),
         b"complete": b"true",
-        b"data": json.dumps({"deployment": deployment, "change": change}).encode(),
+        b"data": json.dumps(
+            {
+                "deployment": deployment,
+                "change": change,
+                "flagEvents": [{"auditLogEntryId": event} for event in flag_events] or None,
+            }
+        ).encode(),
     }
     fields |= {name + b"key": b"" for name in (b"project", b"environment", b"application")}
     return replace(parse_record(f"{revision}-0".encode(), fields), id=f"a:{revision}")
@@ -164,3 +172,16 @@ def test_revision_of_the_same_content_needs_another_change() -> None:
     repeated = [*corrected, parse_revision(3, previous="c")]
     report = check_deliveries(deliveries, repeated, LeftoverState())
     assert report.duplicated == [first.job]
+
+
+def test_revision_of_the_same_content_may_have_another_flag_event() -> None:
+    """What happened to a flag gives a deployment a revision; no record has an event twice."""
+    first = parse_revision(1, previous="b")
+    deliveries = [make_delivery(1, first.job)]
+    released = [first, parse_revision(2, previous="b", flag_events=("x",))]
+    report = check_deliveries(deliveries, released, LeftoverState())
+    assert report.is_clean
+    assert report.with_flag_events == 1
+    repeated = [*released, parse_revision(3, previous="b", flag_events=("x", "x"))]
+    report = check_deliveries(deliveries, repeated, LeftoverState())
+    assert report.duplicated == ["a:3"]

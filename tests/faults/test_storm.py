@@ -57,8 +57,11 @@ async def test_long_storm_loses_and_duplicates_nothing(tmp_path: Path) -> None:
         strikes=StrikeConfig(interval_s=2.4, lease_s=LEASE_S),
         per_s=70,
         kills=100,
+        flag_events_per_s=2,
         traffic=TrafficConfig(reported_share=0.1),
     )
-    async with start_system(SystemConfig(seed=5), tmp_path) as system:
+    async with start_system(SystemConfig(seed=5, has_flag_events=True), tmp_path) as system:
         outcome = await Storm(system, storm_config).run()
-    assert outcome.is_clean, format_report(outcome, None, title="seed 5")
+    report = format_report(outcome, None, title="seed 5")
+    assert outcome.is_clean, report
+    assert outcome.report.with_flag_events, report

@@ -12,6 +12,7 @@ from service.simulate.world import NewDeployment
 KNOWN_ID_PREFIX = "a0eebc99-9c0b-4ef8-"
 """The prefix of all deployment ids that webhooks contain."""
 
+PROJECTS, ENVIRONMENTS = ("default", "shop"), ("production", "staging")
 _MAX_REMEMBERED = 2000
 _HALF = 0.5
 
@@ -91,7 +92,7 @@ def _build_reported_webhook(
 def _build_webhook_without_id(
     delivery: str, version: str, copies: int, rng: random.Random
 ) -> Webhook:
-    project, environment = rng.choice(["default", "shop"]), rng.choice(["production", "staging"])
+    project, environment = rng.choice(PROJECTS), rng.choice(ENVIRONMENTS)
     application = rng.choice(["web", "mobile", "billing"])
     return Webhook(
         delivery=delivery,

@@ -1,20 +1,24 @@
 """The LaunchDarkly of a storm: the simulator, which can be closed, stalled and changed."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from msgspec.structs import replace
 
-from service.simulate.generator import generate_deployment
+from service.simulate.flag_events import NewFlagEvent
+from service.simulate.generator import FLAG_KEYS, generate_deployment
 from service.simulate.rates import Rates
 from service.simulate.server import Simulator
 from service.simulate.world import NewDeployment
 from tests.faults.strike_schedule import Strike
+from tests.faults.traffic import ENVIRONMENTS, PROJECTS
 
 _FORBIDDEN_PROJECTS = ("shop",)
 _CUT_SHARE = 0.3
+_FLAGS = tuple(itertools.product(PROJECTS, ENVIRONMENTS, FLAG_KEYS))
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -58,6 +62,13 @@ class FaultyLaunchDarkly:
     def add_deployment(self, new: NewDeployment) -> None:
         """Add a deployment, as if its pipeline had reported it."""
         self.simulator.add_deployment(new)
+
+    def change_flag(self, number: int) -> None:
+        """Change one flag after the other, in one environment after the other."""
+        project, environment, flag_key = _FLAGS[number % len(_FLAGS)]
+        self.simulator.add_flag_event(
+            NewFlagEvent(project_key=project, environment_key=environment, flag_key=flag_key)
+        )
 
     async def open(self) -> None:
         """Start the server, on its previous port if it had one."""
