@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha1
 from typing import assert_never
 
@@ -151,7 +151,16 @@ def decode_failed_ticket(job: str, at_ms: float, stored: bytes | None) -> Failed
         events = (*decode_event_list(listed, job),)
     except (msgspec.MsgspecError, RecursionError, ValueError, struct.error):
         events = ()
+    failure = replace(failure, ticket=_choose_ticket(failure.ticket, events))
     return FailedTicket(job=job, at_ms=at_ms, digest=digest, failure=failure, events=events)
+
+
+def _choose_ticket(ticket: Ticket | None, events: Sequence[QueuedEvent]) -> Ticket | None:
+    """Return the ticket of a record; that of its newest event if its own has another job now."""
+    deliveries = {(event.ticket.source, event.ticket.delivery) for event in events}
+    if ticket is None or not deliveries or (ticket.source, ticket.delivery) in deliveries:
+        return ticket
+    return events[0].ticket
 
 
 def parked_job(source: str, delivery: str) -> str:

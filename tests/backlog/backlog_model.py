@@ -53,10 +53,11 @@ KEYS_WITHOUT_TTL = {
 
 
 class EventModel(Struct):
-    """An event of the model, and the deliveries that said it."""
+    """An event of the model, the deliveries that said it, and the one that Redis holds."""
 
     outcome: str
     deliveries: list[str]
+    delivery: str
     added_order: int = 0
 
 
@@ -183,12 +184,19 @@ class BacklogModel(RuleBasedStateMachine):
         number=st.sampled_from([0, 0, 0, 1]),
         known=st.booleans(),
         nth=st.integers(0, 9),
+        is_moved=st.booleans(),
         twice=st.booleans(),
     )
-    def add(self, number: int, known: bool, nth: int, twice: bool) -> None:
-        """Add an event: new, sent again, or sent again after it failed."""
+    def add(self, number: int, known: bool, nth: int, is_moved: bool, twice: bool) -> None:
+        """Add an event: new, sent again, or sent again after it failed.
+
+        It may be mapped to another application since it failed (``is_moved``).
+        """
         self.token = f"{next(self.tokens):016d}"
-        self.add_and_check(build_event(number, f"{number}-{known}-{nth}", known=known), twice=twice)
+        event = build_event(number, f"{number}-{known}-{nth}", known=known)
+        if is_moved:
+            event = replace(event, application="moved")
+        self.add_and_check(event, twice=twice)
 
     def add_and_check(self, event: DeploymentEvent, *, twice: bool) -> None:
         """Add an event under the current token and check the reply."""
@@ -206,7 +214,10 @@ class BacklogModel(RuleBasedStateMachine):
         if self.is_event_failed(job, event.outcome):
             failed_before.add(job)
         for failed_job in sorted(failed_before):
-            self.requeue_failed(failed_job, job)
+            if failed_job == job or not failed_job.startswith("find:"):
+                self.requeue_failed(failed_job, job)
+            else:
+                self.move_failed(failed_job, delivery)
         self.put_event(job, [delivery], event.outcome)
         self.check_hand_over(job, is_expected=is_idle and not failed_before)
 
@@ -278,12 +289,25 @@ class BacklogModel(RuleBasedStateMachine):
         for failed in self.failed.pop(failed_job):
             self.settled_events.subtract(failed.deliveries)
             if failed_job == job and job.startswith("find:"):
-                self.put_event(job, failed.deliveries, failed.outcome)
+                self.put_event(job, failed.deliveries, failed.outcome, delivery=failed.delivery)
             else:
                 self.reopened += failed.deliveries
 
-    def put_event(self, job: str, deliveries: list[str], outcome: str) -> None:
+    def move_failed(self, failed_job: str, delivery: str) -> None:
+        """Take the event of a delivery from a failed job; its other events stay failed."""
+        moved = [event for event in self.failed[failed_job] if event.delivery == delivery]
+        for event in moved:
+            self.settled_events.subtract(event.deliveries)
+            self.reopened += event.deliveries
+            self.failed[failed_job].remove(event)
+        if not self.failed[failed_job]:
+            del self.failed[failed_job]
+
+    def put_event(
+        self, job: str, deliveries: list[str], outcome: str, *, delivery: str = ""
+    ) -> None:
         """Put an event into a ticket: it repeats one, or is another one of the job."""
+        delivery = delivery or deliveries[0]
         deliveries, self.reopened = [*self.reopened, *deliveries], []
         ticket = self.tickets.setdefault(
             job, TicketModel(generation=0, events=[], added_order=next(self.tokens))
@@ -294,7 +318,7 @@ class BacklogModel(RuleBasedStateMachine):
             is_new = all(event.outcome != outcome for event in ticket.events)
             if not ticket.events:
                 ticket.added_order = next(self.tokens)
-            equal = [EventModel(outcome, [], next(self.tokens))]
+            equal = [EventModel(outcome, [], delivery, next(self.tokens))]
             ticket.events += equal
             ticket.generation += 1
             ticket.is_due = ticket.is_due or (is_new and ticket.fence is None)

@@ -10,7 +10,13 @@ from redis.asyncio import Redis
 
 from service.accept.mapping import BacklogFull, Duplicate, Queued, Unmappable
 from service.backlog.backlog import Backlog, BacklogConfig
-from service.backlog.failures import FailureRecord, decode_failed_ticket, with_raw
+from service.backlog.failures import (
+    FailureRecord,
+    Requeue,
+    decode_failed_ticket,
+    plan_retry,
+    with_raw,
+)
 from service.backlog.ticket import MAX_EVENTS, CorruptTicket, list_events
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
@@ -294,6 +300,43 @@ async def test_add_of_a_failed_delivery_queues_it_again(
     assert isinstance(await backlog.add(make_event()), Queued)
     assert await redis.zcard(keys.failed) == 0
     assert await redis.hlen(keys.failed_data) == 0
+    await fail_remaining(backlog)
+
+
+async def test_add_of_a_failed_delivery_under_another_job_leaves_the_other_failed_events(
+    backlog: Backlog, redis: Redis, keys: Keys
+) -> None:
+    """The mapping of the source was corrected, and the sender repeats one delivery after another.
+
+    Each leaves the failed events of its former job, so that the rest can still be repeated.
+    """
+    runs = [
+        {
+            **FOUND_BY_VERSION,
+            "delivery": f"run-{n}",
+            "event_time": 1_795_428_000_000 + n * 3_600_000,
+        }
+        for n in range(3)
+    ]
+    for run in runs:
+        await backlog.add(make_event(**run))
+        lease = await claim_lease(backlog)
+        failure = FailureRecord(reason="not_found", ticket=lease.ticket, fence=lease.fence)
+        await backlog.fail(lease, failure)
+    for run, left in ((runs[2], ["run-1", "run-0"]), (runs[0], ["run-1"]), (runs[1], [])):
+        assert isinstance(await backlog.add(make_event(environment="eu", **run)), Queued)
+        assert await redis.zcard(keys.failed) == bool(left)
+        if left:
+            (job,) = cast("list[bytes]", await redis.zrange(keys.failed, 0, -1))
+            stored: Any = await redis.hget(keys.failed_data, job)
+            failed = decode_failed_ticket(job.decode(), 0, stored)
+            assert [event.ticket.delivery for event in failed.events] == left
+            retry = plan_retry(failed, {})
+            assert isinstance(retry, Requeue)
+            assert retry.ticket.delivery in left
+            assert await redis.hget(keys.counts, "failed:not_found") == b"1"
+    lease = await claim_lease(backlog)
+    assert [event.ticket.delivery for event in lease.events] == ["run-2", "run-0", "run-1"]
     await fail_remaining(backlog)
 
 

@@ -78,7 +78,7 @@ class RetryModel(BacklogModel):
         if is_parked:
             job = self.job_by_delivery[delivery] = parked_job("native", delivery)
             outcome = build_event(number, delivery, known=known).outcome
-            self.failed[job] = [EventModel(outcome, [delivery])]
+            self.failed[job] = [EventModel(outcome, [delivery], delivery)]
             self.reasons[job] = "unmappable"
             self.parked_at[job] = next(self.tokens)
             self.settled_events.update([delivery])
@@ -118,9 +118,9 @@ class RetryModel(BacklogModel):
             assert ticket.added_order > self.parked_at[failed_job]
             ticket.events[-1].deliveries += deliveries
         elif job.startswith("id:"):
-            self.put_event(job, deliveries, failed[0].outcome)
+            self.put_event(job, deliveries, failed[0].outcome, delivery=failed[0].delivery)
         for event in failed if job.startswith("find:") else ():
-            self.put_event(job, event.deliveries, event.outcome)
+            self.put_event(job, event.deliveries, event.outcome, delivery=event.delivery)
         for name in deliveries:
             self.job_by_delivery[name] = job
 

@@ -38,7 +38,7 @@ class RefreshModel(RetryModel):
     def publish_some(self) -> None:
         """Publish two deployments, whose refreshes are then scheduled."""
         for number in range(2):
-            self.add(number, True, 8, twice=False)
+            self.add(number, True, 8, is_moved=False, twice=False)
             self.claim(1, 0, twice=False)
             self.publish(0, "a", twice=False)
 
@@ -89,7 +89,7 @@ class RefreshModel(RetryModel):
         """Add a webhook of a deployment that is being refreshed."""
         positions = self.refresh_positions()
         name = str(self.leases[positions[index % len(positions)]].ticket.deployment_id)
-        self.add(int(name[-1]), True, nth, twice=False)
+        self.add(int(name[-1]), True, nth, is_moved=False, twice=False)
 
     async def make_due(self, names: list[str]) -> None:
         """Make every refresh due."""
@@ -151,7 +151,7 @@ class RefreshModel(RetryModel):
     def redeliver(self, known: bool) -> None:
         """Add a webhook of a deployment whose refresh is scheduled."""
         number = int(min(self.planned)[-1])
-        self.add(number, known, 7, twice=False)
+        self.add(number, known, 7, is_moved=False, twice=False)
 
     def check_stored(self, stored: StoredState) -> None:
         """Check that every planned refresh is scheduled with its ticket, and no other is."""

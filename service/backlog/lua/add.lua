@@ -7,7 +7,8 @@
 -- Returns  {"queued", job} | {"duplicate", job} | {"full", seconds to wait}
 -- Atomic   a mark without its ticket would drop every retry of the sender;
 --          a ticket without its mark would be fetched twice.
--- A failed ticket of the job is retried if this is one of its events. Other failed events of the job stay.
+-- A failed ticket of the job is retried if this is one of its events. Other failed events of the job stay. So do
+-- those of the job that the delivery belonged to, if it has another one now: its source was changed.
 --
 -- A system is idle if a worker waits, no call is in flight, no ticket is due, and there are spare calls. Then it
 -- is the turn of the new ticket, and a claim would lease it next. Its lease in this script needs no write of its
@@ -65,6 +66,24 @@ local function hand_over(budget)
   redis.call('ZADD', keys.backlog, fence, job)
 end
 
+-- The delivery has another job now: it leaves the failed events of its former one, and the others stay.
+local function drop_failed_event()
+  local failure, others = redis.call('HGET', keys.failed_data, failed_job) or '', {}
+  local events, first = last_event_list(failure)
+  local dropped = read_event_fields(ticket)
+  for _, event in ipairs(events or {}) do
+    local fields = read_event_fields(event[2])
+    if fields.source ~= dropped.source or fields.delivery ~= dropped.delivery then
+      others[#others + 1] = event
+    end
+  end
+  if #others == 0 then
+    drop_failure(keys, failed_job)
+  else
+    replace_failure(keys, failed_job, string.sub(failure, 1, first - 1) .. join_event_list(others))
+  end
+end
+
 local is_new = not stored and not failed_job
 local has_failed = redis.call('ZSCORE', keys.failed, job)
 if has_failed then
@@ -83,7 +102,7 @@ if has_failed then
   drop_failure(keys, job)
 end
 if failed_job and failed_job ~= job then
-  drop_failure(keys, failed_job)
+  drop_failed_event()
 end
 redis.call('SET', KEYS[1], token .. ' ' .. job, 'PX', ttl)
 if spare then
