@@ -46,7 +46,7 @@ from service.enrich.enricher import Enricher, EnrichLimits
 from service.enrich.flag_event_lists import Enrich, FlagEventLists
 from service.enrich.proxy import ProxyError, find_proxy
 from service.enrich.verdict import RetryPolicy
-from service.log import Log, count_events, count_lost_lines, log_unhandled_error
+from service.log import EventLogger, Log, count_events, count_lost_lines, log_unhandled_error
 from service.metrics.counters import Metrics
 from service.metrics.from_log import (
     attempt_counters,
@@ -297,6 +297,7 @@ async def open_worker(runtime: Runtime) -> AsyncIterator[Worker]:
         worker = _build_worker(runtime, launchdarkly, output)
         runtime.metrics.add_worker(worker.count_in_progress)
         worker_task = asyncio.create_task(worker.run(), name="worker")
+        worker_task.add_done_callback(partial(_log_failure, runtime.log))
         runtime.exposition.add_end_check(worker_task.done)
         trim_task = asyncio.create_task(output.trim_periodically(runtime.log), name="trim")
         runtime.log.info("worker_started", concurrency=settings.concurrency, metrics=url)
@@ -307,6 +308,12 @@ async def open_worker(runtime: Runtime) -> AsyncIterator[Worker]:
             await _cancel(trim_task)
             await asyncio.gather(worker_task, return_exceptions=True)
             runtime.log.info("worker_stopped")
+
+
+def _log_failure(log: EventLogger, worker_task: asyncio.Task[None]) -> None:
+    """Log why a worker ended by itself: nothing reads its result before the process stops."""
+    if not worker_task.cancelled() and (error := worker_task.exception()) is not None:
+        log.error("worker_failed", exc_info=error)
 
 
 def _build_output(runtime: Runtime) -> OutputStream:

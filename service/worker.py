@@ -179,7 +179,10 @@ class Worker:
 
     def _start_tasks(self, leases: Sequence[Lease | CorruptTicket]) -> None:
         """Start a task per lease; first register which leases share a list call."""
-        self._dependencies.share_lists([lease for lease in leases if self._can_attempt(lease)])
+        try:
+            self._dependencies.share_lists([lease for lease in leases if self._can_attempt(lease)])
+        except Exception:  # then each reads a list of its own; without a task it would crash others
+            self._dependencies.log.exception("claim_failed")
         for lease in leases:
             held_lease = self._lease_keeper.add(lease)
             held_lease.task = asyncio.create_task(self._process(held_lease), name=lease.job)
@@ -223,7 +226,7 @@ class Worker:
                     await self._fail_corrupt(held_lease, corrupt)
         except asyncio.CancelledError:  # by a stop, or because the lease is lost
             if self._stopping.is_set():
-                await self._release(held_lease.lease)
+                await self._release(held_lease)
         except Exception:  # the lease runs out, and another worker claims the ticket
             self._dependencies.log.exception("settle_failed", job=held_lease.lease.job)
         finally:
@@ -266,10 +269,12 @@ class Worker:
         """Enrich a ticket and build its entry; an internal error becomes a Retry or a Fail."""
         if not self._can_attempt(lease):
             return Fail(reason="poison", detail=f"{lease.crashes} workers ended holding it")
+        event_index: int | None = None
         try:
             verdict = await self._dependencies.enrich(lease)
             if isinstance(verdict, Retry | Fail | Ended):
                 return verdict
+            event_index = verdict.event_index
             if isinstance(verdict, Unreported):
                 return await self._report(held_lease, verdict, started_at)
             if isinstance(verdict, Shared):
@@ -278,7 +283,9 @@ class Worker:
             return await self._build_entry(verdict, lease, started_at)
         except Exception as error:  # a defect of this program must not lose the ticket
             self._dependencies.log.exception("attempt_error", job=lease.job)
-            return self._dependencies.on_internal_error(lease, error)
+            failure = self._dependencies.on_internal_error(lease, error)
+            is_final = isinstance(failure, Fail)
+            return replace(failure, event_index=event_index) if is_final else failure
 
     async def _report(
         self, held_lease: HeldLease, verdict: Unreported, started_at: float
@@ -393,13 +400,17 @@ class Worker:
         await self._until_accepted(held_lease, fail)
         self._dependencies.log.error("ticket_corrupt", job=corrupt.job)
 
-    async def _release(self, lease: Lease | CorruptTicket) -> None:
+    async def _release(self, held_lease: HeldLease) -> None:
         """Make a ticket due now, so that another worker can claim it."""
+        fence = await self._lease_keeper.begin_settling(held_lease)
+        lease = held_lease.lease
         if not isinstance(lease, Lease):
             return
+        lease = replace(lease, fence=fence)
         with suppress(RedisRefused):  # then the lease runs out
-            await self._dependencies.backlog.postpone(lease, lease.ticket, delay_s=0.0)
-            self._dependencies.log.info("deployment_released", **lease_log_fields(lease))
+            status = await self._dependencies.backlog.postpone(lease, lease.ticket, delay_s=0.0)
+            event = "lease_lost" if status == "lease_lost" else "deployment_released"
+            self._dependencies.log.info(event, **lease_log_fields(lease))
 
     def _log_attempt(
         self, event: str, fields: dict[str, object], *, lease: Lease, started_at: float

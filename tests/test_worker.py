@@ -7,8 +7,9 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
@@ -17,14 +18,15 @@ from redis.exceptions import ResponseError
 from service.backlog.backlog import Backlog, BacklogConfig, Claimed
 from service.backlog.failures import FailureRecord
 from service.backlog.refreshes import RefreshConfig, Refreshes
-from service.backlog.ticket import CorruptTicket, Lease
+from service.backlog.ticket import CorruptTicket, Lease, select_event
 from service.backlog.wakeup import Wakeup
 from service.enrich.budget import load_budget_prelude
 from service.enrich.models import Deployment
 from service.enrich.step_runner import StepRunner
+from service.enrich.steps import Steps
 from service.enrich.verdict import Fail, Found, Retry, Verdict
 from service.log import build_log
-from service.publish.entry import EntryBuilder
+from service.publish.entry import Entry, EntryBuilder
 from service.publish.stream import OutputStream, RetentionConfig
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
@@ -33,6 +35,7 @@ from tests.conftest import Eventually
 from tests.factories import deployment_id, make_event
 
 Enrich = Callable[[Lease], Awaitable[Verdict]]
+SETTING_NAMES = frozenset(WorkerConfig.__struct_fields__)
 
 
 async def find_deployment(lease: Lease) -> Verdict:
@@ -81,9 +84,12 @@ class WorkerHarness:
 
     @asynccontextmanager
     async def running_worker(self, enrich: Enrich, **changes: Any) -> AsyncIterator[Worker]:
-        """Run a worker during the block."""
+        """Run a worker during the block; ``changes`` are of its dependencies and settings."""
         defaults = WorkerConfig(concurrency=4, lease_s=0.3, shutdown_timeout_s=0.2)
-        worker = Worker(self.dependencies(enrich), replace(defaults, **changes))
+        settings = {name: changes.pop(name) for name in [*changes] if name in SETTING_NAMES}
+        worker = Worker(
+            replace(self.dependencies(enrich), **changes), replace(defaults, **settings)
+        )
         running = asyncio.create_task(worker.run())
         yield worker
         worker.stop()
@@ -341,6 +347,110 @@ async def test_claim_that_fails_is_logged_and_repeated(
     async with harness.running_worker(find_deployment):
         await eventually(harness.is_done)
     assert harness.log_event_names() == ["claim_failed", "deployment_published"]
+
+
+async def test_error_while_lists_are_shared_is_logged_and_each_ticket_is_attempted(
+    harness: WorkerHarness, eventually: Eventually
+) -> None:
+    """A lease without a task would run out, and count as a crash of its worker."""
+
+    def raise_error(_: Sequence[Lease]) -> None:
+        raise KeyError("bug")
+
+    await harness.backlog.add(make_event(1))
+    async with harness.running_worker(find_deployment, share_lists=raise_error):
+        await eventually(harness.is_done)
+    assert "claim_failed" in harness.log_event_names()
+    assert harness.log_event_names()[-1] == "deployment_published"
+
+
+async def test_internal_error_fails_the_event_whose_record_could_not_be_built(
+    harness: WorkerHarness, eventually: Eventually
+) -> None:
+    """The other deployments of the version are published."""
+
+    class BuilderWithBug(EntryBuilder, frozen=True):
+        def build_in_steps(self, found: Found, lease: Lease, *, now_ms: int) -> Steps[Entry | Fail]:
+            if lease.ticket.delivery == "run-2":
+                raise KeyError("bug")
+            return (yield from super().build_in_steps(found, lease, now_ms=now_ms))
+
+    async def find_last(lease: Lease) -> Verdict:
+        index = len(lease.events) - 1 if lease.events else None
+        body = json.dumps({"id": select_event(lease, index or 0).ticket.delivery}).encode()
+        return Found(
+            deployment=msgspec.json.decode(body, type=Deployment), chunks=(body,), event_index=index
+        )
+
+    for number in range(3):
+        time_ms = 1_795_428_000_000 + number * 3_600_000
+        await harness.backlog.add(
+            make_event(deployment_id=None, delivery=f"run-{number}", event_time=time_ms)
+        )
+    async with harness.running_worker(find_last, entry_builder=BuilderWithBug()):
+        await eventually(harness.is_done)
+    lines = map(json.loads, harness.log_output.getvalue().splitlines())
+    ended = [(line["event"], line["delivery"]) for line in lines if "delivery" in line]
+    assert ended == [
+        ("deployment_failed", "run-2"),
+        ("deployment_published", "run-1"),
+        ("deployment_published", "run-0"),
+    ]
+
+
+async def test_ticket_is_released_after_the_renewal_in_progress(
+    harness: WorkerHarness, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reply has the fence that Redis expects; without that the lease would have to run out."""
+    renew, is_renewed, may_reply = harness.backlog.renew, asyncio.Event(), asyncio.Event()
+
+    async def renew_slowly(
+        job_fences: Sequence[tuple[str, float]], by_ms: int
+    ) -> list[float | None]:
+        fences = await renew(job_fences, by_ms)
+        is_renewed.set()
+        await may_reply.wait()
+        return fences
+
+    async def enrich(_: Lease) -> Verdict:
+        await asyncio.sleep(60)
+        raise AssertionError("unreachable")
+
+    monkeypatch.setattr(harness.backlog, "renew", renew_slowly)
+    await harness.backlog.add(make_event(1))
+    async with harness.running_worker(enrich, shutdown_timeout_s=0.0) as worker:
+        await is_renewed.wait()
+        worker.stop()
+        asyncio.get_running_loop().call_later(0.1, may_reply.set)
+    assert harness.log_event_names() == ["deployment_released"]
+    ((_, place),) = cast(
+        "list[tuple[bytes, float]]",
+        await harness.redis.zrange(harness.keys.backlog, 0, -1, withscores=True),
+    )
+    assert place % 1 == 0, "it is still leased"
+    async with harness.running_worker(find_deployment):
+        await eventually(harness.is_done)
+
+
+async def test_ticket_whose_lease_is_lost_is_not_released(
+    harness: WorkerHarness, eventually: Eventually
+) -> None:
+    """Another worker has it by now, and the log says so."""
+    is_lost = asyncio.Event()
+
+    async def enrich(lease: Lease) -> Verdict:
+        await harness.redis.zadd(harness.keys.backlog, {lease.job: 4e15 + 0.5})
+        is_lost.set()
+        await asyncio.sleep(60)
+        raise AssertionError("unreachable")
+
+    await harness.backlog.add(make_event(1))
+    async with harness.running_worker(enrich, lease_s=30.0, shutdown_timeout_s=0.0):
+        await is_lost.wait()
+    assert harness.log_event_names() == ["lease_lost"]
+    await harness.redis.zadd(harness.keys.backlog, {f"id:{deployment_id(1)}": 1})
+    async with harness.running_worker(find_deployment):
+        await eventually(harness.is_done)
 
 
 async def test_retry_counts_an_attempt_only_if_it_says_so(

@@ -9,13 +9,14 @@ webhook_queued         202     the ticket is in the backlog
 webhook_parked         202     a deployment ended, but the event cannot be mapped
 webhook_duplicate      200     the delivery was kept before
 webhook_ignored        200     genuine, but no deployment ended, or a filter excludes it
-webhook_rejected       4xx     the sender's mistake: 400, 401, 404, 408, 413, 422
+webhook_rejected       4xx     the sender's mistake: 400, 401, 404, 405, 408, 413, 422
 webhook_error          503     a bug of the receiver, logged with its exception
 webhook_unavailable    503     Redis is not available, or the backlog or memory is full
 =====================  ======  =====================================================
 
-``time_unreadable`` is logged with an event whose time could not be parsed; the time of arrival is
-used instead. A 503 has ``Retry-After``.
+``time_unreadable`` is logged with an event whose time could not be parsed: the time of arrival is
+used instead. ``metadata_dropped`` is logged with one whose metadata is too large or not JSON. A 503
+has ``Retry-After``.
 """
 
 import asyncio
@@ -217,10 +218,9 @@ class WebhookHandler:
                 return self._json_responses.build(request, response.status, body)
             return _build_http_response(response)
         except Exception:  # noqa: BLE001 - a bug of ours: senders retry a 503, and not every one a 500
-            self._log.exception("webhook_error")
-            return _build_http_response(
-                self._respond_unavailable("unknown", "internal error", RETRY_AFTER_S)
-            )
+            self._log.exception("webhook_error", source=name)
+            headers = {"Retry-After": str(RETRY_AFTER_S)}
+            return _build_http_response(problem(503, "internal error", headers=headers))
 
     async def _handle(self, name: str, request: web.Request) -> Response:
         source = self._sources.get(name)

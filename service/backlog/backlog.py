@@ -183,14 +183,12 @@ class Backlog:
         ticket that is added.
         """
         leases: list[Lease | CorruptTicket] = []
-        batch = ("", 0.0)
+        leaders, batch = 0, ("", 0.0)
         while True:
-            leaders = sum(_has_call(lease) for lease in leases)
-            free_followers = followers - len(leases) + leaders
             try:
                 claimed, leader = await self._claim_slice(
                     min(limit - leaders, _MAX_LEADERS),
-                    min(free_followers, _MAX_FOLLOWERS),
+                    min(followers - (len(leases) - leaders), _MAX_FOLLOWERS),
                     batch=batch,
                     waits=waits,
                 )
@@ -199,7 +197,8 @@ class Backlog:
                     raise
                 return Claimed(leases=leases, sleep_s=0.0)  # they are leased: work on them
             leases += claimed.leases
-            if not leader or len(leases) >= leaders + followers:
+            leaders += sum(_has_call(lease) for lease in claimed.leases)
+            if not leader or len(leases) - leaders >= followers:
                 return Claimed(leases=leases, sleep_s=claimed.sleep_s)
             fence = next(lease.fence for lease in leases if lease.job == leader)
             batch = (leader, fence)

@@ -339,14 +339,14 @@ def decode_lease(
 def decode_handed_over(element: bytes) -> Lease | CorruptTicket | None:
     """Return the lease in an element of the wakeup list, as lib_hand_over.lua writes it.
 
-    None if the element only wakes a worker.
+    None if the element only wakes a worker, or is none that the script writes.
     """
-    fence, *parts = element.split(b" ", 3)
-    if not parts:
+    try:
+        fence, now, job_size, rest = element.split(b" ", 3)
+        job, stored = rest[: int(job_size)], rest[int(job_size) :]
+        return decode_lease(job, fence=fence, stored=stored, now=int(now))
+    except ValueError:
         return None
-    now, job_size, rest = parts
-    job, stored = rest[: int(job_size)], rest[int(job_size) :]
-    return decode_lease(job, fence=fence, stored=stored, now=int(now))
 
 
 def _with_events(lease: Lease, others: tuple[QueuedEvent, ...]) -> Lease:

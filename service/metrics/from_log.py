@@ -26,6 +26,10 @@ def webhook_counters(metrics: Metrics, sources: Container[str]) -> dict[str, Eve
         if "time_unreadable" in fields:
             metrics.time_unreadable.inc()
 
+    def count_error(fields: LogFields) -> None:
+        metrics.internal_errors["webhook"].inc()
+        count_outcome("unavailable", fields)
+
     outcomes: tuple[WebhookOutcome, ...] = (
         "queued",
         "duplicate",
@@ -35,7 +39,7 @@ def webhook_counters(metrics: Metrics, sources: Container[str]) -> dict[str, Eve
         "unavailable",
     )
     return {f"webhook_{outcome}": partial(count_outcome, outcome) for outcome in outcomes} | {
-        "webhook_error": lambda _: metrics.internal_errors["webhook"].inc(),
+        "webhook_error": count_error,
         **request_counters(metrics),
     }
 

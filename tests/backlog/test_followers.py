@@ -87,6 +87,19 @@ async def test_claim_limits_the_number_of_followers(
     assert len(more) == 301 - expected
 
 
+async def test_claim_of_many_batches_takes_as_many_followers_as_the_worker_has_room_for(
+    backlog: Backlog, redis: Redis, keys: Keys
+) -> None:
+    """The tickets with calls of their own, which come first, do not count as followers."""
+    await allow_calls(redis, keys, 1000)
+    for number in range(30):
+        await add_ticket(backlog, number, environment=f"e{number}")
+    for number in range(30, 330):
+        await add_ticket(backlog, number, environment="zz-large")
+    leases = await claim_leases(backlog, 64, followers=160)
+    assert sum(lease.leader is not None for lease in leases) == 160
+
+
 async def test_claim_of_tickets_with_an_id_shares_a_list_only_while_calls_are_scarce(
     backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:

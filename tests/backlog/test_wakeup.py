@@ -49,12 +49,13 @@ async def client(faulty_network: FaultyProxy) -> AsyncIterator[Redis]:
         yield redis
 
 
-async def test_wait_ends_at_a_wakeup(client: Redis) -> None:
-    """The length of the sleep does not matter."""
+@pytest.mark.parametrize("element", ["1", "x y", "1.5 2 three four", "1.5 2 3"])
+async def test_wait_ends_at_a_wakeup(client: Redis, element: str) -> None:
+    """The length of the sleep does not matter, and no element ends a worker."""
     wakeup = build_wakeup(client)
     waiting = asyncio.create_task(wakeup.wait(1000))
-    await client.lpush(KEYS.wakeup, "1")
-    await waiting
+    await client.lpush(KEYS.wakeup, element)
+    assert await waiting is None
     assert not await client.exists(KEYS.wakeup)
 
 

@@ -12,6 +12,7 @@ from service.simulate.quota import Limits
 from service.simulate.rates import Rates
 from service.simulate.responses import Canned
 from service.simulate.world import NewDeployment
+from service.worker import Worker
 from tests.conftest import Eventually
 from tests.end_to_end.harness import ServiceHarness, read_stream
 from tests.factories import deployment_id
@@ -416,3 +417,20 @@ async def test_too_large_record_fails_instead_of_being_truncated(
     [line] = service.log_events("deployment_failed")
     assert line["reason"] == "record_too_large"
     assert line["detail"].endswith(" bytes, the limit is 100")
+
+
+async def test_worker_that_ends_by_itself_is_logged(
+    service: ServiceHarness, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its health check fails from then on, and the log says why."""
+
+    async def raise_error(_: Worker) -> None:
+        raise KeyError("bug")
+
+    monkeypatch.setattr(Worker, "run", raise_error)
+    await service.open()
+
+    async def is_logged() -> bool:
+        return bool(service.log_events("worker_failed"))
+
+    await eventually(is_logged)
