@@ -80,10 +80,11 @@ def build_list_query(
 
     All tickets belong to one environment. The list starts two hours before the earliest ticket
     if all tickets are recent first attempts, or if all know their id and could be fetched without
-    the list. Else it starts ``lookback_ms`` before, and so it does if what is not listed is
-    reported to LaunchDarkly. The list ends an hour after the latest ticket.
-    It has no end if a ticket lacks an id and a ticket was tried before: the deployment may take
-    long, or LaunchDarkly's clock may differ from the sender's.
+    the list. Else it starts ``lookback_ms`` before. It also starts there if a source has
+    ``report = true``. The list ends an hour after the latest ticket. If a ticket lacks an id and a
+    ticket was tried before, it ends an hour from now at the earliest: the deployment may take long,
+    or LaunchDarkly's clock may differ from the sender's. Without ``to``, LaunchDarkly would end it
+    now.
     """
     queued = [(lease, event) for lease in leases for event in list_events(lease)]
     tickets = [event.ticket for _, event in queued]
@@ -111,8 +112,9 @@ def build_list_query(
     }
     if len(query["applicationKey"]) > _MAX_FILTER_CHARS:
         del query["applicationKey"]
-    if all_have_ids or is_first_attempt:
-        query["to"] = str(max(times_ms) + _HOUR_MS)
+    if not (all_have_ids or is_first_attempt):
+        times_ms.append(max(lease.now for lease, _ in queued))
+    query["to"] = str(max(times_ms) + _HOUR_MS)
     return query
 
 

@@ -104,10 +104,10 @@ async def test_webhook_of_each_preset_is_enough(
     assert (count_posts(empty), empty.simulator.stats.reported_twice) == (len(REPORTING), 0)
 
 
-async def test_deployment_that_launchdarkly_lists_is_not_told(
+async def test_deployment_that_launchdarkly_lists_is_not_reported(
     empty: ServiceHarness, event: Event, eventually: Eventually, sources: str
 ) -> None:
-    """A pipeline told it already."""
+    """A pipeline reported it already."""
     now = int(time.time() * 1000)
     url = f"{empty.settings.launchdarkly_url}/api/v2/engineering-insights/{EVENTS}"
     sent = event | {"eventTime": now}
@@ -122,6 +122,28 @@ async def test_deployment_that_launchdarkly_lists_is_not_told(
     [record] = await empty.records()
     assert "reportedAt" not in record["data"]["event"]
     assert count_posts(empty) == 1
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+async def test_deployment_of_a_sender_whose_clock_is_ahead_is_reported_once(
+    empty: ServiceHarness, event: Event, eventually: Eventually, sources: str, is_listed: bool
+) -> None:
+    """It ends two hours from now, as a local time would that was written with a Z."""
+    sent = event | {"eventTime": int(time.time() * 1000) + 2 * 3_600_000}
+    url = f"{empty.settings.launchdarkly_url}/api/v2/engineering-insights/{EVENTS}"
+    headers = {"Authorization": Options().token}
+    if is_listed:
+        async with empty.session.post(url, json=sent, headers=headers) as response:
+            assert response.status == 201
+        await asyncio.sleep(2 * VISIBLE_AFTER_MS / 1000)
+        failing = Canned(status=500, body=b"{}")  # so long that a later attempt reads the list
+        empty.simulator.set_response("engineering-insights/deployments", failing, times=6)
+    await empty.open(sources=sources)
+    assert (await empty.post(sent))[0] == 202
+    await eventually(empty.is_done)
+    assert await empty.failed_jobs() == []
+    assert len(await empty.records()) == 1
+    assert (count_posts(empty), empty.simulator.stats.reported_twice) == (1, 0)
 
 
 async def test_start_and_end_are_one_deployment(

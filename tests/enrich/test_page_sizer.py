@@ -57,11 +57,22 @@ def test_build_list_query_of_recent_tickets_looks_two_hours_back() -> None:
     assert query["from"] == str(NOW - DAY)
 
 
-def test_build_list_query_after_a_failed_attempt_has_no_end() -> None:
-    """The clocks of the sender and of LaunchDarkly may differ by more than an hour."""
-    assert "to" not in build_list_query(
-        [make_aged_lease(), make_aged_lease(attempts=1)], lookback_ms=DAY, page_size=1
+@pytest.mark.parametrize(
+    ("ahead_ms", "end_ms"), [(-DAY, 3 * HOUR), (0, 3 * HOUR), (DAY, 25 * HOUR)]
+)
+def test_build_list_query_after_a_failed_attempt_ends_an_hour_from_now_or_later(
+    ahead_ms: int, end_ms: int
+) -> None:
+    """The clock of the sender may be wrong. Without an end, LaunchDarkly would list until now."""
+    query = build_list_query(
+        [
+            make_aged_lease(event_time=NOW + ahead_ms, age_ms=2 * HOUR),
+            make_aged_lease(event_time=NOW + ahead_ms, age_ms=2 * HOUR, attempts=1),
+        ],
+        lookback_ms=DAY,
+        page_size=1,
     )
+    assert query["to"] == str(NOW + end_ms)
 
 
 def test_build_list_query_with_ids_looks_two_hours_back() -> None:
