@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError
 from msgspec import json
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -28,14 +28,16 @@ MAX_HEADER_BYTES = 1 << 14  # of one line; aiohttp's own limit, 8 KiB, is below 
 
 _READ_BUFFER_BYTES = 1 << 16  # half of what a connection buffers before its sender has to wait
 
-_MALFORMED = {"source": "other", "reason": "the request is not HTTP, or its head is too large"}
+_MALFORMED = "the request is not HTTP, or its head is too large"
+_UNKNOWN_ENCODING = "the receiver does not know the encoding of the body"
 
 
 class _ErrorHandler(logging.Handler):
     """Logs what aiohttp's server logs, but never quotes a malformed request: it may hold secrets.
 
     ``request_error`` is a bug of ours, with its exception. ``webhook_rejected`` is a request that
-    aiohttp refused before any handler saw it.
+    aiohttp refused before any handler saw it. A body that is not encoded as its headers say is no
+    bug: its handler has answered, and aiohttp reads the rest in vain.
     """
 
     def __init__(self, log: EventLogger) -> None:
@@ -46,8 +48,10 @@ class _ErrorHandler(logging.Handler):
         """Log one event for a record with an exception."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
-            self._log.info("webhook_rejected", status=error.code, **_MALFORMED)
-        elif error is not None:
+            is_encoded = isinstance(error, ContentEncodingError)
+            reason = _UNKNOWN_ENCODING if is_encoded else _MALFORMED
+            self._log.info("webhook_rejected", status=error.code, source="other", reason=reason)
+        elif error is not None and not isinstance(error, web.RequestPayloadError):
             self._log.exception("request_error", exc_info=error)
 
 

@@ -153,6 +153,29 @@ async def test_malformed_request_is_logged_without_what_it_holds(
     assert "aaaa" not in str(fields)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "source", "reason"),
+    [
+        ("gzip", "native", "the body is not encoded as its headers say"),
+        ("br", "other", "the receiver does not know the encoding of the body"),
+        ("zstd", "other", "the receiver does not know the encoding of the body"),
+    ],
+)
+async def test_body_of_another_encoding_is_the_fault_of_its_sender(
+    receiver_address: ReceiverAddress,
+    backlog_stub: BacklogStub,
+    encoding: str,
+    source: str,
+    reason: str,
+) -> None:
+    """One line says so, and no error of our own is counted: anybody may send it."""
+    request = HEAD + f"Content-Encoding: {encoding}\r\nContent-Length: 8\r\n".encode()
+    response = await send_raw(receiver_address, request + b"Connection: close\r\n\r\nnot gzip")
+    assert response.split(b" ")[1:2] == [b"400"]
+    fields = {"source": source, "status": 400, "reason": reason}
+    assert backlog_stub.log_events == [("webhook_rejected", fields)]
+
+
 async def test_header_of_16_kib_is_accepted(post: PostWebhook) -> None:
     """Proxies in front add long headers, such as the claims of an identity."""
     body = encode_body(FINISHED)
