@@ -20,6 +20,7 @@ from service.enrich.rate_limits import RateLimitHeaders, parse_rate_limits
 from service.enrich.step_runner import StepRunner
 from service.enrich.steps import LARGE_BYTES, Steps
 from service.enrich.verdict import (
+    CANCELLED,
     WAITED_FOR_MEMORY,
     ApiResponse,
     CallFailure,
@@ -30,6 +31,7 @@ from service.enrich.verdict import (
     repeat_wait,
 )
 from service.json_repair import repair_json
+from service.store.group_commit import ScriptReply
 
 REQUEST_TIMEOUT_S = 30.0
 _MIN_RESERVED_BYTES = 1 << 16
@@ -320,26 +322,37 @@ class BudgetedCalls:
             await asyncio.sleep(wait_s)
 
     async def _try(self, request: ApiRequest, parse: Parse[T]) -> Parsed[T] | CallFailure:
-        """Make one call; after a failure, wait until the budget knows of it.
+        """Make one call, and return it to the budget even if it is cancelled.
 
-        So the budget is closed before any worker can claim again.
+        After a failure, wait until the budget knows of it: it is closed before any worker can claim
+        again.
         """
         launchdarkly = self._upstream.launchdarkly
         reading = await launchdarkly.reserve(request.route, self._hold)
         call_id = await self._acquire(request)
-        response = await launchdarkly.get_parsed(
-            request.path, route=request.route, parse=parse, reading=reading
-        )
+        response: Parsed[T] | ApiResponse | NoResponse = CANCELLED
+        try:
+            response = await launchdarkly.get_parsed(
+                request.path, route=request.route, parse=parse, reading=reading
+            )
+        finally:
+            recorded = self._record(call_id, response)
         self.count += 1
+        if isinstance(response, Parsed):
+            return response
+        return CallFailure(response, closed_s=cast("int", await recorded) / 1000)
+
+    def _record(
+        self, call_id: str, response: Parsed[T] | ApiResponse | NoResponse
+    ) -> asyncio.Future[ScriptReply]:
+        """Record a response in the budget."""
         record = self._upstream.budget.record
         if isinstance(response, Parsed):
-            record(call_id, "ok", response.rate_limits, scope=self._scope)
-            return response
+            return record(call_id, "ok", response.rate_limits, scope=self._scope)
         rate_limits = response.rate_limits if isinstance(response, ApiResponse) else _NO_RATE_LIMITS
         result = classify_response(response)
         scope = self._scope if result == "forbidden" else ""
-        closed_ms = await record(call_id, result, rate_limits, scope=scope)
-        return CallFailure(response, closed_s=cast("int", closed_ms) / 1000)
+        return record(call_id, result, rate_limits, scope=scope)
 
     async def _acquire(self, request: ApiRequest) -> str:
         """Return the id of the call that may be made now: the reserved one, else a new one."""

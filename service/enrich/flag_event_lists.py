@@ -38,6 +38,7 @@ from service.enrich.pagination import (
 )
 from service.enrich.rate_limits import RateLimitHeaders
 from service.enrich.verdict import (
+    CANCELLED,
     ApiResponse,
     CallFailure,
     Found,
@@ -337,7 +338,7 @@ class _FlagEventReader:
         launchdarkly = self._upstream.launchdarkly
         memory = BufferMemory(sys.maxsize)  # few lists are read at a time, and never kept whole
         reading = await launchdarkly.reserve(request.route, memory.open_hold())
-        response: Parsed[DeploymentPage] | ApiResponse | NoResponse = NoResponse("cancelled")
+        response: Parsed[DeploymentPage] | ApiResponse | NoResponse = CANCELLED
         self.calls += 1
         try:
             response = await launchdarkly.get_parsed(

@@ -105,6 +105,9 @@ class NoResponse(Struct, frozen=True):
 WAITED_FOR_MEMORY = NoResponse(reason="waited for memory")
 """A call whose time ran out while this worker had no memory for it: LaunchDarkly did not fail."""
 
+CANCELLED = NoResponse(reason="cancelled")
+"""A call that this worker broke off, because it stops or lost the lease."""
+
 
 class CallFailure(Struct, frozen=True):
     """A call without a usable body, after its last try.
@@ -191,7 +194,7 @@ class Ended(Struct, frozen=True):
 
 
 Verdict = Found | Shared | Retry | Fail | Unreported | Ended
-CallResult = Literal["ok", "forbidden", "rate_limited", "server_error", "unauthorized"]
+CallResult = Literal["ok", "cancelled", "forbidden", "rate_limited", "server_error", "unauthorized"]
 
 
 class AttemptHistory(Struct, frozen=True):
@@ -254,26 +257,30 @@ def has_body(response: ApiResponse | NoResponse) -> TypeGuard[ApiResponse]:
     )
 
 
+_BROKEN_OFF: dict[NoResponse, CallResult] = {WAITED_FOR_MEMORY: "ok", CANCELLED: "cancelled"}
+_RESULT_BY_STATUS: dict[int, CallResult] = {
+    HTTPStatus.OK: "ok",
+    **dict.fromkeys(_CLIENT_ERROR_STATUSES, "ok"),
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limited",
+    HTTPStatus.UNAUTHORIZED: "unauthorized",
+}
+
+
 def classify_response(response: ApiResponse | NoResponse) -> CallResult:
     """Return what a response means for the shared budget.
 
     Any 4xx but 401, 403 and 429 is "ok": the API works. Every other status but 200, every body
     that is not JSON and every missing response counts towards the circuit breaker of the budget
     (``record_response.lua``). "unauthorized" concerns the token, and "forbidden" only the project.
+    "cancelled" is a call that this worker broke off: LaunchDarkly may have counted it.
     """
-    if isinstance(response, NoResponse) or response.malformed is not None:
-        return "ok" if response == WAITED_FOR_MEMORY else "server_error"
-    match response.status:
-        case HTTPStatus.TOO_MANY_REQUESTS:
-            return "rate_limited"
-        case HTTPStatus.UNAUTHORIZED:
-            return "unauthorized"
-        case HTTPStatus.FORBIDDEN:
-            return _classify_forbidden(response.body[:_MESSAGE_BYTES].lower())
-        case status if status == HTTPStatus.OK or status in _CLIENT_ERROR_STATUSES:
-            return "ok"
-        case _:
-            return "server_error"
+    if isinstance(response, NoResponse):
+        return _BROKEN_OFF.get(response, "server_error")
+    if response.malformed is not None:
+        return "server_error"
+    if response.status == HTTPStatus.FORBIDDEN:
+        return _classify_forbidden(response.body[:_MESSAGE_BYTES].lower())
+    return _RESULT_BY_STATUS.get(response.status, "server_error")
 
 
 def _classify_forbidden(message: bytes) -> CallResult:

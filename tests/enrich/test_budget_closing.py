@@ -1,5 +1,7 @@
 """Tests of the closed budget: rate limits, clock differences, refused tokens, outages."""
 
+from typing import cast
+
 import pytest
 
 from service.enrich.rate_limits import RateLimitHeaders, RateLimitWindow, parse_rate_limits
@@ -220,6 +222,16 @@ async def test_breaker_when_most_calls_fail_opens_longer_each_time(
     await budget_harness.redis.hset(budget_harness.keys.budget, "breaker_window_ends", "0")
     replies = [await budget_harness.record(job, "server_error") for job in JOBS]
     assert 1500 < replies[4] <= 2000
+
+
+async def test_breaker_when_calls_are_cancelled_stays_closed(budget_harness: BudgetHarness) -> None:
+    """A worker that stops breaks off all its calls. LaunchDarkly may have counted each of them."""
+    harness = budget_harness
+    await harness.report_window(50, limit=100, reset_ms=await harness.now() + 10_000)
+    for number, job in enumerate(JOBS * 2):
+        assert await harness.record(job, "cancelled") == 0
+        window = cast("bytes", await harness.redis.hget(harness.keys.budget, "global"))
+        assert window.split()[1] == b"%d" % (49 - number)
 
 
 async def test_breaker_when_one_job_fails_again_and_again_stays_closed(

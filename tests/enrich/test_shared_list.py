@@ -13,6 +13,7 @@ from service.simulate.options import Options, Shape
 from service.simulate.rates import Rates
 from service.simulate.world import NewDeployment
 from service.store.keys import Keys
+from tests.conftest import Eventually
 from tests.enrich.enricher_harness import APPLICATIONS, LIST_PATH, EnricherHarness, make_batch
 
 
@@ -260,6 +261,31 @@ async def test_shared_list_when_every_ticket_is_cancelled_stops_and_can_restart(
     await asyncio.gather(*tasks, return_exceptions=True)
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "shared-list"]
     assert isinstance(await enricher_harness.enrich(leases[2]), Found)
+
+
+async def test_shared_list_that_is_cancelled_returns_its_call_to_the_budget(
+    enricher_harness: EnricherHarness, redis: Redis, keys: Keys, eventually: Eventually
+) -> None:
+    """Its second page is under way. Else the budget would count that call for 40 s more."""
+    enricher_harness.add_deployments(150)
+    leases = make_batch(150)
+    enricher_harness.enricher.share_lists(leases)
+    enricher_harness.simulator.options = Options(auto_create=False, latency_ms=(200, 200))
+    tasks = [asyncio.create_task(enricher_harness.enrich(lease)) for lease in leases]
+
+    async def is_second_call_under_way() -> bool:
+        return enricher_harness.calls == 2
+
+    await eventually(is_second_call_under_way)
+    assert await redis.zcard(keys.budget_calls) == 1
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def is_returned() -> bool:
+        return await redis.zcard(keys.budget_calls) == 0
+
+    await eventually(is_returned)
 
 
 async def test_shared_list_when_our_code_fails_raises_for_each_ticket(

@@ -1,6 +1,7 @@
 -- Release one call that has ended, and record what its response says about the budget.
 -- KEYS     1 budget  2 calls  3 wakeup  4 forbidden
--- ARGV     1 job  2 ok | forbidden | rate_limited | server_error | unauthorized  3 Date header (ms) or ""
+-- ARGV     1 id of the call  2 ok | cancelled | forbidden | rate_limited | server_error | unauthorized
+--          3 Date header (ms) or ""
 --          4 Retry-After (ms) or ""  5 time to resume (ms of LaunchDarkly) or ""  6 random number in [0, 1)
 --          7 project and environment whose access the response decides, or ""
 --          then fours, one per window: family, limit or "", remaining, reset (ms of LaunchDarkly) or ""
@@ -125,7 +126,8 @@ for i = 8, #ARGV, 4 do
   has_windows = true
   record_window(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]))
 end
-if result == 'server_error' and not has_windows then -- no response: LaunchDarkly may have counted the call
+local has_response = result ~= 'server_error' and result ~= 'cancelled'
+if not has_response and not has_windows then -- LaunchDarkly may have counted the call
   for _, family in ipairs({ 'global', 'token', 'policy', 'route:get', 'route:list' }) do
     local window = read_window(family)
     if window.reset > server_now and window.remaining > 0 then
@@ -167,7 +169,7 @@ if result == 'rate_limited' then
   end
 elseif result == 'unauthorized' then
   closed_until, closed_reason = math.max(closed_until, now + UNAUTHORIZED_PAUSE), 'token refused'
-else
+elseif result ~= 'cancelled' then -- a worker that stops says nothing about LaunchDarkly
   if is_new_window then
     set('probe', FIRST_PROBE)
   elseif result == 'ok' and not has_windows and not was_closed then
