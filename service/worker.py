@@ -388,7 +388,10 @@ class Worker:
             reason=reason, detail=detail, raw=failed.raw, ticket=ticket, fence=lease.fence
         )
         status = await self._dependencies.backlog.fail(lease, failure)
-        return LOG_EVENTS[status], {"reason": reason, "detail": detail}
+        fields: dict[str, object] = {"reason": reason, "detail": detail}
+        if status == "oldest_dropped":
+            fields["oldest_dropped"] = True
+        return LOG_EVENTS[status], fields
 
     async def _fail_corrupt(self, held_lease: HeldLease, corrupt: CorruptTicket) -> None:
         """Move bytes that are not a ticket to the failed ones, for a person."""

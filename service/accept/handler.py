@@ -11,7 +11,7 @@ webhook_duplicate      200     the delivery was kept before
 webhook_ignored        200     genuine, but no deployment ended, or a filter excludes it
 webhook_rejected       4xx     the sender's mistake: 400, 401, 404, 405, 408, 413, 422
 webhook_error          503     a bug of the receiver, logged with its exception
-webhook_unavailable    503     Redis is not available, or the backlog or memory is full
+webhook_unavailable    503     Redis is not available, or the backlog, ticket or memory is full
 =====================  ======  =====================================================
 
 ``time_unreadable`` is logged with an event whose time could not be parsed: the time of arrival is
@@ -320,8 +320,8 @@ class WebhookHandler:
             case Duplicate(job):
                 self._log.info("webhook_duplicate", source=source, delivery=delivery, job=job)
                 return ok(200, WebhookResult("duplicate", job=job, delivery=delivery))
-            case BacklogFull(retry_after_s):
-                return self._respond_unavailable(source, "the backlog is full", retry_after_s)
+            case BacklogFull(retry_after_s, reason):
+                return self._respond_unavailable(source, reason, retry_after_s)
             case never:
                 assert_never(never)
 

@@ -195,9 +195,10 @@ class Duplicate(Struct, frozen=True):
 
 
 class BacklogFull(Struct, frozen=True):
-    """The backlog is full; the sender should retry after so many seconds."""
+    """The backlog is full, or the ticket; the sender should retry after so many seconds."""
 
     retry_after_s: int
+    reason: str = "the backlog is full"
 
 
 Event = DeploymentEvent | Ignored | Unmappable | InvalidPayload

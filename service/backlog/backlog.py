@@ -35,7 +35,7 @@ from service.store.keys import Keys
 from service.store.script import Script, load_script, read_lua
 
 PostponeStatus = Literal["postponed", "superseded", "lease_lost"]
-FailStatus = Literal["failed", "superseded", "lease_lost"]
+FailStatus = Literal["failed", "oldest_dropped", "superseded", "lease_lost"]
 
 
 class BacklogConfig(Struct, frozen=True, kw_only=True):
@@ -53,6 +53,7 @@ class BacklogConfig(Struct, frozen=True, kw_only=True):
     enqueue_timeout_s: float = 8.0
 
 
+_TICKET_FULL = "too many webhooks of this version wait already"
 _MAX_LEADERS, _MAX_FOLLOWERS = 64, 150
 """The most tickets that one call of claim.lua leases: with a call of their own, and without."""
 
@@ -136,7 +137,8 @@ class Backlog:
             ),
         )
         if isinstance(job_or_wait_s, int):
-            return BacklogFull(retry_after_s=min(max(job_or_wait_s, 1), 3600))
+            wait_s = min(max(job_or_wait_s, 1), 3600)
+            return BacklogFull(wait_s) if status == b"full" else BacklogFull(wait_s, _TICKET_FULL)
         job = job_or_wait_s.decode("utf-8", "replace")  # a repeated delivery may have another job
         return Queued(job=job) if status == b"queued" else Duplicate(job=job)
 
@@ -293,8 +295,10 @@ class Backlog:
     async def fail(self, lease: Lease | CorruptTicket, failure: FailureRecord) -> FailStatus:
         """Move a ticket to the failed ones; ``superseded`` if a newer event arrived meanwhile.
 
-        If the ticket has several events of a version, only the one of the lease fails. Raise
-        :class:`service.store.RedisRefused` if Redis refuses the write for now.
+        ``oldest_dropped``: it failed, and the oldest of the failed events of its job is dropped,
+        because a record holds 16. If the ticket has several events of a version, only the one of
+        the lease fails. Raise :class:`service.store.RedisRefused` if Redis refuses the write for
+        now.
         """
         keys = self._keys
         reply: ScriptReply = await self._group_commit.submit(

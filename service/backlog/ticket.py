@@ -19,7 +19,7 @@ _LIST_END = b"\xc1"  # see lib_tickets.lua: the last byte says what the bytes be
 REFRESH_END = b"\xc8"
 """The last byte of a stored refresh, as in lib_tickets.lua."""
 MAX_EVENTS = 16
-"""The most events of one ticket, as in lib_tickets.lua."""
+"""The most events of one ticket that an add may join, as in lib_tickets.lua."""
 
 _VALID_TIMES_MS = range(253_402_300_800_000)  # ms from 1970 to the end of the year 9999
 _ID_JOB_FIELDS: dict[str, None] = {"deployment_id": None}
@@ -69,6 +69,7 @@ LOG_EVENTS = {
     "unchanged": "deployment_unchanged",
     "filtered": "deployment_filtered",
     "failed": "deployment_failed",
+    "oldest_dropped": "deployment_failed",
     "postponed": "deployment_postponed",
     "skipped": "refresh_skipped",
     "superseded": "deployment_requeued",

@@ -174,6 +174,10 @@ class Metrics:
         self.time_unreadable = self._build_counter(
             "webhooks_time_unreadable", "Webhooks queued whose time could not be read"
         )
+        self.metadata_dropped = self._build_counter(
+            "webhooks_metadata_dropped",
+            "Webhooks queued without their metadata, which was too large or not JSON",
+        )
 
     def _define_worker_metrics(self) -> None:
         build_counter = self._build_counter
@@ -194,6 +198,10 @@ class Metrics:
         )
         self.filtered = build_counter(
             "deployments_filtered", "Deployments fetched that a filter excludes"
+        )
+        self.failed_dropped = build_counter(
+            "failed_webhooks_dropped",
+            "Failed webhooks dropped because 16 later ones of their version have failed too",
         )
         self.leases_lost = build_counter("leases_lost", "Leases that ended before their work did")
         self.leases_released = build_counter(

@@ -25,6 +25,8 @@ def webhook_counters(metrics: Metrics, sources: Container[str]) -> dict[str, Eve
         metrics.count_webhook(source if source in sources else OTHER_SOURCE, outcome)
         if "time_unreadable" in fields:
             metrics.time_unreadable.inc()
+        if "metadata_dropped" in fields:
+            metrics.metadata_dropped.inc()
 
     def count_error(fields: LogFields) -> None:
         metrics.internal_errors["webhook"].inc()
@@ -62,6 +64,8 @@ def attempt_counters(metrics: Metrics) -> dict[str, EventCounter]:
 
     def count_failed(fields: LogFields) -> None:
         metrics.failed[failure_label(fields["reason"])].inc()
+        if "oldest_dropped" in fields:
+            metrics.failed_dropped.inc()
         _observe_attempt(metrics, fields)
 
     return {

@@ -23,7 +23,6 @@ from service.backlog.backlog import Backlog, BacklogConfig, PostponeStatus
 from service.backlog.failures import FailureRecord
 from service.backlog.reports import Reports
 from service.backlog.ticket import (
-    MAX_EVENTS,
     Lease,
     ReportState,
     decode_handed_over,
@@ -314,7 +313,7 @@ class BacklogModel(RuleBasedStateMachine):
         )
         others = ticket.events[-1:] if job.startswith("id:") else ticket.events
         equal = [event for event in others if event.outcome == outcome]
-        if not equal and len(ticket.events) < MAX_EVENTS:
+        if not equal:
             is_new = all(event.outcome != outcome for event in ticket.events)
             if not ticket.events:
                 ticket.added_order = next(self.tokens)

@@ -6,29 +6,42 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from service.accept.mapping import BacklogFull, Duplicate, Queued, Unmappable
+from service.accept.mapping import BacklogFull, DeploymentEvent, Duplicate, Queued, Unmappable
 from service.backlog.backlog import Backlog, BacklogConfig
 from service.backlog.failures import (
+    FailedTicket,
     FailureRecord,
     Requeue,
     decode_failed_ticket,
     plan_retry,
     with_raw,
 )
-from service.backlog.ticket import MAX_EVENTS, CorruptTicket, list_events
+from service.backlog.ticket import (
+    MAX_EVENTS,
+    CorruptTicket,
+    job_key,
+    list_events,
+    select_event,
+)
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from tests.backlog.claims import build_backlog, claim_lease, fail_remaining
 from tests.factories import deployment_id, make_event
 
 
-async def read_failure_record(redis: Redis, keys: Keys, job: str) -> FailureRecord:
-    """Return the failure record of a job, with the raw response or body."""
+async def read_failed(redis: Redis, keys: Keys, job: str) -> FailedTicket:
+    """Return the failed ticket of a job, with the raw response or body."""
     stored, raw = await redis.hget(keys.failed_data, job), await redis.hget(keys.failed_raw, job)
     assert isinstance(stored, bytes)
-    failed = with_raw(decode_failed_ticket(job, 0, stored), cast("bytes | None", raw))
+    return with_raw(decode_failed_ticket(job, 0, stored), cast("bytes | None", raw))
+
+
+async def read_failure_record(redis: Redis, keys: Keys, job: str) -> FailureRecord:
+    """Return the failure record of a job, with the raw response or body."""
+    failed = await read_failed(redis, keys, job)
     assert failed.failure is not None
     return failed.failure
 
@@ -170,18 +183,44 @@ async def test_add_joins_what_two_senders_say_of_one_deployment(
     await fail_remaining(backlog)
 
 
-async def test_add_of_many_runs_bounds_the_ticket(
+def make_run(number: int) -> DeploymentEvent:
+    """Return the event of one of many deployments of a version, a minute after the one before."""
+    time_ms = 1_795_428_000_000 + 60_000 * number
+    return make_event(**{**FOUND_BY_VERSION, "delivery": f"run-{number}", "event_time": time_ms})
+
+
+async def test_add_of_many_runs_refuses_those_that_the_ticket_cannot_hold(
     backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:
-    """More runs of one version at a time join the ticket without a record of their own."""
-    for number in range(MAX_EVENTS + 5):
-        run = {"delivery": f"run-{number}", "event_time": 1_795_428_000_000 + 60_000 * number}
-        await backlog.add(make_event(**{**FOUND_BY_VERSION, **run}))
+    """Their sender retries, and none is accepted without being kept. A repetition is no new run."""
+    for number in range(MAX_EVENTS):
+        assert isinstance(await backlog.add(make_run(number)), Queued)
+    refused = await backlog.add(make_run(MAX_EVENTS))
+    assert isinstance(refused, BacklogFull)
+    assert "of this version" in refused.reason
+    repeated = replace(make_run(3), delivery="run-3 again")
+    assert isinstance(await backlog.add(repeated), Queued)
     lease = await claim_lease(backlog)
     assert len(lease.events) == MAX_EVENTS
-    await backlog.postpone(lease, lease.ticket, delay_s=0)
+    await backlog.fail(select_event(lease, 0), FailureRecord(reason="not_found"))
+    assert isinstance(await backlog.add(make_run(MAX_EVENTS)), Queued)
     await fail_remaining(backlog)
     assert await redis.zcard(keys.backlog) == 0
+
+
+async def test_fail_of_many_runs_drops_the_oldest_and_says_so(
+    backlog: Backlog, redis: Redis, keys: Keys
+) -> None:
+    """A failure record holds so many events of a version; the newest are kept."""
+    statuses = []
+    for number in range(MAX_EVENTS + 2):
+        await backlog.add(make_run(number))
+        lease = await claim_lease(backlog)
+        statuses.append(await backlog.fail(lease, FailureRecord(reason="x", fence=lease.fence)))
+    assert statuses == ["failed"] * MAX_EVENTS + ["oldest_dropped"] * 2
+    failed = await read_failed(redis, keys, job_key(make_run(0)))
+    deliveries = [event.ticket.delivery for event in failed.events]
+    assert deliveries == [f"run-{number}" for number in range(MAX_EVENTS + 1, 1, -1)]
 
 
 async def test_claim_by_many_workers_leases_a_ticket_once(backlog: Backlog) -> None:
@@ -328,8 +367,7 @@ async def test_add_of_a_failed_delivery_under_another_job_leaves_the_other_faile
         assert await redis.zcard(keys.failed) == bool(left)
         if left:
             (job,) = cast("list[bytes]", await redis.zrange(keys.failed, 0, -1))
-            stored: Any = await redis.hget(keys.failed_data, job)
-            failed = decode_failed_ticket(job.decode(), 0, stored)
+            failed = await read_failed(redis, keys, job.decode())
             assert [event.ticket.delivery for event in failed.events] == left
             retry = plan_retry(failed, {})
             assert isinstance(retry, Requeue)

@@ -17,12 +17,13 @@ def test_event_is_counted_whether_it_is_written_or_not(level: str, line_count: i
     log = count_events(
         build_log(stream=out, pretty=False, level=level), webhook_counters(metrics, {"native"})
     )
-    log.info("webhook_queued", source="native", time_unreadable=True)
+    log.info("webhook_queued", source="native", time_unreadable=True, metadata_dropped=True)
     assert metrics.webhooks_received == 1
     value = metrics.registry.get_sample_value
     labels = {"source": "native", "outcome": "queued"}
     assert value("enricher_webhooks_total", labels) == 1
     assert value("enricher_webhooks_time_unreadable_total") == 1
+    assert value("enricher_webhooks_metadata_dropped_total") == 1
     lines = out.getvalue().splitlines()
     assert len(lines) == line_count
     assert "event_counters" not in out.getvalue()

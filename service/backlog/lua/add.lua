@@ -4,7 +4,7 @@
 --          8 counts  9 failed raw  10 calls  11 waiting  12 turns  13 waiting worker
 -- ARGV     1 token of this call  2 job  3 ticket (msgpack)  4 TTL of the mark (ms)  5 maximum tickets
 --          6 lease (ms)  7 TTL of a call (ms)  8 share of the rate limit to use
--- Returns  {"queued", job} | {"duplicate", job} | {"full", seconds to wait}
+-- Returns  {"queued", job} | {"duplicate", job} | {"full", seconds to wait} | {"ticket_full", seconds to wait}
 -- Atomic   a mark without its ticket would drop every retry of the sender;
 --          a ticket without its mark would be fetched twice.
 -- A failed ticket of the job is retried if this is one of its events. Other failed events of the job stay. So do
@@ -14,6 +14,7 @@
 -- is the turn of the new ticket, and a claim would lease it next. Its lease in this script needs no write of its
 -- own. Of several tickets that arrive at once only the first is handed over: the others may share a call.
 local TURNS_TTL = 86400000
+local FULL_TICKET_WAIT = 60 -- s after which the sender may try again
 local token, job, ticket, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local keys = {
   backlog = KEYS[2], tickets = KEYS[3], failed = KEYS[4], failed_data = KEYS[5], counts = KEYS[8],
@@ -41,6 +42,9 @@ if not stored and redis.call('ZCARD', keys.backlog) >= tonumber(ARGV[5]) then
 end
 
 local now, microseconds = now_ms()
+if is_ticket_full(job, redis.call('ZSCORE', keys.backlog, job), stored, ticket, now) then
+  return { 'ticket_full', FULL_TICKET_WAIT }
+end
 local function find_spare_call() -- the budget, if this ticket can be handed over
   if redis.call('EXISTS', KEYS[13]) == 0 or redis.call('LLEN', KEYS[6]) > 0 then
     return nil -- nobody waits, or nobody has taken the last element

@@ -5,7 +5,8 @@
 --          6 the events that failed (event list), or "" if their job says which deployment it is
 --          7 first and 8 last of the events of the ticket that failed
 --          9 raw response (compressed), or ""
--- Returns  "failed" (other events of the ticket may wait still) | "superseded" (a newer event of the
+-- Returns  "failed" (other events of the ticket may wait still) | "oldest_dropped" (it failed, and the oldest
+--          failed event of the job is dropped, because its record is full) | "superseded" (a newer event of the
 --          deployment arrived meanwhile: it is due now) | "lease_lost"
 -- Atomic   a ticket is either in the backlog or failed, never both and never neither.
 local keys = {
@@ -25,8 +26,9 @@ end
 local stored = redis.call('HGET', keys.tickets, job)
 local plan = plan_end(stored, ARGV[3], ARGV[7], ARGV[8], true)
 local is_superseded = not plan.has_ended and (ARGV[6] == '' or not plan.is_removed)
+local drops_oldest = false
 if not is_superseded and ARGV[6] ~= '' then
-  failure = join_failure(failure, ARGV[6], redis.call('HGET', keys.failed_data, job))
+  failure, drops_oldest = join_failure(failure, ARGV[6], redis.call('HGET', keys.failed_data, job))
 end
 if not is_superseded then
   store_failure(keys, job, failure, ARGV[9], now)
@@ -37,4 +39,4 @@ if is_superseded then
   return 'superseded'
 end
 drop_old_failures(keys, now - tonumber(ARGV[5]))
-return 'failed'
+return drops_oldest and 'oldest_dropped' or 'failed'

@@ -7,8 +7,8 @@
 --          holds so far and ticket is one event (msgpack); release_calls(keys, job);
 --          plan_end(stored, generation, first, last, has_failed), the end of the events from first to last, and
 --          end_ticket(keys, job, plan, now), which carries it out; is_superseded(stored, generation):
---          whether a newer event arrived meanwhile; is_repeat(job, events, ticket, now); and for failure
---          records read_failed_events(failure), join_failure(failure, list, earlier) and
+--          whether a newer event arrived meanwhile; is_repeat(job, events, ticket, now);
+--          is_ticket_full(job, score, stored, ticket, now); and for failure records read_failed_events(failure), join_failure(failure, list, earlier) and
 --          requeue_failed_events(keys, job, stored, events, now)
 -- Atomic   a newer event is checked for and the ticket is changed in one script: no event is lost.
 -- Redis rolls nothing back when a command fails (a key of a wrong type, a command that the ACL denies).
@@ -19,7 +19,7 @@
 -- event then: each with its length and when it was queued, then the length of the list, then LIST_END.
 -- The bytes of an event are never changed except by the holder of the lease, and newer events are
 -- appended. So an event keeps its place in the list while its ticket is leased.
-local MAX_EVENTS = 16 -- of one ticket; the ticket of one version holds no more deployments at a time
+local MAX_EVENTS = 16 -- of one ticket that an add may join, and of one failure record
 local REPEATED = 1048576 -- is added to the generation when an event is repeated during a lease
 local LIST_END, REFRESH_END = 193, 200 -- the last byte of a ticket; no other ticket ends with one of these
 local SAME_SENDER_MS = 1000 -- one sender repeats its event: the time is the same, except for rounding
@@ -112,6 +112,15 @@ local function is_repeat(job, events, ticket, now)
   return false, has_new_outcome
 end
 
+-- Whether a ticket is full: it holds as many events as it may, and this one repeats none of them.
+local function is_ticket_full(job, score, stored, ticket, now)
+  if not score or not stored or #stored <= 14 or string.byte(stored, -1) ~= LIST_END then
+    return false
+  end
+  local events = read_events(stored)
+  return #events >= MAX_EVENTS and not is_repeat(job, events, ticket, now)
+end
+
 -- A repeated event joins the ticket and changes nothing, but during a lease the ticket is tried once more.
 -- Another event of the job is appended. It makes the ticket due at once only if its outcome is new: a sender
 -- that repeats itself must not undo the backoff.
@@ -127,7 +136,7 @@ local function put_ticket(keys, job, stored, ticket, now)
   if score and stored and #stored > 14 and string.byte(stored, -1) ~= REFRESH_END then
     events = read_events(stored)
     local is_known, has_new_outcome = is_repeat(job, events, ticket, now)
-    if is_known or #events >= MAX_EVENTS then
+    if is_known then
       if score % 1 ~= 0 then -- leased: what the worker fetched may be older than the repetition
         local repeated = (struct.unpack('>I4', stored) + REPEATED) % 4294967296
         redis.call('HSET', keys.tickets, job, struct.pack('>I4', repeated) .. string.sub(stored, 5))
@@ -151,14 +160,14 @@ local function read_failed_events(failure)
   return failure and last_event_list(failure) or nil
 end
 
+-- The record holds the newest events. The second result: whether the oldest one is dropped.
 local function join_failure(failure, list, earlier)
   local events = last_event_list(list) or {}
   for _, event in ipairs(read_failed_events(earlier) or {}) do
-    if #events < MAX_EVENTS then
-      events[#events + 1] = event
-    end
+    events[#events + 1] = event
   end
-  return failure .. join_event_list(events)
+  local kept = { unpack(events, 1, MAX_EVENTS) }
+  return failure .. join_event_list(kept), #events > #kept
 end
 
 -- Queue the failed events of a job as they were. The caller drops the failure record afterwards.
