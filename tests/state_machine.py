@@ -15,14 +15,13 @@ Test = Callable[..., None]
 
 def with_examples(short: tuple[int, int], long: tuple[int, int]) -> Callable[[Test], Test]:
     """Run a test with examples and steps, and with more of them under ``-m long``."""
+    # A timeout of the function itself would go before that of the long run.
+    short_run = pytest.param(*short, marks=pytest.mark.timeout(_SHORT_TIMEOUT_S))
     long_run = pytest.param(*long, marks=[pytest.mark.long, pytest.mark.timeout(_LONG_TIMEOUT_S)])
-
-    def decorate(test: Test) -> Test:
-        parametrize = pytest.mark.parametrize(("examples", "steps"), [short, long_run])
-        decorated: Test = pytest.mark.timeout(_SHORT_TIMEOUT_S)(parametrize(test))
-        return decorated
-
-    return decorate
+    parametrize: Callable[[Test], Test] = pytest.mark.parametrize(
+        ("examples", "steps"), [short_run, long_run]
+    )
+    return parametrize
 
 
 def run_machine(
