@@ -164,8 +164,9 @@ def fuzz(
 
 def parametrize_examples(few: int, many: int) -> pytest.MarkDecorator:
     """Run a few examples, or very many with ``-m long``."""
+    short = pytest.param(few, marks=pytest.mark.timeout(120))
     long = pytest.param(many, marks=[pytest.mark.long, pytest.mark.timeout(3600)])
-    return pytest.mark.parametrize("examples", [few, long])
+    return pytest.mark.parametrize("examples", [short, long])
 
 
 async def wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -175,7 +176,6 @@ async def wait_until(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.002)
 
 
-@pytest.mark.timeout(120)
 @parametrize_examples(250, 10_000)
 def test_any_upstream_response_ends_the_ticket_once(
     fuzz_harness: FuzzHarness, examples: int
@@ -218,7 +218,6 @@ def test_any_upstream_response_ends_the_ticket_once(
     try_response()
 
 
-@pytest.mark.timeout(120)
 @parametrize_examples(120, 4000)
 def test_any_stored_ticket_ends_once(fuzz_harness: FuzzHarness, examples: int) -> None:
     """Old, truncated and invalid tickets each end once and never loop."""
@@ -243,7 +242,6 @@ def test_any_stored_ticket_ends_once(fuzz_harness: FuzzHarness, examples: int) -
     try_stored()
 
 
-@pytest.mark.timeout(120)
 @parametrize_examples(200, 10_000)
 def test_any_webhook_gets_no_server_error(fuzz_harness: FuzzHarness, examples: int) -> None:
     """Any signed body with any headers is accepted or refused, never with a 5xx."""
@@ -267,7 +265,6 @@ def test_any_webhook_gets_no_server_error(fuzz_harness: FuzzHarness, examples: i
     try_webhook()
 
 
-@pytest.mark.timeout(120)
 @parametrize_examples(300, 20_000)
 def test_any_sources_file_is_read_or_refused(examples: int) -> None:
     """The only exception is a SourceError."""
