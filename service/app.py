@@ -300,12 +300,16 @@ async def open_worker(runtime: Runtime) -> AsyncIterator[Worker]:
         worker_task.add_done_callback(partial(_log_failure, runtime.log))
         runtime.exposition.add_end_check(worker_task.done)
         trim_task = asyncio.create_task(output.trim_periodically(runtime.log), name="trim")
+        expire_task = asyncio.create_task(
+            runtime.backlog.expire_failed_periodically(runtime.log), name="expire-failed"
+        )
         runtime.log.info("worker_started", concurrency=settings.concurrency, metrics=url)
         try:
             yield worker
         finally:
             worker.stop()
             await _cancel(trim_task)
+            await _cancel(expire_task)
             await asyncio.gather(worker_task, return_exceptions=True)
             runtime.log.info("worker_stopped")
 

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from service.backlog.backlog import Backlog, BacklogConfig, Claimed
+from service.backlog.backlog import Backlog, BacklogConfig, Claimed, FailStatus
 from service.backlog.failures import FailureRecord
 from service.backlog.refreshes import RefreshConfig, Refreshes
 from service.backlog.ticket import CorruptTicket, Lease, select_event
@@ -206,7 +206,7 @@ async def test_corrupt_ticket_is_not_renewed_while_it_is_failed(
 
     async def fail_after_renewal(
         lease: Lease | CorruptTicket, failure: FailureRecord
-    ) -> Literal["failed", "superseded", "lease_lost"]:
+    ) -> FailStatus:
         with suppress(TimeoutError):
             await asyncio.wait_for(renewed.wait(), 0.5)
         return await fail(lease, failure)

@@ -1,10 +1,12 @@
 """The backlog: tickets that wait or are leased, in a Redis sorted set."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
+from redis.exceptions import RedisError
 
 from service.accept.large_bodies import run_aside
 from service.accept.mapping import BacklogFull, DeploymentEvent, Duplicate, Queued, Unmappable
@@ -29,6 +31,7 @@ from service.backlog.ticket import (
     job_key,
     ticket_from_event,
 )
+from service.log import EventLogger
 from service.store.encoded_command import Chunks
 from service.store.group_commit import GroupCommit, ScriptArgument, ScriptReply
 from service.store.keys import Keys
@@ -53,6 +56,7 @@ class BacklogConfig(Struct, frozen=True, kw_only=True):
     enqueue_timeout_s: float = 8.0
 
 
+_EXPIRE_INTERVAL_S = 60.0
 _TICKET_FULL = "too many webhooks of this version wait already"
 _MAX_LEADERS, _MAX_FOLLOWERS = 64, 150
 """The most tickets that one call of claim.lua leases: with a call of their own, and without."""
@@ -95,6 +99,7 @@ class Backlog:
         self._renew: Script = load_script(__package__, "renew")
         self._postpone: Script = load_script(__package__, "postpone", prelude=tickets_lua)
         self._fail: Script = load_script(__package__, "fail", prelude=failures_lua + tickets_lua)
+        self._expire: Script = load_script(__package__, "expire_failed", prelude=failures_lua)
 
     async def add(self, event: DeploymentEvent) -> Queued | Duplicate | BacklogFull:
         """Store a delivery and its ticket; return once Redis has them as durably as configured.
@@ -166,7 +171,6 @@ class Backlog:
                 parked_job(source, delivery),
                 encode_failure(failure),
                 self._config.delivery_ttl_ms,
-                self._config.failed_ttl_ms,
                 Chunks((stored_raw,)),
             ),
             durable=True,
@@ -319,7 +323,6 @@ class Backlog:
                 lease.fence,
                 lease.generation,
                 encode_failure(failure),
-                self._config.failed_ttl_ms,
                 *_failed_event_args(lease),
                 compress_raw(failure.raw),
             ),
@@ -327,6 +330,32 @@ class Backlog:
             patient=False,
         )
         return cast("FailStatus", cast("bytes", reply).decode())
+
+    async def expire_failed(self) -> int:
+        """Delete the failed tickets and parked events that are no longer kept; return how many.
+
+        Other scripts are executed between two slices. Raise a RedisError.
+        """
+        keys, count, has_more = self._keys, 0, 1
+        while has_more:
+            reply = await self._group_commit.submit(
+                self._expire,
+                keys=(keys.failed, keys.failed_data, keys.counts, keys.failed_raw),
+                args=(self._config.failed_ttl_ms,),
+            )
+            deleted, has_more = cast("tuple[int, int]", reply)
+            count += deleted
+        return count
+
+    async def expire_failed_periodically(self, log: EventLogger) -> None:
+        """Do so every minute until cancelled; errors of Redis are logged."""
+        while True:
+            try:
+                if count := await self.expire_failed():
+                    log.info("failed_tickets_expired", tickets=count)
+            except RedisError as error:
+                log.warning("expiry_failed", reason=str(error))
+            await asyncio.sleep(_EXPIRE_INTERVAL_S)
 
 
 def _failed_event_args(lease: Lease | CorruptTicket) -> tuple[bytes, int, int]:

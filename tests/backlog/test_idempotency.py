@@ -1,6 +1,7 @@
 """Tests of repeated script calls: each is one act and leaves the data of others alone."""
 
 import itertools
+from typing import cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -110,17 +111,16 @@ async def test_postpone_to_the_first_place_wakes_a_worker(
         await backlog.fail(await claim_lease(backlog), FailureRecord(reason="test"))
 
 
-async def test_park_drops_failures_older_than_their_ttl(
-    group_commit: GroupCommit, redis: Redis, keys: Keys, backlog_config: BacklogConfig
+async def test_expire_failed_deletes_what_is_no_longer_kept_in_slices(
+    backlog: Backlog, redis: Redis, keys: Keys
 ) -> None:
-    """Each parked event drops expired failures, even if no ticket ever fails."""
-    short_ttl = msgspec.structs.replace(backlog_config, failed_ttl_ms=0)
-    tokens = itertools.count()
-    backlog = build_backlog(
-        group_commit, keys=keys, config=short_ttl, new_token=lambda: f"{next(tokens):016d}"
-    )
-    await redis.zadd(keys.failed, {"unmappable:github/old": 1})
-    await redis.hset(keys.failed_data, "unmappable:github/old", b"x")
-    await backlog.park("github", Unmappable("version is missing", (), "new", b"{}"))
-    assert await redis.zscore(keys.failed, "unmappable:github/old") is None
-    assert await redis.hexists(keys.failed_data, "unmappable:github/old") is False
+    """Its bodies too: nothing has to fail or to be parked for that."""
+    for number in range(250):
+        await backlog.park("github", Unmappable("version is missing", (), f"{number}", b"{}"))
+    jobs = cast("list[bytes]", await redis.zrange(keys.failed, 0, 239))
+    await redis.zadd(keys.failed, dict.fromkeys(jobs, 1))
+    assert await backlog.expire_failed() == 240
+    assert await redis.zcard(keys.failed) == 10
+    assert await redis.hlen(keys.failed_data) == await redis.hlen(keys.failed_raw) == 10
+    assert await redis.hget(keys.counts, "failed:unmappable") == b"10"
+    assert await backlog.expire_failed() == 0

@@ -326,6 +326,13 @@ async def drop_failed(stage: Stage) -> Act:
     return lambda: stage.failed_tickets.drop(batch[:2])
 
 
+async def expire_failed(stage: Stage) -> Act:
+    """Prepare failed tickets, of which two are no longer kept."""
+    for failed in (await stage.fail_three())[:2]:
+        await stage.redis.zadd(stage.keys.failed, {failed.job: 1})
+    return stage.backlog.expire_failed
+
+
 async def append(stage: Stage) -> Act:
     """Prepare the first record of a deployment; its refresh follows."""
     lease = await stage.add_and_claim()
@@ -468,6 +475,7 @@ SCENARIOS: dict[str, tuple[str, Scenario]] = {
     "refresh_due": ("refresh_due", refresh_due),
     "retry": ("retry", retry_failed),
     "drop": ("drop", drop_failed),
+    "expire_failed": ("expire_failed", expire_failed),
     "append": ("append_and_settle", append),
     "append a milestone": ("append_and_settle", append_a_milestone),
     "append superseded": ("append_and_settle", append_superseded),

@@ -7,10 +7,19 @@ from hypothesis import strategies as st
 from service.store.url import URL_FORMS, HostPort, RedisUrl, RedisUrlError, parse_redis_url
 
 SECRET = "s3cr3t-that-nobody-may-see"
+OTHER_PATHS = (
+    *("redis://h/abc", "redis://h/5x", "redis://h/0/1", "redis://h/-1", "redis://h/0/"),
+    *("rediss://h/abc", "redis://h//1", "redis://h/%31", "redis://h/٣", f"redis://h/{SECRET}"),
+    *("redis://h/9999999999", "redis+sentinel://h/name/first", "redis+sentinel://h/name/-1"),
+)
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://h", "rediss://u:p@h:1/2?ssl_cert_reqs=none", "unix:///run/r.sock?db=1"]
+    "url",
+    [
+        *("redis://h", "redis://h/", "redis://h/15", "redis://h/1?db=1", "redis://[::1]"),
+        *("rediss://u:p@h:1/2?ssl_cert_reqs=none", "unix:///run/r.sock?db=1"),
+    ],
 )
 def test_parse_redis_url_of_one_server_keeps_the_url(url: str) -> None:
     """redis-py parses the URL of one server itself."""
@@ -79,7 +88,8 @@ def test_parse_redis_url_of_a_cluster_returns_its_nodes() -> None:
         "redis+sentinel://h,/name",
         "redis+sentinel://h:0/name",
         f"redis+sentinel://:{SECRET}@h:port/name",
-        "redis+sentinel://h/name/first",
+        "redis://a..b",
+        "redis+sentinel://a..b/name",
         "redis+cluster://h/1",
         "redis+cluster://",
         f"redis+cluster://:{SECRET}@[h",
@@ -110,11 +120,15 @@ def test_parse_redis_url_of_an_invalid_url_raises_without_quoting_it(url: str) -
         ("rediss://h?ssl_cert_reqs=never", "has the option ssl_cert_reqs: give one of none, "),
         ("rediss://h?ssl_check_hostname=maybe", "has the option ssl_check_hostname: give one of"),
         ("redis://h?db=first", "has the option db: give a number"),
+        ("redis://h?db=9999999999", "has the option db: give a number"),
         ("redis://h?protocol=4", "has the option protocol: give one of 2, 3"),
+        *((url, "has a path that is no database: give a number, such as ") for url in OTHER_PATHS),
+        ("redis://h/1?db=2", "has two databases: keep the path or the option db"),
+        ("redis+sentinel://h/name/1?db=2", "has two databases: keep the path or the option db"),
     ],
 )
-def test_option_that_would_break_the_connection_is_refused_by_name(url: str, problem: str) -> None:
-    """redis-py would fail later, or answer in a form that nobody expects."""
+def test_part_that_would_break_the_connection_is_refused_by_name(url: str, problem: str) -> None:
+    """redis-py would fail later, use another database, or answer in an unexpected form."""
     with pytest.raises(RedisUrlError) as caught:
         parse_redis_url(url)
     assert str(caught.value).startswith(problem)

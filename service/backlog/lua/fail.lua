@@ -1,10 +1,10 @@
 -- Move a leased ticket to the failed ones, for a person. (Loaded after lib_failures.lua and lib_tickets.lua.)
 -- KEYS     1 backlog  2 tickets  3 failed  4 failed data  5 calls  6 waiting  7 wakeup
 --          8 counts  9 failed raw
--- ARGV     1 job  2 fence  3 generation  4 failure record (msgpack)  5 TTL of failure records (ms)
---          6 the events that failed (event list), or "" if their job says which deployment it is
---          7 first and 8 last of the events of the ticket that failed
---          9 raw response (compressed), or ""
+-- ARGV     1 job  2 fence  3 generation  4 failure record (msgpack)
+--          5 the events that failed (event list), or "" if their job says which deployment it is
+--          6 first and 7 last of the events of the ticket that failed
+--          8 raw response (compressed), or ""
 -- Returns  "failed" (other events of the ticket may wait still) | "oldest_dropped" (it failed, and the oldest
 --          failed event of the job is dropped, because its record is full) | "superseded" (a newer event of the
 --          deployment arrived meanwhile: it is due now) | "lease_lost"
@@ -24,19 +24,18 @@ if tonumber(score or '0') ~= tonumber(ARGV[2]) then
   return 'lease_lost'
 end
 local stored = redis.call('HGET', keys.tickets, job)
-local plan = plan_end(stored, ARGV[3], ARGV[7], ARGV[8], true)
-local is_superseded = not plan.has_ended and (ARGV[6] == '' or not plan.is_removed)
+local plan = plan_end(stored, ARGV[3], ARGV[6], ARGV[7], true)
+local is_superseded = not plan.has_ended and (ARGV[5] == '' or not plan.is_removed)
 local drops_oldest = false
-if not is_superseded and ARGV[6] ~= '' then
-  failure, drops_oldest = join_failure(failure, ARGV[6], redis.call('HGET', keys.failed_data, job))
+if not is_superseded and ARGV[5] ~= '' then
+  failure, drops_oldest = join_failure(failure, ARGV[5], redis.call('HGET', keys.failed_data, job))
 end
 if not is_superseded then
-  store_failure(keys, job, failure, ARGV[9], now)
+  store_failure(keys, job, failure, ARGV[8], now)
 end
 release_calls(keys, job)
 end_ticket(keys, job, plan, now)
 if is_superseded then
   return 'superseded'
 end
-drop_old_failures(keys, now - tonumber(ARGV[5]))
 return drops_oldest and 'oldest_dropped' or 'failed'

@@ -4,7 +4,7 @@
 -- ARGV     none of its own
 -- Returns  nothing; defines store_failure(keys, job, failure, raw, now), where raw is the response or body, or
 --          empty; replace_failure(keys, job, failure), which leaves that and the time as they are;
---          drop_failure(keys, job) and drop_old_failures(keys, before)
+--          and drop_failure(keys, job)
 -- Atomic   a record and its count change in one script, so the counts per reason can be read without
 --          reading all records.
 -- The count is the field "failed:<reason>" of counts. The field is deleted when the count reaches 0.
@@ -44,10 +44,4 @@ local function replace_failure(keys, job, failure)
   count_failure(keys.counts, redis.call('HGET', keys.failed_data, job) or '', -1)
   redis.call('HSET', keys.failed_data, job, failure)
   count_failure(keys.counts, failure, 1)
-end
-
-local function drop_old_failures(keys, before)
-  for _, job in ipairs(redis.call('ZRANGEBYSCORE', keys.failed, '-inf', before, 'LIMIT', 0, 100)) do
-    drop_failure(keys, job)
-  end
 end
