@@ -217,6 +217,7 @@ RequestCheck = Callable[[SignedRequest, float], bool]
 SignatureFields = Mapping[str, str]
 TemplatePart = Callable[[SignedRequest, SignatureFields], bytes | None]
 SignatureMatcher = Callable[[Sequence[bytes], bytes], bool]
+TokenGetter = Callable[[SignedRequest], tuple[str, ...]]
 
 
 def is_genuine(checks: Sequence[RequestCheck], request: SignedRequest, *, now_s: float) -> bool:
@@ -375,32 +376,45 @@ def _build_ed25519_matcher(secrets: Sequence[str]) -> SignatureMatcher:
 
 
 def _build_token_check(scheme: Token, tokens: Sequence[bytes]) -> RequestCheck:
-    get_token = (
+    get_candidates = (
         _build_query_getter(scheme.query)
         if scheme.query is not None
         else _build_header_getter(scheme)
     )
 
     def check(request: SignedRequest, _: float) -> bool:
-        candidate = encode_text(get_token(request))
-        return True in [hmac.compare_digest(candidate, token) for token in tokens]
+        candidates = [encode_text(candidate) for candidate in get_candidates(request)]
+        # Every pair is compared: the time taken must not reveal which candidate matched.
+        return True in [
+            hmac.compare_digest(candidate, token) for candidate in candidates for token in tokens
+        ]
 
     return check
 
 
-def _build_query_getter(name: str) -> Callable[[SignedRequest], str]:
-    return lambda request: request.query.get(name, "")
+def _build_query_getter(name: str) -> TokenGetter:
+    """Return a function that reads a parameter: as decoded, and with ``+`` for each space.
+
+    A ``+`` in a URL means a space, and most secrets in base64 have one. A user who pastes such a
+    secret into a URL does not write it as ``%2B``.
+    """
+
+    def get_candidates(request: SignedRequest) -> tuple[str, ...]:
+        value = request.query.get(name, "")
+        return value, value.replace(" ", "+")
+
+    return get_candidates
 
 
-def _build_header_getter(scheme: Token) -> Callable[[SignedRequest], str]:
+def _build_header_getter(scheme: Token) -> TokenGetter:
     header = (scheme.header or "").lower()
     if scheme.scheme is None:
-        return lambda request: request.headers.get(header, "")
+        return lambda request: (request.headers.get(header, ""),)
     expected_scheme = scheme.scheme.lower()
 
-    def get_credentials(request: SignedRequest) -> str:
+    def get_credentials(request: SignedRequest) -> tuple[str, ...]:
         auth_scheme, _, credentials = request.headers.get(header, "").partition(" ")
         # RFC 9110, 11.1: the name of an authentication scheme is case-insensitive.
-        return credentials.strip() if auth_scheme.lower() == expected_scheme else ""
+        return (credentials.strip() if auth_scheme.lower() == expected_scheme else "",)
 
     return get_credentials

@@ -27,7 +27,7 @@ A preset also has ``about``: what to configure at its sender, and where its vend
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -39,6 +39,7 @@ from service.accept.expressions import (
     compile_regex,
     search_text,
 )
+from service.accept.named_fields import find_named_fields
 from service.accept.signatures import AuthScheme, RequestCheck, build_checks
 from service.accept.source_auth import ReadSecret, parse_schemes, resolve_secrets, secret_location
 from service.accept.toml_tables import (
@@ -46,6 +47,7 @@ from service.accept.toml_tables import (
     SourceError,
     TomlTable,
     convert_table,
+    find_similar_name,
     format_suggestion,
     parse_toml,
     refuse_unknown_keys,
@@ -53,9 +55,13 @@ from service.accept.toml_tables import (
 
 __all__ = ["Fields", "Source", "SourceError", "load_sources", "native_source"]
 
+EXPRESSION_ROOTS = ("body", "headers", "query", "ce")
+"""The parts of a webhook that an expression may read."""
+
 _NATIVE_SECRET_REFERENCE = "env:ENRICHER_WEBHOOK_SECRET"  # noqa: S105 - the name of the secret
 _SOURCE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_KEY_LENGTH = 256
+_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # a name that JMESPath reads without quotes
 _KEY_PATTERN = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 RuleValue = str | int | float | bool
@@ -105,9 +111,35 @@ class _OutcomeTable(Struct, frozen=True):
 def parse_expression(key: KeyPath, text: str) -> Expression:
     """Compile the expression under ``key``; raises SourceError."""
     try:
-        return compile_expression(text)
+        expression = compile_expression(text)
+        names = find_named_fields([expression]) or {}
     except ExpressionError as error:
         raise SourceError(str(error), key=key) from None
+    except RecursionError:
+        raise SourceError("the expression is nested too deeply; shorten it", key=key) from None
+    for name in names:
+        if name not in EXPRESSION_ROOTS:
+            fixes = " or ".join(_list_fixes_of_root(name, may_be_text=key[0] == "fields"))
+            problem = f"an expression reads body, headers, query or ce, not {name!r}"
+            raise SourceError(f"{problem}; write {fixes}", key=key)
+    return expression
+
+
+def _list_fixes_of_root(name: str, *, may_be_text: bool) -> Iterator[str]:
+    """Yield what the author of an expression may have meant by a name that always gives null."""
+    if name.partition(".")[0] in EXPRESSION_ROOTS:
+        yield f"{name} without the inner quotes"
+        return
+    if similar_root := find_similar_name(name, EXPRESSION_ROOTS):
+        yield similar_root
+    yield f"body.{name}" if _IDENTIFIER.fullmatch(name) else f"body.{json.dumps(name)}"
+    if may_be_text:
+        yield f"\"'{name}'\" for this text itself"
+
+
+def _is_constant(expression: Expression) -> bool:
+    """Return whether an expression reads nothing of a webhook."""
+    return find_named_fields([expression]) == {}
 
 
 def parse_outcome(raw_table: TomlTable) -> OutcomeRule:
@@ -116,16 +148,34 @@ def parse_outcome(raw_table: TomlTable) -> OutcomeRule:
         problem = "write path = <expression>, succeeded = [...] and failed = [...]"
         raise SourceError(problem, key=("outcome",))
     table = convert_table(raw_table, _OutcomeTable, key=("outcome",))
+    # A source that ignores every webhook on purpose has both lists, and they are empty.
+    if not (table.succeeded or table.failed or {"succeeded", "failed"} <= raw_table.keys()):
+        problem = 'no webhook can end a deployment; add succeeded = ["<value>"] or failed = [...]'
+        raise SourceError(problem, key=("outcome",))
+    _refuse_invalid_outcome_values(table)
+    key = ("outcome", "path")
+    path = parse_expression(key, table.path)
+    values = (*table.succeeded, *table.failed, *table.started)
+    if _is_constant(path) and not _is_one_of(path.evaluate({}), values):
+        problem = f"{table.path} is the same for every webhook, and is none of the values"
+        raise SourceError(f"{problem}; write an expression such as body.state", key=key)
+    return OutcomeRule(path, table.succeeded, table.failed, table.started)
+
+
+def _refuse_invalid_outcome_values(table: _OutcomeTable) -> None:
+    """Raise SourceError for a value that cannot be found, or that two lists have."""
     for key in ("succeeded", "failed", "started"):
         if any(_is_regex(value) for value in getattr(table, key)):
             problem = "a regex is not allowed here; put it into the path: match('...', ...)"
             raise SourceError(problem, key=("outcome", key))
+    for value in table.failed:
+        if _is_one_of(value, table.succeeded):
+            problem = f"{json.dumps(value)} is in succeeded too; remove it from one of the two"
+            raise SourceError(problem, key=("outcome", "failed"))
     ended = (*table.succeeded, *table.failed)
     if any(_is_one_of(value, ended) for value in table.started):
         problem = "a value here must not be one of succeeded or failed"
         raise SourceError(problem, key=("outcome", "started"))
-    path = parse_expression(("outcome", "path"), table.path)
-    return OutcomeRule(path, table.succeeded, table.failed, table.started)
 
 
 def parse_condition(text: str, raw_values: Any) -> Condition:
@@ -140,7 +190,11 @@ def parse_condition(text: str, raw_values: Any) -> Condition:
         patterns = tuple(compile_regex(value[1:-1]) for value in allowed if _is_regex(value))
     except ExpressionError as error:
         raise SourceError(str(error), key=key) from None
-    return Condition(parse_expression(key, text), values, patterns)
+    condition = Condition(parse_expression(key, text), values, patterns)
+    if _is_constant(condition.expression) and not condition.is_met({}):
+        problem = f"{text} is the same for every webhook, and is not what is required"
+        raise SourceError(f"{problem}; write an expression such as body.action", key=key)
+    return condition
 
 
 def _is_regex(value: RuleValue) -> bool:
@@ -328,6 +382,7 @@ def _parse_source(raw_table: TomlTable, presets: TomlTable, read_secret: ReadSec
         has_own_verify="verify" in raw_table,
     )
     _refuse_incomplete_report(source, raw_table)
+    _refuse_unmappable(source)
     return source
 
 
@@ -341,15 +396,34 @@ def _refuse_incomplete_report(source: Source, raw_table: TomlTable) -> None:
     if not source.outcome.succeeded and not source.outcome.failed:
         problem = "this source ends no deployment: there is nothing to report to LaunchDarkly"
         raise SourceError(problem, key=("report",))
-    fields = source.fields
-    missing = [
-        key for key in ("environment", "application", "version") if getattr(fields, key) is None
-    ]
-    if fields.project is None and source.project is None:
-        missing.insert(0, "project")
-    if missing:
+    if missing := _list_missing_keys(source):
         problem = f"a report must name the {', '.join(missing)}: add it to the source"
         raise SourceError(problem, key=("report",))
+
+
+def _refuse_unmappable(source: Source) -> None:
+    """Raise SourceError if no webhook can identify its deployment: each would be parked."""
+    ends_deployments = source.outcome.succeeded or source.outcome.failed
+    missing = _list_missing_keys(source)
+    if source.fields.id is not None or not ends_deployments or not missing:
+        return
+    expressions = ", ".join(f'{key} = "<expression>"' for key in missing if key != "project")
+    fixes = ['project = "<key>"'] if "project" in missing else []
+    fixes += [f"fields = {{ {expressions} }}"] if expressions else []
+    problem = f"no webhook can name the {', '.join(missing)} of its deployment"
+    raise SourceError(f"{problem}; add {' and '.join(fixes)}, or add id to the fields")
+
+
+def _list_missing_keys(source: Source) -> list[str]:
+    """Return the keys, other than the id, that neither the source nor a webhook can name."""
+    fields = source.fields
+    is_named = {
+        "project": fields.project is not None or source.project is not None,
+        "environment": fields.environment is not None,
+        "application": fields.application is not None,
+        "version": fields.version is not None,
+    }
+    return [key for key, named in is_named.items() if not named]
 
 
 def _merge_preset(table: TomlTable, presets: TomlTable, *, key: KeyPath) -> TomlTable:

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service.accept.signatures import SignedRequest, is_genuine, sign_standard_webhook
 from service.accept.sources import Source, SourceError, load_sources
+from tests.accept.sample_webhooks import REQUIRED_FIELDS
 from tests.vendor_samples import require_signature_vectors
 
 NOW_S = 1_760_000_000
@@ -41,8 +42,9 @@ def load_source(
     presets: str, *secrets: str, preset: str = "native", extra_toml: str = ""
 ) -> Source:
     """Return a source with these secrets."""
-    head = f'[[source]]\nname = "s"\npreset = "{preset}"\n'
-    text = f"{head}secrets = {json.dumps(secrets)}\n{extra_toml}\n"
+    text = f'[[source]]\nname = "s"\npreset = "{preset}"\nproject = "default"\n'
+    text += f"secrets = {json.dumps(secrets)}\n{extra_toml}\n"
+    text += f"[source.fields]\n{REQUIRED_FIELDS.get(preset, '')}\n"
     return load_sources(text, presets=presets, read_secret=str)["s"]
 
 

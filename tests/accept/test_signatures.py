@@ -262,6 +262,34 @@ def test_token_must_equal_the_secret(
     assert accepts([scheme], secrets=["s€cret", ""], request=signed, now_s=0) is genuine
 
 
+@pytest.mark.parametrize(
+    ("secret", "value", "genuine"),
+    [
+        ("ab+cd/ef==0123456789", "ab+cd/ef==0123456789", True),
+        ("ab+cd/ef==0123456789", "ab cd/ef==0123456789", True),
+        ("a+b+c", "a+b c", True),
+        ("two words", "two words", True),
+        ("two words+", "two words+", True),
+        ("ab cd", "ab+cd", False),
+        ("ab+cd", "ab  cd", False),
+        ("ab+cd", "abcd", False),
+        ("+", "", False),
+    ],
+)
+def test_space_in_the_query_stands_for_the_plus_of_a_secret(
+    secret: str, value: str, *, genuine: bool
+) -> None:
+    """A ``+`` that is not percent-encoded is decoded to a space."""
+    request = SignedRequest({}, {"token": value}, BODY)
+    assert accepts([Token(query="token")], secrets=[secret], request=request, now_s=0) is genuine
+
+
+def test_space_in_a_header_is_not_the_plus_of_a_secret() -> None:
+    """A header is not decoded."""
+    assert accepts_body(Token(header="X-Token"), {"x-token": "ab+cd"}, secrets=("ab+cd",))
+    assert not accepts_body(Token(header="X-Token"), {"x-token": "ab cd"}, secrets=("ab+cd",))
+
+
 def test_every_signature_is_compared_with_every_secret(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -281,6 +309,10 @@ def test_every_signature_is_compared_with_every_secret(
     compared.clear()
     assert accepts_body(Token(header="X-Token"), {"x-token": SECRET}, secrets=secrets)
     assert len(compared) == 3
+    compared.clear()
+    request = SignedRequest({}, {"token": SECRET}, BODY)
+    assert accepts([Token(query="token")], secrets=secrets, request=request, now_s=0)
+    assert len(compared) == 6  # the parameter as decoded, and with each space as a plus
 
 
 @pytest.mark.parametrize("junk", [" ", "\t", "-", "_", "!", "\x00"])

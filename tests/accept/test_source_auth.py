@@ -8,9 +8,16 @@ from urllib.parse import quote_plus, urlencode
 
 import pytest
 from aiohttp import ClientSession
+from yarl import URL
 
 from service.accept.mapping import Batch, DeploymentEvent, Event, parse_webhook
-from service.accept.signatures import Ed25519, SignedRequest, is_genuine, sign_standard_webhook
+from service.accept.signatures import (
+    Ed25519,
+    SignedRequest,
+    Token,
+    is_genuine,
+    sign_standard_webhook,
+)
 from service.accept.sources import Source, load_sources
 from tests.accept.receiver_harness import (
     FINISHED,
@@ -194,6 +201,40 @@ async def test_source_without_preset_needs_nine_lines_of_toml(
         "web",
         "5d1c6b0a",
     )
+
+
+@pytest.mark.parametrize(
+    "preset", ["google-cloud-deploy", "jenkins-generic-event", "tekton", "cdevents"]
+)
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("ab+cd/ef==0123456789", 200),
+        ("ab%2Bcd/ef==0123456789", 200),
+        ("ab%2Bcd%2Fef%3D%3D0123456789", 200),
+        ("ab+cd/ef==012345678", 401),
+        ("abcd/ef==0123456789", 401),
+    ],
+)
+async def test_secret_in_base64_is_accepted_as_it_is_pasted_into_a_url(
+    presets: str, backlog_stub: BacklogStub, preset: str, query: str, status: int
+) -> None:
+    """The ``+`` of such a secret may be percent-encoded or not."""
+    text = f'[[source]]\nname = "s"\npreset = "{preset}"\nproject = "default"\n'
+    text += 'secrets = ["ab+cd/ef==0123456789"]\n'
+    sources = load_sources(text, presets=presets, read_secret=str)
+    (parameter,) = (
+        scheme.query
+        for scheme in sources["s"].schemes
+        if isinstance(scheme, Token) and scheme.query is not None
+    )
+    async with (
+        serve_receiver(backlog_stub, *sources.values()) as (host, port),
+        ClientSession() as session,
+    ):
+        url = URL(f"http://{host}:{port}/webhooks/s?{parameter}={query}", encoded=True)
+        async with session.post(url, data=b"{}") as response:
+            assert response.status == status
 
 
 GITHUB_BODY = next(sample.body for sample in read_samples() if str(sample) == "github/succeeded")

@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.accept.sources import SourceError, load_sources
+from service.accept.mapping import Ignored, expression_input, parse_webhook
+from service.accept.payload import Payload
+from service.accept.signatures import SignedRequest
+from service.accept.sources import EXPRESSION_ROOTS, SourceError, load_sources
 
 VALID_FILE = """\
 # ours
@@ -16,6 +19,7 @@ outcome = { path = "body.state", succeeded = ["ok"] }
 
 [preset.house.fields]
 version = "body.sha"
+id = "body.id"
 
 [[source]]
 name = "github"
@@ -145,7 +149,7 @@ def test_mistake_in_source_is_reported_with_file_key_and_fix(
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line"), [('"body.sha"', '"body.sha', 7), ("[[so", "[[[s", 9)]
+    ("old", "new", "line"), [('"body.sha"', '"body.sha', 7), ("[[so", "[[[s", 10)]
 )
 def test_text_that_is_not_toml_is_reported_with_line_and_column(
     presets: str, old: str, new: str, line: int
@@ -229,7 +233,7 @@ def test_garbled_file_loads_or_raises_source_error(presets: str, data: st.DataOb
 def test_truncated_toml_is_reported_with_its_last_line(presets: str) -> None:
     """For such a text, tomllib gives no position."""
     message = error_after_change(presets, 'live = "production"', "live = ")
-    assert message.startswith("etc/ours.toml:23:")
+    assert message.startswith("etc/ours.toml:24:")
 
 
 def test_missing_key_is_reported_with_its_source(presets: str) -> None:
@@ -273,3 +277,246 @@ def test_sources_of_one_preset_keep_their_own_secrets_and_projects(presets: str)
         ("api", ("b",), "back"),
     ]
     assert sources["web"].schemes == sources["api"].schemes
+
+
+SOURCE_HEAD = '[[source]]\nname = "s"\nverify = "none"\n'
+USABLE_PROJECT = 'project = "default"\n'
+USABLE_OUTCOME = 'outcome = { path = "body.state", succeeded = ["ok"], failed = ["ko"] }\n'
+USABLE_FIELDS = (
+    'fields = { environment = "body.stage", application = "body.app", version = "body.sha" }\n'
+)
+USABLE_SOURCE = SOURCE_HEAD + USABLE_PROJECT + USABLE_OUTCOME + USABLE_FIELDS
+
+
+def error_of_source(presets: str, text: str) -> str:
+    """Load a file that has a mistake; return the error message."""
+    with pytest.raises(SourceError) as caught:
+        load_sources(text, presets=presets, read_secret=str)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            USABLE_PROJECT,
+            USABLE_PROJECT + 'when = { action = "completed" }\n',
+            (
+                "when.action: an expression reads body, headers, query or ce, not 'action'; "
+                "write body.action"
+            ),
+        ),
+        (
+            USABLE_PROJECT,
+            USABLE_PROJECT + 'when = { "body.a && match(\'x\', action)" = "completed" }\n',
+            "not 'action'; write body.action",
+        ),
+        (
+            USABLE_PROJECT,
+            USABLE_PROJECT + 'when = { \'"body.action"\' = "completed" }\n',
+            "not 'body.action'; write body.action without the inner quotes",
+        ),
+        (
+            USABLE_PROJECT,
+            USABLE_PROJECT + 'when = { "header.x_event" = "deploy" }\n',
+            "not 'header'; write headers or body.header",
+        ),
+        (
+            USABLE_PROJECT,
+            USABLE_PROJECT + 'when = { \'"detail-type"\' = "deploy" }\n',
+            "not 'detail-type'; write body.\"detail-type\"",
+        ),
+        (
+            "body.app",
+            "app",
+            (
+                "fields.application: an expression reads body, headers, query or ce, not 'app'; "
+                "write body.app or \"'app'\" for this text itself"
+            ),
+        ),
+        ("body.app", "body.app || app.name", "fields.application: an expression reads body"),
+        ("body.app", "join('/', [body.team, app])", "not 'app'; write body.app or"),
+        ("body.app", "body.{a: app}.a && sha", "not 'sha'; write body.sha or"),
+        ("body.state", "state", "outcome.path: an expression reads body, headers, query or ce"),
+        (
+            USABLE_PROJECT,
+            USABLE_PROJECT + 'dedupe = "id"\n',
+            "dedupe: an expression reads body, headers, query or ce, not 'id'; write body.id",
+        ),
+    ],
+)
+def test_expression_that_reads_no_part_of_a_webhook_is_refused(
+    presets: str, old: str, new: str, message: str
+) -> None:
+    """Such a name gives null for every webhook. The message says what to write."""
+    error = error_of_source(presets, USABLE_SOURCE.replace(old, new))
+    assert error.startswith('sources.toml: source "s": ')
+    assert message in error
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "body",
+        "'production'",
+        "body.b | c.d || e",
+        "(body.b || body).c",
+        "body.a[?b=='x'].c | [0]",
+        "body.list[].{x: name} | [?x].x | [0]",
+        "sort_by(body.list, &at)[-1].name",
+        "body.*.name | [0]",
+        "json(body.text).name",
+        "headers.{name: x_stage}.name",
+        "@.body.name",
+        "ce.type || query.type",
+        '`{"name": 1}`.name',
+    ],
+)
+def test_expression_that_reads_parts_of_a_webhook_is_accepted(
+    presets: str, expression: str
+) -> None:
+    """Names inside a value are not names of parts."""
+    text = USABLE_SOURCE.replace('"body.app"', f"'''{expression}'''")
+    assert load_sources(text, presets=presets, read_secret=str)["s"].fields.application is not None
+
+
+def test_parts_of_a_webhook_are_those_that_expressions_are_evaluated_over() -> None:
+    """A part that is added to one must be added to the other."""
+    inputs = expression_input(SignedRequest({}, {}, b""), Payload(b"", {}))
+    assert inputs.keys() == set(EXPRESSION_ROOTS)
+
+
+@pytest.mark.parametrize(
+    "expression", [" || ".join(["body.a"] * 3000), " | ".join(["body"] * 3000)]
+)
+def test_expression_that_is_nested_too_deeply_is_refused(presets: str, expression: str) -> None:
+    """The error is one of the file, like any other mistake."""
+    error = error_of_source(presets, USABLE_SOURCE.replace("body.app", expression))
+    assert 'source "s": fields.application: the expression is nested too deeply' in error
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            SOURCE_HEAD + USABLE_OUTCOME + USABLE_FIELDS,
+            (
+                'no webhook can name the project of its deployment; add project = "<key>", '
+                "or add id to the fields"
+            ),
+        ),
+        (
+            USABLE_SOURCE.replace('environment = "body.stage", ', ""),
+            (
+                "no webhook can name the environment of its deployment; add fields = "
+                '{ environment = "<expression>" }, or add id to the fields'
+            ),
+        ),
+        (
+            USABLE_SOURCE.replace(', version = "body.sha"', ""),
+            "no webhook can name the version of its deployment; ",
+        ),
+        (
+            USABLE_SOURCE.replace('application = "body.app", ', ""),
+            "no webhook can name the application of its deployment; ",
+        ),
+        (
+            SOURCE_HEAD + USABLE_OUTCOME,
+            (
+                "no webhook can name the project, environment, application, version of its "
+                'deployment; add project = "<key>" and fields = { environment = "<expression>", '
+            ),
+        ),
+        (
+            SOURCE_HEAD + 'preset = "circleci"\nproject = "default"\n',
+            "no webhook can name the environment of its deployment; ",
+        ),
+        (
+            SOURCE_HEAD + 'environments = { live = "production" }\n' + USABLE_OUTCOME,
+            "no webhook can name the project, environment, application, version of its ",
+        ),
+    ],
+)
+def test_source_that_cannot_identify_a_deployment_is_refused(
+    presets: str, text: str, message: str
+) -> None:
+    """Every webhook would be parked. The message says what to add."""
+    assert error_of_source(presets, text).startswith(f'sources.toml: source "s": {message}')
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        'fields = { id = "body.id" }',
+        USABLE_FIELDS.replace("{", '{ project = "body.project", '),
+    ],
+)
+def test_source_that_can_identify_a_deployment_is_accepted(presets: str, fields: str) -> None:
+    """An id is enough, and so are the four keys."""
+    text = SOURCE_HEAD + USABLE_OUTCOME + fields
+    assert list(load_sources(text, presets=presets, read_secret=str)) == ["s"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "message"),
+    [
+        (
+            'path = "body.state", succeeded = ["ok", "done"], failed = ["ko", "done"]',
+            'outcome.failed: "done" is in succeeded too; remove it from one of the two',
+        ),
+        (
+            'path = "body.code", succeeded = [0], failed = [1, 0.0]',
+            "outcome.failed: 0.0 is in succeeded too; remove it from one of the two",
+        ),
+        (
+            'path = "body.state"',
+            'outcome: no webhook can end a deployment; add succeeded = ["<value>"] or failed',
+        ),
+        ('path = "body.state", succeeded = []', "outcome: no webhook can end a deployment; add"),
+        ('path = "body.state", started = ["run"]', "outcome: no webhook can end a deployment;"),
+        (
+            'path = "\'body.state\'", succeeded = ["ok"]',
+            (
+                "outcome.path: 'body.state' is the same for every webhook, and is none of the "
+                "values; write an expression such as body.state"
+            ),
+        ),
+    ],
+)
+def test_outcome_that_no_webhook_can_have_is_refused(
+    presets: str, outcome: str, message: str
+) -> None:
+    """Every webhook would be ignored, or one list would hide the other."""
+    text = USABLE_SOURCE.replace(USABLE_OUTCOME, f"outcome = {{ {outcome} }}\n")
+    assert error_of_source(presets, text).startswith(f'sources.toml: source "s": {message}')
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        'path = "body.code", succeeded = [1, "true"], failed = [true, "1"]',
+        'path = "body.state", failed = ["ko"]',
+        'path = "\'sent only after a success\'", succeeded = ["sent only after a success"]',
+    ],
+)
+def test_outcome_that_a_webhook_can_have_is_accepted(presets: str, outcome: str) -> None:
+    """One list is enough, and values of two types are not equal."""
+    text = USABLE_SOURCE.replace(USABLE_OUTCOME, f"outcome = {{ {outcome} }}\n")
+    assert list(load_sources(text, presets=presets, read_secret=str)) == ["s"]
+
+
+def test_outcome_with_two_empty_lists_ignores_every_webhook(presets: str) -> None:
+    """The lists are written out: this is on purpose, and needs no fields."""
+    text = SOURCE_HEAD + 'outcome = { path = "body.kind", succeeded = [], failed = [] }\n'
+    source = load_sources(text, presets=presets, read_secret=str)["s"]
+    assert isinstance(parse_webhook(source, SignedRequest({}, {}, b'{"kind": "x"}')), Ignored)
+
+
+def test_condition_that_no_webhook_can_meet_is_refused(presets: str) -> None:
+    """A text in single quotes stands for itself."""
+    condition = 'when = { "\'body.action\'" = "completed" }\n'
+    error = error_of_source(presets, USABLE_SOURCE + condition)
+    assert "'body.action' is the same for every webhook, and is not what is required; " in error
+    assert load_sources(
+        USABLE_SOURCE + 'when = { "\'on\'" = "/o/" }\n', presets=presets, read_secret=str
+    )

@@ -9,6 +9,7 @@ import pytest
 from service.accept.expressions import Expression
 from service.accept.signatures import STANDARD_WEBHOOKS, Ed25519, Hmac, Token, Unverified
 from service.accept.sources import Source, SourceError, load_sources, native_source
+from tests.accept.sample_webhooks import REQUIRED_FIELDS
 
 CUSTOM = """
 [[source]]
@@ -20,6 +21,7 @@ outcome = { path = "body.state", succeeded = ["ok", 0], failed = ["ko"] }
 dedupe = "body.id"
 project = "default"
 [source.fields]
+id = "body.deployment"
 application = "body.app"
 """.replace(", tolerance = 1", "")
 
@@ -125,7 +127,8 @@ def test_source_overrides_its_preset(presets: str) -> None:
 
 def test_file_may_define_presets(presets: str) -> None:
     """A preset is written like a source."""
-    preset = '[preset.custom]\nverify = "standard-webhooks"\noutcome = { path = "body.x" }\n'
+    preset = '[preset.custom]\nverify = "standard-webhooks"\nfields = { id = "body.id" }\n'
+    preset += 'outcome = { path = "body.x", failed = ["ko"] }\n'
     text = preset + source_toml('secrets = ["x"]', preset='preset = "custom"')
     assert load_from_text(text, presets)["s"].schemes == BOTH_NAMES
 
@@ -157,7 +160,9 @@ def test_every_shipped_preset_makes_a_source(presets: str) -> None:
     names = tomllib.loads(presets)["preset"].keys() - {"standard-webhooks"}
     assert names >= {"native", "github"}
     for name in names:
-        text = source_toml('secrets = ["x"]', preset=f'preset = "{name}"')
+        extra_toml = 'secrets = ["x"]\nproject = "default"\n'
+        extra_toml += f"[source.fields]\n{REQUIRED_FIELDS.get(name, '')}"
+        text = source_toml(extra_toml, preset=f'preset = "{name}"')
         assert load_from_text(text, presets)["s"].preset == name
 
 

@@ -10,7 +10,7 @@ from service.accept.mapping import Batch, DeploymentEvent, Event, parse_webhook
 from service.accept.signatures import SignedRequest, is_genuine
 from service.accept.sources import Source, load_sources, native_source
 from service.cli.explain import explain_webhook
-from tests.accept.sample_webhooks import make_sources, summarize
+from tests.accept.sample_webhooks import REQUIRED_FIELDS, make_sources, summarize
 from tests.vendor_samples import FOLDER, require_samples, require_signature_vectors
 
 IGNORED: tuple[str, ...] = ()
@@ -348,8 +348,9 @@ def test_preset_verifies_published_vectors_as_documented(presets: str) -> None:
     wrong = []
     for vector in vectors:
         preset = VECTOR_PRESETS[vector["source"]]
-        text = f'[[source]]\nname = "s"\npreset = "{preset}"\n'
+        text = f'[[source]]\nname = "s"\npreset = "{preset}"\nproject = "default"\n'
         text += f"secrets = {json.dumps(vector['secrets'])}\n"
+        text += f"[source.fields]\n{REQUIRED_FIELDS.get(preset, '')}\n"
         source = load_sources(text, presets=presets, read_secret=str)["s"]
         headers = {name.lower(): value for name, value in vector["headers"].items()}
         request = SignedRequest(headers, {}, vector["body"].encode())

@@ -36,8 +36,9 @@ dedupe = "headers.x_id || headers.x_token || query.token"
 [source.fields]
 environment = "headers.{name: x_stage}.name"
 application = "body.app"
+version = "body.revision"
 """
-FIXED_SOURCE = f'{SOURCE_TOML}version = "body.sha"\n'
+FIXED_SOURCE = SOURCE_TOML.replace("body.revision", "body.sha")
 
 
 def load_source(text: str) -> Source:

@@ -1,8 +1,11 @@
 """Tests of the setup pages: what they say to paste is pasted, and loads."""
 
+import itertools
 import json
+import os
 import re
-import string
+import subprocess
+import time
 import tomllib
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 from service.accept.mapping import DeploymentEvent, parse_webhook
-from service.accept.signatures import SignedRequest, is_genuine
+from service.accept.signatures import SignedRequest, Token, is_genuine
 from service.accept.source_files import read_presets, read_setup_page
 from service.accept.sources import Source, SourceError, load_sources
 from service.cli.setup_pages import (
@@ -25,6 +28,8 @@ PRESETS = tomllib.loads(read_presets())["preset"]
 PAGES = {preset: page for preset in PRESETS if (page := read_setup_page(preset))}
 NOW = "2026-11-24T12:00:00Z"
 SECRET = "the secret"
+# Prints the arguments and the standard input of curl, each ended by NUL.
+CURL_STUB = r"""curl() { printf '%s\0' "$@"; cat; }"""
 # The ten senders that are used most, two of them Argo's.
 MOST_USED = {
     *("native", "github", "argocd", "argo-rollouts", "gitlab", "cdevents"),
@@ -136,7 +141,7 @@ def test_page_says_how_a_start_is_reported(preset: str) -> None:
 
 @pytest.mark.parametrize("preset", ["native", "cdevents"])
 def test_curl_step_of_a_page_sends_an_accepted_body(preset: str) -> None:
-    """The shell fills the variables in, as it would; the headers are those of the page."""
+    """A shell runs the step, with a function in place of curl."""
     page = PAGES[preset]
     step = next(block for block in fenced_blocks(page, "bash") if "<<BODY" in block)
     variables = {
@@ -147,9 +152,20 @@ def test_curl_step_of_a_page_sends_an_accepted_body(preset: str) -> None:
         "NOW": NOW,
         f"{'ENRICHER' if preset == 'native' else 'CDEVENTS'}_WEBHOOK_SECRET": SECRET,
     }
-    command, _, document = string.Template(step).substitute(variables).partition("<<BODY\n")
-    headers = dict(re.findall(r'-H "([^:"]+): ([^"]+)"', command))
-    body = document.partition("\nBODY\n")[0].encode()
+    started_ms = int(time.time()) * 1000
+    printed = subprocess.run(
+        ["/bin/sh", "-euc", f"{CURL_STUB}\n{step}"],
+        env={"PATH": os.environ["PATH"], **variables},
+        capture_output=True,
+        check=True,
+        timeout=30,
+    ).stdout
+    *arguments, body = printed.split(b"\0")
+    headers = dict(
+        value.decode().split(": ", 1)
+        for flag, value in itertools.pairwise(arguments)
+        if flag == b"-H"
+    )
     event = assert_accepted(
         source_from_page(page, preset),
         {name.lower(): value for name, value in headers.items()},
@@ -157,6 +173,9 @@ def test_curl_step_of_a_page_sends_an_accepted_body(preset: str) -> None:
     )
     assert (event.environment, event.application, event.version) == ("production", "web", "5d1c6b0")
     assert "run-7" in event.delivery
+    assert event.event_time is not None
+    if preset == "native":
+        assert started_ms <= event.event_time <= time.time() * 1000
 
 
 def assert_accepted(source: Source, headers: dict[str, str], body: bytes) -> DeploymentEvent:
@@ -179,10 +198,19 @@ def test_labels_of_a_page_are_those_its_preset_reads() -> None:
         assert "metadata.labels.environment" in PRESETS[preset]["fields"]["environment"]
 
 
-def test_links_between_pages_exist() -> None:
-    """A page may send its reader to another."""
-    for page in PAGES.values():
-        assert set(re.findall(r"\]\(([\w-]+)\.md\)", page)) <= PAGES.keys()
+@every_page
+def test_page_has_no_link_to_a_file_and_names_presets_that_exist(preset: str) -> None:
+    """A terminal shows the page, and no file is beside it there."""
+    page = PAGES[preset]
+    assert re.findall(r"\]\((?!https?://)[^)]*\)", page) == []
+    named = re.findall(r"`deployment-enricher sources setup ([^`]*)`", page)
+    assert set(named) <= PAGES.keys()
+
+
+@every_page
+def test_sentence_before_a_block_of_a_page_is_whole(preset: str) -> None:
+    """A sentence that the block completes ends with a colon."""
+    assert re.findall(r"\b(?:are|is|of|to|with)\.\n\n```", PAGES[preset]) == []
 
 
 def test_pages_are_packaged_with_the_service() -> None:
@@ -244,11 +272,49 @@ def test_every_preset_links_to_its_vendor() -> None:
 def test_page_of_a_configured_source_has_no_toml() -> None:
     """They stand in its file already, and may say more than we would."""
     text = '[[source]]\nname = "ours"\nverify = { token = "X-Ours" }\nsecrets = ["x"]\n'
-    text += 'outcome = { path = "body.x", succeeded = ["ok"] }\n'
+    text += 'outcome = { path = "body.x", succeeded = ["ok"] }\nfields = { id = "body.id" }\n'
     source = load_sources(text, presets=read_presets(), read_secret=str)["ours"]
     page = render_setup_page(source, is_configured=True)
     assert page.endswith("/webhooks/ours,\nverified by the secret in X-Ours.\n")
     assert not fenced_blocks(page, "toml")
+
+
+def test_page_lists_several_schemes_one_per_line() -> None:
+    """A sentence with all of them cannot be read."""
+    page = render_setup_page(build_example_source("render", presets=read_presets()))
+    assert (
+        "/webhooks/render,\nverified in one of these ways:\n\n"
+        "- HMAC-SHA256 in webhook-signature, at most 300 s old\n"
+        "- Ed25519 in webhook-signature, at most 300 s old, by a key whpk_...\n"
+        "- HMAC-SHA256 in svix-signature, at most 300 s old\n"
+        "- Ed25519 in svix-signature, at most 300 s old, by a key whpk_...\n\n"
+        "In the file"
+    ) in page
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS.keys() - {"standard-webhooks"}))
+def test_page_says_how_to_encode_a_secret_if_a_url_may_have_it(preset: str) -> None:
+    """Only then: a header needs no encoding."""
+    source = build_example_source(preset, presets=read_presets())
+    in_url = any(isinstance(scheme, Token) and scheme.query for scheme in source.schemes)
+    assert ("Percent-encode" in (PAGES.get(preset) or render_setup_page(source))) is in_url
+
+
+def test_example_sets_only_the_fields_that_its_preset_lacks() -> None:
+    """The sender sends the other ones."""
+    pages = {
+        preset: render_setup_page(build_example_source(preset, presets=read_presets()))
+        for preset in ("heroku", "eventbridge-codedeploy", "harness")
+    }
+    lines = {
+        preset: re.findall(r"^fields = \{ (.*) \}", page, re.MULTILINE)
+        for preset, page in pages.items()
+    }
+    assert lines == {
+        "heroku": ["environment = \"'production'\""],
+        "eventbridge-codedeploy": ['version = "headers.x_version"'],
+        "harness": [],
+    }
 
 
 def test_source_with_own_verify_does_not_fit_the_page_of_its_preset() -> None:

@@ -16,6 +16,7 @@ secrets = ["env:SET", "file:/run/gone", "hunter2"]
 name = "hook"
 verify = { query = "token" }
 outcome = { path = "body.state", succeeded = ["ok"] }
+fields = { id = "body.id" }
 secrets = ["env:SET"]
 
 [[source]]
@@ -77,6 +78,6 @@ def test_webhook_url_holds_the_secret_only_if_no_header_can() -> None:
 )
 def test_scheme_is_described_by_what_a_sender_must_send(preset: str, words: str) -> None:
     """Header, method, and how long it counts."""
-    text = f'[[source]]\nname = "s"\npreset = "{preset}"\nsecrets = ["x"]\n'
+    text = f'[[source]]\nname = "s"\npreset = "{preset}"\nsecrets = ["x"]\nproject = "default"\n'
     source = load_sources(text, presets=read_presets(), read_secret=str)["s"]
     assert words in [describe_scheme(scheme) for scheme in source.schemes]
