@@ -22,7 +22,10 @@ PAGES = [
 # Variables of docker-compose.yml, which are no settings of the service.
 COMPOSE_VARIABLES = {
     f"ENRICHER_{name}"
-    for name in ("PUBLISH", "VERSION", "ENV_FILE", "RECEIVERS", "WORKERS", "REDIS_IMAGE")
+    for name in (
+        *("PUBLISH", "VERSION", "REVISION", "ENV_FILE"),
+        *("RECEIVERS", "WORKERS", "REDIS_IMAGE"),
+    )
 }
 COMPOSE_PAGE = DOCS / "operating.md"  # its blocks need Docker: tests/deploy/test_operating.py
 TEST_COLUMN = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")

@@ -169,7 +169,7 @@ class Metrics:
 
     def _define_receiver_metrics(self) -> None:
         self._webhooks_by_source = self._build_counters(
-            "webhooks", "Webhooks by outcome", "source outcome"
+            "webhooks", "Webhooks by source and outcome", "source outcome"
         )
         self.time_unreadable = self._build_counter(
             "webhooks_time_unreadable", "Webhooks queued whose time could not be read"

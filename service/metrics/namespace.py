@@ -30,8 +30,8 @@ _CLOSED_REASON_INDEX = 10
 class NamespaceStats(Struct, frozen=True, kw_only=True):
     """The state of one namespace at one moment.
 
-    ``overdue_s`` is how long ago the ticket was due that has waited longest. ``oldest_age_s`` is
-    the age of the oldest webhook among the first tickets of the lines and the next 64 of the
+    ``overdue_s`` is for how long the ticket that has waited longest has been due. ``oldest_age_s``
+    is the age of the oldest webhook among the first tickets of the lines and the next 64 of the
     others. Both read up to 64 lines. ``leased`` counts all leases, also those of dead workers;
     ``running_leases`` counts those that have not ended, among the 64 tickets due next.
     ``lag_records`` and ``lag_s`` belong to the slowest reader group.
@@ -181,7 +181,7 @@ _GAUGES = (
     ),
     _NamespaceGauge(
         "backlog_overdue_seconds",
-        "How long ago the ticket was due that has waited longest",
+        "For how long the ticket that has waited longest has been due",
         lambda stats: stats.overdue_s,
     ),
     _NamespaceGauge(

@@ -146,14 +146,14 @@ async def test_redirect_is_not_followed(
     assert lure.calls == []
 
 
-async def test_proxy_environment_gets_no_token(
+async def test_proxy_of_the_environment_gets_no_token_of_a_loopback_address(
     service: ServiceHarness,
     hostile_upstream: HostileServer,
     lure_server: tuple[str, HostileServer],
     eventually: Eventually,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """HTTP_PROXY and .netrc do not change the target or the credentials of a call."""
+    """A loopback address never has a proxy; nor does .netrc change the credentials of a call."""
     lure_url, lure = lure_server
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, lure_url)
