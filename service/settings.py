@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from service.accept.toml_tables import find_similar_name
-from service.store.url import parse_redis_url
+from service.store.url import is_host_name, parse_redis_url
 
 VARIABLE_PREFIX = "ENRICHER_"
 TOKEN_VARIABLE = "LAUNCHDARKLY_ACCESS_TOKEN"  # noqa: S105 - a name, not a token
@@ -24,6 +24,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 NEVER = "never"
 _MAX_REFRESH_MS = 10**12
+_BYTES_FIELDS = {"data_dir", "sources", "webhook_secret"}  # their values need not be UTF-8
 Seconds = Annotated[float, Meta(ge=0.001, le=1e9)]
 
 
@@ -87,7 +88,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     data_dir: Annotated[str, _describe("Data folder of the embedded server")] = (
         "~/.local/state/deployment-enricher"
     )
-    host: Annotated[str, _describe("Address on which the receiver listens")] = "127.0.0.1"
+    host: Annotated[str, _describe("Address for the receiver, and for a worker's metrics port")] = (
+        "127.0.0.1"
+    )
     port: Annotated[Port, _describe("Port on which the receiver listens; 0: any free port")] = 8080
     metrics_port: Annotated[
         Port, _describe("Port of a worker's `/metrics` and `/healthz`; 0: none")
@@ -221,8 +224,18 @@ def parse_schedule(text: str) -> tuple[int, ...]:
 
 
 def data_directory(settings: Settings) -> Path:
-    """Return the folder in which the embedded server keeps its data."""
-    return Path(settings.data_dir).expanduser()
+    """Return the folder in which the embedded server keeps its data. Raises `SettingsError`."""
+    subject = f"ENRICHER_DATA_DIR is {settings.data_dir!r}"
+    try:
+        folder = Path(settings.data_dir).expanduser()
+    except RuntimeError:
+        problem = "the home directory for its ~ is unknown; give an absolute path"
+        raise SettingsError(f"{subject}: {problem}") from None
+    try:
+        folder.resolve()
+    except RuntimeError:  # Python 3.13 raises none: there the server fails to create the folder
+        raise SettingsError(f"{subject}: a symlink in it leads to itself") from None
+    return folder
 
 
 def to_ms(seconds: float) -> int:
@@ -342,6 +355,7 @@ def _format_unknown_setting(name: str, known: list[str]) -> str:
 
 
 def _build_settings(values: Mapping[str, str]) -> Settings:
+    _check_utf8(values)
     try:
         settings = msgspec.convert(
             dict(values), Settings, strict=False, dec_hook=lambda _, text: Secret(text)
@@ -353,11 +367,28 @@ def _build_settings(values: Mapping[str, str]) -> Settings:
         problem = f"is {values[field]!r}: {_format_expected(field)}"
         raise SettingsError(f"{variable_name(field)} {problem}") from None
     settings = replace(settings, launchdarkly_url=_parse_origin(settings.launchdarkly_url))
+    _check_host(settings.host)
     _check_urls_and_tokens(settings)
     _check_schedule(settings)
     _check_scopes(settings)
     _check_outcomes(settings)
     return settings
+
+
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be encoded, which bytes that are not UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_utf8(values: Mapping[str, str]) -> None:
+    """Refuse bytes that are not UTF-8, which Python keeps as lone surrogates."""
+    for field, value in values.items():
+        if field not in _BYTES_FIELDS and not is_utf8(value):
+            raise SettingsError(f"{variable_name(field)} is not UTF-8 text")
 
 
 def _format_expected(field: str) -> str:
@@ -370,6 +401,11 @@ def _format_expected(field: str) -> str:
     limits = next(meta for meta in annotation.__metadata__ if meta.ge is not None)
     upper_limit = "" if limits.le is None else f" to {limits.le:.15g}"
     return f"give a {'whole number' if base is int else 'number'} from {limits.ge:g}{upper_limit}"
+
+
+def _check_host(host: str) -> None:
+    if not is_host_name(host):
+        raise SettingsError(f"ENRICHER_HOST is {host!r}: give an address such as 127.0.0.1")
 
 
 def _check_urls_and_tokens(settings: Settings) -> None:
@@ -433,7 +469,9 @@ def _parse_origin(url: str) -> str:
         raise SettingsError("ENRICHER_LAUNCHDARKLY_URL holds a login: give https://host only")
     try:
         parts = urlsplit(url)
-        is_server = parts.scheme in {"https", "http"} and parts.port != 0 and bool(parts.hostname)
+        is_server = (
+            parts.scheme in {"https", "http"} and parts.port != 0 and is_host_name(parts.hostname)
+        )
         if is_server and not (parts.path.strip("/") or parts.query or parts.fragment):
             return f"{parts.scheme}://{parts.netloc}"
     except ValueError:

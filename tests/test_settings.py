@@ -1,6 +1,7 @@
 """Tests of the settings: parsing, errors with their fix, and secrets."""
 
 import contextlib
+import sys
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from service.settings import (
     Secret,
     Settings,
     SettingsError,
+    data_directory,
     list_settings,
     read_settings,
     variable_name,
@@ -128,6 +130,9 @@ def test_variables_of_other_programs_are_ignored() -> None:
         ("ENRICHER_LAUNCHDARKLY_URL", "https://host/api/v2", "https://host only"),
         ("ENRICHER_LAUNCHDARKLY_URL", "https://host?a=b", "https://host only"),
         ("ENRICHER_LAUNCHDARKLY_URL", "https://host/#x", "https://host only"),
+        ("ENRICHER_LAUNCHDARKLY_URL", "https://a..b", "https://host only"),
+        ("ENRICHER_HOST", "a..b", "an address such as 127.0.0.1"),
+        ("ENRICHER_HOST", "a" * 64, "an address such as 127.0.0.1"),
     ],
 )
 def test_invalid_value_is_refused_with_the_expected_form(
@@ -189,6 +194,38 @@ def test_invalid_redis_url_is_refused_without_showing_it(url: str) -> None:
 def test_valid_redis_url_is_accepted(url: str) -> None:
     """Host, socket, user and database number are left to the client."""
     assert read_settings({"ENRICHER_REDIS_URL": url}).redis_url.reveal() == url
+
+
+@pytest.mark.parametrize("variable", ["ENRICHER_REDIS_URL", "ENRICHER_RECONCILE_SCOPES"])
+def test_value_that_is_not_utf8_is_refused(variable: str) -> None:
+    """It could be neither sent nor stored."""
+    assert settings_error({variable: "redis://:\udcff@h/0"}) == f"{variable} is not UTF-8 text"
+
+
+@pytest.mark.parametrize(
+    "variable", ["ENRICHER_DATA_DIR", "ENRICHER_SOURCES", "ENRICHER_WEBHOOK_SECRET"]
+)
+def test_path_or_webhook_secret_that_is_not_utf8_is_accepted(variable: str) -> None:
+    """The system opens any path, and any bytes can sign."""
+    assert read_settings({variable: "/a\udcff"}) != Settings()
+
+
+def test_data_directory_of_an_unknown_user_is_refused() -> None:
+    """The message names the variable, its value and the fix."""
+    with pytest.raises(SettingsError) as caught:
+        data_directory(Settings(data_dir="~nobody-of-this-name/x"))
+    assert str(caught.value) == (
+        "ENRICHER_DATA_DIR is '~nobody-of-this-name/x': the home directory for its ~ is unknown;"
+        " give an absolute path"
+    )
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="pathlib accepts it since Python 3.13")
+def test_data_directory_behind_a_symlink_to_itself_is_refused(tmp_path: Path) -> None:
+    """The message names the variable and its value."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(SettingsError, match=r"ENRICHER_DATA_DIR is '.*/loop/x': a symlink"):
+        data_directory(Settings(data_dir=str(tmp_path / "loop" / "x")))
 
 
 @pytest.mark.parametrize("token", ["api 1", "api-1\n", "api-é", "api-\x00"])

@@ -85,7 +85,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             {
                 "time unreadable": rate("webhooks_time_unreadable_total"),
                 "metadata dropped": rate("webhooks_metadata_dropped_total"),
-                "failed webhooks dropped": rate("failed_webhooks_dropped_total"),
+                "failed webhooks dropped": rate("deployments_failed_dropped_total"),
                 "{{where}} error": rate("internal_errors_total", "where"),
                 "schema mismatches": rate("launchdarkly_schema_mismatches_total"),
                 "partly unreadable": rate("records_partly_unreadable_total"),

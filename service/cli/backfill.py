@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -63,6 +64,8 @@ async def backfill_command(
     require_access_token(settings)
     if end_ms is not None and start_ms >= end_ms:
         raise click.UsageError("--from must be before --to")
+    if start_ms >= time.time() * 1000:
+        raise click.UsageError("--from is in the future: give a time before now")
     scope = Scope(project, environment, "backfill", tuple(sorted(applications)))
     return await run_backfill(
         settings, log, scope=scope, start_ms=start_ms, end_ms=end_ms, dry_run=dry_run

@@ -59,6 +59,7 @@ from service.simulate.pipeline import (
     Pipeline,
     PipelineTargets,
     SendRate,
+    find_first_error,
     report_event,
     report_flag_event,
 )
@@ -167,6 +168,7 @@ class DemoInputs(Struct, frozen=True, kw_only=True):
     records: AsyncIterator[StreamEntryText]
     out: TextIO
     columns: Callable[[], int]
+    log: Log
 
 
 class Demo:
@@ -175,7 +177,9 @@ class Demo:
     def __init__(self, inputs: DemoInputs, *, rate: SendRate, rng: Random) -> None:
         self._inputs = inputs
         self._max_records = rate.max_events
-        self._pipeline = Pipeline(inputs.targets, rate=rate, rng=rng, clock=time.time)
+        self._pipeline = Pipeline(
+            inputs.targets, rate=rate, rng=rng, clock=time.time, log=inputs.log
+        )
         self._published = 0
         self._limit_reached_count = 0
         self._stats: NamespaceStats | None = None
@@ -183,22 +187,31 @@ class Demo:
         self._is_terminal = inputs.out.isatty()
 
     async def run(self) -> None:
-        """Run until cancelled, or until the requested number of records is published."""
-        send_task = asyncio.create_task(self._pipeline.deploy(), name="demo-send")
-        status_task = asyncio.create_task(self._update_status(), name="demo-status")
-        self._print_above_status(render_record_header(columns=self._inputs.columns()))
+        """Run until cancelled, or until the requested number of records is published.
+
+        Raises the error that ended the pipeline, such as PostRefused.
+        """
         try:
-            async for entry in self._inputs.records:
-                self._published += entry.fields.get("revision", "1") == "1"
-                self._print_above_status(render_record_row(entry, columns=self._inputs.columns()))
-                if self._max_records and self._published >= self._max_records:
-                    break
+            async with asyncio.TaskGroup() as task_group:
+                send_task = task_group.create_task(self._pipeline.deploy(), name="demo-send")
+                status_task = task_group.create_task(self._update_status(), name="demo-status")
+                await self._print_records()
+                send_task.cancel()
+                status_task.cancel()
+        except ExceptionGroup as group:
+            raise find_first_error(group) from None
         finally:
-            for task in (send_task, status_task):
-                task.cancel()
-            await asyncio.gather(send_task, status_task, return_exceptions=True)
             await self._read_stats()
             self._print_summary()
+
+    async def _print_records(self) -> None:
+        """Print the records until the requested number is published."""
+        self._print_above_status(render_record_header(columns=self._inputs.columns()))
+        async for entry in self._inputs.records:
+            self._published += entry.fields.get("revision", "1") == "1"
+            self._print_above_status(render_record_row(entry, columns=self._inputs.columns()))
+            if self._max_records and self._published >= self._max_records:
+                break
 
     async def _update_status(self) -> None:
         """Update the counts, and print a line when the rate limit is reached."""
@@ -341,6 +354,7 @@ async def run_demo(
             upstream=upstream,
             secret=secret,
             token=options.token,
+            log=log,
         )
         dora_url = await enter_context(
             serve_dora_page(
@@ -370,9 +384,10 @@ async def run_pipeline(
             upstream=settings.launchdarkly_url,
             secret=require_webhook_secret(settings),
             token=settings.access_token.reveal(),
+            log=log,
         )
         reloads.add(partial(_reload_secrets, event_sender, log))
-        pipeline = Pipeline(event_sender.targets(), rate=rate, rng=rng, clock=time.time)
+        pipeline = Pipeline(event_sender.targets(), rate=rate, rng=rng, clock=time.time, log=log)
         log.info("pipeline_started", receiver=webhook_url, per_second=rate.per_second)
         try:
             await pipeline.deploy()
@@ -419,12 +434,14 @@ class _EventSender:
         upstream: str,
         secret: str,
         token: str,
+        log: Log,
     ) -> None:
         self._session = session
         self._webhook_url = webhook_url
         self._upstream = upstream
         self._secret = secret
         self._token = token
+        self._log = log
 
     def replace_secrets(self, *, secret: str, token: str) -> None:
         """Use other secrets from the next event on."""
@@ -436,7 +453,7 @@ class _EventSender:
 
     async def report(self, event: EventBody) -> None:
         """Post a deployment event to LaunchDarkly."""
-        await report_event(self._session, self._upstream, event, token=self._token)
+        await report_event(self._session, self._upstream, event, token=self._token, log=self._log)
 
     async def report_flag(self, event: EventBody) -> None:
         """Add a flag event to the simulated LaunchDarkly."""
@@ -470,6 +487,7 @@ def _demo_inputs(
         records=follow_stream(client, runtime.keys.enriched, since="$"),
         out=sys.stdout,
         columns=partial(measure_terminal_width, sys.stdout),
+        log=runtime.log,
     )
 
 

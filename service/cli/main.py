@@ -15,6 +15,7 @@ from service.cli.container_problem import hold, read_hold_s, write_problem
 from service.cli.demo import demo_command, pipeline_command
 from service.cli.doctor import doctor_command
 from service.cli.failed import failed_commands
+from service.cli.parameters import require_utf8
 from service.cli.reload import read_file_states
 from service.cli.run import (
     run_command,
@@ -69,6 +70,11 @@ class CommandGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - the signature is click's
         """Return the names in the order of registration."""
         return list(self.commands)
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command, whose text arguments must then be UTF-8."""
+        require_utf8(cmd)
+        super().add_command(cmd, name)
 
     def invoke(self, ctx: click.Context) -> None:
         """Run the command that was typed and exit with its code; raises CommandError."""

@@ -90,9 +90,13 @@ def require_redis(settings: Settings, command: str) -> None:
 
 
 def resolve_redis_url(settings: Settings) -> str:
-    """Return the configured Redis URL, or that of the embedded server if none is set."""
-    embedded_url = f"unix://{socket_path(data_directory(settings))}"
-    return settings.redis_url.reveal() or embedded_url
+    """Return the configured Redis URL, or that of the embedded server if none is set.
+
+    Raises SettingsError if the folder of the embedded server cannot be found.
+    """
+    if settings.redis_url:
+        return settings.redis_url.reveal()
+    return f"unix://{socket_path(data_directory(settings))}"
 
 
 def local_receiver_url(settings: Settings) -> str:

@@ -24,7 +24,12 @@ from service.app import (
     open_worker,
 )
 from service.cli.healthcheck import SIMULATOR_PORT, WORKER_HEALTH_PORT
-from service.cli.parameters import DEFAULT_WEBHOOK_URL, parse_url
+from service.cli.parameters import (
+    DEFAULT_WEBHOOK_URL,
+    parse_header_value,
+    parse_host,
+    parse_url,
+)
 from service.cli.preconditions import (
     configure_log,
     require_access_token,
@@ -87,7 +92,13 @@ async def work_command() -> None:
 
 
 @click.command("simulate", epilog=EXIT_CODES)
-@click.option("--host", default=_LOOPBACK, metavar="ADDRESS", help="Address to listen on.")
+@click.option(
+    "--host",
+    type=parse_host,
+    default=_LOOPBACK,
+    metavar="ADDRESS",
+    help="Address to listen on.",
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65_535),
@@ -116,7 +127,12 @@ async def simulate_command(*, host: str, port: int, options: str) -> None:
 @click.option(
     "--url", type=parse_url, metavar="URL", default=DEFAULT_WEBHOOK_URL, help="Webhook endpoint."
 )
-@click.option("--delivery", metavar="ID", help="Idempotency key; default: a new one.")
+@click.option(
+    "--delivery",
+    type=parse_header_value,
+    metavar="ID",
+    help="Idempotency key; default: a new one.",
+)
 @click.option("--id", "deployment_id", metavar="ID", help="LaunchDarkly's deployment id, if known.")
 @click.option("--project", metavar="KEY", help="LaunchDarkly's project key.")
 @click.option("--environment", metavar="KEY", help="LaunchDarkly's environment key.")

@@ -12,7 +12,7 @@ from service.accept.source_files import read_presets, read_setup_page
 from service.accept.sources import Source
 from service.app import build_filter
 from service.cli.explain import explain_webhook
-from service.cli.parameters import pair_parser, parse_url
+from service.cli.parameters import pair_parser, parse_base_url
 from service.cli.preconditions import inspect_sources, local_receiver_url
 from service.cli.setup_pages import (
     build_example_source,
@@ -24,7 +24,7 @@ from service.cli.terminal import EXIT_CODES, EXIT_FAILURE
 from service.settings import SettingsError, read_settings
 
 _URL_OPTION = click.option(
-    "--url", type=parse_url, metavar="URL", help="How senders reach the receiver: https://..."
+    "--url", type=parse_base_url, metavar="URL", help="How senders reach the receiver: https://..."
 )
 _LIST_EXIT_CODES = "Exit codes: 0 all secrets are set, 1 one is not, 2 a wrong argument or setting."
 _TRY_EXIT_CODES = "Exit codes: 0 accepted, 1 not accepted, 2 a wrong argument or setting."
@@ -53,7 +53,7 @@ def list_command(url: str | None) -> int:
 
 @sources_commands.command("try", epilog=_TRY_EXIT_CODES)
 @click.argument("name")
-@click.argument("file", metavar="FILE")
+@click.argument("file", type=click.Path(allow_dash=True), metavar="FILE")
 @click.option(
     "--header",
     "headers",

@@ -9,6 +9,7 @@ from msgspec import Struct
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from service.simulate.pipeline import PostRefused
 from service.store import RedisMisconfigured, RedisUnavailable
 from service.store.connect import is_bad_password
 from service.store.embedded import EmbeddedServerError
@@ -64,7 +65,7 @@ def measure_text_width(text: str) -> int:
 
 EXPECTED_ERRORS = (
     *(RedisMisconfigured, RedisUnavailable, EmbeddedServerError),
-    *(RedisError, aiohttp.ClientError, OSError),  # TimeoutError is an OSError
+    *(RedisError, aiohttp.ClientError, PostRefused, OSError),  # TimeoutError is an OSError
 )
 """Errors that end a command because something it needs is away or refuses."""
 

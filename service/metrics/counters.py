@@ -200,7 +200,7 @@ class Metrics:
             "deployments_filtered", "Deployments fetched that a filter excludes"
         )
         self.failed_dropped = build_counter(
-            "failed_webhooks_dropped",
+            "deployments_failed_dropped",
             "Failed webhooks dropped because 16 later ones of their version have failed too",
         )
         self.leases_lost = build_counter("leases_lost", "Leases that ended before their work did")

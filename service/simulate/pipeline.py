@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 from msgspec import Struct
 
+from service.log import EventLogger
 from service.simulate.plan import (
     PLAN_PROJECT,
     DeploymentPlan,
@@ -26,6 +27,11 @@ FLAG_EVENTS_PATH = "/simulator/flag-events"
 
 _RETRY_PAUSE_S = 0.5
 _IMPACT_AFTER_MS = 20_000
+_TEMPORARY_REFUSALS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+
+
+class PostRefused(Exception):
+    """The receiver or LaunchDarkly refuses an event, and would refuse it again."""
 
 
 class SendRate(Struct, frozen=True):
@@ -42,7 +48,7 @@ class PipelineTargets(Struct, frozen=True, kw_only=True):
     ``report_flag`` adds a flag event to the simulator.
     """
 
-    report: Callable[[EventBody], Awaitable[None]]
+    report: Callable[[EventBody], Coroutine[Any, Any, None]]
     post: Callable[[EventBody, str], Awaitable[SendResult]]
     report_flag: Callable[[EventBody], Coroutine[Any, Any, None]]
 
@@ -50,7 +56,8 @@ class PipelineTargets(Struct, frozen=True, kw_only=True):
 class Pipeline:
     """Deploys by a plan at a rate, and counts the responses to its webhooks.
 
-    The plan and the gaps follow from ``rng``. ``clock`` returns epoch seconds.
+    The plan and the gaps follow from ``rng``. ``clock`` returns epoch seconds. Posts that fail are
+    logged and repeated.
     """
 
     def __init__(
@@ -60,6 +67,7 @@ class Pipeline:
         rate: SendRate,
         rng: Random,
         clock: Callable[[], float],
+        log: EventLogger,
     ) -> None:
         self.received = 0
         self.queued = 0
@@ -68,11 +76,21 @@ class Pipeline:
         self._rate = rate
         self._rng = rng
         self._clock = clock
+        self._log = log
         self._plan = DeploymentPlan(rng)
         self._last_event_ms = 0
 
     async def deploy(self) -> None:
-        """Deploy one application at random intervals, and regularly many applications at once."""
+        """Deploy one application at random intervals, and regularly many applications at once.
+
+        Raises PostRefused if the receiver or LaunchDarkly refuses an event.
+        """
+        try:
+            await self._deploy()
+        except ExceptionGroup as group:
+            raise find_first_error(group) from None
+
+    async def _deploy(self) -> None:
         sent, max_events = 0, self._rate.max_events
         async with asyncio.TaskGroup() as task_group:
             while not max_events or sent < max_events:
@@ -100,24 +118,46 @@ class Pipeline:
 
     async def _report_and_post(self, deployment: PlannedDeployment, event: EventBody) -> None:
         """Report one deployment and post its webhook, sometimes twice."""
-        posts = (
-            self._post_until_accepted(event, deployment.delivery)
-            for _ in range(deployment.post_count)
-        )
-        await asyncio.gather(self._targets.report(event), *posts)
+        async with asyncio.TaskGroup() as task_group:
+            task_group.create_task(self._targets.report(event))
+            for _ in range(deployment.post_count):
+                task_group.create_task(self._post_until_accepted(event, deployment.delivery))
 
     async def _post_until_accepted(self, event: EventBody, delivery: str) -> None:
         while True:
             try:
                 status = (await self._targets.post(event, delivery)).status
-            except (aiohttp.ClientError, TimeoutError):
-                status = 0
-            self.received += status > 0
-            self.queued += status == HTTPStatus.ACCEPTED
-            self.repeated += status == HTTPStatus.OK
-            if status in {HTTPStatus.OK, HTTPStatus.ACCEPTED}:
-                return
+            except (aiohttp.ClientError, TimeoutError) as error:
+                self._log.warning("webhook_post_failed", reason=_describe_error(error))
+            else:
+                self.received += 1
+                self.queued += status == HTTPStatus.ACCEPTED
+                self.repeated += status == HTTPStatus.OK
+                if status in {HTTPStatus.OK, HTTPStatus.ACCEPTED}:
+                    return
+                if _is_final_refusal(status):
+                    raise PostRefused(
+                        f"the receiver refuses a webhook with HTTP {status}; check --url and"
+                        " ENRICHER_WEBHOOK_SECRET"
+                    )
+                self._log.warning("webhook_post_failed", reason=f"HTTP {status}")
             await asyncio.sleep(_RETRY_PAUSE_S)
+
+
+def find_first_error(group: ExceptionGroup[Exception]) -> Exception:
+    """Return the first error of a group that is no group itself."""
+    error = group.exceptions[0]
+    return find_first_error(error) if isinstance(error, ExceptionGroup) else error
+
+
+def _is_final_refusal(status: int) -> bool:
+    """Return whether a status refuses the post itself: repeating it would change nothing."""
+    is_client_error = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+    return is_client_error and status not in _TEMPORARY_REFUSALS
+
+
+def _describe_error(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def build_event(deployment: PlannedDeployment, *, time_ms: int) -> EventBody:
@@ -150,23 +190,47 @@ def build_flag_event(change: PlannedFlagChange, *, time_ms: int) -> EventBody:
 
 
 async def report_event(
-    session: aiohttp.ClientSession, upstream: str, event: EventBody, *, token: str
+    session: aiohttp.ClientSession,
+    upstream: str,
+    event: EventBody,
+    *,
+    token: str,
+    log: EventLogger,
 ) -> None:
     """Report an event to LaunchDarkly, and repeat the call until LaunchDarkly accepts it.
 
-    Rate limits and an unreachable LaunchDarkly delay the report; they never drop it.
+    Rate limits and an unreachable LaunchDarkly are logged and delay the report; they never drop it.
+    Raises PostRefused if LaunchDarkly refuses the event.
     """
     while True:
         try:
-            async with session.post(
-                upstream + EVENTS_PATH, json=event, headers={"Authorization": token}
-            ) as response:
-                await response.read()
-            if response.status == HTTPStatus.CREATED:
+            status = await _post_to_launchdarkly(session, upstream, event, token=token)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            log.warning("event_report_failed", reason=_describe_error(error))
+        else:
+            if status == HTTPStatus.CREATED:
                 return
-        except (aiohttp.ClientError, TimeoutError):
-            pass
+            if _is_final_refusal(status):
+                raise PostRefused(
+                    f"LaunchDarkly refuses an event with HTTP {status}; check"
+                    " ENRICHER_LAUNCHDARKLY_URL and LAUNCHDARKLY_ACCESS_TOKEN"
+                )
+            log.warning("event_report_failed", reason=f"HTTP {status}")
         await asyncio.sleep(_RETRY_PAUSE_S)
+
+
+async def _post_to_launchdarkly(
+    session: aiohttp.ClientSession, upstream: str, event: EventBody, *, token: str
+) -> int:
+    """Post an event, and return the status of the response."""
+    async with session.post(
+        upstream + EVENTS_PATH,
+        json=event,
+        headers={"Authorization": token},
+        allow_redirects=False,
+    ) as response:
+        await response.read()
+        return response.status
 
 
 async def report_flag_event(

@@ -1,5 +1,6 @@
 """Redis URLs: one server, or the Sentinel or Cluster nodes that know the current master."""
 
+import re
 from typing import Literal
 from urllib.parse import SplitResult, parse_qs, unquote, urlencode, urlsplit
 
@@ -24,6 +25,8 @@ _VALUES = {
     "ssl_check_hostname": ("true", "false"),
     "protocol": ("2", "3"),
 }
+# redis-py ignores a database that it cannot read, and then uses database 0.
+_DATABASE = re.compile(r"[0-9]{1,9}")
 
 
 class RedisUrlError(ValueError):
@@ -62,13 +65,15 @@ def parse_redis_url(url: str) -> RedisUrl:
     try:
         parts = urlsplit(url.strip())
         _check_password(parts)
-        options = urlencode(_read_options(parts))
-        parts = parts._replace(query=options)
-        server_url = f"{parts.scheme}://{parts.netloc}{parts.path}{options and f'?{options}'}"
+        options = _read_options(parts)
+        query = urlencode(options)
+        parts = parts._replace(query=query)
+        server_url = f"{parts.scheme}://{parts.netloc}{parts.path}{query and f'?{query}'}"
         match parts.scheme:
             case "unix" if parts.path:
                 return RedisUrl(kind="server", server_url=server_url)
-            case "redis" | "rediss" if parts.hostname and parts.port != 0:
+            case "redis" | "rediss" if is_host_name(parts.hostname) and parts.port != 0:
+                _check_database(parts.path.removeprefix("/"), options)
                 return RedisUrl(kind="server", server_url=server_url)
             case "redis+sentinel" | "rediss+sentinel":
                 return _parse_sentinel_url(parts)
@@ -80,6 +85,14 @@ def parse_redis_url(url: str) -> RedisUrl:
     except ValueError:
         pass
     raise RedisUrlError(f"is not a Redis URL: use {URL_FORMS}")
+
+
+def is_host_name(host: str | None) -> bool:
+    """Return whether a host can be looked up: Python raises UnicodeError for any other."""
+    try:
+        return bool(host and host.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def _check_password(parts: SplitResult) -> None:
@@ -106,16 +119,27 @@ def _read_options(parts: SplitResult) -> dict[str, str]:
             options[name] = options[name].lower().removeprefix("cert_")  # Celery demands CERT_NONE
             if options[name] not in choices:
                 raise RedisUrlError(f"has the option {name}: give one of {', '.join(choices)}")
-    if not _is_number(options.get("db", "0")):
+    if not _DATABASE.fullmatch(options.get("db", "0")):
         raise RedisUrlError("has the option db: give a number")
     return options
 
 
+def _check_database(database: str, options: dict[str, str]) -> None:
+    """Raise RedisUrlError if the path, or path and options, name no single database."""
+    if database and not _DATABASE.fullmatch(database):
+        raise RedisUrlError(
+            "has a path that is no database: give a number, such as redis://host:6379/0"
+        )
+    if database and int(database) != int(options.get("db", database)):
+        raise RedisUrlError("has two databases: keep the path or the option db")
+
+
 def _parse_sentinel_url(parts: SplitResult) -> RedisUrl:
     master_name, _, database = parts.path.removeprefix("/").partition("/")
-    if not master_name or (database and not _is_number(database)):
+    if not master_name:
         raise ValueError("the name of the master in Sentinel is missing")
     query = parse_qs(parts.query)
+    _check_database(database, {name: values[0] for name, values in query.items()})
     return RedisUrl(
         kind="sentinel",
         server_url=_format_server_url(parts, database=database),
@@ -129,14 +153,10 @@ def _parse_sentinel_url(parts: SplitResult) -> RedisUrl:
     )
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
-
-
 def _parse_seeds(parts: SplitResult, default_port: int) -> tuple[HostPort, ...]:
     """Parse ``host:port,host,...``, because urlsplit accepts only one host."""
     hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
-    if not all(host.hostname and host.port != 0 for host in hosts):
+    if not all(is_host_name(host.hostname) and host.port != 0 for host in hosts):
         raise ValueError("a host is missing")
     return tuple(HostPort(host.hostname or "", host.port or default_port) for host in hosts)
 

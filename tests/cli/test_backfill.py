@@ -147,12 +147,17 @@ async def test_backfill_of_a_forbidden_project_says_so(
             "backfill --project a --environment b --from 2026-11-02 --to 2026-11-01",
             "--from must be before --to",
         ),
+        ("backfill --project a --environment b --from 2999-01-01", "--from is in the future: give"),
+        (
+            "backfill --project a --environment b --from 2999-01-01 --to 2999-01-02",
+            "--from is in the future: give",
+        ),
     ],
 )
 async def test_backfill_with_wrong_times_is_a_usage_error(
     command_runner: CommandRunner, words: str, complaint: str
 ) -> None:
-    """A time that is none, or the wrong way round: exit code 2."""
+    """A time that is none, the wrong way round, or in the future: exit code 2."""
     ended = await command_runner.run(words)
     assert ended.code == 2
     assert complaint in ended.error_text

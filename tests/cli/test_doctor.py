@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 
+from service.log import build_log
 from service.simulate.options import Options
 from service.simulate.pipeline import EventBody, report_event
 from service.store.connect import open_client
@@ -44,7 +45,7 @@ async def test_doctor_of_a_running_service_finds_no_error(command_runner: Comman
     deployed = {"projectKey": "default", "environmentKey": "production", "version": "1"}
     event: EventBody = {**deployed, "applicationKey": "shop", "eventType": "finished"}
     async with aiohttp.ClientSession() as session:
-        await report_event(session, upstream, event, token=Options().token)
+        await report_event(session, upstream, event, token=Options().token, log=build_log())
     command_runner.env["ENRICHER_LAUNCHDARKLY_URL"] = upstream
     command_runner.env["ENRICHER_RECONCILE_SCOPES"] = "default/production"
     command_runner.env["ENRICHER_FLAG_EVENTS"] = "on"

@@ -34,6 +34,39 @@ async def test_pipeline_refuses_the_real_launchdarkly(
     assert "a simulator only" in ended.error_text
 
 
+async def test_pipeline_at_a_wrong_url_ends_with_a_sentence(
+    command_runner: CommandRunner,
+) -> None:
+    """Exit code 1: the receiver has no source of this name."""
+    simulate = await command_runner.start("simulate --port 0", ready_pattern="simulator_started")
+    upstream = (await simulate.wait_for(r"http://[\d.:]+"))[0]
+    run = await command_runner.start("run", ready_pattern="receiver_started")
+    receiver = (await run.wait_for(r"http://[\d.:]+"))[0]
+    ended = await command_runner.run(
+        f"pipeline --url {receiver}/webhooks/nope --per-second 50",
+        ENRICHER_LAUNCHDARKLY_URL=upstream,
+    )
+    assert ended.code == 1
+    assert "Error: the receiver refuses a webhook with HTTP 404; check --url" in ended.err
+    assert "Traceback" not in ended.err
+
+
+async def test_pipeline_without_a_receiver_logs_that_nobody_answers(
+    command_runner: CommandRunner,
+) -> None:
+    """It goes on, since the receiver may start later."""
+    process = await command_runner.start(
+        "pipeline --url http://127.0.0.1:9/ --per-second 50",
+        ready_pattern="webhook_post_failed",
+        ENRICHER_LAUNCHDARKLY_URL="http://127.0.0.1:9",
+    )
+    await process.wait_for("event_report_failed")
+    assert (
+        "Cannot connect to host 127.0.0.1:9" in (await process.wait_for("webhook_post_f.*")).string
+    )
+    assert await process.stop() == 0
+
+
 async def test_pipeline_without_a_secret_is_refused(command_runner: CommandRunner) -> None:
     """Exit code 2 and the setting."""
     ended = await command_runner.run("pipeline", ENRICHER_WEBHOOK_SECRET="")

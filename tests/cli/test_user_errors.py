@@ -3,13 +3,14 @@
 import re
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import click
 import pytest
 
 from service import __version__
-from service.cli.main import main
+from service.cli.main import commands, main
 from service.settings import list_settings
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
@@ -27,6 +28,26 @@ COMMANDS = (
 )
 NATIVE = "--project default --environment production --application billing-service --version 1.2.3"
 
+NOT_UTF8 = (
+    *("failed show a\udcffb", "failed retry a a\udcffb", "failed drop a\udcffb"),
+    *("failed list --reason a\udcffb", "send --id a\udcffb", "send --version a\udcffb"),
+    "backfill --project p --environment a\udcffb --from 2026-11-01",
+    *(
+        "sources try a\udcffb -",
+        "sources try a - --header a:a\udcffb",
+        "simulate --options a\udcffb",
+    ),
+)
+WRONG_URLS = [
+    ("send --id x" if number % 2 else "pipeline", f"http://{rest}")
+    for number, rest in enumerate(
+        (
+            *("", "/path", ":80", "@/", "127.0.0.1:99999/", "h:port", "h:-1", "h:0"),
+            *("[::1", "[::1]x/", "[zz]/", "a..b/", f"{'a' * 64}/", "h\\@x"),
+        )
+    )
+]
+
 RunCommand = Callable[..., CommandResult]
 
 
@@ -38,10 +59,11 @@ def run_command(
 ) -> RunCommand:
     """Run a command that ends at once in this very process: there are many."""
 
-    def run(command: str, **changes: str) -> CommandResult:
+    def run(command: str | Sequence[str], **changes: str) -> CommandResult:
         for name, value in (command_runner.env | {"COLUMNS": "80"} | changes).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(sys, "argv", ["deployment-enricher", *command.split()])
+        words = command.split() if isinstance(command, str) else command
+        monkeypatch.setattr(sys, "argv", ["deployment-enricher", *words])
         with pytest.raises(SystemExit) as exit_info:
             main()
         return CommandResult(int(exit_info.value.code or 0), *capsys.readouterr())
@@ -94,7 +116,14 @@ async def test_version_is_printed_alone(command_runner: CommandRunner) -> None:
         ("simulate --port 65536", "'--port': 65536 is not in the range 0<=x<=65535"),
         ("simulate --options {", "--options: Input data was truncated"),
         ('simulate --options {"quta":{}}', "--options: Object contains unknown field `quta`"),
+        ("simulate --host a..b", "'--host': 'a..b' is not an address such as 127.0.0.1"),
         ("send --url 127.0.0.1:8080", "'127.0.0.1:8080' does not begin with http:// or https://"),
+        ("sources list --url https://", "'https://' has no valid host and port: give a URL"),
+        ("sources setup github --url https://h:0", "'https://h:0' has no valid host and port"),
+        ("sources list --url https://h/?a=b", "has a query or a fragment: give https://host only"),
+        ("sources list --url https://h/#", "has a query or a fragment: give https://host only"),
+        *((f"{command} --url {url}", "has no valid host and port") for command, url in WRONG_URLS),
+        *((command, "'a\\udcffb' is not UTF-8 text") for command in NOT_UTF8),
     ],
 )
 def test_wrong_argument_is_a_usage_error(run_command: RunCommand, words: str, told: str) -> None:
@@ -102,6 +131,91 @@ def test_wrong_argument_is_a_usage_error(run_command: RunCommand, words: str, to
     ended = run_command(words)
     assert ended.code == 2
     assert told in ended.error_text
+
+
+@pytest.mark.parametrize("character", ["\n", "\r", "\x00", "\x7f"])
+def test_delivery_that_no_header_can_hold_is_a_usage_error(
+    run_command: RunCommand, character: str
+) -> None:
+    """Exit code 2: the id of a delivery is sent in a header."""
+    ended = run_command(["send", "--delivery", f"a{character}b", "--id", "x"])
+    assert ended.code == 2
+    assert "has a control character, which no header can hold" in ended.error_text
+
+
+@pytest.mark.parametrize("url", ["http://h\nx/", "http://h x/", "http://h/a\tb"])
+def test_url_with_a_space_or_a_control_character_is_a_usage_error(
+    run_command: RunCommand, url: str
+) -> None:
+    """Exit code 2: a URL that is used must be the URL that was typed."""
+    ended = run_command(["send", "--url", url, "--id", "x"])
+    assert ended.code == 2
+    assert "has a space or a control character: percent-encode it" in ended.error_text
+
+
+def test_file_whose_name_is_not_utf8_is_read(run_command: RunCommand, tmp_path: Path) -> None:
+    """The system opens any path."""
+    path = tmp_path / "body\udcff"
+    path.write_text("{}")
+    ended = run_command(f"sources try native {path}")
+    assert "UTF-8" not in ended.err
+    assert "answer " in ended.out
+
+
+def test_every_command_checks_its_text(run_command: RunCommand) -> None:
+    """No argument accepts a text that is not UTF-8, except a path."""
+    for words, parameter in _list_parameters(commands, ()):
+        if parameter.type.name in {"path", "boolean"}:
+            continue
+        name = [] if isinstance(parameter, click.Argument) else [parameter.opts[0]]
+        others = ["a"] * (words == ["sources", "try"] and parameter.name == "file")
+        ended = run_command([*words, *others, *name, "a=:\udcff"])
+        assert (ended.code, "Invalid value for" in ended.error_text) == (2, True), words
+
+
+def _list_parameters(
+    group: click.Group, words: tuple[str, ...]
+) -> Iterator[tuple[list[str], click.Parameter]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _list_parameters(command, (*words, name))
+        else:
+            yield from (([*words, name], parameter) for parameter in command.params)
+
+
+@pytest.mark.parametrize(
+    "command", ["failed list", "run", "doctor", "tail", "demo", "backfill --from 2026-11-01"]
+)
+def test_data_directory_of_an_unknown_user_is_a_usage_error(
+    run_command: RunCommand, command: str
+) -> None:
+    """Exit code 2, and a sentence that names the variable."""
+    scope = " --project a --environment b" if command.startswith("backfill") else ""
+    ended = run_command(f"{command}{scope}", ENRICHER_DATA_DIR="~nobody-of-this-name/x")
+    assert ended.code == 2
+    assert "ENRICHER_DATA_DIR is '~nobody-of-this-name/x': " in ended.error_text
+
+
+@pytest.mark.parametrize("command", ["failed list", "tail", "doctor"])
+def test_command_with_a_redis_needs_no_home(
+    command_runner: CommandRunner,
+    run_command: RunCommand,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    """A container may run under a number without a name, and without HOME."""
+    for name in ("HOME", "ENRICHER_DATA_DIR"):
+        command_runner.env.pop(name)
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # KeyError, as for an unknown number
+    ended = run_command(
+        command,
+        ENRICHER_REDIS_URL="redis://127.0.0.1:1",
+        ENRICHER_LAUNCHDARKLY_URL="http://127.0.0.1:1",
+    )
+    assert ended.code == 1
+    assert "connecting to 127.0.0.1:1" in ended.out + ended.err
+    assert run_command(command, ENRICHER_REDIS_URL="").code == 2
 
 
 @pytest.mark.parametrize(

@@ -128,13 +128,7 @@ def check_deliveries(
             for job, job_records in finished.items()
             if _is_stale(job_records[-1], newest_epoch[job])
         ),
-        duplicated=sorted(
-            {
-                *_find_repeated_ids(all_records),
-                *_find_repeated_content(by_job),
-                *_find_repeated_flag_events(all_records),
-            }
-        ),
+        duplicated=_list_duplicated(all_records, by_job),
         unrequested=sorted(by_job.keys() - {delivery.job for delivery in sent}),
         queued_twice=sorted(delivery.name for delivery in sent if delivery.queued > 1),
         stuck=sorted(leftover.backlog | leftover.tickets),
@@ -162,6 +156,15 @@ def find_wrong_reports(reported: Mapping[str, str], known: Iterable[tuple[str, s
 
 def _is_stale(last: StreamRecord, expected_epoch: int) -> bool:
     return last.epoch is not None and last.epoch < expected_epoch
+
+
+def _list_duplicated(
+    records: Sequence[StreamRecord], by_job: Mapping[str, Sequence[StreamRecord]]
+) -> list[str]:
+    repeated_flag_events = _find_repeated_flag_events(records)
+    return sorted(
+        {*_find_repeated_ids(records), *_find_repeated_content(by_job), *repeated_flag_events}
+    )
 
 
 def _find_repeated_ids(records: Iterable[StreamRecord]) -> set[str]:

@@ -1,23 +1,32 @@
-"""Tests of the simulated pipeline: reproducible by its seed, and its flag events arrive."""
+"""Tests of the simulated pipeline: reproducible by its seed, and it logs what fails."""
 
+import io
+import json
 import socket
 from http import HTTPStatus
 from random import Random
 
 import aiohttp
+import pytest
 
+from service.log import build_log
+from service.simulate import pipeline as pipeline_module
+from service.simulate.options import Options
 from service.simulate.pipeline import (
     EventBody,
     Pipeline,
     PipelineTargets,
+    PostRefused,
     SendRate,
     build_flag_event,
+    report_event,
     report_flag_event,
 )
 from service.simulate.plan import PlannedFlagChange
+from service.simulate.responses import Canned
 from service.simulate.send import SendResult
 
-from .conftest import ManualClock, SimulatedApi
+from .conftest import ManualClock, SimulatedApi, StartSimulator
 
 FLAG_CHANGE = PlannedFlagChange(
     environment="production", flag_key="dark-mode", is_on=False, member_email="ada@example.com"
@@ -25,9 +34,13 @@ FLAG_CHANGE = PlannedFlagChange(
 
 
 class EventRecorder:
-    """The other sides of a pipeline; they accept everything and keep it."""
+    """The other sides of a pipeline; they keep what they accept.
 
-    def __init__(self) -> None:
+    The receiver first answers with ``faults``, and then accepts everything.
+    """
+
+    def __init__(self, *faults: HTTPStatus | Exception) -> None:
+        self._faults = [*faults]
         self.reported: list[EventBody] = []
         self.deliveries: list[str] = []
         self.flag_events: list[EventBody] = []
@@ -38,6 +51,11 @@ class EventRecorder:
 
     async def post(self, _: EventBody, delivery: str) -> SendResult:
         """Take a webhook as a receiver does."""
+        if self._faults:
+            fault = self._faults.pop(0)
+            if isinstance(fault, Exception):
+                raise fault
+            return SendResult(status=fault, body="")
         self.deliveries.append(delivery)
         return SendResult(status=HTTPStatus.ACCEPTED, body="")
 
@@ -46,15 +64,33 @@ class EventRecorder:
         self.flag_events.append(event)
 
 
-async def run_pipeline(seed: int, clock: ManualClock) -> EventRecorder:
-    """Deploy 40 times by the plan of a seed."""
-    recorder = EventRecorder()
+async def deploy(
+    recorder: EventRecorder, *, events: int, seed: int, clock: ManualClock
+) -> list[tuple[str, str]]:
+    """Deploy by the plan of a seed; return the event and the reason of each line of the log."""
     targets = PipelineTargets(
         report=recorder.report, post=recorder.post, report_flag=recorder.report_flag
     )
-    rate = SendRate(per_second=10_000, max_events=40)
-    await Pipeline(targets, rate=rate, rng=Random(seed), clock=clock).deploy()
+    rate = SendRate(per_second=10_000, max_events=events)
+    lines = io.StringIO()
+    log = build_log(stream=lines, pretty=False)
+    await Pipeline(targets, rate=rate, rng=Random(seed), clock=clock, log=log).deploy()
+    return [
+        (line["event"], line["reason"]) for line in map(json.loads, lines.getvalue().splitlines())
+    ]
+
+
+async def run_pipeline(seed: int, clock: ManualClock) -> EventRecorder:
+    """Deploy 40 times by the plan of a seed."""
+    recorder = EventRecorder()
+    assert await deploy(recorder, events=40, seed=seed, clock=clock) == []
     return recorder
+
+
+@pytest.fixture
+def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repeat a failed post at once."""
+    monkeypatch.setattr(pipeline_module, "_RETRY_PAUSE_S", 0.001)
 
 
 async def test_pipeline_follows_from_its_seed(clock: ManualClock) -> None:
@@ -66,6 +102,74 @@ async def test_pipeline_follows_from_its_seed(clock: ManualClock) -> None:
     assert vars(first) != vars(other)
     times = [event["eventTime"] for event in (*first.reported, *first.flag_events)]
     assert len(set(times)) == len(times)
+
+
+@pytest.mark.usefixtures("short_pause")
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (HTTPStatus.SERVICE_UNAVAILABLE, "HTTP 503"),
+        (HTTPStatus.REQUEST_TIMEOUT, "HTTP 408"),
+        (HTTPStatus.TOO_MANY_REQUESTS, "HTTP 429"),
+        (HTTPStatus.MOVED_PERMANENTLY, "HTTP 301"),
+        (HTTPStatus.NO_CONTENT, "HTTP 204"),
+        (aiohttp.ClientError("no connection"), "no connection"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+async def test_webhook_that_fails_is_logged_and_repeated(
+    clock: ManualClock, fault: HTTPStatus | Exception, reason: str
+) -> None:
+    """The log holds the status or the error, and the webhook arrives in the end."""
+    recorder = EventRecorder(fault)
+    logged = await deploy(recorder, events=1, seed=5, clock=clock)
+    assert logged == [("webhook_post_failed", reason)]
+    assert recorder.deliveries
+
+
+@pytest.mark.parametrize(
+    "status", [HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY]
+)
+async def test_webhook_that_is_refused_ends_the_pipeline(
+    clock: ManualClock, status: HTTPStatus
+) -> None:
+    """To repeat a wrong URL or a wrong signature would change nothing."""
+    refused = f"^the receiver refuses a webhook with HTTP {status}; check --url "
+    with pytest.raises(PostRefused, match=refused):
+        await deploy(EventRecorder(status), events=1, seed=5, clock=clock)
+
+
+async def test_event_that_launchdarkly_refuses_is_not_repeated(
+    start_simulator: StartSimulator,
+) -> None:
+    """A token with the role Reader may report nothing."""
+    api = await start_simulator(Options(reader_tokens=(Options().token,)))
+    with pytest.raises(PostRefused, match=r"HTTP 403; check .*LAUNCHDARKLY_ACCESS_TOKEN"):
+        await report_event(
+            api.session, api.url, {}, token=Options().token, log=build_log(stream=io.StringIO())
+        )
+
+
+@pytest.mark.usefixtures("short_pause")
+async def test_event_that_fails_is_logged_and_repeated(simulated_api: SimulatedApi) -> None:
+    """The log holds the status, and LaunchDarkly accepts the event in the end."""
+    lines = io.StringIO()
+    simulated_api.simulator.set_response(
+        "/deployment-events", Canned(status=502, body=b""), times=1
+    )
+    deployed = {"projectKey": "default", "environmentKey": "production", "version": "1"}
+    event: EventBody = {**deployed, "applicationKey": "shop", "eventType": "finished"}
+    await report_event(
+        simulated_api.session,
+        simulated_api.url,
+        event,
+        token=Options().token,
+        log=build_log(stream=lines, pretty=False),
+    )
+    logged = [json.loads(line) for line in lines.getvalue().splitlines()]
+    assert [(line["event"], line["reason"]) for line in logged] == [
+        ("event_report_failed", "HTTP 502")
+    ]
 
 
 async def test_flag_event_is_listed(simulated_api: SimulatedApi, clock: ManualClock) -> None:

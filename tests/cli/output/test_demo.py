@@ -13,8 +13,9 @@ import pytest
 
 from service.cli.demo import CallCounts, Demo, DemoInputs
 from service.cli.tail import StreamEntryText
+from service.log import build_log
 from service.metrics.namespace import NamespaceStats
-from service.simulate.pipeline import EventBody, PipelineTargets, SendRate
+from service.simulate.pipeline import EventBody, PipelineTargets, PostRefused, SendRate
 from service.simulate.send import SendResult
 from service.store import RedisUnavailable
 from tests.metrics.sample_stats import make_namespace_stats
@@ -104,6 +105,7 @@ class DemoHarness:
             records=self.records(),
             out=self.screen,
             columns=lambda: self.columns,
+            log=build_log(stream=io.StringIO()),
         )
         rate = SendRate(per_second=200, max_events=events)
         async with asyncio.timeout(20):
@@ -181,6 +183,17 @@ async def test_pipeline_of_the_demo_retries_failed_posts(demo_harness: DemoHarne
     lines = await demo_harness.run(events=2)
     assert not demo_harness.faults
     assert [line for line in lines if "queued 2  published 2" in line]
+
+
+async def test_demo_whose_webhook_is_refused_ends_with_its_summary(
+    demo_harness: DemoHarness,
+) -> None:
+    """A pipeline that has ended appends no further record, so the demo ends too."""
+    demo_harness.faults = [HTTPStatus.NOT_FOUND]
+    with pytest.raises(PostRefused, match="the receiver refuses a webhook with HTTP 404"):
+        await demo_harness.run(events=2)
+    assert "What you saw: " in demo_harness.screen.getvalue()
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("demo-")]
 
 
 async def test_demo_status_line_never_wraps(demo_harness: DemoHarness) -> None:
