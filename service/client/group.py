@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -195,11 +196,13 @@ class GroupConsumer:
         _, reply = await self._acknowledge_and_send(
             connection, (*command, "COUNT", self._options.prefetch)
         )
-        cursor, entries, *_ = reply
+        cursor, entries, *trimmed = reply
         self._autoclaim_cursor = cursor
         if cursor == b"0-0":
             self._autoclaim_at = time.monotonic() + self._options.claim_after_s / 2
-        return [StreamEntry(*entry) for entry in entries if entry is not None]
+        claimed = [StreamEntry(*entry) for entry in entries if entry is not None]
+        # Since Redis 7 the reply ends with a list of those that were trimmed meanwhile.
+        return claimed + [StreamEntry(position, None) for position in chain(*trimmed)]
 
     async def _read_group(
         self, connection: Connection, after: bytes, *, block_s: float = 0.0

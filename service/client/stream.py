@@ -61,7 +61,7 @@ class EnrichedStream:
     """
 
     trimmed = 0
-    """How many records Redis trimmed from the stream before this reader received them."""
+    """How many records were trimmed after a consumer of the group had fetched them, unread."""
 
     def __init__(
         self,

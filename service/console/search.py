@@ -1,4 +1,7 @@
-"""The search for a deployment among tickets, failed tickets and records, bounded in time."""
+"""The search for a deployment among tickets, failed tickets and records, bounded in time.
+
+It ignores the case of ASCII letters. Redis does not know the case of other letters.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -148,7 +151,7 @@ class Searcher:
     ) -> _ScannedPage:
         first, size = ranks
         encoded_query = quote(query, safe="").lower()
-        args = (first, first + size - 1, query.lower(), encoded_query)
+        args = (first, first + size - 1, _lower_ascii(query), encoded_query)
         reply = cast("list[Any]", await self._submit(self._search_script, keys, args))
         now_ms, scanned = reply[:2]
         deployments = [view_from_row(row, now_ms) for row in split_rows(reply[2:], 3)]
@@ -157,7 +160,7 @@ class Searcher:
     async def _scan_records(self, query: str) -> AsyncGenerator[_ScannedPage]:
         before = "+"
         for _ in range(_MAX_RECORD_PAGES):
-            args = (before, _RECORDS_PER_PAGE, query, query.lower(), MAX_RECORD_BYTES)
+            args = (before, _RECORDS_PER_PAGE, _lower_ascii(query), MAX_RECORD_BYTES)
             raw_reply = await self._submit(self._stream_script, (self._keys.enriched,), args)
             reply = cast("list[Any]", raw_reply)
             scanned, before = reply[0], decode_text(reply[1])
@@ -171,6 +174,11 @@ class Searcher:
         self, script: Script, keys: Sequence[str], args: Sequence[ScriptArgument]
     ) -> object:
         return await self._group_commit.submit(script, keys=keys, args=args, timeout_s=_TIMEOUT_S)
+
+
+def _lower_ascii(query: str) -> bytes:
+    """Return the query as the scripts compare it: Lua's ``string.lower`` knows ASCII only."""
+    return query.encode("utf-8", "replace").lower()
 
 
 def _sort_key(deployment: DeploymentView) -> tuple[bool, float]:

@@ -286,6 +286,21 @@ async def test_restart_of_redis_loses_no_record(server: EmbeddedServer, group: s
             assert await append_records(redis, stream, 3, 4) == await waiting
 
 
+async def test_outage_of_redis_calls_on_unavailable_once(server: EmbeddedServer) -> None:
+    """The reader tries several times meanwhile, and then goes on."""
+    errors: list[Exception] = []
+    options = ReaderOptions(on_unavailable=errors.append)
+    server.stop()
+    async with EnrichedStream(server.url, group=READER_GROUP, options=options) as records:
+        waiting = asyncio.create_task(take_ids(records, 1))
+        await asyncio.sleep(0.5)
+        assert len(errors) == 1
+        server.start()
+        async with open_client(server.url) as redis:
+            assert await append_records(redis, Keys("deployments").enriched, 1) == await waiting
+    assert len(errors) == 1
+
+
 @pytest.mark.parametrize("loss", ["the group", "the stream"])
 async def test_deleted_group_is_created_again(
     redis: Redis, keys: Keys, open_stream: OpenStream, loss: str
@@ -361,6 +376,20 @@ async def test_trimmed_records_are_counted(
     [new] = await append_records(redis, keys.enriched, 3)
     assert await take_ids(stream, 1) == [new]
     assert stream.trimmed == 2
+
+
+async def test_trimmed_records_of_a_dead_consumer_are_counted(
+    redis: Redis, keys: Keys, open_stream: OpenStream
+) -> None:
+    """The consumer that takes over counts them."""
+    await append_records(redis, keys.enriched, 1, 2, 3)
+    await redis.xgroup_create(keys.enriched, READER_GROUP, "0")
+    await redis.xreadgroup(READER_GROUP, "dead", {keys.enriched: ">"})
+    await redis.xtrim(keys.enriched, maxlen=0, approximate=False)
+    [new] = await append_records(redis, keys.enriched, 4)
+    stream = open_stream()
+    assert await take_ids(stream, 1) == [new]
+    assert stream.trimmed == 3
 
 
 async def test_record_has_typed_data_and_unknown_fields(

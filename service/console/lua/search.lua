@@ -1,7 +1,7 @@
 -- Search one page of the backlog or of the failed tickets for a text.
 -- KEYS     1 backlog or failed  2 tickets or failed data
--- ARGV     1 rank of the first  2 rank of the last  3 the text in lower case  4 the text as it appears in
---          a job (percent-encoded, lower case)
+-- ARGV     1 rank of the first  2 rank of the last  3 the text, its ASCII letters in lower case  4 the
+--          text as it appears in a job (percent-encoded, lower case)
 -- Returns  {now (ms), number searched, then threes: job, score, its data}
 -- Atomic   it only reads; a page is short, so that it blocks Redis briefly.
 -- Flags    no-writes
