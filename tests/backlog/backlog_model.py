@@ -293,12 +293,15 @@ class BacklogModel(RuleBasedStateMachine):
                 self.reopened += failed.deliveries
 
     def move_failed(self, failed_job: str, delivery: str) -> None:
-        """Take the event of a delivery from a failed job; its other events stay failed."""
-        moved = [event for event in self.failed[failed_job] if event.delivery == delivery]
-        for event in moved:
-            self.settled_events.subtract(event.deliveries)
-            self.reopened += event.deliveries
-            self.failed[failed_job].remove(event)
+        """Take a delivery from a failed job, with its event if that is the one that Redis holds."""
+        for event in [*self.failed[failed_job]]:
+            if event.delivery == delivery:
+                self.settled_events.subtract(event.deliveries)
+                self.reopened += event.deliveries
+                self.failed[failed_job].remove(event)
+            elif delivery in event.deliveries:
+                self.settled_events.subtract([delivery])
+                event.deliveries.remove(delivery)
         if not self.failed[failed_job]:
             del self.failed[failed_job]
 

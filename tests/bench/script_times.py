@@ -299,6 +299,9 @@ class DeepNamespace:
         newest, _ = await self._failed.read_page(0, 2 * MAX_BATCH)
         await self._failed.retry(newest[:MAX_BATCH], {})
         await self._failed.drop(newest[MAX_BATCH:])
+        oldest = await self._redis.zrange(self._keys.failed, 0, 19)
+        await self._redis.zadd(self._keys.failed, dict.fromkeys(oldest, 1))
+        await self._backlog.expire_failed()
 
     async def _reconcile(self) -> None:
         async with self._runs.hold("scope", interval_ms=0) as run:
