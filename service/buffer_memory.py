@@ -3,7 +3,7 @@
 Each webhook, each attempt and each shared list has a hold. It counts the bytes that were read for
 it until it is done: the webhook is parsed, or the ticket is settled. A list and the attempts that
 need it are one group. The oldest group may exceed the limit, one hold at a time, so that it always
-comes to its end and frees its memory: nothing waits for ever, even if one attempt holds several
+comes to its end and frees its memory: every wait ends, even if one attempt holds several
 pages.
 """
 
@@ -100,7 +100,7 @@ class BufferMemory:
     def try_acquire(self, hold: MemoryHold, size: int) -> bool:
         """Add bytes to a hold, and return True, unless that has to wait for memory."""
         fits = not self._waiting and self.used + size <= self.max_bytes
-        if not fits and not self._may_exceed(hold):
+        if not fits and not self._try_exceed(hold):
             return False
         self._add(hold, size)
         return True
@@ -131,8 +131,8 @@ class BufferMemory:
             self._exceeding = None
             self._grant()
 
-    def _may_exceed(self, hold: MemoryHold) -> bool:
-        """Return whether a hold may go over the limit; if so, no other may until it ends."""
+    def _try_exceed(self, hold: MemoryHold) -> bool:
+        """Let a hold of the oldest group go over the limit, if no other does; return whether."""
         oldest_group = next(iter(self._bytes_by_group), hold.group)
         if hold.group is not oldest_group or self._exceeding not in {None, hold}:
             return False
@@ -157,7 +157,7 @@ class BufferMemory:
         self._waiting.sort(key=lambda waiter: ages.get(waiter[0].group, len(ages)))
         while self._waiting:
             hold, size, granted = self._waiting[0]
-            if self.used + size > self.max_bytes and not self._may_exceed(hold):
+            if self.used + size > self.max_bytes and not self._try_exceed(hold):
                 return
             del self._waiting[0]
             self._add(hold, size)

@@ -226,7 +226,7 @@ class Backlog:
                 keys.budget_calls,
                 keys.budget_waiting,
                 keys.wakeup,
-                keys.claim_reply(self._new_token()),
+                keys.script_reply(self._new_token()),
                 keys.counts,
                 keys.turns,
                 keys.waiting_worker,

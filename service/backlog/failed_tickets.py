@@ -130,7 +130,7 @@ class FailedTickets:
             "retry",
             keys=(
                 *(keys.backlog, keys.tickets, keys.failed, keys.failed_data, keys.wakeup),
-                *(keys.failed_reply(self._new_token()), keys.counts, keys.failed_raw),
+                *(keys.script_reply(self._new_token()), keys.counts, keys.failed_raw),
                 *(self._delivery_key(failed) for failed, _ in submitted),
             ),
             args=[arg for failed, plan in submitted for arg in _retry_args(failed, plan)],
@@ -144,7 +144,7 @@ class FailedTickets:
         replies = await self._submit(
             "drop",
             keys=(
-                *(keys.failed, keys.failed_data, keys.failed_reply(self._new_token())),
+                *(keys.failed, keys.failed_data, keys.script_reply(self._new_token())),
                 *(keys.counts, keys.failed_raw),
             ),
             args=[arg for failed in batch for arg in (failed.job, failed.digest)],

@@ -51,8 +51,8 @@ def plan_refresh(
     """Return the plan after this lease; ``schedule`` is ms after the first record, ascending.
 
     A late refresh skips those that it missed. An unfinished deployment is fetched again each time
-    that the elapsed time has doubled, but not later than the schedule says. If the last refresh got
-    what ``may_change`` soon, one more follows, and no other after it.
+    that the elapsed time has doubled, but not later than the schedule says. If the
+    result of the last refresh ``may_change`` soon, one extra refresh follows.
     """
     state = lease.ticket.refresh
     done, since = (0, now_ms) if state is None else (state.done + 1, state.since)

@@ -12,6 +12,8 @@ from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script, read_lua
 
+SkipStatus = Literal["skipped", "superseded", "lease_lost"]
+
 _FINAL_REASONS = frozenset({"not_found", "poison"})
 """Reasons that end all refreshes: the deployment is gone, or its ticket kills workers."""
 
@@ -61,9 +63,7 @@ class Refreshes:
         _, wait_ms = cast("tuple[int, int]", reply)
         return None if wait_ms < 0 else wait_ms / 1000
 
-    async def skip(
-        self, lease: Lease, reason: str
-    ) -> Literal["skipped", "superseded", "lease_lost"]:
+    async def skip(self, lease: Lease, reason: str) -> SkipStatus:
         """End a failed refresh and schedule the next one, unless the reason is final.
 
         Raise :class:`service.store.RedisRefused` if Redis refuses the write for now.
@@ -91,4 +91,4 @@ class Refreshes:
             durable=True,
             patient=False,
         )
-        return cast('Literal["skipped"]', cast("bytes", reply).decode())
+        return cast("SkipStatus", cast("bytes", reply).decode())

@@ -44,7 +44,7 @@ class RefreshState(Struct, frozen=True, array_like=True):
     """The refreshes of a published deployment: how many are done, and since when (Redis ms).
 
     ``since`` is when the record of its webhook was published. The schedule counts from there. After
-    the schedule's end, one refresh more may follow, which ``is_last``.
+    the schedule's end, one extra refresh may follow; ``is_last`` marks it.
     """
 
     done: int

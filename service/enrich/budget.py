@@ -48,14 +48,14 @@ class Budget:
 
     def __init__(
         self,
-        group: GroupCommit,
+        group_commit: GroupCommit,
         *,
         keys: Keys,
         share: float,
         rng: Callable[[], float],
         spare_only: bool = False,
     ) -> None:
-        self._group = group
+        self._group_commit = group_commit
         self._share = share
         self._rng = rng
         self._spare_only = spare_only
@@ -70,7 +70,7 @@ class Budget:
         The workers leave the next calls to deployments already begun; spare calls come last.
         """
         while True:
-            reply = self._group.submit(
+            reply = self._group_commit.submit(
                 self._acquire,
                 keys=self._acquire_keys,
                 args=(call_id, route, CALL_TTL_MS, self._share, int(self._spare_only)),
@@ -87,7 +87,7 @@ class Budget:
         which there might be no call.
         """
         while True:
-            reply = self._group.submit(
+            reply = self._group_commit.submit(
                 self._acquire,
                 keys=self._acquire_keys,
                 args=(call_id, route, CALL_TTL_MS, self._share, _FOR_REFRESH),
@@ -109,7 +109,7 @@ class Budget:
         for window in rate_limits.windows:
             limit, reset_ms = _encode_optional(window.limit), _encode_optional(window.reset_ms)
             window_args += (window.family, limit, window.remaining, reset_ms)
-        return self._group.submit(
+        return self._group_commit.submit(
             self._record,
             keys=self._record_keys,
             args=(

@@ -19,7 +19,7 @@ _MAX_SHA_LENGTH = 64
 # LaunchDarkly may receive the end of a deployment minutes after us, where a runner waits.
 _MAX_END_DELAY_MS = 900_000
 _QUERY_FIELDS = frozenset({"applicationKey", "applicationVersion", "environmentKey"})
-_CLOCK_SKEW_MS = 60_000  # of the sender's clock, and of times rounded to minutes
+CLOCK_SKEW_MS = 60_000  # of the sender's clock, and of times rounded to minutes
 _OUTCOMES = {"finished": "succeeded", "failed": "failed"}
 
 
@@ -163,7 +163,7 @@ def _time_of(head: DeploymentHead) -> int:
 def _began_after(head: DeploymentHead, query: DeploymentQuery) -> bool:
     """Return whether it began after the event: in progress now, or so late that it is another."""
     if head.is_unfinished:
-        return _time_of(head) > query.time_ms + _CLOCK_SKEW_MS
+        return _time_of(head) > query.time_ms + CLOCK_SKEW_MS
     return (head.started_at or _time_of(head)) > query.time_ms + _MAX_END_DELAY_MS
 
 

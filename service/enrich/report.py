@@ -45,8 +45,8 @@ from service.backlog.ticket import (
     ReportState,
     Ticket,
 )
+from service.enrich.matching import CLOCK_SKEW_MS, Match, NoMatch, contradicts_outcome
 from service.enrich.matching import DeploymentQuery as Query
-from service.enrich.matching import Match, NoMatch, contradicts_outcome
 from service.enrich.models import DeploymentHead
 from service.enrich.verdict import (
     ApiResponse,
@@ -70,7 +70,6 @@ REPORT_FORBIDDEN = "report_forbidden"
 
 _VERSION = re.compile(r"[A-Za-z0-9._-]+")  # PostDeploymentEventInput of LaunchDarkly's OpenAPI
 _EVENT_TYPES = {"succeeded": "finished", "failed": "failed", STARTED: "started"}
-_CLOCK_SKEW_MS = 60_000  # of the sender's clock, as in matching.py
 _SAME_EVENT_MS = 1_000  # as SAME_SENDER_MS in lib_tickets.lua
 _SAME_WITHOUT_TIME_MS = 900_000  # as NO_TIME_MS in lib_tickets.lua
 _FIRST_WAIT_S = 1.0
@@ -182,7 +181,7 @@ def _has_start(head: DeploymentHead, event: QueuedEvent) -> bool:
     A deployment that has been in progress for longer lost its end: it is another one.
     """
     if head.is_unfinished:
-        return (head.started_at or 0) >= event.time_ms - _CLOCK_SKEW_MS
+        return (head.started_at or 0) >= event.time_ms - CLOCK_SKEW_MS
     return (head.ended_at or head.started_at or 0) >= event.time_ms
 
 
@@ -251,15 +250,15 @@ def _is_stored(response: ApiResponse | NoResponse) -> bool:
 
 
 def decide_answer(
-    failure: CallFailure,
+    answered: CallFailure,
     ticket: Ticket,
     history: AttemptHistory,
     policy: RetryPolicy,
     *,
     index: int = 0,
 ) -> ReportAnswer:
-    """Return the meaning of an answer; ``failure`` holds it, whether it is a failure or not."""
-    response, report = failure.response, ticket.report or ReportState()
+    """Return what the answer to a report means; ``answered`` holds a good one, too."""
+    response, report = answered.response, ticket.report or ReportState()
     if _is_stored(response):
         stored = replace(report, is_stored=True)
         if ticket.outcome == STARTED:
@@ -268,14 +267,14 @@ def decide_answer(
     unreported = replace(report, reported_at=0)
     if is_passing_fault(response):
         is_unsent = isinstance(response, NoResponse) and response.is_unsent
-        verdict = decide_call_failure(failure, history, policy)
+        verdict = decide_call_failure(answered, history, policy)
         return ReportAnswer(unreported if is_unsent else report, verdict)
     assert isinstance(response, ApiResponse)  # noqa: S101 - no response is a passing fault
     match classify_response(response):
         case "forbidden":
             return ReportAnswer(unreported, _decide_forbidden(response, history, policy))
         case "rate_limited" | "unauthorized":
-            return ReportAnswer(unreported, decide_call_failure(failure, history, policy))
+            return ReportAnswer(unreported, decide_call_failure(answered, history, policy))
         case _:
             detail = f"LaunchDarkly rejects the report with HTTP {response.status}"
             return ReportAnswer(unreported, Fail("report_rejected", detail, response.body))

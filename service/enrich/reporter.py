@@ -61,6 +61,6 @@ class Reporter:
             response.rate_limits if isinstance(response, ApiResponse) else RateLimitHeaders(),
         )
         assert isinstance(closed_ms, int)  # noqa: S101 - as the script returns it
-        failure = CallFailure(response, closed_s=closed_ms / 1000)
+        answered = CallFailure(response, closed_s=closed_ms / 1000)
         history = self._build_history(lease)
-        return decide_answer(failure, ticket, history, self._policy, index=lease.index)
+        return decide_answer(answered, ticket, history, self._policy, index=lease.index)

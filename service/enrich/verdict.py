@@ -1,7 +1,7 @@
-"""What a LaunchDarkly response means for a ticket: ``Found``, ``Retry`` or ``Fail``.
+"""What a LaunchDarkly response means for a ticket, such as ``Found``, ``Retry`` or ``Fail``.
 
-Every rule about a response is in this file. Other modules send calls and parse bodies, but do
-not interpret a status. All functions are pure: time and chance are arguments.
+Every rule about the response to a GET of a deployment or of a list is in this file; ``report.py``
+has those about the answer to a report. All functions are pure: time and chance are arguments.
 
 ==============================  ==========================================================
 response                        meaning

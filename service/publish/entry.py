@@ -53,8 +53,8 @@ class Entry(Struct, frozen=True):
     ``data_chunks`` are the data after the revision and the change. ``digest`` identifies the
     content: an equal digest and an equal change make no new revision. ``plan`` says when the
     deployment is refreshed, ``history`` where and when it ended. If ``filtered_because`` holds a
-    reason, nothing is appended. Nor is it if the entry ``is_shared``: another event of the
-    deployment has the record.
+    reason, nothing is appended. An entry that ``is_shared`` appends nothing either: another
+    event of the deployment has the record.
     """
 
     deployment_id: str

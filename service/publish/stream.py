@@ -17,6 +17,8 @@ from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from service.store.script import Script, load_script, read_lua
 
+PublishStatus = Literal["published", "unchanged", "filtered", "lease_lost", "taken"]
+
 _TRIM_INTERVAL_S = 60.0
 
 
@@ -52,7 +54,7 @@ class PublishResult(Struct, frozen=True):
     ``taken``: the source reported this deployment by another event; no write, and the lease stands.
     """
 
-    status: Literal["published", "unchanged", "filtered", "lease_lost", "taken"]
+    status: PublishStatus
     revision: int
 
 
@@ -130,9 +132,7 @@ class OutputStream:
             patient=False,
         )
         status, revision = cast("tuple[bytes, int]", reply)
-        return PublishResult(
-            status=cast("Literal['published']", status.decode()), revision=int(revision)
-        )
+        return PublishResult(status=cast("PublishStatus", status.decode()), revision=int(revision))
 
     async def trim(self) -> TrimResult:
         """Remove entries older than the retention that every active reader group has read.

@@ -35,7 +35,7 @@ class Keys(Struct, frozen=True, dict=True):
 
     @cached_property
     def turns(self) -> str:
-        """Hash: who had the last turn, how many turns follow, when a worker last claimed (ms)."""
+        """Hash: who had the last turns, calls since the last retry, when a worker claimed (ms)."""
         return self._key("turns")
 
     @cached_property
@@ -117,12 +117,8 @@ class Keys(Struct, frozen=True, dict=True):
         """String: written to test whether Redis accepts writes; expires within a second."""
         return self._key("probe")
 
-    def claim_reply(self, token: str) -> str:
-        """Return the key of one claim's reply, kept in case the reply is lost."""
-        return self._key(f"reply:{token}")
-
-    def failed_reply(self, token: str) -> str:
-        """Return the key of the reply to one command on failed tickets, kept in case it is lost."""
+    def script_reply(self, token: str) -> str:
+        """Return the key of the reply of one script call, kept in case it is lost."""
         return self._key(f"reply:{token}")
 
     @cached_property
@@ -148,7 +144,11 @@ class Keys(Struct, frozen=True, dict=True):
         return self._key(f"reported:{version}")
 
     def published(self, deployment_id: str) -> str:
-        """Return the key of one deployment's hash: its last revision and content digest."""
+        """Return the key of one deployment's hash.
+
+        It holds the last revision with its digest and change, since when it is refreshed, the lease
+        that settled last, and by which event each source reported it.
+        """
         return self._key(f"published:{deployment_id}")
 
     def history(self, project: str, environment: str, application: str) -> str:

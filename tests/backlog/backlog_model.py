@@ -212,7 +212,7 @@ class BacklogModel(RuleBasedStateMachine):
         job = self.job_by_delivery[delivery] = result.job
         if self.is_event_failed(job, event.outcome):
             failed_before.add(job)
-        for failed_job in sorted(failed_before):
+        for failed_job in sorted(failed_before, key=lambda name: name != job):
             if failed_job == job or not failed_job.startswith("find:"):
                 self.requeue_failed(failed_job, job)
             else:

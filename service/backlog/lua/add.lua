@@ -45,7 +45,7 @@ local now, microseconds = now_ms()
 if is_ticket_full(job, redis.call('ZSCORE', keys.backlog, job), stored, ticket, now) then
   return { 'ticket_full', FULL_TICKET_WAIT }
 end
-local function find_spare_call() -- the budget, if this ticket can be handed over
+local function budget_for_hand_over() -- or nil if the ticket cannot be handed over
   if redis.call('EXISTS', KEYS[13]) == 0 or redis.call('LLEN', KEYS[6]) > 0 then
     return nil -- nobody waits, or nobody has taken the last element
   elseif redis.call('ZCARD', KEYS[10]) > 0 or redis.call('ZSCORE', keys.backlog, job) then
@@ -99,7 +99,7 @@ if has_failed then
     has_failed = false -- by another deployment of the version: its failure stays
   end
 end
-local spare = is_new and not has_failed and find_spare_call()
+local spare = is_new and not has_failed and budget_for_hand_over()
 -- The failures follow the ticket, and the mark follows both: a command that fails loses nothing.
 put_ticket(keys, job, stored, ticket, now)
 if has_failed then

@@ -14,7 +14,8 @@
 --
 -- Each call goes to the next project and environment, in a circle: first the first attempts, then the
 -- retries, but every RETRY_EVERY-th call goes to a retry if one is due. KEYS[9] holds who had the last turns,
--- and when a worker last claimed, to the second: no live worker is silent for longer than a lease.
+-- and when a worker last claimed, to the second. Readiness looks at that time: a live worker claims at least once
+-- within a lease.
 --
 -- A batch is the tickets that one list call can serve: those to be found in one project and environment.
 -- While calls are scarce, tickets with a known deployment id join a batch too. Most of them need a call of

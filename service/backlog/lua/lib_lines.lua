@@ -1,7 +1,7 @@
 -- Define the lines in which due tickets wait for their turn. Placed before scripts that queue or claim tickets.
 -- KEYS     none of its own
 -- ARGV     none of its own
--- Returns  nothing; defines LINES (the parts of a score), line_score(job, stored, since, is_retry),
+-- Returns  nothing; defines LINES (the parts of a score), line_score(job, stored, since, is_tried),
 --          due_since(score) -> ms, is_retry(stored) and read_scope(stored)
 -- Atomic   it only computes; a score depends on the ticket and the time alone.
 -- A score of the backlog is one of these:

@@ -5,7 +5,7 @@
 -- Returns  "postponed" | "superseded" (a newer event arrived meanwhile: it is due now) | "lease_lost"
 -- Atomic   only the holder of the lease may move a ticket; the ticket of a newer event stays unchanged
 --          and is due at once.
--- Flags    allow-oom: it ends a lease, and the ticket keeps its size.
+-- Flags    allow-oom: it ends a lease, and the ticket hardly grows.
 local keys = { backlog = KEYS[1], tickets = KEYS[2], calls = KEYS[3], waiting = KEYS[4], counts = KEYS[6] }
 local job, generation, now = ARGV[1], tonumber(ARGV[3]), (now_ms())
 local score = tonumber(redis.call('ZSCORE', keys.backlog, job) or '0')

@@ -25,7 +25,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0
   else
     local queued_at = ticket and struct.unpack('>d', ticket, 7)
     local is_missed = queued_at == 0 -- reconciliation found it, not a webhook: its wait starts now
-    -- A failed job waits for a person. The refreshes of an earlier revision go on: nobody has to end them.
+    -- A failed job waits for a person. It does not stop the refreshes of an earlier revision.
     if ticket and not (is_missed and redis.call('ZSCORE', KEYS[5], job)) then
       if is_missed then
         ticket = struct.pack('>I4I2d', 1, 0, now) .. string.sub(ticket, 15)

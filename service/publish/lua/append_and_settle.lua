@@ -18,7 +18,7 @@
 -- A failure before XADD leaves no record; the next call finds the deployment in the history and adds it only
 -- once. XADD is followed at once by the mark of this lease, with an HSET that cannot fail: the key was read and
 -- HSET was used before. A failure after it is made good by the next call with the same fence, which finds the
--- mark and appends nothing. Only what is measured last may be lost: a milestone, and the rate.
+-- mark and appends nothing. Such a failure may lose a milestone or a rate, nothing else.
 local REPEATED_MS = 10000 -- a sender that names no time repeats its event within this time
 local MILESTONE = 64 -- records between two milestones: counting unread records reads at most this many
 local COUNTED_TOGETHER = 8 -- records after which the rate is measured, because each time costs a read and a write
