@@ -181,8 +181,8 @@ class Worker:
         """Start a task per lease; first register which leases share a list call."""
         try:
             self._dependencies.share_lists([lease for lease in leases if self._can_attempt(lease)])
-        except Exception:  # then each reads a list of its own; without a task it would crash others
-            self._dependencies.log.exception("claim_failed")
+        except Exception:  # each reads a list of its own; a lease without a task would run out
+            self._dependencies.log.exception("share_lists_failed")
         for lease in leases:
             held_lease = self._lease_keeper.add(lease)
             held_lease.task = asyncio.create_task(self._process(held_lease), name=lease.job)
@@ -283,9 +283,9 @@ class Worker:
             return await self._build_entry(verdict, lease, started_at)
         except Exception as error:  # a defect of this program must not lose the ticket
             self._dependencies.log.exception("attempt_error", job=lease.job)
-            failure = self._dependencies.on_internal_error(lease, error)
-            is_final = isinstance(failure, Fail)
-            return replace(failure, event_index=event_index) if is_final else failure
+            verdict = self._dependencies.on_internal_error(lease, error)
+            is_final = isinstance(verdict, Fail)
+            return replace(verdict, event_index=event_index) if is_final else verdict
 
     async def _report(
         self, held_lease: HeldLease, verdict: Unreported, started_at: float

@@ -19,7 +19,6 @@ from service.backlog.failures import (
 )
 from service.backlog.lines import load_lines_lua
 from service.backlog.ticket import (
-    MAX_EVENTS,
     CorruptTicket,
     Lease,
     QueuedEvent,
@@ -56,6 +55,7 @@ class BacklogConfig(Struct, frozen=True, kw_only=True):
     enqueue_timeout_s: float = 8.0
 
 
+_ALL_EVENTS = 1 << 31
 _EXPIRE_INTERVAL_S = 60.0
 _TICKET_FULL = "too many webhooks of this version wait already"
 _MAX_LEADERS, _MAX_FOLLOWERS = 64, 150
@@ -348,7 +348,7 @@ class Backlog:
         return count
 
     async def expire_failed_periodically(self, log: EventLogger) -> None:
-        """Do so every minute until cancelled; errors of Redis are logged."""
+        """Delete what is no longer kept, each minute until cancelled; log errors of Redis."""
         while True:
             try:
                 if count := await self.expire_failed():
@@ -361,7 +361,7 @@ class Backlog:
 def _failed_event_args(lease: Lease | CorruptTicket) -> tuple[bytes, int, int]:
     """Return the event of a lease as a list, to retry it later, and which events fail."""
     if isinstance(lease, CorruptTicket):
-        return b"", 1, MAX_EVENTS
+        return b"", 1, _ALL_EVENTS
     if lease.job.startswith("id:"):
         return b"", *lease.settled_events
     ticket = replace(lease.ticket, attempts=0, reason=None, received_at=lease.received_at)

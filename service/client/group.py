@@ -200,9 +200,9 @@ class GroupConsumer:
         self._autoclaim_cursor = cursor
         if cursor == b"0-0":
             self._autoclaim_at = time.monotonic() + self._options.claim_after_s / 2
-        claimed = [StreamEntry(*entry) for entry in entries if entry is not None]
-        # Since Redis 7 the reply ends with a list of those that were trimmed meanwhile.
-        return claimed + [StreamEntry(position, None) for position in chain(*trimmed)]
+        # Since Redis 7 the reply ends with those that were trimmed, older than the others.
+        missing = [StreamEntry(position, None) for position in chain(*trimmed)]
+        return missing + [StreamEntry(*entry) for entry in entries if entry is not None]
 
     async def _read_group(
         self, connection: Connection, after: bytes, *, block_s: float = 0.0

@@ -33,6 +33,9 @@ from service.enrich.verdict import (
 from service.json_repair import repair_json
 from service.store.group_commit import ScriptReply
 
+LIST_CALL_PREFIX = "list for "
+"""What the id of a further call of a list begins with; the job that needs the list follows."""
+
 REQUEST_TIMEOUT_S = 30.0
 _MIN_RESERVED_BYTES = 1 << 16
 _CONNECT_TIMEOUT_S = 5.0
@@ -322,7 +325,7 @@ class BudgetedCalls:
             await asyncio.sleep(wait_s)
 
     async def _try(self, request: ApiRequest, parse: Parse[T]) -> Parsed[T] | CallFailure:
-        """Make one call, and return it to the budget even if it is cancelled.
+        """Make one call, and return it to the budget; that of a list also if it is cancelled.
 
         After a failure, wait until the budget knows of it: it is closed before any worker can claim
         again.
@@ -330,14 +333,16 @@ class BudgetedCalls:
         launchdarkly = self._upstream.launchdarkly
         reading = await launchdarkly.reserve(request.route, self._hold)
         call_id = await self._acquire(request)
-        response: Parsed[T] | ApiResponse | NoResponse = CANCELLED
         try:
             response = await launchdarkly.get_parsed(
                 request.path, route=request.route, parse=parse, reading=reading
             )
-        finally:
-            recorded = self._record(call_id, response)
+        except asyncio.CancelledError:
+            if call_id.startswith(LIST_CALL_PREFIX):  # a settled ticket returns the call of its job
+                self._record(call_id, CANCELLED)
+            raise
         self.count += 1
+        recorded = self._record(call_id, response)
         if isinstance(response, Parsed):
             return response
         return CallFailure(response, closed_s=cast("int", await recorded) / 1000)

@@ -13,6 +13,7 @@ from service.backlog.ticket import Lease, QueuedEvent, Ticket, list_events, sele
 from service.buffer_memory import BufferMemory, MemoryHold
 from service.enrich.budget import Budget, format_access_scope
 from service.enrich.client import (
+    LIST_CALL_PREFIX,
     BudgetedCalls,
     LaunchDarkly,
     Upstream,
@@ -151,7 +152,7 @@ class Enricher:
             return replace(invalid, event_index=lease.index if lease.events else None)
         if shared_list is None and deployment_id is not None:
             return await self._fetch_by_id(
-                self._start_attempt(lease, reserved_by=lease.job), deployment_id
+                self._start_attempt(lease, reserved_by=_find_reservation(lease)), deployment_id
             )
         shared_list = shared_list or self._build_shared_list([lease])
         return await self._enrich_from_list(lease, shared_list)
@@ -195,9 +196,9 @@ class Enricher:
             batch,
             BudgetedCalls(
                 self._upstream,
-                f"list for {leader.job}",
+                LIST_CALL_PREFIX + leader.job,
                 scope=_access_scope(leader.ticket),
-                reserved_by=leader.job,
+                reserved_by=_find_reservation(leader),
                 hold=hold,
             ),
             page_sizer=self._page_sizer,
@@ -377,6 +378,11 @@ class Enricher:
                 return verdict
             collection.stop_reason = f"a page was refused: {verdict.reason}"
         return None
+
+
+def _find_reservation(lease: Lease) -> str | None:
+    """Return the job whose call the claim acquired; None if the ticket shares another's call."""
+    return lease.job if lease.leader is None else None
 
 
 def _access_scope(ticket: Ticket) -> str:

@@ -106,7 +106,7 @@ WAITED_FOR_MEMORY = NoResponse(reason="waited for memory")
 """A call whose time ran out while this worker had no memory for it: LaunchDarkly did not fail."""
 
 CANCELLED = NoResponse(reason="cancelled")
-"""A call that this worker broke off, because it stops or lost the lease."""
+"""A call that this worker broke off: it stops, lost the lease, or a list took too long."""
 
 
 class CallFailure(Struct, frozen=True):

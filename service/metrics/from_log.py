@@ -82,6 +82,7 @@ def attempt_counters(metrics: Metrics) -> dict[str, EventCounter]:
         "lease_lost": lambda _: metrics.leases_lost.inc(),
         "deployment_released": lambda _: metrics.leases_released.inc(),
         "claim_failed": lambda _: metrics.internal_errors["claim"].inc(),
+        "share_lists_failed": lambda _: metrics.internal_errors["claim"].inc(),
         "attempt_error": lambda _: metrics.internal_errors["attempt"].inc(),
         "settle_failed": lambda _: metrics.internal_errors["settle"].inc(),
     }

@@ -48,8 +48,8 @@ class _ErrorHandler(logging.Handler):
         """Log one event for a record with an exception."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, HttpProcessingError):
-            is_encoded = isinstance(error, ContentEncodingError)
-            reason = _UNKNOWN_ENCODING if is_encoded else _MALFORMED
+            has_unknown_encoding = isinstance(error, ContentEncodingError)
+            reason = _UNKNOWN_ENCODING if has_unknown_encoding else _MALFORMED
             self._log.info("webhook_rejected", status=error.code, source="other", reason=reason)
         elif error is not None and not isinstance(error, web.RequestPayloadError):
             self._log.exception("request_error", exc_info=error)

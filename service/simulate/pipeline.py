@@ -27,7 +27,12 @@ FLAG_EVENTS_PATH = "/simulator/flag-events"
 
 _RETRY_PAUSE_S = 0.5
 _IMPACT_AFTER_MS = 20_000
-_TEMPORARY_REFUSALS = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS}
+# 401 is one: the receiver may read a new secret later than the pipeline.
+_TEMPORARY_REFUSALS = {
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+}
 
 
 class PostRefused(Exception):

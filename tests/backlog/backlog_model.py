@@ -192,7 +192,12 @@ class BacklogModel(RuleBasedStateMachine):
         It may be mapped to another application since it failed (``is_moved``).
         """
         self.token = f"{next(self.tokens):016d}"
-        event = build_event(number, f"{number}-{known}-{nth}", known=known)
+        delivery = f"{number}-{known}-{nth}"
+        event = build_event(number, delivery, known=known)
+        if not self.is_delivery_failed(delivery):
+            is_moved = "/moved/" in self.job_by_delivery.get(
+                delivery, "/moved/" if is_moved else ""
+            )
         if is_moved:
             event = replace(event, application="moved")
         self.add_and_check(event, twice=twice)
@@ -213,7 +218,7 @@ class BacklogModel(RuleBasedStateMachine):
         if self.is_event_failed(job, event.outcome):
             failed_before.add(job)
         for failed_job in sorted(failed_before, key=lambda name: name != job):
-            if failed_job == job or not failed_job.startswith("find:"):
+            if failed_job == job or failed_job.startswith("unmappable:"):
                 self.requeue_failed(failed_job, job)
             else:
                 self.move_failed(failed_job, delivery)
@@ -277,6 +282,11 @@ class BacklogModel(RuleBasedStateMachine):
             if ticket is not None:
                 ticket.fence, ticket.is_leased, ticket.is_due = None, False, True
             self.handed_over = None
+
+    def is_delivery_failed(self, delivery: str) -> bool:
+        """Return whether the event of a delivery failed, and none that says the same waits."""
+        failed = self.failed.get(self.job_by_delivery.get(delivery, ""), ())
+        return any(delivery in event.deliveries for event in failed)
 
     def is_event_failed(self, job: str, outcome: str) -> bool:
         """Return whether an event of a job says what a failed one said."""

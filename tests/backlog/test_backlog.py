@@ -378,6 +378,69 @@ async def test_add_of_a_failed_delivery_under_another_job_leaves_the_other_faile
     await fail_remaining(backlog)
 
 
+async def test_add_of_an_id_under_another_job_keeps_the_failure_of_another_delivery(
+    backlog: Backlog, redis: Redis, keys: Keys
+) -> None:
+    """Both reported one deployment, and the record is that of the second one."""
+    for delivery, outcome in (("first", "succeeded"), ("second", "failed")):
+        await backlog.add(make_event(1, delivery=delivery, outcome=outcome))
+        lease = await claim_lease(backlog)
+        failure = FailureRecord(reason="x", ticket=lease.ticket, fence=lease.fence)
+        await backlog.fail(lease, failure)
+    (job,) = cast("list[bytes]", await redis.zrange(keys.failed, 0, -1))
+    moved = make_event(2, delivery="first", outcome="succeeded")
+    assert isinstance(await backlog.add(moved), Queued)
+    assert await redis.zrange(keys.failed, 0, -1) == [job]
+    moved = make_event(2, delivery="second", outcome="failed")
+    assert isinstance(await backlog.add(moved), Queued)
+    assert await redis.zcard(keys.failed) == 0
+    await fail_remaining(backlog)
+
+
+async def corrupt_ticket(redis: Redis, keys: Keys, job: str) -> None:
+    """Make the first byte of a stored ticket one that no ticket begins with."""
+    stored = cast("bytes", await redis.hget(keys.tickets, job))
+    await redis.hset(keys.tickets, job, stored[:14] + b"\xff" + stored[15:])
+
+
+async def fail_corrupt(backlog: Backlog) -> str:
+    """Claim a corrupt ticket and fail it as a worker does."""
+    (corrupt,) = (await backlog.claim(1)).leases
+    assert isinstance(corrupt, CorruptTicket)
+    failure = FailureRecord(reason="corrupt_ticket", raw=corrupt.raw, fence=corrupt.fence)
+    return await backlog.fail(corrupt, failure)
+
+
+async def test_fail_of_a_corrupt_ticket_ends_however_many_events_it_holds(
+    backlog: Backlog, redis: Redis, keys: Keys
+) -> None:
+    """Failed events that are queued again join those that wait."""
+    job = job_key(make_run(0))
+    for number in range(MAX_EVENTS):
+        await backlog.add(make_run(number))
+        await backlog.fail(await claim_lease(backlog), FailureRecord(reason="x"))
+    for number in (*range(MAX_EVENTS, 2 * MAX_EVENTS - 1), 0):
+        await backlog.add(make_run(number))
+    await corrupt_ticket(redis, keys, job)
+    assert await fail_corrupt(backlog) == "failed"
+    assert await redis.zcard(keys.backlog) == 0
+    assert (await read_failure_record(redis, keys, job)).reason == "corrupt_ticket"
+
+
+async def test_fail_of_a_corrupt_ticket_keeps_the_failed_events_of_its_job(
+    backlog: Backlog, redis: Redis, keys: Keys
+) -> None:
+    """They can still be retried."""
+    job = job_key(make_run(0))
+    await backlog.add(make_run(0))
+    await backlog.fail(await claim_lease(backlog), FailureRecord(reason="x"))
+    await backlog.add(make_run(1))
+    await corrupt_ticket(redis, keys, job)
+    assert await fail_corrupt(backlog) == "failed"
+    failed = await read_failed(redis, keys, job)
+    assert [event.ticket.delivery for event in failed.events] == ["run-0"]
+
+
 async def test_add_to_a_full_backlog_returns_a_retry_delay(
     group_commit: GroupCommit, keys: Keys, backlog_config: BacklogConfig
 ) -> None:

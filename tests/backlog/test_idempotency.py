@@ -1,18 +1,24 @@
 """Tests of repeated script calls: each is one act and leaves the data of others alone."""
 
+import asyncio
+import io
 import itertools
 from typing import cast
 
 import msgspec
+import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
 from service.accept.mapping import BacklogFull, Duplicate, Queued, Unmappable
 from service.backlog.backlog import Backlog, BacklogConfig
 from service.backlog.failures import FailureRecord
 from service.backlog.ticket import Lease
+from service.log import build_log
 from service.store.group_commit import GroupCommit
 from service.store.keys import Keys
 from tests.backlog.claims import build_backlog, claim_lease
+from tests.conftest import Eventually
 from tests.factories import make_event
 
 
@@ -109,6 +115,27 @@ async def test_postpone_to_the_first_place_wakes_a_worker(
     for number in (1, 2):
         await backlog.add(make_event(number, delivery=f"again-{number}", outcome="failed"))
         await backlog.fail(await claim_lease(backlog), FailureRecord(reason="test"))
+
+
+async def test_error_of_redis_while_failed_tickets_expire_is_logged(
+    backlog: Backlog, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """The next minute tries again."""
+    output = io.StringIO()
+
+    async def refuse() -> int:
+        raise ResponseError("NOPERM")
+
+    async def is_logged() -> bool:
+        return "expiry_failed" in output.getvalue()
+
+    monkeypatch.setattr(backlog, "expire_failed", refuse)
+    log = build_log(stream=output, pretty=False)
+    task = asyncio.create_task(backlog.expire_failed_periodically(log))
+    await eventually(is_logged)
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_expire_failed_deletes_what_is_no_longer_kept_in_slices(

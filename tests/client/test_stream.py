@@ -381,15 +381,21 @@ async def test_trimmed_records_are_counted(
 async def test_trimmed_records_of_a_dead_consumer_are_counted(
     redis: Redis, keys: Keys, open_stream: OpenStream
 ) -> None:
-    """The consumer that takes over counts them."""
-    await append_records(redis, keys.enriched, 1, 2, 3)
+    """The consumer that takes over counts them, and returns the rest when it is closed."""
+    ids = await append_records(redis, keys.enriched, 1, 2, 3, 4, 5)
     await redis.xgroup_create(keys.enriched, READER_GROUP, "0")
     await redis.xreadgroup(READER_GROUP, "dead", {keys.enriched: ">"})
-    await redis.xtrim(keys.enriched, maxlen=0, approximate=False)
-    [new] = await append_records(redis, keys.enriched, 4)
-    stream = open_stream()
-    assert await take_ids(stream, 1) == [new]
-    assert stream.trimmed == 3
+    entries: Any = await redis.xrange(keys.enriched)
+    positions = [position for position, _ in entries]
+    await redis.xclaim(keys.enriched, READER_GROUP, "dead", 0, positions, idle=100_000)
+    await redis.xtrim(keys.enriched, maxlen=3, approximate=False)
+    stream = open_stream(options=ReaderOptions(claim_after_s=60))
+    assert await take_ids(stream, 1) == [ids[2]]
+    assert stream.trimmed == 2
+    await stream.aclose()
+    pending = await list_pending(redis, keys)
+    assert [entry["message_id"] for entry in pending] == positions[2:]
+    assert all(entry["time_since_delivered"] >= 60_000 for entry in pending)
 
 
 async def test_record_has_typed_data_and_unknown_fields(

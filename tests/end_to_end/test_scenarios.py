@@ -419,6 +419,27 @@ async def test_too_large_record_fails_instead_of_being_truncated(
     assert line["detail"].endswith(" bytes, the limit is 100")
 
 
+async def test_failed_tickets_that_are_no_longer_kept_are_deleted(
+    service: ServiceHarness, event: Event, eventually: Eventually
+) -> None:
+    """Nothing has to fail for that: a worker does so when it starts, and each minute."""
+    service.simulator.options = Options(auto_create=False)
+    await service.open(not_found_timeout=0.1)
+    assert (await service.post(event))[0] == 202
+    await eventually(service.is_done)
+    (job,) = await service.failed_jobs()
+    await service.close()
+    await service.redis.zadd(service.keys.failed, {job: 1})
+    await service.open()
+
+    async def is_deleted() -> bool:
+        return not await service.redis.exists(service.keys.failed, service.keys.failed_data)
+
+    await eventually(is_deleted)
+    (line,) = service.log_events("failed_tickets_expired")
+    assert line["tickets"] == 1
+
+
 async def test_worker_that_ends_by_itself_is_logged(
     service: ServiceHarness, eventually: Eventually, monkeypatch: pytest.MonkeyPatch
 ) -> None:

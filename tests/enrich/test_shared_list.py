@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from service.enrich.budget import Budget
 from service.enrich.verdict import Fail, Found, Retry
 from service.simulate.options import Options, Shape
 from service.simulate.rates import Rates
@@ -261,6 +262,23 @@ async def test_shared_list_when_every_ticket_is_cancelled_stops_and_can_restart(
     await asyncio.gather(*tasks, return_exceptions=True)
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "shared-list"]
     assert isinstance(await enricher_harness.enrich(leases[2]), Found)
+
+
+async def test_followers_without_their_shared_list_acquire_calls_of_their_own(
+    enricher_harness: EnricherHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim acquired one call for all. The list could not be built, so each needs its own."""
+    acquired: list[str] = []
+    acquire = Budget.acquire
+
+    async def record_acquired(self: Budget, call_id: str, route: str) -> None:
+        acquired.append(call_id)
+        await acquire(self, call_id, route)
+
+    monkeypatch.setattr(Budget, "acquire", record_acquired)
+    enricher_harness.add_deployments(5)
+    await asyncio.gather(*map(enricher_harness.enrich, make_batch(5)))
+    assert (enricher_harness.calls, len(acquired)) == (5, 4)
 
 
 async def test_shared_list_that_is_cancelled_returns_its_call_to_the_budget(

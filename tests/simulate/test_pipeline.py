@@ -109,6 +109,7 @@ async def test_pipeline_follows_from_its_seed(clock: ManualClock) -> None:
     ("fault", "reason"),
     [
         (HTTPStatus.SERVICE_UNAVAILABLE, "HTTP 503"),
+        (HTTPStatus.UNAUTHORIZED, "HTTP 401"),  # the receiver reads its new secret later
         (HTTPStatus.REQUEST_TIMEOUT, "HTTP 408"),
         (HTTPStatus.TOO_MANY_REQUESTS, "HTTP 429"),
         (HTTPStatus.MOVED_PERMANENTLY, "HTTP 301"),
@@ -128,12 +129,12 @@ async def test_webhook_that_fails_is_logged_and_repeated(
 
 
 @pytest.mark.parametrize(
-    "status", [HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY]
+    "status", [HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY]
 )
 async def test_webhook_that_is_refused_ends_the_pipeline(
     clock: ManualClock, status: HTTPStatus
 ) -> None:
-    """To repeat a wrong URL or a wrong signature would change nothing."""
+    """To repeat a wrong URL or a wrong body would change nothing."""
     refused = f"^the receiver refuses a webhook with HTTP {status}; check --url "
     with pytest.raises(PostRefused, match=refused):
         await deploy(EventRecorder(status), events=1, seed=5, clock=clock)

@@ -70,11 +70,20 @@ local function hand_over(budget)
   redis.call('ZADD', keys.backlog, fence, job)
 end
 
--- The delivery has another job now: it leaves the failed events of its former one, and the others stay.
+-- The delivery has another job now: it leaves the failed events of its former one, and the others stay. A record
+-- without a list is of this delivery alone, or of one deployment that several deliveries reported, of which it
+-- holds one.
 local function drop_failed_event()
   local failure, others = redis.call('HGET', keys.failed_data, failed_job) or '', {}
   local events, first = last_event_list(failure)
   local dropped = read_event_fields(ticket)
+  local is_parked = string.sub(failed_job, 1, 11) == 'unmappable:'
+  if not events and not is_parked then
+    local of_delivery = cmsgpack.pack(dropped.source) .. cmsgpack.pack(dropped.delivery)
+    if not string.find(failure, of_delivery, 1, true) then
+      return
+    end
+  end
   for _, event in ipairs(events or {}) do
     local fields = read_event_fields(event[2])
     if fields.source ~= dropped.source or fields.delivery ~= dropped.delivery then

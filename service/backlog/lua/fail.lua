@@ -26,9 +26,9 @@ end
 local stored = redis.call('HGET', keys.tickets, job)
 local plan = plan_end(stored, ARGV[3], ARGV[6], ARGV[7], true)
 local is_superseded = not plan.has_ended and (ARGV[5] == '' or not plan.is_removed)
-local drops_oldest = false
-if not is_superseded and ARGV[5] ~= '' then
-  failure, drops_oldest = join_failure(failure, ARGV[5], redis.call('HGET', keys.failed_data, job))
+local drops_oldest, earlier = false, redis.call('HGET', keys.failed_data, job)
+if not is_superseded and (ARGV[5] ~= '' or read_failed_events(earlier)) then
+  failure, drops_oldest = join_failure(failure, ARGV[5], earlier)
 end
 if not is_superseded then
   store_failure(keys, job, failure, ARGV[8], now)

@@ -8,7 +8,8 @@
 --          plan_end(stored, generation, first, last, has_failed), the end of the events from first to last, and
 --          end_ticket(keys, job, plan, now), which carries it out; is_superseded(stored, generation):
 --          whether a newer event arrived meanwhile; is_repeat(job, events, ticket, now);
---          is_ticket_full(job, score, stored, ticket, now); and for failure records read_failed_events(failure), join_failure(failure, list, earlier) and
+--          is_ticket_full(job, score, stored, ticket, now); and for failure records
+--          read_failed_events(failure), join_failure(failure, list, earlier) and
 --          requeue_failed_events(keys, job, stored, events, now)
 -- Atomic   a newer event is checked for and the ticket is changed in one script: no event is lost.
 -- Redis rolls nothing back when a command fails (a key of a wrong type, a command that the ACL denies).

@@ -42,9 +42,10 @@ local function retry(nth)
     return 'skipped'
   end
   local mark = redis.call('GET', KEYS[8 + nth])
-  local status = queue(job, value, tonumber(failed_at))
-  local other_failure = redis.call('HGET', keys.failed_data, job)
-  requeue_failed_events(keys, job, redis.call('HGET', keys.tickets, job), read_failed_events(other_failure), now)
+  local failed_events = read_failed_events(redis.call('HGET', keys.failed_data, job)) -- of the job itself
+  local is_listed = job == failed_job and failed_events
+  local status = is_listed and 'queued' or queue(job, value, tonumber(failed_at))
+  requeue_failed_events(keys, job, redis.call('HGET', keys.tickets, job), failed_events, now)
   drop_failure(keys, job) -- the job of a parked event may have failed too
   if mark and job ~= failed_job and string.sub(mark, -#failed_job - 1) == ' ' .. failed_job then
     -- Redeliveries of the parked event become duplicates of the job that it is now.

@@ -169,7 +169,7 @@ if result == 'rate_limited' then
   end
 elseif result == 'unauthorized' then
   closed_until, closed_reason = math.max(closed_until, now + UNAUTHORIZED_PAUSE), 'token refused'
-elseif result ~= 'cancelled' then -- a worker that stops says nothing about LaunchDarkly
+elseif result ~= 'cancelled' then -- a call that was broken off is neither a success nor a failure
   if is_new_window then
     set('probe', FIRST_PROBE)
   elseif result == 'ok' and not has_windows and not was_closed then
