@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -71,6 +72,25 @@ async def test_list_reads_no_body(
         assert failed.failure is not None
         assert (failed.failure.raw, failed.failure.raw_size) == (b"", len(LARGE_BODY))
     assert await redis.hstrlen(keys.failed_data, JOB) < 1000
+
+
+async def test_retry_queues_each_failed_event_of_a_leased_ticket_once(
+    backlog: Backlog, failed_tickets: FailedTickets, redis: Redis, keys: Keys
+) -> None:
+    """An event that arrives again during a lease would have its ticket tried once more."""
+    run: dict[str, Any] = {"deployment_id": None, "event_time": 1_795_428_000_000}
+    await backlog.add(make_event(delivery="failed", outcome="failed", **run))
+    lease = await claim_lease(backlog)
+    await backlog.fail(lease, FailureRecord(reason="x", ticket=lease.ticket, fence=lease.fence))
+    await backlog.add(make_event(delivery="repaired", **run))
+    lease = await claim_lease(backlog)
+    (result,) = await failed_tickets.retry(await failed_tickets.read([lease.job]), {})
+    assert result.status == "queued"
+    assert await redis.zcard(keys.failed) == 0
+    await backlog.fail(lease, FailureRecord(reason="x", ticket=lease.ticket, fence=lease.fence))
+    left = await claim_lease(backlog)
+    assert (left.ticket.delivery, left.generation) == ("failed", lease.generation + 1)
+    await fail_remaining(backlog)
 
 
 async def test_retry_maps_the_whole_body_and_deletes_it(
