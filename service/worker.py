@@ -283,9 +283,8 @@ class Worker:
             return await self._build_entry(verdict, lease, started_at)
         except Exception as error:  # a defect of this program must not lose the ticket
             self._dependencies.log.exception("attempt_error", job=lease.job)
-            verdict = self._dependencies.on_internal_error(lease, error)
-            is_final = isinstance(verdict, Fail)
-            return replace(verdict, event_index=event_index) if is_final else verdict
+            failed = self._dependencies.on_internal_error(lease, error)
+            return replace(failed, event_index=event_index) if isinstance(failed, Fail) else failed
 
     async def _report(
         self, held_lease: HeldLease, verdict: Unreported, started_at: float

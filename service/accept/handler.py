@@ -111,6 +111,11 @@ def problem(
     return Response(status, body, content_type_header | dict(headers or {}))
 
 
+def unavailable(reason: str, retry_after_s: int) -> Response:
+    """Return a response that asks the sender to retry."""
+    return problem(503, reason, headers={"Retry-After": str(retry_after_s)})
+
+
 def batch_response(responses: Sequence[Response]) -> Response:
     """Return the response to a batch: the results of its events, in order, under one status.
 
@@ -219,8 +224,7 @@ class WebhookHandler:
             return _build_http_response(response)
         except Exception:  # noqa: BLE001 - a bug of ours: senders retry a 503, and not every one a 500
             self._log.exception("webhook_error", source=name)
-            headers = {"Retry-After": str(RETRY_AFTER_S)}
-            return _build_http_response(problem(503, "internal error", headers=headers))
+            return _build_http_response(unavailable("internal error", RETRY_AFTER_S))
 
     async def _handle(self, name: str, request: web.Request) -> Response:
         source = self._sources.get(name)
@@ -347,7 +351,7 @@ class WebhookHandler:
 
     def _respond_unavailable(self, source: str, reason: str, retry_after_s: int) -> Response:
         self._log.info("webhook_unavailable", source=source, status=503, reason=reason)
-        return problem(503, reason, headers={"Retry-After": str(retry_after_s)})
+        return unavailable(reason, retry_after_s)
 
 
 def _count_kept_bytes(received: Event | Batch) -> int:

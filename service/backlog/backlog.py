@@ -55,7 +55,7 @@ class BacklogConfig(Struct, frozen=True, kw_only=True):
     enqueue_timeout_s: float = 8.0
 
 
-_ALL_EVENTS = 1 << 31
+_ALL_EVENTS = 1 << 31  # more than any ticket holds
 _EXPIRE_INTERVAL_S = 60.0
 _TICKET_FULL = "too many webhooks of this version wait already"
 _MAX_LEADERS, _MAX_FOLLOWERS = 64, 150

@@ -1,7 +1,7 @@
 """A simulated CD system: it reports each deployment to LaunchDarkly and to a receiver."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import suppress
 from http import HTTPStatus
 from random import Random
@@ -129,24 +129,20 @@ class Pipeline:
                 task_group.create_task(self._post_until_accepted(event, deployment.delivery))
 
     async def _post_until_accepted(self, event: EventBody, delivery: str) -> None:
-        while True:
-            try:
-                status = (await self._targets.post(event, delivery)).status
-            except (aiohttp.ClientError, TimeoutError) as error:
-                self._log.warning("webhook_post_failed", reason=_describe_error(error))
-            else:
-                self.received += 1
-                self.queued += status == HTTPStatus.ACCEPTED
-                self.repeated += status == HTTPStatus.OK
-                if status in {HTTPStatus.OK, HTTPStatus.ACCEPTED}:
-                    return
-                if _is_final_refusal(status):
-                    raise PostRefused(
-                        f"the receiver refuses a webhook with HTTP {status}; check --url and"
-                        " ENRICHER_WEBHOOK_SECRET"
-                    )
-                self._log.warning("webhook_post_failed", reason=f"HTTP {status}")
-            await asyncio.sleep(_RETRY_PAUSE_S)
+        async def post() -> int:
+            status = (await self._targets.post(event, delivery)).status
+            self.received += 1
+            self.queued += status == HTTPStatus.ACCEPTED
+            self.repeated += status == HTTPStatus.OK
+            return status
+
+        await _repeat_until_accepted(
+            post,
+            accepted={HTTPStatus.OK, HTTPStatus.ACCEPTED},
+            on_failure=lambda reason: self._log.warning("webhook_post_failed", reason=reason),
+            refusal="the receiver refuses a webhook with {status}; check --url and"
+            " ENRICHER_WEBHOOK_SECRET",
+        )
 
 
 def find_first_error(group: ExceptionGroup[Exception]) -> Exception:
@@ -155,14 +151,35 @@ def find_first_error(group: ExceptionGroup[Exception]) -> Exception:
     return find_first_error(error) if isinstance(error, ExceptionGroup) else error
 
 
+async def _repeat_until_accepted(
+    post: Callable[[], Awaitable[int]],
+    *,
+    accepted: Collection[int],
+    on_failure: Callable[[str], object],
+    refusal: str,
+) -> None:
+    """Post until the returned status is one of ``accepted``; ``on_failure`` receives each reason.
+
+    Raises PostRefused with the text ``refusal``, in which ``{status}`` stands for the status.
+    """
+    while True:
+        try:
+            status = await post()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            on_failure(str(error) or type(error).__name__)
+        else:
+            if status in accepted:
+                return
+            if _is_final_refusal(status):
+                raise PostRefused(refusal.format(status=f"HTTP {status}"))
+            on_failure(f"HTTP {status}")
+        await asyncio.sleep(_RETRY_PAUSE_S)
+
+
 def _is_final_refusal(status: int) -> bool:
     """Return whether a status refuses the post itself: repeating it would change nothing."""
     is_client_error = HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
     return is_client_error and status not in _TEMPORARY_REFUSALS
-
-
-def _describe_error(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 def build_event(deployment: PlannedDeployment, *, time_ms: int) -> EventBody:
@@ -207,35 +224,24 @@ async def report_event(
     Rate limits and an unreachable LaunchDarkly are logged and delay the report; they never drop it.
     Raises PostRefused if LaunchDarkly refuses the event.
     """
-    while True:
-        try:
-            status = await _post_to_launchdarkly(session, upstream, event, token=token)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            log.warning("event_report_failed", reason=_describe_error(error))
-        else:
-            if status == HTTPStatus.CREATED:
-                return
-            if _is_final_refusal(status):
-                raise PostRefused(
-                    f"LaunchDarkly refuses an event with HTTP {status}; check"
-                    " ENRICHER_LAUNCHDARKLY_URL and LAUNCHDARKLY_ACCESS_TOKEN"
-                )
-            log.warning("event_report_failed", reason=f"HTTP {status}")
-        await asyncio.sleep(_RETRY_PAUSE_S)
 
+    async def post() -> int:
+        async with session.post(
+            upstream + EVENTS_PATH,
+            json=event,
+            headers={"Authorization": token},
+            allow_redirects=False,
+        ) as response:
+            await response.read()
+            return response.status
 
-async def _post_to_launchdarkly(
-    session: aiohttp.ClientSession, upstream: str, event: EventBody, *, token: str
-) -> int:
-    """Post an event, and return the status of the response."""
-    async with session.post(
-        upstream + EVENTS_PATH,
-        json=event,
-        headers={"Authorization": token},
-        allow_redirects=False,
-    ) as response:
-        await response.read()
-        return response.status
+    await _repeat_until_accepted(
+        post,
+        accepted={HTTPStatus.CREATED},
+        on_failure=lambda reason: log.warning("event_report_failed", reason=reason),
+        refusal="LaunchDarkly refuses an event with {status}; check"
+        " ENRICHER_LAUNCHDARKLY_URL and LAUNCHDARKLY_ACCESS_TOKEN",
+    )
 
 
 async def report_flag_event(

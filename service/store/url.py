@@ -76,7 +76,7 @@ def parse_redis_url(url: str) -> RedisUrl:
                 _check_database(parts.path.removeprefix("/"), options)
                 return RedisUrl(kind="server", server_url=server_url)
             case "redis+sentinel" | "rediss+sentinel":
-                return _parse_sentinel_url(parts)
+                return _parse_sentinel_url(parts, options)
             case "redis+cluster" | "rediss+cluster" if parts.path in {"", "/", "/0"}:
                 seeds = _parse_seeds(parts, _REDIS_PORT)
                 return RedisUrl(kind="cluster", server_url=_format_server_url(parts), seeds=seeds)
@@ -134,21 +134,20 @@ def _check_database(database: str, options: dict[str, str]) -> None:
         raise RedisUrlError("has two databases: keep the path or the option db")
 
 
-def _parse_sentinel_url(parts: SplitResult) -> RedisUrl:
+def _parse_sentinel_url(parts: SplitResult, options: dict[str, str]) -> RedisUrl:
     master_name, _, database = parts.path.removeprefix("/").partition("/")
     if not master_name:
         raise ValueError("the name of the master in Sentinel is missing")
-    query = parse_qs(parts.query)
-    _check_database(database, {name: values[0] for name, values in query.items()})
+    _check_database(database, options)
     return RedisUrl(
         kind="sentinel",
         server_url=_format_server_url(parts, database=database),
         seeds=_parse_seeds(parts, _SENTINEL_PORT),
         master_name=unquote(master_name),
         sentinel_login={
-            option: query[name][0]
+            option: options[name]
             for name, option in _SENTINEL_LOGIN_OPTIONS.items()
-            if name in query
+            if name in options
         },
     )
 

@@ -62,8 +62,8 @@ def run_command(
     def run(command: str | Sequence[str], **changes: str) -> CommandResult:
         for name, value in (command_runner.env | {"COLUMNS": "80"} | changes).items():
             monkeypatch.setenv(name, value)
-        words = command.split() if isinstance(command, str) else command
-        monkeypatch.setattr(sys, "argv", ["deployment-enricher", *words])
+        arguments = command.split() if isinstance(command, str) else command
+        monkeypatch.setattr(sys, "argv", ["deployment-enricher", *arguments])
         with pytest.raises(SystemExit) as exit_info:
             main()
         return CommandResult(int(exit_info.value.code or 0), *capsys.readouterr())
@@ -105,7 +105,7 @@ async def test_version_is_printed_alone(command_runner: CommandRunner) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "told"),
     [
         ("", "Usage: deployment-enricher [OPTIONS] COMMAND"),
         ("frobnicate", "No such command 'frobnicate'"),
@@ -126,9 +126,11 @@ async def test_version_is_printed_alone(command_runner: CommandRunner) -> None:
         *((command, "'a\\udcffb' is not UTF-8 text") for command in NOT_UTF8),
     ],
 )
-def test_wrong_argument_is_a_usage_error(run_command: RunCommand, words: str, told: str) -> None:
-    """Exit code 2, and a sentence that names the word."""
-    ended = run_command(words)
+def test_wrong_argument_is_a_usage_error(
+    run_command: RunCommand, arguments: str, told: str
+) -> None:
+    """Exit code 2, and a sentence that names the argument."""
+    ended = run_command(arguments)
     assert ended.code == 2
     assert told in ended.error_text
 
@@ -164,23 +166,23 @@ def test_file_whose_name_is_not_utf8_is_read(run_command: RunCommand, tmp_path: 
 
 def test_every_command_checks_its_text(run_command: RunCommand) -> None:
     """No argument accepts a text that is not UTF-8, except a path."""
-    for words, parameter in _list_parameters(commands, ()):
+    for arguments, parameter in _list_parameters(commands, ()):
         if parameter.type.name in {"path", "boolean"}:
             continue
         name = [] if isinstance(parameter, click.Argument) else [parameter.opts[0]]
-        others = ["a"] * (words == ["sources", "try"] and parameter.name == "file")
-        ended = run_command([*words, *others, *name, "a=:\udcff"])
-        assert (ended.code, "Invalid value for" in ended.error_text) == (2, True), words
+        others = ["a"] * (arguments == ["sources", "try"] and parameter.name == "file")
+        ended = run_command([*arguments, *others, *name, "a=:\udcff"])
+        assert (ended.code, "Invalid value for" in ended.error_text) == (2, True), arguments
 
 
 def _list_parameters(
-    group: click.Group, words: tuple[str, ...]
+    group: click.Group, arguments: tuple[str, ...]
 ) -> Iterator[tuple[list[str], click.Parameter]]:
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
-            yield from _list_parameters(command, (*words, name))
+            yield from _list_parameters(command, (*arguments, name))
         else:
-            yield from (([*words, name], parameter) for parameter in command.params)
+            yield from (([*arguments, name], parameter) for parameter in command.params)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +221,7 @@ def test_command_with_a_redis_needs_no_home(
 
 
 @pytest.mark.parametrize(
-    ("words", "changes", "told"),
+    ("arguments", "changes", "told"),
     [
         ("run", {"LAUNCHDARKLY_ACCESS_TOKEN": ""}, "LAUNCHDARKLY_ACCESS_TOKEN is not set"),
         ("run", {"ENRICHER_WEBHOOK_SECRET": ""}, "set ENRICHER_WEBHOOK_SECRET, or ENRICHER_SOURC"),
@@ -240,10 +242,10 @@ def test_command_with_a_redis_needs_no_home(
     ],
 )
 def test_wrong_setting_is_a_usage_error(
-    run_command: RunCommand, words: str, changes: dict[str, str], told: str
+    run_command: RunCommand, arguments: str, changes: dict[str, str], told: str
 ) -> None:
     """Exit code 2, and a sentence that names the variable and the fix."""
-    ended = run_command(words, **changes)
+    ended = run_command(arguments, **changes)
     assert ended.code == 2
     assert told in ended.error_text
 

@@ -88,7 +88,7 @@ def test_proxy_passes_what_a_receiver_takes() -> None:
     assert "resolver 127.0.0.11 valid=1s" in text
     assert "proxy_next_upstream error timeout http_503 non_idempotent;" in text
     seconds = re.findall(r"proxy_next_upstream_timeout (\d+)s;", text)
-    # Receivers wait for the same Redis: no second one is asked after the first has waited.
+    # Receivers wait for the same Redis, so the proxy asks one of them only.
     assert [int(second) < Settings().enqueue_timeout for second in seconds] == [True]
     assert "client_max_body_size 0;" in text
     assert f"large_client_header_buffers 4 {MAX_HEADER_BYTES >> 10}k;" in text

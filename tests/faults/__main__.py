@@ -15,7 +15,7 @@ from tests.faults.recovery import Recovery, measure_recovery
 from tests.faults.report import format_report
 from tests.faults.storm import Storm, StormConfig, StormResult, log_progress
 from tests.faults.strike_schedule import StrikeConfig
-from tests.faults.system import LEASE_S, SystemConfig, start_system
+from tests.faults.system import FLAG_EVENT_ENVIRON, LEASE_S, SystemConfig, start_system
 from tests.faults.traffic import TrafficConfig
 
 
@@ -63,7 +63,7 @@ async def _run(options: argparse.Namespace) -> tuple[StormResult, Recovery | Non
         system_config = SystemConfig(
             seed=options.seed,
             appendfsync=options.durability,
-            has_flag_events=options.flag_events > 0,
+            environ=FLAG_EVENT_ENVIRON if options.flag_events else {},
         )
         (Path(folder) / "idle").mkdir()
         recovery = None

@@ -43,21 +43,18 @@ CALM_OPTIONS = Options(
 )
 
 
-_FLAG_EVENT_ENVIRON = {"ENRICHER_FLAG_EVENTS": "on", "ENRICHER_REFRESH_AFTER": "2 5 10"}
+FLAG_EVENT_ENVIRON = {"ENRICHER_FLAG_EVENTS": "on", "ENRICHER_REFRESH_AFTER": "2 5 10"}
+"""Settings with which refreshes follow soon, and add what happened to the flags."""
 
 
 class SystemConfig(Struct, frozen=True, kw_only=True):
-    """The number of receivers and workers, the Redis mode and the upstream options.
-
-    ``has_flag_events``: refreshes follow soon, and add what happened to the flags.
-    """
+    """The number of receivers and workers, the Redis mode, the upstream options and settings."""
 
     seed: int
     receivers: int = 2
     workers: int = 3
     appendfsync: AppendFsync = "always"
     upstream: Options = CALM_OPTIONS
-    has_flag_events: bool = False
     environ: Mapping[str, str] = MappingProxyType({})
 
 
@@ -180,7 +177,6 @@ def _build_environ(
         "ENRICHER_LOG_FORMAT": "json",
         "ENRICHER_LAUNCHDARKLY_URL": upstream.url,
         "LAUNCHDARKLY_ACCESS_TOKEN": config.upstream.token,
-        **(_FLAG_EVENT_ENVIRON if config.has_flag_events else {}),
         **config.environ,
     }
 

@@ -9,7 +9,7 @@ from tests.faults.recovery import measure_recovery
 from tests.faults.report import format_report
 from tests.faults.storm import Storm, StormConfig
 from tests.faults.strike_schedule import StrikeConfig
-from tests.faults.system import LEASE_S, SystemConfig, start_system
+from tests.faults.system import FLAG_EVENT_ENVIRON, LEASE_S, SystemConfig, start_system
 from tests.faults.traffic import TrafficConfig
 
 SHORT_STRIKES = StrikeConfig(interval_s=0.9, lease_s=LEASE_S)
@@ -60,7 +60,7 @@ async def test_long_storm_loses_and_duplicates_nothing(tmp_path: Path) -> None:
         flag_events_per_s=2,
         traffic=TrafficConfig(reported_share=0.1),
     )
-    async with start_system(SystemConfig(seed=5, has_flag_events=True), tmp_path) as system:
+    async with start_system(SystemConfig(seed=5, environ=FLAG_EVENT_ENVIRON), tmp_path) as system:
         outcome = await Storm(system, storm_config).run()
     report = format_report(outcome, None, title="seed 5")
     assert outcome.is_clean, report

@@ -42,7 +42,7 @@ if not stored and redis.call('ZCARD', keys.backlog) >= tonumber(ARGV[5]) then
 end
 
 local now, microseconds = now_ms()
-if is_ticket_full(job, redis.call('ZSCORE', keys.backlog, job), stored, ticket, now) then
+if is_ticket_full(keys, job, stored, ticket, now) then
   return { 'ticket_full', FULL_TICKET_WAIT }
 end
 local function budget_for_hand_over() -- or nil if the ticket cannot be handed over

@@ -8,7 +8,7 @@
 --          plan_end(stored, generation, first, last, has_failed), the end of the events from first to last, and
 --          end_ticket(keys, job, plan, now), which carries it out; is_superseded(stored, generation):
 --          whether a newer event arrived meanwhile; is_repeat(job, events, ticket, now);
---          is_ticket_full(job, score, stored, ticket, now); and for failure records
+--          is_ticket_full(keys, job, stored, ticket, now); and for failure records
 --          read_failed_events(failure), join_failure(failure, list, earlier) and
 --          requeue_failed_events(keys, job, stored, events, now)
 -- Atomic   a newer event is checked for and the ticket is changed in one script: no event is lost.
@@ -114,8 +114,9 @@ local function is_repeat(job, events, ticket, now)
 end
 
 -- Whether a ticket is full: it holds as many events as it may, and this one repeats none of them.
-local function is_ticket_full(job, score, stored, ticket, now)
-  if not score or not stored or #stored <= 14 or string.byte(stored, -1) ~= LIST_END then
+local function is_ticket_full(keys, job, stored, ticket, now)
+  local is_list = stored and #stored > 14 and string.byte(stored, -1) == LIST_END
+  if not is_list or not redis.call('ZSCORE', keys.backlog, job) then
     return false
   end
   local events = read_events(stored)
