@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from service.log import build_log, count_events
 from service.metrics.counters import Metrics
-from service.metrics.from_log import redis_counters, webhook_counters
+from service.metrics.from_log import attempt_counters, redis_counters, webhook_counters
 
 
 @pytest.mark.parametrize(("level", "line_count"), [("info", 1), ("error", 0)])
@@ -39,6 +39,23 @@ def test_log_of_one_role_counts_only_its_events() -> None:
     redis_log.warning("redis_disconnected", reason="x")
     assert metrics.registry.get_sample_value("enricher_redis_disconnects_total") == 1
     assert metrics.webhooks_received == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "dropped_count"), [({}, 0), ({"oldest_dropped": True}, 1)], ids=["kept", "dropped"]
+)
+def test_failed_webhook_that_drops_the_oldest_is_counted_as_dropped_too(
+    fields: dict[str, bool], dropped_count: int
+) -> None:
+    """A full failure record loses an event: an alert on the counter tells of it."""
+    metrics = Metrics(CollectorRegistry())
+    log = count_events(
+        build_log(stream=io.StringIO(), pretty=False, level="error"), attempt_counters(metrics)
+    )
+    log.info("deployment_failed", reason="not_found", took_ms=1, **fields)
+    value = metrics.registry.get_sample_value
+    assert value("enricher_deployments_failed_total", {"reason": "not_found"}) == 1
+    assert value("enricher_deployments_failed_dropped_total") == dropped_count
 
 
 def test_webhook_of_an_unknown_source_counts_as_other() -> None:
