@@ -86,12 +86,14 @@ class EnrichLimits(Struct, frozen=True, kw_only=True):
 
     Up to ``max_list_bytes`` of a shared list stay in memory until its last ticket is answered.
     Calls wait while all tickets together hold ``max_buffered_bytes`` of responses.
+    ``max_order_delay_s``: see :class:`service.enrich.shared_list.ListLimits`.
     """
 
     max_calls: int = 200
     lookback_ms: int = _DAY_MS
     max_list_bytes: int = 1 << 26
     max_buffered_bytes: int = 1 << 27
+    max_order_delay_s: float = 2.0
 
 
 class Enricher:
@@ -129,6 +131,7 @@ class Enricher:
             max_buffered_bytes=min(limits.max_list_bytes, limits.max_buffered_bytes // 2),
             origin=launchdarkly.origin,
             not_found_timeout_s=retry_policy.not_found_timeout_s,
+            max_order_delay_s=limits.max_order_delay_s,
         )
         self._shared_lists: dict[str, SharedList] = {}
         self.memory = BufferMemory(limits.max_buffered_bytes)

@@ -150,7 +150,8 @@ ListResult = Match | NoMatch | ListUnavailable | ListUnreadable
 class ListLimits(Struct, frozen=True, kw_only=True):
     """Limits of a shared list: calls, ms back in time, bytes of pages in memory, and the host.
 
-    ``not_found_timeout_s`` is how long an event waits for its deployment.
+    ``not_found_timeout_s`` is how long an event waits for its deployment. ``max_order_delay_s`` is
+    how long a result waits for further pages, so that they can be put in order.
     """
 
     max_calls: int
@@ -158,12 +159,17 @@ class ListLimits(Struct, frozen=True, kw_only=True):
     max_buffered_bytes: int
     origin: str
     not_found_timeout_s: float = 900.0
+    max_order_delay_s: float = 2.0
 
 
 class SharedList:
     """The list for some tickets of one project and environment.
 
     Reading starts when the first ticket waits for its result, and stops when no ticket waits.
+
+    LaunchDarkly lists the newest deployments first. The results come in the order in which the
+    deployments ended, so that each record is compared with those before it. Therefore the matches
+    of a page wait for the pages after it, but not for long.
     """
 
     def __init__(
@@ -183,6 +189,8 @@ class SharedList:
             leases, lookback_ms=limits.lookback_ms, page_size=page_sizer.page_size
         )
         self._matcher = _build_matcher(leases, limits)
+        self._unordered: list[tuple[str, ListResult]] = []
+        self._order_timer: asyncio.TimerHandle | None = None
         self._waiters: dict[str, asyncio.Future[None]] = {}
         self._results: dict[str, ListResult | Exception] = {}
         self._task: asyncio.Task[None] | None = None
@@ -212,18 +220,33 @@ class SharedList:
         try:
             failure = await self._read_pages()
             results = self._matcher.finish() if failure is None else self._fail_unmatched(failure)
-            for job, result in results:
-                self._set_result(job, result)
+            self._add_results(results)
         except Exception as error:  # noqa: BLE001 - each ticket gets the verdict on an internal error
             for job in self._matcher.list_unmatched():
                 self._set_result(job, error)
-        finally:
+        finally:  # an error concerns the tickets that have no match yet
+            self._set_results_in_order()
             self.hold.end_reading()
 
     def _fail_unmatched(
         self, failure: ListUnavailable | ListUnreadable
     ) -> Iterable[tuple[str, ListResult]]:
         return [(job, failure) for job in self._matcher.list_unmatched()]
+
+    def _add_results(self, results: Iterable[tuple[str, ListResult]]) -> None:
+        self._unordered += results
+        if self._unordered and self._order_timer is None:
+            self._order_timer = asyncio.get_running_loop().call_later(
+                self._limits.max_order_delay_s, self._set_results_in_order
+            )
+
+    def _set_results_in_order(self) -> None:
+        if self._order_timer is not None:
+            self._order_timer.cancel()
+            self._order_timer = None
+        unordered, self._unordered = self._unordered, []
+        for job, result in sorted(unordered, key=lambda found: _end_ms(found[1])):
+            self._set_result(job, result)
 
     def _set_result(self, job: str, result: ListResult | Exception) -> None:
         self._results[job] = result
@@ -263,9 +286,9 @@ class SharedList:
         """Match the items of a page, some at a time; return how many tickets got their result."""
         matched = 0
         for group, group_bytes in _group_items(items):
-            for job, match_found in self._matcher.match_page(group, body_bytes=group_bytes):
-                self._set_result(job, match_found)
-                matched += 1
+            matches = [*self._matcher.match_page(group, body_bytes=group_bytes)]
+            self._add_results(matches)
+            matched += len(matches)
             await asyncio.sleep(0)
         if "expand" in self._query:
             self._page_sizer.record(body_bytes=body_bytes, item_count=len(items))
@@ -306,6 +329,10 @@ class SharedList:
             if isinstance(request, ApiRequest)
             else None
         )
+
+
+def _end_ms(result: ListResult) -> int:
+    return (result.head.ended_at or 0) if isinstance(result, Match) else 0
 
 
 def _group_items(items: Iterable[Raw]) -> Iterator[tuple[list[Raw], int]]:

@@ -21,7 +21,7 @@ Command = Sequence[str | bytes | int | float]
 Buffer = bytes | Raw | memoryview
 
 _PIECE_BYTES = 1 << 18
-_READ_BYTES = 1 << 16
+_READ_BYTES = 1 << 18
 
 # The client may be installed without hiredis; then redis-py encodes, several times slower.
 _PACK_COMMAND: Callable[[Command], bytes] | None = (

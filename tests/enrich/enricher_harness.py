@@ -4,8 +4,11 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
+
+from msgspec.structs import replace
 
 from service.backlog.ticket import Lease
 from service.enrich.client import open_session
@@ -35,11 +38,19 @@ class EnricherHarness:
         return sum(self.simulator.stats.calls.values())
 
     def set_response(
-        self, suffix: str, content: object, status: int = 200, *, times: float = math.inf
+        self,
+        suffix: str,
+        content: object,
+        status: int = 200,
+        *,
+        headers: Mapping[str, str] = MappingProxyType({}),
+        times: float = math.inf,
     ) -> None:
         """Set the response of the paths with this ending; content other than bytes becomes JSON."""
         body = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.simulator.set_response(suffix, Canned(status=status, body=body), times=times)
+        canned = Canned(status=status, body=body)
+        canned = replace(canned, headers={**canned.headers, **headers})
+        self.simulator.set_response(suffix, canned, times=times)
 
     def add_deployments(self, count: int, **fields: Any) -> list[str]:
         """Add deployments of ten applications, one a second until now; return their ids."""

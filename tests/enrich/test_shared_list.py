@@ -8,7 +8,9 @@ import pytest
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from service.backlog.ticket import Lease
 from service.enrich.budget import Budget
+from service.enrich.enricher import EnrichLimits
 from service.enrich.verdict import Fail, Found, Retry
 from service.simulate.options import Options, Shape
 from service.simulate.rates import Rates
@@ -41,6 +43,56 @@ async def test_shared_list_of_150_tickets_makes_few_calls_and_returns_the_same_b
         assert verdict.deployment.id == name
         assert bytes(verdict.body) == await enricher_harness.get_deployment(name)
     assert sum(verdict.calls for verdict in verdicts if isinstance(verdict, Found)) == calls
+
+
+@pytest.mark.parametrize("with_ids", [False, True])
+async def test_shared_list_of_several_pages_returns_deployments_in_the_order_of_their_ends(
+    enricher_harness: EnricherHarness, *, with_ids: bool
+) -> None:
+    """A record says what changed since the one before it, so that one has to come first."""
+    ids = enricher_harness.add_deployments(150)
+    ends = []
+
+    async def enrich(lease: Lease) -> None:
+        verdict = await enricher_harness.enricher.enrich(lease)
+        assert isinstance(verdict, Found), verdict
+        ends.append(verdict.deployment.ended_at)
+
+    leases = make_batch(150, ids if with_ids else ())
+    enricher_harness.enricher.share_lists(leases)
+    await asyncio.gather(*map(enrich, leases))
+    assert enricher_harness.calls > 1
+    assert len(ends) == len(leases)
+    assert ends == sorted(ends, key=lambda end: end or 0)
+
+
+@pytest.mark.parametrize("enrich_limits", [EnrichLimits(max_order_delay_s=0.05)])
+async def test_shared_list_whose_next_page_has_to_wait_returns_the_deployments_that_it_has(
+    enricher_harness: EnricherHarness,
+) -> None:
+    """A closed budget delays only the tickets whose page is still missing."""
+    ids = enricher_harness.add_deployments(2)
+    listed_id = ids[0]
+    listed = json.loads(await enricher_harness.get_deployment(listed_id))
+    page = {
+        "totalCount": 2,
+        "items": [listed],
+        "_links": {"next": {"href": f"/api/v2/{LIST_PATH}?after={listed_id}"}},
+    }
+    used_up = {
+        "X-Ratelimit-Global-Remaining": "0",
+        "X-Ratelimit-Reset": str(int(time.time() * 1000) + 60_000),
+    }
+    enricher_harness.set_response(LIST_PATH, page, headers=used_up)
+    listed_lease, other_lease = make_batch(2, ids)
+    enricher_harness.enricher.share_lists([listed_lease, other_lease])
+    waiting = asyncio.create_task(enricher_harness.enrich(other_lease))
+    verdict = await enricher_harness.enrich(listed_lease)
+    assert isinstance(verdict, Found), verdict
+    assert verdict.deployment.id == listed_id
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
 
 
 async def test_shared_list_with_nested_pages_completes_each_deployment(
