@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from msgspec import Raw, Struct
@@ -26,6 +27,8 @@ from tests.bench.response_bodies import (
 )
 from tests.factories import make_event
 
+CONTENT_FLOOR = "content floor"
+
 FillQueue = Callable[[BenchEnvironment, MeasuredProcess, range], Awaitable[None]]
 
 
@@ -43,18 +46,30 @@ class Contestant(Struct, frozen=True, kw_only=True):
 
 def build_service(*, without_ids: bool = False) -> Contestant:
     """Return the real worker. With ``without_ids`` it must match deployments in lists."""
-
-    async def fill(env: BenchEnvironment, _: MeasuredProcess, numbers: range) -> None:
-        project = f"project-{numbers.start}-{len(numbers)}" if without_ids else "default"
-        await add_tickets(env, numbers, project=project, with_id=not without_ids)
-
     return Contestant(
         name="service, no ids" if without_ids else "service",
         command=("-m", "service", "work"),
         ready_text="worker_started",
-        fill=fill,
+        fill=partial(_fill_backlog, without_ids=without_ids),
         output_key=Keys("deployments").enriched,
     )
+
+
+def build_content_floor(*, without_ids: bool = False) -> Contestant:
+    """Return what cannot be left out of the worker: see :mod:`tests.bench.content_floor`."""
+    return replace(
+        build_service(without_ids=without_ids),
+        name=CONTENT_FLOOR,
+        command=("-m", "tests.bench.content_floor", "worker"),
+        ready_text="ready",
+    )
+
+
+async def _fill_backlog(
+    env: BenchEnvironment, _: MeasuredProcess, numbers: range, *, without_ids: bool
+) -> None:
+    project = f"project-{numbers.start}-{len(numbers)}" if without_ids else "default"
+    await add_tickets(env, numbers, project=project, with_id=not without_ids)
 
 
 def build_baseline(mode: str) -> Contestant:

@@ -1,5 +1,6 @@
 """The reports: how each is measured and formatted."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from msgspec import Struct
@@ -7,7 +8,12 @@ from msgspec import Struct
 from service.store.embedded import EmbeddedServer
 from tests.bench import depth, latency, scaling, worker_memory
 from tests.bench.bench_env import BenchEnvironment
-from tests.bench.contestants import build_baseline, build_floor, build_service
+from tests.bench.contestants import (
+    build_baseline,
+    build_content_floor,
+    build_floor,
+    build_service,
+)
 from tests.bench.peer_catalog import Peers
 from tests.bench.read import compare_readers
 from tests.bench.records import measure_rounds
@@ -26,7 +32,7 @@ from tests.bench.summary import (
     Comparison,
     Report,
     Samples,
-    compare_floor,
+    compare_floors,
     compare_with,
     compare_with_cheapest,
 )
@@ -45,11 +51,11 @@ _TIME_LIMITS_S = {
 
 
 class CostGoals(Struct, frozen=True, kw_only=True):
-    """What the service may cost at most, beside the baseline of this name and beside a queue."""
+    """What the service may cost at most: beside the baseline of this name, and beside a queue."""
 
     baseline: str
     beside_baseline: float
-    beside_queue: float
+    beside_queue: float = math.inf  # not compared with a queue
 
     def by_contestant(self, queues: Iterable[str]) -> dict[str, float]:
         """Return the goal beside each contestant."""
@@ -61,7 +67,7 @@ class CostGoals(Struct, frozen=True, kw_only=True):
 
 # The goals of the summary: a cost of the service by that of something else, or a value.
 _RECORD_GOALS = CostGoals(baseline="bare loop", beside_baseline=1.35, beside_queue=0.42)
-_LISTED_GOAL = 0.75
+_LISTED_GOALS = CostGoals(baseline="bare loop", beside_baseline=0.75)
 _WEBHOOK_GOALS = CostGoals(baseline="only reads", beside_baseline=2.1, beside_queue=0.25)
 _LATENCY_GOALS = {"median": 1.8, "p99": 3.0}
 _CONCURRENT_MB, _LARGE_RECORD_MB = 70, 100
@@ -92,6 +98,7 @@ async def report_record(env: BenchEnvironment, config: BenchConfig) -> Report:
         build_baseline("record"),
         build_baseline("get"),
         build_floor(),
+        build_content_floor(),
         *config.peers.contestants,
     ]
     samples, errors = await measure_rounds(
@@ -116,19 +123,24 @@ async def report_record(env: BenchEnvironment, config: BenchConfig) -> Report:
 
 async def report_listed(env: BenchEnvironment, config: BenchConfig) -> Report:
     """Report one enriched record without an id: ten applications in shared list calls."""
-    contestants = [build_service(without_ids=True), build_baseline("record"), build_baseline("get")]
+    contestants = [
+        build_service(without_ids=True),
+        build_baseline("record"),
+        build_baseline("get"),
+        build_content_floor(without_ids=True),
+    ]
     samples, errors = await measure_rounds(
         env, contestants, config.round_numbers("listed"), items=config.items
     )
     title = "## One enriched record, without its id: ten applications of one environment\n\n"
     return Report(
-        title + format_costs(samples, errors, {"bare loop": _LISTED_GOAL}) + _format_redis(env),
-        compare_with(
+        title + format_costs(samples, errors, _LISTED_GOALS.by_contestant(())) + _format_redis(env),
+        _compare_costs(
             samples,
-            "bare loop",
+            (),
             what="record found by list",
-            beside="bare loop: GET, decode, XADD",
-            goal=_LISTED_GOAL,
+            baseline_text="bare loop: GET, decode, XADD",
+            goals=_LISTED_GOALS,
         ),
     )
 
@@ -162,11 +174,11 @@ async def report_receiver(env: BenchEnvironment, config: BenchConfig) -> Report:
 def _compare_costs(
     samples: Samples, queues: Sequence[str], *, what: str, baseline_text: str, goals: CostGoals
 ) -> tuple[Comparison, ...]:
-    """Compare the service and the floor with the baseline, and the service with the queues."""
+    """Compare the service and its floors with the baseline, and the service with the queues."""
     name, goal = goals.baseline, goals.beside_baseline
     return (
         *compare_with(samples, name, what=what, beside=baseline_text, goal=goal),
-        *compare_floor(samples, name, what=f"floor of a {what}", beside=baseline_text, goal=goal),
+        *compare_floors(samples, name, what=what, beside=baseline_text, goal=goal),
         *compare_with_cheapest(
             samples, queues, what=what, beside="cheapest queue", goal=goals.beside_queue
         ),
@@ -179,19 +191,20 @@ async def report_latency(env: BenchEnvironment, config: BenchConfig) -> Report:
     rows, comparisons = [], []
     for name, share in (("median", 0.5), ("p99", 0.99)):
         goal = _LATENCY_GOALS[name]
-        service_ms, script_ms = (
-            [
+        samples = {
+            side: [
                 percentile([sample[side] for sample in round_samples], share)
                 for round_samples in rounds
             ]
-            for side in (0, 1)
-        )
-        ratio = compare_rounds(service_ms, script_ms)
-        spreads = [measure_spread(values).format() for values in (service_ms, script_ms)]
+            for side in latency.SIDES
+        }
+        ratio = compare_rounds(samples["service"], samples["script"])
+        spreads = [measure_spread(values).format() for values in samples.values()]
         rows.append([name, *spreads, ratio.format(), f"<= {goal:.2f}", check_goal(ratio, goal)])
-        what = f"webhook to record, idle, {name}"
-        comparisons.append(Comparison(what, "script: GET, XADD", ratio, goal))
-    header = ["ms per round", "webhook to record", "script: GET, XADD", "ratio", "goal", ""]
+        what, beside = f"webhook to record, idle, {name}", "script: GET, XADD"
+        comparisons.append(Comparison(what, beside, ratio, goal))
+        comparisons += compare_floors(samples, "script", what=what, beside=beside, goal=goal)
+    header = ["ms per round", *latency.SIDES, "service / script", "goal", ""]
     text = "## Webhook to record on an idle system\n\n" + format_table(header, rows)
     return Report(text, (*comparisons,))
 

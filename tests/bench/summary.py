@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
+from tests.bench.contestants import CONTENT_FLOOR
 from tests.bench.spread import Spread, check_goal, compare_rounds, format_table, measure_spread
 
 Samples = Mapping[str, Sequence[float]]
@@ -51,12 +52,22 @@ def compare_with(
     return (Comparison(what, beside, compare_rounds(service, other), goal),)
 
 
-def compare_floor(
+def compare_floors(
     samples: Samples, name: str, *, what: str, beside: str, goal: float
 ) -> tuple[Comparison, ...]:
-    """Compare the floor with another one: a goal below this ratio is out of reach."""
-    floor = {key: samples[key] for key in ("floor", name)}
-    return compare_with(floor, name, what=what, beside=beside, goal=goal)
+    """Compare each floor with another one: a goal below the content floor is out of reach."""
+    return tuple(
+        comparison
+        for floor in ("floor", CONTENT_FLOOR)
+        if floor in samples
+        for comparison in compare_with(
+            {key: samples[key] for key in (floor, name)},
+            name,
+            what=f"{floor} of a {what}",
+            beside=beside,
+            goal=goal,
+        )
+    )
 
 
 def compare_with_cheapest(

@@ -6,11 +6,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from service.store.connect import open_client
 from service.store.embedded import EmbeddedServer
 from tests.bench.bench_env import BenchEnvironment, open_bench_environment
-from tests.bench.contestants import build_baseline, build_floor, build_service
+from tests.bench.contestants import (
+    build_baseline,
+    build_content_floor,
+    build_floor,
+    build_service,
+)
 from tests.bench.depth import BATCH, BATCHES
 from tests.bench.paths import ROOT
 from tests.bench.peer_catalog import Peers
@@ -45,17 +51,19 @@ async def bench_env(tmp_path: Path) -> AsyncIterator[BenchEnvironment]:
 
 
 async def test_record_is_measured_and_checked(bench_env: BenchEnvironment) -> None:
-    """The service with and without ids, the bare loop, the GET and the floor do their work."""
+    """The service and its floor with and without ids, and the baselines, do their work."""
     contestants = [
         build_service(),
         build_service(without_ids=True),
         build_baseline("record"),
         build_baseline("get"),
         build_floor(),
+        build_content_floor(),
+        replace(build_content_floor(without_ids=True), name="content floor, no ids"),
     ]
     samples, errors = await measure_rounds(bench_env, contestants, [0], items=20)
     assert errors == {}
-    assert [len(values) for values in samples.values()] == [1, 1, 1, 1, 1]
+    assert [len(values) for values in samples.values()] == [1] * len(contestants)
 
 
 async def test_missing_output_is_an_error(bench_env: BenchEnvironment) -> None:
@@ -82,11 +90,12 @@ async def test_failing_contestant_is_reported(bench_env: BenchEnvironment) -> No
 
 
 async def test_receiver_is_measured(bench_env: BenchEnvironment) -> None:
-    """The service, the receiver that only reads, and the floor accept every webhook."""
+    """The service, the receiver that only reads, and both floors accept every webhook."""
     report = await report_receiver(bench_env, SHORT_CONFIG)
-    assert report.text.count("\n| ") == 10  # costs, and costs of Redis
+    assert report.text.count("\n| ") == 12  # costs, and costs of Redis
     assert "| only reads | " in report.text
     assert "| floor | " in report.text
+    assert "| content floor | " in report.text
     assert all(comparison.value.low > 0 for comparison in report.comparisons)
 
 

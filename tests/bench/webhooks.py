@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from service.store.keys import Keys
 from tests.bench.bench_env import BenchEnvironment
-from tests.bench.contestants import service_environ
+from tests.bench.contestants import CONTENT_FLOOR, service_environ
 from tests.bench.floor import KEPT
 from tests.bench.paths import SERVICE_PYTHON
 from tests.bench.records import WrongOutput
@@ -41,7 +41,7 @@ async def _count_kept(env: BenchEnvironment) -> int:
 
 
 def own_receivers() -> tuple[ReceiverContestant, ...]:
-    """Return the real receiver, the handler that only reads the body, and the floor."""
+    """Return the real receiver, the handler that only reads the body, and the two floors."""
     return (
         ReceiverContestant(
             name="service",
@@ -54,6 +54,11 @@ def own_receivers() -> tuple[ReceiverContestant, ...]:
             name="floor",
             command=("-m", "tests.bench.floor", "receiver"),
             count_accepted=_count_kept,
+        ),
+        ReceiverContestant(
+            name=CONTENT_FLOOR,
+            command=("-m", "tests.bench.content_floor", "receiver"),
+            count_accepted=_count_tickets,
         ),
     )
 
