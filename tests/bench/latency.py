@@ -110,7 +110,7 @@ async def open_sides(env: BenchEnvironment) -> AsyncIterator[Mapping[str, Side]]
         floor_worker = start(("-m", floor, "worker"), "floor-worker", ENRICHER_NAMESPACE="floor")
         floor_receiver = start(("-m", floor, "receiver"), "floor", ENRICHER_NAMESPACE="floor")
         await worker.wait_for_log("worker_started")
-        await asyncio.gather(*(each.wait_for_log("ready") for each in (script, floor_worker)))
+        await asyncio.gather(*(process.wait_for_log("ready") for process in (script, floor_worker)))
         service_line = await receiver.wait_for_log("receiver_started")
         service_url = service_line.partition('"url":"')[2].partition('"')[0]
         floor_url = (await floor_receiver.wait_for_log("ready ")).split()[-1]
