@@ -233,12 +233,20 @@ class SharedList:
     ) -> Iterable[tuple[str, ListResult]]:
         return [(job, failure) for job in self._matcher.list_unmatched()]
 
-    def _add_results(self, results: Iterable[tuple[str, ListResult]]) -> None:
-        self._unordered += results
+    def _add_results(self, results: Iterable[tuple[str, ListResult]]) -> int:
+        """Keep results until they can be put in order; return how many.
+
+        If ``results`` raises an error, those before it are kept.
+        """
+        count = 0
+        for result in results:
+            self._unordered.append(result)
+            count += 1
         if self._unordered and self._order_timer is None:
             self._order_timer = asyncio.get_running_loop().call_later(
                 self._limits.max_order_delay_s, self._set_results_in_order
             )
+        return count
 
     def _set_results_in_order(self) -> None:
         if self._order_timer is not None:
@@ -286,9 +294,7 @@ class SharedList:
         """Match the items of a page, some at a time; return how many tickets got their result."""
         matched = 0
         for group, group_bytes in _group_items(items):
-            matches = [*self._matcher.match_page(group, body_bytes=group_bytes)]
-            self._add_results(matches)
-            matched += len(matches)
+            matched += self._add_results(self._matcher.match_page(group, body_bytes=group_bytes))
             await asyncio.sleep(0)
         if "expand" in self._query:
             self._page_sizer.record(body_bytes=body_bytes, item_count=len(items))

@@ -5,12 +5,14 @@ import json
 import time
 
 import pytest
+from msgspec import Raw
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from service.backlog.ticket import Lease
 from service.enrich.budget import Budget
 from service.enrich.enricher import EnrichLimits
+from service.enrich.models import parse_list_item
 from service.enrich.verdict import Fail, Found, Retry
 from service.simulate.options import Options, Shape
 from service.simulate.rates import Rates
@@ -374,3 +376,25 @@ async def test_shared_list_when_our_code_fails_raises_for_each_ticket(
         *map(enricher_harness.enricher.enrich, leases), return_exceptions=True
     )
     assert [type(result) for result in results] == [KeyError] * 3
+
+
+async def test_shared_list_when_our_code_fails_in_a_page_returns_the_deployments_before(
+    enricher_harness: EnricherHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ticket with a match gets it, although the next item of its page raised an error."""
+    ids = enricher_harness.add_deployments(2)
+    parsed = []
+
+    def parse_one(item: Raw) -> object:
+        parsed.append(item)
+        if len(parsed) > 1:
+            raise KeyError("bug")
+        return parse_list_item(item)
+
+    monkeypatch.setattr("service.enrich.matching.parse_list_item", parse_one)
+    leases = make_batch(2, ids)
+    enricher_harness.enricher.share_lists(leases)
+    results = await asyncio.gather(
+        *map(enricher_harness.enricher.enrich, leases), return_exceptions=True
+    )
+    assert sorted(type(result).__name__ for result in results) == ["Found", "KeyError"]
